@@ -1,0 +1,24 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python
+PIP_QUIET ?= -q
+
+help:  ## show these targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+install:  ## install the laboratory into the active environment
+	$(PYTHON) -m pip install $(PIP_QUIET) -e .
+
+sweep: install  ## the first command of the README: three LoRA ranks over the shipped base
+	$(PYTHON) -m lab.train lora.r=8,16,32 -m
+
+test:  ## install what tests need and run them
+	$(PYTHON) -m pip install $(PIP_QUIET) -e '.[test]'
+	$(PYTHON) -m pytest
+
+report:  ## write report/ from the latest sweep
+	$(PYTHON) -m lab.report
+
+tiny-base:  ## make the shipped tiny base again, from nothing (about half an hour on one core)
+	$(PYTHON) -m lab.pretraining --out cache/tiny_base
+
+.PHONY: help install sweep test report tiny-base

@@ -1,0 +1,85 @@
+"""The files of a trained arm: PEFT's own for the adapter, one safetensors file for modules that other dials added.
+
+    adapter/adapter_config.json, adapter_model.safetensors     PEFT's format, usable without this laboratory
+    adapter/extras.safetensors                                 `Vlm.extras` (a resampler, gated cross-attention)
+
+Nothing is ever read through pickle.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lab.errors import ModelError
+from lab.model import Vlm
+
+PEFT_WEIGHTS = "adapter_model.safetensors"
+EXTRAS = "extras.safetensors"
+
+
+def save(vlm: Vlm, folder: Path) -> None:
+    """Write the adapter and the extra modules of a model."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    if hasattr(vlm.model, "peft_config"):
+        vlm.model.save_pretrained(str(folder), safe_serialization=True)
+    tensors = {
+        f"{extra}.{name}": tensor.detach().contiguous().cpu()
+        for extra, module in vlm.extras.items()
+        for name, tensor in module.state_dict().items()
+    }
+    if tensors:
+        save_file(tensors, folder / EXTRAS)
+
+
+def load(vlm: Vlm, folder: Path) -> None:
+    """Put a saved adapter, and the weights of extra modules that the dials have installed, on the model, frozen.
+
+    Raises `ModelError` if files are missing, or if a saved tensor finds no place in the model or a place no tensor: PEFT
+    alone would warn and answer with the bare base.
+    """
+    if not (folder / PEFT_WEIGHTS).is_file() and not (folder / EXTRAS).is_file():
+        raise ModelError(f"{folder}: there is no {PEFT_WEIGHTS} in it; an adapter is read from safetensors only.")
+    if (folder / PEFT_WEIGHTS).is_file():
+        load_peft(vlm, folder)
+    load_extras(vlm, folder)
+
+
+def load_peft(vlm: Vlm, folder: Path) -> None:
+    """Load PEFT's files and check that every saved tensor has found its place."""
+    from peft import PeftConfig, PeftModel
+    from safetensors import safe_open
+
+    vlm.model = PeftModel(vlm.model, PeftConfig.from_pretrained(str(folder)))
+    outcome = vlm.model.load_adapter(str(folder), "default", is_trainable=False, use_safetensors=True)
+    vlm.model.requires_grad_(False)
+    vlm.model.eval()
+    missing = [key for key in outcome.missing_keys if "lora_" in key]
+    with safe_open(str(folder / PEFT_WEIGHTS), framework="pt") as file:
+        saved = len(file.keys())
+    placed = sum("lora_" in name for name, _ in vlm.model.named_parameters())
+    if missing or outcome.unexpected_keys or placed != saved:
+        example = [*outcome.unexpected_keys, *missing, "none"][0]
+        raise ModelError(
+            f"{folder}: the adapter does not fit this model: it holds {saved} tensors for {placed} places, "
+            f"{len(outcome.unexpected_keys)} tensors have no place and {len(missing)} places no tensor (first: {example}). "
+            "Its base or its key names are others."
+        )
+
+
+def load_extras(vlm: Vlm, folder: Path) -> None:
+    """Load the extra modules' weights; their names and shapes must be exactly those that the dials installed."""
+    from safetensors.torch import load_file
+
+    path = folder / EXTRAS
+    saved = load_file(path) if path.is_file() else {}
+    wanted = {f"{extra}.{name}" for extra, module in vlm.extras.items() for name in module.state_dict()}
+    if saved.keys() != wanted:
+        odd = sorted(saved.keys() ^ wanted)
+        raise ModelError(f"{path}: its tensors are not those of the installed modules (first: {odd[0]}).")
+    for extra, module in vlm.extras.items():
+        prefix = f"{extra}."
+        module.load_state_dict({key.removeprefix(prefix): value for key, value in saved.items() if key.startswith(prefix)})
+        module.requires_grad_(False)
+        module.eval()

@@ -1,0 +1,72 @@
+"""Answers from logits: one forward pass an example gives P(True), P(False) and the mass they capture.
+
+Scores do not depend on the batch size: a matrix product with one row takes another kernel than one with many, so the head
+is always applied to at least `ROWS` rows.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from lab.model import Vlm
+from lab.model.answers import AnswerTokens, log_masses
+from lab.model.encoding import to_device
+from lab.progress import Report, silent
+from lab.records import Batch, Prediction
+from lab.training.datamodule import Examples, eval_batches
+
+ROWS = 8
+"""Least number of rows that go through the head at once; only the last of each sequence is read."""
+
+
+def answer_logits(vlm: Vlm, batch: Batch) -> torch.Tensor:
+    """Logits at the position that predicts the answer, [B, vocabulary]."""
+    rows = min(-(-ROWS // len(batch.sample_ids)), batch.input_ids.shape[1])
+    return vlm.logits(batch, rows)[:, -1]
+
+
+def score(
+    vlm: Vlm,
+    examples: Examples,
+    tokens: AnswerTokens,
+    batch_size: int,
+    split: str,
+    report: Report = silent,
+) -> list[Prediction]:
+    """Score every example of a split in file order."""
+    predictions: list[Prediction] = []
+    vlm.model.eval()
+    with torch.inference_mode():
+        for batch in eval_batches(examples, batch_size):
+            true, false = log_masses(answer_logits(vlm, to_device(batch, vlm.device)), tokens)
+            predictions += rows_of(batch, examples, len(predictions), true.tolist(), false.tolist())
+            report(f"scoring {split} (examples)", len(predictions), len(examples), "")
+    return predictions
+
+
+def rows_of(batch: Batch, examples: Examples, start: int, true: list[float], false: list[float]) -> list[Prediction]:
+    """Put a batch's scores beside what its samples say."""
+    rows, image = [], 0
+    for b, sample_id in enumerate(batch.sample_ids):
+        sample = examples.split[start + b]
+        assert sample.sample_id == sample_id
+        stop = image + batch.num_images[b]
+        rows.append(
+            Prediction(
+                sample_id=sample_id,
+                image_set=sample.image_set,
+                sentence_group=sample.sentence_group,
+                subset=sample.subset,
+                label=sample.answer.value,
+                log_p_true=true[b],
+                log_p_false=false[b],
+                captured_mass=min(1.0, math.exp(true[b]) + math.exp(false[b])),
+                prediction=true[b] >= false[b],
+                image_order=batch.image_order[b],
+                visual_tokens=batch.visual_tokens[image:stop],
+            )
+        )
+        image = stop
+    return rows

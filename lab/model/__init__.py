@@ -1,0 +1,153 @@
+"""Checkpoints: loading them, and the one object that every dial acts on.
+
+`load` has one path for every checkpoint, whatever its size: Transformers' own `from_pretrained` on a folder or a
+hub id. Weights are read from safetensors only.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import importlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lab.config import ModelDial
+from lab.errors import ModelError, did_you_mean
+from lab.model.family import Family
+from lab.records import Batch
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, ProcessorMixin
+
+SHIPPED = Path(__file__).parent
+FAMILIES = ("qwen2_vl",)
+
+
+@dataclass
+class Vlm:
+    """A vision-language model whose parts have names.
+
+    model: Transformers' model, or PEFT's wrapper around it once adapters are attached.
+    processor: the checkpoint's own; `vision_tokens` may have changed its pixel budget.
+    base: what the contract stores of the checkpoint: path, revision, dtype and a hash of its weights.
+    extras: modules that dials have added (a resampler, cross-attention); they train and are saved beside the adapter.
+    """
+
+    model: PreTrainedModel
+    processor: ProcessorMixin
+    family: Family
+    base: dict[str, Any] = field(default_factory=dict)
+    extras: dict[str, torch.nn.Module] = field(default_factory=dict)
+
+    @property
+    def bare(self) -> PreTrainedModel:
+        """Transformers' model without PEFT's wrapper (its linear layers may still be PEFT's)."""
+        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.bare.parameters()).device
+
+    def share(self) -> Vlm:
+        """A second view on the same weights with a processor of its own, for another arm."""
+        return Vlm(self.model, copy.deepcopy(self.processor), self.family, dict(self.base))
+
+    def encode_images(self, pixel_values: torch.Tensor, image_grid_thw: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Run the tower and the projector: float [tokens, hidden] for each image."""
+        return tuple(self.bare.get_image_features(pixel_values, image_grid_thw, return_dict=True).pooler_output)
+
+    def logits(self, batch: Batch, rows: int) -> torch.Tensor:
+        """Logits of the last `rows` positions of every sequence, [B, rows, vocabulary].
+
+        The 151,936-way head is applied nowhere else. Images come as features where the batch has them, else as pixels.
+        """
+        from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+        images: dict[str, Any] = {}
+        if batch.image_features is not None:
+            images["mm_encoder_outputs"] = {"image": BaseModelOutputWithPooling(pooler_output=batch.image_features)}
+        elif batch.pixel_values is not None:
+            images = {"pixel_values": batch.pixel_values, "image_grid_thw": batch.image_grid_thw}
+        return self.model(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            position_ids=batch.position_ids,
+            use_cache=False,
+            logits_to_keep=rows,
+            **images,
+        ).logits
+
+
+def family(name: str) -> Family:
+    """The family called `name`; a `ModelError` lists the legal ones."""
+    if name not in FAMILIES:
+        raise ModelError(
+            f"model.family={name}: there is no such family.{did_you_mean(name, FAMILIES)} Legal: {', '.join(FAMILIES)}."
+        )
+    return importlib.import_module(f"lab.model.{name}").FAMILY
+
+
+def locate(path: str) -> str:
+    """A local folder as it is, the name of a folder shipped beside this file as its path, else a hub id."""
+    if Path(path).is_dir():
+        return str(Path(path))
+    if "/" not in path and (SHIPPED / path / "config.json").is_file():
+        return str(SHIPPED / path)
+    if path.startswith((".", "/", "~")):
+        raise ModelError(f"model.path={path}: there is no such folder.")
+    return path
+
+
+def load(dial: ModelDial) -> Vlm:
+    """Load a checkpoint, frozen and in evaluation mode, on the CPU.
+
+    Raises `ModelError` when the checkpoint is missing, is no safetensors checkpoint, or is of another family.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+    kind, where = family(dial.family), locate(dial.path)
+    options: dict[str, Any] = {"revision": dial.revision, "trust_remote_code": dial.trust_remote_code}
+    try:
+        config = AutoConfig.from_pretrained(where, **options)
+        if config.model_type != kind.model_type:
+            raise ModelError(
+                f"model.family={dial.family}: the checkpoint {dial.path} is of type {config.model_type!r}, "
+                f"not {kind.model_type!r}. Choose the model whose family fits."
+            )
+        model = AutoModelForImageTextToText.from_pretrained(
+            where,
+            dtype=getattr(torch, dial.dtype.value),
+            attn_implementation=dial.attn_implementation,
+            use_safetensors=True,
+            **options,
+        )
+        processor = AutoProcessor.from_pretrained(where, **options)
+    except (OSError, ImportError) as error:
+        first = str(error).strip().split("\n")[0]
+        raise ModelError(
+            f"model.path={dial.path}: the checkpoint cannot be loaded ({first}). Give a folder in Hugging Face layout "
+            "with safetensors weights, or a hub id that this machine can reach."
+        ) from None
+    model.requires_grad_(False)
+    model.eval()
+    processor.tokenizer.padding_side = "left"
+    base = {"path": dial.path, "revision": dial.revision, "dtype": dial.dtype.value, "weights": weights_hash(model)}
+    return Vlm(model, processor, kind, base)
+
+
+def weights_hash(model: torch.nn.Module) -> str:
+    """A hash of names, shapes and a spread of 64 values of every tensor: tells two checkpoints apart in milliseconds."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        flat = tensor.detach().reshape(-1)
+        step = max(1, flat.numel() // 64)
+        values = flat[::step][:64].to(torch.float32).cpu().numpy().tobytes()
+        digest.update(json.dumps([name, list(tensor.shape), str(tensor.dtype)]).encode() + values)
+    return digest.hexdigest()[:16]

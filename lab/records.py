@@ -1,0 +1,158 @@
+"""The records that cross the borders between the laboratory's rooms.
+
+    Sample      data -> prompt          one question with its images and its answer
+    Chat        prompt -> model         the messages for the checkpoint's own chat template
+    Batch       data -> training        token ids, pixels and the rows whose logits matter
+    Prediction  evaluation -> report    what the model said of one sample; every metric is a function of it
+
+Shapes: B samples in a batch, T tokens of the longest prompt, N images in the batch, P pixel patches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One image, not yet decoded.
+
+    source: a file path, or `table#row/column` for an image inside a table: what an error names.
+    data: the encoded bytes when the image lives in a table; None: `source` is a file to read.
+    crop: (left, upper, right, lower) in pixels of the decoded image, or None for all of it.
+    """
+
+    source: str
+    data: bytes | None = field(default=None, repr=False)
+    crop: tuple[int, int, int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The answer to a True/False question. Other kinds of answer (text, boxes) stand beside it."""
+
+    kind: ClassVar[str] = "choice"
+    value: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One question about a few images.
+
+    sample_id: unique in its split.
+    image_set: samples with one value share images; every interval resamples these clusters.
+    sentence_group: samples with one value share a sentence; consistency is all-correct per group.
+    subset: a part of the split worth its own row (a statement family; balanced / unbalanced), or None.
+    """
+
+    sample_id: str
+    text: str
+    images: tuple[Picture, ...]
+    answer: Choice
+    image_set: str
+    sentence_group: str
+    subset: str | None = None
+
+
+class Split(Protocol):
+    """A read-only sequence of samples whose images are read when a sample is asked for."""
+
+    @property
+    def sample_ids(self) -> Sequence[str]:
+        """All ids in order, without touching an image."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A record left out under `data.on_bad=skip`, and why."""
+
+    source: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Splits:
+    """What a data set gives: splits named by their purpose.
+
+    train: to learn from. minival: held out of the training data, for early stopping, tuning and
+    temperature scaling. dev: what is reported; nothing is ever chosen or fitted on it.
+    notes: sentences for the log and the report (counts that differ from the official ones, ...).
+    """
+
+    train: Split
+    minival: Split
+    dev: Split
+    skipped: tuple[Skipped, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """Messages for `apply_chat_template`, and the answer that follows them.
+
+    messages: Transformers' own form, images as `{"type": "image"}` in reading order.
+    image_order: the index in `Sample.images` of each image as shown.
+    """
+
+    messages: tuple[dict, ...]
+    answer: str
+    image_order: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Left-padded model input; the answer is the last thing in every row.
+
+    input_ids, attention_mask, mm_token_type_ids: int64 [B, T]; position_ids: int64 [3, B, T] (M-RoPE)
+    pixel_values: float32 [P, patch features] or None; image_grid_thw: int64 [N, 3] in patches or None
+    image_features: [tokens, hidden] for each image, in place of pixel_values where the tower is frozen
+    labels: int64 [B, T], -100 wherever no loss is taken; None in evaluation
+    answer_rows: the last positions of every row whose logits are needed
+    num_images: images of each sample; visual_tokens: tokens each image costs the language model, [N]
+    """
+
+    sample_ids: tuple[str, ...]
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    mm_token_type_ids: torch.Tensor
+    position_ids: torch.Tensor
+    pixel_values: torch.Tensor | None
+    image_grid_thw: torch.Tensor | None
+    image_features: tuple[torch.Tensor, ...] | None
+    labels: torch.Tensor | None
+    answer_rows: int
+    num_images: tuple[int, ...]
+    visual_tokens: tuple[int, ...]
+    image_order: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One row of a run's predictions table.
+
+    label, prediction: True/False. log_p_true, log_p_false: natural logarithm of the probability mass
+    of each answer over its single-token spellings, under the full vocabulary.
+    captured_mass: exp(log_p_true) + exp(log_p_false), in [0, 1].
+    visual_tokens: tokens that each image cost, in the order shown; image_order as in `Chat`.
+    """
+
+    sample_id: str
+    image_set: str
+    sentence_group: str
+    subset: str | None
+    label: bool
+    log_p_true: float
+    log_p_false: float
+    captured_mass: float
+    prediction: bool
+    image_order: tuple[int, ...]
+    visual_tokens: tuple[int, ...]

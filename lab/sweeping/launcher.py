@@ -1,0 +1,55 @@
+"""`hydra/launcher=shared`: hands all arms of a multirun to `lab.sweeping.arms` at once. Light; loaded at start-up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, open_dict
+
+
+class SharedLauncher(Launcher):
+    """Composes every arm first, so that an illegal one is told before any trains, then runs them over shared bases."""
+
+    __module__ = "hydra_plugins.lab"  # Hydra 1.3 takes launchers from modules of this prefix only (core/plugins.py)
+
+    def __init__(self, max_arms: int | None = None) -> None:
+        self.max_arms = max_arms
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.hydra_context = hydra_context
+        self.config = config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run the arms; ends the process with their exit code, because Hydra would print a traceback for a failed one."""
+        from lab.config import freeze
+        from lab.sweeping import arms
+
+        asked = []
+        for overrides in job_overrides:
+            composed = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+            with open_dict(composed):
+                del composed["hydra"]
+            asked.append(arms.Arm(freeze(composed), tuple(overrides)))
+        raise SystemExit(arms.run_sweep(asked, arms.Origin.of(self.config), self.max_arms))
+
+
+@dataclass
+class SharedLauncherConfig:
+    """max_arms: arms that ride together at most; None: one per core on a CPU, one after another on a GPU."""
+
+    _target_: str = "hydra_plugins.lab.SharedLauncher"
+    max_arms: int | None = None
+
+
+def register() -> None:
+    """Make `hydra/launcher=shared` known to Hydra."""
+    Plugins.instance().register(SharedLauncher)
+    store: Any = ConfigStore.instance()
+    store.store(group="hydra/launcher", name="shared", node=SharedLauncherConfig, provider="lab")

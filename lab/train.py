@@ -1,0 +1,53 @@
+"""python -m lab.train: compose an experiment, train it, measure it. `-m` makes it a sweep. Light until a run starts."""
+
+from __future__ import annotations
+
+import sys
+
+import hydra
+from omegaconf import DictConfig
+
+from lab.doors import answer, process_started, register, set_up_logging, shipped
+
+register()
+
+
+@hydra.main(version_base="1.3", config_path=str(shipped("conf")), config_name="train")
+def compose(composed: DictConfig) -> None:
+    """One experiment, composed by Hydra."""
+    raise SystemExit(answer(lambda: alone(composed)))
+
+
+def alone(composed: DictConfig) -> int:
+    """Run one experiment in this process, deliver it to the tracker and print its summary."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from lab.config import freeze
+
+    x = freeze(composed)
+
+    from lab import run as running
+    from lab import runs
+    from lab.progress import bars
+    from lab.report.summary import summary_of_run
+    from lab.sweeping.arms import Origin, quoted
+    from lab.tracking import Background, Courier
+
+    hydra_config = HydraConfig.get()
+    chosen = [] if hydra_config.job.config_name == "train" else ["-cn", str(hydra_config.job.config_name)]
+    command = " ".join(["python -m lab.train", *chosen, *map(quoted, hydra_config.overrides.task)])
+    courier = Courier(x.tracking)
+    with Background(courier, running.identity(x)):
+        record = running.run_alone(x, command, process_started(), bars())
+    print(summary_of_run(courier.runs_dir, record, courier.uri), flush=True)
+    return 0 if record.status == runs.FINISHED else 1
+
+
+def main() -> None:
+    """The door."""
+    set_up_logging()
+    sys.exit(answer(compose))
+
+
+if __name__ == "__main__":
+    main()

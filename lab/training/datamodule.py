@@ -1,0 +1,125 @@
+"""Examples in batches: the datasets behind an arm, and the LightningDataModule that serves them.
+
+An `Examples` is built once per base and prompt, and shared by every arm that trains on it: prompts are tokenised once,
+features of the frozen tower come from the store.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import lightning as L
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from lab.config import TrainerSection
+from lab.model import Vlm
+from lab.model.encoding import Encoder, Example, Text
+from lab.progress import Report, silent
+from lab.records import Batch, Split
+from lab.training.features import FeatureStore, image_key
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+log = logging.getLogger(__name__)
+
+
+class Examples(Dataset[Example]):
+    """A split, encoded on demand. With a store that has been filled, images cost nothing but a read."""
+
+    def __init__(self, split: Split, encoder: Encoder) -> None:
+        self.split = split
+        self.encoder = encoder
+        self.store: FeatureStore | None = None
+        self.keys: list[tuple[bytes, ...]] = []
+        self.texts: dict[int, Text] = {}
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def prepare(self, store: FeatureStore | None, vlm: Vlm, report: Report = silent) -> int:
+        """Tokenise every prompt and, with a store, compute what features it lacks; return how many images that were."""
+        computed = 0
+        if store is not None:
+            samples = (self.split[i] for i in range(len(self)))
+            self.keys = [tuple(image_key(picture) for picture in sample.images) for sample in samples]
+            pairs = ((key, self.split[i].images[j]) for i, keys in enumerate(self.keys) for j, key in enumerate(keys))
+            computed = store.fill(pairs, vlm, self.encoder, report)
+            self.store = store
+        for i in range(len(self)):
+            self.text(i)
+        return computed
+
+    def text(self, index: int) -> Text:
+        """The tokenised prompt of a sample."""
+        if index not in self.texts:
+            self.texts[index] = self.encoder.text(self.split[index])
+        return self.texts[index]
+
+    def __getitem__(self, index: int) -> Example:
+        if self.store is None:
+            return self.encoder.example(self.split[index])
+        text = self.text(index)
+        shown = [self.store.get(self.keys[index][i]) for i in text.image_order]
+        grids = tuple(grid for _, grid in shown)
+        return Example(self.split.sample_ids[index], text, grids, features=tuple(feature for feature, _ in shown))
+
+
+class SeededOrder(Sampler[int]):
+    """Every sample once an epoch, shuffled by (seed, epoch) alone; goes on for as many epochs as are asked for."""
+
+    def __init__(self, num_samples: int, seed: int, epochs: int) -> None:
+        self.num_samples = num_samples
+        self.seed = seed
+        self.epochs = epochs
+
+    def __len__(self) -> int:
+        return self.num_samples * self.epochs
+
+    def __iter__(self) -> Iterator[int]:
+        for epoch in range(self.epochs):
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+            yield from torch.randperm(self.num_samples, generator=generator).tolist()
+
+
+class DataModule(L.LightningDataModule):
+    """Serves `train` in seeded order and `minival` in file order, as `Batch` records."""
+
+    def __init__(self, train: Examples, minival: Examples, section: TrainerSection, seed: int, steps: int) -> None:
+        super().__init__()
+        self.train = train
+        self.minival = minival
+        self.section = section
+        need = steps * section.batch_size * section.accumulate_grad_batches
+        self.order = SeededOrder(len(train), seed, -(-need // max(len(train), 1)))
+
+    def loader(self, examples: Examples, sampler: Sampler[int] | None) -> DataLoader[Batch]:
+        """A loader of batches with answers."""
+
+        def collate(items: Sequence[Example]) -> Batch:
+            return examples.encoder.collate(items, with_answers=True)
+
+        return DataLoader(
+            examples,
+            batch_size=self.section.batch_size,
+            sampler=sampler,
+            collate_fn=collate,
+            num_workers=self.section.num_workers,
+            persistent_workers=False,
+        )
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        return self.loader(self.train, self.order)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        return self.loader(self.minival, None)
+
+
+def eval_batches(examples: Examples, batch_size: int) -> Iterator[Batch]:
+    """Batches without answers, in file order: what scoring reads."""
+    for start in range(0, len(examples), batch_size):
+        items = [examples[i] for i in range(start, min(start + batch_size, len(examples)))]
+        yield examples.encoder.collate(items, with_answers=False)

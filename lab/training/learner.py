@@ -1,0 +1,89 @@
+"""The LightningModule: what one optimizer step does, and nothing about where its data come from."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import lightning as L
+import torch
+from torch.nn import functional as F
+
+from lab.config import Optim, PromptDial, Schedule
+from lab.lora import trainable
+from lab.model import Vlm
+from lab.model.answers import answer_tokens, log_masses
+from lab.model.encoding import IGNORED, to_device
+from lab.records import Batch
+
+
+def answer_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy over the answer tokens, a scalar in nats; equals Transformers' `labels=` loss.
+
+    logits: [B, R, V], the last R positions; labels: [B, T], `IGNORED` outside the answer. Position t predicts token t + 1.
+    """
+    rows = logits.shape[1]
+    predicted = logits[:, :-1].float().flatten(0, 1)
+    return F.cross_entropy(predicted, labels[:, -rows + 1 :].flatten(), ignore_index=IGNORED)
+
+
+def rate(schedule: Schedule, step: int, steps: int, warmup: int) -> float:
+    """The factor on the learning rate at an optimizer step: linear from 0 during the warm-up, then the schedule."""
+    if step < warmup:
+        return (step + 1) / warmup
+    left = (step - warmup) / max(steps - warmup, 1)
+    match schedule:
+        case Schedule.cosine:
+            return 0.5 * (1.0 + math.cos(math.pi * left))
+        case Schedule.linear:
+            return 1.0 - left
+        case Schedule.constant:
+            return 1.0
+
+
+class Learner(L.LightningModule):
+    """Trains what `lora` attached. Loss on the answer tokens only; minival is scored as in evaluation."""
+
+    def __init__(self, vlm: Vlm, optim: Optim, prompt: PromptDial, steps: int) -> None:
+        super().__init__()
+        self.vlm = vlm
+        self.model = vlm.model
+        self.extras = torch.nn.ModuleDict(vlm.extras)
+        self.section = optim
+        self.steps = steps
+        self.answers = answer_tokens(vlm.processor.tokenizer, prompt)
+        self.true_id = vlm.processor.tokenizer.encode(prompt.answer_true, add_special_tokens=False)[0]
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        return to_device(batch, device)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        assert batch.labels is not None
+        loss = answer_loss(self.vlm.logits(batch, batch.answer_rows), batch.labels)
+        self.log("train/loss", loss, batch_size=len(batch.sample_ids))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        assert batch.labels is not None
+        logits = self.vlm.logits(batch, batch.answer_rows)
+        loss = answer_loss(logits, batch.labels)
+        first = (batch.labels != IGNORED).int().argmax(dim=1)
+        rows = torch.arange(len(first), device=first.device)
+        position = first - 1 - (batch.labels.shape[1] - logits.shape[1])
+        true, false = log_masses(logits[rows, position], self.answers)
+        wanted = batch.labels[rows, first] == self.true_id
+        log_p = torch.where(wanted, true, false) - torch.logaddexp(true, false)
+        size = len(batch.sample_ids)
+        self.log("minival/loss", loss, batch_size=size)
+        self.log("minival/nll", -log_p.mean(), batch_size=size)
+        self.log("minival/accuracy", ((true >= false) == wanted).float().mean(), batch_size=size)
+
+    def configure_optimizers(self) -> Any:
+        optim = self.section
+        parameters = list(trainable(self.vlm).values())
+        optimizer = torch.optim.AdamW(parameters, lr=optim.lr, betas=tuple(optim.betas), weight_decay=optim.weight_decay)
+        warmup = round(optim.warmup_fraction * self.steps)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: rate(optim.schedule, step, self.steps, warmup)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -1,0 +1,81 @@
+"""What all tests share: one thread, no network, a small random checkpoint, and the real data where it lies."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lab.config import Experiment, freeze
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Two threads beside another busy process are many times slower than one."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real Qwen2-VL checkpoint of the shipped base's shape with random weights."""
+    from lab.pretraining.architecture import make_model
+    from lab.pretraining.tokenizer import make_processor
+
+    folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
+    processor = make_processor()
+    make_model(processor, seed=1).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def composer() -> Callable[..., Experiment]:
+    """Compose an experiment from conf/ and overrides, as the door does."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    from lab.doors import register
+
+    register()
+
+    def make(*overrides: str, config_name: str = "train") -> Experiment:
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            return freeze(compose(config_name, overrides=list(overrides)))
+
+    return make
+
+
+@pytest.fixture
+def small(composer: Callable[..., Experiment], tiny_folder: Path, tmp_path: Path) -> Callable[..., Experiment]:
+    """Compose a small experiment on the random checkpoint whose files all go to `tmp_path`."""
+
+    def make(*overrides: str) -> Experiment:
+        return composer(
+            f"model.path={tiny_folder}",
+            "data.num_train=64",
+            "data.num_minival=16",
+            "data.num_dev=32",
+            "trainer.max_steps=4",
+            "trainer.batch_size=4",
+            "evaluation.latency_examples=2",
+            "evaluation.latency_warmup=1",
+            f"tracking.runs_dir={tmp_path}/runs",
+            f"tracking.cache_dir={tmp_path}/cache",
+            f"tracking.uri=sqlite:///{tmp_path}/mlflow.db",
+            *overrides,
+        )
+
+    return make

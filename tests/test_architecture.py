@@ -1,0 +1,133 @@
+"""The drawing of the house, executable: rooms, the direction of imports, one home per dial, light doors."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lab.config import DIALS
+
+ROOT = Path(__file__).parents[1]
+FLOW = (
+    "errors records config doors progress runs",
+    "data",
+    "prompt",
+    "model",
+    "vision_tokens conditioning",
+    "lora",
+    "adapter contract",
+    "training",
+    "evaluation",
+    "tracking",
+    "report",
+    "run",
+    "sweeping",
+    "train evaluate verify plan bench sync pretraining",
+)
+"""Rooms of lab/ from left to right; a room imports from its own place and from the left."""
+PLACE = {room: i for i, rooms in enumerate(FLOW) for room in rooms.split()}
+LIGHT = {("doors", "sweeping"): "the doors register the launcher, whose module is light"}
+FORBIDDEN = {"utils", "util", "helpers", "helper", "common", "misc", "base", "core", "manager", "factory"}
+
+
+def modules() -> list[Path]:
+    return sorted((ROOT / "lab").rglob("*.py"))
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(ROOT / "lab").parts[0].removesuffix(".py")
+
+
+def imported_rooms(path: Path) -> set[str]:
+    rooms = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" if node.module == "lab" else node.module for alias in node.names]
+        rooms |= {name.split(".")[1] for name in names if name.startswith("lab.") }
+    return rooms - {"__version__"}
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_follow_the_flow(path: Path) -> None:
+    here = room_of(path)
+    if here == "__init__":
+        return
+    assert here in PLACE, f"lab/{here} has no place in the flow"
+    for other in imported_rooms(path):
+        if (here, other) not in LIGHT:
+            assert PLACE[other] <= PLACE[here], f"{path}: {here} imports {other}, which stands to its right"
+
+
+def test_one_dial_is_one_folder_one_dataclass_one_module() -> None:
+    from lab import config
+
+    folders = {path.name for path in (ROOT / "conf").iterdir() if path.is_dir()}
+    assert folders == set(DIALS)
+    for dial in DIALS:
+        assert (ROOT / "lab" / f"{dial}.py").is_file() or (ROOT / "lab" / dial / "__init__.py").is_file(), dial
+        assert hasattr(config, "".join(word.capitalize() for word in dial.split("_")) + "Dial"), dial
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "conf").rglob("*.yaml")) + sorted((ROOT / "sweeps").glob("*.yaml")), ids=lambda p: p.name)
+def test_yaml_holds_values_and_says_why(path: Path) -> None:
+    text = path.read_text()
+    assert text.startswith("# "), "a header comment says what the file is"
+    assert "_target_" not in text
+    if path.parent.name in DIALS:
+        assert yaml.safe_load(text)["name"] == path.stem
+    if path.parent.name == "sweeps":
+        for word in ("# Question:", "# Changes our mind if:", "# Cost:"):
+            assert word in text, word
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "conf").glob("*/*.yaml")), ids=lambda p: f"{p.parent.name}={p.stem}")
+def test_every_option_composes(path: Path, composer) -> None:
+    extra = ["trainer.max_steps=0"] if (path.parent.name, path.stem) == ("lora", "none") else []
+    assert getattr(composer(f"{path.parent.name}={path.stem}", *extra), path.parent.name).name == path.stem
+
+
+def test_no_drawers() -> None:
+    assert not [path for path in modules() if path.stem in FORBIDDEN or path.parent.name in FORBIDDEN]
+
+
+def test_only_tracking_imports_mlflow() -> None:
+    guilty = [p for p in modules() if p.name != "tracking.py" and any(
+        isinstance(n, ast.Import | ast.ImportFrom) and "mlflow" in ast.unparse(n).split()[1] for n in ast.walk(ast.parse(p.read_text()))
+    )]
+    assert not guilty
+
+
+HEAVY = ("torch", "transformers", "lightning", "peft", "mlflow", "datasets", "matplotlib")
+
+
+@pytest.mark.parametrize("statement", ["import lab.config", "import lab.train", "import lab.records, lab.runs, lab.prompt, lab.data"])
+def test_light_imports(statement: str) -> None:
+    code = f"{statement}; import sys; print([name for name in {HEAVY!r} if name in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert out.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("flags", [["--help"], ["--cfg", "job"]])
+def test_the_manual_answers_at_once(flags: list[str]) -> None:
+    """At most 1.5 s of CPU, and neither torch nor transformers is imported."""
+    code = (
+        "import resource, runpy, sys\n"
+        f"sys.argv = ['lab.train', *{flags!r}]\n"
+        "try:\n    runpy.run_module('lab.train', run_name='__main__')\nexcept SystemExit as end:\n    code = end.code\n"
+        f"heavy = [name for name in {HEAVY!r} if name in sys.modules]\n"
+        "usage = resource.getrusage(resource.RUSAGE_SELF)\n"
+        "print('\\nCPU', usage.ru_utime + usage.ru_stime, heavy)\n"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    _, seconds, heavy = out.strip().splitlines()[-1].split(maxsplit=2)
+    assert heavy == "[]"
+    assert float(seconds) <= 1.5
+    assert "lora" in out
