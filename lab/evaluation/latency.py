@@ -39,11 +39,11 @@ def measure(vlm: Vlm, examples: Examples, warmup: int, num_examples: int, batch_
     items = [encoder.example(examples.split[i]) for i in range(min(max(take, batch_size), len(examples)))]
     vlm.model.eval()
     with torch.inference_mode():
-        singles = [encoder.collate([item], with_answers=False) for item in items[:take]]
+        singles = [encoder.collate([item], with_answers=False, align=1) for item in items[:take]]
         for batch in singles[:warmup]:
             answer_seconds(vlm, batch)
         seconds = sorted(answer_seconds(vlm, batch) for batch in singles)
-        full = encoder.collate(items[:batch_size], with_answers=False)
+        full = encoder.collate(items[:batch_size], with_answers=False, align=1)
         answer_seconds(vlm, full)
         batched = min(answer_seconds(vlm, full) for _ in range(3))
     quantile = torch.quantile(torch.tensor(seconds, dtype=torch.float64), torch.tensor([0.5, 0.95], dtype=torch.float64))

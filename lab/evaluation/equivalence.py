@@ -1,0 +1,210 @@
+"""The equivalence gate: one trained arm, computed six ways on a probe set, must give the same answers.
+
+    reloaded        the adapter from its files on a base loaded anew
+    batch of one    every example alone
+    right padding   padded on the other side, read at each row's last real position
+    plain folder    merged, exported, and run by Transformers alone with the processor's own call
+    generate        the first word of greedy decoding against the scored answer
+
+Each is held against the logits of the model in memory: the largest gap and the number of flipped answers, against a stated
+tolerance. The probe's logits are kept in `probe.safetensors`, so that `python -m lab.verify RUN` can do it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lab.config import Experiment
+from lab.data.images import decode
+from lab.errors import ContractError, ModelError
+from lab.evaluation.generation import generate_texts, read_answer
+from lab.evaluation.scoring import answer_logits
+from lab.export import exportable
+from lab.model import Vlm
+from lab.model.answers import AnswerTokens, log_masses
+from lab.model.encoding import Encoder, Example, to_device
+from lab.prompt import to_chat
+from lab.records import Batch, Sample
+
+TOLERANCE = {
+    torch.float32: {"reloaded": 0.0, "batch of one": 1e-5, "right padding": 1e-4, "plain folder": 1e-3, "stored": 1e-4},
+    torch.bfloat16: {"reloaded": 0.0, "batch of one": 0.25, "right padding": 0.25, "plain folder": 0.5, "stored": 0.25},
+}
+"""Largest legal gap between two logits, by dtype of the base; float16 is held to bfloat16's."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One way of computing the probe against the model in memory.
+
+    max_gap: largest absolute difference of a logit at the answer position. flips: answers that changed.
+    passed: no flip and no gap above the tolerance; None: not applicable, for the reason in `note`.
+    """
+
+    name: str
+    max_gap: float | None
+    flips: int | None
+    num_examples: int
+    tolerance: float | None
+    passed: bool | None
+    note: str = ""
+
+
+def probe_logits(vlm: Vlm, encoder: Encoder, examples: Sequence[Example]) -> torch.Tensor:
+    """Logits at the answer position, float32 [n, vocabulary], in one left-padded batch from pixels."""
+    return last_logits(vlm, encoder.collate(examples, with_answers=False))
+
+
+def last_logits(vlm: Vlm, batch: Batch) -> torch.Tensor:
+    """Logits of the last position, computed as in scoring."""
+    vlm.model.eval()
+    with torch.inference_mode():
+        return answer_logits(vlm, to_device(batch, vlm.device)).float().cpu()
+
+
+def right_padded_logits(vlm: Vlm, encoder: Encoder, examples: Sequence[Example]) -> torch.Tensor:
+    """The same logits from a right-padded batch, read at each row's last real position."""
+    batch = encoder.collate(examples, with_answers=False, padding_side="right")
+    last = (batch.attention_mask * torch.arange(batch.attention_mask.shape[1])).argmax(dim=1)
+    vlm.model.eval()
+    with torch.inference_mode():
+        logits = vlm.logits(to_device(batch, vlm.device), batch.input_ids.shape[1]).float().cpu()
+    return logits[torch.arange(len(last)), last]
+
+
+def plain_logits(folder: Path, samples: Sequence[Sample], x: Experiment) -> torch.Tensor:
+    """The same logits from an exported folder through Transformers alone: no code of this laboratory but the prompt.
+
+    Pixel budget, chat template and padding side are the folder's own, so that a wrong one shows.
+    """
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    dtype = getattr(torch, x.model.dtype.value)
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, attn_implementation=x.model.attn_implementation)
+    processor = AutoProcessor.from_pretrained(folder)
+    chats = [to_chat(sample, x.prompt, x.seed) for sample in samples]
+    texts = [
+        processor.apply_chat_template(
+            list(chat.messages), add_generation_prompt=True, tokenize=False, add_vision_id=x.prompt.numbered
+        )
+        for chat in chats
+    ]
+    images = [decode(sample.images[i]) for sample, chat in zip(samples, chats, strict=True) for i in chat.image_order]
+    inputs = processor(text=texts, images=images or None, padding=True, return_tensors="pt")
+    with torch.inference_mode():
+        return model.eval()(**inputs, logits_to_keep=1).logits[:, -1].float()
+
+
+def against(name: str, reference: torch.Tensor, other: torch.Tensor, tokens: AnswerTokens, tolerance: float) -> Check:
+    """Compare two sets of logits [n, vocabulary]."""
+    if reference.shape != other.shape:
+        shapes = f"shapes {tuple(reference.shape)} and {tuple(other.shape)}"
+        return Check(name, float("inf"), None, len(reference), tolerance, False, shapes)
+    gap = (reference - other).abs().max().item()
+    flips = int((answers(reference, tokens) != answers(other, tokens)).sum())
+    return Check(name, gap, flips, len(reference), tolerance, bool(flips == 0 and gap <= tolerance))
+
+
+def answers(logits: torch.Tensor, tokens: AnswerTokens) -> torch.Tensor:
+    """The scored answers, bool [n]."""
+    true, false = log_masses(logits, tokens)
+    return true >= false
+
+
+def generated(vlm: Vlm, batch: Batch, reference: torch.Tensor, x: Experiment, tokens: AnswerTokens) -> Check:
+    """Greedy decoding against the scored answers; a text that is neither answer word flips."""
+    if exportable(vlm) is not None:
+        return Check("generate", None, None, len(reference), None, None, exportable(vlm) or "")
+    vlm.model.eval()
+    with torch.inference_mode():
+        texts = generate_texts(vlm, to_device(batch, vlm.device))
+    read = [read_answer(text, x.prompt) for text in texts]
+    flips = sum(said != bool(scored) for said, scored in zip(read, answers(reference, tokens), strict=True))
+    neither = [text for text, said in zip(texts, read, strict=True) if said is None]
+    note = f"{len(neither)} texts are neither answer word, such as {neither[0]!r}" if neither else ""
+    return Check("generate", None, flips, len(texts), None, flips == len(neither), note)
+
+
+def verify(
+    x: Experiment,
+    vlm: Vlm,
+    samples: Sequence[Sample],
+    encoder: Encoder,
+    tokens: AnswerTokens,
+    reload: Callable[[], Vlm],
+    plain: Callable[[Vlm], Path],
+    stored: torch.Tensor | None = None,
+) -> tuple[list[Check], torch.Tensor]:
+    """Compute the probe every way; return the checks and the reference logits.
+
+    reload: loads base, dials and adapter anew. plain: exports a model to a folder. stored: logits kept from training.
+    """
+    tolerance = TOLERANCE.get(getattr(torch, x.model.dtype.value), TOLERANCE[torch.bfloat16])
+    examples = [encoder.example(sample) for sample in samples]
+    batch = encoder.collate(examples, with_answers=False)
+    reference = last_logits(vlm, batch)
+    checks = []
+    if stored is not None:
+        checks.append(against("stored", stored, reference, tokens, tolerance["stored"]))
+    again = reload()
+    reloaded = probe_logits(again, Encoder(again, x.prompt, x.seed), examples)
+    checks.append(against("reloaded", reference, reloaded, tokens, tolerance["reloaded"]))
+    alone = torch.cat([probe_logits(vlm, encoder, [example]) for example in examples])
+    checks.append(against("batch of one", reference, alone, tokens, tolerance["batch of one"]))
+    right = right_padded_logits(vlm, encoder, examples)
+    checks.append(against("right padding", reference, right, tokens, tolerance["right padding"]))
+    checks.append(exported(x, again, samples, reference, tokens, plain, tolerance["plain folder"]))
+    checks.append(generated(vlm, batch, reference, x, tokens))
+    return checks, reference
+
+
+def exported(
+    x: Experiment, vlm: Vlm, samples: Sequence[Sample], reference: torch.Tensor, tokens: AnswerTokens,
+    plain: Callable[[Vlm], Path], tolerance: float,
+) -> Check:
+    """Merge, export, run by Transformers alone, and compare."""
+    why = exportable(vlm)
+    if why is not None:
+        return Check("plain folder", None, None, len(samples), None, None, why)
+    try:
+        return against("plain folder", reference, plain_logits(plain(vlm), samples, x), tokens, tolerance)
+    except (ModelError, ContractError) as error:
+        return Check("plain folder", None, None, len(samples), tolerance, False, str(error))
+
+
+def passed(checks: Sequence[Check]) -> bool:
+    """Whether no check failed."""
+    return all(check.passed is not False for check in checks)
+
+
+def summary(checks: Sequence[Check]) -> dict[str, float]:
+    """The verdict as numbers for the run: passed (1 or 0), largest gap, flipped answers."""
+    gaps = [check.max_gap for check in checks if check.max_gap is not None]
+    return {
+        "verify/passed": float(passed(checks)),
+        "verify/max_gap": max(gaps, default=0.0),
+        "verify/flips": float(sum(check.flips or 0 for check in checks)),
+    }
+
+
+def table(checks: Sequence[Check]) -> str:
+    """The checks as a plain table."""
+    lines = [f"{'check':<16} {'largest gap':>12} {'tolerance':>10} {'flips':>6} {'of':>4}  verdict"]
+    for check in checks:
+        gap = "" if check.max_gap is None else f"{check.max_gap:.3g}"
+        limit = "" if check.tolerance is None else f"{check.tolerance:g}"
+        flips = "" if check.flips is None else str(check.flips)
+        verdict = {True: "pass", False: "FAIL", None: "not applicable"}[check.passed]
+        note = f" ({check.note})" if check.note else ""
+        lines.append(f"{check.name:<16} {gap:>12} {limit:>10} {flips:>6} {check.num_examples:>4}  {verdict}{note}")
+    return "\n".join(lines)
+
+
+def facts(checks: Sequence[Check]) -> list[dict[str, Any]]:
+    """The checks as plain values for `run.json`."""
+    return [asdict(check) for check in checks]

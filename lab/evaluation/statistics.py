@@ -1,0 +1,256 @@
+"""How sure a number is, and whether two runs differ: cluster bootstrap, swap test, McNemar, Holm.
+
+One run: `interval`, `intervals`. Two runs on the same items: `compare`. Several arms: `holm` on their
+p-values, or `lab.evaluation.verdict.verdicts`, which also weighs the noise floor and writes the sentence.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lab.errors import DataError, LabError, did_you_mean
+from lab.evaluation.measures import MEASURES, measure
+from lab.evaluation.metrics import METRICS
+from lab.evaluation.predictions import PredictionTable
+from lab.evaluation.resampling import (
+    LEAST_RESAMPLES,
+    cluster_sums,
+    clusters,
+    drawn_rows,
+    drawn_sums,
+    quantiles,
+    swap_p_value,
+)
+
+NUM_SWAPS = 9999
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A metric with its percentile interval over resampled clusters."""
+
+    estimate: float
+    low: float
+    high: float
+    level: float
+    num_examples: int
+    num_clusters: int
+    num_resamples: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two arms on the same items; difference = first - second, in the metric's own unit (shares, not points).
+
+    p_value: two-sided, for "the arms do not differ". discordant: examples only the first, only the
+    second got right; mcnemar_p: exact, blind to clustering (both None unless the measure is accuracy
+    and there is one seed).
+    """
+
+    measure: str
+    first: float
+    second: float
+    difference: float
+    low: float
+    high: float
+    level: float
+    p_value: float
+    standard_error: float
+    num_examples: int
+    num_clusters: int
+    num_seeds: int
+    method: str
+    discordant: tuple[int, int] | None = None
+    mcnemar_p: float | None = None
+
+
+def interval(
+    table: PredictionTable,
+    name: str = "accuracy",
+    *,
+    num_resamples: int = LEAST_RESAMPLES,
+    level: float = LEVEL,
+    seed: int = 0,
+    cluster: np.ndarray | None = None,
+) -> Interval:
+    """Percentile interval of one metric; see `intervals`."""
+    return intervals(table, (name,), num_resamples=num_resamples, level=level, seed=seed, cluster=cluster)[name]
+
+
+def intervals(
+    table: PredictionTable,
+    names: Sequence[str] = ("accuracy", "consistency", "ece"),
+    *,
+    num_resamples: int = LEAST_RESAMPLES,
+    level: float = LEVEL,
+    seed: int = 0,
+    cluster: np.ndarray | None = None,
+) -> dict[str, Interval]:
+    """Percentile bootstrap over clusters (Efron 1979; Field and Welsh 2007) of several metrics at once.
+
+    Metrics of sums (`MEASURES`) cost one matrix product; any other of `METRICS` is computed anew for
+    every resample, and its interval is NaN if one leaves it undefined. Binned calibration errors are
+    biased upward under resampling: show `ece_debiased` beside.
+    """
+    for name in names:
+        if name not in METRICS:
+            raise LabError(f"metric={name!r}: legal are {', '.join(METRICS)}.{did_you_mean(name, METRICS)}")
+    cluster = clusters(table) if cluster is None else cluster
+    fast = [name for name in names if name in MEASURES]
+    slow = [name for name in names if name not in MEASURES]
+    draws = _fast_draws(table, fast, cluster, num_resamples, seed) | _slow_draws(table, slow, cluster, num_resamples, seed)
+    num_clusters = int(cluster.max()) + 1
+    made = {}
+    for name in names:
+        low, high = quantiles(draws[name], level)
+        estimate = METRICS[name](table)
+        made[name] = Interval(
+            estimate, float(low), float(high), level, len(table), num_clusters, num_resamples, seed
+        )
+    return made
+
+
+def compare(
+    first: PredictionTable,
+    second: PredictionTable,
+    name: str = "accuracy",
+    *,
+    num_resamples: int = LEAST_RESAMPLES,
+    level: float = LEVEL,
+    seed: int = 0,
+    num_swaps: int = NUM_SWAPS,
+) -> Comparison:
+    """Compare two runs on the same items: paired cluster bootstrap of the difference, swap test for its p.
+
+    Both arms are resampled with the same clusters. The primary p is `swap_p_value`; McNemar's is beside
+    it for accuracy and ignores clustering.
+    """
+    chosen, second = measure(name), aligned(first, second)
+    cluster = clusters(first)
+    sums = np.stack([cluster_sums(chosen.rows(table), cluster) for table in (first, second)], axis=1)
+    low, high, error = paired_interval(sums[:, 0], sums[:, 1], chosen.value, num_resamples, level, seed)
+    values = chosen.value(sums.sum(axis=0))
+    p_value = swap_p_value(sums[:, 0], sums[:, 1], chosen.value, num_swaps, seed)
+    discordant = _discordant(first, second) if name == "accuracy" else None
+    return Comparison(
+        measure=name,
+        first=float(values[0]),
+        second=float(values[1]),
+        difference=float(values[0] - values[1]),
+        low=float(low),
+        high=float(high),
+        level=level,
+        p_value=float(p_value),
+        standard_error=float(error),
+        num_examples=len(first),
+        num_clusters=len(sums),
+        num_seeds=1,
+        method="paired cluster bootstrap, swap test over clusters",
+        discordant=discordant,
+        mcnemar_p=mcnemar(*discordant) if discordant else None,
+    )
+
+
+def paired_interval(
+    sums_a: np.ndarray,
+    sums_b: np.ndarray,
+    value: Callable[[np.ndarray], np.ndarray],
+    num_resamples: int,
+    level: float,
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Percentile interval and standard error of value(A) - value(B), [C, ..., k] -> three of [...]."""
+    draws = np.empty((num_resamples, *sums_a.shape[1:-1]))
+    for chunk, sums in drawn_sums(np.stack([sums_a, sums_b], axis=1), num_resamples, seed):
+        draws[chunk] = value(sums[:, 0]) - value(sums[:, 1])
+    low, high = quantiles(draws, level)
+    return low, high, draws.std(axis=0, ddof=1)
+
+
+def aligned(first: PredictionTable, second: PredictionTable) -> PredictionTable:
+    """Bring the second table into the first one's order; refuse other items or other labels."""
+    here, place = np.unique(first.sample_id, return_inverse=True)
+    order = np.argsort(second.sample_id, kind="stable")
+    there = second.sample_id[order]
+    if not np.array_equal(here, there):
+        only_first, only_second = np.setdiff1d(here, there), np.setdiff1d(there, here)
+        raise DataError(
+            f"compare: {len(only_first)} samples only in the first table and {len(only_second)} only in the second, "
+            f"{len(here) - len(only_first)} in both; a paired comparison needs the same items: "
+            "evaluate both runs on one split."
+        )
+    second = second.take(order[place])
+    changed = int((first.label != second.label).sum())
+    if changed:
+        raise DataError(
+            f"compare: {changed} of {len(first)} samples have another label in the second table; the data changed "
+            "between the runs: evaluate both again."
+        )
+    return second
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Exact two-sided McNemar test: min(1, 2 P(X <= min(b, c))), X ~ Binomial(b + c, 1/2).
+
+    McNemar (1947); equals `scipy.stats.binomtest(min(b, c), b + c)`. Blind to clustering.
+    """
+    if only_first < 0 or only_second < 0:
+        raise LabError(f"mcnemar: counts {only_first} and {only_second} given; counts are 0 or more.")
+    num, least = only_first + only_second, min(only_first, only_second)
+    k = np.arange(least)
+    log_terms = np.concatenate([[0.0], np.cumsum(np.log(num - k) - np.log(k + 1))]) - num * math.log(2)
+    top = log_terms.max()
+    return float(min(1.0, 2 * math.exp(top) * np.exp(log_terms - top).sum()))
+
+
+def holm(p_values: Sequence[float]) -> np.ndarray:
+    """Step-down adjusted p-values, in the order given: max over j <= i of (m - j + 1) p_(j), at most 1. Holm (1979)."""
+    p = np.asarray(p_values, dtype=np.float64)
+    if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all():
+        raise LabError(f"holm: {p_values} given; p-values are numbers from 0 to 1, one per comparison.")
+    order = np.argsort(p, kind="stable")
+    stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(stepped, 1.0)
+    return adjusted
+
+
+def _fast_draws(
+    table: PredictionTable, names: Sequence[str], cluster: np.ndarray, num_resamples: int, seed: int
+) -> dict[str, np.ndarray]:
+    if not names:
+        return {}
+    rows = [MEASURES[name].rows(table) for name in names]
+    ends = np.cumsum([part.shape[1] for part in rows])[:-1]
+    draws = {name: np.empty(num_resamples) for name in names}
+    for chunk, sums in drawn_sums(cluster_sums(np.concatenate(rows, axis=1), cluster), num_resamples, seed):
+        for name, part in zip(names, np.split(sums, ends, axis=1), strict=True):
+            draws[name][chunk] = MEASURES[name].value(part)
+    return draws
+
+
+def _slow_draws(
+    table: PredictionTable, names: Sequence[str], cluster: np.ndarray, num_resamples: int, seed: int
+) -> dict[str, np.ndarray]:
+    if not names:
+        return {}
+    refused = [name for name in names if name.startswith("num_")]
+    if refused:
+        raise LabError(f"metric={refused[0]!r}: a count of what was asked has no interval.")
+    light = table.select("label", "log_p_true", "log_p_false", "captured_mass", "prediction")
+    draws = {name: np.empty(num_resamples) for name in names}
+    for i, rows in enumerate(drawn_rows(cluster, num_resamples, seed)):
+        resample = light.take(rows)
+        for name in names:
+            draws[name][i] = METRICS[name](resample)
+    return draws
+
+
+def _discordant(first: PredictionTable, second: PredictionTable) -> tuple[int, int]:
+    return int((first.correct & ~second.correct).sum()), int((~first.correct & second.correct).sum())

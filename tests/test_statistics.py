@@ -1,0 +1,260 @@
+"""Intervals and paired comparisons against loops written out, exact counts, and scipy."""
+
+import itertools
+import time
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from lab.errors import DataError, LabError
+from lab.evaluation import metrics, resampling, statistics
+from lab.evaluation.measures import MEASURES, ratio
+from prediction_tables import guesses, nested, rival
+
+
+def draws_as_counts(num_clusters, num_resamples, seed):
+    return np.concatenate([sums for _, sums in resampling.drawn_sums(np.eye(num_clusters), num_resamples, seed)])
+
+
+# --- clusters ---------------------------------------------------------------------------------------------------------
+
+
+def test_clusters_are_the_image_sets_where_sentences_stay_inside():
+    table = nested()
+    _, sets = np.unique(table.image_set, return_inverse=True)
+    assert np.array_equal(resampling.clusters(table), sets)
+
+
+def test_clusters_join_image_sets_that_share_a_sentence():
+    """data=pairs: blocks of four pairs and four sentences, every sentence asked of every pair."""
+    cells = [(4 * block + i, 4 * block + j) for block in range(10) for i in range(4) for j in range(4)]
+    table = guesses(np.random.default_rng(0), [i for i, _ in cells], [j for _, j in cells])
+    cluster = resampling.clusters(table).reshape(10, 16)
+    assert (cluster == cluster[:, :1]).all() and sorted(cluster[:, 0].tolist()) == list(range(10))
+
+
+def test_one_cluster_cannot_be_resampled():
+    table = guesses(np.random.default_rng(0), ["a"] * 6, ["s"] * 6)
+    with pytest.raises(LabError, match="all 6 examples hang together in one cluster"):
+        statistics.interval(table)
+
+
+# --- intervals --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(MEASURES))
+def test_resampled_sums_equal_resampled_examples(name):
+    """The matrix product gives what drawing whole clusters of examples gives, copy by copy."""
+    table = nested(12)
+    cluster = resampling.clusters(table)
+    sums = resampling.cluster_sums(MEASURES[name].rows(table), cluster)
+    fast = np.concatenate([MEASURES[name].value(part) for _, part in resampling.drawn_sums(sums, 2000, 5)])
+    for resample, counts in list(enumerate(draws_as_counts(12, 2000, 5)))[:60]:
+        rows, copy = [], []
+        for c, count in enumerate(counts.astype(int)):
+            for k in range(count):
+                members = np.flatnonzero(cluster == c)
+                rows += members.tolist()
+                copy += [k] * len(members)
+        drawn = table.take(np.array(rows))
+        own = np.array([f"{g}/{k}" for g, k in zip(drawn.sentence_group, copy, strict=True)])
+        drawn = drawn.replace(sentence_group=own)  # a cluster drawn twice brings its groups twice
+        assert fast[resample] == pytest.approx(metrics.METRICS[name](drawn), abs=1e-12)
+    assert MEASURES[name].value(sums.sum(axis=0)) == pytest.approx(metrics.METRICS[name](table), abs=1e-12)
+
+
+def test_interval_agrees_with_the_cluster_robust_error():
+    from lab.evaluation.resolution import cluster_error
+
+    table = nested(400, seed=2)
+    found = statistics.interval(table, num_resamples=4000)
+    error = cluster_error(table.correct, resampling.clusters(table))
+    assert found.estimate == table.correct.mean()
+    assert found.high - found.low == pytest.approx(2 * 1.96 * error, rel=0.06)
+    assert (found.num_clusters, found.num_examples) == (400, len(table))
+
+
+def test_any_other_metric_takes_the_general_path():
+    table = nested(60)
+    names = ("auroc_label", "aurc", "ece_debiased")
+    found = statistics.intervals(table, names, seed=3)
+    cluster = resampling.clusters(table)
+    drawn = [metrics.METRICS["aurc"](table.take(rows)) for rows in resampling.drawn_rows(cluster, 2000, 3)]
+    expected = np.quantile(drawn, [0.025, 0.975])
+    assert (found["aurc"].low, found["aurc"].high) == pytest.approx(tuple(expected), abs=1e-12)
+    for name in names:
+        assert found[name].low < found[name].high
+        assert found[name].estimate == metrics.METRICS[name](table)
+
+
+def test_general_path_draws_whole_clusters():
+    table = nested(15)
+    cluster = resampling.clusters(table)
+    size = np.bincount(cluster)
+    seen = np.zeros(len(size))
+    for rows in resampling.drawn_rows(cluster, 2000, 0):
+        times = np.bincount(rows, minlength=len(cluster))
+        assert all(np.ptp(times[cluster == c]) == 0 for c in range(3))
+        copies = np.bincount(cluster[rows], minlength=len(size)) / size
+        assert copies.sum() == len(size)
+        seen += copies
+    assert seen / 2000 == pytest.approx(np.ones(len(size)), abs=0.1)
+
+
+def test_seeds_give_the_same_interval_and_other_seeds_another():
+    table = nested()
+    assert statistics.interval(table, seed=1) == statistics.interval(table, seed=1)
+    assert statistics.interval(table, seed=1) != statistics.interval(table, seed=2)
+
+
+def test_chunks_do_not_change_the_draws(monkeypatch):
+    whole = draws_as_counts(30, 2000, 4)
+    monkeypatch.setattr(resampling, "_CELLS", 5000)
+    assert np.array_equal(draws_as_counts(30, 2000, 4), whole)
+
+
+@pytest.mark.parametrize("clustered", [True, False])
+def test_seven_thousand_examples_in_a_third_of_a_second(clustered):
+    image_set = np.arange(7000) * 1054 // 7000
+    table = guesses(np.random.default_rng(0), image_set, np.arange(7000))
+    cluster = resampling.clusters(table) if clustered else np.arange(7000)
+    took = []
+    for _ in range(5):
+        start = time.process_time()
+        statistics.interval(table, "accuracy", num_resamples=2000, cluster=cluster)
+        took.append(time.process_time() - start)
+    assert min(took) < 0.3
+
+
+# --- two arms ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(MEASURES))
+def test_compare_against_a_loop(name):
+    first = nested(10, seed=3)
+    second = rival(first, 4)
+    found = statistics.compare(first, second, name, seed=6)
+    cluster = resampling.clusters(first)
+    sums = [resampling.cluster_sums(MEASURES[name].rows(t), cluster) for t in (first, second)]
+    value = MEASURES[name].value
+    counts = draws_as_counts(10, 2000, 6)
+    drawn = [value(c @ sums[0]) - value(c @ sums[1]) for c in counts]
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])), abs=1e-12)
+    assert found.difference == pytest.approx(metrics.METRICS[name](first) - metrics.METRICS[name](second), abs=1e-12)
+    at_least = 0
+    for swapped in itertools.product([False, True], repeat=10):  # every swap of the arms in the ten clusters
+        swap = np.array(swapped)[cluster]
+        mixed = [
+            a.replace(
+                log_p_true=np.where(swap, b.log_p_true, a.log_p_true),
+                log_p_false=np.where(swap, b.log_p_false, a.log_p_false),
+                captured_mass=np.where(swap, b.captured_mass, a.captured_mass),
+                prediction=np.where(swap, b.prediction, a.prediction),
+            )
+            for a, b in ((first, second), (second, first))
+        ]
+        gap = abs(metrics.METRICS[name](mixed[0]) - metrics.METRICS[name](mixed[1]))
+        at_least += gap >= abs(found.difference) - 1e-12
+    assert found.p_value == pytest.approx(at_least / 1024, abs=1e-15)
+
+
+def test_sampled_swaps_agree_with_all_swaps(monkeypatch):
+    generator = np.random.default_rng(0)
+    a, b = generator.normal(0.4, 1, (13, 1)), generator.normal(0, 1, (13, 1))
+    ones = np.ones((13, 1))
+    sums = np.concatenate([a, ones], 1), np.concatenate([b, ones], 1)
+    exact = resampling.swap_p_value(*sums, ratio, 0, 0)
+    monkeypatch.setattr(resampling, "_EXACT", 0)
+    assert resampling.swap_p_value(*sums, ratio, 40000, 0) == pytest.approx(float(exact), abs=0.008)
+
+
+def test_row_order_does_not_matter():
+    first = nested(30)
+    second = rival(first, 1)
+    shuffled = second.take(np.random.default_rng(0).permutation(len(second)))
+    assert statistics.compare(first, shuffled) == statistics.compare(first, second)
+
+
+def test_exchanging_the_arms_mirrors_the_result():
+    first = nested(30)
+    second = rival(first, 1)
+    one, other = statistics.compare(first, second), statistics.compare(second, first)
+    assert (one.difference, one.low, one.high) == pytest.approx((-other.difference, -other.high, -other.low), abs=1e-12)
+    assert (one.p_value, one.mcnemar_p, one.discordant) == (other.p_value, other.mcnemar_p, other.discordant[::-1])
+
+
+def test_an_arm_does_not_differ_from_itself():
+    table = nested(30)
+    for name in MEASURES:
+        found = statistics.compare(table, table, name)
+        assert (found.difference, found.low, found.high, found.p_value) == (0, 0, 0, 1)
+
+
+def test_other_items_are_refused():
+    table = nested(30)
+    n = len(table)
+    names = table.sample_id.copy()
+    names[:2] = ["new-1", "new-2"]
+    with pytest.raises(DataError, match=f"3 samples only in the first table and 2 only in the second, {n - 3} in both"):
+        statistics.compare(table, table.replace(sample_id=names).take(np.r_[0 : n - 1]))
+    label = table.label.copy()
+    label[5] = ~label[5]
+    with pytest.raises(DataError, match=f"1 of {n} samples have another label"):
+        statistics.compare(table, table.replace(label=label))
+
+
+def test_unknown_names_are_refused():
+    table = nested(5)
+    with pytest.raises(LabError, match="Did you mean 'accuracy'"):
+        statistics.interval(table, "acuracy")
+    with pytest.raises(LabError, match="measure='aurc': legal are accuracy"):
+        statistics.compare(table, table, "aurc")
+    with pytest.raises(LabError, match="num_examples.: a count"):
+        statistics.interval(table, "num_examples")
+    with pytest.raises(LabError, match="evaluation.bootstrap=100: too few"):
+        statistics.interval(table, num_resamples=100)
+    with pytest.raises(LabError, match="level=95"):
+        statistics.interval(table, level=95)
+
+
+# --- p-values ---------------------------------------------------------------------------------------------------------
+
+
+def test_mcnemar_is_the_exact_binomial_test():
+    for b, c in itertools.product([0, 1, 2, 5, 9, 10, 30, 300, 700], repeat=2):
+        expected = binomtest(min(b, c), b + c, 0.5).pvalue if b + c else 1.0
+        assert statistics.mcnemar(b, c) == pytest.approx(expected, rel=1e-9), (b, c)
+    assert statistics.mcnemar(40000, 41000) == pytest.approx(binomtest(40000, 81000, 0.5).pvalue, rel=1e-9)
+    with pytest.raises(LabError, match="counts"):
+        statistics.mcnemar(-1, 3)
+
+
+def test_mcnemar_counts_discordant_examples():
+    first = nested(30)
+    second = rival(first, 1)
+    found = statistics.compare(first, second)
+    only_first = sum(bool(a) and not b for a, b in zip(first.correct, second.correct, strict=True))
+    only_second = sum(bool(b) and not a for a, b in zip(first.correct, second.correct, strict=True))
+    assert found.discordant == (only_first, only_second)
+    assert found.difference == pytest.approx((only_first - only_second) / len(first), abs=1e-12)
+    assert asdict(statistics.compare(first, second, "brier"))["mcnemar_p"] is None
+
+
+def test_holm_by_hand_and_by_its_procedure():
+    assert statistics.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert statistics.holm([0.9, 0.8]).tolist() == [1, 1]
+    assert statistics.holm([]).tolist() == []
+    generator = np.random.default_rng(0)
+    for _ in range(200):  # reject while p_(i) < alpha / (m - i + 1), then stop
+        p = generator.uniform(0, 0.05, generator.integers(1, 8))
+        alpha, rejected = 0.05, set()
+        for i, k in enumerate(np.argsort(p)):
+            if p[k] > alpha / (len(p) - i):
+                break
+            rejected.add(int(k))
+        assert set(np.flatnonzero(statistics.holm(p) <= alpha).tolist()) == rejected
+    for bad in ([0.5, float("nan")], [1.5], [-0.1]):
+        with pytest.raises(LabError, match="from 0 to 1"):
+            statistics.holm(bad)
