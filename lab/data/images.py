@@ -1,0 +1,240 @@
+"""Encoded, untrusted images -> RGB, strictly; and the check of every file once, before any training.
+
+What a file is, its content says and not its name: an NLVR2 `.png` may hold a JPEG. A file that is not exactly one
+complete picture is refused with its name: no half-decoded rows, no first frame of an animation.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import PIL
+from PIL import Image, ImageOps, UnidentifiedImageError
+from tqdm import tqdm
+
+from lab.config import OnBad
+from lab.data.faults import Fault, settle
+from lab.data.files import open_regular, why_unreadable
+from lab.data.verified import Stamp, Verified
+from lab.records import Picture
+
+log = logging.getLogger(__name__)
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+"""Tried in this order. Not among them: formats that Pillow hands to other programs (EPS)."""
+
+MAX_PIXELS = 64_000_000
+"""Largest width x height that is decoded (192 MB as RGB). Below Pillow's own warning at 89,478,485."""
+
+MAX_BYTES = 256 * 1024 * 1024
+"""Largest encoded file that is read."""
+
+PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
+BATCH = 128
+"""Images decoded between two commits of what was learned."""
+
+
+class Tables(Protocol):
+    """Where pictures live whose source is `table#row/column` and whose bytes are read when asked for."""
+
+    def stamp(self, source: str) -> Stamp:
+        """Return size [bytes] and mtime [ns] of the table that holds the picture."""
+        ...
+
+    def fetch(self, picture: Picture) -> Picture:
+        """Return the picture with its encoded bytes."""
+        ...
+
+
+def decode(picture: Picture) -> Image.Image:
+    """Decode one picture to RGB, 8 bits a channel, upright by its EXIF orientation, then cropped.
+
+    Alpha is composited on white; 16-bit grey is scaled by 1/257; CMYK and palettes are converted. Of a JPEG that
+    carries further pictures (MPO: previews, gain maps) the primary one is taken, as any JPEG reader does.
+    Raises `Fault` (a `DataError`) naming the source for anything else than one complete picture within `MAX_PIXELS`.
+    """
+    image = _whole(picture)
+    if picture.crop is None:
+        return image
+    reason = _crop_reason(picture.crop, image.size)
+    if reason:
+        raise Fault(picture.source, reason)
+    return image.crop(picture.crop)
+
+
+def verify(
+    pictures: Iterable[Picture],
+    cache_dir: Path,
+    on_bad: OnBad,
+    progress: bool = True,
+    tables: Tables | None = None,
+) -> list[tuple[Picture, str]]:
+    """Decode every distinct source once; return the bad pictures with the reason.
+
+    Good ones are remembered in `cache_dir` by (absolute path, size, mtime_ns) and the rules they were decoded by, so
+    that a later call only stats them; bad ones are looked at again. Under `on_bad=fail` bad pictures raise one
+    `DataError` that names the first few and counts all. tables: where the bytes of `table#row/column` come from.
+    """
+    pictures = list(pictures)
+    outcomes: dict[str, tuple[int, int] | str] = {}
+    stamps: dict[str, Stamp] = {}
+    first: dict[str, Picture] = {}
+    for picture in pictures:
+        first.setdefault(picture.source, picture)
+    for source, picture in first.items():
+        try:
+            stamps[source] = tables.stamp(source) if tables else _stamp(picture)
+        except Fault as fault:
+            outcomes[source] = fault.reason
+    with Verified(Path(cache_dir) / "verified_images.sqlite", _rules()) as verified:
+        keys = {source: source if tables else os.path.abspath(source) for source in stamps}
+        known = verified.sizes({keys[source]: stamp for source, stamp in stamps.items()})
+        outcomes |= {source: known[key] for source, key in keys.items() if key in known}
+        new = [first[source] for source in first if source in stamps and source not in outcomes]
+        log.info("images: %d sources, %d to decode for the first time", len(first), len(new))
+        read = tables.fetch if tables else _same
+        for source, outcome in _decoded(new, read, progress):
+            outcomes[source] = outcome
+            if not isinstance(outcome, str):
+                verified.add(keys[source], stamps[source], outcome)
+    bad = [(picture, reason) for picture in pictures if (reason := _reason(picture, outcomes[picture.source]))]
+    if on_bad is OnBad.fail:
+        settle([Fault(picture.source, reason) for picture, reason in bad], on_bad)
+    return bad
+
+
+def _decoded(
+    pictures: Sequence[Picture], read: Callable[[Picture], Picture], progress: bool
+) -> Iterator[tuple[str, tuple[int, int] | str]]:
+    """Yield (source, size of the upright image or why it is bad). Pillow decodes without the interpreter lock."""
+
+    def outcome(picture: Picture) -> tuple[str, tuple[int, int] | str]:
+        try:
+            return picture.source, _whole(read(picture)).size
+        except Fault as fault:
+            return picture.source, fault.reason
+
+    # disable=None: no bar where there is no terminal
+    bar = tqdm(total=len(pictures), desc="verify images", unit="image", disable=None if progress and pictures else True)
+    with bar, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for start in range(0, len(pictures), BATCH):
+            batch = pictures[start : start + BATCH]
+            yield from pool.map(outcome, batch)
+            bar.update(len(batch))
+
+
+def _same(picture: Picture) -> Picture:
+    return picture
+
+
+def _rules() -> str:
+    """What a verdict depends on besides the file."""
+    return f"1 pillow={PIL.__version__} pixels={MAX_PIXELS} bytes={MAX_BYTES}"
+
+
+def _reason(picture: Picture, outcome: tuple[int, int] | str) -> str | None:
+    if isinstance(outcome, str):
+        return outcome
+    return _crop_reason(picture.crop, outcome) if picture.crop is not None else None
+
+
+def _crop_reason(crop: tuple[int, int, int, int], size: tuple[int, int]) -> str | None:
+    left, upper, right, lower = crop
+    if 0 <= left < right <= size[0] and 0 <= upper < lower <= size[1]:
+        return None
+    return f"the crop (left, upper, right, lower) = {crop} does not lie inside its {size[0]} x {size[1]} pixels"
+
+
+def _stamp(picture: Picture) -> Stamp:
+    """Stat the file; bytes in memory are stamped by length and a hash instead."""
+    if picture.data is not None:
+        return Stamp.of_bytes(picture.data)
+    try:
+        found = os.stat(picture.source)
+    except (OSError, ValueError) as error:
+        raise Fault(picture.source, why_unreadable(error)) from None
+    return Stamp(found.st_size, found.st_mtime_ns)
+
+
+def _encoded(picture: Picture) -> bytes:
+    """Read the encoded bytes of one picture; a pipe or a device is refused before it can block."""
+    if picture.data is not None:
+        data = picture.data
+    else:
+        try:
+            with open_regular(picture.source) as file:
+                data = file.read(MAX_BYTES + 1)
+        except (OSError, ValueError) as error:
+            raise Fault(picture.source, why_unreadable(error)) from None
+    if not data:
+        raise Fault(picture.source, "the image is empty (0 bytes)")
+    if len(data) > MAX_BYTES:
+        raise Fault(picture.source, f"the encoded image has more than {MAX_BYTES} bytes, the most that is read")
+    return data
+
+
+def _whole(picture: Picture) -> Image.Image:
+    """Decode without the crop."""
+    data = _encoded(picture)
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            _refuse(image, data, picture.source)
+            image.load()
+            return _rgb(ImageOps.exif_transpose(image), picture.source)
+    except Fault:
+        raise
+    except UnidentifiedImageError:
+        reason = f"its content is none of {', '.join(FORMATS)}; it begins with {data[:8]!r}"
+        raise Fault(picture.source, reason) from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        reason = f"it has more pixels than the {MAX_PIXELS} that are decoded (lab.data.images.MAX_PIXELS)"
+        raise Fault(picture.source, reason) from None
+    except Exception as error:  # Pillow raises a dozen unrelated kinds on hostile bytes: all mean the same here
+        reason = f"the image cannot be decoded ({type(error).__name__}: {str(error)[:200]})"
+        raise Fault(picture.source, reason) from error
+
+
+def _refuse(image: Image.Image, data: bytes, source: str) -> None:
+    """Refuse by the header alone, before any pixel is decoded."""
+    width, height = image.size
+    if width < 1 or height < 1:
+        raise Fault(source, f"the image has no pixels ({width} x {height})")
+    if width * height > MAX_PIXELS:
+        limit = f"more than the {MAX_PIXELS} pixels that are decoded (lab.data.images.MAX_PIXELS)"
+        raise Fault(source, f"the image is {width} x {height}, {limit}")
+    if image.format != "MPO" and getattr(image, "is_animated", False):
+        raise Fault(source, "the file holds more than one frame; a still image is needed")
+    if image.format == "PNG" and PNG_END not in data:  # Pillow is content once the pixels are complete
+        raise Fault(source, "the image cannot be decoded (truncated PNG: no IEND chunk)")
+
+
+def _rgb(image: Image.Image, source: str) -> Image.Image:
+    """Convert any mode to RGB."""
+    if image.mode.startswith("I;16"):
+        return _from_16_bit(image)
+    if image.mode in ("I", "F"):
+        raise Fault(source, f"its pixels are 32-bit numbers (mode {image.mode}): which value is white is not defined")
+    if "transparency" in image.info or image.mode in ("LA", "PA", "RGBA", "La", "RGBa"):
+        straight = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+        if straight.getchannel("A").getextrema() == (255, 255):  # opaque: the same pixels, a third faster
+            return straight.convert("RGB")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, straight).convert("RGB")
+    return image.convert("RGB")
+
+
+def _from_16_bit(image: Image.Image) -> Image.Image:
+    """Scale 16-bit grey: round(value / 257), so that 65535 is white (Pillow before 12 clips at 255 instead)."""
+    value_HW = np.asarray(image).astype(np.uint32)
+    grey_HW = ((value_HW + 128) // 257).astype(np.uint8)
+    clear = image.info.get("transparency")
+    if isinstance(clear, int):
+        grey_HW[value_HW == clear] = 255
+    return Image.fromarray(grey_HW).convert("RGB")

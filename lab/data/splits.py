@@ -1,0 +1,130 @@
+"""From checked records to `Splits`: a stable choice of how many, every image verified, bad ones settled together."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from lab.config import DataDial, OnBad
+from lab.data import images
+from lab.data.faults import Fault, settle
+from lab.errors import ConfigError, DataError, did_you_mean
+from lab.records import Picture, Sample, Splits
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+PARTS = ("train", "minival", "dev")
+
+
+class Records:
+    """A `Split` of samples in memory; images are read when they are decoded, or fetched from `tables` by row.
+
+    absent: why there is nothing here (an empty train split is legal: it is asked for only by training).
+    """
+
+    def __init__(self, samples: Sequence[Sample], absent: str = "", tables: images.Tables | None = None) -> None:
+        self._samples = tuple(samples)
+        self._tables = tables
+        self.absent = absent
+        self.sample_ids = tuple(sample.sample_id for sample in self._samples)
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: int) -> Sample:
+        if not self._samples and self.absent:
+            raise DataError(self.absent)
+        sample = self._samples[index]
+        if self._tables is None:
+            return sample
+        return dataclasses.replace(sample, images=tuple(map(self._tables.fetch, sample.images)))
+
+
+def only(dial: DataDial, *fields: str) -> None:
+    """Refuse every optional field of the dial that the data set does not read: it would be ignored in silence."""
+    optional = ("root", "source", "difficulty", "image_layout", "permutations")
+    for key in optional:
+        value = getattr(dial, key)
+        if key not in fields and value is not None:
+            raise ConfigError(f"data.{key}={value}: data={dial.name} does not read it; leave it null.")
+
+
+def one_of(key: str, given: str, legal: Sequence[str]) -> str:
+    """Return a value of the dial that must be one of a few words."""
+    if given not in legal:
+        hint = did_you_mean(given, legal)
+        raise ConfigError(f"data.{key}={given}: legal values are {', '.join(legal)}.{hint}")
+    return given
+
+
+def choose(records: Sequence[T], number: int | None, key: str, seed: int, cluster: Callable[[T], str]) -> list[T]:
+    """Take `number` records in whole clusters (the last may be cut), in their own order; None takes all.
+
+    Clusters come in the order of SHA-256(seed/cluster): a smaller choice is part of a larger one, and a record that is
+    left out elsewhere moves no other.
+    """
+    if number is None:
+        return list(records)
+    if not 0 <= number <= len(records):
+        most = len(records)
+        raise ConfigError(f"data.{key}={number}: there are {most} statements; legal: 0 to {most}, or null.")
+    draws = {name: hashlib.sha256(f"{seed}/{name}".encode()).digest() for name in dict.fromkeys(map(cluster, records))}
+    order = sorted(range(len(records)), key=lambda at: (draws[cluster(records[at])], at))
+    return [records[at] for at in sorted(order[:number])]
+
+
+def finish(
+    parts: Mapping[str, Sequence[Sample]],
+    faults: Sequence[Fault],
+    dial: DataDial,
+    cache_dir: Path,
+    notes: Sequence[str],
+    absent: str = "",
+    tables: images.Tables | None = None,
+    together: bool = False,
+) -> Splits:
+    """Verify every image of the chosen samples, settle all faults by `data.on_bad`, and make the splits.
+
+    absent: the sentence for whoever asks for a split that is empty. together: an image set is left out as a whole.
+    """
+    pictures = [picture for part in PARTS for sample in parts[part] for picture in sample.images]
+    bad = dict(images.verify(pictures, cache_dir, OnBad.skip, tables=tables))
+    if dial.on_bad is OnBad.fail:
+        settle([*faults, *(Fault(picture.source, reason) for picture, reason in bad.items())], dial.on_bad)
+    kept: dict[str, list[Sample]] = {part: [] for part in PARTS}
+    lost = list(faults)
+    for part in PARTS:
+        culprits: dict[str, Picture] = {}
+        for sample in parts[part]:
+            for picture in sample.images:
+                if picture in bad:
+                    culprits.setdefault(sample.image_set if together else sample.sample_id, picture)
+        for sample in parts[part]:
+            culprit = culprits.get(sample.image_set if together else sample.sample_id)
+            if culprit is None:
+                kept[part].append(sample)
+            else:
+                lost.append(Fault(culprit.source, f"{bad[culprit]}; {part} sample {sample.sample_id} is left out"))
+    if not kept["dev"]:
+        counts = f"bad records: {len(lost)}, the first: {lost[0]}" if lost else "data.num_dev is 0"
+        raise DataError(f"data={dial.name}: nothing is left to report on in the dev split; {counts}.")
+    skipped = settle(lost, OnBad.skip)
+    if skipped:
+        log.warning("data=%s: left out under data.on_bad=skip: %d", dial.name, len(skipped))
+    splits = {part: Records(kept[part], absent, tables) for part in PARTS}
+    return Splits(**splits, skipped=skipped, notes=tuple(notes))
+
+
+def recurring(parts: Mapping[str, Sequence[T]], of: Callable[[T], Sequence[str]]) -> int:
+    """Count the strings (sentences, addresses) that stand in more than one part."""
+    seen = [{text for record in records for text in of(record)} for records in parts.values()]
+    return len({text for at, here in enumerate(seen) for there in seen[at + 1 :] for text in here & there})
