@@ -6,6 +6,7 @@ folder. A run alone and an arm of a sweep go through the same two functions.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -13,18 +14,24 @@ import logging
 import os
 import platform
 import socket
+import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lab import adapter, conditioning, contract, data, lora, model, runs, vision_tokens
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from lab import adapter, conditioning, contract, data, export, lora, model, runs, vision_tokens
 from lab.config import Experiment, as_dict, identity, trains
-from lab.errors import DataError, ModelError
-from lab.evaluation import latency, metrics, predictions, scoring
+from lab.data.controls import ControlSplit
+from lab.errors import ConfigError, DataError, ModelError
+from lab.evaluation import equivalence, generation, latency, metrics, predictions, scoring
 from lab.model import Vlm
 from lab.model.answers import AnswerTokens, answer_tokens
-from lab.model.encoding import Encoder, check_budget, to_device
+from lab.model.encoding import Encoder, to_device
 from lab.progress import Report, silent
 from lab.records import Splits
 from lab.runs import Run
@@ -32,16 +39,26 @@ from lab.training import loop
 from lab.training.datamodule import Examples, eval_batches
 from lab.training.features import FeatureStore
 
+if TYPE_CHECKING:
+    import torch
+
 log = logging.getLogger(__name__)
 
+PROBE = "probe.safetensors"
 SPLITS = ("train", "minival", "dev")
 
 
-def assemble(x: Experiment) -> Vlm:
-    """The model of an experiment, as the paper's figure has it; `lora.attach` comes last and per arm (`run_arm`)."""
-    vlm = model.load(x.model)
-    vision_tokens.install(vlm, x.vision_tokens)
-    conditioning.install(vlm, x.conditioning)
+def assemble(x: Experiment, base: Vlm) -> Vlm:
+    """An arm's own model over a shared base, as the paper's figure has it; `lora.attach` comes last (`run_arm`)."""
+    vlm = base.share()
+    vision_tokens.install(vlm, x.vision_tokens, x.seed)
+    conditioning.install(vlm, x.conditioning, x.seed)
+    if not vlm.family.single_output and (vlm.reducer is not None or vlm.conditioner is not None):
+        raise ConfigError(
+            f"vision_tokens={x.vision_tokens.name}, conditioning={x.conditioning.name}: the tower of model.family="
+            f"{vlm.family.name} speaks to several blocks of the language model (DeepStack), so one tensor does not stand for "
+            "an image. Legal here: vision_tokens=native or resize, conditioning=prefix."
+        )
     return vlm
 
 
@@ -51,21 +68,31 @@ class Prepared:
 
     vlm: Vlm
     splits: Splits
-    store: FeatureStore | None
     examples: dict[str, dict[str, Examples]] = field(default_factory=dict)
+    stores: dict[str, FeatureStore] = field(default_factory=dict)
 
     def encoded(self, x: Experiment, report: Report = silent) -> dict[str, Examples]:
-        """The splits, tokenised with the experiment's prompt; built once per prompt."""
-        key = shared_key(x, with_prompt=True)
+        """The splits, tokenised with the experiment's prompt and token budget; built once per such pair."""
+        key = encoding_key(x)
         if key not in self.examples:
-            encoder = Encoder(self.vlm, x.prompt, x.seed)
+            vlm = assemble(x, self.vlm)
+            encoder = Encoder(vlm, x.prompt, x.seed)
             made = {name: Examples(getattr(self.splits, name), encoder) for name in needed_splits(x)}
             for examples in made.values():
                 if len(examples):
-                    check_budget(encoder, examples.split[0].images[0], x.vision_tokens.budget)
-                examples.prepare(self.store, self.vlm, report)
+                    encoder.picture(examples.split[0].images[0])
+                examples.prepare(self.store(x, vlm, encoder), vlm, report)
             self.examples[key] = made
         return self.examples[key]
+
+    def store(self, x: Experiment, vlm: Vlm, encoder: Encoder) -> FeatureStore | None:
+        """The features of the frozen tower, one store for each way of preprocessing; None where they cannot be kept."""
+        if not x.trainer.feature_cache or tower_trains(x) or not vlm.family.single_output:
+            return None
+        key = json.dumps(encoder.settings(), sort_keys=True, default=str)
+        if key not in self.stores:
+            self.stores[key] = FeatureStore(Path(x.tracking.cache_dir), vlm, encoder)
+        return self.stores[key]
 
 
 def needed_splits(x: Experiment) -> tuple[str, ...]:
@@ -73,15 +100,26 @@ def needed_splits(x: Experiment) -> tuple[str, ...]:
     return SPLITS if trains(x) else ("minival", "dev")
 
 
-def shared_key(x: Experiment, with_prompt: bool = False) -> str:
-    """Arms with one key share base, features and data; with the prompt, tokenised data too."""
+def shared_key(x: Experiment) -> str:
+    """Arms with one key share base, features and data: what `vision_tokens` and `conditioning` add is each arm's own."""
     values = as_dict(x)
-    kept = {name: values[name] for name in ("model", "data", "vision_tokens", "conditioning")}
+    kept = {name: values[name] for name in ("model", "data")}
     kept["tower trains"] = tower_trains(x)
     kept["cache"] = x.trainer.feature_cache
-    if with_prompt:
-        kept["prompt"] = [values["prompt"], x.seed if values["prompt"]["image_order"] == "random" else None, trains(x)]
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+    return digest(kept)
+
+
+def encoding_key(x: Experiment) -> str:
+    """Arms with one key, of one group, share tokenised data too."""
+    values = as_dict(x)
+    order_seed = x.seed if values["prompt"]["image_order"] == "random" else None
+    kept = {name: values[name] for name in ("prompt", "vision_tokens", "conditioning")}
+    return digest({**kept, "order seed": order_seed, "trains": trains(x), "tower trains": tower_trains(x)})
+
+
+def digest(values: dict[str, Any]) -> str:
+    """16 hexadecimal digits that name plain values."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def tower_trains(x: Experiment) -> bool:
@@ -104,15 +142,14 @@ def prepare(x: Experiment, report: Report = silent) -> Prepared:
     for name in needed_splits(x):
         if not len(getattr(splits, name)) and name != "minival":
             raise DataError(f"data={x.data.name}: the {name} split is empty. {' '.join(splits.notes)}")
-    vlm = assemble(x)
+    base = model.load(x.model)
     if x.trainer.accelerator != "cpu" and torch.cuda.is_available():
-        vlm.model.to("cuda")
-    store = None
+        base.model.to("cuda")
     if x.trainer.feature_cache and tower_trains(x):
         log.warning("features are not cached: lora.where=%s trains the tower or its projector", list(x.lora.where))
-    elif x.trainer.feature_cache:
-        store = FeatureStore(cache, vlm, Encoder(vlm, x.prompt, x.seed))
-    prepared = Prepared(vlm, splits, store)
+    elif x.trainer.feature_cache and not base.family.single_output:
+        log.warning("features are not cached: the tower of model.family=%s gives more than one tensor an image", x.model.family)
+    prepared = Prepared(base, splits)
     prepared.encoded(x, report)
     return prepared
 
@@ -134,9 +171,31 @@ def run_arm(x: Experiment, prepared: Prepared, run: Run, started: float, report:
     run.started, run.status, run.error = runs.now(), runs.RUNNING, None
     run.process = {"pid": os.getpid(), "host": socket.gethostname()}
     runs.save(runs_dir, run)
-    encoded = prepared.encoded(x, report)
-    vlm = prepared.vlm.share()
+    prepared.encoded(x, report)  # before adapters sit in the tower
+    with attached(x, prepared) as vlm:
+        train_and_measure(x, vlm, prepared, run, run_dir, started, report)
+    run.status, run.ended = runs.FINISHED, runs.now()
+    runs.save(runs_dir, run)
+    return run
+
+
+@contextlib.contextmanager
+def attached(x: Experiment, prepared: Prepared) -> Iterator[Vlm]:
+    """An arm's model with fresh adapters; whatever happens, the shared base is left as it was."""
+    vlm = assemble(x, prepared.vlm)
     lora.attach(vlm, x.lora, x.seed)
+    try:
+        yield vlm
+    finally:
+        lora.detach(vlm)
+        prepared.vlm.model = vlm.model
+
+
+def train_and_measure(
+    x: Experiment, vlm: Vlm, prepared: Prepared, run: Run, run_dir: Path, started: float, report: Report
+) -> None:
+    """Fill a run's record with what one arm's model counts, learns and answers."""
+    encoded = prepared.encoded(x, report)
     ledger = lora.ledger(vlm)
     log.info("parameters\n%s", lora.ledger_text(ledger))
     tokens = answer_tokens(vlm.processor.tokenizer, x.prompt)
@@ -145,18 +204,23 @@ def run_arm(x: Experiment, prepared: Prepared, run: Run, started: float, report:
         "parameters/total": float(sum(row.total for row in ledger)),
         "parameters/trainable": float(sum(row.trainable for row in ledger)),
     }
-    runs.save(runs_dir, run)
-    contract.save(run_dir, contract.describe(x, vlm, encoded["dev"].encoder, tokens))
+    run.metrics["flops/added_per_example"] = added_flops(vlm, encoded["dev"])
+    runs.save(Path(x.tracking.runs_dir), run)
+    described = contract.describe(x, vlm, encoded["dev"].encoder, tokens)
+    contract.save(run_dir, described)
     if trains(x):
         run.metrics |= loop.train(x, vlm, encoded, run_dir, started, report)
-        require_effect(vlm, encoded["dev"])
+        lora.settle(vlm)
+        require_effect(vlm, assemble(x, prepared.vlm), encoded["dev"])
         adapter.save(vlm, run_dir / "adapter")
     run.metrics |= evaluate(x, vlm, encoded, tokens, run_dir, report)
-    run.status, run.ended = runs.FINISHED, runs.now()
-    runs.save(runs_dir, run)
-    if hasattr(vlm.model, "unload"):
-        prepared.vlm.model = vlm.model.unload()
-    return run
+    realised = {key: run.metrics[f"visual_tokens/{key}"] for key in ("mean", "min", "max")}
+    contract.save(run_dir, {**described, "visual_tokens": realised})
+    if x.evaluation.verify:
+        checks = verify(x, vlm, encoded["dev"], tokens, run_dir)
+        run.metrics |= equivalence.summary(checks)
+        run.facts["verify"] = equivalence.facts(checks)
+        log.info("equivalence gate\n%s", equivalence.table(checks))
 
 
 def evaluate(
@@ -164,10 +228,11 @@ def evaluate(
 ) -> dict[str, float]:
     """Score minival and dev, write their predictions, measure latency and memory; return the summary numbers."""
     out: dict[str, float] = {}
-    for name in ("minival", "dev"):
-        if not len(encoded[name]):
-            continue
-        scored = scoring.score(vlm, encoded[name], tokens, x.evaluation.batch_size, name, report)
+    section = x.evaluation
+    looked_at = {name: encoded[name] for name in ("minival", "dev") if len(encoded[name])}
+    looked_at |= {f"dev_{name}": control_examples(name, encoded["dev"], x.seed) for name in section.controls}
+    for name, examples in looked_at.items():
+        scored = scoring.score(vlm, examples, tokens, section.batch_size, name, report)
         path = run_dir / "predictions" / f"{name}.parquet"
         predictions.write(path, scored)
         out |= {f"{name}/{key}": value for key, value in metrics.summarise(predictions.read(path)).items()}
@@ -175,26 +240,78 @@ def evaluate(
             counts = [count for row in scored for count in row.visual_tokens]
             out["visual_tokens/mean"] = sum(counts) / len(counts)
             out["visual_tokens/min"], out["visual_tokens/max"] = float(min(counts)), float(max(counts))
+            if section.generate:
+                texts = generation.generate(vlm, examples, x.prompt, section.batch_size, name, report)
+                out |= {f"dev/{key}": value for key, value in generation.compare(texts, scored).items()}
     report("measuring latency", 0, 1, "")
-    section = x.evaluation
     out |= latency.measure(vlm, encoded["dev"], section.latency_warmup, section.latency_examples, section.batch_size)
     out["memory/peak_mb"] = latency.peak_memory_mb(vlm.device)
     report("measuring latency", 1, 1, "")
     return out
 
 
-def require_effect(vlm: Vlm, examples: Examples) -> None:
-    """Raise a `ModelError` if switching the trained adapter off moves no logit of a probe batch."""
+def added_flops(vlm: Vlm, examples: Examples) -> float:
+    """Operations that `vision_tokens` and `conditioning` add to a forward pass, mean over the first examples."""
+    batch = next(eval_batches(examples, 8))
+    return vision_tokens.extra_flops_per_example(vlm, batch) + conditioning.extra_flops_per_example(vlm, batch)
+
+
+def control_examples(control: str, examples: Examples, seed: int) -> Examples:
+    """The examples of a split with their images taken away, encoded as the split itself is."""
+    return Examples(ControlSplit(examples.split, control, seed), examples.encoder)
+
+
+def verify(x: Experiment, vlm: Vlm, examples: Examples, tokens: AnswerTokens, run_dir: Path) -> list[equivalence.Check]:
+    """Run the equivalence gate on the first examples of dev and keep the probe's logits in the run folder."""
+    samples = [examples.split[i] for i in range(min(x.evaluation.probe_examples, len(examples)))]
+    with tempfile.TemporaryDirectory(prefix="lab-export-") as scratch:
+
+        def plain(model_to_export: Vlm) -> Path:
+            folder = Path(scratch) / "export"
+            export.export(model_to_export, folder, contract.load(run_dir))
+            return folder
+
+        checks, reference = equivalence.verify(
+            x, vlm, samples, examples.encoder, tokens, lambda: reload(x, run_dir, vlm.device), plain
+        )
+    save_file({"logits": reference.contiguous()}, run_dir / PROBE)
+    return checks
+
+
+def reload(x: Experiment, run_dir: Path, device: torch.device | str = "cpu") -> Vlm:
+    """The trained model of a run folder, from its files alone."""
+    vlm = assemble(x, model.load(x.model))
+    if trains(x):
+        adapter.load(vlm, run_dir / "adapter")
+    vlm.model.to(device)
+    return vlm
+
+
+def stored_probe(run_dir: Path) -> torch.Tensor:
+    """The probe's logits as they were when the model was trained. Raises `DataError` if they are gone or damaged."""
+    try:
+        return load_file(run_dir / PROBE)["logits"]
+    except (OSError, KeyError, SafetensorError) as error:
+        raise DataError(f"{run_dir / PROBE}: the probe's logits cannot be read ({error}).") from None
+
+
+def require_effect(vlm: Vlm, fresh: Vlm, examples: Examples) -> None:
+    """Raise a `ModelError` if what has trained moves no logit of a probe batch.
+
+    fresh: the arm as it was before training, over the same base: adapters are switched off for it, extra modules are new.
+    """
     import torch
 
     batch = to_device(next(eval_batches(examples, 8)), vlm.device)
     vlm.model.eval()
     with torch.inference_mode():
         adapted = scoring.answer_logits(vlm, batch)
-        with vlm.model.disable_adapter():
-            bare = scoring.answer_logits(vlm, batch)
+        with vlm.model.disable_adapter() if hasattr(vlm.model, "disable_adapter") else contextlib.nullcontext():
+            bare = scoring.answer_logits(fresh, batch)
     if torch.equal(adapted, bare):
-        raise ModelError("lora: the trained adapter moves no logit. Was optim.lr zero, or does its target never run?")
+        raise ModelError(
+            "lora: neither the trained adapter nor an extra module moves a logit. Was optim.lr zero, or does the target never run?"
+        )
 
 
 def data_facts(x: Experiment, prepared: Prepared, encoded: dict[str, Examples]) -> dict[str, Any]:

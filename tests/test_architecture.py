@@ -20,7 +20,7 @@ FLOW = (
     "model",
     "vision_tokens conditioning",
     "lora",
-    "adapter contract",
+    "adapter contract export planning",
     "training",
     "evaluation",
     "tracking",

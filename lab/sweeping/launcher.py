@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -17,7 +20,7 @@ from omegaconf import DictConfig, open_dict
 class SharedLauncher(Launcher):
     """Composes every arm first, so that an illegal one is told before any trains, then runs them over shared bases."""
 
-    __module__ = "hydra_plugins.lab"  # Hydra 1.3 takes launchers from modules of this prefix only (core/plugins.py)
+    __module__ = "hydra_plugins.lab"  # Hydra 1.3 takes launchers from modules of this prefix only
 
     def __init__(self, max_arms: int | None = None) -> None:
         self.max_arms = max_arms
@@ -49,7 +52,15 @@ class SharedLauncherConfig:
 
 
 def register() -> None:
-    """Make `hydra/launcher=shared` known to Hydra."""
+    """Make `hydra/launcher=shared` known to Hydra, which looks for the class in a module `hydra_plugins.*`."""
     Plugins.instance().register(SharedLauncher)
+    try:
+        package = importlib.import_module("hydra_plugins")
+    except ImportError:
+        package = sys.modules.setdefault("hydra_plugins", ModuleType("hydra_plugins"))
+    module = ModuleType(SharedLauncher.__module__)
+    vars(module)["SharedLauncher"] = SharedLauncher
+    sys.modules[SharedLauncher.__module__] = module
+    vars(package)["lab"] = module
     store: Any = ConfigStore.instance()
     store.store(group="hydra/launcher", name="shared", node=SharedLauncherConfig, provider="lab")

@@ -18,7 +18,7 @@ from lab.config import TrainerSection
 from lab.model import Vlm
 from lab.model.encoding import Encoder, Example, Text
 from lab.progress import Report, silent
-from lab.records import Batch, Split
+from lab.records import Batch, Picture, Split
 from lab.training.features import FeatureStore, image_key
 
 if TYPE_CHECKING:
@@ -46,12 +46,16 @@ class Examples(Dataset[Example]):
         if store is not None:
             samples = (self.split[i] for i in range(len(self)))
             self.keys = [tuple(image_key(picture) for picture in sample.images) for sample in samples]
-            pairs = ((key, self.split[i].images[j]) for i, keys in enumerate(self.keys) for j, key in enumerate(keys))
-            computed = store.fill(pairs, vlm, self.encoder, report)
+            places = {key: (i, j) for i, keys in enumerate(self.keys) for j, key in enumerate(keys)}
+            computed = store.fill(places, lambda key: self.picture(*places[key]), vlm, self.encoder, report)
             self.store = store
         for i in range(len(self)):
             self.text(i)
         return computed
+
+    def picture(self, index: int, image: int) -> Picture:
+        """One image of one sample."""
+        return self.split[index].images[image]
 
     def text(self, index: int) -> Text:
         """The tokenised prompt of a sample."""
@@ -118,8 +122,9 @@ class DataModule(L.LightningDataModule):
         return self.loader(self.minival, None)
 
 
-def eval_batches(examples: Examples, batch_size: int) -> Iterator[Batch]:
-    """Batches without answers, in file order: what scoring reads."""
+def eval_batches(examples: Examples, batch_size: int, pixels: bool = False) -> Iterator[Batch]:
+    """Batches without answers, in file order: what scoring reads. With `pixels`, images come as pixels, never as features."""
     for start in range(0, len(examples), batch_size):
-        items = [examples[i] for i in range(start, min(start + batch_size, len(examples)))]
+        indices = range(start, min(start + batch_size, len(examples)))
+        items = [examples.encoder.example(examples.split[i]) if pixels else examples[i] for i in indices]
         yield examples.encoder.collate(items, with_answers=False)

@@ -18,7 +18,7 @@ import logging
 import os
 import uuid
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -137,21 +137,23 @@ class FeatureStore:
         row = self.rows[key]
         return self.values[row.shard][row.start : row.stop], row.grid
 
-    def fill(self, pictures: Iterable[tuple[bytes, Picture]], vlm: Vlm, encoder: Encoder, report: Report = silent) -> int:
-        """Compute what is missing and return how many images that was. Each image is computed once, in batches.
+    def fill(
+        self, keys: Iterable[bytes], read: Callable[[bytes], Picture], vlm: Vlm, encoder: Encoder, report: Report = silent
+    ) -> int:
+        """Compute what is missing and return how many images that was. Each image is read and computed once, in batches.
 
-        pictures: (image_key, picture); repeated keys are skipped.
+        keys: `image_key` of every image wanted, repeated or not. read: finds the picture of a key.
         """
         self.refresh()
-        missing: dict[bytes, Picture] = {}
-        for key, picture in pictures:
-            if key not in missing and not self.sound(key):
-                missing[key] = picture
+        wanted = dict.fromkeys(keys)
+        for key in wanted:
+            self.sound(key)  # may drop a damaged shard, and with it images that were found sound before
+        missing = [key for key in wanted if key not in self.rows]
         if not missing:
             return 0
         shard: list[Loaded] = []
         done = 0
-        for batch in batches(missing.items(), encoder):
+        for batch in batches(((key, read(key)) for key in missing), encoder):
             shard += compute(batch, vlm)
             done += len(batch)
             report("features of the frozen tower (images)", done, len(missing), "")

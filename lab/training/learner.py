@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from lab.config import Optim, PromptDial, Schedule
-from lab.lora import trainable
+from lab.lora import parameter_groups
 from lab.model import Vlm
 from lab.model.answers import answer_tokens, log_masses
 from lab.model.encoding import IGNORED, to_device
@@ -80,8 +80,8 @@ class Learner(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optim = self.section
-        parameters = list(trainable(self.vlm).values())
-        optimizer = torch.optim.AdamW(parameters, lr=optim.lr, betas=tuple(optim.betas), weight_decay=optim.weight_decay)
+        groups = parameter_groups(self.vlm, optim)
+        optimizer = torch.optim.AdamW(groups, lr=optim.lr, betas=tuple(optim.betas), weight_decay=optim.weight_decay)
         warmup = round(optim.warmup_fraction * self.steps)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: rate(optim.schedule, step, self.steps, warmup)

@@ -1,0 +1,116 @@
+"""python -m lab.plan [KEY=VALUE ...]: what a comparison could see and what it would cost, before it is run.
+
+No weights are loaded. Exit code 2 if the experiment cannot fit the device.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lab.doors import answer, register, set_up_logging, shipped
+from lab.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from lab.config import Experiment
+    from lab.records import Splits
+
+DISCORDANCES = (0.05, 0.10, 0.20)
+ICC = 0.05
+"""Assumed correlation of d = correct_A - correct_B within an image set; a report measures it afterwards."""
+
+
+def main() -> None:
+    """The door."""
+    parser = argparse.ArgumentParser(prog="python -m lab.plan", description=__doc__)
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as in lab.train; one experiment")
+    parser.add_argument("-cn", "--config-name", default="train", help="a sweep of sweeps/, planned at its defaults")
+    parser.add_argument("--device", default="h200", help="h200, h100, a100, l40s, rtx4090, t4")
+    parser.add_argument("--arms", type=int, default=3, help="arms of the sweep, for its time")
+    parser.add_argument("--text-tokens", type=int, default=70, help="tokens of a prompt without its images")
+    parser.add_argument("--tokens-per-image", type=int, help="default: vision_tokens.budget, else 256")
+    given = parser.parse_args()
+    set_up_logging()
+    sys.exit(answer(lambda: act(given)))
+
+
+def act(given: argparse.Namespace) -> int:
+    """Compose, count and print."""
+    from hydra import compose, initialize_config_dir
+
+    from lab.config import freeze
+
+    register()
+    with initialize_config_dir(str(shipped("conf")), version_base="1.3"):
+        x = freeze(compose(given.config_name, overrides=given.overrides))
+    splits = data_of(x)
+    print(visible(splits))
+    print(cost(x, given, None if splits is None else len(splits.train)))
+    return 0
+
+
+def data_of(x: Experiment) -> Splits | None:
+    """The data if they are here; a plan can do without."""
+    from lab import data
+
+    try:
+        return data.load(x.data, Path(x.tracking.cache_dir))
+    except DataError as error:
+        print(f"The data are not here, so nothing is said of what a comparison could see: {error}", file=sys.stderr)
+        return None
+
+
+def visible(splits: Splits | None) -> str:
+    """The smallest difference between two arms that dev could show, for stated assumptions."""
+    if splits is None:
+        return ""
+    from lab.evaluation.resolution import smallest_detectable
+
+    sizes = list(Counter(splits.dev[i].image_set for i in range(len(splits.dev))).values())
+    lines = [
+        f"dev: {len(splits.dev):,} examples in {len(sizes):,} clusters; train: {len(splits.train):,}",
+        "smallest difference in accuracy between two arms that is found with 80 % probability at 5 % (two-sided),",
+        f"if the arms disagree on so many examples (correlation within a cluster {ICC}):",
+    ]
+    for share in DISCORDANCES:
+        points = 100 * smallest_detectable(len(splits.dev), share, cluster_sizes=sizes, icc=ICC)
+        lines.append(f"  {100 * share:4.0f} %  {points:5.2f} points")
+    return "\n".join(lines)
+
+
+def cost(x: Experiment, given: argparse.Namespace, num_train: int | None) -> str:
+    """Parameters per part, memory, FLOPs and floor times. Raises `ConfigError` if the device cannot hold it."""
+    from lab import lora, planning
+
+    flops, memory = planning.device(given.device)
+    per_image = given.tokens_per_image or x.vision_tokens.budget or 256
+    found = planning.plan(x, per_image, images=2, text_tokens=given.text_tokens)
+    gigabytes = [value / 1e9 for value in (found.weight_bytes, found.adapter_bytes, found.activation_bytes, found.memory_bytes)]
+    lines = [
+        "",
+        lora.ledger_text(found.ledger),
+        "",
+        f"{found.tokens} tokens an example ({per_image} per image, 2 images, {given.text_tokens} of text)",
+        f"memory: weights {gigabytes[0]:.2f} GB, adapters with AdamW {gigabytes[1]:.2f}, activations {gigabytes[2]:.2f} "
+        f"(batch {x.trainer.batch_size}), together {gigabytes[3]:.2f} of {memory / 1e9:.0f} GB on {given.device}",
+        f"training: {found.train_flops / 1e9:,.1f} GFLOP an example; evaluation: {found.eval_flops / 1e9:,.1f}",
+    ]
+    if num_train and found.train_flops:
+        epoch = num_train * found.train_flops / flops
+        lines.append(
+            f"floor on {given.device} (every FLOP at the data sheet's rate): {epoch:,.1f} s an epoch of {num_train:,} examples, "
+            f"{given.arms * epoch:,.1f} s for {given.arms} arms; expect 2 to 4 times that"
+        )
+    if found.memory_bytes > memory:
+        raise ConfigError(
+            "\n".join(lines) + f"\nThis does not fit {given.device}. Lower trainer.batch_size and raise "
+            "trainer.accumulate_grad_batches, or set trainer.gradient_checkpointing=true."
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""python -m lab.verify RUN: does a finished run still give the answers it was measured with? Light until it starts."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from lab.doors import answer, set_up_logging
+from lab.errors import ContractError
+
+
+def main() -> None:
+    """The door."""
+    parser = argparse.ArgumentParser(prog="python -m lab.verify", description=__doc__)
+    parser.add_argument("run", help="identity of a finished run, or its first digits")
+    parser.add_argument("--runs-dir", type=Path, default=Path("runs"), help="the folder of run folders")
+    parser.add_argument("--folder", type=Path, help="check this exported Hugging Face folder instead of exporting anew")
+    given = parser.parse_args()
+    set_up_logging()
+    sys.exit(answer(lambda: verify(given.runs_dir, given.run, given.folder)))
+
+
+def verify(runs_dir: Path, name: str, folder: Path | None = None) -> int:
+    """Run the equivalence gate on a run's files; 0 if every check passes, else 1.
+
+    Raises `DataError` if there is no such finished run, `ContractError` if its files would not be used as they were trained.
+    """
+    from lab import runs
+    from lab.evaluate import find
+
+    run = find(runs_dir, name)
+
+    import tempfile
+
+    import torch
+
+    from lab import contract, export
+    from lab import run as running
+    from lab.config import from_dict
+    from lab.evaluation import equivalence
+    from lab.model import Vlm
+    from lab.model.answers import answer_tokens
+    from lab.model.encoding import Encoder
+
+    x = from_dict(run.config)
+    torch.set_num_threads(x.trainer.threads)
+    run_dir = runs.folder(runs_dir, run.identity)
+    vlm = running.reload(x, run_dir)
+    encoder = Encoder(vlm, x.prompt, x.seed)
+    tokens = answer_tokens(vlm.processor.tokenizer, x.prompt)
+    trained = contract.load(run_dir)
+    contract.enforce(trained, contract.describe(x, vlm, encoder, tokens), f"verifying {run.identity}")
+    if folder is not None:
+        differing = contract.differences(trained, contract.load(folder))
+        if differing:
+            raise ContractError(f"{folder} was not exported from {run.identity}:\n  " + "\n  ".join(differing))
+    dev = running.data.load(x.data, Path(x.tracking.cache_dir)).dev
+    samples = [dev[i] for i in range(min(x.evaluation.probe_examples, len(dev)))]
+    with tempfile.TemporaryDirectory(prefix="lab-export-") as scratch:
+
+        def plain(model: Vlm) -> Path:
+            if folder is not None:
+                return folder
+            export.export(model, Path(scratch) / "export", trained)
+            return Path(scratch) / "export"
+
+        checks, _ = equivalence.verify(
+            x, vlm, samples, encoder, tokens, lambda: running.reload(x, run_dir), plain, running.stored_probe(run_dir)
+        )
+    print(equivalence.table(checks))
+    return 0 if equivalence.passed(checks) else 1
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""Encoding equals the processor's own call; the answer is all that is trained; answer-row logits equal the plain path."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from lab import data, model, vision_tokens
+from lab.errors import ConfigError
+from lab.model.answers import answer_tokens, log_masses
+from lab.model.encoding import IGNORED, Encoder, expand
+from lab.prompt import to_chat
+from lab.training.learner import answer_loss
+from lab.data.images import decode
+
+
+@pytest.fixture(scope="module")
+def world(composer, tiny_folder, tmp_path_factory):
+    cache = tmp_path_factory.mktemp("cache")
+    x = composer(f"model.path={tiny_folder}", "data.num_train=32", "data.num_minival=8", "data.num_dev=16")
+    splits = data.load(x.data, cache)
+    vlm = model.load(x.model)
+    return x, vlm, splits, Encoder(vlm, x.prompt)
+
+
+@pytest.mark.parametrize("option", ["declarative", "qa"])
+@pytest.mark.parametrize("numbered", [False, True])
+def test_prompt_equals_the_processors_own(world, composer, option, numbered) -> None:
+    x, vlm, splits, _ = world
+    dial = composer(f"prompt={option}", f"prompt.numbered={numbered}").prompt
+    encoder = Encoder(vlm, dial)
+    samples = [splits.dev[i] for i in range(3)]
+    for sample in samples:
+        batch = encoder.collate([encoder.example(sample)], with_answers=False, align=1)
+        chat = to_chat(sample, dial)
+        text = vlm.processor.apply_chat_template(
+            list(chat.messages), add_generation_prompt=True, tokenize=False, add_vision_id=numbered
+        )
+        ours = vlm.processor(text=[text], images=[decode(p) for p in sample.images], return_tensors="pt")
+        for name in ("input_ids", "attention_mask", "mm_token_type_ids", "pixel_values", "image_grid_thw"):
+            assert torch.equal(getattr(batch, name), ours[name]), name
+
+
+def test_only_the_answer_is_trained(world) -> None:
+    _, vlm, splits, encoder = world
+    batch = encoder.collate([encoder.example(splits.train[i]) for i in range(6)], with_answers=True)
+    for row, label in zip(batch.input_ids, batch.labels, strict=True):
+        trained = vlm.processor.tokenizer.decode(label[label != IGNORED])
+        assert trained in ("True<|im_end|>", "False<|im_end|>")
+        assert torch.equal(row[label != IGNORED], label[label != IGNORED])
+    assert batch.answer_rows == 3
+
+
+def test_answer_rows_equal_the_labels_path(world) -> None:
+    """Loss and gradients of the answer rows equal Transformers' own `labels=`."""
+    _, vlm, splits, encoder = world
+    batch = encoder.collate([encoder.example(splits.train[i]) for i in range(5)], with_answers=True)
+    weight = vlm.model.model.language_model.layers[0].self_attn.q_proj.weight
+    weight.requires_grad_(True)
+    ours = answer_loss(vlm.logits(batch, batch.answer_rows), batch.labels)
+    (gradient,) = torch.autograd.grad(ours, weight)
+    plain = vlm.model(
+        input_ids=batch.input_ids,
+        attention_mask=batch.attention_mask,
+        mm_token_type_ids=batch.mm_token_type_ids,
+        pixel_values=batch.pixel_values,
+        image_grid_thw=batch.image_grid_thw,
+        labels=batch.labels,
+    ).loss
+    (expected,) = torch.autograd.grad(plain, weight)
+    weight.requires_grad_(False)
+    assert abs(ours.item() - plain.item()) < 1e-6
+    assert (gradient - expected).abs().max() <= 1e-6 * expected.abs().max().clamp(min=1.0)
+
+
+def test_features_equal_pixels_bit_for_bit(world) -> None:
+    _, vlm, splits, encoder = world
+    examples = [encoder.example(splits.train[i]) for i in range(4)]
+    batch = encoder.collate(examples, with_answers=True)
+    with torch.no_grad():
+        features = vlm.encode_images(batch.pixel_values, batch.image_grid_thw)
+        cached = dataclasses.replace(batch, pixel_values=None, image_features=features)
+        assert torch.equal(vlm.logits(batch, 3), vlm.logits(cached, 3))
+
+
+def test_expand() -> None:
+    import numpy as np
+
+    assert expand(np.array([5, 9, 6, 9, 7]), 9, [2, 3]).tolist() == [5, 9, 9, 6, 9, 9, 9, 7]
+
+
+def test_captured_mass_of_spellings(world) -> None:
+    """log p_A sums the probability of every single-token spelling, by hand."""
+    x, vlm, splits, encoder = world
+    tokens = answer_tokens(vlm.processor.tokenizer, x.prompt)
+    assert not set(tokens.true_ids) & set(tokens.false_ids)
+    assert {"True", "true", " True"} <= set(tokens.true_spellings)
+    logits = torch.randn(4, vlm.bare.config.text_config.vocab_size, dtype=torch.float32)
+    true, _ = log_masses(logits, tokens)
+    by_hand = logits.double().softmax(-1)[:, list(tokens.true_ids)].sum(-1).log()
+    assert torch.allclose(true.double(), by_hand, atol=1e-5)
+
+
+def test_an_answer_of_many_tokens_is_refused(world, composer) -> None:
+    _, vlm, *_ = world
+    dial = composer("prompt.answer_true=indubitably").prompt
+    with pytest.raises(ConfigError, match="prompt.answer_true='indubitably'.*tokens"):
+        answer_tokens(vlm.processor.tokenizer, dial)
+
+
+@pytest.mark.parametrize("budget", [1, 4, 9, 16])
+def test_resize_meets_its_budget(composer, world, budget) -> None:
+    x, vlm, splits, _ = world
+    fitted = vlm.share()
+    vision_tokens.install(fitted, composer("vision_tokens=resize", f"vision_tokens.budget={budget}").vision_tokens)
+    encoder = Encoder(fitted, x.prompt)
+    batch = encoder.collate([encoder.example(splits.dev[i]) for i in range(4)], with_answers=False)
+    assert max(batch.visual_tokens) <= budget
+    assert (batch.input_ids == encoder.image_id).sum().item() == sum(batch.visual_tokens)

@@ -1,0 +1,135 @@
+"""The feature cache: equal to computing, deduplicated, never half-written, never used when damaged."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lab import data, model, vision_tokens
+from lab.model.encoding import Encoder
+from lab.records import Picture
+from lab.training import features
+from lab.training.features import FeatureStore, image_key
+
+
+@pytest.fixture(scope="module")
+def world(composer, tiny_folder, tmp_path_factory):
+    x = composer(f"model.path={tiny_folder}", "data.num_train=64", "data.num_minival=8", "data.num_dev=16")
+    splits = data.load(x.data, tmp_path_factory.mktemp("cache"))
+    vlm = model.load(x.model)
+    pictures = [(image_key(p), p) for i in range(len(splits.train)) for p in splits.train[i].images]
+    return x, vlm, Encoder(vlm, x.prompt), pictures
+
+
+def fill(store, pictures, vlm, encoder) -> int:
+    return store.fill([key for key, _ in pictures], dict(pictures).__getitem__, vlm, encoder)
+
+
+def direct(vlm, encoder, picture) -> torch.Tensor:
+    pixels, grid = encoder.picture(picture)
+    with torch.no_grad():
+        return vlm.encode_images(pixels, torch.tensor([grid]))[0]
+
+
+def test_cached_equals_computed_bit_for_bit(world, tmp_path) -> None:
+    _, vlm, encoder, pictures = world
+    store = FeatureStore(tmp_path, vlm, encoder)
+    distinct = len({key for key, _ in pictures})
+    assert distinct < len(pictures), "images are shared by statements"
+    assert fill(store, pictures, vlm, encoder) == distinct
+    assert fill(store, pictures, vlm, encoder) == 0
+    again = FeatureStore(tmp_path, vlm, encoder)
+    assert fill(again, pictures, vlm, encoder) == 0
+    for key, picture in pictures[:10]:
+        assert torch.equal(again.get(key)[0], direct(vlm, encoder, picture))
+
+
+def test_the_key_knows_pixel_budget_weights_and_crop(world, composer, tmp_path) -> None:
+    x, vlm, encoder, pictures = world
+    smaller = vlm.share()
+    vision_tokens.install(smaller, composer("vision_tokens=resize", "vision_tokens.budget=4").vision_tokens)
+    other = model.load(x.model)
+    with torch.no_grad():
+        other.model.model.visual.merger.mlp[0].weight.add_(1e-3)
+    other.base["weights"] = model.weights_hash(other.model)
+    keys = [FeatureStore(tmp_path, v, Encoder(v, x.prompt)).key for v in (vlm, smaller, other)]
+    assert len(set(keys)) == 3
+    picture = pictures[0][1]
+    assert image_key(picture) != image_key(Picture(picture.source, picture.data, crop=(0, 0, 8, 8)))
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "garbage"])
+def test_a_damaged_shard_is_rebuilt_never_used(world, tmp_path, damage, caplog) -> None:
+    _, vlm, encoder, pictures = world
+    store = FeatureStore(tmp_path, vlm, encoder)
+    fill(store, pictures, vlm, encoder)
+    (shard,) = store.folder.glob("*.safetensors")
+    content = bytearray(shard.read_bytes())
+    if damage == "flip":
+        content[-4000] ^= 1
+    elif damage == "truncate":
+        content = content[: len(content) // 2]
+    else:
+        content[:64] = os.urandom(64)
+    shard.unlink()
+    shard.write_bytes(content)
+    with caplog.at_level(logging.WARNING):
+        again = FeatureStore(tmp_path, vlm, encoder)
+        assert fill(again, pictures, vlm, encoder) > 0
+    assert "computed again" in caplog.text
+    for key, picture in pictures[:20]:
+        assert torch.equal(again.get(key)[0], direct(vlm, encoder, picture))
+
+
+def test_two_writers_one_killed(world, tmp_path, monkeypatch) -> None:
+    """Every feature is right afterwards and no file is half-written."""
+    _, vlm, encoder, pictures = world
+    monkeypatch.setattr(features, "SHARD_IMAGES", 8)
+    monkeypatch.setattr(features, "BATCH_PATCHES", 128)
+
+    def write() -> None:
+        fill(FeatureStore(tmp_path, vlm, encoder), pictures, vlm, encoder)
+
+    context = multiprocessing.get_context("fork")
+    writers = [context.Process(target=write) for _ in range(2)]
+    for writer in writers:
+        writer.start()
+    folder = None
+    while folder is None or not list(folder.glob("*.safetensors")):
+        time.sleep(0.005)
+        folder = next(Path(tmp_path).glob("features/*"), None)
+    os.kill(writers[0].pid, signal.SIGKILL)
+    for writer in writers:
+        writer.join(60)
+    assert writers[0].exitcode == -signal.SIGKILL and writers[1].exitcode == 0
+    store = FeatureStore(tmp_path, vlm, encoder)
+    assert fill(store, pictures, vlm, encoder) == 0
+    for key, picture in dict(pictures).items():
+        assert torch.equal(store.get(key)[0], direct(vlm, encoder, picture))
+
+
+def test_no_pickle_is_ever_opened(world, tmp_path) -> None:
+    """A pickle that lies in the cache under a shard's name is deleted, not executed."""
+    import pickle
+
+    _, vlm, encoder, pictures = world
+    store = FeatureStore(tmp_path, vlm, encoder)
+    flag = tmp_path / "executed"
+
+    class Malicious:
+        def __reduce__(self):
+            return (flag.touch, ())
+
+    (store.folder / "evil.safetensors").write_bytes(pickle.dumps(Malicious()))
+    again = FeatureStore(tmp_path, vlm, encoder)
+    assert not flag.exists() and not (store.folder / "evil.safetensors").exists()
+    assert fill(again, pictures[:2], vlm, encoder) > 0
+    assert np.isfinite(again.get(pictures[0][0])[0].numpy()).all()

@@ -1,0 +1,67 @@
+"""Prompts are pure strings: placeholders are checked, orders are recorded, the hash tells templates apart."""
+
+from __future__ import annotations
+
+import pytest
+
+from lab.errors import ConfigError
+from lab.prompt import describe, image_order, spellings, template_text, to_chat
+from lab.records import Choice, Picture, Sample
+
+
+def sample(name: str = "a", images: int = 2) -> Sample:
+    pictures = tuple(Picture(f"{name}{i}") for i in range(images))
+    return Sample(name, "There is a {curly} cat.", pictures, Choice(True), "set", "group")
+
+
+def texts(chat) -> list[str]:
+    return [part.get("text", "<image>") for part in chat.messages[-1]["content"]]
+
+
+def test_images_come_first_each_with_the_separator(composer) -> None:
+    chat = to_chat(sample(), composer().prompt)
+    assert texts(chat)[:4] == ["<image>", "\n", "<image>", "\n"]
+    assert texts(chat)[4] == "Statement: There is a {curly} cat.\nAnswer 'True' or 'False'."
+    assert chat.answer == "True"
+
+
+def test_qa_has_its_own_words(composer) -> None:
+    assert to_chat(sample(), composer("prompt=qa").prompt).answer == "Yes"
+
+
+@pytest.mark.parametrize("template", ["no placeholder", "{statement} {statement}", "{statement} {extra}", "{statement", "{}"])
+def test_a_wrong_template_is_refused(composer, template) -> None:
+    dial = composer().prompt
+    dial.template = template
+    with pytest.raises(ConfigError, match="prompt.template"):
+        template_text(dial)
+
+
+def test_a_template_file_is_used(composer, tmp_path) -> None:
+    path = tmp_path / "mine.txt"
+    path.write_text("Is it so? {statement}\n")
+    dial = composer().prompt
+    dial.template_file = str(path)
+    assert template_text(dial) == "Is it so? {statement}"
+    dial.template_file = str(tmp_path / "absent.txt")
+    with pytest.raises(ConfigError, match="absent.txt"):
+        template_text(dial)
+
+
+def test_orders(composer) -> None:
+    assert image_order(sample(), composer("prompt.image_order=swap").prompt, 0) == (1, 0)
+    dial = composer("prompt.image_order=random").prompt
+    orders = [image_order(sample(f"s{i}"), dial, 0) for i in range(200)]
+    assert orders == [image_order(sample(f"s{i}"), dial, 0) for i in range(200)], "a function of seed and id alone"
+    assert 60 < orders.count((1, 0)) < 140
+    assert orders != [image_order(sample(f"s{i}"), dial, 1) for i in range(200)]
+
+
+def test_the_hash_tells_prompts_apart(composer) -> None:
+    base = describe(composer().prompt)["hash"]
+    changes = ["prompt.system=hi", "prompt.separator=' '", "prompt.numbered=true", "prompt.answer_true=Yes", "prompt=qa"]
+    assert len({base, *(describe(composer(change).prompt)["hash"] for change in changes)}) == 6
+
+
+def test_spellings() -> None:
+    assert spellings("True") == ("True", "true", "TRUE", " True", " true", " TRUE")

@@ -1,0 +1,195 @@
+"""A run from config to results: recomputable numbers, truthful statuses, shared arms equal to arms run alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lab import run as running
+from lab import runs
+from lab.config import Experiment, identity
+from lab.errors import ConfigError, DataError, ModelError
+from lab.evaluation import metrics, predictions
+from lab.sweeping import arms
+from lab.tracking import Courier
+
+
+def origin() -> arms.Origin:
+    return arms.Origin("test", "python -m lab.train ... -m", "train", None, time.time())
+
+
+def sweep(*experiments: Experiment) -> int:
+    return arms.run_sweep([arms.Arm(x, (f"lora.r={x.lora.r}",)) for x in experiments], origin(), max_arms=2)
+
+
+def adapter(x: Experiment) -> dict[str, torch.Tensor]:
+    return load_file(runs.folder(Path(x.tracking.runs_dir), identity(x)) / "adapter" / "adapter_model.safetensors")
+
+
+def losses(x: Experiment) -> list[tuple[float, float]]:
+    rows = runs.curves(runs.folder(Path(x.tracking.runs_dir), identity(x)))
+    return [(row["step"], row["train/loss"]) for row in rows if "train/loss" in row]
+
+
+def test_every_summary_number_is_recomputed_from_the_predictions(small) -> None:
+    x = small()
+    run = running.run_alone(x, "command", time.time())
+    folder = runs.folder(Path(x.tracking.runs_dir), run.identity)
+    assert run.status == runs.FINISHED and run.metrics["verify/passed"] == 1.0
+    assert runs.load(Path(x.tracking.runs_dir), run.identity).metrics == run.metrics
+    for split, count in (("minival", 16), ("dev", 32)):
+        table = predictions.read(folder / "predictions" / f"{split}.parquet")
+        assert len(table.label) == count
+        for key, value in metrics.summarise(table).items():
+            assert run.metrics[f"{split}/{key}"] == pytest.approx(value, abs=0, nan_ok=True)
+    assert run.metrics["train/steps"] == 4
+    assert run.metrics["parameters/trainable"] == sum(tensor.numel() for tensor in adapter(x).values())
+    assert run.metrics["visual_tokens/max"] == 16
+    assert (folder / "contract.json").is_file()
+    assert json.loads((folder / "run.json").read_text())["facts"]["data"]["counts"] == {"train": 64, "minival": 16, "dev": 32}
+
+
+def test_a_finished_run_is_reused_and_anew_gives_the_same_bits(small, monkeypatch) -> None:
+    x = small("lora.lora_dropout=0.1")
+    first = running.run_alone(x, "command", time.time())
+    weights, curve = adapter(x), losses(x)
+    assert running.run_alone(x, "command", time.time() + 99).started == first.started
+    again = small("lora.lora_dropout=0.1", "trainer.if_finished=again")
+    assert identity(again) == identity(x)
+    running.run_alone(again, "command", time.time())
+    assert losses(again) == curve
+    assert all(torch.equal(adapter(again)[name], tensor) for name, tensor in weights.items())
+
+
+def test_zero_shot_is_the_untouched_base(small) -> None:
+    run = running.run_alone(small("lora=none", "trainer.max_steps=0"), "command", time.time())
+    assert run.status == runs.FINISHED
+    assert run.metrics["parameters/trainable"] == 0
+    assert "train/steps" not in run.metrics
+
+
+def test_arms_of_a_sweep_equal_arms_alone_bit_for_bit(small, tmp_path) -> None:
+    """Loss curves and final adapters, dropout included, feature cache and forking included."""
+    options = [(f"lora.r={r}", "lora.lora_dropout=0.1", "trainer.max_steps=20") for r in (2, 4)]
+    together = [small(*option) for option in options]
+    assert sweep(*together) == 0
+    for option, shared in zip(options, together, strict=True):
+        alone = small(*option, f"tracking.runs_dir={tmp_path}/alone", "trainer.feature_cache=false")
+        assert identity(alone) == identity(shared)
+        running.run_alone(alone, "command", time.time())
+        assert losses(alone) == losses(shared) and len(losses(shared)) == 2
+        for name, tensor in adapter(alone).items():
+            assert torch.equal(tensor, adapter(shared)[name]), name
+        files = [runs.folder(Path(x.tracking.runs_dir), identity(x)) / "predictions/dev.parquet" for x in (alone, shared)]
+        tables = [predictions.read(file) for file in files]
+        assert (tables[0].log_p_true == tables[1].log_p_true).all()
+
+
+def test_one_crash_and_one_kill_do_not_touch_the_others(small, monkeypatch, caplog) -> None:
+    """The other arms finish; statuses are truthful; the same command then runs only what is missing, in the same parent."""
+    good, crashing, killed = small("lora.r=2"), small("lora.r=3"), small("lora.r=5")
+    real, started = running.run_arm, []
+
+    def sabotaged(x, prepared, run, since, report=running.silent):
+        if x.lora.r == 3:
+            raise RuntimeError("boom")
+        if x.lora.r == 5:
+            run.status = runs.RUNNING
+            runs.save(Path(x.tracking.runs_dir), run)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(x, prepared, run, since, report)
+
+    monkeypatch.setattr(running, "run_arm", sabotaged)
+    with caplog.at_level(logging.ERROR):
+        assert sweep(good, crashing, killed) == 1
+    folder = Path(good.tracking.runs_dir)
+    statuses = [runs.load(folder, identity(x)).status for x in (good, crashing, killed)]
+    assert statuses == [runs.FINISHED, runs.FAILED, runs.KILLED]
+    assert "boom" in runs.load(folder, identity(crashing)).error
+    assert "SIGKILL" in runs.load(folder, identity(killed)).error
+
+    def counting(x, *rest, **named):
+        (folder / f"started-{x.lora.r}").touch()
+        return real(x, *rest, **named)
+
+    monkeypatch.setattr(running, "run_arm", counting)
+    assert sweep(good, crashing, killed) == 0
+    assert sorted(path.name for path in folder.glob("started-*")) == ["started-3", "started-5"]
+    client = Courier(good.tracking).client()
+    everything = client.search_runs([client.get_experiment_by_name("lab").experiment_id])
+    parents = [run for run in everything if "lab.sweep" in run.data.tags]
+    finished = [run for run in everything if run.info.status == "FINISHED" and "lab.identity" in run.data.tags]
+    assert len(parents) == 1 and parents[0].info.status == "FINISHED"
+    assert sorted(run.data.params["lora.r"] for run in finished) == ["2", "3", "5"]
+    assert {run.data.tags["mlflow.parentRunId"] for run in finished} == {parents[0].info.run_id}
+    assert not started
+
+
+def test_the_tracker_shows_dials_metrics_and_curves(small) -> None:
+    x = small("trainer.max_steps=20")
+    running.run_alone(x, "python -m lab.train", time.time())
+    courier = Courier(x.tracking)
+    assert courier.deliver(identity(x)) and courier.deliver(identity(x))
+    client = courier.client()
+    (run,) = client.search_runs([client.get_experiment_by_name("lab").experiment_id])
+    assert run.data.params["lora.r"] == "16" and run.data.params["vision_tokens.name"] == "native"
+    for key in ("dev/accuracy", "dev/ece", "latency/p50_ms", "latency/examples_per_second", "memory/peak_mb"):
+        assert key in run.data.metrics
+    history = client.get_metric_history(run.info.run_id, "train/loss")
+    assert [point.step for point in history if point.step] == [step for step, _ in losses(x)]
+    artifacts = {item.path for item in client.list_artifacts(run.info.run_id)}
+    assert {"run.json", "contract.json", "predictions", "adapter"} <= artifacts
+
+
+def test_a_tracker_away_loses_nothing(small, tmp_path, caplog) -> None:
+    x = small("tracking.uri=http://127.0.0.1:9")
+    running.run_alone(x, "command", time.time())
+    away = Courier(x.tracking)
+    with caplog.at_level(logging.WARNING):
+        assert not away.deliver(identity(x)) and not away.deliver(identity(x))
+    assert sum("does not answer" in record.message for record in caplog.records) == 1
+    back = Courier(dataclasses.replace(x.tracking, uri=f"sqlite:///{tmp_path}/later.db"))
+    assert back.deliver(identity(x))
+    (run,) = back.client().search_runs([back.client().get_experiment_by_name("lab").experiment_id])
+    assert run.info.status == "FINISHED" and "dev/accuracy" in run.data.metrics
+
+
+def test_an_adapter_without_effect_is_an_error(small) -> None:
+    x = small("optim.lr=0.0")
+    with pytest.raises(ModelError, match="moves a logit"):
+        running.run_alone(x, "command", time.time())
+    assert runs.load(Path(x.tracking.runs_dir), identity(x)).status == runs.FAILED
+
+
+@pytest.mark.parametrize(
+    ("overrides", "error", "words"),
+    [
+        (["lora.target_modules=nothing.*"], ConfigError, "lora.target_modules.*no module of this model matches"),
+        (["lora.target_modules='('"], ConfigError, "neither a preset"),
+        (["lora.init_lora_weights=magic"], ConfigError, "lora.init_lora_weights=magic"),
+        (["data=nlvr", "data.root=/nowhere"], DataError, "/nowhere"),
+        (["model.path=./nowhere"], ModelError, "no such folder"),
+        (["vision_tokens.budget=4"], ConfigError, "vision_tokens=native takes no budget"),
+        (["vision_tokens=resize", "vision_tokens.budget=null"], ConfigError, "needs one"),
+    ],
+)
+def test_what_cannot_run_is_told_before_training(small, overrides, error, words) -> None:
+    with pytest.raises(error, match=words):
+        running.run_alone(small(*overrides), "command", time.time())
+
+
+def test_epochs_and_early_stopping(small) -> None:
+    x = small("trainer.max_steps=null", "trainer.max_epochs=0.5", "trainer.val_every=2", "trainer.patience=1", "optim.lr=1.0")
+    run = running.run_alone(x, "command", time.time())
+    assert run.metrics["train/steps"] <= 8
+    rows = list(runs.curves(runs.folder(Path(x.tracking.runs_dir), run.identity)))
+    assert any("minival/nll" in row for row in rows)
