@@ -36,8 +36,8 @@ def save(vlm: Vlm, folder: Path) -> None:
 def load(vlm: Vlm, folder: Path) -> None:
     """Put a saved adapter, and the weights of extra modules that the dials have installed, on the model, frozen.
 
-    Raises `ModelError` if files are missing, or if a saved tensor finds no place in the model or a place no tensor: PEFT
-    alone would warn and answer with the bare base.
+    Raises `ModelError` if files are missing, if a saved tensor finds no place in the model or a place no tensor, or if the
+    adapter computes nothing: PEFT alone would warn at most, and answer with the bare base.
     """
     if not (folder / PEFT_WEIGHTS).is_file() and not (folder / EXTRAS).is_file():
         raise ModelError(f"{folder}: there is no {PEFT_WEIGHTS} in it; an adapter is read from safetensors only.")
@@ -66,6 +66,17 @@ def load_peft(vlm: Vlm, folder: Path) -> None:
             f"{len(outcome.unexpected_keys)} tensors have no place and {len(missing)} places no tensor (first: {example}). "
             "Its base or its key names are others."
         )
+    require_delta(vlm, folder)
+
+
+def require_delta(vlm: Vlm, folder: Path) -> None:
+    """Raise a `ModelError` if every pair of an adapter has a matrix of zeros, so that all products B A vanish."""
+    matrices = {name: parameter for name, parameter in vlm.model.named_parameters() if "lora_" in name}
+    for name, a in matrices.items():
+        b = matrices.get(name.replace(".lora_A.", ".lora_B."))
+        if ".lora_A." in name and b is not None and a.any() and b.any():
+            return
+    raise ModelError(f"{folder}: the adapter is untrained or emptied: B A = 0 in every layer, so the bare base would answer.")
 
 
 def load_extras(vlm: Vlm, folder: Path) -> None:

@@ -29,9 +29,21 @@ class DType(Enum):
     float16 = "float16"
 
 
+class Quantisation(Enum):
+    none = "none"
+    int8 = "int8"
+    nf4 = "nf4"
+
+
 class OnBad(Enum):
     fail = "fail"
     skip = "skip"
+
+
+class PruneRule(Enum):
+    deviation = "deviation"
+    norm = "norm"
+    diverse = "diverse"
 
 
 class ImageOrder(Enum):
@@ -53,7 +65,11 @@ class IfFinished(Enum):
 
 @dataclass
 class ModelDial:
-    """Which checkpoint: a folder shipped in `lab/model/`, a local folder, or a hub id."""
+    """Which checkpoint: a folder shipped in `lab/model/`, a local folder, or a hub id; and how its weights are held.
+
+    quantisation: the language model's linear layers through bitsandbytes, int8 (Dettmers et al. 2022, 2208.07339) or
+    nf4 (Dettmers et al. 2023, 2305.14314).
+    """
 
     name: str = MISSING
     family: str = MISSING
@@ -62,6 +78,9 @@ class ModelDial:
     dtype: DType = DType.float32
     attn_implementation: str = "sdpa"
     trust_remote_code: bool = False
+    quantisation: Quantisation = Quantisation.none
+    double_quantisation: bool = True
+    fp32_layernorms: bool = False
 
 
 @dataclass
@@ -83,7 +102,11 @@ class DataDial:
 
 @dataclass
 class LoraDial:
-    """What may change: LoRA (Hu et al. 2021, 2106.09685), in PEFT's names. `r=0` attaches nothing."""
+    """What may change: LoRA (Hu et al. 2021, 2106.09685), in PEFT's names. `r=0` attaches nothing.
+
+    use_dora: Liu et al. 2024, 2402.09353. use_rslora: Kalajdzievski 2023, 2312.03732.
+    top_k_blocks: of every part in `where` that has blocks, only the last k; None: all of them.
+    """
 
     name: str = MISSING
     r: int = 16
@@ -91,6 +114,7 @@ class LoraDial:
     lora_dropout: float = 0.0
     where: list[str] = field(default_factory=lambda: ["llm"])
     target_modules: str = "all-linear"
+    top_k_blocks: int | None = None
     use_dora: bool = False
     use_rslora: bool = False
     init_lora_weights: str = "default"
@@ -114,24 +138,50 @@ class PromptDial:
 
 @dataclass
 class VisionTokensDial:
-    """How many tokens one image costs the language model."""
+    """How many tokens one image costs the language model.
+
+    budget: most tokens of one image; the resampler makes exactly that many.
+    rule: which tokens `prune` keeps. width, heads: of the resampler's attention; width None: the model's hidden size.
+    """
 
     name: str = MISSING
     budget: int | None = None
+    rule: PruneRule | None = None
+    width: int | None = None
+    heads: int | None = None
 
 
 @dataclass
 class ConditioningDial:
-    """Where the image enters the language model."""
+    """Where the image enters the language model: in the prompt, or by cross-attention in some of its blocks.
+
+    every, layers: every k-th block, or those with the numbers listed (from 0). parallel: beside self-attention instead of
+    before the block. keep_prefix: image tokens stand in the prompt too. width, heads: of the cross-attention; width None:
+    the model's hidden size.
+    """
 
     name: str = MISSING
+    every: int | None = None
+    layers: list[int] | None = None
+    parallel: bool = False
+    keep_prefix: bool = True
+    width: int | None = None
+    heads: int | None = None
 
 
 @dataclass
 class Optim:
-    """AdamW (Loshchilov and Hutter 2019, 1711.05101) on the trainable parameters."""
+    """AdamW (Loshchilov and Hutter 2019, 1711.05101) on the trainable parameters.
+
+    lr_vision, lr_projector, lr_extras: the rate in that part, or in modules that other dials add; None: `lr`.
+    lr_b_ratio: B matrices learn this many times faster than their A; LoRA+ (Hayou et al. 2024, 2402.12354).
+    """
 
     lr: float = 2e-4
+    lr_vision: float | None = None
+    lr_projector: float | None = None
+    lr_extras: float | None = None
+    lr_b_ratio: float = 1.0
     weight_decay: float = 0.0
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     warmup_fraction: float = 0.05
@@ -165,6 +215,11 @@ class EvaluationSection:
     bootstrap: int = 2000
     latency_warmup: int = 5
     latency_examples: int = 50
+    generate: bool = False
+    controls: list[str] = field(default_factory=list)
+    swap: bool = False
+    verify: bool = True
+    probe_examples: int = 8
 
 
 @dataclass
@@ -196,7 +251,7 @@ class Experiment:
 NOT_IDENTITY = {
     "tracking": None,
     "trainer": ("num_workers", "threads", "accelerator", "feature_cache", "if_finished"),
-    "evaluation": ("batch_size", "latency_warmup", "latency_examples"),
+    "evaluation": ("batch_size", "bootstrap", "latency_warmup", "latency_examples", "verify", "probe_examples"),
 }
 """What names where and how fast a run happens, not what it is: left out of `identity`."""
 
@@ -215,6 +270,11 @@ def freeze(composed: DictConfig) -> Experiment:
     assert isinstance(experiment, Experiment)
     check(experiment)
     return experiment
+
+
+def from_dict(values: dict[str, Any]) -> Experiment:
+    """The experiment of a run's stored config (`as_dict`), checked as any config is."""
+    return freeze(OmegaConf.create(values))
 
 
 def reject_unknown(given: dict[str, Any], schema: type, prefix: str = "") -> None:
@@ -243,13 +303,15 @@ def check(x: Experiment) -> None:
     at_least = {
         "lora.r": (x.lora.r, 0),
         "optim.lr": (x.optim.lr, 0.0),
+        "optim.lr_b_ratio": (x.optim.lr_b_ratio, 0.0),
         "trainer.batch_size": (x.trainer.batch_size, 1),
         "trainer.accumulate_grad_batches": (x.trainer.accumulate_grad_batches, 1),
         "trainer.threads": (x.trainer.threads, 1),
         "trainer.num_workers": (x.trainer.num_workers, 0),
         "evaluation.batch_size": (x.evaluation.batch_size, 1),
-        "evaluation.bootstrap": (x.evaluation.bootstrap, 100),
+        "evaluation.bootstrap": (x.evaluation.bootstrap, 2000),
         "evaluation.latency_examples": (x.evaluation.latency_examples, 0),
+        "evaluation.probe_examples": (x.evaluation.probe_examples, 1),
         "seed": (x.seed, 0),
     }
     for key, (value, least) in at_least.items():
@@ -260,10 +322,19 @@ def check(x: Experiment) -> None:
         "trainer.val_every": (x.trainer.val_every, 1),
         "trainer.patience": (x.trainer.patience, 1),
         "vision_tokens.budget": (x.vision_tokens.budget, 1),
+        "vision_tokens.width": (x.vision_tokens.width, 1),
+        "vision_tokens.heads": (x.vision_tokens.heads, 1),
+        "conditioning.every": (x.conditioning.every, 1),
+        "conditioning.width": (x.conditioning.width, 1),
+        "conditioning.heads": (x.conditioning.heads, 1),
         "data.num_train": (x.data.num_train, 1),
         "data.num_minival": (x.data.num_minival, 1),
         "data.num_dev": (x.data.num_dev, 1),
         "lora.lora_alpha": (x.lora.lora_alpha, 1),
+        "lora.top_k_blocks": (x.lora.top_k_blocks, 1),
+        "optim.lr_vision": (x.optim.lr_vision, 0.0),
+        "optim.lr_projector": (x.optim.lr_projector, 0.0),
+        "optim.lr_extras": (x.optim.lr_extras, 0.0),
     }
     for key, (value, least) in optional.items():
         if value is not None and value < least:
@@ -286,13 +357,41 @@ def check(x: Experiment) -> None:
                 f"lora.where={list(x.lora.where)}: {part!r} is no part of a model.{did_you_mean(part, PARTS)} "
                 f"Legal: {', '.join(PARTS)}, in any combination."
             )
-    if trains(x) and x.lora.r == 0:
+    check_owners(x)
+    if trains(x) and x.lora.r == 0 and not adds_modules(x):
         raise ConfigError(
             "lora=none leaves nothing to train, but trainer asks for steps. Add trainer.max_steps=0 for the zero-shot "
-            "baseline, or choose a LoRA with lora.r=16."
+            "baseline, or choose a LoRA with lora.r=16, vision_tokens=resampler or conditioning=cross_attention."
         )
     if x.prompt.answer_true == x.prompt.answer_false:
         raise ConfigError(f"prompt.answer_true and prompt.answer_false are both {x.prompt.answer_true!r}: they must differ.")
+
+
+OWNERS = {
+    "vision_tokens": {"rule": "prune", "width": "resampler", "heads": "resampler"},
+    "conditioning": dict.fromkeys(("every", "layers", "parallel", "keep_prefix", "width", "heads"), "cross_attention"),
+}
+"""Keys of a dial that mean something for one of its options only."""
+
+
+def check_owners(x: Experiment) -> None:
+    """Raise a `ConfigError` for a key whose option is not chosen: it would change the run's name and nothing else."""
+    for dial, owners in OWNERS.items():
+        section = getattr(x, dial)
+        untouched = type(section)()
+        for key, owner in owners.items():
+            value = getattr(section, key)
+            if section.name != owner and value != getattr(untouched, key):
+                given = value.value if isinstance(value, Enum) else value
+                raise ConfigError(
+                    f"{dial}.{key}={given}: it belongs to {dial}={owner}, and {dial}={section.name} does not read it. "
+                    f"Leave it out, or choose {dial}={owner}."
+                )
+
+
+def adds_modules(x: Experiment) -> bool:
+    """Whether a dial other than `lora` adds modules that train."""
+    return x.vision_tokens.name == "resampler" or x.conditioning.name == "cross_attention"
 
 
 def trains(x: Experiment) -> bool:

@@ -6,6 +6,7 @@ refuse to differ unless told to.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 from pathlib import Path
@@ -21,8 +22,9 @@ from lab.runs import write_atomically
 
 VERSION = 1
 LIBRARIES = ("torch", "torchvision", "transformers", "peft", "tokenizers", "pillow")
-NOT_ENFORCED = ("libraries", "visual_tokens", "lora")
-"""Recorded, and shown when they differ, but no reason to refuse."""
+REMARKS = ("libraries", "visual_tokens", "base.path")
+"""Recorded, and told when both sides know them and differ, but no reason to refuse: a checkpoint may move, its weights
+may not. `visual_tokens` (realised, of the dev split) is known only after scoring."""
 
 
 def describe(x: Experiment, vlm: Vlm, encoder: Encoder, tokens: AnswerTokens) -> dict[str, Any]:
@@ -31,6 +33,7 @@ def describe(x: Experiment, vlm: Vlm, encoder: Encoder, tokens: AnswerTokens) ->
         "version": VERSION,
         "base": vlm.base,
         "processor": encoder.settings(),
+        "tokenizer": describe_tokenizer(encoder),
         "prompt": describe_prompt(x.prompt),
         "chat_template": vlm.processor.chat_template,
         "answers": {"true": list(tokens.true_spellings), "false": list(tokens.false_spellings)},
@@ -40,6 +43,13 @@ def describe(x: Experiment, vlm: Vlm, encoder: Encoder, tokens: AnswerTokens) ->
         "lora": as_dict(x)["lora"],
         "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
     }
+
+
+def describe_tokenizer(encoder: Encoder) -> dict[str, Any]:
+    """The class of the tokenizer, the size of its vocabulary and a hash over its words and their ids."""
+    words = sorted(encoder.tokenizer.get_vocab().items())
+    digest = hashlib.sha256(json.dumps(words).encode()).hexdigest()[:16]
+    return {"class": type(encoder.tokenizer).__name__, "size": len(words), "hash": digest}
 
 
 def save(run_dir: Path, contract: dict[str, Any]) -> None:
@@ -53,21 +63,33 @@ def load(run_dir: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ContractError(f"{path}: the adapter's contract cannot be read ({error}); without it nothing says how to use it.") from None
+        raise ContractError(
+            f"{path}: the adapter's contract cannot be read ({error}); without it nothing says how to use it."
+        ) from None
+
+
+def compare(trained: dict[str, Any], now: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """What differs, as lines `key: trained with A, now B`: reasons to refuse, and remarks."""
+    before, after = (flat(json.loads(json.dumps(side))) for side in (trained, now))
+    reasons, remarks = [], []
+    for key in sorted(before.keys() | after.keys()):
+        if before.get(key) != after.get(key):
+            line = f"{key}: trained with {short(before.get(key), after.get(key))}, now {short(after.get(key), before.get(key))}"
+            told = any(key == name or key.startswith(f"{name}.") for name in REMARKS)
+            if not told:
+                reasons.append(line)
+            elif key in before and key in after:
+                remarks.append(line)
+    return reasons, remarks
 
 
 def differences(trained: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Enforced keys whose values differ, as `key: trained with A, now B`."""
-    before, after = (flat(json.loads(json.dumps(side))) for side in (trained, now))
-    lines = []
-    for key in sorted(before.keys() | after.keys()):
-        if key.split(".")[0] not in NOT_ENFORCED and before.get(key) != after.get(key):
-            lines.append(f"{key}: trained with {short(before.get(key))}, now {short(after.get(key))}")
-    return lines
+    """Reasons to refuse, as `key: trained with A, now B`."""
+    return compare(trained, now)[0]
 
 
 def enforce(trained: dict[str, Any], now: dict[str, Any], what: str) -> None:
-    """Raise a `ContractError` that lists every enforced difference."""
+    """Raise a `ContractError` that lists every reason to refuse."""
     found = differences(trained, now)
     if found:
         raise ContractError(
@@ -76,7 +98,12 @@ def enforce(trained: dict[str, Any], now: dict[str, Any], what: str) -> None:
         )
 
 
-def short(value: Any) -> str:
-    """A value in at most 80 characters."""
+def short(value: Any, other: Any) -> str:
+    """A value in at most some 80 characters; of a long text, the stretch in which it begins to differ from the other."""
     text = json.dumps(value)
-    return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"
+    if len(text) <= 80:
+        return text
+    against = json.dumps(other)
+    same = next((i for i, (a, b) in enumerate(zip(text, against, strict=False)) if a != b), min(len(text), len(against)))
+    start = max(0, same - 20)
+    return f"{'...' if start else ''}{text[start : start + 60]}{'...' if start + 60 < len(text) else ''} ({len(text)} characters)"

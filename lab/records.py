@@ -117,7 +117,8 @@ class Batch:
     image_features: [tokens, hidden] for each image, in place of pixel_values where the tower is frozen
     labels: int64 [B, T], -100 wherever no loss is taken; None in evaluation
     answer_rows: the last positions of every row whose logits are needed
-    num_images: images of each sample; visual_tokens: tokens each image costs the language model, [N]
+    num_images: images of each sample; image_grids: (h, w) of each image in tokens of the projector, [N]
+    visual_tokens: tokens of each image that the language model sees, after any reduction, [N]
     """
 
     sample_ids: tuple[str, ...]
@@ -131,6 +132,7 @@ class Batch:
     labels: torch.Tensor | None
     answer_rows: int
     num_images: tuple[int, ...]
+    image_grids: tuple[tuple[int, int], ...]
     visual_tokens: tuple[int, ...]
     image_order: tuple[tuple[int, ...], ...]
 

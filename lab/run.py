@@ -27,13 +27,13 @@ from safetensors.torch import load_file, save_file
 from lab import adapter, conditioning, contract, data, export, lora, model, runs, vision_tokens
 from lab.config import Experiment, as_dict, identity, trains
 from lab.data.controls import ControlSplit
-from lab.errors import ConfigError, DataError, ModelError
-from lab.evaluation import equivalence, generation, latency, metrics, predictions, scoring
+from lab.errors import DataError, ModelError
+from lab.evaluation import equivalence, generation, latency, metrics, predictions, scoring, swap
 from lab.model import Vlm
 from lab.model.answers import AnswerTokens, answer_tokens
 from lab.model.encoding import Encoder, to_device
 from lab.progress import Report, silent
-from lab.records import Splits
+from lab.records import Prediction, Splits
 from lab.runs import Run
 from lab.training import loop
 from lab.training.datamodule import Examples, eval_batches
@@ -53,12 +53,6 @@ def assemble(x: Experiment, base: Vlm) -> Vlm:
     vlm = base.share()
     vision_tokens.install(vlm, x.vision_tokens, x.seed)
     conditioning.install(vlm, x.conditioning, x.seed)
-    if not vlm.family.single_output and (vlm.reducer is not None or vlm.conditioner is not None):
-        raise ConfigError(
-            f"vision_tokens={x.vision_tokens.name}, conditioning={x.conditioning.name}: the tower of model.family="
-            f"{vlm.family.name} speaks to several blocks of the language model (DeepStack), so one tensor does not stand for "
-            "an image. Legal here: vision_tokens=native or resize, conditioning=prefix."
-        )
     return vlm
 
 
@@ -140,8 +134,8 @@ def prepare(x: Experiment, report: Report = silent) -> Prepared:
     if splits.skipped:
         log.warning("data: %d records are skipped (data.on_bad=skip); see facts.data.skipped in run.json", len(splits.skipped))
     for name in needed_splits(x):
-        if not len(getattr(splits, name)) and name != "minival":
-            raise DataError(f"data={x.data.name}: the {name} split is empty. {' '.join(splits.notes)}")
+        if name != "minival":
+            data.demand(splits, name)
     base = model.load(x.model)
     if x.trainer.accelerator != "cpu" and torch.cuda.is_available():
         base.model.to("cuda")
@@ -243,6 +237,8 @@ def evaluate(
             if section.generate:
                 texts = generation.generate(vlm, examples, x.prompt, section.batch_size, name, report)
                 out |= {f"dev/{key}": value for key, value in generation.compare(texts, scored).items()}
+            if section.swap:
+                out |= swapped(x, vlm, examples, scored, tokens, run_dir, report)
     report("measuring latency", 0, 1, "")
     out |= latency.measure(vlm, encoded["dev"], section.latency_warmup, section.latency_examples, section.batch_size)
     out["memory/peak_mb"] = latency.peak_memory_mb(vlm.device)
@@ -254,6 +250,19 @@ def added_flops(vlm: Vlm, examples: Examples) -> float:
     """Operations that `vision_tokens` and `conditioning` add to a forward pass, mean over the first examples."""
     batch = next(eval_batches(examples, 8))
     return vision_tokens.extra_flops_per_example(vlm, batch) + conditioning.extra_flops_per_example(vlm, batch)
+
+
+def swapped(
+    x: Experiment, vlm: Vlm, examples: Examples, scored: list[Prediction], tokens: AnswerTokens, run_dir: Path, report: Report
+) -> dict[str, float]:
+    """Score dev with its images in the other order, side words swapped and kept; write both, return the agreement."""
+    again = {}
+    for name, rename in (("dev_swap_renamed", True), ("dev_swap_kept", False)):
+        turned = Examples(swap.SwappedSplit(examples.split, rename), examples.encoder)
+        turned.prepare(examples.store, vlm)
+        again[name] = scoring.score(vlm, turned, tokens, x.evaluation.batch_size, name, report)
+        predictions.write(run_dir / "predictions" / f"{name}.parquet", again[name])
+    return swap.summarise(examples.split, scored, again["dev_swap_renamed"], again["dev_swap_kept"])
 
 
 def control_examples(control: str, examples: Examples, seed: int) -> Examples:
@@ -310,7 +319,8 @@ def require_effect(vlm: Vlm, fresh: Vlm, examples: Examples) -> None:
             bare = scoring.answer_logits(fresh, batch)
     if torch.equal(adapted, bare):
         raise ModelError(
-            "lora: neither the trained adapter nor an extra module moves a logit. Was optim.lr zero, or does the target never run?"
+            "lora: neither the trained adapter nor an extra module moves a logit. Was optim.lr zero, or does the target "
+            "never run?"
         )
 
 

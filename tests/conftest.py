@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -58,9 +59,22 @@ def composer() -> Callable[..., Experiment]:
     return make
 
 
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty MLflow store with its tables made: copying it saves seconds a test."""
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
+    return path
+
+
 @pytest.fixture
-def small(composer: Callable[..., Experiment], tiny_folder: Path, tmp_path: Path) -> Callable[..., Experiment]:
+def small(
+    composer: Callable[..., Experiment], tiny_folder: Path, tmp_path: Path, migrated: Path
+) -> Callable[..., Experiment]:
     """Compose a small experiment on the random checkpoint whose files all go to `tmp_path`."""
+    shutil.copy(migrated, tmp_path / "mlflow.db")
 
     def make(*overrides: str) -> Experiment:
         return composer(

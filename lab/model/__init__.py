@@ -10,13 +10,14 @@ import copy
 import hashlib
 import importlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lab.config import ModelDial
 from lab.errors import ModelError, did_you_mean
 from lab.model.family import Family
+from lab.model.visual import Conditioner, Reducer, at_places, reduce_images
 from lab.records import Batch
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
 
 SHIPPED = Path(__file__).parent
-FAMILIES = ("qwen2_vl",)
+FAMILIES = tuple(sorted(path.stem for path in SHIPPED.glob("*.py") if "\nFAMILY = Family(" in path.read_text(encoding="utf-8")))
+"""Every module beside this one that describes a family: a new family is that file and its `conf/model/*.yaml`."""
 
 
 @dataclass
@@ -35,6 +37,10 @@ class Vlm:
     processor: the checkpoint's own; `vision_tokens` may have changed its pixel budget.
     base: what the contract stores of the checkpoint: path, revision, dtype and a hash of its weights.
     extras: modules that dials have added (a resampler, cross-attention); they train and are saved beside the adapter.
+    starts: how adapters, and the base weights that their initialisation has changed, began (`lab.lora.settle`).
+    budget: most tokens of one image by the dial `vision_tokens`, or None.
+    reducer, conditioner: what `vision_tokens` and `conditioning` do with image tokens; None: nothing. Where they train,
+        they are modules of `extras`.
     """
 
     model: PreTrainedModel
@@ -42,6 +48,10 @@ class Vlm:
     family: Family
     base: dict[str, Any] = field(default_factory=dict)
     extras: dict[str, torch.nn.Module] = field(default_factory=dict)
+    starts: dict[str, Any] = field(default_factory=dict)
+    budget: int | None = None
+    reducer: Reducer | None = None
+    conditioner: Conditioner | None = None
 
     @property
     def bare(self) -> PreTrainedModel:
@@ -52,13 +62,50 @@ class Vlm:
     def device(self) -> torch.device:
         return next(self.bare.parameters()).device
 
+    @property
+    def hidden(self) -> int:
+        """Width of the language model."""
+        return self.bare.config.get_text_config().hidden_size
+
     def share(self) -> Vlm:
-        """A second view on the same weights with a processor of its own, for another arm."""
-        return Vlm(self.model, copy.deepcopy(self.processor), self.family, dict(self.base))
+        """A second view on the same weights, with a processor and extra modules of its own, for another arm."""
+        memo = {id(self.model): self.model, id(self.family): self.family}
+        return copy.deepcopy(self, memo)
 
     def encode_images(self, pixel_values: torch.Tensor, image_grid_thw: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Run the tower and the projector: float [tokens, hidden] for each image."""
+        """Run the tower and the projector: float [tokens, hidden] for each image.
+
+        Raises `ModelError` for a family whose images are more than that.
+        """
+        self.require_single_output()
         return tuple(self.bare.get_image_features(pixel_values, image_grid_thw, return_dict=True).pooler_output)
+
+    def require_single_output(self) -> None:
+        """Raise a `ModelError` for a family whose images are more than one tensor (`Family.single_output`)."""
+        if not self.family.single_output:
+            raise ModelError(
+                f"model.family={self.family.name}: its tower speaks to several blocks of the language model (DeepStack), so "
+                "one tensor does not stand for an image. Legal here: vision_tokens=native or resize, conditioning=prefix."
+            )
+
+    def condition(self, batch: Batch) -> tuple[Batch, dict[str, Any]]:
+        """What the dials make of a batch's images: the batch with reduced tokens, and the conditioner's inputs.
+
+        The features of the tower are reduced here and nowhere else, so that one feature store serves all budgets.
+        """
+        if batch.image_grid_thw is None:
+            return batch, {}
+        features = batch.image_features
+        if features is None:
+            features = self.encode_images(batch.pixel_values, batch.image_grid_thw)
+        tokens, places = reduce_images(features, batch.image_grids, self.reducer)
+        made = replace(batch, image_features=tokens, pixel_values=None)
+        if self.conditioner is None:
+            return at_places(made, places), {}
+        inputs = self.conditioner.inputs(made, places)
+        if not self.conditioner.prefix:
+            return replace(made, image_features=None), inputs
+        return at_places(made, places) if self.reducer is not None else made, inputs
 
     def logits(self, batch: Batch, rows: int) -> torch.Tensor:
         """Logits of the last `rows` positions of every sequence, [B, rows, vocabulary].
@@ -68,10 +115,12 @@ class Vlm:
         from transformers.modeling_outputs import BaseModelOutputWithPooling
 
         images: dict[str, Any] = {}
+        if self.reducer is not None or self.conditioner is not None:
+            batch, images = self.condition(batch)
         if batch.image_features is not None:
             images["mm_encoder_outputs"] = {"image": BaseModelOutputWithPooling(pooler_output=batch.image_features)}
         elif batch.pixel_values is not None:
-            images = {"pixel_values": batch.pixel_values, "image_grid_thw": batch.image_grid_thw}
+            images |= {"pixel_values": batch.pixel_values, "image_grid_thw": batch.image_grid_thw}
         return self.model(
             input_ids=batch.input_ids,
             attention_mask=batch.attention_mask,
@@ -103,12 +152,15 @@ def locate(path: str) -> str:
 
 
 def load(dial: ModelDial) -> Vlm:
-    """Load a checkpoint, frozen and in evaluation mode, on the CPU.
+    """Load a checkpoint, frozen and in evaluation mode, on the CPU; a quantised one where bitsandbytes puts it.
 
-    Raises `ModelError` when the checkpoint is missing, is no safetensors checkpoint, or is of another family.
+    Raises `ModelError` when the checkpoint is missing, is no safetensors checkpoint, or is of another family, and
+    `ConfigError` when its weights cannot be quantised here.
     """
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+    from lab.model import precision
 
     kind, where = family(dial.family), locate(dial.path)
     options: dict[str, Any] = {"revision": dial.revision, "trust_remote_code": dial.trust_remote_code}
@@ -124,6 +176,7 @@ def load(dial: ModelDial) -> Vlm:
             dtype=getattr(torch, dial.dtype.value),
             attn_implementation=dial.attn_implementation,
             use_safetensors=True,
+            **precision.quantised(dial, kind, config),
             **options,
         )
         processor = AutoProcessor.from_pretrained(where, **options)
@@ -135,8 +188,11 @@ def load(dial: ModelDial) -> Vlm:
         ) from None
     model.requires_grad_(False)
     model.eval()
+    if dial.fp32_layernorms:
+        precision.norms_in_float32(model)
     processor.tokenizer.padding_side = "left"
     base = {"path": dial.path, "revision": dial.revision, "dtype": dial.dtype.value, "weights": weights_hash(model)}
+    base |= {"quantisation": dial.quantisation.value, "fp32_layernorms": dial.fp32_layernorms}
     return Vlm(model, processor, kind, base)
 
 

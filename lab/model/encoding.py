@@ -6,6 +6,7 @@ costs tokens. The result equals the processor's own call (tests/test_encoding.py
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 IGNORED = -100
 """The label that takes no loss, as in torch.nn.functional.cross_entropy."""
+ALIGN = 16
+"""Tokens; float32 lanes of the widest CPU vector. A sum over the keys is taken in vector lanes, so shifting a prompt by other than
+a multiple of it regroups the sum and moves the last bits; prompts so aligned give one score in every batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,9 @@ class Encoder:
         self.prompt = prompt
         self.seed = seed
         self.image_id = self.processor.image_token_id
-        self.merge = self.processor.image_processor.merge_size**2
+        self.merge = self.processor.image_processor.merge_size
+        self.budget, self.reducer = vlm.budget, vlm.reducer
+        self.prefix = vlm.conditioner is None or vlm.conditioner.prefix
         self.rope_index = vlm.bare.model.get_rope_index
         self.pad_id = self.tokenizer.pad_token_id
 
@@ -109,13 +115,27 @@ class Encoder:
         values["resample"] = int(values["resample"])
         return {"class": type(processor).__name__, **values}
 
+    def merged(self, grid: tuple[int, int, int]) -> tuple[int, int]:
+        """A patch grid as the projector's grid of tokens (h, w)."""
+        return grid[0] * grid[1] // self.merge, grid[2] // self.merge
+
     def tokens(self, grid: tuple[int, int, int]) -> int:
-        """How many tokens an image of this patch grid costs the language model."""
-        return grid[0] * grid[1] * grid[2] // self.merge
+        """How many tokens of an image of this patch grid the language model sees."""
+        h, w = self.merged(grid)
+        return h * w if self.reducer is None else self.reducer.count(h, w)
+
+    def check(self, grid: tuple[int, int, int], source: str) -> None:
+        """Raise a `ConfigError` if an image of this patch grid costs more tokens than `vision_tokens.budget`."""
+        if self.budget is not None and self.tokens(grid) > self.budget:
+            raise ConfigError(
+                f"vision_tokens.budget={self.budget}: the processor of this checkpoint makes {self.tokens(grid)} tokens of "
+                f"{source} whatever it is told. Ask for at least {self.tokens(grid)}, or choose another vision_tokens option."
+            )
 
     def picture(self, picture: Picture) -> tuple[torch.Tensor, tuple[int, int, int]]:
-        """Decode and process one image."""
+        """Decode and process one image. Raises `ConfigError` if it breaks `vision_tokens.budget`."""
         pixels, grids = self.pixels([decode(picture)])
+        self.check(grids[0], picture.source)
         return pixels[0], grids[0]
 
     def example(self, sample: Sample) -> Example:
@@ -124,31 +144,39 @@ class Encoder:
         shown = [self.picture(sample.images[i]) for i in text.image_order]
         return Example(sample.sample_id, text, tuple(grid for _, grid in shown), pixels=tuple(p for p, _ in shown))
 
-    def collate(self, examples: Sequence[Example], with_answers: bool) -> Batch:
-        """Pad on the left and stack. With answers, they end every row and `labels` are set; else rows end with the prompt."""
+    def collate(
+        self, examples: Sequence[Example], with_answers: bool, padding_side: str = "left", align: int = ALIGN
+    ) -> Batch:
+        """Pad and stack. With answers, they end every row and `labels` are set; else rows end with the prompt.
+
+        padding_side: the answer rows of `Vlm.logits` are the last ones, so only the equivalence gate pads on the right.
+        align: without answers, every prompt ends at a multiple of so many tokens; see `ALIGN`.
+        """
         import numpy as np
         import torch
 
         rows, kinds = [], []
         for example in examples:
-            ids = expand(example.text.prompt_ids, self.image_id, [self.tokens(grid) for grid in example.grids])
+            counts = [self.tokens(grid) if self.prefix else 0 for grid in example.grids]
+            ids = expand(example.text.prompt_ids, self.image_id, counts)
             kinds.append((ids == self.image_id).astype(np.int64))
             rows.append(np.concatenate([ids, example.text.answer_ids]) if with_answers else ids)
-        length = max(len(row) for row in rows)
+        ends = [len(row) if with_answers else -(-len(row) // align) * align for row in rows]
+        length = max(ends)
         input_ids = np.full((len(rows), length), self.pad_id, dtype=np.int64)
         mask, token_types = np.zeros_like(input_ids), np.zeros_like(input_ids)
         labels = np.full_like(input_ids, IGNORED)
         for b, (row, kind, example) in enumerate(zip(rows, kinds, examples, strict=True)):
-            start = length - len(row)
-            input_ids[b, start:] = row
-            mask[b, start:] = 1
+            start = (length if padding_side == "left" else ends[b]) - len(row)
+            input_ids[b, start : start + len(row)] = row
+            mask[b, start : start + len(row)] = 1
             token_types[b, start : start + len(kind)] = kind
             if with_answers:
-                labels[b, start + len(kind) :] = row[len(kind) :]
+                labels[b, start + len(kind) : start + len(row)] = row[len(kind) :]
         grids = [grid for example in examples for grid in example.grids]
         grid_thw = torch.tensor(grids, dtype=torch.int64).reshape(-1, 3) if grids else None
         ids, types, attention = (torch.from_numpy(array) for array in (input_ids, token_types, mask))
-        positions, _ = self.rope_index(ids, types, image_grid_thw=grid_thw, attention_mask=attention)
+        positions = self.positions(examples, ids, types, attention, grid_thw)
         pixels = [patches for example in examples for patches in example.pixels]
         features = tuple(feature for example in examples for feature in example.features)
         return Batch(
@@ -163,9 +191,47 @@ class Encoder:
             labels=torch.from_numpy(labels) if with_answers else None,
             answer_rows=max(len(example.text.answer_ids) for example in examples) + 1 if with_answers else 1,
             num_images=tuple(len(example.grids) for example in examples),
+            image_grids=tuple(self.merged(grid) for grid in grids),
             visual_tokens=tuple(self.tokens(grid) for grid in grids),
             image_order=tuple(example.text.image_order for example in examples),
         )
+
+    def positions(
+        self,
+        examples: Sequence[Example],
+        ids: torch.Tensor,
+        types: torch.Tensor,
+        attention: torch.Tensor,
+        grid_thw: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """M-RoPE positions int64 [3, B, T] by the checkpoint's own rule.
+
+        Where images are reduced, the rule is applied to the unreduced row: text keeps the position it has there, so the text
+        after an image stands at start + max(h, w) of the original grid, and every image token gets its image's start,
+        to which `Vlm.condition` adds the place it stands for.
+        """
+        import numpy as np
+        import torch
+
+        if not self.prefix:
+            return self.rope_index(ids, types, attention_mask=attention)[0]
+        if self.reducer is None or grid_thw is None:
+            return self.rope_index(ids, types, image_grid_thw=grid_thw, attention_mask=attention)[0]
+        positions = torch.zeros((3, *ids.shape), dtype=torch.int64)
+        for b, example in enumerate(examples):
+            prompt = example.text.prompt_ids
+            native, kept = np.ones(len(prompt), dtype=np.int64), np.ones(len(prompt), dtype=np.int64)
+            native[prompt == self.image_id] = [math.prod(self.merged(grid)) for grid in example.grids]
+            kept[prompt == self.image_id] = [self.tokens(grid) for grid in example.grids]
+            whole = torch.from_numpy(np.repeat(prompt, native))[None]
+            grids = torch.tensor(example.grids, dtype=torch.int64).reshape(-1, 3)
+            rope, _ = self.rope_index(whole, (whole == self.image_id).long(), image_grid_thw=grids if len(grids) else None)
+            index = torch.from_numpy(np.repeat(np.cumsum(native) - native, kept))
+            start = int(attention[b].argmax())
+            end, stop = start + len(index), start + int(attention[b].sum())
+            positions[:, b, start:end] = rope[:, 0, index]
+            positions[:, b, end:stop] = torch.arange(stop - end) + positions[:, b, end - 1].max() + 1
+        return positions
 
 
 def expand(ids: np.ndarray, image_id: int, counts: Sequence[int]) -> np.ndarray:
@@ -186,16 +252,3 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     if features is not None:
         moved["image_features"] = tuple(feature.to(device, non_blocking=True) for feature in features)
     return replace(batch, **moved)
-
-
-def check_budget(encoder: Encoder, picture: Picture, budget: int | None) -> None:
-    """Process one image and compare the tokens it costs with the budget asked for. Raises `ConfigError`."""
-    if budget is None:
-        return
-    _, grid = encoder.picture(picture)
-    tokens = encoder.tokens(grid)
-    if tokens > budget:
-        raise ConfigError(
-            f"vision_tokens.budget={budget}: the processor of this checkpoint makes {tokens} tokens of {picture.source} "
-            f"whatever it is told. Ask for at least {tokens}, or choose another vision_tokens option."
-        )

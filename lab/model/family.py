@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -23,8 +24,16 @@ class Part:
     mlp: tuple[str, ...] = ()
     linears: str = ""
 
+    def num_blocks(self, modules: Iterable[str]) -> int:
+        """How many blocks of this part are among the full module names of a model; 0 where the part has none."""
+        found = (re.fullmatch(self.block, name) for name in modules) if self.block else ()
+        return len({match.group(1) for match in found if match})
+
     def targets(self, preset: str, blocks: str = r"\d+") -> str:
-        """Regular expression over full module names for `attention`, `mlp` or `all-linear`; empty if it has none."""
+        """Regular expression over full module names for `attention`, `mlp` or `all-linear`; empty if it has none.
+
+        blocks: a regular expression for the numbers of the blocks that are meant.
+        """
         names = {"attention": self.attention, "mlp": self.mlp, "all-linear": self.attention + self.mlp}[preset]
         patterns = []
         if self.block and names:
@@ -40,11 +49,15 @@ class Family:
     """A model family: the class its checkpoints load as, and its parts.
 
     model_type: `config.model_type` of its checkpoints. parts: vision, projector, llm.
+    single_output: the language model sees one tensor [tokens, hidden] of each image, so that this tensor can be
+        cached, pooled or resampled. False where the tower also speaks to later blocks (DeepStack): images then always
+        come as pixels.
     """
 
     name: str
     model_type: str
     parts: dict[str, Part]
+    single_output: bool = True
 
     def part_of(self, parameter: str) -> str:
         """The part that a module or parameter belongs to; `other` if none claims it."""

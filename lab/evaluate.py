@@ -1,0 +1,233 @@
+"""python -m lab.evaluate: score a finished run again, on other data if asked, under its contract. Light until it starts."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lab.doors import answer, explain, set_up_logging, shipped
+
+if TYPE_CHECKING:
+    from lab.config import Experiment
+    from lab.evaluation.predictions import PredictionTable
+    from lab.model import Vlm
+    from lab.model.answers import AnswerTokens
+    from lab.model.encoding import Encoder
+    from lab.progress import Report
+    from lab.runs import Run
+
+SPLITS = ("dev", "minival")
+SPEED = ("threads", "accelerator", "feature_cache", "num_workers")
+FREE = ("data", "evaluation", "tracking", *(f"trainer.{key}" for key in SPEED))
+"""Keys that say what is evaluated, where and how fast; the six dials beside `data` are held to the contract."""
+SHOWN = ("accuracy", "consistency", "ece", "nll")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The door's arguments."""
+    made = argparse.ArgumentParser(
+        prog="python -m lab.evaluate",
+        description="Rebuild a run's base, dials and adapter from runs/ID/run.json, check them against the adapter's contract, "
+        "score a split, and write runs/ID/evaluations/NAME.parquet with NAME.json beside it.",
+        epilog="KEY=VALUE changes one value of the run's config and DIAL=OPTION takes conf/DIAL/OPTION.yaml, as in lab.train: "
+        "data=winoground, data.num_dev=400, trainer.accelerator=cpu. A change that the contract forbids is refused.",
+    )
+    made.add_argument("--run", required=True, metavar="ID", help="identity of a finished run, or its first digits")
+    made.add_argument("--split", choices=SPLITS, default="dev", help="what to score (default: dev)")
+    made.add_argument("--runs-dir", type=Path, default=Path("runs"), metavar="DIR", help="where run folders lie (default: runs)")
+    made.add_argument("--name", help="name of the files (default: the split, and a hash of what was changed)")
+    made.add_argument("--break-contract", action="store_true", help="score what the contract forbids; the result is marked")
+    made.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes to the run's config")
+    return made
+
+
+def find(runs_dir: Path, given: str) -> Run:
+    """The run of an identity or of its first digits. Raises `DataError` unless there is exactly one, and it has finished."""
+    from lab import runs
+    from lab.errors import DataError, did_you_mean
+
+    known = sorted(path.parent.name for path in runs_dir.glob("*/run.json"))
+    fitting = [name for name in known if name == given] or [name for name in known if given and name.startswith(given)]
+    if len(fitting) != 1:
+        what = f"{len(fitting)} runs begin with it" if fitting else f"there is no such run.{did_you_mean(given, known)}"
+        raise DataError(f"--run {given}: {what} {runs_dir} holds: {', '.join(known) or 'none'}.")
+    run = runs.load(runs_dir, fitting[0])
+    assert run is not None
+    if run.status != runs.FINISHED:
+        raise DataError(f"--run {given}: it is {run.status}; only a finished run has an adapter and a contract to evaluate.")
+    return run
+
+
+def changed(run: Run, overrides: Sequence[str]) -> Experiment:
+    """The run's config with changes, checked as any config is; nothing trains. Raises `ConfigError`."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from lab.config import freeze
+    from lab.errors import ConfigError
+
+    try:
+        return freeze(merged(run, overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(explain(error, list(overrides))) from None
+
+
+def merged(run: Run, overrides: Sequence[str]) -> Any:
+    """The stored config with the changes in it, not yet checked against the schema."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from omegaconf import OmegaConf
+
+    from lab.config import DIALS
+    from lab.errors import ConfigError, did_you_mean
+
+    config: Any = OmegaConf.create(run.config)
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        key = override.key_or_group
+        if not override.is_sweep_override() and key in DIALS:
+            folder = shipped("conf") / key
+            path = folder / f"{override.value()}.yaml"
+            if not path.is_file():
+                legal = sorted(file.stem for file in folder.glob("*.yaml"))
+                hint = did_you_mean(str(override.value()), legal)
+                raise ConfigError(f"{key}={override.value()}: there is no such option.{hint} Legal: {', '.join(legal)}.")
+            config[key] = OmegaConf.load(path)
+        elif override.is_sweep_override() or override.is_delete():
+            raise ConfigError(f"{override.input_line}: an evaluation takes one value of each key; start it once for each.")
+        elif key.partition(".")[0] not in (*DIALS, *FREE) and key not in FREE:
+            raise ConfigError(f"{key}: an evaluation does not train. Legal here: {', '.join(DIALS)} and {', '.join(FREE[1:])}.")
+        else:
+            OmegaConf.update(config, key, override.value(), force_add=True)
+    config.trainer.max_steps, config.trainer.max_epochs = 0, None
+    return config
+
+
+def rebuild(x: Experiment) -> tuple[Vlm, Vlm, Encoder, AnswerTokens]:
+    """The base, the model that the dials make of it, and how it is prompted and read; no adapter yet."""
+    import torch
+
+    from lab import model
+    from lab import run as running
+    from lab.model.answers import answer_tokens
+    from lab.model.encoding import Encoder
+
+    torch.set_num_threads(x.trainer.threads)
+    base = model.load(x.model)
+    if x.trainer.accelerator != "cpu" and torch.cuda.is_available():
+        base.model.to("cuda")
+    vlm = running.assemble(x, base)
+    return base, vlm, Encoder(vlm, x.prompt, x.seed), answer_tokens(vlm.processor.tokenizer, x.prompt)
+
+
+def evaluate(run: Run, x: Experiment, given: argparse.Namespace, report: Report) -> tuple[Path, dict[str, Any]]:
+    """Check the contract, score, and write predictions and facts; return the predictions' path and the facts."""
+    import logging
+
+    from lab import adapter, contract, data, runs
+    from lab import run as running
+    from lab.errors import DataError
+    from lab.evaluation import metrics, predictions, scoring
+    from lab.training.datamodule import Examples
+
+    log = logging.getLogger(__name__)
+    run_dir = runs.folder(given.runs_dir, run.identity)
+    base, vlm, encoder, tokens = rebuild(x)
+    trained, now = contract.load(run_dir), contract.describe(x, vlm, encoder, tokens)
+    reasons = contract.differences(trained, now)
+    if given.break_contract:
+        for reason in reasons:
+            log.warning("contract broken: %s", reason)
+    else:
+        contract.enforce(trained, now, f"run {run.identity}: this evaluation")
+    splits = data.load(x.data, Path(x.tracking.cache_dir))
+    split = getattr(splits, given.split)
+    if not len(split):
+        raise DataError(f"--split {given.split}: it is empty in data={x.data.name}. {' '.join(splits.notes)}")
+    examples = Examples(split, encoder)
+    examples.prepare(running.Prepared(base, splits).store(x, vlm, encoder), vlm, report)
+    if has_adapter(run):
+        adapter.load(vlm, run_dir / "adapter")
+        running.require_effect(vlm, running.assemble(x, base), examples)
+    scored = scoring.score(vlm, examples, tokens, x.evaluation.batch_size, given.split, report)
+    counts = [count for row in scored for count in row.visual_tokens]
+    now["visual_tokens"] = {"mean": sum(counts) / len(counts), "min": float(min(counts)), "max": float(max(counts))}
+    remarks = contract.compare(trained, now)[1]
+    for remark in remarks:
+        log.info("contract (no reason to refuse): %s", remark)
+    path = run_dir / "evaluations" / f"{given.name or name_of(given, bool(reasons))}.parquet"
+    predictions.write(path, scored)
+    facts = {
+        "run": run.identity,
+        "split": given.split,
+        "n": len(scored),
+        "contract_broken": bool(reasons),
+        "differences": reasons,
+        "remarks": remarks,
+        "overrides": list(given.overrides),
+        "data": {"name": x.data.name, "samples": data.fingerprint(split)},
+        "notes": list(splits.notes),
+        "skipped": len(splits.skipped),
+        "metrics": metrics.summarise(predictions.read(path)),
+        "contract": now,
+        "ended": runs.now(),
+    }
+    runs.write_atomically(path.with_suffix(".json"), json.dumps(facts, indent=1) + "\n")
+    return path, facts
+
+
+def has_adapter(run: Run) -> bool:
+    """Whether the run has trained anything; a zero-shot baseline is evaluated without."""
+    return bool(run.config["trainer"]["max_steps"]) or bool(run.config["trainer"]["max_epochs"])
+
+
+def name_of(given: argparse.Namespace, broken: bool) -> str:
+    """A file name from the split and the changes; a broken contract shows in it."""
+    changes = json.dumps(sorted(given.overrides)).encode()
+    name = f"{given.split}-{hashlib.sha256(changes).hexdigest()[:8]}" if given.overrides else given.split
+    return f"{name}-broken" if broken else name
+
+
+def told(path: Path, facts: dict[str, Any], table: PredictionTable, num_resamples: int) -> str:
+    """The lines that a person reads: metrics with 95 % intervals, or the reason why there are none."""
+    from lab.errors import LabError
+    from lab.evaluation.statistics import intervals
+
+    lines = [f"run {facts['run']}, {facts['data']['name']}/{facts['split']}, n={facts['n']}"]
+    if facts["contract_broken"]:
+        lines.append(f"  CONTRACT BROKEN in {len(facts['differences'])} values; see the .json file")
+    try:
+        found = intervals(table, SHOWN, num_resamples=num_resamples)
+        lines += [f"  {name} {i.estimate:.4f} [{i.low:.4f}, {i.high:.4f}]" for name, i in found.items()]
+        lines.append(f"  intervals over {found['accuracy'].num_clusters} clusters of samples that share images or sentences")
+    except LabError as error:
+        lines += [f"  {name} {facts['metrics'][name]:.4f}" for name in SHOWN]
+        lines.append(f"  no intervals: {error}")
+    return "\n".join([*lines, f"written to {path}"])
+
+
+def act(given: argparse.Namespace) -> int:
+    """Evaluate and print."""
+    run = find(given.runs_dir, given.run)
+    x = changed(run, given.overrides)
+
+    from lab.evaluation import predictions
+    from lab.progress import bars
+
+    path, facts = evaluate(run, x, given, bars())
+    print(told(path, facts, predictions.read(path), x.evaluation.bootstrap), flush=True)
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The door; 2 if the user must act."""
+    given = parser().parse_intermixed_args(arguments)
+    set_up_logging()
+    return answer(lambda: act(given))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""In which number format a base holds its weights: quantised linear layers, normalisation in float32."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from typing import TYPE_CHECKING, Any
+
+from lab.config import ModelDial, Quantisation
+from lab.errors import ConfigError
+from lab.model.family import Family
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig
+
+
+def quantised(dial: ModelDial, family: Family, config: PretrainedConfig) -> dict[str, Any]:
+    """What `from_pretrained` must be told, so that bitsandbytes quantises the language model's blocks; often nothing.
+
+    The tower, the projector and the head keep `model.dtype`: they are small, and what they compute is cached or scored.
+    Raises `ConfigError` where bitsandbytes is not installed or has no kernels for this machine.
+    """
+    if dial.quantisation is Quantisation.none:
+        return {}
+    key = f"model.quantisation={dial.quantisation.value}"
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            f"{key}: bitsandbytes is not installed. Install it with `pip install 'vlm-lab[quantised]'`, or give "
+            "model.quantisation=none."
+        )
+    import torch
+    from transformers import BitsAndBytesConfig
+    from transformers.integrations.bitsandbytes import validate_bnb_backend_availability
+
+    try:
+        validate_bnb_backend_availability(raise_exception=True)
+    except (ImportError, RuntimeError) as error:
+        raise ConfigError(
+            f"{key}: bitsandbytes has no kernels for this machine ({error}). Give model.quantisation=none."
+        ) from None
+    kept = outside_the_blocks(family, config)
+    if dial.quantisation is Quantisation.int8:
+        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=kept)}
+    settings = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=dial.double_quantisation,
+        bnb_4bit_compute_dtype=getattr(torch, dial.dtype.value),
+        llm_int8_skip_modules=kept,
+    )
+    return {"quantization_config": settings}
+
+
+def outside_the_blocks(family: Family, config: PretrainedConfig) -> list[str]:
+    """Full names of the linear layers that are not inside a block of the language model."""
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config)
+    block = family.parts["llm"].block
+    linears = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    return [name for name in linears if not re.match(block + r"\.", name)]
+
+
+def norms_in_float32(model: torch.nn.Module) -> None:
+    """Let every normalisation layer compute, and keep its weights, in float32; what it returns has its old dtype again.
+
+    A layer is one whose class is called `...Norm`. Nothing changes where weights are float32 already.
+    """
+    import torch
+
+    for module in model.modules():
+        weight = getattr(module, "weight", None)
+        if not type(module).__name__.endswith("Norm") or weight is None or weight.dtype == torch.float32:
+            continue
+        module.register_forward_pre_hook(upcast)
+        module.register_forward_hook(Downcast(weight.dtype))
+        module.float()
+
+
+def upcast(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    """Inputs in float32."""
+    return tuple(x.float() for x in inputs)
+
+
+class Downcast:
+    """A forward hook that returns the output in one dtype. A class, so that models can be copied."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+
+    def __call__(self, module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+        return output.to(self.dtype)

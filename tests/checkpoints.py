@@ -1,0 +1,108 @@
+"""Checkpoints with random weights, one of each family: small, but of every architecture's real shape."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lab.config import DType, ModelDial
+from lab.pretraining.tokenizer import make_processor
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, ProcessorMixin
+
+FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+FACTOR = {"qwen2_vl": 16, "qwen2_5_vl": 16, "qwen3_vl": 32}
+"""Pixels along one side of a token."""
+HIDDEN = 64
+
+
+def processor_of(family: str) -> ProcessorMixin:
+    """The tiny base's tokenizer and template around the family's own processor classes."""
+    from transformers import Qwen2_5_VLProcessor, Qwen2VLImageProcessor, Qwen3VLProcessor, Qwen3VLVideoProcessor
+
+    made = make_processor()
+    if family == "qwen2_vl":
+        return made
+    if family == "qwen2_5_vl":
+        return Qwen2_5_VLProcessor(
+            image_processor=made.image_processor,
+            tokenizer=made.tokenizer,
+            video_processor=made.video_processor,
+            chat_template=made.chat_template,
+        )
+    size = {"shortest_edge": 64 * 64, "longest_edge": 256 * 256}
+    half = [0.5, 0.5, 0.5]
+    steps = {"patch_size": 16, "merge_size": 2, "temporal_patch_size": 2, "size": size, "image_mean": half, "image_std": half}
+    return Qwen3VLProcessor(
+        image_processor=Qwen2VLImageProcessor(**steps),
+        tokenizer=made.tokenizer,
+        video_processor=Qwen3VLVideoProcessor(**steps),
+        chat_template=made.chat_template,
+    )
+
+
+def special_ids(tokenizer: Any) -> dict[str, int]:
+    """The config's ids of image and vision tokens."""
+    words = {"image_token_id": "image_pad", "video_token_id": "video_pad"}
+    words |= {"vision_start_token_id": "vision_start", "vision_end_token_id": "vision_end"}
+    return {key: tokenizer.convert_tokens_to_ids(f"<|{word}|>") for key, word in words.items()}
+
+
+def text_config(tokenizer: Any) -> dict[str, Any]:
+    """Three blocks with grouped queries."""
+    return {
+        "vocab_size": len(tokenizer),
+        "hidden_size": HIDDEN,
+        "intermediate_size": 96,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 2048,
+        "initializer_range": 0.1,
+        "rms_norm_eps": 1e-6,
+        "bos_token_id": tokenizer.convert_tokens_to_ids("<|endoftext|>"),
+        "eos_token_id": tokenizer.convert_tokens_to_ids("<|im_end|>"),
+        "pad_token_id": tokenizer.convert_tokens_to_ids("<|endoftext|>"),
+        "tie_word_embeddings": True,
+    }
+
+
+def make(family: str, seed: int = 0) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """A random model of the family and its processor."""
+    import torch
+    import transformers as hf
+
+    processor = processor_of(family)
+    tokenizer = processor.tokenizer
+    text = text_config(tokenizer)
+    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
+    vision: dict[str, Any] = {"depth": 3, "num_heads": 4, "spatial_merge_size": 2, "temporal_patch_size": 2}
+    vision |= {"patch_size": FACTOR[family] // 2, "initializer_range": 0.1}
+    shared = {**special_ids(tokenizer), "tie_word_embeddings": True, "dtype": "float32"}
+    match family:
+        case "qwen2_vl":
+            vision |= {"embed_dim": 32, "hidden_size": HIDDEN, "mlp_ratio": 2}
+            names = (hf.Qwen2VLConfig, hf.Qwen2VLForConditionalGeneration)
+        case "qwen2_5_vl":
+            vision |= {"hidden_size": 32, "intermediate_size": 48, "out_hidden_size": HIDDEN}
+            vision |= {"window_size": 32, "fullatt_block_indexes": [1]}
+            names = (hf.Qwen2_5_VLConfig, hf.Qwen2_5_VLForConditionalGeneration)
+        case _:
+            vision |= {"hidden_size": 32, "intermediate_size": 48, "out_hidden_size": HIDDEN}
+            vision |= {"num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1]}
+            text["head_dim"] = 16
+            rope["mrope_interleaved"] = True
+            names = (hf.Qwen3VLConfig, hf.Qwen3VLForConditionalGeneration)
+    config = names[0](text_config={**text, "rope_parameters": rope}, vision_config=vision, **shared)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return names[1](config), processor
+
+
+def save(family: str, folder: Path, seed: int = 0) -> ModelDial:
+    """Write a random checkpoint of the family; return the dial that loads it."""
+    model, processor = make(family, seed)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return ModelDial(name=family, family=family, path=str(folder), dtype=DType.float32)
