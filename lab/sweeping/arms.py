@@ -140,7 +140,7 @@ def run_sweep(arms: Sequence[Arm], origin: Origin, max_arms: int | None = None) 
     for arm in arms:
         courier.deliver(identity(arm.experiment))
     courier.deliver_sweep(sweep.identity)
-    return conclude(sweep, courier)
+    return conclude(sweep, courier, origin.started)
 
 
 def distinct(arms: Sequence[Arm]) -> list[Arm]:
@@ -301,12 +301,15 @@ def board(todo: Sequence[tuple[Experiment, Run]]) -> Iterator[Any]:
     bar.close()
 
 
-def conclude(sweep: Sweep, courier: Courier) -> int:
+def conclude(sweep: Sweep, courier: Courier, started: float) -> int:
     """Print the summary of a sweep; 0 if every arm finished, else 1."""
     from lab.report.summary import summary
 
     print(summary(courier.runs_dir, sweep, courier.uri), flush=True)
     found = [runs.load(courier.runs_dir, name) for name in sweep.arms]
+    firsts = [run.metrics["time/first_metric_s"] for run in found if run is not None and "time/first_metric_s" in run.metrics]
+    if firsts:
+        print(f"time:     first metric logged after {min(firsts):.1f} s, sweep done after {time.time() - started:.0f} s", flush=True)
     unfinished = [run for run in found if run is None or run.status != runs.FINISHED]
     if unfinished:
         print(f"{len(unfinished)} of {len(sweep.arms)} arms did not finish; the same command runs only those.", file=sys.stderr)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import itertools
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,8 +24,9 @@ class SharedLauncher(Launcher):
 
     __module__ = "hydra_plugins.lab"  # Hydra 1.3 takes launchers from modules of this prefix only
 
-    def __init__(self, max_arms: int | None = None) -> None:
+    def __init__(self, max_arms: int | None = None, arms: list[str] | None = None) -> None:
         self.max_arms = max_arms
+        self.arms = list(arms or [""])
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context = hydra_context
@@ -35,8 +38,9 @@ class SharedLauncher(Launcher):
         from lab.sweeping import arms
 
         asked = []
-        for overrides in job_overrides:
-            composed = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+        for job, one in itertools.product(job_overrides, self.arms):
+            overrides = [*job, *shlex.split(one)]
+            composed = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
             with open_dict(composed):
                 del composed["hydra"]
             asked.append(arms.Arm(freeze(composed), tuple(overrides)))
@@ -45,10 +49,15 @@ class SharedLauncher(Launcher):
 
 @dataclass
 class SharedLauncherConfig:
-    """max_arms: arms that ride together at most; None: one per core on a CPU, one after another on a GPU."""
+    """How a sweep's arms are made and run.
+
+    max_arms: arms that ride together at most; None: one per core on a CPU, one after another on a GPU.
+    arms: overrides, one string an arm, for sweeps that are no grid; each is joined to every point of the sweeper's grid.
+    """
 
     _target_: str = "hydra_plugins.lab.SharedLauncher"
     max_arms: int | None = None
+    arms: list[str] | None = None
 
 
 def register() -> None:

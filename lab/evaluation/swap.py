@@ -1,0 +1,93 @@
+"""The left/right swap test: does the answer survive showing the two images in the other order?
+
+Swapping the images preserves the label only where the sentence does not say left or right, or where these words are swapped
+too. Three groups are reported apart:
+
+    neutral        the sentence names no side; images swapped
+    renamed        it does; images swapped and the words with them: the label is preserved
+    contradicted   it does; only the images are swapped: the label may change, so agreement is no virtue here
+
+agreement: share of samples whose answer equals that in the original order. accuracy: against the preserved label.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+from lab.records import Prediction, Sample, Split
+
+SIDES = {"left": "right", "right": "left"}
+WORDS = re.compile(r"\b(left|right)(most)?\b", re.IGNORECASE)
+GROUPS = ("neutral", "renamed", "contradicted")
+
+
+def names_a_side(text: str) -> bool:
+    """Whether a sentence says left or right (also leftmost, rightmost).
+
+    >>> names_a_side("The right image shows a cat."), names_a_side("Both images are bright.")
+    (True, False)
+    """
+    return WORDS.search(text) is not None
+
+
+def swap_words(text: str) -> str:
+    """Exchange left and right, keeping capitals.
+
+    >>> swap_words("Left of it, the rightmost cat.")
+    'Right of it, the leftmost cat.'
+    """
+
+    def other(match: re.Match[str]) -> str:
+        word, rest = match.group(1), match.group(2) or ""
+        swapped = SIDES[word.lower()]
+        return (swapped.upper() if word.isupper() else swapped.capitalize() if word[0].isupper() else swapped) + rest
+
+    return WORDS.sub(other, text)
+
+
+class SwappedSplit:
+    """A split with the images of every sample reversed, and its side words swapped if `rename`."""
+
+    def __init__(self, split: Split, rename: bool) -> None:
+        self.split = split
+        self.rename = rename
+
+    @property
+    def sample_ids(self) -> Sequence[str]:
+        return self.split.sample_ids
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = self.split[index]
+        text = swap_words(sample.text) if self.rename else sample.text
+        return replace(sample, images=sample.images[::-1], text=text)
+
+
+def summarise(
+    split: Split, original: Sequence[Prediction], renamed: Sequence[Prediction], kept: Sequence[Prediction]
+) -> dict[str, float]:
+    """`swap/<group>_agreement`, `_accuracy` and `_examples` from predictions in the original and the two swapped forms.
+
+    A group without examples is left out.
+    """
+    out: dict[str, float] = {}
+    sided = [names_a_side(split[i].text) for i in range(len(split))]
+    members = {
+        "neutral": ([i for i, side in enumerate(sided) if not side], renamed),
+        "renamed": ([i for i, side in enumerate(sided) if side], renamed),
+        "contradicted": ([i for i, side in enumerate(sided) if side], kept),
+    }
+    for group, (indices, swapped) in members.items():
+        if not indices:
+            continue
+        agree = [original[i].prediction == swapped[i].prediction for i in indices]
+        right = [swapped[i].prediction == swapped[i].label for i in indices]
+        out[f"swap/{group}_agreement"] = sum(agree) / len(indices)
+        out[f"swap/{group}_examples"] = float(len(indices))
+        if group != "contradicted":
+            out[f"swap/{group}_accuracy"] = sum(right) / len(indices)
+    return out
