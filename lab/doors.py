@@ -93,7 +93,8 @@ def explain(error: Exception, arguments: list[str]) -> str:
     """Say in a sentence what Hydra or OmegaConf found wrong: the key, what was given, what is legal."""
     from hydra.errors import MissingConfigException
 
-    from lab.config import Experiment, legal_keys
+    from lab.config import Experiment
+    from lab.freezing import legal_keys
 
     if isinstance(error, MissingConfigException) and error.options is not None:
         asked = str(error.missing_cfg_file)

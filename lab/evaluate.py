@@ -68,7 +68,7 @@ def changed(run: Run, overrides: Sequence[str]) -> Experiment:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from lab.config import freeze
+    from lab.freezing import freeze
     from lab.errors import ConfigError
 
     try:

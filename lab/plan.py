@@ -41,7 +41,7 @@ def act(given: argparse.Namespace) -> int:
     """Compose, count and print."""
     from hydra import compose, initialize_config_dir
 
-    from lab.config import freeze
+    from lab.freezing import freeze
 
     register()
     with initialize_config_dir(str(shipped("conf")), version_base="1.3"):

@@ -22,7 +22,7 @@ def alone(composed: DictConfig) -> int:
     """Run one experiment in this process, deliver it to the tracker and print its summary."""
     from hydra.core.hydra_config import HydraConfig
 
-    from lab.config import freeze
+    from lab.freezing import freeze
 
     x = freeze(composed)
 

@@ -37,7 +37,7 @@ def verify(runs_dir: Path, name: str, folder: Path | None = None) -> int:
 
     from lab import contract, export
     from lab import run as running
-    from lab.config import from_dict
+    from lab.freezing import from_dict
     from lab.evaluation import equivalence
     from lab.model import Vlm
     from lab.model.answers import answer_tokens

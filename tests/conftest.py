@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from lab.config import Experiment, freeze
+from lab.config import Experiment
+from lab.freezing import freeze
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"

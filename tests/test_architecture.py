@@ -14,7 +14,7 @@ from lab.config import DIALS
 
 ROOT = Path(__file__).parents[1]
 FLOW = (
-    "errors records config doors progress runs",
+    "errors records config freezing doors progress runs",
     "data",
     "prompt",
     "model",

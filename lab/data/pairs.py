@@ -213,8 +213,8 @@ def _write(recipe: dict, folder: Path) -> None:
     try:
         for name in DEFAULT_SIZES:
             for kind, table in zip(("samples", "images"), _make_split(recipe, name), strict=True):
-                with pa.OSFile(str(work / f"{name}-{kind}.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as to:
-                    to.write_table(table)
+                with pa.ipc.new_file(str(work / f"{name}-{kind}.arrow"), table.schema) as file:
+                    file.write_table(table)
         (work / "recipe.json").write_text(json.dumps(recipe, indent=2, sort_keys=True), encoding="utf-8")
         work.chmod(0o755)  # mkdtemp makes folders for its owner only
         try:

@@ -34,7 +34,7 @@ class SharedLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the arms; ends the process with their exit code, because Hydra would print a traceback for a failed one."""
-        from lab.config import freeze
+        from lab.freezing import freeze
         from lab.sweeping import arms
 
         asked = []

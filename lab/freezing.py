@@ -1,0 +1,148 @@
+"""From a composed config to an `Experiment`: unknown keys, missing values and illegal combinations are told here.
+
+Types are checked by OmegaConf while composing (`lab.config` is the schema); what types cannot say is checked by `check`. Light.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from lab.config import PARTS, Experiment, adds_modules, trains
+from lab.errors import ConfigError, did_you_mean
+
+
+def freeze(composed: DictConfig) -> Experiment:
+    """Turn a composed config into an `Experiment`, or say which key is wrong.
+
+    Unknown keys (`+foo=1`), missing values and values that are illegal alone or beside another are a
+    `ConfigError`; `OmegaConf.to_object` alone would drop the first in silence.
+    """
+    reject_unknown(OmegaConf.to_container(composed, resolve=True, enum_to_str=True), Experiment)
+    missing = sorted(OmegaConf.missing_keys(composed))
+    if missing:
+        raise ConfigError(f"{missing[0]}: no value is given, and it has no default. Give it as {missing[0]}=VALUE.")
+    experiment = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Experiment), composed))
+    assert isinstance(experiment, Experiment)
+    check(experiment)
+    return experiment
+
+
+def from_dict(values: dict[str, Any]) -> Experiment:
+    """The experiment of a run's stored config (`as_dict`), checked as any config is."""
+    return freeze(OmegaConf.create(values))
+
+
+def reject_unknown(given: dict[str, Any], schema: type, prefix: str = "") -> None:
+    """Raise a `ConfigError` for the first key of `given` that `schema` does not have."""
+    hints = typing.get_type_hints(schema)
+    for key, value in given.items():
+        if key not in hints:
+            legal = ", ".join(sorted(hints))
+            raise ConfigError(f"{prefix}{key}: there is no such key.{did_you_mean(key, hints)} Legal here: {legal}.")
+        if dataclasses.is_dataclass(hints[key]) and isinstance(value, dict):
+            reject_unknown(value, hints[key], f"{prefix}{key}.")
+
+
+def legal_keys(schema: type, prefix: str = "") -> list[str]:
+    """Every key of the schema, sections included: `lora`, `lora.r`, ..."""
+    keys: list[str] = []
+    for key, hint in typing.get_type_hints(schema).items():
+        keys.append(prefix + key)
+        if dataclasses.is_dataclass(hint):
+            keys += legal_keys(typing.cast(type, hint), f"{prefix}{key}.")
+    return keys
+
+
+def check(x: Experiment) -> None:
+    """Check what types cannot say. Raises `ConfigError` with the key, the value and what is legal."""
+    at_least = {
+        "lora.r": (x.lora.r, 0),
+        "optim.lr": (x.optim.lr, 0.0),
+        "optim.lr_b_ratio": (x.optim.lr_b_ratio, 0.0),
+        "trainer.batch_size": (x.trainer.batch_size, 1),
+        "trainer.accumulate_grad_batches": (x.trainer.accumulate_grad_batches, 1),
+        "trainer.threads": (x.trainer.threads, 1),
+        "trainer.num_workers": (x.trainer.num_workers, 0),
+        "evaluation.batch_size": (x.evaluation.batch_size, 1),
+        "evaluation.bootstrap": (x.evaluation.bootstrap, 2000),
+        "evaluation.latency_examples": (x.evaluation.latency_examples, 0),
+        "evaluation.probe_examples": (x.evaluation.probe_examples, 1),
+        "seed": (x.seed, 0),
+    }
+    for key, (value, least) in at_least.items():
+        if value < least:
+            raise ConfigError(f"{key}={value}: it must be at least {least}.")
+    optional = {
+        "trainer.max_steps": (x.trainer.max_steps, 0),
+        "trainer.val_every": (x.trainer.val_every, 1),
+        "trainer.patience": (x.trainer.patience, 1),
+        "vision_tokens.budget": (x.vision_tokens.budget, 1),
+        "vision_tokens.width": (x.vision_tokens.width, 1),
+        "vision_tokens.heads": (x.vision_tokens.heads, 1),
+        "conditioning.every": (x.conditioning.every, 1),
+        "conditioning.width": (x.conditioning.width, 1),
+        "conditioning.heads": (x.conditioning.heads, 1),
+        "data.num_train": (x.data.num_train, 1),
+        "data.num_minival": (x.data.num_minival, 1),
+        "data.num_dev": (x.data.num_dev, 1),
+        "lora.lora_alpha": (x.lora.lora_alpha, 1),
+        "lora.top_k_blocks": (x.lora.top_k_blocks, 1),
+        "optim.lr_vision": (x.optim.lr_vision, 0.0),
+        "optim.lr_projector": (x.optim.lr_projector, 0.0),
+        "optim.lr_extras": (x.optim.lr_extras, 0.0),
+    }
+    for key, (value, least) in optional.items():
+        if value is not None and value < least:
+            raise ConfigError(f"{key}={value}: it must be at least {least}, or null.")
+    for key, value in {"lora.lora_dropout": x.lora.lora_dropout, "optim.warmup_fraction": x.optim.warmup_fraction}.items():
+        if not 0.0 <= value < 1.0:
+            raise ConfigError(f"{key}={value}: it must lie in [0, 1).")
+    if (x.trainer.max_steps is None) == (x.trainer.max_epochs is None):
+        raise ConfigError(
+            f"trainer.max_steps={x.trainer.max_steps}, trainer.max_epochs={x.trainer.max_epochs}: give exactly one of "
+            "them and set the other to null."
+        )
+    if x.trainer.patience is not None and x.trainer.val_every is None:
+        raise ConfigError(f"trainer.patience={x.trainer.patience}: it counts looks at minival; give trainer.val_every too.")
+    if len(x.optim.betas) != 2:
+        raise ConfigError(f"optim.betas={list(x.optim.betas)}: two numbers are needed, as in [0.9, 0.999].")
+    for part in x.lora.where:
+        if part not in PARTS:
+            raise ConfigError(
+                f"lora.where={list(x.lora.where)}: {part!r} is no part of a model.{did_you_mean(part, PARTS)} "
+                f"Legal: {', '.join(PARTS)}, in any combination."
+            )
+    check_owners(x)
+    if trains(x) and x.lora.r == 0 and not adds_modules(x):
+        raise ConfigError(
+            "lora=none leaves nothing to train, but trainer asks for steps. Add trainer.max_steps=0 for the zero-shot "
+            "baseline, or choose a LoRA with lora.r=16, vision_tokens=resampler or conditioning=cross_attention."
+        )
+    if x.prompt.answer_true == x.prompt.answer_false:
+        raise ConfigError(f"prompt.answer_true and prompt.answer_false are both {x.prompt.answer_true!r}: they must differ.")
+
+
+OWNERS = {
+    "vision_tokens": {"rule": "prune", "width": "resampler", "heads": "resampler"},
+    "conditioning": dict.fromkeys(("every", "layers", "parallel", "keep_prefix", "width", "heads"), "cross_attention"),
+}
+"""Keys of a dial that mean something for one of its options only."""
+
+
+def check_owners(x: Experiment) -> None:
+    """Raise a `ConfigError` for a key whose option is not chosen: it would change the run's name and nothing else."""
+    for dial, owners in OWNERS.items():
+        section = getattr(x, dial)
+        untouched = type(section)()
+        for key, owner in owners.items():
+            value = getattr(section, key)
+            if section.name != owner and value != getattr(untouched, key):
+                given = value.value if isinstance(value, Enum) else value
+                raise ConfigError(
+                    f"{dial}.{key}={given}: it belongs to {dial}={owner}, and {dial}={section.name} does not read it. "
+                    f"Leave it out, or choose {dial}={owner}."
+                )

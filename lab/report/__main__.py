@@ -1,0 +1,51 @@
+"""python -m lab.report: write the comparison of a sweep, or of any runs. Light until it starts to work."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lab.errors import LabError
+
+
+def parser() -> argparse.ArgumentParser:
+    """The door's arguments."""
+    made = argparse.ArgumentParser(
+        prog="python -m lab.report",
+        description="Write OUT/<sweep>/report.md, report.html, table.tex and figures/ from finished runs. Without --sweep and "
+        "--run: the latest sweep, or all finished runs if there is no sweep.",
+    )
+    made.add_argument("--sweep", metavar="ID", help="id or name of a sweep (runs/sweeps/ID.json), or latest")
+    made.add_argument("--run", metavar="ID", nargs="+", action="extend", default=[], help="runs, alone or beside --sweep")
+    made.add_argument("--runs-dir", type=Path, default=Path("runs"), metavar="DIR", help="where run folders lie (default: runs)")
+    made.add_argument("--out", type=Path, default=Path("report"), metavar="DIR", help="where to write (default: report)")
+    made.add_argument("--bootstrap", type=int, default=2000, metavar="N", help="resamples behind an interval (default: 2000)")
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The door; 2 if the user must act."""
+    given = parser().parse_args(arguments)
+
+    from lab.report.gather import choose
+
+    try:
+        selection = choose(given.runs_dir, given.sweep, given.run)
+
+        from lab.progress import bars
+        from lab.report.write import write_report
+
+        folder = write_report(selection, given.out, given.bootstrap, bars(), workers=len(os.sched_getaffinity(0)))
+    except (LabError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    finished = f"{len(selection.finished)} of {len(selection.arms)} arms finished"
+    print(f"{finished}. Read {folder / 'report.html'} or {folder / 'report.md'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,174 @@
+"""What a reader must know before believing a table: arms that did not see the same data, tokens, libraries or an idle machine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any
+
+from lab.report.gather import NOT_STARTED, Arm, Selection
+from lab.report.measure import SHOWN, Measured, Result
+from lab.report.wording import arms
+
+AGREEMENT = 1e-6
+"""Largest difference between a recorded metric and the same one recomputed from the predictions."""
+NAMED = 4
+"""Most arms that one remark names."""
+
+
+def remarks(selection: Selection, results: Sequence[Result]) -> list[str]:
+    """All that is wrong or odd with the arms of a report, in sentences; an empty list if nothing is."""
+    measured = [result for result in results if isinstance(result, Measured)]
+    found: list[str] = []
+    for check in (different_questions, different_training, different_tokens, little_mass, unlike_the_record, no_interval):
+        found += check(measured)
+    found += different_versions([m.arm for m in measured]) + shared_machine(selection.arms, measured)
+    if selection.also and len(measured) > 1:
+        listed = ", ".join(selection.also)
+        found.append(f"Besides the dials in their names, arms differ in {listed}: a difference may be due to these.")
+    return found
+
+
+def different_questions(measured: Sequence[Measured]) -> list[str]:
+    """Dev questions, their labels, or their order."""
+    by_items = split_by(measured, lambda m: m.items)
+    if len(by_items) > 1:
+        return [f"Arms were not asked the same dev questions (ids or labels differ): {contrast(by_items)}. Do not compare them."]
+    by_order = split_by(measured, lambda m: m.order)
+    if len(by_order) > 1:
+        return [f"Arms answered the same dev questions in another order: {contrast(by_order)}. Pairing by id is unaffected."]
+    return []
+
+
+def different_training(measured: Sequence[Measured]) -> list[str]:
+    """Training samples, minival samples, and how many examples training saw."""
+    trained = [m for m in measured if not m.arm.zero_shot]
+    found = []
+    for split in ("train", "minival"):
+        groups = split_by(trained, lambda m, split=split: fact(m.arm, "data", "samples", split))
+        if len(groups) > 1:
+            found.append(f"Arms did not have the same {split} samples, or had them in another order: {contrast(groups)}.")
+    groups = split_by(trained, lambda m: fact(m.arm, "data", "order", "examples_seen"))
+    if len(groups) > 1:
+        numbers = ", ".join(f"{arms(len(those))} on {seen:,}" for seen, those in groups.items())
+        found.append(f"Arms were trained on different numbers of examples ({numbers}).")
+    return found
+
+
+def different_tokens(measured: Sequence[Measured]) -> list[str]:
+    """Visual tokens that differ although no dial that could change them does."""
+    if len(split_by(measured, lambda m: m.tokens)) < 2:
+        return []
+    sections = ("vision_tokens", "model", "data")
+    explained = split_by(measured, lambda m: [m.arm.run.config.get(section) for section in sections])
+    unexplained = [those for those in explained.values() if len(split_by(those, lambda m: m.tokens)) > 1]
+    if not unexplained:
+        return []
+    groups = split_by(unexplained[0], lambda m: f"{m.tokens[0]:.1f} tokens an image")
+    return [f"Arms saw different numbers of visual tokens, and no dial says so: {contrast(groups, show_value=True)}."]
+
+
+def little_mass(measured: Sequence[Measured]) -> list[str]:
+    """Answers that hold little of the model's probability."""
+    poor = [m for m in measured if m.metrics["captured_mass_below_half"] > 0.05]
+    if not poor:
+        return []
+    worst = max(m.metrics["captured_mass_below_half"] for m in poor)
+    return [
+        f"The two answers hold less than half of the model's probability in more than 5 % of the examples of {named(poor)} "
+        f"(up to {100 * worst:.0f} %): their P(True) is renormalised over little, and ECE and NLL of them mean little."
+    ]
+
+
+def unlike_the_record(measured: Sequence[Measured]) -> list[str]:
+    """Metrics recorded by the run that its predictions do not give."""
+    found = []
+    for m in measured:
+        for name in SHOWN:
+            recorded = m.arm.run.metrics.get(f"dev/{name}")
+            if recorded is not None and not math.isclose(recorded, m.metrics[name], abs_tol=AGREEMENT):
+                found.append(
+                    f"{m.arm.label}: run.json records dev/{name} = {recorded:.6f}, its predictions give {m.metrics[name]:.6f}. "
+                    "The page shows the latter; one of the two files was changed after the run."
+                )
+                break
+    return found
+
+
+def no_interval(measured: Sequence[Measured]) -> list[str]:
+    """Arms whose numbers have no interval, and why."""
+    groups = split_by([m for m in measured if m.no_interval], lambda m: m.no_interval)
+    return [f"No interval for {named(those)}: {reason}" for reason, those in groups.items()]
+
+
+def different_versions(those: Sequence[Arm]) -> list[str]:
+    """Libraries, interpreter or platform that differ between arms."""
+    names = sorted({name for arm in those for name in arm.run.facts.get("versions", {})})
+    found = []
+    for name in names:
+        values = sorted({str(fact(arm, "versions", name)) for arm in those})
+        if len(values) > 1:
+            found.append(f"{name} {' / '.join(values)}")
+    return [f"Arms ran on different versions: {'; '.join(found)}."] if found else []
+
+
+def shared_machine(every: Sequence[Arm], measured: Sequence[Measured]) -> list[str]:
+    """Latencies that were measured, at the end of an arm, while another arm ran on the same host, or on several hosts."""
+    timed = [m.arm for m in measured if "latency/p50_ms" in m.arm.run.metrics and m.arm.run.started and m.arm.run.ended]
+    spans = [
+        (arm.run.process.get("host"), seconds(arm.run.started), seconds(arm.run.ended), arm.run.identity)
+        for arm in every
+        if arm.run.status != NOT_STARTED and arm.run.started and arm.run.ended
+    ]
+    spans.sort(key=lambda span: span[1])
+    loaded = []
+    for arm in timed:
+        host, end = arm.run.process.get("host"), seconds(arm.run.ended)
+        if host and any(h == host and start < end < stop and name != arm.run.identity for h, start, stop, name in spans):
+            loaded.append(arm)
+    found = []
+    if loaded:
+        found.append(
+            f"Latency and examples/s of {len(loaded)} of {arms(len(timed))} were measured while another arm ran on the same "
+            "machine. Compare costs only among arms measured alone."
+        )
+    hosts = sorted({str(arm.run.process.get("host")) for arm in timed})
+    if len(hosts) > 1:
+        found.append(f"Latency was measured on {len(hosts)} different machines ({', '.join(hosts[:NAMED])}).")
+    return found
+
+
+def seconds(moment: str) -> float:
+    """Unix time of an ISO 8601 moment."""
+    return datetime.fromisoformat(moment).timestamp()
+
+
+def fact(arm: Arm, *keys: str) -> Any:
+    """A nested value of `run.facts`, or None."""
+    value: Any = arm.run.facts
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def split_by(measured: Sequence[Measured], key: Callable[[Measured], Any]) -> dict[Any, list[Measured]]:
+    """Group arms by a value; lists and dicts count by their text."""
+    groups: dict[Any, list[Measured]] = {}
+    for m in measured:
+        value = key(m)
+        groups.setdefault(repr(value) if isinstance(value, list | dict) else value, []).append(m)
+    return groups
+
+
+def contrast(groups: dict[Any, list[Measured]], show_value: bool = False) -> str:
+    """`a, b against c`, most arms first."""
+    ordered = sorted(groups.items(), key=lambda item: -len(item[1]))
+    return " against ".join(f"{named(those)} ({value})" if show_value else named(those) for value, those in ordered)
+
+
+def named(measured: Sequence[Measured]) -> str:
+    """The labels of a few arms, and how many more there are."""
+    labels = [m.arm.label for m in measured[:NAMED]]
+    more = len(measured) - len(labels)
+    return ", ".join(labels) + (f" and {more} more" if more > 0 else "")

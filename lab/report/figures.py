@@ -1,0 +1,262 @@
+"""The figures: pure functions from measured arms to Matplotlib figures, without pyplot and without a window.
+
+Colours are those of Okabe and Ito (2008), told apart in the common forms of colour blindness; every coloured arm has a
+marker of its own besides. Sizes are chosen for 100 % zoom: 9 pt text on a page 7.6 inches wide.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import textwrap
+from collections.abc import Callable, Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.transforms import ScaledTranslation
+
+from lab import runs
+from lab.errors import DataError
+from lab.report.gather import Arm
+from lab.report.measure import Measured
+from lab.report.wording import count, shorten
+
+WIDTH = 7.6
+"""Inches."""
+DOTS = 150
+"""Pixels per inch of the PNG files."""
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6BB1")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "h")
+QUIET = "#6b6b6b"
+MOST_BARS, MOST_PANELS, MOST_LINES = 40, 12, len(COLOURS)
+LABEL_WIDTH = 44
+"""Most characters of an arm's name in a figure."""
+
+STYLE = {
+    "text.parse_math": False,  # a name may hold a dollar sign
+    "font.size": 9.0,
+    "axes.titlesize": 9.0,
+    "axes.labelsize": 9.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#444444",
+    "axes.linewidth": 0.8,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.7,
+    "xtick.color": "#444444",
+    "ytick.color": "#444444",
+    "xtick.labelcolor": "#1a1a1a",
+    "ytick.labelcolor": "#1a1a1a",
+    "legend.frameon": False,
+    "legend.fontsize": 8.0,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 5.0,
+    "figure.facecolor": "white",
+}
+
+
+def png(draw: Callable[[], Figure | None], software: str = "lab.report") -> bytes | None:
+    """Draw in the report's style and give the PNG file, or None for no figure; `software` is written into it."""
+    with matplotlib.rc_context(STYLE):
+        figure = draw()
+        if figure is None:
+            return None
+        buffer = io.BytesIO()
+        figure.savefig(buffer, dpi=DOTS, format="png", metadata={"Software": software})
+    return buffer.getvalue()
+
+
+def written(arm: Arm, width: int = LABEL_WIDTH) -> str:
+    """An arm's name as a figure shows it."""
+    return shorten(arm.label, width) + (" (zero-shot)" if arm.zero_shot else "")
+
+
+def accuracy_and_ece(measured: Sequence[Measured]) -> Figure:
+    """Accuracy and ECE of each arm with their 95 % intervals; hollow: zero-shot; dashed: always the commoner label."""
+    rows = np.arange(len(measured))[::-1]
+    figure = Figure(figsize=(WIDTH, 0.85 + 0.27 * len(measured)), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    for axes, name in ((left, "accuracy"), (right, "ece")):
+        for row, m in zip(rows, measured, strict=True):
+            value, interval = 100 * m.metrics[name], m.intervals.get(name)
+            if interval is not None:
+                axes.plot([100 * interval.low, 100 * interval.high], [row, row], color=COLOURS[0], linewidth=1.6)
+            face = "white" if m.arm.zero_shot else COLOURS[0]
+            axes.plot(value, row, "o", color=COLOURS[0], markerfacecolor=face, markersize=5.5)
+        axes.grid(visible=False, axis="y")
+        axes.tick_params(axis="y", length=0)
+    commoner = max(m.majority[1] for m in measured)
+    left.axvline(100 * commoner, color=QUIET, linewidth=1, linestyle=(0, (4, 3)))
+    left.annotate(
+        "commoner label", (100 * commoner, 1.0), xycoords=("data", "axes fraction"), xytext=(3, 1),
+        textcoords="offset points", color=QUIET, fontsize=8, va="bottom",
+    )  # fmt: skip
+    left.set_yticks(rows, [written(m.arm) for m in measured])
+    left.set_ylim(-0.6, len(measured) - 0.4)
+    left.set_xlabel("accuracy on dev, %")
+    right.set_xlabel("ECE on dev, % (less is better)")
+    right.set_xlim(left=0)
+    return figure
+
+
+def reliability(measured: Sequence[Measured]) -> Figure:
+    """Reliability diagrams: share of right answers against confidence per bin, and below it the examples in each bin."""
+    columns = min(len(measured), 3 if len(measured) in (3, 5, 6, 9) else 4)
+    rows = math.ceil(len(measured) / columns)
+    figure = Figure(figsize=(max(WIDTH * columns / 4, 2.4) if columns < 3 else WIDTH, 2.9 * rows), layout="constrained")
+    grid = figure.subplots(2 * rows, columns, sharex=True, sharey="row", squeeze=False, height_ratios=(3, 1.3) * rows)
+    floor = 100 * min(float(m.bins.lower[m.bins.count > 0].min()) for m in measured)
+    lowest = min(floor, 100 * min(float(np.nanmin(m.bins.mean_outcome)) for m in measured))
+    fullest = max(int(m.bins.count.max()) for m in measured)
+    for place in range(rows * columns):
+        row, column = divmod(place, columns)
+        top, strip = grid[2 * row, column], grid[2 * row + 1, column]
+        if place >= len(measured):
+            top.set_visible(False)
+            strip.set_visible(False)
+            continue
+        _diagram(top, measured[place], floor)
+        _counts(strip, measured[place])
+        top.set_xlim(floor - 1, 101)
+        top.set_ylim(lowest - 3, 103)
+        strip.set_ylim(0, 1.8 * fullest)
+        strip.tick_params(labelbottom=True)
+        if column == 0:
+            top.set_ylabel("right answers, %")
+            strip.set_ylabel("examples")
+        if place + columns >= len(measured):
+            strip.set_xlabel("confidence, %")
+    return figure
+
+
+def _diagram(axes: Axes, m: Measured, floor: float) -> None:
+    filled = m.bins.count > 0
+    axes.plot([floor, 100], [floor, 100], color=QUIET, linewidth=0.9, linestyle=(0, (4, 3)))
+    axes.plot(
+        100 * m.bins.mean_confidence[filled], 100 * m.bins.mean_outcome[filled], "o-", color=COLOURS[0], markersize=3.5,
+        linewidth=1.1,
+    )  # fmt: skip
+    name = textwrap.wrap(written(m.arm, 50), 26)[:2]
+    axes.set_title("\n".join([*name, f"ECE {100 * m.metrics['ece']:.1f} %"]), fontsize=8, loc="left")
+    axes.tick_params(bottom=False)
+
+
+def _counts(axes: Axes, m: Measured) -> None:
+    width = 100 / len(m.bins.count)
+    for low, number in zip(100 * m.bins.lower, m.bins.count, strict=True):
+        if number:
+            axes.bar(low + width / 2, number, width * 0.86, color="#b9d3e6")
+            axes.annotate(
+                count(number), (low + width / 2, number), xytext=(0, 1.5), textcoords="offset points", rotation=90, fontsize=6.5,
+                ha="center", va="bottom",
+            )  # fmt: skip
+    axes.set_yticks([])
+    axes.grid(visible=False)
+    axes.spines["left"].set_visible(False)
+
+
+def accuracy_against_cost(measured: Sequence[Measured]) -> Figure | None:
+    """Accuracy against median latency and, where arms differ in them, realised visual tokens; None if neither was measured."""
+    panels: list[tuple[str, Callable[[Measured], float | None]]] = []
+    if any("latency/p50_ms" in m.arm.run.metrics for m in measured):
+        panels.append(("median latency at batch 1, ms per example", lambda m: m.arm.run.metrics.get("latency/p50_ms")))
+    if len({m.tokens[0] for m in measured}) > 1:
+        panels.append(("realised visual tokens per image (mean on dev)", lambda m: m.tokens[0]))
+    if not panels:
+        return None
+    many = len(measured) > MOST_LINES
+    rows = 0 if many else math.ceil(len(measured) / 2)
+    figure = Figure(figsize=(WIDTH if len(panels) > 1 else 0.68 * WIDTH, 2.9 + 0.17 * rows), layout="constrained")
+    for axes, (title, cost) in zip(np.atleast_1d(figure.subplots(1, len(panels), sharey=True)), panels, strict=True):
+        at = [(place, m, value) for place, m in enumerate(measured) if (value := cost(m)) is not None]
+        if many:
+            _cloud(axes, [(m, value) for _, m, value in at])
+        else:
+            alike = [sum(value == other for _, _, other in at) for _, _, value in at]
+            before = [sum(value == other for _, _, other in at[:i]) for i, (_, _, value) in enumerate(at)]
+            for (place, m, value), all_there, earlier in zip(at, alike, before, strict=True):
+                _point(axes, m, value, place, 6.0 * (earlier - (all_there - 1) / 2))
+        axes.margins(x=0.08)
+        _frontier(axes, [(value, m.metrics["accuracy"]) for _, m, value in at])
+        axes.set_xlabel(title)
+    figure.axes[0].set_ylabel("accuracy on dev, %")
+    if not many:
+        handles, names = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside lower center", ncols=2)
+    return figure
+
+
+def _point(axes: Axes, m: Measured, cost: float, place: int, aside: float) -> None:
+    """One arm, set `aside` by so many typographic points."""
+    where = axes.transData + ScaledTranslation(aside / 72, 0, axes.figure.dpi_scale_trans)
+    value, interval = 100 * m.metrics["accuracy"], m.intervals.get("accuracy")
+    low, high = (value, value) if interval is None else (100 * interval.low, 100 * interval.high)
+    axes.plot([cost, cost], [low, high], color=COLOURS[place], linewidth=1, transform=where)
+    axes.plot(
+        cost, value, MARKERS[place], color=COLOURS[place], markersize=6, linestyle="none", label=written(m.arm), transform=where,
+        markerfacecolor="white" if m.arm.zero_shot else COLOURS[place],
+    )  # fmt: skip
+    axes.update_datalim([(cost, low), (cost, high)])  # a shifted artist does not count for the limits
+    axes.autoscale_view()
+
+
+def _cloud(axes: Axes, at: Sequence[tuple[Measured, float]]) -> None:
+    """Many arms: one grey, zero-shot hollow, intervals faint."""
+    ends = [(value, m.intervals["accuracy"]) for m, value in at if m.intervals]
+    axes.vlines(
+        [value for value, _ in ends], [100 * i.low for _, i in ends], [100 * i.high for _, i in ends], color=QUIET, linewidth=0.8,
+        alpha=max(0.08, min(0.4, 20 / len(at))),
+    )  # fmt: skip
+    faces = ["white" if m.arm.zero_shot else COLOURS[0] for m, _ in at]
+    axes.scatter(
+        [value for _, value in at], [100 * m.metrics["accuracy"] for m, _ in at], s=14, c=faces, edgecolors=COLOURS[0],
+        linewidths=0.7, zorder=2,
+    )  # fmt: skip
+
+
+def _frontier(axes: Axes, at: Sequence[tuple[float, float]]) -> None:
+    """Join the arms that no other arm beats in both respects."""
+    steps: list[tuple[float, float]] = []
+    for cost, accuracy in sorted((c, -a) for c, a in at):
+        if not steps or -accuracy > steps[-1][1]:
+            steps.append((cost, -accuracy))
+    if len(steps) > 1:
+        axes.plot(
+            [cost for cost, _ in steps], [100 * a for _, a in steps], color=QUIET, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1
+        )
+
+
+def curve(arm: Arm, key: str) -> tuple[list[float], list[float]]:
+    """(optimizer steps, values) of one curve of a run; empty where it was not recorded."""
+    try:
+        rows = [(row["step"], row[key]) for row in runs.curves(arm.folder) if key in row]
+    except (ValueError, KeyError) as error:
+        raise DataError(f"{arm.folder / 'curves.jsonl'}: this is no training curve ({error}).") from None
+    return [step for step, _ in rows], [value for _, value in rows]
+
+
+def training_curves(measured: Sequence[Measured]) -> Figure | None:
+    """Training loss and minival accuracy over optimizer steps, in the arms' colours; None if no arm recorded either."""
+    panels = (("train/loss", "training loss, nats per answer", 1.0), ("minival/accuracy", "accuracy on minival, %", 100.0))
+    lines = {key: [(place, m.arm, *curve(m.arm, key)) for place, m in enumerate(measured)] for key, _, _ in panels}
+    drawn = [(key, title, scale) for key, title, scale in panels if any(steps for _, _, steps, _ in lines[key])]
+    if not drawn:
+        return None
+    rows = math.ceil(len(measured) / 2)
+    figure = Figure(figsize=(WIDTH if len(drawn) > 1 else 0.68 * WIDTH, 2.7 + 0.17 * rows), layout="constrained")
+    handles = {}
+    for axes, (key, title, scale) in zip(np.atleast_1d(figure.subplots(1, len(drawn))), drawn, strict=True):
+        for place, arm, steps, values in lines[key]:
+            if steps:
+                (handles[place],) = axes.plot(
+                    steps, [scale * value for value in values], color=COLOURS[place], label=written(arm), marker=MARKERS[place],
+                    markevery=max(1, len(steps) // 6), markersize=4,
+                )  # fmt: skip
+        axes.set_xlabel("optimizer steps")
+        axes.set_ylabel(title)
+    figure.legend(handles=[handles[place] for place in sorted(handles)], loc="outside lower center", ncols=2)
+    return figure

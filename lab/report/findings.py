@@ -1,0 +1,43 @@
+"""From a selection of runs to all that a report says of them: the one call behind the page, the figures and the notebook."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lab.errors import LabError
+from lab.evaluation.resampling import LEAST_RESAMPLES
+from lab.progress import Report, silent
+from lab.report.checks import remarks
+from lab.report.compare import Compared, compare_all
+from lab.report.gather import Selection
+from lab.report.measure import Measured, Result, Unmeasured, measure_all
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What is known of the arms of a selection, in its order. remarks: what a reader must know first, in sentences."""
+
+    selection: Selection
+    results: tuple[Result, ...]
+    compared: Compared
+    remarks: tuple[str, ...]
+    num_resamples: int
+
+    @property
+    def measured(self) -> list[Measured]:
+        return [result for result in self.results if isinstance(result, Measured)]
+
+    @property
+    def unmeasured(self) -> list[Unmeasured]:
+        return [result for result in self.results if isinstance(result, Unmeasured)]
+
+
+def study(
+    selection: Selection, num_resamples: int = LEAST_RESAMPLES, report: Report = silent, workers: int = 1
+) -> Findings:
+    """Measure, compare and check the arms of a selection; intervals come from `num_resamples` draws."""
+    if num_resamples < LEAST_RESAMPLES:
+        raise LabError(f"--bootstrap={num_resamples}: too few for the ends of an interval; legal: {LEAST_RESAMPLES} or more.")
+    results = measure_all(selection.arms, num_resamples, report, workers)
+    compared = compare_all(results, num_resamples, report)
+    return Findings(selection, tuple(results), compared, tuple(remarks(selection, results)), num_resamples)

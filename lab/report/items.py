@@ -1,0 +1,89 @@
+"""What was asked: ids, clusters, groups and labels of a predictions file, derived once for all arms that were asked the same."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lab.evaluation import metrics, predictions
+from lab.evaluation.predictions import PredictionTable
+from lab.evaluation.resampling import clusters
+
+ASKED = ("sample_id", "image_set", "sentence_group", "subset", "label")
+SAID = ("label", "log_p_true", "log_p_false", "captured_mass", "prediction")
+
+
+@dataclass(frozen=True, eq=False)
+class Items:
+    """The questions of one split in the order scored.
+
+    columns: `ASKED` as read. table: the same with image sets and sentence groups numbered, which metrics read faster.
+    cluster: number of each example's cluster, as `resampling.clusters` has it. subsets: names, and each example's place
+    among them (-1: none). content: digest of ids with labels, in any order; order: digest of the ids in this order.
+    """
+
+    columns: pa.Table
+    table: PredictionTable
+    cluster: np.ndarray
+    subsets: tuple[tuple[str, ...], np.ndarray]
+    content: str
+    order: str
+    consistency_by_chance: float
+    majority: tuple[bool, float, float]
+
+
+class Reader:
+    """Reads predictions files one after another; what was asked is derived anew only where it changes."""
+
+    def __init__(self) -> None:
+        self._known: Items | None = None
+
+    def read(self, path: Path) -> tuple[Items, PredictionTable, np.ndarray]:
+        """Give what was asked, the whole table but image order and tokens, and the tokens of all images, flat."""
+        said = predictions.read(path, SAID)
+        columns = pq.read_table(path, columns=list(ASKED), use_threads=False)
+        if self._known is None or not columns.equals(self._known.columns):
+            self._known = derive(columns, predictions.read(path, ASKED))
+        spent = pq.read_table(path, columns=["visual_tokens"], use_threads=False).column(0).combine_chunks()
+        asked = self._known.table
+        table = said.replace(**{name: getattr(asked, name) for name in ASKED})
+        return self._known, table, np.asarray(spent.flatten())
+
+
+def derive(columns: pa.Table, table: PredictionTable) -> Items:
+    """Number, cluster and digest the questions of one file."""
+    ids = table.sample_id.tolist()
+    names = np.array([name or "" for name in table.subset.tolist()], dtype=np.str_)
+    found, place = np.unique(names, return_inverse=True)
+    if found[0] == "":
+        found, place = found[1:], place - 1
+    commoner = bool(table.label.mean() >= 0.5)
+    numbered = table.replace(
+        image_set=np.unique(table.image_set, return_inverse=True)[1],
+        sentence_group=np.unique(table.sentence_group, return_inverse=True)[1],
+    )
+    return Items(
+        columns=columns,
+        table=numbered,
+        cluster=clusters(table),
+        subsets=(tuple(found.tolist()), place),
+        content=digest(sorted(f"{name}\0{label}" for name, label in zip(ids, table.label.tolist(), strict=True))),
+        order=digest(ids),
+        consistency_by_chance=metrics.consistency_by_chance(table.sentence_group),
+        majority=(
+            commoner,
+            float((table.label == commoner).mean()),
+            metrics.consistency_by_majority(table.label, table.sentence_group),
+        ),
+    )
+
+
+def digest(lines: Sequence[str]) -> str:
+    """Sixteen hexadecimal digits that name a list of lines."""
+    return hashlib.sha256("\0".join(lines).encode()).hexdigest()[:16]

@@ -1,0 +1,178 @@
+"""Numbers of one arm, recomputed from its predictions; what was recorded during the run is only compared with them."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+
+from lab.errors import LabError
+from lab.evaluation import calibration, metrics, predictions
+from lab.evaluation.metrics import METRICS, Bins
+from lab.evaluation.predictions import PredictionTable
+from lab.evaluation.statistics import Interval, intervals
+from lab.progress import Report, silent
+from lab.report.gather import Arm
+from lab.report.items import Items, Reader
+
+SHOWN = (
+    "accuracy", "consistency", "ece", "ece_equal_mass", "ece_debiased", "nll", "brier", "captured_mass",
+    "captured_mass_below_half",
+)  # fmt: skip
+WITH_INTERVAL = ("accuracy", "ece")
+BATCH = 16
+"""Arms measured one after another by one process, so that they share what they were asked."""
+POOL_FROM = 48
+"""Least number of arms for which worker processes are worth their start."""
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """Temperature scaling: fitted on `num_examples` of minival, applied to dev."""
+
+    temperature: float
+    at_limit: bool
+    num_examples: int
+    ece_after: float
+    nll_after: float
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What dev says of one finished arm.
+
+    metrics: `SHOWN`, by their names in `lab.evaluation.metrics`. intervals: of `WITH_INTERVAL`; empty, and
+    `no_interval` the reason, where nothing can be resampled. bins: top-label reliability, 15 equal widths.
+    majority: share and consistency of always giving the commoner label. subsets: name -> (examples, accuracy).
+    tokens: mean, least and most visual tokens of one image. scaled: None, and `no_scaling` the reason, without minival.
+    items: digest of what was asked (ids with labels, in any order); order: digest of the ids in the order scored.
+    """
+
+    arm: Arm
+    metrics: dict[str, float]
+    intervals: dict[str, Interval]
+    no_interval: str | None
+    bins: Bins
+    num_examples: int
+    num_clusters: int
+    consistency_by_chance: float
+    majority: tuple[bool, float, float]
+    subsets: dict[str, tuple[int, float]]
+    tokens: tuple[float, int, int]
+    scaled: Scaled | None
+    no_scaling: str | None
+    minival_accuracy: float | None
+    items: str
+    order: str
+
+
+@dataclass(frozen=True)
+class Unmeasured:
+    """An arm without numbers, and why: it failed, was killed, still runs, or its predictions cannot be read."""
+
+    arm: Arm
+    reason: str
+
+
+Result = Measured | Unmeasured
+Made = TypeVar("Made")
+
+
+def measure_all(
+    arms: Sequence[Arm], num_resamples: int = 2000, report: Report = silent, workers: int = 1
+) -> list[Result]:
+    """Measure every arm, in order; many arms are spread over `workers` processes, which import the caller's main module."""
+    batches = [arms[start : start + BATCH] for start in range(0, len(arms), BATCH)]
+    work = partial(measure_batch, num_resamples=num_resamples)
+    if len(arms) < POOL_FROM or workers < 2:
+        return _followed(map(work, batches), len(arms), report)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        return _followed(pool.map(work, batches), len(arms), report)
+
+
+def _followed(results: Iterable[list[Result]], total: int, report: Report) -> list[Result]:
+    made: list[Result] = []
+    for batch in results:
+        made += batch
+        report("measuring (runs)", len(made), total, "")
+    return made
+
+
+def measure_batch(arms: Sequence[Arm], num_resamples: int = 2000) -> list[Result]:
+    """Measure some arms, most of which were asked the same."""
+    reader = Reader()
+    return [measure_arm(arm, num_resamples, reader) for arm in arms]
+
+
+def measure_arm(arm: Arm, num_resamples: int = 2000, reader: Reader | None = None) -> Result:
+    """Measure one arm, or say why it cannot be measured."""
+    if not arm.finished:
+        return Unmeasured(arm, arm.run.error or "no error was recorded")
+    try:
+        items, table, tokens = (reader or Reader()).read(arm.folder / "predictions" / "dev.parquet")
+    except LabError as error:
+        return Unmeasured(arm, f"the run finished, but {error}")
+    made, no_interval = _or_reason(
+        lambda: intervals(table, WITH_INTERVAL, num_resamples=num_resamples, cluster=items.cluster)
+    )
+    minival, scaled, no_scaling = _minival(arm, table)
+    return Measured(
+        arm=arm,
+        metrics={name: METRICS[name](table) for name in SHOWN},
+        intervals=made or {},
+        no_interval=no_interval,
+        bins=metrics.reliability_bins(table.confidence, table.correct),
+        num_examples=len(table),
+        num_clusters=int(items.cluster.max()) + 1,
+        consistency_by_chance=items.consistency_by_chance,
+        majority=items.majority,
+        subsets=_subsets(table, items),
+        tokens=(float(tokens.mean()), int(tokens.min()), int(tokens.max())) if len(tokens) else (0.0, 0, 0),
+        scaled=scaled,
+        no_scaling=no_scaling,
+        minival_accuracy=minival,
+        items=items.content,
+        order=items.order,
+    )
+
+
+def _minival(arm: Arm, dev: PredictionTable) -> tuple[float | None, Scaled | None, str | None]:
+    """Accuracy on minival, and what a temperature fitted there does to dev."""
+    path = arm.folder / "predictions" / "minival.parquet"
+    if not path.exists():
+        return None, None, "no minival predictions"
+    minival, reason = _or_reason(
+        lambda: predictions.read(path, ("sample_id", "label", "log_p_true", "log_p_false", "prediction"))
+    )
+    if minival is None:
+        return None, None, reason
+    scaled, reason = _or_reason(lambda: _scale(minival, dev))
+    return metrics.accuracy(minival.correct), scaled, reason
+
+
+def _scale(minival: PredictionTable, dev: PredictionTable) -> Scaled:
+    fitted = calibration.fit(minival, "minival")
+    after = calibration.apply(fitted, dev.select("sample_id", "label", "prediction", "log_p_true", "log_p_false"))
+    return Scaled(fitted.value, fitted.at_limit, len(minival), METRICS["ece"](after), METRICS["nll"](after))
+
+
+def _or_reason(make: Callable[[], Made]) -> tuple[Made | None, str | None]:
+    """A value, or the sentence that says why there is none: the page shows it in the value's place."""
+    try:
+        return make(), None
+    except LabError as error:
+        return None, str(error)
+
+
+def _subsets(table: PredictionTable, items: Items) -> dict[str, tuple[int, float]]:
+    names, place = items.subsets
+    inside = place >= 0
+    size = np.bincount(place[inside], minlength=len(names))
+    right = np.bincount(place[inside], table.correct[inside], minlength=len(names))
+    return {name: (int(n), float(k / n)) for name, n, k in zip(names, size, right, strict=True)}

@@ -1,0 +1,244 @@
+"""What the page says, from the question to the definitions."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lab.errors import LabError
+from lab.report import figures, tables
+from lab.report.checks import fact
+from lab.report.document import Block, Bullets, Code, Figure, Heading, Mono, Paragraph, Strong, Text, Warn
+from lab.report.findings import Findings
+from lab.report.wording import arms, percent
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Drawn
+
+MARK = "written by lab.report"
+DRAWINGS = ("accuracy_and_ece", "accuracy_against_cost", "reliability", "training_curves")
+"""Names of the figures, which are also their file names."""
+
+DEFINITIONS: tuple[Text, ...] = (
+    "Every number of quality is recomputed from the per-example predictions of the dev split (predictions/dev.parquet of the "
+    "named run). Parameters, seconds, latency and memory are what the run recorded.",
+    "accuracy: share of examples whose likelier answer is the label. P(True) = p(True) / (p(True) + p(False)), each summed "
+    "over the single-token spellings of the answer word, from one forward pass.",
+    "95 % interval: percentiles of a bootstrap that draws whole clusters, not examples. Examples that share an image set or "
+    "a sentence group are in one cluster.",
+    "consistency: share of sentence groups all of whose examples are right; its chance level is the mean of 2 to the minus "
+    "group size, which depends on the groups and is not comparable between data sets or subsets.",
+    "ECE: top-label expected calibration error, sum over 15 equal-width bins (lo, hi] of the bin's share times |accuracy - "
+    "mean confidence| (Guo et al. 2017). Binned errors are biased upward, and more so under resampling: the interval may lie "
+    "above the estimate. Equal mass: 15 bins of equal counts. Debiased L2: Kumar et al. 2019.",
+    "NLL: mean negative natural logarithm of the renormalised probability of the label. Brier: mean (P(True) - label)^2, "
+    "0.25 for P(True) = 1/2 throughout.",
+    "captured mass: mean of p(True) + p(False) under the full vocabulary, before renormalisation.",
+    "temperature: T minimises NLL on minival and divides the log-odds on dev; nothing is fitted on dev.",
+    "latency: one example at a time, from pixels to answer logits after a warm-up, decoding excluded; p50 and p95 are order "
+    "statistics. examples/s: the same at the evaluation batch size.",
+    "p: two-sided test that swaps the two arms within random clusters (over several seeds: t with seeds and clusters "
+    "crossed). Holm: step-down correction over all comparisons of this page. McNemar: exact, blind to clusters.",
+    "smallest detectable: difference in accuracy that this many examples and clusters find with probability 0.8 at a "
+    "two-sided 0.05 (of several seeds: the first in common). noise floor: how far apart two runs that differ only in their seed may lie (95 %).",
+    "A claim needs all three: Holm p < 0.05, an interval that excludes 0, a difference above the noise floor if one was "
+    "measured.",
+)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure as a PNG file, what it shows in words, and its caption; without a file, the caption says why there is none."""
+
+    png: bytes | None
+    alt: str
+    caption: str
+
+
+def drawings(findings: Findings) -> dict[str, Drawing]:
+    """The figures that these arms give, by name; one that has nothing to show is left out."""
+    measured = findings.measured
+    if not measured:
+        return {}
+    trained, most = [m for m in measured if not m.arm.zero_shot], figures.MOST_LINES
+    asked: dict[str, tuple[Callable[[], Drawn | None], str, str]] = {
+        "accuracy_and_ece": (
+            lambda: figures.accuracy_and_ece(tables.best(measured, figures.MOST_BARS)),
+            "Accuracy and ECE of each arm with 95 % intervals",
+            "Accuracy and ECE on dev with 95 % cluster-bootstrap intervals. Hollow: zero-shot. Dashed: always the commoner "
+            f"label. {tables.shown_of(len(measured), figures.MOST_BARS)}",
+        ),
+        "accuracy_against_cost": (
+            lambda: figures.accuracy_against_cost(measured),
+            "Accuracy of each arm against its latency and its visual tokens",
+            "Accuracy on dev (95 % interval) against what an answer costs; arms of equal cost are set side by side. Dashed: "
+            "the arms that no other beats in both.",
+        ),
+        "reliability": (
+            lambda: figures.reliability(tables.best(measured, figures.MOST_PANELS)),
+            "Reliability diagrams of each arm with the number of examples in each bin",
+            "Reliability on dev: right answers against confidence in 15 equal-width bins, and the number of examples in each "
+            f"bin. Points below the dashed line are overconfident. {tables.shown_of(len(measured), figures.MOST_PANELS)}",
+        ),
+        "training_curves": (
+            lambda: figures.training_curves(measured if len(measured) <= most else tables.best(trained, most)),
+            "Training loss and minival accuracy of each arm over optimizer steps",
+            "Training loss and accuracy on minival as recorded. "
+            f"{tables.shown_of(len(trained), most) if len(measured) > most else ''}",
+        ),
+    }
+    made = {}
+    for name, (draw, alt, caption) in asked.items():
+        try:
+            data = figures.png(draw, MARK)
+        except LabError as error:
+            made[name] = Drawing(None, alt, str(error))
+        else:
+            if data is not None:
+                made[name] = Drawing(data, alt, caption.strip())
+    return made
+
+
+def blocks(findings: Findings, drawn: Mapping[str, Drawing], folder: Path) -> list[Block]:
+    """The whole page; `folder` holds the figures in `drawn`."""
+
+    def figure(name: str) -> list[Block]:
+        if name not in drawn:
+            return []
+        if drawn[name].png is None:
+            return [Warn(f"No figure: {drawn[name].caption}")]
+        return [Figure(folder / f"{name}.png", drawn[name].alt, drawn[name].caption)]
+
+    page = opening(findings)
+    page += [Heading(2, "Results"), *usual(findings), tables.main_table(findings.results)]
+    page += figure("accuracy_and_ece")
+    page += claims(findings)
+    if findings.measured:
+        seeds = tables.seeds_table(findings.compared.experiments)
+        page += [Heading(2, "Over seeds"), Paragraph("Mean ± standard deviation."), seeds] if seeds else []
+        page += [Heading(2, "Calibration"), *calibration(findings), *figure("reliability")]
+        subsets = tables.subsets_table(findings.measured)
+        page += [Heading(2, "Accuracy by subset, %"), subsets] if subsets else []
+        shown = tables.best(findings.measured)
+        page += [Heading(2, "Cost"), *figure("accuracy_against_cost")]
+        page += [tables.table_of(tables.COST, shown, tables.shown_of(len(findings.measured)))]
+        page += [Heading(2, "Training"), *figure("training_curves")] if "training_curves" in drawn else []
+    return page + provenance(findings) + [Heading(2, "Definitions"), Bullets(DEFINITIONS)]
+
+
+def opening(findings: Findings) -> list[Block]:
+    """The question, how the arms ended, and what a reader must know first."""
+    selection = findings.selection
+    sweep = selection.sweep
+    page: list[Block] = [Heading(1, selection.title)]
+    question = sweep.question if sweep else None
+    page.append(Paragraph((Strong("Question."), " ", question or "None was written down for these runs.")))
+    states = Counter(tables.state_of(r) for r in findings.unmeasured)
+    ended = [f"{len(findings.measured)} finished", *(f"{number} {state.lower()}" for state, number in sorted(states.items()))]
+    page.append(Paragraph((Strong(f"{arms(len(findings.results))}:"), " ", ", ".join(ended) + ".", *data_of(findings))))
+    if findings.unmeasured:
+        page.append(Heading(3, "Arms without numbers"))
+        page.append(
+            Bullets(tuple((Mono(r.arm.label), f" {tables.state_of(r)}: ", Mono(r.reason)) for r in findings.unmeasured))
+        )
+    return page + [Warn(remark) for remark in findings.remarks]
+
+
+def usual(findings: Findings) -> list[Block]:
+    """What the names of the arms leave unsaid."""
+    said_once = findings.selection.usual
+    return [Paragraph(("Unless its name says otherwise, an arm has ", Mono(said_once), "."))] if said_once else []
+
+
+def data_of(findings: Findings) -> list[str]:
+    """One sentence on each data set: its splits, and the records left out."""
+    found: dict[str, None] = {}
+    for result in findings.results:
+        counts = fact(result.arm, "data", "counts")
+        if counts:
+            name = result.arm.run.config.get("data", {}).get("name", "data")
+            sizes = ", ".join(f"{split} {size:,}" for split, size in counts.items())
+            skipped = fact(result.arm, "data", "skipped") or 0
+            found.setdefault(f" Data {name}: {sizes} examples; {skipped:,} records skipped.")
+    return list(found)
+
+
+def claims(findings: Findings) -> list[Block]:
+    """One sentence a pair, and what stands behind it."""
+    compared = findings.compared
+    page: list[Block] = [Heading(2, "What may be claimed")]
+    if compared.pairs:
+        page.append(Bullets(tuple(pair.claim.sentence for pair in compared.pairs)))
+        page.append(
+            Paragraph(
+                f"Accuracy on dev; Holm's correction is over {len(compared.pairs)} comparisons. {finest_of(findings)} "
+                f"{floor_of(findings)}"
+            )
+        )
+    else:
+        page.append(Paragraph("Nothing: there are no two arms to compare."))
+    page += [Paragraph(note) for note in compared.notes]
+    return page + ([tables.pairs_table(compared)] if compared.pairs else [])
+
+
+def finest_of(findings: Findings) -> str:
+    """The smallest detectable differences in a sentence."""
+    resolved = [pair.resolution for pair in findings.compared.pairs]
+    finest = [percent(seen.smallest_detectable) for seen in resolved if seen.discordance > 0]
+    if not finest:
+        return "The arms answered alike throughout, so there is no difference to detect."
+    low, high = min(finest, key=float), max(finest, key=float)
+    span = low if low == high else f"{low} to {high}"
+    return f"The smallest difference that these comparisons would have found with probability 0.8 is {span} points."
+
+
+def floor_of(findings: Findings) -> str:
+    """The noise floor in a sentence."""
+    floor = findings.compared.floor
+    if floor is None:
+        return (
+            "The noise floor between seeds was not measured: no arm was run with a second seed, so a difference may be one "
+            "that another seed would not show."
+        )
+    return (
+        f"Noise floor between single runs that differ only in their seed: {percent(floor.bound(1))} points "
+        f"(standard deviation {percent(floor.sd, 2)} points, {floor.freedom} degrees of freedom)."
+    )
+
+
+def calibration(findings: Findings) -> list[Block]:
+    """ECE before and after temperature scaling."""
+    measured = findings.measured
+    shown = tables.best(measured)
+    fitted = sorted({m.scaled.num_examples for m in measured if m.scaled})
+    page: list[Block] = []
+    if fitted:
+        sizes = " or ".join(f"{size:,}" for size in fitted)
+        page.append(Paragraph(f"Temperatures are fitted on the {sizes} minival examples and applied to dev."))
+    reasons = Counter(m.no_scaling for m in measured if m.no_scaling)
+    page += [Paragraph(f"No temperature for {arms(number)}: {reason}") for reason, number in reasons.items()]
+    return [*page, tables.table_of(tables.CALIBRATION, shown, tables.shown_of(len(measured)))]
+
+
+def provenance(findings: Findings) -> list[Block]:
+    """Where each number comes from."""
+    selection = findings.selection
+    page: list[Block] = [Heading(2, "Provenance")]
+    if selection.sweep is not None:
+        page += [Paragraph(("The sweep ", Mono(selection.sweep.identity), " was asked for by:")), Code(selection.sweep.command)]
+    page.append(
+        Paragraph(
+            ("Runs lie in ", Mono(str(selection.runs_dir)), f". Intervals: {findings.num_resamples:,} resamples, seed 0. ",
+             "A row is made again by its command.")
+        )  # fmt: skip
+    )
+    notes = list(dict.fromkeys(note for r in findings.results for note in fact(r.arm, "data", "notes") or ()))
+    page += [Bullets(tuple(notes))] if notes else []
+    versions = [fact(m.arm, "versions") for m in findings.measured if fact(m.arm, "versions")]
+    if versions:
+        listed = ", ".join(f"{name} {value}" for name, value in versions[0].items())
+        page.append(Paragraph(f"Versions: {listed}."))
+    return [*page, tables.provenance_table(selection)]

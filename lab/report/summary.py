@@ -1,0 +1,92 @@
+"""The end of a sweep in the terminal: one line an arm, at most 100 columns, and the commands that open the comparison."""
+
+from __future__ import annotations
+
+import shlex
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+from lab.config import Tracking
+from lab.report.gather import Selection, choose, select
+from lab.report.measure import Measured, Result, measure_all
+from lab.report.tables import state_of
+from lab.report.wording import count, percent, percent_within, quantity, shorten
+from lab.runs import Run, Sweep
+from lab.tracking import store_uri
+
+COLUMNS = 100
+HEADER = ("arm", "status", "trainable", "dev accuracy, %", "ECE, %", "p50, ms", "examples/s")
+
+
+def summary(runs_dir: Path, sweep: Sweep | str, uri: str | None = None) -> str:
+    """The arms of a sweep (a record, an id, or `latest`) as a plain table with 95 % cluster-bootstrap intervals.
+
+    uri: the MLflow store that holds them; None: what the runs' own config says.
+    """
+    selection = choose(runs_dir, sweep if isinstance(sweep, str) else sweep.identity)
+    command = f"python -m lab.report --sweep {selection.name}"
+    return written(selection, command, uri)
+
+
+def summary_of_run(runs_dir: Path, run: Run, uri: str | None = None) -> str:
+    """The same of one run."""
+    selection = select(run.identity, run.name, runs_dir, [run], None)
+    return written(selection, f"python -m lab.report --run {run.identity}", uri)
+
+
+def written(selection: Selection, command: str, uri: str | None) -> str:
+    """The table, the errors of arms without numbers, and the commands."""
+    results = measure_all(selection.arms, workers=1)
+    lines = table([HEADER, *map(cells, results)])
+    if selection.usual:
+        lines += textwrap.wrap(f"(unless an arm's name says otherwise: {selection.usual})", COLUMNS)
+    errors = [result for result in results if not isinstance(result, Measured)]
+    if errors:
+        lines.append("")
+        lines += [f"{shorten(f'{state_of(e)} {e.arm.label}: {e.reason}', COLUMNS)}" for e in errors]
+    where = "" if str(selection.runs_dir) == "runs" else f" --runs-dir {shlex.quote(str(selection.runs_dir))}"
+    return "\n".join([*lines, "", "compare:  " + command + where, *tracker(selection, uri)])
+
+
+def cells(result: Result) -> tuple[str, ...]:
+    """One row."""
+    recorded = result.arm.run.metrics.get
+    label = result.arm.label + (" (zero-shot)" if result.arm.zero_shot else "")
+    if not isinstance(result, Measured):
+        return (label, state_of(result), count(recorded("parameters/trainable")), "–", "–", "–", "–")
+    return (
+        label,
+        result.arm.run.status,
+        count(recorded("parameters/trainable")),
+        percent_within(result.metrics["accuracy"], result.intervals.get("accuracy")),
+        percent(result.metrics["ece"]),
+        quantity(recorded("latency/p50_ms")),
+        quantity(recorded("latency/examples_per_second")),
+    )
+
+
+def table(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Columns two spaces apart, the first one flush left and wrapped so that no line is wider than `COLUMNS`."""
+    widths = [max(len(row[i]) for row in rows) for i in range(1, len(HEADER))]
+    first = min(max(len(row[0]) for row in rows), max(12, COLUMNS - sum(widths) - 2 * len(widths)))
+    lines = []
+    for number, row in enumerate(rows):
+        head, *rest = textwrap.wrap(row[0], first, break_long_words=True) or [""]
+        numbers = [row[1].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[2:], widths[1:], strict=True))]
+        lines.append("  ".join([head.ljust(first), *numbers]).rstrip())
+        lines += [f"  {more}" if len(more) + 2 <= first else more for more in rest]
+        if number == 0:
+            lines.append("-" * (first + sum(widths) + 2 * len(widths)))
+    return lines
+
+
+def tracker(selection: Selection, uri: str | None) -> list[str]:
+    """How to open the runs in MLflow; nothing where tracking is off."""
+    section = next((arm.run.config["tracking"] for arm in selection.arms if arm.run.config.get("tracking")), None)
+    if section is not None and not section.get("enabled", True):
+        return []
+    uri = uri or store_uri(Tracking(**section) if section else Tracking())
+    if uri.startswith(("http://", "https://")):
+        return [f"MLflow:   {uri}"]
+    return [f"MLflow:   mlflow ui --backend-store-uri {shlex.quote(uri)}"]

@@ -1,0 +1,67 @@
+"""Numbers as text, the same in every table: shares in %, intervals in brackets, thousands apart, `–` for what there is not."""
+
+from __future__ import annotations
+
+import math
+
+from lab.evaluation.statistics import Interval
+
+NONE = "–"
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """0.7123 -> `71.2`."""
+    return NONE if share is None or math.isnan(share) else f"{100 * share:.{digits}f}"
+
+
+def percent_within(share: float, interval: Interval | None) -> str:
+    """`71.2 [69.9, 72.4]`."""
+    if interval is None:
+        return percent(share)
+    return f"{percent(share)} [{percent(interval.low)}, {percent(interval.high)}]"
+
+
+def points(difference: float, low: float, high: float) -> str:
+    """A difference of shares with its sign: `+2.1 [+1.0, +3.2]`."""
+    return "{} [{}, {}]".format(*(f"{round(100 * value, 1) + 0.0:+.1f}" for value in (difference, low, high)))
+
+
+def decimal(value: float | None, digits: int = 3) -> str:
+    """A plain number."""
+    return NONE if value is None or math.isnan(value) else f"{value:.{digits}f}"
+
+
+def count(value: float | None) -> str:
+    """1234567 -> `1,234,567`."""
+    return NONE if value is None or math.isnan(value) else f"{value:,.0f}"
+
+
+def quantity(value: float | None) -> str:
+    """Three significant digits, thousands apart: milliseconds, rates, megabytes."""
+    if value is None or math.isnan(value):
+        return NONE
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def tokens(spent: tuple[float, int, int]) -> str:
+    """`196`, or `182.4 (64 to 256)` where images cost different numbers."""
+    mean, least, most = spent
+    return str(least) if least == most else f"{mean:.1f} ({least} to {most})"
+
+
+def arms(number: int) -> str:
+    """`1 arm`, `1,000 arms`."""
+    return f"{number:,} arm{'' if number == 1 else 's'}"
+
+
+def p_value(p: float) -> str:
+    """Three decimals; `<0.001` below."""
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def shorten(text: str, width: int) -> str:
+    """One line of at most `width` characters, with an ellipsis where something was cut."""
+    flat = " ".join(text.split())
+    return flat if len(flat) <= width else flat[: width - 1].rstrip() + "…"

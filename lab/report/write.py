@@ -1,0 +1,139 @@
+"""Putting a report on disk: Markdown, HTML, LaTeX and figures, each marked as ours, and no foreign file ever overwritten.
+
+A text file carries a line with the mark and the sha256 of all its other lines, so that one edited by hand is foreign too;
+a figure carries the mark in its PNG `Software` field.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from lab.errors import LabError
+from lab.evaluation.resampling import LEAST_RESAMPLES
+from lab.progress import Report, silent
+from lab.report.document import Text, plain, to_html, to_markdown
+from lab.report.findings import Findings, study
+from lab.report.gather import Selection
+from lab.report.measure import Measured, Result
+from lab.report.page import DRAWINGS, MARK, blocks, drawings
+from lab.report.tables import MAIN, Column, state_of
+from lab.report.wording import shorten
+from lab.runs import write_atomically
+
+COMMENTS = {".md": "<!-- {} -->", ".html": "<!-- {} -->", ".tex": "% {}"}
+HEAD = 4096
+"""Bytes in which the mark of a figure is looked for."""
+
+
+def write_report(
+    selection: Selection, out: Path, num_resamples: int = LEAST_RESAMPLES, report: Report = silent, workers: int = 1
+) -> Path:
+    """Write `out/<selection>/report.md`, `report.html`, `table.tex` and `figures/*.png`; return the folder."""
+    folder = out / selection.name
+    texts = [folder / name for name in ("report.md", "report.html", "table.tex")]
+    places = {name: folder / "figures" / f"{name}.png" for name in DRAWINGS}
+    refuse_foreign([*texts, *places.values()])
+    findings = study(selection, num_resamples, report, workers)
+    drawn = drawings(findings)
+    for name, path in places.items():
+        data = drawn[name].png if name in drawn else None
+        if data is not None:
+            write_bytes(path, data)
+        else:
+            path.unlink(missing_ok=True)
+    page = blocks(findings, drawn, folder / "figures")
+    bodies = (to_markdown(page, folder), to_html(page, f"Report {selection.name}"), to_latex(findings))
+    for path, body in zip(texts, bodies, strict=True):
+        write_atomically(path, stamped(body, path.suffix))
+    return folder
+
+
+def refuse_foreign(paths: Iterable[Path]) -> None:
+    """Raise a `LabError` for the first file in the way that was not written, or was changed since, by this module."""
+    for path in paths:
+        if not path.exists() and not path.is_symlink():
+            continue
+        if path.is_symlink() or not path.is_file() or not is_ours(path):
+            raise LabError(
+                f"{path}: it is in the way, and it was not written by lab.report or was edited since. Nothing was written. "
+                "Move it elsewhere, or choose another folder with --out."
+            )
+
+
+def is_ours(path: Path) -> bool:
+    """Whether this module wrote the file as it is."""
+    data = path.read_bytes()
+    if path.suffix not in COMMENTS:
+        return MARK.encode() in data[:HEAD]
+    lines = data.decode("utf-8", errors="replace").splitlines(keepends=True)
+    for number, line in enumerate(lines[:2]):
+        found = re.search(re.escape(MARK) + r"; sha256 of the other lines: ([0-9a-f]{64})", line)
+        if found:
+            return found[1] == sha256("".join(lines[:number] + lines[number + 1 :]))
+    return False
+
+
+def stamped(body: str, suffix: str) -> str:
+    """The text with its mark as the first line; in HTML as the second, after the doctype."""
+    mark = COMMENTS[suffix].format(f"{MARK}; sha256 of the other lines: {sha256(body)}") + "\n"
+    first, end, rest = body.partition("\n")
+    return f"{first}{end}{mark}{rest}" if suffix == ".html" else mark + body
+
+
+def sha256(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", errors="replace")).hexdigest()
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def to_latex(findings: Findings) -> str:
+    """The main table as a `booktabs` tabular, to be `\\input` inside a table environment of the paper."""
+    columns = [column for column in MAIN if column.header not in ("examples / clusters", "examples/s", "run")]
+    letters = "".join("r" if column.numeric else "l" for column in columns)
+    lines = [
+        f"% {shorten(latex(findings.selection.title), 200)}; needs \\usepackage{{booktabs}}",
+        "% intervals: 95 % percentile cluster bootstrap; definitions and provenance: report.md",
+        f"\\begin{{tabular}}{{{letters}}}",
+        "\\toprule",
+        " & ".join(latex(column.header) for column in columns) + r" \\",
+        "\\midrule",
+        *(latex_row(columns, result) for result in findings.results),
+    ]
+    if findings.measured:
+        lines += ["\\midrule", " & ".join(latex(column.majority(findings.measured[0])) for column in columns) + r" \\"]
+    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"]) + "\n"
+
+
+def latex_row(columns: Sequence[Column], result: Result) -> str:
+    """One arm; one without numbers says why across the columns."""
+    if isinstance(result, Measured):
+        return " & ".join(latex(column.cell(result)) for column in columns) + r" \\"
+    why = f"{state_of(result)}: {shorten(result.reason, 120)}"
+    return f"{latex(result.arm.label)} & \\multicolumn{{{len(columns) - 1}}}{{l}}{{{latex(why)}}} \\\\"
+
+
+def latex(text: Text) -> str:
+    """Escape what LaTeX would act on."""
+    special = {
+        "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "…": r"\dots{}",
+        **{character: f"\\{character}" for character in "&%$#_{}"},
+    }  # fmt: skip
+    escaped = "".join(special.get(character, character) for character in plain(text))
+    return f"{{}}{escaped}" if escaped.startswith(("[", "*")) else escaped  # after a row end these would be its options

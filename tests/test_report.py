@@ -1,0 +1,564 @@
+"""The report: numbers that can be recomputed, arms never dropped, text that stays text, files that stay whose they are."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import statistics
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from synthetic_runs import CONFIG, Questions, answers, changed, write_example, write_many, write_run, write_sweep
+
+from lab import runs
+from lab.errors import LabError
+from lab.evaluation import calibration, metrics, predictions
+from lab.evaluation.resampling import clusters
+from lab.evaluation.seeds import compare_seeds, noise_floor
+from lab.evaluation.statistics import compare, holm, intervals
+from lab.evaluation.verdict import verdict
+from lab.report import figures, gather, tables
+from lab.report.__main__ import main
+from lab.report.document import Mono, Strong, Table, css_width, html_block, markdown_block, markdown_text
+from lab.report.findings import study
+from lab.report.gather import choose
+from lab.report.measure import POOL_FROM, measure_all
+from lab.report.summary import summary, summary_of_run
+from lab.report.write import is_ours, latex, write_report
+from lab.runs import Run
+
+ROOT = Path(__file__).parents[1]
+HOSTILE = '<script>alert("x")</script> & |`$1$` [a](javascript:b)\n\\input{c} #_*~'
+
+
+@pytest.fixture(scope="module")
+def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The runs of a sweep with a baseline, four trained arms and a failed one."""
+    runs_dir = tmp_path_factory.mktemp("example") / "runs"
+    write_example(runs_dir)
+    return runs_dir
+
+
+@pytest.fixture(scope="module")
+def written(example: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of that sweep."""
+    return write_report(choose(example), tmp_path_factory.mktemp("report"))
+
+
+def few(runs_dir: Path, *overrides: dict, num: int = 140, **options) -> list[str]:
+    """Small finished runs of the same questions, one for each set of overrides."""
+    dev, minival = Questions.draw("dev", num), Questions.draw("minival", 70, seed=1)
+    names = []
+    for i, one in enumerate(overrides):
+        skill = 0.3 + 0.1 * i
+        write_run(runs_dir, f"run{i}", one, answers(dev, skill, seed=i), answers(minival, skill, seed=i), **options)
+        names.append(f"run{i}")
+    return names
+
+
+def rows_of(markdown: str, header: str) -> dict[str, list[str]]:
+    """The rows of the first pipe table whose header line begins so, by their first cell."""
+    lines = markdown.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith(f"| {header}"))
+    found = {}
+    for line in lines[start + 2 :]:
+        if not line.startswith("|"):
+            break
+        cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        found[cells[0].split("`")[1] if "`" in cells[0] else cells[0]] = cells
+    return found
+
+
+def test_every_number_of_the_table_comes_from_the_predictions(example: Path, written: Path) -> None:
+    rows = rows_of((written / "report.md").read_text(), "arm | trainable")
+    for identity, label in {"zero": "lora=none", "rank8": "lora.r=8", "few": "lora.r=8 vision_tokens=resize"}.items():
+        table = predictions.read(example / identity / "predictions" / "dev.parquet")
+        run = runs.load(example, identity)
+        wanted, within = metrics.summarise(table), intervals(table, ("accuracy", "ece"))
+        chance = metrics.consistency_by_chance(table.sentence_group)
+        spent = [count for row in table.visual_tokens for count in row]
+        _, parameters, tokens, accuracy, consistency, ece, nll, brier, latency, rate, size, run_id = rows[label]
+
+        def percent(value: float) -> str:
+            return f"{100 * value:.1f}"
+
+        def bracketed(name: str) -> str:
+            found = within[name]
+            return f"{percent(found.estimate)} [{percent(found.low)}, {percent(found.high)}]"
+
+        assert parameters == f"{run.metrics['parameters/trainable']:,.0f}"
+        assert tokens == ("196" if identity != "few" else f"{np.mean(spent):.1f} ({min(spent)} to {max(spent)})")
+        assert (accuracy, ece) == (bracketed("accuracy"), bracketed("ece"))
+        assert consistency == f"{percent(wanted['consistency'])} ({percent(chance)})"
+        assert (nll, brier) == (f"{wanted['nll']:.3f}", f"{wanted['brier']:.3f}")
+        assert size == f"{len(table):,} / {clusters(table).max() + 1:,}"
+        assert run_id == f"`{identity}`"
+        assert latency.startswith({"zero": "12.1 / 15.7", "rank8": "12.6 / 16.4", "few": "7.90 / 10.3"}[identity])
+        assert rate == f"{9000 / run.metrics['latency/p50_ms']:,.0f}"
+    commoner = table.label.mean() >= 0.5
+    assert rows[f"always {commoner}"][3] == percent((table.label == commoner).mean())
+    assert "zero-shot" in rows["lora=none"][0]
+
+
+def test_the_shared_reader_gives_what_the_metrics_give_of_the_file(example: Path) -> None:
+    (measured, *_) = measure_all(choose(example).arms)
+    table = predictions.read(example / "zero" / "predictions" / "dev.parquet")
+    assert measured.metrics == {name: pytest.approx(metrics.METRICS[name](table), abs=1e-12) for name in measured.metrics}
+    assert measured.intervals == intervals(table, ("accuracy", "ece"))
+    assert measured.subsets.keys() == {"attribute", "comparison", "counting", "location"}
+    inside = table.subset == "counting"
+    assert measured.subsets["counting"] == (inside.sum(), pytest.approx(table.correct[inside].mean()))
+
+
+def test_calibration_is_fitted_on_minival_and_shown_on_dev(example: Path, written: Path) -> None:
+    rows = rows_of((written / "report.md").read_text(), "arm | temperature")
+    for identity, label in {"rank2": "lora.r=2", "rank32": "lora.r=32"}.items():
+        dev, minival = (predictions.read(example / identity / "predictions" / f"{s}.parquet") for s in ("dev", "minival"))
+        fitted = calibration.fit(minival, "minival")
+        after = metrics.summarise(calibration.apply(fitted, dev))
+        assert rows[label][1] == f"{fitted.value:.3g}"
+        assert rows[label][3] == f"{100 * after['ece']:.1f}" and rows[label][5] == f"{after['nll']:.3f}"
+    assert after["ece"] < metrics.summarise(dev)["ece"]
+
+
+def test_claims_are_the_statistics_own_sentences(example: Path, written: Path) -> None:
+    page = (written / "report.md").read_text()
+    findings = study(choose(example))
+    compared = findings.compared
+    assert len(compared.pairs) == 5 * 4 / 2
+    adjusted = holm([pair.comparison.p_value for pair in compared.pairs])
+    tables_of = {m.arm.label: predictions.read(m.arm.folder / "predictions" / "dev.parquet") for m in findings.measured}
+    for pair, p in zip(compared.pairs, adjusted, strict=True):
+        again = compare(tables_of[pair.first], tables_of[pair.second])
+        assert pair.comparison == again
+        assert pair.claim == verdict(again, pair.first, pair.second, holm_p=float(p))
+        assert f"- {pair.claim.sentence}" in page
+    assert "noise floor between seeds was not measured" in page
+    finest = [pair.resolution.smallest_detectable for pair in compared.pairs]
+    assert f"{100 * min(finest):.1f} to {100 * max(finest):.1f} points" in page
+
+
+def test_a_failed_arm_is_shown_with_its_error(written: Path) -> None:
+    for name in ("report.md", "report.html", "table.tex"):
+        page = (written / name).read_text()
+        assert "lora.r=512" in page and "OutOfMemoryError: 18.2 GiB asked for" in page and "FAILED" in page
+    assert "5 finished, 1 failed" in (written / "report.md").read_text()
+
+
+def test_arms_without_numbers_of_every_kind_are_shown(tmp_path: Path) -> None:
+    runs_dir = tmp_path / "runs"
+    names = few(runs_dir, {"lora.r": 2}, {"lora.r": 4}, {"lora.r": 8}, {"lora.r": 16})
+    (runs_dir / "run1" / "predictions" / "dev.parquet").unlink()
+    (runs_dir / "run2" / "predictions" / "dev.parquet").write_bytes(b"PAR1 torn")
+    stopped = runs.load(runs_dir, "run3")
+    runs.save(runs_dir, dataclasses.replace(stopped, status=runs.KILLED, error="KeyboardInterrupt: "))
+    write_sweep(runs_dir, "s", [*names, "never"], ["lora.r"])
+    folder = write_report(choose(runs_dir), tmp_path / "out")
+    page = (folder / "report.md").read_text()
+    rows = rows_of(page, "arm | trainable")
+    assert len(rows) == 5 + 1
+    assert "**NO PREDICTIONS**" in rows["lora.r=4"][0] and "**NO PREDICTIONS**" in rows["lora.r=8"][0]
+    assert "**KILLED**" in rows["lora.r=16"][0] and "**NOT STARTED**" in rows["never"][0]
+    assert "1 finished, 1 killed, 2 no predictions, 1 not started" in page
+    assert "Nothing: there are no two arms to compare." in page
+
+
+def test_a_sweep_of_which_nothing_finished_has_a_page(tmp_path: Path) -> None:
+    runs.save(tmp_path / "runs", Run("a", "lora.r=2", changed({"lora.r": 2}), "c", status=runs.FAILED, error="boom"))
+    write_sweep(tmp_path / "runs", "s", ["a"], [])
+    folder = write_report(choose(tmp_path / "runs"), tmp_path / "out")
+    assert "boom" in (folder / "report.html").read_text() and not list(folder.glob("figures/*"))
+    assert "boom" in summary(tmp_path / "runs", "s")
+
+
+class Seen(HTMLParser):
+    """Tags, attributes and text of a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.links: list[str] = []
+        self.handlers: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.links += [value or "" for name, value in attrs if name in ("src", "href")]
+        self.handlers += [name for name, _ in attrs if name.startswith("on")]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_hostile_text_stays_text(tmp_path: Path) -> None:
+    runs_dir = tmp_path / "runs"
+    names = few(runs_dir, {"prompt.name": HOSTILE}, {"prompt.name": "qa"}, facts={"data": {"notes": [HOSTILE]}})
+    failed = Run("bad", HOSTILE, changed({"prompt.name": "x" + HOSTILE}), HOSTILE, status=runs.FAILED, error=HOSTILE)
+    runs.save(runs_dir, failed)
+    rows = [
+        dataclasses.replace(row, subset=HOSTILE) for row in answers(Questions.draw("dev", 140), 0.3, seed=0)
+    ]
+    predictions.write(runs_dir / "run0" / "predictions" / "dev.parquet", rows)
+    write_sweep(runs_dir, "s", [*names, "bad"], ["prompt"], HOSTILE)
+    folder = write_report(choose(runs_dir), tmp_path / "out")
+    seen = Seen()
+    seen.feed((folder / "report.html").read_text())
+    assert "script" not in seen.tags and "a" not in seen.tags and not seen.handlers
+    assert all(link.startswith("data:image/png;base64,") for link in seen.links)
+    assert seen.text.count('<script>alert("x")</script> & |`$1$` [a](javascript:b)') >= 6
+    markdown = (folder / "report.md").read_text()
+    outside_code = re.sub(r"(`+)(?!`).*?(?<!`)\1(?!`)", "", markdown)
+    assert not re.search(r"(?<!\\)<script", outside_code) and "](javascript:" not in outside_code.replace(r"\]", "")
+    for header in ("arm | trainable", "arm | temperature", "run | arm"):
+        assert len({len(cells) for cells in rows_of(markdown, header).values()}) == 1
+    for line in (folder / "table.tex").read_text().splitlines():
+        if not line.startswith("%"):
+            assert r"\input" not in line and not re.search(r"(?<!\\)[$#_]", line.replace(r"\textbackslash{}", ""))
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("a*b_c d_e_ <i>", r"a\*b_c d_e\_ \<i>"),
+        (("x", Strong("1|2")), r"x**1\|2**"),
+        (Mono("a`b"), "``a`b``"),
+        (("[a]", "(b)"), r"\[a\](b)"),
+        ("71.2 [69.9, 72.4]", "71.2 [69.9, 72.4]"),
+        ("# no heading", "&#35; no heading"),
+        ("1. no list", "&#49;. no list"),
+        ("- no\nlist", "&#45; no list"),
+    ],
+)
+def test_markdown_escapes(text, written: str) -> None:
+    assert markdown_text(text) == written
+
+
+def test_a_bar_in_a_code_cell_does_not_end_the_cell() -> None:
+    table = Table(("a", "b"), (((Mono("x|y"),), "1"),), frozenset({1}))
+    assert markdown_block(table, Path()).splitlines()[-1] == r"| `x\|y` | 1 |"
+    assert "<code>x|y</code>" in html_block(table)
+
+
+def test_latex_escapes() -> None:
+    assert latex(r"50 % of {a_b} & \c") == r"50 \% of \{a\_b\} \& \textbackslash{}c"
+    assert latex("[1]").startswith("{}[")
+
+
+def test_no_foreign_file_is_overwritten(tmp_path: Path) -> None:
+    runs_dir, out = tmp_path / "runs", tmp_path / "out"
+    few(runs_dir, {"lora.r": 2}, {"lora.r": 4})
+    theirs = out / "all" / "report.md"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("my notes\n")
+    with pytest.raises(LabError, match="was not written by lab.report"):
+        write_report(choose(runs_dir), out)
+    assert theirs.read_text() == "my notes\n" and list(theirs.parent.iterdir()) == [theirs]
+    theirs.unlink()
+    folder = write_report(choose(runs_dir), out)
+    mine = sorted(path for path in folder.rglob("*") if path.is_file())
+    assert len(mine) == 3 + 4 and all(is_ours(path) for path in mine)
+    write_report(choose(runs_dir), out)  # its own files it may replace
+    for name in ("report.md", "report.html", "table.tex"):
+        path = folder / name
+        ours = path.read_text()
+        path.write_text(ours + "an afterthought\n")
+        with pytest.raises(LabError, match="edited since"):
+            write_report(choose(runs_dir), out)
+        assert path.read_text().endswith("an afterthought\n")
+        path.write_text(ours)
+    figure = folder / "figures" / "reliability.png"
+    figure.write_bytes(b"\x89PNG mine")
+    with pytest.raises(LabError, match="reliability"):
+        write_report(choose(runs_dir), out)
+
+
+def test_figures_are_there_and_readable(written: Path) -> None:
+    names = {path.stem for path in written.glob("figures/*.png")}
+    assert names == {"accuracy_and_ece", "accuracy_against_cost", "reliability", "training_curves"}
+    page = (written / "report.html").read_text()
+    for path in written.glob("figures/*.png"):
+        data = path.read_bytes()
+        assert data.startswith(b"\x89PNG") and 400 < css_width(data) < 800
+        assert f"figures/{path.name}" in (written / "report.md").read_text()
+    assert page.count("data:image/png;base64,") == 4 and "http:" not in page and "https:" not in page
+
+
+def test_an_unreadable_curve_costs_only_its_figure(tmp_path: Path) -> None:
+    few(tmp_path / "runs", {"lora.r": 2}, {"lora.r": 4})
+    (tmp_path / "runs" / "run1" / "curves.jsonl").write_text("{torn\n")
+    folder = write_report(choose(tmp_path / "runs"), tmp_path / "out")
+    assert not (folder / "figures" / "training_curves.png").exists()
+    assert "curves.jsonl: this is no training curve" in (folder / "report.md").read_text()
+
+
+def test_arms_that_differ_only_in_their_seed_are_one_experiment(tmp_path: Path) -> None:
+    runs_dir = tmp_path / "runs"
+    arms = [{"lora.r": rank, "seed": seed} for rank in (2, 8) for seed in (0, 1, 2)]
+    few(runs_dir, *arms, {"lora.name": "none", "lora.r": 0, "trainer.max_steps": 0})
+    findings = study(choose(runs_dir))
+    by_label = {experiment.label: experiment for experiment in findings.compared.experiments}
+    assert {label: len(e.members) for label, e in by_label.items()} == {"lora.r=2": 3, "lora.r=8": 3, "lora=none": 1}
+    accuracies = [m.metrics["accuracy"] for m in by_label["lora.r=8"].members]
+    row = tables.seeds_table(findings.compared.experiments).rows[1]
+    assert row[1] == "0, 1, 2"
+    assert row[2] == f"{100 * statistics.fmean(accuracies):.1f} ± {100 * statistics.stdev(accuracies):.1f}"
+    floor = noise_floor([[m.metrics["accuracy"] for m in e.members] for e in by_label.values()])
+    assert findings.compared.floor == floor
+    loaded = [[predictions.read(m.arm.folder / "predictions/dev.parquet") for m in e.members] for e in by_label.values()]
+    first, second = findings.compared.pairs[:2]
+    assert first.comparison == compare_seeds(loaded[0], loaded[1]) and first.comparison.num_seeds == 3
+    assert second.comparison == compare_seeds(loaded[0], loaded[2] * 3)  # no seed touches the baseline: it meets every seed
+    assert f"noise floor {100 * floor.bound(3):.1f}" in first.claim.sentence
+
+
+def test_experiments_without_a_common_seed_are_not_compared(tmp_path: Path) -> None:
+    few(tmp_path / "runs", {"lora.r": 2, "seed": 0}, {"lora.r": 8, "seed": 1})
+    compared = study(choose(tmp_path / "runs")).compared
+    assert not compared.pairs and "share no seed" in compared.notes[0]
+
+
+def test_many_arms_meet_the_best_on_minival_only(tmp_path: Path) -> None:
+    zero = {"lora.name": "none", "lora.r": 0, "trainer.max_steps": 0}
+    few(tmp_path / "runs", zero, *({"lora.r": 2**i} for i in range(1, 8)))
+    findings = study(choose(tmp_path / "runs"))
+    best = max(findings.measured, key=lambda m: m.minival_accuracy)
+    assert {pair.first for pair in findings.compared.pairs} == {best.arm.label} and len(findings.compared.pairs) == 7
+    assert "the best on minival" in findings.compared.notes[0]
+
+
+def test_a_large_sweep_is_cut_where_a_reader_would_drown(tmp_path: Path) -> None:
+    """100 runs, some through worker processes; what is cut says so, and no arm leaves the main table."""
+    write_many(tmp_path / "runs", 100, 140, 70)
+    selection = choose(tmp_path / "runs")
+    some = selection.arms[:POOL_FROM]
+    alone, spread = measure_all(some, workers=1), measure_all(some, workers=2)
+    assert [(m.arm.label, m.metrics, m.intervals) for m in alone] == [(m.arm.label, m.metrics, m.intervals) for m in spread]
+    folder = write_report(selection, tmp_path / "out", workers=1)
+    page = (folder / "report.md").read_text()
+    assert len(rows_of(page, "arm | trainable")) == 101
+    assert len(rows_of(page, "arm | temperature")) == tables.MOST_ROWS
+    assert len(rows_of(page, "first | second")) == 1
+    assert page.count("- lora.r=") == 24
+    for number in (figures.MOST_BARS, figures.MOST_PANELS, figures.MOST_LINES):
+        assert f"The {number} best of 100 on minival." in page
+
+
+def remarks_of(runs_dir: Path) -> str:
+    return "\n".join(study(choose(runs_dir)).remarks)
+
+
+def test_clean_arms_have_no_remarks(example: Path) -> None:
+    assert remarks_of(example) == ""
+
+
+def test_arms_asked_other_questions_are_told_and_not_compared(tmp_path: Path) -> None:
+    runs_dir = tmp_path / "runs"
+    few(runs_dir, {"lora.r": 2}, {"lora.r": 4}, {"lora.r": 8})
+    predictions.write(runs_dir / "run2" / "predictions" / "dev.parquet", answers(Questions.draw("dev", 133), 0.5))
+    findings = study(choose(runs_dir))
+    assert "lora.r=2, lora.r=4 against lora.r=8" in findings.remarks[0]
+    assert len(findings.compared.pairs) == 1 and "lora.r=8 is not compared" in findings.compared.notes[0]
+
+
+def test_another_order_is_told_and_still_paired(tmp_path: Path) -> None:
+    runs_dir = tmp_path / "runs"
+    few(runs_dir, {"lora.r": 2}, {"lora.r": 4})
+    rows = answers(Questions.draw("dev", 140), 0.4, seed=1)
+    predictions.write(runs_dir / "run1" / "predictions" / "dev.parquet", rows[::-1])
+    findings = study(choose(runs_dir))
+    assert "in another order" in findings.remarks[0] and len(findings.compared.pairs) == 1
+
+
+def test_tokens_that_no_dial_explains_are_told(tmp_path: Path, example: Path) -> None:
+    runs_dir = tmp_path / "runs"
+    few(runs_dir, {"lora.r": 2}, {"lora.r": 4})
+    rows = answers(Questions.draw("dev", 140), 0.4, tokens=100, seed=1)
+    predictions.write(runs_dir / "run1" / "predictions" / "dev.parquet", rows)
+    assert "different numbers of visual tokens, and no dial says so" in remarks_of(runs_dir)
+
+
+def test_training_on_other_data_is_told(tmp_path: Path) -> None:
+    runs_dir = tmp_path / "runs"
+    few(runs_dir, {"lora.r": 2}, {"lora.r": 4, "trainer.batch_size": 32})
+    run = runs.load(runs_dir, "run1")
+    run.facts["data"]["samples"]["train"] = "other"
+    run.facts["data"]["order"]["examples_seen"] = 9600
+    run.facts["versions"]["torch"] = "2.14.0"
+    run.metrics["dev/accuracy"] += 0.01
+    runs.save(runs_dir, run)
+    told = remarks_of(runs_dir)
+    assert "same train samples" in told and "(1 arm on 4,800, 1 arm on 9,600)" in told
+    assert "torch 2.13.0 / 2.14.0" in told and "records dev/accuracy" in told
+    assert "arms differ in trainer.batch_size" in told
+
+
+def test_latency_under_load_and_on_several_machines_is_told(tmp_path: Path) -> None:
+    runs_dir = tmp_path / "runs"
+    few(runs_dir, {"lora.r": 2}, {"lora.r": 4}, {"lora.r": 8})
+    for name, (host, start, end) in {"run0": ("a", 0, 30), "run1": ("a", 10, 50), "run2": ("b", 20, 40)}.items():
+        run = runs.load(runs_dir, name)
+        run.process = {"pid": 1, "host": host}
+        run.started, run.ended = f"2026-07-01T10:00:{start:02d}+00:00", f"2026-07-01T10:00:{end:02d}+00:00"
+        runs.save(runs_dir, run)
+    told = remarks_of(runs_dir)
+    assert "1 of 3 arms were measured while another arm ran" in told and "2 different machines (a, b)" in told
+
+
+def test_little_captured_mass_is_told(tmp_path: Path) -> None:
+    runs_dir = tmp_path / "runs"
+    few(runs_dir, {"lora.r": 2})
+    rows = [
+        dataclasses.replace(row, captured_mass=0.2, log_p_true=row.log_p_true - 1.6, log_p_false=row.log_p_false - 1.6)
+        for row in answers(Questions.draw("dev", 140), 0.4)
+    ]
+    predictions.write(runs_dir / "run0" / "predictions" / "dev.parquet", rows)
+    assert "hold less than half" in remarks_of(runs_dir)
+
+
+def test_one_cluster_has_no_interval_and_says_why(tmp_path: Path) -> None:
+    runs_dir = tmp_path / "runs"
+    few(runs_dir, {"lora.r": 2}, {"lora.r": 4})
+    for name in ("run0", "run1"):
+        rows = [dataclasses.replace(row, image_set="one") for row in answers(Questions.draw("dev", 140), 0.4)]
+        predictions.write(runs_dir / name / "predictions" / "dev.parquet", rows)
+    page = (write_report(choose(runs_dir), tmp_path / "out") / "report.md").read_text()
+    assert "No interval for lora.r=2, lora.r=4" in page and "Nothing is compared" in page
+
+
+@pytest.mark.parametrize(
+    ("dials", "arms", "labels"),
+    [
+        (["lora.r"], [{"lora.r": 2}, {"lora.r": 8}], ["lora.r=2", "lora.r=8"]),
+        (["lora"], [{"lora.name": "llm"}, {"lora.name": "all", "lora.where": ["llm", "vision"]}], ["lora=llm", "lora=all"]),
+        (
+            [],
+            [{}, {"prompt.name": "qa"}, {"optim.lr": 0.1}, {"optim.lr": 0.2}],
+            ["optim.lr=0.002", "prompt=qa optim.lr=0.002", "optim.lr=0.1", "optim.lr=0.2"],
+        ),
+        (
+            [],
+            [{}, {"prompt.name": "qa"}, {"optim.lr": 0.1}, {"vision_tokens.name": "resize"}],
+            ["prompt=declarative vision_tokens=native optim.lr=0.002", "prompt=qa", "optim.lr=0.1", "vision_tokens=resize"],
+        ),
+        (
+            ["lora.r", "seed"],
+            [{"lora.r": 2, "seed": 0}, {"lora.r": 2, "seed": 1}, {"lora.r": 8, "seed": 0}, {"lora.r": 8, "seed": 1}],
+            ["lora.r=2 seed=0", "lora.r=2 seed=1", "lora.r=8 seed=0", "lora.r=8 seed=1"],
+        ),
+        ([], [{"trainer.threads": 1}, {"trainer.threads": 4}], ["trainer.threads=1", "trainer.threads=4"]),
+    ],
+)
+def test_labels_say_what_differs_and_no_more(tmp_path: Path, dials: list[str], arms: list[dict], labels: list[str]) -> None:
+    found = [Run(str(i), " ".join(f"{k}={v}" for k, v in arm.items()), changed(arm), "c") for i, arm in enumerate(arms)]
+    sweep = runs.Sweep("s", "s", "c", [run.identity for run in found], dials)
+    assert [arm.label for arm in gather.select("s", "s", tmp_path, found, sweep).arms] == labels
+
+
+def test_what_differs_besides_the_labels_is_listed(tmp_path: Path) -> None:
+    found = [Run(str(r), "", changed({"lora.r": r, "optim.lr": 1 / r}), "c") for r in (2, 4, 8)]
+    selection = gather.select("s", "s", tmp_path, found, runs.Sweep("s", "s", "c", ["2", "4", "8"], ["lora.r"]))
+    assert [arm.label for arm in selection.arms] == ["lora.r=2", "lora.r=4", "lora.r=8"] and selection.also == ("optim.lr",)
+
+
+def test_the_summary_fits_a_terminal(example: Path) -> None:
+    text = summary(example, "ranks", "sqlite:////tmp/a b.db")
+    assert max(map(len, text.splitlines())) <= 100
+    assert re.search(r"lora\.r=8 +FINISHED +49,152 +\d\d\.\d \[\d\d\.\d, \d\d\.\d\] +\d+\.\d +12\.6 +714", text)
+    assert re.search(r"lora\.r=512 +FAILED", text) and "OutOfMemoryError" in text
+    assert "python -m lab.report --sweep ranks" in text and "mlflow ui --backend-store-uri 'sqlite:////tmp/a b.db'" in text
+    assert summary(example, runs.load_sweep(example, "ranks"), "https://host").endswith("MLflow:   https://host")
+    alone = summary_of_run(example, runs.load(example, "rank8"))
+    assert "python -m lab.report --run rank8" in alone and max(map(len, alone.splitlines())) <= 100
+
+
+def test_the_summary_wraps_long_names(tmp_path: Path) -> None:
+    few(tmp_path / "runs", {"lora.target_modules": "x" * 90}, {"lora.target_modules": "y" * 90})
+    write_sweep(tmp_path / "runs", "s", ["run0", "run1"], ["lora.target_modules"])
+    text = summary(tmp_path / "runs", "latest")
+    table = text.partition("compare:")[0]
+    assert max(map(len, table.splitlines())) <= 100 and table.count("x") >= 90
+
+
+def run_door(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "lab.report", *arguments], capture_output=True, text=True, cwd=cwd, check=False)
+
+
+def test_the_door_reports_the_latest_sweep_without_torch(example: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; from lab.report.__main__ import main\n"
+        f"code = main(['--runs-dir', {str(example)!r}, '--out', {str(tmp_path)!r}])\n"
+        "print(code, [name for name in ('torch', 'mlflow', 'transformers', 'matplotlib.pyplot') if name in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert out.stdout.strip().endswith("0 []")
+    assert (tmp_path / "ranks" / "report.html").is_file()
+
+
+def test_the_manual_is_light() -> None:
+    code = (
+        "import runpy, sys\nsys.argv = ['lab.report', '--help']\n"
+        "try:\n    runpy.run_module('lab.report', run_name='__main__')\nexcept SystemExit:\n    pass\n"
+        "print([name for name in ('torch', 'mlflow', 'matplotlib', 'numpy', 'pyarrow') if name in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert out.strip().endswith("[]") and "--sweep" in out and "--bootstrap" in out
+
+
+def test_what_is_reported_by_default_and_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs_dir = tmp_path / "runs"
+    few(runs_dir, {"lora.r": 2}, {"lora.r": 4}, {"lora.r": 8})
+
+    def chosen(*arguments) -> tuple[str, list[str]]:
+        selection = choose(runs_dir, *arguments)
+        return selection.name, [arm.run.identity for arm in selection.arms]
+
+    assert chosen() == ("all", ["run0", "run1", "run2"])
+    write_sweep(runs_dir, "one", ["run0", "run1"], ["lora.r"])
+    write_sweep(runs_dir, "two", ["run1", "run2"], ["lora.r"])
+    assert chosen() == chosen("latest") == ("two", ["run1", "run2"])
+    assert chosen("sweep one") == chosen("one") == ("one", ["run0", "run1"])
+    assert chosen(None, ["run1"]) == ("run1", ["run1"])
+    name, arms = chosen("one", ["run2", "run0"])
+    assert name.startswith("one-") and arms == ["run0", "run1", "run2"]
+    assert main(["--runs-dir", str(runs_dir), "--out", str(tmp_path / "out"), "--run", "run1"]) == 0
+    assert (tmp_path / "out" / "run1" / "report.md").exists() and "1 of 1 arms finished" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--sweep", "rank"], "Did you mean 'ranks'?"),
+        (["--run", "rank9"], "Did you mean 'rank8'?"),
+        (["--bootstrap", "10"], "--bootstrap=10: too few"),
+        (["--runs-dir", "nowhere"], "--runs-dir=nowhere: there is no such folder"),
+    ],
+)
+def test_the_door_says_what_is_wrong_in_a_sentence(example: Path, arguments: list[str], said: str) -> None:
+    where = [] if "--runs-dir" in arguments else ["--runs-dir", str(example)]
+    done = run_door(*where, *arguments, cwd=ROOT)
+    assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_an_empty_folder_and_a_broken_record_are_told(tmp_path: Path) -> None:
+    with pytest.raises(LabError, match="no sweep and no finished run"):
+        choose(tmp_path)
+    with pytest.raises(LabError, match="holds no sweep"):
+        choose(tmp_path, "latest")
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps" / "s.json").write_text(json.dumps({"identity": "s"}))
+    with pytest.raises(LabError, match=r"s\.json: this is no sweep"):
+        choose(tmp_path)
+
+
+def test_the_fixture_is_a_config_of_this_laboratory() -> None:
+    """The synthetic config has no key that `lab.config.Experiment` lacks."""
+    from lab.config import Experiment
+    from lab.freezing import reject_unknown
+
+    reject_unknown(CONFIG, Experiment)
