@@ -105,14 +105,18 @@ def test_every_number_of_the_table_comes_from_the_predictions(example: Path, wri
     assert "zero-shot" in rows["lora=none"][0]
 
 
-def test_the_shared_reader_gives_what_the_metrics_give_of_the_file(example: Path) -> None:
-    (measured, *_) = measure_all(choose(example).arms)
-    table = predictions.read(example / "zero" / "predictions" / "dev.parquet")
-    assert measured.metrics == {name: pytest.approx(metrics.METRICS[name](table), abs=1e-12) for name in measured.metrics}
-    assert measured.intervals == intervals(table, ("accuracy", "ece"))
-    assert measured.subsets.keys() == {"attribute", "comparison", "counting", "location"}
-    inside = table.subset == "counting"
-    assert measured.subsets["counting"] == (inside.sum(), pytest.approx(table.correct[inside].mean()))
+def test_what_arms_share_changes_no_number(example: Path) -> None:
+    """Questions read once and draws made once give each arm what `lab.evaluation` gives of its file alone."""
+    for measured in measure_all(choose(example).arms)[:5]:
+        table = predictions.read(measured.arm.folder / "predictions" / "dev.parquet")
+        assert measured.metrics == {name: pytest.approx(metrics.METRICS[name](table), abs=1e-12) for name in measured.metrics}
+        for name, wanted in intervals(table, ("accuracy", "ece")).items():
+            found = measured.intervals[name]
+            assert (found.estimate, found.low, found.high) == pytest.approx((wanted.estimate, wanted.low, wanted.high), abs=1e-12)
+            assert dataclasses.replace(found, estimate=0, low=0, high=0) == dataclasses.replace(wanted, estimate=0, low=0, high=0)
+        assert measured.subsets.keys() == {"attribute", "comparison", "counting", "location"}
+        inside = table.subset == "counting"
+        assert measured.subsets["counting"] == (inside.sum(), pytest.approx(table.correct[inside].mean()))
 
 
 def test_calibration_is_fitted_on_minival_and_shown_on_dev(example: Path, written: Path) -> None:
@@ -166,6 +170,19 @@ def test_arms_without_numbers_of_every_kind_are_shown(tmp_path: Path) -> None:
     assert "**KILLED**" in rows["lora.r=16"][0] and "**NOT STARTED**" in rows["never"][0]
     assert "1 finished, 1 killed, 2 no predictions, 1 not started" in page
     assert "Nothing: there are no two arms to compare." in page
+
+
+def test_a_run_with_nothing_but_predictions_is_reported(tmp_path: Path) -> None:
+    """Runs of an older laboratory, or made by hand: what was not recorded is a dash."""
+    runs_dir = tmp_path / "runs"
+    few(runs_dir, {"lora.r": 2}, {"lora.r": 4})
+    runs.save(runs_dir, Run("run0", "by hand", {}, "", status=runs.FINISHED))
+    (runs_dir / "run0" / "curves.jsonl").unlink()
+    (runs_dir / "run0" / "predictions" / "minival.parquet").unlink()
+    page = (write_report(choose(runs_dir), tmp_path / "out") / "report.md").read_text()
+    row = rows_of(page, "arm | trainable")["by hand"]
+    assert row[1] == row[8] == row[9] == "–" and re.fullmatch(r"\d+\.\d \[.*\]", row[3])
+    assert "No temperature for 1 arm: no minival predictions" in page
 
 
 def test_a_sweep_of_which_nothing_finished_has_a_page(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from lab.report.gather import NOT_STARTED, Arm, Selection
 from lab.report.measure import SHOWN, Measured, Result
-from lab.report.wording import arms
+from lab.report.wording import arms, count
 
 AGREEMENT = 1e-6
 """Largest difference between a recorded metric and the same one recomputed from the predictions."""
@@ -51,7 +51,7 @@ def different_training(measured: Sequence[Measured]) -> list[str]:
             found.append(f"Arms did not have the same {split} samples, or had them in another order: {contrast(groups)}.")
     groups = split_by(trained, lambda m: fact(m.arm, "data", "order", "examples_seen"))
     if len(groups) > 1:
-        numbers = ", ".join(f"{arms(len(those))} on {seen:,}" for seen, those in groups.items())
+        numbers = ", ".join(f"{arms(len(those))} on {count(seen)}" for seen, those in groups.items())
         found.append(f"Arms were trained on different numbers of examples ({numbers}).")
     return found
 

@@ -15,8 +15,9 @@ from lab.errors import LabError
 from lab.evaluation import calibration, metrics, predictions
 from lab.evaluation.metrics import METRICS, Bins
 from lab.evaluation.predictions import PredictionTable
-from lab.evaluation.statistics import Interval, intervals
+from lab.evaluation.statistics import Interval
 from lab.progress import Report, silent
+from lab.report.bootstrap import intervals_of_arms
 from lab.report.gather import Arm
 from lab.report.items import Items, Reader
 
@@ -79,6 +80,16 @@ class Unmeasured:
     reason: str
 
 
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """An arm whose dev predictions were read; tokens: of all images, flat."""
+
+    arm: Arm
+    items: Items
+    table: PredictionTable
+    tokens: np.ndarray
+
+
 Result = Measured | Unmeasured
 Made = TypeVar("Made")
 
@@ -105,27 +116,38 @@ def _followed(results: Iterable[list[Result]], total: int, report: Report) -> li
 
 
 def measure_batch(arms: Sequence[Arm], num_resamples: int = 2000) -> list[Result]:
-    """Measure some arms, most of which were asked the same."""
+    """Measure some arms; those that were asked the same share the draws behind their intervals."""
     reader = Reader()
-    return [measure_arm(arm, num_resamples, reader) for arm in arms]
+    opened = [_open(arm, reader) for arm in arms]
+    groups: dict[int, list[Opened]] = {}
+    for one in opened:
+        if isinstance(one, Opened):
+            groups.setdefault(id(one.items), []).append(one)
+    within: dict[str, tuple[dict[str, Interval], str | None]] = {}
+    for members in groups.values():
+        tables, cluster = [one.table for one in members], members[0].items.cluster
+        made, reason = _or_reason(partial(intervals_of_arms, tables, WITH_INTERVAL, cluster, num_resamples))
+        for place, one in enumerate(members):
+            within[one.arm.run.identity] = (made[place] if made else {}, reason)
+    return [_measure(one, *within[one.arm.run.identity]) if isinstance(one, Opened) else one for one in opened]
 
 
-def measure_arm(arm: Arm, num_resamples: int = 2000, reader: Reader | None = None) -> Result:
-    """Measure one arm, or say why it cannot be measured."""
+def _open(arm: Arm, reader: Reader) -> Opened | Unmeasured:
     if not arm.finished:
         return Unmeasured(arm, arm.run.error or "no error was recorded")
     try:
-        items, table, tokens = (reader or Reader()).read(arm.folder / "predictions" / "dev.parquet")
+        return Opened(arm, *reader.read(arm.folder / "predictions" / "dev.parquet"))
     except LabError as error:
         return Unmeasured(arm, f"the run finished, but {error}")
-    made, no_interval = _or_reason(
-        lambda: intervals(table, WITH_INTERVAL, num_resamples=num_resamples, cluster=items.cluster)
-    )
-    minival, scaled, no_scaling = _minival(arm, table)
+
+
+def _measure(one: Opened, within: dict[str, Interval], no_interval: str | None) -> Measured:
+    table, items, tokens = one.table, one.items, one.tokens
+    minival, scaled, no_scaling = _minival(one.arm, table)
     return Measured(
-        arm=arm,
+        arm=one.arm,
         metrics={name: METRICS[name](table) for name in SHOWN},
-        intervals=made or {},
+        intervals=within,
         no_interval=no_interval,
         bins=metrics.reliability_bins(table.confidence, table.correct),
         num_examples=len(table),

@@ -43,7 +43,8 @@ DEFINITIONS: tuple[Text, ...] = (
     "p: two-sided test that swaps the two arms within random clusters (over several seeds: t with seeds and clusters "
     "crossed). Holm: step-down correction over all comparisons of this page. McNemar: exact, blind to clusters.",
     "smallest detectable: difference in accuracy that this many examples and clusters find with probability 0.8 at a "
-    "two-sided 0.05 (of several seeds: the first in common). noise floor: how far apart two runs that differ only in their seed may lie (95 %).",
+    "two-sided 0.05 (of several seeds: the first in common). noise floor: how far apart two runs that differ only in their "
+    "seed may lie (95 %).",
     "A claim needs all three: Holm p < 0.05, an interval that excludes 0, a difference above the noise floor if one was "
     "measured.",
 )

@@ -1,0 +1,72 @@
+"""Plans agree with counted parameters and with FLOPs worked out by hand for Qwen2-VL-2B; what cannot fit is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lab import planning
+from lab.errors import ConfigError
+from lab.plan import DISCORDANCES, cost, visible
+
+
+@pytest.fixture(scope="module")
+def two_billion(tmp_path_factory) -> Path:
+    """A folder with Qwen2-VL-2B's config.json and nothing else."""
+    from transformers import Qwen2VLConfig
+
+    folder = tmp_path_factory.mktemp("2b")
+    text = {
+        "vocab_size": 151936, "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28,
+        "num_attention_heads": 12, "num_key_value_heads": 2, "tie_word_embeddings": True,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
+    }
+    vision = {"depth": 32, "embed_dim": 1280, "hidden_size": 1536, "num_heads": 16, "mlp_ratio": 4, "patch_size": 14}
+    Qwen2VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True).save_pretrained(folder)
+    return folder
+
+
+def test_parameters_of_the_2b(composer, two_billion) -> None:
+    x = composer("model=qwen2_vl_2b", f"model.path={two_billion}")
+    found = planning.plan(x, 256, images=2, text_tokens=70)
+    totals = {row.part: row.total - row.trainable for row in found.ledger}
+    assert totals == {"vision": 631_183_360, "projector": 34_087_936, "llm": 233_373_696 + 1_310_340_608}
+    assert sum(row.trainable for row in found.ledger) == 18_464_768
+    assert found.weight_bytes == 2 * 2_208_985_600
+    assert found.adapter_bytes == 16 * 18_464_768
+
+
+@pytest.mark.parametrize(("tokens", "forward", "tower", "floor"), [(16, 268, 165, 714), (64, 522, 676, 1747), (256, 1554, 2962, 6165)])
+def test_flops_of_the_2b(composer, two_billion, tokens, forward, tower, floor) -> None:
+    """GFLOP an example, within 3 % of figures worked out independently (they leave the answer rows out)."""
+    x = composer("model=qwen2_vl_2b", f"model.path={two_billion}", "trainer.feature_cache=false")
+    found = planning.plan(x, tokens, images=2, text_tokens=70)
+    assert found.tokens == 70 + 2 * tokens
+    assert found.eval_flops / 1e9 == pytest.approx(forward + tower, rel=0.03)
+    assert found.train_flops / 1e9 == pytest.approx(floor, rel=0.03)
+    cached = planning.plan(composer("model=qwen2_vl_2b", f"model.path={two_billion}"), tokens, images=2, text_tokens=70)
+    assert (found.train_flops - cached.train_flops) / 1e9 == pytest.approx(tower, rel=0.03)
+
+
+class Given:
+    device, arms, text_tokens, tokens_per_image = "t4", 3, 70, None
+
+
+def test_what_cannot_fit_is_refused(composer, two_billion) -> None:
+    model = ("model=qwen2_vl_2b", f"model.path={two_billion}")
+    assert "floor on t4" in cost(composer(*model, "trainer.batch_size=1"), Given(), 1000)
+    with pytest.raises(ConfigError, match="does not fit t4.*gradient_checkpointing=true"):
+        cost(composer(*model, "trainer.batch_size=64"), Given(), 1000)
+
+
+def test_an_unknown_device_is_named(composer, two_billion) -> None:
+    with pytest.raises(ConfigError, match="--device h20.*'h200'"):
+        planning.device("h20")
+
+
+def test_what_dev_could_see(composer, tmp_path) -> None:
+    from lab import data
+
+    text = visible(data.load(composer("data.num_train=8", "data.num_minival=8", "data.num_dev=120").data, tmp_path))
+    assert "120 examples" in text and text.count(" points") == len(DISCORDANCES)
