@@ -16,7 +16,7 @@ import platform
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PROBE = "probe.safetensors"
+LATENCY_ROUNDS = 3
 SPLITS = ("train", "minival", "dev")
 
 
@@ -255,14 +256,16 @@ def added_flops(vlm: Vlm, examples: Examples) -> float:
 def swapped(
     x: Experiment, vlm: Vlm, examples: Examples, scored: list[Prediction], tokens: AnswerTokens, run_dir: Path, report: Report
 ) -> dict[str, float]:
-    """Score dev with its images in the other order, side words swapped and kept; write both, return the agreement."""
-    again = {}
-    for name, rename in (("dev_swap_renamed", True), ("dev_swap_kept", False)):
-        turned = Examples(swap.SwappedSplit(examples.split, rename), examples.encoder)
-        turned.prepare(examples.store, vlm)
-        again[name] = scoring.score(vlm, turned, tokens, x.evaluation.batch_size, name, report)
-        predictions.write(run_dir / "predictions" / f"{name}.parquet", again[name])
-    return swap.summarise(examples.split, scored, again["dev_swap_renamed"], again["dev_swap_kept"])
+    """Score dev with its images in the other order, side words swapped and kept; write each group, return the agreement."""
+    turned = []
+    for rename in (True, False):
+        again = Examples(swap.SwappedSplit(examples.split, rename), examples.encoder)
+        again.prepare(examples.store, vlm)
+        turned.append(scoring.score(vlm, again, tokens, x.evaluation.batch_size, "dev, images swapped", report))
+    groups = swap.by_group(examples.split, *turned)
+    for group, rows in groups.items():
+        predictions.write(run_dir / "predictions" / f"dev_swap_{group}.parquet", rows)
+    return swap.summarise(scored, groups)
 
 
 def control_examples(control: str, examples: Examples, seed: int) -> Examples:
@@ -302,6 +305,38 @@ def stored_probe(run_dir: Path) -> torch.Tensor:
         return load_file(run_dir / PROBE)["logits"]
     except (OSError, KeyError, SafetensorError) as error:
         raise DataError(f"{run_dir / PROBE}: the probe's logits cannot be read ({error}).") from None
+
+
+@contextlib.contextmanager
+def trained(x: Experiment, prepared: Prepared, run_dir: Path) -> Iterator[Vlm]:
+    """A finished arm's model over the shared base, which is left as it was."""
+    vlm = assemble(x, prepared.vlm)
+    try:
+        if trains(x):
+            adapter.load(vlm, run_dir / "adapter")
+        yield vlm
+    finally:
+        lora.detach(vlm)
+        prepared.vlm.model = vlm.model
+
+
+def interleaved_latency(arms: Sequence[tuple[Experiment, Run]], prepared: Prepared, report: Report = silent) -> None:
+    """Measure the latency of finished arms again, in turn on a machine that does nothing else, and rewrite their records.
+
+    Each of `LATENCY_ROUNDS` rounds visits every arm, so that a drift of the machine's speed falls on all alike.
+    """
+    looks: dict[str, list[latency.Look]] = {run.identity: [] for _, run in arms}
+    for done in range(LATENCY_ROUNDS * len(arms)):
+        x, run = arms[done % len(arms)]
+        section = x.evaluation
+        share = max(1, section.latency_examples // LATENCY_ROUNDS)
+        with trained(x, prepared, runs.folder(Path(x.tracking.runs_dir), run.identity)) as vlm:
+            dev = prepared.encoded(x)["dev"]
+            looks[run.identity].append(latency.look(vlm, dev, section.latency_warmup, share, section.batch_size))
+        report("latency of the arms in turn (visits)", done + 1, LATENCY_ROUNDS * len(arms), "")
+    for x, run in arms:
+        run.metrics |= latency.summarise(looks[run.identity])
+        runs.save(Path(x.tracking.runs_dir), run)
 
 
 def require_effect(vlm: Vlm, fresh: Vlm, examples: Examples) -> None:

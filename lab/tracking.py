@@ -120,13 +120,14 @@ class Courier:
         for start in range(0, len(points), POINTS_A_CALL):
             client.log_batch(run_id, metrics=points[start : start + POINTS_A_CALL])
         done["points"] += len(rows)
-        if run.status != done.get("status"):
-            summary = [_metric(key, value, 0, run.ended or run.started, 0.0) for key, value in run.metrics.items()]
-            client.log_batch(run_id, metrics=summary)
+        told = done.get("metrics", {})
+        new = {key: value for key, value in run.metrics.items() if repr(told.get(key)) != repr(value)}
+        if new or run.status != done.get("status"):
+            client.log_batch(run_id, metrics=[_metric(key, value, 0, run.ended or run.started, 0.0) for key, value in new.items()])
             if run.status != runs.RUNNING:
                 self._artifacts(run, run_dir, run_id)
                 client.set_terminated(run_id, STATUS[run.status])
-            done["status"] = run.status
+            done |= {"status": run.status, "metrics": run.metrics}
         runs.write_atomically(note, json.dumps(done) + "\n")
 
     def _find(self, run: Run) -> str | None:

@@ -76,7 +76,7 @@ def test_swap_groups_are_reported_apart() -> None:
     original = [predicted("a", True), predicted("b", True)]
     renamed = [predicted("a", False), predicted("b", True)]
     kept = [predicted("a", False), predicted("b", False)]
-    out = swap.summarise(Two(), original, renamed, kept)
+    out = swap.summarise(original, swap.by_group(Two(), renamed, kept))
     assert out["swap/neutral_agreement"] == 0.0 and out["swap/neutral_examples"] == 1
     assert out["swap/renamed_agreement"] == 1.0 and out["swap/renamed_accuracy"] == 1.0
     assert out["swap/contradicted_agreement"] == 0.0 and "swap/contradicted_accuracy" not in out
@@ -104,8 +104,10 @@ def test_all_of_it_in_one_run(small) -> None:
     x = small("evaluation.controls=[blank,shuffled,text_only]", "evaluation.swap=true", "evaluation.generate=true", "evaluation.verify=false")
     run = running.run_alone(x, "command", time.time())
     folder = runs.folder(Path(x.tracking.runs_dir), run.identity) / "predictions"
-    for name in ("dev_blank", "dev_shuffled", "dev_text_only", "dev_swap_renamed", "dev_swap_kept"):
+    for name in ("dev_blank", "dev_shuffled", "dev_text_only", ):
         assert len(predictions.read(folder / f"{name}.parquet").label) == 32
+    turned = [len(predictions.read(folder / f"dev_swap_{group}.parquet").label) for group in ("neutral", "renamed", "contradicted")]
+    assert turned[0] + turned[1] == 32 and turned[1] == turned[2]
     assert predictions.read(folder / "dev_text_only.parquet").visual_tokens[0] == ()
     for key in ("dev_blank/accuracy", "dev_text_only/nll", "swap/renamed_agreement", "dev/generate_disagreement"):
         assert key in run.metrics

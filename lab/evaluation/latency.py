@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import resource
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -34,6 +36,20 @@ def measure(vlm: Vlm, examples: Examples, warmup: int, num_examples: int, batch_
 
     Decoding and preprocessing are not part of it. p50 and p95 are order statistics of `num_examples` single forwards.
     """
+    return summarise([look(vlm, examples, warmup, num_examples, batch_size)])
+
+
+@dataclass(frozen=True)
+class Look:
+    """One visit to an arm: seconds of single forwards, and examples/s and size of the full batch."""
+
+    singles: tuple[float, ...]
+    examples_per_second: float
+    batch_size: int
+
+
+def look(vlm: Vlm, examples: Examples, warmup: int, num_examples: int, batch_size: int) -> Look:
+    """Time single forwards and one full batch; the same examples on every visit."""
     encoder = examples.encoder
     take = min(max(num_examples, 1), len(examples))
     items = [encoder.example(examples.split[i]) for i in range(min(max(take, batch_size), len(examples)))]
@@ -42,16 +58,23 @@ def measure(vlm: Vlm, examples: Examples, warmup: int, num_examples: int, batch_
         singles = [encoder.collate([item], with_answers=False, align=1) for item in items[:take]]
         for batch in singles[:warmup]:
             answer_seconds(vlm, batch)
-        seconds = sorted(answer_seconds(vlm, batch) for batch in singles)
+        seconds = tuple(answer_seconds(vlm, batch) for batch in singles)
         full = encoder.collate(items[:batch_size], with_answers=False, align=1)
         answer_seconds(vlm, full)
-        batched = min(answer_seconds(vlm, full) for _ in range(3))
-    quantile = torch.quantile(torch.tensor(seconds, dtype=torch.float64), torch.tensor([0.5, 0.95], dtype=torch.float64))
+        batched = min(answer_seconds(vlm, full) for _ in range(2))
+    return Look(seconds, len(full.sample_ids) / batched, len(full.sample_ids))
+
+
+def summarise(looks: Sequence[Look]) -> dict[str, float]:
+    """Latency numbers of an arm from all visits to it."""
+    seconds = torch.tensor([one for visit in looks for one in visit.singles], dtype=torch.float64)
+    p50, p95 = torch.quantile(seconds, torch.tensor([0.5, 0.95], dtype=torch.float64)).tolist()
     return {
-        "latency/p50_ms": 1e3 * quantile[0].item(),
-        "latency/p95_ms": 1e3 * quantile[1].item(),
-        "latency/examples_per_second": len(full.sample_ids) / batched,
-        "latency/batch_size": float(len(full.sample_ids)),
+        "latency/p50_ms": 1e3 * p50,
+        "latency/p95_ms": 1e3 * p95,
+        "latency/examples_per_second": max(visit.examples_per_second for visit in looks),
+        "latency/batch_size": float(looks[0].batch_size),
+        "latency/visits": float(len(looks)),
     }
 
 

@@ -67,27 +67,27 @@ class SwappedSplit:
         return replace(sample, images=sample.images[::-1], text=text)
 
 
-def summarise(
-    split: Split, original: Sequence[Prediction], renamed: Sequence[Prediction], kept: Sequence[Prediction]
-) -> dict[str, float]:
-    """`swap/<group>_agreement`, `_accuracy` and `_examples` from predictions in the original and the two swapped forms.
+def by_group(split: Split, renamed: Sequence[Prediction], kept: Sequence[Prediction]) -> dict[str, list[Prediction]]:
+    """Predictions in the other order, by group; a group without examples is left out.
 
-    A group without examples is left out.
+    renamed, kept: predictions for the split with its images reversed and its side words swapped, or kept.
     """
-    out: dict[str, float] = {}
     sided = [names_a_side(split[i].text) for i in range(len(split))]
-    members = {
-        "neutral": ([i for i, side in enumerate(sided) if not side], renamed),
-        "renamed": ([i for i, side in enumerate(sided) if side], renamed),
-        "contradicted": ([i for i, side in enumerate(sided) if side], kept),
+    found = {
+        "neutral": [row for row, side in zip(renamed, sided, strict=True) if not side],
+        "renamed": [row for row, side in zip(renamed, sided, strict=True) if side],
+        "contradicted": [row for row, side in zip(kept, sided, strict=True) if side],
     }
-    for group, (indices, swapped) in members.items():
-        if not indices:
-            continue
-        agree = [original[i].prediction == swapped[i].prediction for i in indices]
-        right = [swapped[i].prediction == swapped[i].label for i in indices]
-        out[f"swap/{group}_agreement"] = sum(agree) / len(indices)
-        out[f"swap/{group}_examples"] = float(len(indices))
+    return {group: rows for group, rows in found.items() if rows}
+
+
+def summarise(original: Sequence[Prediction], swapped: dict[str, list[Prediction]]) -> dict[str, float]:
+    """`swap/<group>_agreement`, `_examples` and, where the label is preserved, `_accuracy`."""
+    answers = {row.sample_id: row.prediction for row in original}
+    out: dict[str, float] = {}
+    for group, rows in swapped.items():
+        out[f"swap/{group}_agreement"] = sum(answers[row.sample_id] == row.prediction for row in rows) / len(rows)
+        out[f"swap/{group}_examples"] = float(len(rows))
         if group != "contradicted":
-            out[f"swap/{group}_accuracy"] = sum(right) / len(indices)
+            out[f"swap/{group}_accuracy"] = sum(row.prediction == row.label for row in rows) / len(rows)
     return out

@@ -116,6 +116,7 @@ def different_versions(those: Sequence[Arm]) -> list[str]:
 def shared_machine(every: Sequence[Arm], measured: Sequence[Measured]) -> list[str]:
     """Latencies that were measured, at the end of an arm, while another arm ran on the same host, or on several hosts."""
     timed = [m.arm for m in measured if "latency/p50_ms" in m.arm.run.metrics and m.arm.run.started and m.arm.run.ended]
+    timed = [arm for arm in timed if arm.run.metrics.get("latency/visits", 1) == 1]  # more: timed in turn, after all had ended
     spans = [
         (arm.run.process.get("host"), seconds(arm.run.started), seconds(arm.run.ended), arm.run.identity)
         for arm in every

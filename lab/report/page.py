@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lab.errors import LabError
-from lab.report import figures, tables
+from lab.report import evidence, figures, tables
 from lab.report.checks import fact
 from lab.report.document import Block, Bullets, Code, Figure, Heading, Mono, Paragraph, Strong, Text, Warn
 from lab.report.findings import Findings
@@ -123,11 +123,34 @@ def blocks(findings: Findings, drawn: Mapping[str, Drawing], folder: Path) -> li
         page += [Heading(2, "Calibration"), *calibration(findings), *figure("reliability")]
         subsets = tables.subsets_table(findings.measured)
         page += [Heading(2, "Accuracy by subset, %"), subsets] if subsets else []
+        page += looking(findings)
         shown = tables.best(findings.measured)
         page += [Heading(2, "Cost"), *figure("accuracy_against_cost")]
         page += [tables.table_of(tables.COST, shown, tables.shown_of(len(findings.measured)))]
         page += [Heading(2, "Training"), *figure("training_curves")] if "training_curves" in drawn else []
     return page + provenance(findings) + [Heading(2, "Definitions"), Bullets(DEFINITIONS)]
+
+
+def looking(findings: Findings) -> list[Block]:
+    """Controls, the swap test and the equivalence gate, where arms were put to them."""
+    measured, runs_dir, resamples = findings.measured, findings.selection.runs_dir, findings.num_resamples
+    page: list[Block] = []
+    controls = evidence.controls_table(measured, runs_dir, resamples)
+    if controls:
+        said = "Accuracy on dev with the images taken away. What stays above one half was not seen but guessed."
+        page += [Heading(2, "Is the model looking?"), Paragraph(said), controls]
+    turned = evidence.swap_table(measured, runs_dir, resamples)
+    if turned:
+        said = (
+            "Share of dev answers that stay the same when the two images change places. The label is preserved in the first two "
+            "groups; in the third it may change, so agreement is no virtue there."
+        )
+        page += [Heading(2, "Left and right swapped"), Paragraph(said), turned]
+    gate = evidence.gate_table(measured)
+    if gate:
+        said = "The trained model in memory against five other ways to compute it, on a few dev examples: largest logit gap, flipped answers."
+        page += [Heading(2, "Equivalence gate"), Paragraph(said), gate]
+    return page
 
 
 def opening(findings: Findings) -> list[Block]:

@@ -192,6 +192,13 @@ def run_group(
     else:
         threads = max(x.trainer.threads for x, _ in todo)
         side_by_side(todo, prepared, courier, started, max_arms or max(1, cores // threads))
+        finished = []
+        for x, record in todo:
+            known = runs.load(Path(x.tracking.runs_dir), record.identity)
+            if known is not None and known.status == runs.FINISHED:
+                finished.append((x, known))
+        if len(todo) > 1:
+            running.interleaved_latency(finished, prepared, bars())
 
 
 def one_after_another(todo: Sequence[tuple[Experiment, Run]], prepared: Prepared, courier: Courier, started: float) -> None:
