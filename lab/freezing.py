@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
+from enum import Enum
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf

@@ -30,7 +30,7 @@ def alone(composed: DictConfig) -> int:
     from lab import runs
     from lab.progress import bars
     from lab.report.summary import summary_of_run
-    from lab.sweeping.arms import Origin, quoted
+    from lab.sweeping.arms import quoted
     from lab.tracking import Background, Courier
 
     hydra_config = HydraConfig.get()

@@ -317,7 +317,7 @@ def test_an_image_given_as_a_path_is_never_opened(tmp_path: Path) -> None:
     )
     root.mkdir()
     pq.write_table(table, root / "validation.parquet")
-    with pytest.raises(DataError, match=r"holds no encoded image but only a path, .*secret\.png"):
+    with pytest.raises(DataError, match=r"holds no encoded image but only a path"):
         load(DataDial(name="nlvr2", source="pingzhili", root=str(root)), tmp_path / "cache")
 
 

@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lab.data.images import decode
 from lab.errors import DataError
 from lab.model import Vlm
 from lab.model.encoding import Encoder
