@@ -141,7 +141,8 @@ def prepare(x: Experiment, report: Report = silent) -> Prepared:
     if x.trainer.accelerator != "cpu" and torch.cuda.is_available():
         base.model.to("cuda")
     if x.trainer.feature_cache and tower_trains(x):
-        log.warning("features are not cached: lora.where=%s trains the tower or its projector", list(x.lora.where))
+        what = f"lora.where={list(x.lora.where)}" if x.lora.target_modules in lora.PRESETS else f"lora.target_modules={x.lora.target_modules}"
+        log.warning("features are not cached: %s may change the tower or its projector", what)
     elif x.trainer.feature_cache and not base.family.single_output:
         log.warning("features are not cached: the tower of model.family=%s gives more than one tensor an image", x.model.family)
     prepared = Prepared(base, splits)

@@ -12,6 +12,7 @@ import hashlib
 import logging
 import multiprocessing
 import os
+import shlex
 import signal
 import sys
 import time
@@ -74,7 +75,7 @@ class Origin:
 
 def quoted(override: str) -> str:
     """An override as a shell takes it."""
-    return f"'{override}'" if any(character in override for character in " []{}()*?$&;|<>\"\\") else override
+    return shlex.quote(override)
 
 
 def arm_command(origin: Origin, arm: Arm) -> str:
