@@ -82,6 +82,9 @@ def answer(act: Callable[[], int | None]) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing; what is no user's error keeps its traceback
     try:
         return act() or 0
+    except KeyboardInterrupt:
+        print("interrupted; the same command does what is missing", file=sys.stderr)
+        return 130
     except LabError as error:
         print(f"error: {error}", file=sys.stderr)
     except (HydraException, OmegaConfBaseException) as error:
