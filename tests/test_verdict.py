@@ -69,7 +69,7 @@ def test_each_guard_alone_forbids_the_claim(changes, holm_p, bound, why):
 def test_a_floor_that_was_not_measured_is_said():
     claim = verdict(SEEN, "r=32", "r=8")
     assert claim.claimed and claim.noise_floor is None
-    assert claim.sentence.endswith("noise floor not measured: claim.")
+    assert claim.sentence.endswith("noise floor not measured: claim for these trained models, not for their settings.")
 
 
 def test_the_better_arm_comes_first():

@@ -103,6 +103,7 @@ def _sentence(
 ) -> str:
     """`r=32 beats r=8 by 2.1 points (95 % interval 1.0 to 3.2, Holm p = 0.004); noise floor 0.9: claim.`
 
+    Where no floor was measured, a claim is one about the two models that were trained, since another seed was not tried.
     Without a claim nothing is said to beat anything: `r=32 is 0.6 points ahead of r=8 (...): no claim.`
     """
     chosen = measure(comparison.measure)
@@ -119,7 +120,8 @@ def _sentence(
     else:
         said = f"{better} is {size} {unit} ahead of {worse}"
     interval = f"{100 * comparison.level:g} % interval {low} to {high}"
-    return f"{said} ({interval}, Holm {p}); {guard}: {'claim' if claimed else 'no claim'}."
+    reach = " for these trained models, not for their settings" if bound is None else ""
+    return f"{said} ({interval}, Holm {p}); {guard}: {f'claim{reach}' if claimed else 'no claim'}."
 
 
 def _written(numbers: tuple[float, float, float, float | None], in_points: bool) -> list[str | None]:
