@@ -203,7 +203,8 @@ def claims(findings: Findings) -> list[Block]:
             )
         )
     else:
-        page.append(Paragraph("Nothing: there are no two arms to compare."))
+        floor = f" {floor_of(findings)}" if compared.floor is not None else ""
+        page.append(Paragraph(f"Nothing: there are no two arms to compare.{floor}"))
     page += [Paragraph(note) for note in compared.notes]
     return page + ([tables.pairs_table(compared)] if compared.pairs else [])
 
