@@ -15,7 +15,6 @@ import os
 import platform
 import socket
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -409,8 +408,3 @@ def fail(x: Experiment, run: Run, error: BaseException) -> None:
     run.error = f"{type(error).__name__}: {error}"
     run.ended = runs.now()
     runs.save(Path(x.tracking.runs_dir), run)
-
-
-def seconds_since(started: float) -> float:
-    """Seconds since a Unix time."""
-    return time.time() - started

@@ -21,16 +21,11 @@ CONTROLS = ("blank", "shuffled", "text_only")
 GREY = (128, 128, 128)
 
 
-class ControlSplit:
-    """A split whose samples keep id, text and label and lose their images as `control` says."""
+class AlteredSplit:
+    """A split's ids and length; a subclass says what becomes of each sample."""
 
-    def __init__(self, split: Split, control: str, seed: int = 0) -> None:
-        if control not in CONTROLS:
-            hint = did_you_mean(control, CONTROLS)
-            raise ConfigError(f"evaluation.controls: {control!r} is no control.{hint} Legal: {', '.join(CONTROLS)}.")
+    def __init__(self, split: Split) -> None:
         self.split = split
-        self.control = control
-        self.donors = donors(split, seed) if control == "shuffled" else []
 
     @property
     def sample_ids(self) -> Sequence[str]:
@@ -38,6 +33,18 @@ class ControlSplit:
 
     def __len__(self) -> int:
         return len(self.split)
+
+
+class ControlSplit(AlteredSplit):
+    """A split whose samples keep id, text and label and lose their images as `control` says."""
+
+    def __init__(self, split: Split, control: str, seed: int = 0) -> None:
+        if control not in CONTROLS:
+            hint = did_you_mean(control, CONTROLS)
+            raise ConfigError(f"evaluation.controls: {control!r} is no control.{hint} Legal: {', '.join(CONTROLS)}.")
+        super().__init__(split)
+        self.control = control
+        self.donors = donors(split, seed) if control == "shuffled" else []
 
     def __getitem__(self, index: int) -> Sample:
         sample = self.split[index]

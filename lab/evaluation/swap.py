@@ -16,6 +16,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
+from lab.data.controls import AlteredSplit
 from lab.records import Prediction, Sample, Split
 
 SIDES = {"left": "right", "right": "left"}
@@ -47,19 +48,12 @@ def swap_words(text: str) -> str:
     return WORDS.sub(other, text)
 
 
-class SwappedSplit:
+class SwappedSplit(AlteredSplit):
     """A split with the images of every sample reversed, and its side words swapped if `rename`."""
 
     def __init__(self, split: Split, rename: bool) -> None:
-        self.split = split
+        super().__init__(split)
         self.rename = rename
-
-    @property
-    def sample_ids(self) -> Sequence[str]:
-        return self.split.sample_ids
-
-    def __len__(self) -> int:
-        return len(self.split)
 
     def __getitem__(self, index: int) -> Sample:
         sample = self.split[index]
