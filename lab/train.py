@@ -7,6 +7,7 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
+from lab import manual
 from lab.doors import answer, process_started, register, set_up_logging, shipped
 
 register()
@@ -22,6 +23,7 @@ def alone(composed: DictConfig) -> int:
     """Run one experiment in this process, deliver it to the tracker and print its summary."""
     from hydra.core.hydra_config import HydraConfig
 
+    from lab.config import identity
     from lab.freezing import freeze
 
     x = freeze(composed)
@@ -37,7 +39,7 @@ def alone(composed: DictConfig) -> int:
     chosen = [] if hydra_config.job.config_name == "train" else ["-cn", str(hydra_config.job.config_name)]
     command = " ".join(["python -m lab.train", *chosen, *map(quoted, hydra_config.overrides.task)])
     courier = Courier(x.tracking)
-    with Background(courier, running.identity(x)):
+    with Background(courier, identity(x)):
         record = running.run_alone(x, command, process_started(), bars())
     print(summary_of_run(courier.runs_dir, record, courier.uri), flush=True)
     return 0 if record.status == runs.FINISHED else 1
@@ -46,6 +48,8 @@ def alone(composed: DictConfig) -> int:
 def main() -> None:
     """The door."""
     set_up_logging()
+    if manual.asked(sys.argv[1:]):
+        sys.exit(answer(lambda: manual.show(shipped("conf"), sys.argv[1:])))
     sys.exit(answer(compose))
 
 

@@ -35,7 +35,7 @@ def verify(runs_dir: Path, name: str, folder: Path | None = None) -> int:
 
     import torch
 
-    from lab import contract, export
+    from lab import contract, data, export
     from lab import run as running
     from lab.freezing import from_dict
     from lab.evaluation import equivalence
@@ -55,7 +55,7 @@ def verify(runs_dir: Path, name: str, folder: Path | None = None) -> int:
         differing = contract.differences(trained, contract.load(folder))
         if differing:
             raise ContractError(f"{folder} was not exported from {run.identity}:\n  " + "\n  ".join(differing))
-    dev = running.data.load(x.data, Path(x.tracking.cache_dir)).dev
+    dev = data.load(x.data, Path(x.tracking.cache_dir)).dev
     samples = [dev[i] for i in range(min(x.evaluation.probe_examples, len(dev)))]
     with tempfile.TemporaryDirectory(prefix="lab-export-") as scratch:
 

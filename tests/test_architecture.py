@@ -15,7 +15,7 @@ from lab.config import DIALS
 
 ROOT = Path(__file__).parents[1]
 FLOW = (
-    "errors records config freezing doors progress runs",
+    "errors records config freezing doors manual progress runs",
     "data",
     "prompt",
     "model",
@@ -138,3 +138,17 @@ def test_the_manual_answers_at_once(flags: list[str]) -> None:
         spent.append(float(seconds))
     assert min(spent) <= (3.0 if "PYTEST_XDIST_WORKER" in os.environ else 1.5), spent
     assert "lora" in out
+
+
+def test_the_manual_shows_the_experiment_as_asked(capsys) -> None:
+    """A chosen sweep and overrides show in it; what only Hydra understands is left to Hydra."""
+    from lab import doors, manual
+
+    doors.register()
+    assert manual.asked(["--help", "lora.r=4"]) and manual.asked(["-cn", "week1", "-h", "-m"])
+    assert not manual.asked(["lora.r=4"]) and not manual.asked(["--help", "-cd", "mine"]) and not manual.asked(["--hydra-help"])
+    assert manual.show(ROOT / "conf", ["--help", "-cn", "rank", "lora.lora_dropout=0.25", "seed=1,2"]) == 0
+    text = capsys.readouterr().out
+    for dial in DIALS:
+        assert f"{dial}: " + ", ".join(sorted(path.stem for path in (ROOT / "conf" / dial).glob("*.yaml"))) in text
+    assert "lora_dropout: 0.25" in text and "seed: 0" in text and "--cfg job" in text

@@ -19,6 +19,7 @@ from lab import runs
 from lab.config import Experiment, identity
 from lab.errors import ConfigError, DataError, ModelError
 from lab.evaluation import metrics, predictions
+from lab.progress import silent
 from lab.sweeping import arms
 from lab.tracking import Courier
 
@@ -99,7 +100,7 @@ def test_one_crash_and_one_kill_do_not_touch_the_others(small, monkeypatch, capl
     good, crashing, killed = small("lora.r=2"), small("lora.r=3"), small("lora.r=5")
     real, started = running.run_arm, []
 
-    def sabotaged(x, prepared, run, since, report=running.silent):
+    def sabotaged(x, prepared, run, since, report=silent):
         if x.lora.r == 3:
             raise RuntimeError("boom")
         if x.lora.r == 5:

@@ -1,0 +1,57 @@
+"""An arm's model over a shared base: assembled, attached, loaded again; the one place that names all six dials."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lab import adapter, conditioning, lora, model, vision_tokens
+from lab.config import Experiment, trains
+from lab.model import Vlm
+
+if TYPE_CHECKING:
+    import torch
+
+
+def assemble(x: Experiment, base: Vlm) -> Vlm:
+    """An arm's own model over a shared base, as the paper's figure has it; `lora.attach` comes last (`run_arm`)."""
+    vlm = base.share()
+    vision_tokens.install(vlm, x.vision_tokens, x.seed)
+    conditioning.install(vlm, x.conditioning, x.seed)
+    return vlm
+
+
+@contextlib.contextmanager
+def attached(x: Experiment, base: Vlm) -> Iterator[Vlm]:
+    """An arm's model with fresh adapters; whatever happens, the shared base is left as it was."""
+    vlm = assemble(x, base)
+    lora.attach(vlm, x.lora, x.seed)
+    try:
+        yield vlm
+    finally:
+        lora.detach(vlm)
+        base.model = vlm.model
+
+
+@contextlib.contextmanager
+def trained(x: Experiment, base: Vlm, run_dir: Path) -> Iterator[Vlm]:
+    """A finished arm's model over the shared base, which is left as it was."""
+    vlm = assemble(x, base)
+    try:
+        if trains(x):
+            adapter.load(vlm, run_dir / "adapter")
+        yield vlm
+    finally:
+        lora.detach(vlm)
+        base.model = vlm.model
+
+
+def reload(x: Experiment, run_dir: Path, device: torch.device | str = "cpu") -> Vlm:
+    """The trained model of a run folder, from its files alone."""
+    vlm = assemble(x, model.load(x.model))
+    if trains(x):
+        adapter.load(vlm, run_dir / "adapter")
+    vlm.model.to(device)
+    return vlm

@@ -1,0 +1,152 @@
+"""What is measured of a trained arm: scores, controls, swaps, latency, the equivalence gate."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from lab import conditioning, contract, export, runs, vision_tokens
+from lab.config import Experiment
+from lab.data.controls import ControlSplit
+from lab.errors import DataError, ModelError
+from lab.evaluation import equivalence, generation, latency, metrics, predictions, scoring, swap
+from lab.model import Vlm
+from lab.model.answers import AnswerTokens
+from lab.model.encoding import to_device
+from lab.progress import Report, silent
+from lab.records import Prediction
+from lab.run.assembly import reload, trained
+from lab.run.sharing import Prepared
+from lab.runs import Run
+from lab.training.datamodule import Examples, eval_batches
+
+if TYPE_CHECKING:
+    import torch
+
+PROBE = "probe.safetensors"
+LATENCY_ROUNDS = 3
+
+
+def evaluate(
+    x: Experiment, vlm: Vlm, encoded: dict[str, Examples], tokens: AnswerTokens, run_dir: Path, report: Report
+) -> dict[str, float]:
+    """Score minival and dev, write their predictions, measure latency and memory; return the summary numbers."""
+    out: dict[str, float] = {}
+    section = x.evaluation
+    looked_at = {name: encoded[name] for name in ("minival", "dev") if len(encoded[name])}
+    looked_at |= {f"dev_{name}": control_examples(name, encoded["dev"], x.seed) for name in section.controls}
+    for name, examples in looked_at.items():
+        scored = scoring.score(vlm, examples, tokens, section.batch_size, name, report)
+        path = run_dir / "predictions" / f"{name}.parquet"
+        predictions.write(path, scored)
+        out |= {f"{name}/{key}": value for key, value in metrics.summarise(predictions.read(path)).items()}
+        if name == "dev":
+            counts = [count for row in scored for count in row.visual_tokens]
+            out["visual_tokens/mean"] = sum(counts) / len(counts)
+            out["visual_tokens/min"], out["visual_tokens/max"] = float(min(counts)), float(max(counts))
+            if section.generate:
+                texts = generation.generate(vlm, examples, x.prompt, section.batch_size, name, report)
+                out |= {f"dev/{key}": value for key, value in generation.compare(texts, scored).items()}
+            if section.swap:
+                out |= swapped(x, vlm, examples, scored, tokens, run_dir, report)
+    report("measuring latency", 0, 1, "")
+    out |= latency.measure(vlm, encoded["dev"], section.latency_warmup, section.latency_examples, section.batch_size)
+    out["memory/peak_mb"] = latency.peak_memory_mb(vlm.device)
+    report("measuring latency", 1, 1, "")
+    return out
+
+
+def added_flops(vlm: Vlm, examples: Examples) -> float:
+    """Operations that `vision_tokens` and `conditioning` add to a forward pass, mean over the first examples."""
+    batch = next(eval_batches(examples, 8))
+    return vision_tokens.extra_flops_per_example(vlm, batch) + conditioning.extra_flops_per_example(vlm, batch)
+
+
+def swapped(
+    x: Experiment, vlm: Vlm, examples: Examples, scored: list[Prediction], tokens: AnswerTokens, run_dir: Path, report: Report
+) -> dict[str, float]:
+    """Score dev with its images in the other order, side words swapped and kept; write each group, return the agreement."""
+    turned = []
+    for rename in (True, False):
+        again = Examples(swap.SwappedSplit(examples.split, rename), examples.encoder)
+        again.prepare(examples.store, vlm)
+        turned.append(scoring.score(vlm, again, tokens, x.evaluation.batch_size, "dev, images swapped", report))
+    groups = swap.by_group(examples.split, *turned)
+    for group, rows in groups.items():
+        predictions.write(run_dir / "predictions" / f"dev_swap_{group}.parquet", rows)
+    return swap.summarise(scored, groups)
+
+
+def control_examples(control: str, examples: Examples, seed: int) -> Examples:
+    """The examples of a split with their images taken away, encoded as the split itself is."""
+    return Examples(ControlSplit(examples.split, control, seed), examples.encoder)
+
+
+def verify(x: Experiment, vlm: Vlm, examples: Examples, tokens: AnswerTokens, run_dir: Path) -> list[equivalence.Check]:
+    """Run the equivalence gate on the first examples of dev and keep the probe's logits in the run folder."""
+    samples = [examples.split[i] for i in range(min(x.evaluation.probe_examples, len(examples)))]
+    with tempfile.TemporaryDirectory(prefix="lab-export-") as scratch:
+
+        def plain(model_to_export: Vlm) -> Path:
+            folder = Path(scratch) / "export"
+            export.export(model_to_export, folder, contract.load(run_dir))
+            return folder
+
+        checks, reference = equivalence.verify(
+            x, vlm, samples, examples.encoder, tokens, lambda: reload(x, run_dir, vlm.device), plain
+        )
+    save_file({"logits": reference.contiguous()}, run_dir / PROBE)
+    return checks
+
+
+def stored_probe(run_dir: Path) -> torch.Tensor:
+    """The probe's logits as they were when the model was trained. Raises `DataError` if they are gone or damaged."""
+    try:
+        return load_file(run_dir / PROBE)["logits"]
+    except (OSError, KeyError, SafetensorError) as error:
+        raise DataError(f"{run_dir / PROBE}: the probe's logits cannot be read ({error}).") from None
+
+
+def interleaved_latency(arms: Sequence[tuple[Experiment, Run]], prepared: Prepared, report: Report = silent) -> None:
+    """Measure the latency of finished arms again, in turn on a machine that does nothing else, and rewrite their records.
+
+    Each of `LATENCY_ROUNDS` rounds visits every arm, so that a drift of the machine's speed falls on all alike.
+    """
+    looks: dict[str, list[latency.Look]] = {run.identity: [] for _, run in arms}
+    for done in range(LATENCY_ROUNDS * len(arms)):
+        x, run = arms[done % len(arms)]
+        section = x.evaluation
+        share = max(1, section.latency_examples // LATENCY_ROUNDS)
+        with trained(x, prepared.vlm, runs.folder(Path(x.tracking.runs_dir), run.identity)) as vlm:
+            dev = prepared.encoded(x)["dev"]
+            looks[run.identity].append(latency.look(vlm, dev, section.latency_warmup, share, section.batch_size))
+        report("latency of the arms in turn (visits)", done + 1, LATENCY_ROUNDS * len(arms), "")
+    for x, run in arms:
+        run.metrics |= latency.summarise(looks[run.identity])
+        runs.save(Path(x.tracking.runs_dir), run)
+
+
+def require_effect(vlm: Vlm, fresh: Vlm, examples: Examples) -> None:
+    """Raise a `ModelError` if what has trained moves no logit of a probe batch.
+
+    fresh: the arm as it was before training, over the same base: adapters are switched off for it, extra modules are new.
+    """
+    import torch
+
+    batch = to_device(next(eval_batches(examples, 8)), vlm.device)
+    vlm.model.eval()
+    with torch.inference_mode():
+        adapted = scoring.answer_logits(vlm, batch)
+        with vlm.model.disable_adapter() if hasattr(vlm.model, "disable_adapter") else contextlib.nullcontext():
+            bare = scoring.answer_logits(fresh, batch)
+    if torch.equal(adapted, bare):
+        raise ModelError(
+            "lora: neither the trained adapter nor an extra module moves a logit. Was optim.lr zero, or does the target "
+            "never run?"
+        )
