@@ -8,6 +8,8 @@ Nothing is ever read through pickle.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from lab.errors import ModelError
@@ -42,8 +44,23 @@ def load(vlm: Vlm, folder: Path) -> None:
     if not (folder / PEFT_WEIGHTS).is_file() and not (folder / EXTRAS).is_file():
         raise ModelError(f"{folder}: there is no {PEFT_WEIGHTS} in it; an adapter is read from safetensors only.")
     if (folder / PEFT_WEIGHTS).is_file():
-        load_peft(vlm, folder)
-    load_extras(vlm, folder)
+        with readable(folder / PEFT_WEIGHTS):
+            load_peft(vlm, folder)
+    with readable(folder / EXTRAS):
+        load_extras(vlm, folder)
+
+
+@contextlib.contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turn what a reader says of a broken file into a `ModelError` that names it."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except ModelError:
+        raise
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{path}: the adapter cannot be read ({type(error).__name__}: {error}).") from None
 
 
 def load_peft(vlm: Vlm, folder: Path) -> None:

@@ -1,7 +1,7 @@
 """The schema of all experiments. Light: nothing here imports torch, transformers, lightning, peft or mlflow.
 
 One dataclass per dial (`model data lora prompt vision_tokens conditioning`), then what is held still
-(`optim trainer evaluation tracking`). YAML in `conf/` holds values for these fields and nothing else.
+(`optim trainer evaluation sweep tracking`). YAML in `conf/` holds values for these fields and nothing else.
 `lab.freezing` turns a composed config into an `Experiment`; `identity` names it.
 """
 
@@ -15,6 +15,8 @@ from enum import Enum
 from typing import Any
 
 from omegaconf import MISSING
+
+from lab.redaction import without_secrets
 
 DIALS = ("model", "data", "lora", "prompt", "vision_tokens", "conditioning")
 PARTS = ("vision", "projector", "llm")
@@ -60,17 +62,25 @@ class IfFinished(Enum):
     again = "again"
 
 
+class IfUnfinished(Enum):
+    """What to do with a run that was stopped or failed before its end."""
+
+    resume = "resume"
+    restart = "restart"
+
+
 @dataclass
 class ModelDial:
     """Which checkpoint: a folder shipped in `lab/model/`, a local folder, or a hub id; and how its weights are held.
 
+    path: None: the user's own; the option's file says of what kind.
     quantisation: the language model's linear layers through bitsandbytes, int8 (Dettmers et al. 2022, 2208.07339) or
     nf4 (Dettmers et al. 2023, 2305.14314).
     """
 
     name: str = MISSING
     family: str = MISSING
-    path: str = MISSING
+    path: str | None = None
     revision: str | None = None
     dtype: DType = DType.float32
     attn_implementation: str = "sdpa"
@@ -101,12 +111,14 @@ class DataDial:
 class LoraDial:
     """What may change: LoRA (Hu et al. 2021, 2106.09685), in PEFT's names. `r=0` attaches nothing.
 
-    use_dora: Liu et al. 2024, 2402.09353. use_rslora: Kalajdzievski 2023, 2312.03732.
+    trainable_parameters: instead of r, so that arms match: the largest rank that keeps to so many, modules that
+        other dials add counted in. use_dora: Liu et al. 2024, 2402.09353. use_rslora: Kalajdzievski 2023, 2312.03732.
     top_k_blocks: of every part in `where` that has blocks, only the last k; None: all of them.
     """
 
     name: str = MISSING
     r: int = 16
+    trainable_parameters: int | None = None
     lora_alpha: int | None = None
     lora_dropout: float = 0.0
     where: list[str] = field(default_factory=lambda: ["llm"])
@@ -152,6 +164,7 @@ class VisionTokensDial:
 class ConditioningDial:
     """Where the image enters the language model: in the prompt, or by cross-attention in some of its blocks.
 
+    All keys are of `cross_attention`; `add_cross_attention` is what a checkpoint has, with nothing to choose.
     every, layers: every k-th block, or those with the numbers listed (from 0). parallel: beside self-attention instead of
     before the block. keep_prefix: image tokens stand in the prompt too. width, heads: of the cross-attention; width None:
     the model's hidden size.
@@ -187,7 +200,11 @@ class Optim:
 
 @dataclass
 class TrainerSection:
-    """The training loop. Exactly one of `max_steps` (optimizer steps) and `max_epochs` is given."""
+    """The training loop. Exactly one of `max_steps` (optimizer steps) and `max_epochs` is given.
+
+    save_every: optimizer steps between checkpoints. max_time: HH:MM:SS from the command's start.
+    restore_best: the weights of the best look at minival, by nll, are kept instead of the last.
+    """
 
     max_steps: int | None = None
     max_epochs: float | None = None
@@ -202,6 +219,11 @@ class TrainerSection:
     threads: int = 1
     accelerator: str = "auto"
     if_finished: IfFinished = IfFinished.reuse
+    if_unfinished: IfUnfinished = IfUnfinished.resume
+    save_every: int | None = 100
+    keep_checkpoints: int = 2
+    restore_best: bool = False
+    max_time: str | None = None
 
 
 @dataclass
@@ -219,12 +241,34 @@ class EvaluationSection:
     probe_examples: int = 8
 
 
+class Respect(Enum):
+    samples = "samples"
+    order = "order"
+    tokens = "tokens"
+    parameters = "parameters"
+    flops = "flops"
+
+
+@dataclass
+class SweepSection:
+    """What the arms of a sweep must have in common (`lab.report.matching`); a sweep that breaks it stops before training.
+
+    self_check: the first steps of one arm are repeated over a base loaded anew, and the difference is printed.
+    replicates: every arm so many times, with seeds `seed`, `seed` + 1, ...: what differs between them is noise.
+    """
+
+    require: list[Respect] = field(default_factory=list)
+    self_check: bool = True
+    replicates: int = 1
+
+
 @dataclass
 class Tracking:
     """Where runs are kept, and the MLflow server they are shown in (None: MLFLOW_TRACKING_URI, else a local file)."""
 
     runs_dir: str = "runs"
     cache_dir: str = "cache"
+    cache_gb: float = 100.0
     experiment: str = "lab"
     uri: str | None = None
     enabled: bool = True
@@ -241,16 +285,25 @@ class Experiment:
     optim: Optim = field(default_factory=Optim)
     trainer: TrainerSection = field(default_factory=TrainerSection)
     evaluation: EvaluationSection = field(default_factory=EvaluationSection)
+    sweep: SweepSection = field(default_factory=SweepSection)
     tracking: Tracking = field(default_factory=Tracking)
     seed: int = 0
 
 
 NOT_IDENTITY = {
+    "sweep": None,
     "tracking": None,
-    "trainer": ("num_workers", "threads", "accelerator", "feature_cache", "if_finished"),
+    "trainer": (
+        "num_workers", "threads", "accelerator", "feature_cache", "if_finished", "if_unfinished", "save_every",
+        "keep_checkpoints", "max_time",
+    ),
     "evaluation": ("batch_size", "bootstrap", "latency_warmup", "latency_examples", "verify", "probe_examples"),
 }
 """What names where and how fast a run happens, not what it is: left out of `identity`."""
+
+
+ADDRESSES = (("tracking", "uri"), ("model", "path"), ("data", "root"))
+"""Keys that may hold an address, and in it a password."""
 
 
 def adds_modules(x: Experiment) -> bool:
@@ -264,8 +317,12 @@ def trains(x: Experiment) -> bool:
 
 
 def as_dict(x: Experiment) -> dict[str, Any]:
-    """The experiment as plain JSON values: dicts, lists, strings, numbers, None."""
-    return json.loads(json.dumps(dataclasses.asdict(x), default=lambda value: value.value))
+    """The experiment as plain JSON values: dicts, lists, strings, numbers, None. Credentials in an address are `***`."""
+    values = json.loads(json.dumps(dataclasses.asdict(x), default=lambda value: value.value))
+    for section, key in ADDRESSES:
+        if values[section][key] is not None:
+            values[section][key] = without_secrets(values[section][key])
+    return values
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -282,6 +339,8 @@ def identity(x: Experiment) -> str:
     Two spellings of one experiment (overrides in another order, a default written out) have one identity.
     """
     values = as_dict(x)
+    if values["lora"]["trainable_parameters"] is not None:
+        values["lora"]["r"] = None  # it follows from the number
     for section, keys in NOT_IDENTITY.items():
         if keys is None:
             del values[section]

@@ -89,13 +89,15 @@ def differences(trained: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 def enforce(trained: dict[str, Any], now: dict[str, Any], what: str) -> None:
-    """Raise a `ContractError` that lists every reason to refuse."""
-    found = differences(trained, now)
-    if found:
-        raise ContractError(
-            f"{what} would not use the adapter as it was trained:\n  " + "\n  ".join(found) + "\n"
-            "Give it the trained settings, or say --break-contract to measure the difference; the result is then marked."
-        )
+    """Raise a `ContractError` that lists every reason to refuse an evaluation, a verification or an export."""
+    remedy = "or say --break-contract to measure the difference; the result is then marked."
+    refuse(differences(trained, now), f"{what} would not use the adapter as it was trained", remedy)
+
+
+def refuse(reasons: list[str], what: str, remedy: str) -> None:
+    """Raise a `ContractError` if there is any reason to."""
+    if reasons:
+        raise ContractError(f"{what}:\n  " + "\n  ".join(reasons) + f"\nGive it the trained settings, {remedy}")
 
 
 def short(value: Any, other: Any) -> str:

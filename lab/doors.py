@@ -6,10 +6,13 @@ import logging
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 from lab.errors import LabError, did_you_mean
+from lab.redaction import Formatter, without_secrets
+from lab.stopping import EXIT_CODE, Stopped, requeue
 
 PACKAGE = Path(__file__).parent
 
@@ -47,7 +50,7 @@ def sweep_question(config_name: str) -> str | None:
 
 
 def register() -> None:
-    """Tell Hydra of the schema, of the sweeps folder and of the launcher."""
+    """Tell Hydra of the schema, of the sweeps folder, of the sweeper and the launcher."""
     from hydra.core.config_search_path import ConfigSearchPath
     from hydra.core.config_store import ConfigStore
     from hydra.core.plugins import Plugins
@@ -68,8 +71,11 @@ def register() -> None:
 
 
 def set_up_logging() -> None:
-    """One line a message on standard error."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
+    """One line a message on standard error; neither a message nor a traceback shows a secret."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Formatter("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    sys.excepthook = lambda *error: sys.stderr.write(without_secrets("".join(traceback.format_exception(*error))))
     for name in ("httpx", "httpcore", "urllib3", "fsspec", "filelock", "alembic", "matplotlib", "datasets"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
@@ -85,10 +91,14 @@ def answer(act: Callable[[], int | None]) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command does what is missing", file=sys.stderr)
         return 130
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        requeue()
+        return EXIT_CODE
     except LabError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {without_secrets(str(error))}", file=sys.stderr)
     except (HydraException, OmegaConfBaseException) as error:
-        print(f"error: {explain(error, sys.argv[1:])}", file=sys.stderr)
+        print(f"error: {without_secrets(explain(error, sys.argv[1:]))}", file=sys.stderr)
     return 2
 
 

@@ -26,6 +26,14 @@ class ModelError(LabError):
     """A checkpoint cannot be loaded, or a dial cannot act on this model."""
 
 
+class TrainingError(LabError):
+    """A training that cannot go on: its loss is no number."""
+
+
+class BusyError(LabError):
+    """A run folder in which another process is at work."""
+
+
 class ContractError(LabError):
     """An adapter is used with other settings than it was trained with."""
 

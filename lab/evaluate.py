@@ -130,7 +130,7 @@ def evaluate(run: Run, x: Experiment, given: argparse.Namespace, report: Report)
     from lab import adapter, contract, data, runs
     from lab import run as running
     from lab.errors import DataError
-    from lab.evaluation import metrics, predictions, scoring
+    from lab.evaluation import metrics, predictions, scoring, winoground
     from lab.training.datamodule import Examples
 
     log = logging.getLogger(__name__)
@@ -160,6 +160,10 @@ def evaluate(run: Run, x: Experiment, given: argparse.Namespace, report: Report)
         log.info("contract (no reason to refuse): %s", remark)
     path = run_dir / "evaluations" / f"{given.name or name_of(given, bool(reasons))}.parquet"
     predictions.write(path, scored)
+    table = predictions.read(path)
+    diagnosed = {}
+    if x.data.name == "winoground":
+        diagnosed = winoground.summary(winoground.intervals(table, x.evaluation.bootstrap))
     facts = {
         "run": run.identity,
         "split": given.split,
@@ -171,7 +175,7 @@ def evaluate(run: Run, x: Experiment, given: argparse.Namespace, report: Report)
         "data": {"name": x.data.name, "samples": data.fingerprint(split)},
         "notes": list(splits.notes),
         "skipped": len(splits.skipped),
-        "metrics": metrics.summarise(predictions.read(path)),
+        "metrics": metrics.summarise(table) | diagnosed,
         "contract": now,
         "ended": runs.now(),
     }
@@ -194,6 +198,7 @@ def name_of(given: argparse.Namespace, broken: bool) -> str:
 def told(path: Path, facts: dict[str, Any], table: PredictionTable, num_resamples: int) -> str:
     """The lines that a person reads: metrics with 95 % intervals, or the reason why there are none."""
     from lab.errors import LabError
+    from lab.evaluation import winoground
     from lab.evaluation.statistics import intervals
 
     lines = [f"run {facts['run']}, {facts['data']['name']}/{facts['split']}, n={facts['n']}"]
@@ -206,6 +211,8 @@ def told(path: Path, facts: dict[str, Any], table: PredictionTable, num_resample
     except LabError as error:
         lines += [f"  {name} {facts['metrics'][name]:.4f}" for name in SHOWN]
         lines.append(f"  no intervals: {error}")
+    if facts["data"]["name"] == "winoground":
+        lines += [f"  {line}" for line in winoground.told(winoground.intervals(table, num_resamples)).splitlines()]
     return "\n".join([*lines, f"written to {path}"])
 
 

@@ -6,13 +6,14 @@ Types are checked by OmegaConf while composing (`lab.config` is the schema); wha
 from __future__ import annotations
 
 import dataclasses
+import re
 import typing
 from enum import Enum
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from lab.config import PARTS, Experiment, adds_modules, trains
+from lab.config import PARTS, Experiment, TrainerSection, adds_modules, trains
 from lab.errors import ConfigError, did_you_mean
 
 
@@ -68,10 +69,13 @@ def check(x: Experiment) -> None:
         "trainer.accumulate_grad_batches": (x.trainer.accumulate_grad_batches, 1),
         "trainer.threads": (x.trainer.threads, 1),
         "trainer.num_workers": (x.trainer.num_workers, 0),
+        "trainer.keep_checkpoints": (x.trainer.keep_checkpoints, 1),
+        "tracking.cache_gb": (x.tracking.cache_gb, 0.0),
         "evaluation.batch_size": (x.evaluation.batch_size, 1),
         "evaluation.bootstrap": (x.evaluation.bootstrap, 2000),
         "evaluation.latency_examples": (x.evaluation.latency_examples, 0),
         "evaluation.probe_examples": (x.evaluation.probe_examples, 1),
+        "sweep.replicates": (x.sweep.replicates, 1),
         "seed": (x.seed, 0),
     }
     for key, (value, least) in at_least.items():
@@ -81,6 +85,7 @@ def check(x: Experiment) -> None:
         "trainer.max_steps": (x.trainer.max_steps, 0),
         "trainer.val_every": (x.trainer.val_every, 1),
         "trainer.patience": (x.trainer.patience, 1),
+        "trainer.save_every": (x.trainer.save_every, 1),
         "vision_tokens.budget": (x.vision_tokens.budget, 1),
         "vision_tokens.width": (x.vision_tokens.width, 1),
         "vision_tokens.heads": (x.vision_tokens.heads, 1),
@@ -90,6 +95,7 @@ def check(x: Experiment) -> None:
         "data.num_train": (x.data.num_train, 1),
         "data.num_minival": (x.data.num_minival, 1),
         "data.num_dev": (x.data.num_dev, 1),
+        "lora.trainable_parameters": (x.lora.trainable_parameters, 1),
         "lora.lora_alpha": (x.lora.lora_alpha, 1),
         "lora.top_k_blocks": (x.lora.top_k_blocks, 1),
         "optim.lr_vision": (x.optim.lr_vision, 0.0),
@@ -102,13 +108,7 @@ def check(x: Experiment) -> None:
     for key, value in {"lora.lora_dropout": x.lora.lora_dropout, "optim.warmup_fraction": x.optim.warmup_fraction}.items():
         if not 0.0 <= value < 1.0:
             raise ConfigError(f"{key}={value}: it must lie in [0, 1).")
-    if (x.trainer.max_steps is None) == (x.trainer.max_epochs is None):
-        raise ConfigError(
-            f"trainer.max_steps={x.trainer.max_steps}, trainer.max_epochs={x.trainer.max_epochs}: give exactly one of "
-            "them and set the other to null."
-        )
-    if x.trainer.patience is not None and x.trainer.val_every is None:
-        raise ConfigError(f"trainer.patience={x.trainer.patience}: it counts looks at minival; give trainer.val_every too.")
+    check_trainer(x.trainer)
     if len(x.optim.betas) != 2:
         raise ConfigError(f"optim.betas={list(x.optim.betas)}: two numbers are needed, as in [0.9, 0.999].")
     for part in x.lora.where:
@@ -117,6 +117,11 @@ def check(x: Experiment) -> None:
                 f"lora.where={list(x.lora.where)}: {part!r} is no part of a model.{did_you_mean(part, PARTS)} "
                 f"Legal: {', '.join(PARTS)}, in any combination."
             )
+    if x.lora.trainable_parameters is not None and x.lora.r == 0:
+        raise ConfigError(
+            f"lora.trainable_parameters={x.lora.trainable_parameters}: lora.r=0 (lora=none) attaches no adapter whose size could "
+            "be chosen. Set one of them otherwise."
+        )
     check_owners(x)
     if trains(x) and x.lora.r == 0 and not adds_modules(x):
         raise ConfigError(
@@ -132,6 +137,21 @@ OWNERS = {
     "conditioning": dict.fromkeys(("every", "layers", "parallel", "keep_prefix", "width", "heads"), "cross_attention"),
 }
 """Keys of a dial that mean something for one of its options only."""
+
+
+def check_trainer(section: TrainerSection) -> None:
+    """Check what the keys of `trainer` mean to each other."""
+    if (section.max_steps is None) == (section.max_epochs is None):
+        raise ConfigError(
+            f"trainer.max_steps={section.max_steps}, trainer.max_epochs={section.max_epochs}: give exactly one of "
+            "them and set the other to null."
+        )
+    looks = {"trainer.patience": section.patience is not None, "trainer.restore_best": section.restore_best}
+    for key, given in looks.items():
+        if given and section.val_every is None:
+            raise ConfigError(f"{key}: it looks at minival; give trainer.val_every too, the steps between two looks.")
+    if section.max_time is not None and not re.fullmatch(r"\d+:[0-5]\d:[0-5]\d", section.max_time):
+        raise ConfigError(f"trainer.max_time={section.max_time}: it must be hours, minutes, seconds, as in 11:45:00, or null.")
 
 
 def check_owners(x: Experiment) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 DISCORDANCES = (0.05, 0.10, 0.20)
 ICC = 0.05
-"""Assumed correlation of d = correct_A - correct_B within an image set; a report measures it afterwards."""
+"""Assumed correlation of d = correct_A - correct_B within a cluster; a report measures it afterwards."""
 
 
 def main() -> None:
@@ -67,9 +66,14 @@ def visible(splits: Splits | None) -> str:
     """The smallest difference between two arms that dev could show, for stated assumptions."""
     if splits is None:
         return ""
+    import numpy as np
+
+    from lab.evaluation.resampling import clusters_of
     from lab.evaluation.resolution import smallest_detectable
 
-    sizes = list(Counter(splits.dev[i].image_set for i in range(len(splits.dev))).values())
+    asked = [splits.dev[i] for i in range(len(splits.dev))]
+    cluster = clusters_of(np.array([one.image_set for one in asked]), np.array([one.sentence_group for one in asked]))
+    sizes = np.bincount(cluster).tolist()
     lines = [
         f"dev: {len(splits.dev):,} examples in {len(sizes):,} clusters; train: {len(splits.train):,}",
         "smallest difference in accuracy between two arms that is found with 80 % probability at 5 % (two-sided),",
@@ -78,6 +82,7 @@ def visible(splits: Splits | None) -> str:
     for share in DISCORDANCES:
         points = 100 * smallest_detectable(len(splits.dev), share, cluster_sizes=sizes, icc=ICC)
         lines.append(f"  {100 * share:4.0f} %  {points:5.2f} points")
+    lines.append("Seeds add to it: sweep.replicates=3 (or more) has the report measure the noise floor between them.")
     return "\n".join(lines)
 
 
@@ -93,7 +98,7 @@ def cost(x: Experiment, given: argparse.Namespace, num_train: int | None) -> str
         "",
         lora.ledger_text(found.ledger),
         "",
-        f"{found.tokens} tokens an example ({per_image} per image, 2 images, {given.text_tokens} of text)",
+        f"{found.tokens} tokens an example ({found.image_tokens} per image, 2 images, {given.text_tokens} of text)",
         f"memory: weights {gigabytes[0]:.2f} GB, adapters with AdamW {gigabytes[1]:.2f}, activations {gigabytes[2]:.2f} "
         f"(batch {x.trainer.batch_size}), together {gigabytes[3]:.2f} of {memory / 1e9:.0f} GB on {given.device}",
         f"training: {found.train_flops / 1e9:,.1f} GFLOP an example; evaluation: {found.eval_flops / 1e9:,.1f}",

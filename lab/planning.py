@@ -1,12 +1,12 @@
 """What an experiment would cost and what its comparison could see, before any weight is loaded.
 
-The arithmetic, for one example with T tokens of text and images, P patches and a language model of N parameters outside
-embedding and head (L layers, hidden H, vocabulary V, R answer rows):
+The arithmetic, for one example, in operations of `lab.flops`:
 
-    forward        2 N T + 4 L T^2 H / 2 + 2 H V R          (causal attention: half of T^2)
-    backward       the same again for activations; no gradient of frozen weights
-    adapters       6 p T for p adapter parameters (forward, and both gradients)
-    tower          2 N_v P + 4 L_v P_i^2 H_v per image i    forward only while it is frozen; nothing where its features are cached
+    evaluation     one forward pass, adapters and added modules included
+    language model twice its forward pass: there is no gradient of frozen weights; a third time with gradient checkpointing
+    head           the same, for two answer rows
+    adapters       three times their forward pass (forward, and both gradients), as added modules
+    tower          its forward pass while it is frozen, twice that if an adapter sits in it; nothing where its features are cached
 
 Memory is weights, adapters with float32 gradient and two AdamW moments, and stored activations:
 about (34 H + 5 heads T / 2) bytes per token and layer at 2 bytes (Korthikanti et al. 2022, 2205.05198, section 4.1, without
@@ -15,15 +15,11 @@ the attention matrix that SDPA never stores), or 2 H where gradient checkpointin
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
 
-from lab import lora, model
+from lab import conditioning, flops, lora, model, vision_tokens
 from lab.config import Experiment, trains
 from lab.errors import ConfigError, did_you_mean
-
-if TYPE_CHECKING:
-    from transformers import PretrainedConfig
 
 DEVICES = {
     "h200": (990e12, 141e9),
@@ -39,10 +35,11 @@ BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 @dataclass(frozen=True)
 class Plan:
-    """An experiment's size. Counts of parameters, FLOPs of one training example, bytes, examples per epoch."""
+    """An experiment's size. tokens: positions of the language model; image_tokens: of one image; FLOPs of one example; bytes."""
 
     ledger: list[lora.LedgerRow]
     tokens: int
+    image_tokens: int
     train_flops: float
     eval_flops: float
     weight_bytes: float
@@ -55,59 +52,62 @@ class Plan:
         return self.weight_bytes + self.adapter_bytes + self.activation_bytes
 
 
-def on_meta(x: Experiment) -> tuple[model.Vlm, PretrainedConfig]:
-    """The model of an experiment without its weights, adapters attached."""
+def on_meta(x: Experiment) -> model.Vlm:
+    """The model of an experiment without its weights, with what `vision_tokens` and `conditioning` add; no adapter yet."""
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     family = model.family(x.model.family)
+    if x.model.path is None:
+        raise ConfigError(f"model.path=null: give the folder of your checkpoint; conf/model/{x.model.name}.yaml says of what kind.")
     try:
         config = AutoConfig.from_pretrained(model.locate(x.model.path), revision=x.model.revision)
     except OSError as error:
         first = str(error).strip().split("\n")[0]
         raise ConfigError(f"model.path={x.model.path}: its config.json cannot be read ({first}).") from None
+    family.allow("vision_tokens", x.vision_tokens.name)
     with torch.device("meta"):
         bare = AutoModelForImageTextToText.from_config(config, attn_implementation="eager")
         bare.requires_grad_(False)
         vlm = model.Vlm(bare, None, family)  # no processor is needed to count
-        lora.attach(vlm, x.lora)
-    return vlm, config
+        if x.vision_tokens.name == "resampler":
+            vision_tokens.install(vlm, x.vision_tokens)
+        conditioning.install(vlm, x.conditioning)
+    return vlm
 
 
 def plan(x: Experiment, tokens_per_image: int, images: int, text_tokens: int) -> Plan:
     """Count parameters, FLOPs and bytes of an experiment whose examples have so many images and tokens."""
-    vlm, config = on_meta(x)
+    import torch
+
+    vlm = on_meta(x)
+    config, architecture = vlm.bare.config, vlm.family.architecture
+    shape = architecture.shape(config, text_tokens, images, tokens_per_image)
+    if vlm.conditioner is not None and not vlm.conditioner.prefix:
+        shape = replace(shape, length=text_tokens)
+    parts, added = flops.by_part(vlm, shape), flops.added(vlm, shape)
+    with torch.device("meta"):
+        lora.attach(vlm, x.lora)
+    forward = flops.forward(vlm, [shape])
+    adapters = forward - sum(parts.values()) - added
     ledger = lora.ledger(vlm)
-    text, vision = config.get_text_config(), config.vision_config
-    total = {row.part: row.total - row.trainable for row in ledger}
-    adapters = sum(row.trainable for row in ledger)
-    vocabulary = text.vocab_size * text.hidden_size
-    copies = 1 if getattr(config, "tie_word_embeddings", False) or getattr(text, "tie_word_embeddings", False) else 2
-    body = total["llm"] - copies * vocabulary
-    tokens = text_tokens + images * tokens_per_image
-    attention = 2.0 * text.num_hidden_layers * tokens**2 * text.hidden_size
-    forward = 2.0 * body * tokens + attention
-    merge = vision.spatial_merge_size**2
-    patches = tokens_per_image * merge
-    width = getattr(vision, "embed_dim", None) or vision.hidden_size
-    tower = images * (
-        2.0 * total["vision"] * patches + 2.0 * total["projector"] * tokens_per_image + 4.0 * vision.depth * patches**2 * width
-    )
+    trainable = sum(row.trainable for row in ledger)
     trained_tower = any(row.trainable for row in ledger if row.part in ("vision", "projector"))
     cached = x.trainer.feature_cache and not trained_tower
-    steps = 2.0 * forward + 6.0 * adapters * tokens + 3 * 2.0 * vocabulary * 2
+    tower = parts["vision"] + parts["projector"]
+    steps = (3.0 if x.trainer.gradient_checkpointing else 2.0) * parts["llm"] + 4.0 * parts["head"] + 3.0 * (adapters + added)
     steps += 0.0 if cached else tower * (2.0 if trained_tower else 1.0)
-    steps += forward if x.trainer.gradient_checkpointing else 0.0
-    size = BYTES[x.model.dtype.value]
+    size, text = BYTES[x.model.dtype.value], config.get_text_config()
     per_layer = 2 * text.hidden_size if x.trainer.gradient_checkpointing else 17 * text.hidden_size
-    activations = x.trainer.batch_size * tokens * text.num_hidden_layers * per_layer * size
+    activations = x.trainer.batch_size * shape.length * text.num_hidden_layers * per_layer * size
     return Plan(
         ledger=ledger,
-        tokens=tokens,
+        tokens=shape.length,
+        image_tokens=shape.tokens[0] if shape.tokens else 0,
         train_flops=steps if trains(x) else 0.0,
-        eval_flops=forward + tower + 2.0 * vocabulary,
-        weight_bytes=float(sum(total.values()) * size),
-        adapter_bytes=16.0 * adapters if trains(x) else 0.0,
+        eval_flops=forward,
+        weight_bytes=float(sum(row.total - row.trainable for row in ledger) * size),
+        adapter_bytes=16.0 * trainable if trains(x) else 0.0,
         activation_bytes=float(activations) if trains(x) else 0.0,
     )
 

@@ -71,6 +71,14 @@ class Split(Protocol):
     def __getitem__(self, index: int) -> Sample: ...
 
 
+class Loaded(Split, Protocol):
+    """A split as a data set gives it."""
+
+    @property
+    def asked(self) -> Sequence[tuple[str, str, bool]]:
+        """Id, text and answer of every sample in order, without touching an image."""
+
+
 @dataclass(frozen=True, slots=True)
 class Skipped:
     """A record left out under `data.on_bad=skip`, and why."""
@@ -88,9 +96,9 @@ class Splits:
     notes: sentences for the log and the report (counts that differ from the official ones, ...).
     """
 
-    train: Split
-    minival: Split
-    dev: Split
+    train: Loaded
+    minival: Loaded
+    dev: Loaded
     skipped: tuple[Skipped, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -112,7 +120,7 @@ class Chat:
 class Batch:
     """Left-padded model input; the answer is the last thing in every row.
 
-    input_ids, attention_mask, mm_token_type_ids: int64 [B, T]; position_ids: int64 [3, B, T] (M-RoPE)
+    input_ids, attention_mask, mm_token_type_ids: int64 [B, T]; position_ids: int64 [3, B, T] (M-RoPE) or [B, T]
     pixel_values: float32 [P, patch features] or None; image_grid_thw: int64 [N, 3] in patches or None
     image_features: [tokens, hidden] for each image, in place of pixel_values where the tower is frozen
     labels: int64 [B, T], -100 wherever no loss is taken; None in evaluation
@@ -135,6 +143,20 @@ class Batch:
     image_grids: tuple[tuple[int, int], ...]
     visual_tokens: tuple[int, ...]
     image_order: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How large one example is, without what is in it: what a forward pass costs is a function of it.
+
+    length: positions of the language model, image tokens in the prompt among them. grids: (t, h, w) of each image in patches.
+    tokens: of each image that the language model sees, after any reduction. rows: positions whose logits are computed.
+    """
+
+    length: int
+    grids: tuple[tuple[int, int, int], ...]
+    tokens: tuple[int, ...]
+    rows: int = 1
 
 
 @dataclass(frozen=True, slots=True)

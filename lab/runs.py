@@ -6,6 +6,8 @@
       predictions/<split>.parquet
       adapter/               PEFT's own files (safetensors)
       contract.json          what an evaluation of the adapter must agree with
+      checkpoints/           while the run is unfinished: what it goes on from (`lab.training.checkpoints`)
+      .lock                  held by the process at work in the folder
     runs/sweeps/<sweep>.json the arms of a sweep, in order, and the command that asked for them
 
 JSON files are replaced atomically; `curves.jsonl` is only appended to, and a torn last line is ignored.
@@ -13,18 +15,25 @@ JSON files are replaced atomically; `curves.jsonl` is only appended to, and a to
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import fcntl
+import itertools
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lab.errors import DataError
+from lab.errors import BusyError, DataError
+from lab.redaction import without_secrets
 
 RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
+LOCK = ".lock"
 
 
 @dataclass
@@ -97,13 +106,13 @@ def folder(runs_dir: Path, identity: str) -> Path:
 
 
 def save(runs_dir: Path, run: Run) -> None:
-    """Write `run.json`."""
-    write_atomically(folder(runs_dir, run.identity) / "run.json", json.dumps(asdict(run), indent=1) + "\n")
+    """Write `run.json`, without secrets that were typed in the command or that a library put in its error."""
+    _write(folder(runs_dir, run.identity) / "run.json", run, ("command", "error"))
 
 
 def save_sweep(runs_dir: Path, sweep: Sweep) -> None:
-    """Write `sweeps/<sweep>.json`."""
-    write_atomically(runs_dir / "sweeps" / f"{sweep.identity}.json", json.dumps(asdict(sweep), indent=1) + "\n")
+    """Write `sweeps/<sweep>.json`, without secrets that were typed in the command."""
+    _write(runs_dir / "sweeps" / f"{sweep.identity}.json", sweep, ("command", "name"))
 
 
 def load(runs_dir: Path, identity: str) -> Run | None:
@@ -114,6 +123,54 @@ def load(runs_dir: Path, identity: str) -> Run | None:
 def load_sweep(runs_dir: Path, identity: str) -> Sweep | None:
     """Read a sweep, or None if there is none. Raises `DataError` for a file that is no sweep."""
     return _read(runs_dir / "sweeps" / f"{identity}.json", Sweep)
+
+
+@contextlib.contextmanager
+def held(run_dir: Path, wait_s: float = 30.0) -> Iterator[None]:
+    """Hold a run folder, so that one process at a time is at work in it; the kernel lets go of it for a process that dies.
+
+    Raises `BusyError` if another holds it for longer than `wait_s` seconds (a killed sweep's arms take a moment to end).
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(run_dir / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    deadline = time.monotonic() + wait_s
+    try:
+        while not _lock(descriptor):
+            if time.monotonic() > deadline:
+                raise BusyError(f"{run_dir}: another process is at work on this run. Wait for it, or stop it.")
+            time.sleep(0.2)
+        yield
+    finally:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+        os.close(descriptor)
+
+
+def is_held(run_dir: Path) -> bool:
+    """Whether a process is at work in a run folder."""
+    try:
+        descriptor = os.open(run_dir / LOCK, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        return not _lock(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def truthful(runs_dir: Path, run: Run) -> Run:
+    """The run as it is: one that says RUNNING but has no process at work was killed."""
+    if run.status != RUNNING or is_held(folder(runs_dir, run.identity)):
+        return run
+    gone = f"its process (pid {run.process.get('pid')} on {run.process.get('host')}) is gone without a word"
+    return dataclasses.replace(run, status=KILLED, error=gone)
+
+
+def _lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def all_runs(runs_dir: Path) -> list[Run]:
@@ -143,6 +200,23 @@ def curves(run_dir: Path, skip: int = 0) -> Iterator[dict[str, float]]:
         for number, line in enumerate(file):
             if number >= skip and line.endswith("\n"):
                 yield json.loads(line)
+
+
+def count_curves(run_dir: Path) -> int:
+    """How many whole lines `curves.jsonl` has."""
+    return sum(1 for _ in curves(run_dir))
+
+
+def cut_curves(run_dir: Path, rows: int) -> None:
+    """Keep the first `rows` lines of `curves.jsonl`: a run goes on from a checkpoint that was taken when it had so many."""
+    kept = list(itertools.islice(curves(run_dir), rows))
+    write_atomically(run_dir / "curves.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
+
+
+def _write(path: Path, record: Record, typed: tuple[str, ...]) -> None:
+    values = asdict(record)
+    values |= {key: without_secrets(values[key]) for key in typed if values[key] is not None}
+    write_atomically(path, json.dumps(values, indent=1) + "\n")
 
 
 def _read(path: Path, kind: type[Record]) -> Record | None:

@@ -5,38 +5,65 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lab.doors import answer, set_up_logging
-from lab.errors import DataError
+from lab.errors import ConfigError, DataError
+from lab.redaction import HIDDEN, without_secrets
+
+if TYPE_CHECKING:
+    from lab.config import Tracking
+    from lab.runs import Run
 
 
 def main() -> None:
     """The door."""
     parser = argparse.ArgumentParser(prog="python -m lab.sync", description=__doc__)
     parser.add_argument("--runs-dir", default="runs", help="the folder of run folders")
-    parser.add_argument("--uri", default=None, help="MLflow server; default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db")
-    parser.add_argument("--experiment", default="lab", help="the MLflow experiment")
+    parser.add_argument("--uri", default=None, help="MLflow server; default: each run's own tracking.uri, else as in lab.train")
+    parser.add_argument("--experiment", default=None, help="the MLflow experiment; default: each run's own")
     given = parser.parse_args()
     set_up_logging()
     sys.exit(answer(lambda: sync(given.runs_dir, given.uri, given.experiment)))
 
 
-def sync(runs_dir: str, uri: str | None, experiment: str) -> int:
-    """Deliver every run and sweep; 1 if the tracker is away."""
+def sync(runs_dir: str, uri: str | None, experiment: str | None) -> int:
+    """Deliver every run and sweep; 1 if the tracker is away or refuses."""
     if not Path(runs_dir).is_dir():
         raise DataError(f"--runs-dir {runs_dir}: there is no such folder.")
 
     from lab import runs
-    from lab.config import Tracking
-    from lab.tracking import Courier
+    from lab.tracking import Courier, store_uri
 
-    courier = Courier(Tracking(runs_dir=runs_dir, uri=uri, experiment=experiment))
-    found = runs.all_runs(Path(runs_dir))
-    delivered = sum(courier.deliver(run.identity) for run in found)
-    for sweep in runs.all_sweeps(Path(runs_dir)):
-        courier.deliver_sweep(sweep.identity)
-    print(f"{delivered} of {len(found)} runs are up to date in {courier.uri}")
-    return 0 if delivered == len(found) else 1
+    sections: dict[tuple[str, str], tuple[Tracking, list[Run]]] = {}
+    for run in runs.all_runs(Path(runs_dir)):
+        section = where(run, runs_dir, uri, experiment)
+        sections.setdefault((store_uri(section), section.experiment), (section, []))[1].append(run)
+    sweeps = runs.all_sweeps(Path(runs_dir))
+    missing = 0
+    for section, found in sections.values():
+        courier = Courier(section)
+        identities = {run.identity for run in found}
+        delivered = courier.deliver_all([run.identity for run in found], check=True)
+        delivered_sweeps = [courier.deliver_sweep(sweep.identity) for sweep in sweeps if identities & set(sweep.arms)]
+        missing += len(found) - delivered + delivered_sweeps.count(False)
+        print(f"{delivered} of {len(found)} runs are up to date in {section.experiment} at {without_secrets(courier.uri)}")
+    if not sections:
+        print(f"{runs_dir} holds no run")
+    return 1 if missing else 0
+
+
+def where(run: Run, runs_dir: str, uri: str | None, experiment: str | None) -> Tracking:
+    """The store that a run belongs in. Raises `ConfigError` where that is an address whose credentials were not recorded."""
+    from lab.config import Tracking
+
+    recorded = run.config["tracking"]
+    if uri is None and HIDDEN in (recorded["uri"] or ""):
+        raise ConfigError(
+            f"--uri: run {run.identity} belongs in {recorded['uri']}, and a password is recorded nowhere. Give the address as "
+            "--uri, or without credentials and with MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment."
+        )
+    return Tracking(runs_dir=runs_dir, uri=uri or recorded["uri"], experiment=experiment or recorded["experiment"])
 
 
 if __name__ == "__main__":

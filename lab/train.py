@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from lab import manual
 from lab.doors import answer, process_started, register, set_up_logging, shipped
+from lab.errors import ConfigError
 
 register()
 
@@ -27,6 +28,8 @@ def alone(composed: DictConfig) -> int:
     from lab.freezing import freeze
 
     x = freeze(composed)
+    if x.sweep.replicates > 1:
+        raise ConfigError(f"sweep.replicates={x.sweep.replicates}: replicates are arms of a sweep, and this is one run. Add -m.")
 
     from lab import run as running
     from lab import runs
@@ -39,7 +42,7 @@ def alone(composed: DictConfig) -> int:
     chosen = [] if hydra_config.job.config_name == "train" else ["-cn", str(hydra_config.job.config_name)]
     command = " ".join(["python -m lab.train", *chosen, *map(quoted, hydra_config.overrides.task)])
     courier = Courier(x.tracking)
-    with Background(courier, identity(x)):
+    with Background(courier, [identity(x)]):
         record = running.run_alone(x, command, process_started(), bars())
     print(summary_of_run(courier.runs_dir, record, courier.uri), flush=True)
     return 0 if record.status == runs.FINISHED else 1

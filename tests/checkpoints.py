@@ -11,6 +11,8 @@ from lab.pretraining.tokenizer import make_processor
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
 
+    from lab.model.encoder_decoder import Pair
+
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 FACTOR = {"qwen2_vl": 16, "qwen2_5_vl": 16, "qwen3_vl": 32}
 """Pixels along one side of a token."""
@@ -100,9 +102,30 @@ def make(family: str, seed: int = 0) -> tuple[PreTrainedModel, ProcessorMixin]:
         return names[1](config), processor
 
 
+def make_vit_gpt2(seed: int = 0) -> tuple[PreTrainedModel, Pair]:
+    """A random ViT + GPT-2 of unequal widths, the tiny base's words in GPT-2's kind of tokenizer: no template, no padding token."""
+    import torch
+    import transformers as hf
+
+    from lab.model.encoder_decoder import Pair
+
+    words = make_processor().tokenizer
+    tokenizer = hf.PreTrainedTokenizerFast(tokenizer_object=words.backend_tokenizer, eos_token="<|endoftext|>")
+    images = hf.ViTImageProcessor(size={"height": 64, "width": 64})
+    ends = {"bos_token_id": tokenizer.eos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    shape = {"num_hidden_layers": 3, "num_attention_heads": 4, "initializer_range": 0.2}
+    vision = hf.ViTConfig(hidden_size=32, intermediate_size=48, image_size=64, patch_size=16, **shape)
+    text = hf.GPT2Config(n_embd=HIDDEN, n_layer=3, n_head=4, n_positions=256, vocab_size=len(tokenizer), initializer_range=0.1, **ends)
+    text.is_decoder = text.add_cross_attention = True
+    config = hf.VisionEncoderDecoderConfig.from_encoder_decoder_configs(vision, text)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return hf.VisionEncoderDecoderModel(config), Pair(tokenizer, images)
+
+
 def save(family: str, folder: Path, seed: int = 0) -> ModelDial:
     """Write a random checkpoint of the family; return the dial that loads it."""
-    model, processor = make(family, seed)
+    model, processor = make_vit_gpt2(seed) if family == "vit_gpt2" else make(family, seed)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return ModelDial(name=family, family=family, path=str(folder), dtype=DType.float32)

@@ -105,7 +105,12 @@ def write_run(
     config = changed(overrides)
     recorded = {"parameters/trainable": 6144.0 * config["lora"]["r"], "parameters/total": 1.3e6}
     recorded |= {"latency/p50_ms": latency_ms, "latency/p95_ms": 1.3 * latency_ms}
-    recorded |= {"latency/examples_per_second": 9000 / latency_ms}
+    recorded |= {"latency/examples_per_second": 9000 / latency_ms, "latency/batch_size": 64.0, "latency/tokens": 461.5}
+    for prefix, share in (("", 1.0), ("merged_", 0.8), ("batch_", 40.0), ("merged_batch_", 35.0)):
+        for stage, part in (("", 1.0), ("vision_", 0.4), ("prefill_", 0.6), ("decode_", 0.3)):
+            if config["lora"]["r"] or not prefix.startswith("merged"):
+                value = share * part * latency_ms
+                recorded |= {f"latency/{prefix}{stage}p50_ms": value, f"latency/{prefix}{stage}p95_ms": 1.3 * value}
     recorded |= {"train/seconds": 31.5, "train/steps": 300.0, "train/examples_per_second": 152.0, "memory/peak_mb": 812.0}
     recorded |= {"time/first_metric_s": 4.2}
     for name, rows in (("dev", dev), ("minival", minival)):

@@ -15,13 +15,13 @@ from lab.config import DIALS
 
 ROOT = Path(__file__).parents[1]
 FLOW = (
-    "errors records config freezing doors manual progress runs",
+    "errors redaction records config freezing doors manual progress runs delivered stopping",
     "data",
     "prompt",
     "model",
     "vision_tokens conditioning",
     "lora",
-    "adapter contract export planning",
+    "adapter contract export flops planning",
     "training",
     "evaluation",
     "tracking",

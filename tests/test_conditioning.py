@@ -330,14 +330,16 @@ def test_flops_and_parameters_by_hand(world, composer, form) -> None:
     assert sum(p.numel() for p in module.parameters()) == blocks * (attention + feeding)
     row = next(row for row in lora.ledger(changed) if row.part == "cross_attention")
     assert row.total == row.trainable == blocks * (attention + feeding)
-    batch = collate(changed, world, 1)
+    encoder = Encoder(changed, world[0].prompt)
+    example = encoder.example(world[2].dev[0])
+    batch, shape = encoder.collate([example], with_answers=False, align=1), encoder.shape(example)
     totals = []
     for vlm in (changed, world[1]):
         with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
             vlm.logits(batch, 1)
         totals.append(counter.get_total_flops())
-    assert totals[0] - totals[1] == conditioning.extra_flops_per_example(changed, batch)
-    assert conditioning.extra_flops_per_example(world[1], batch) == 0
+    assert totals[0] - totals[1] == conditioning.extra_flops(changed, shape)
+    assert conditioning.extra_flops(world[1], shape) == 0
 
 
 def test_which_blocks(world, composer) -> None:

@@ -16,7 +16,7 @@ import torch
 from lab import data, model, vision_tokens
 from lab.model.encoding import Encoder
 from lab.records import Picture
-from lab.training import features
+from lab.training import eviction, features
 from lab.training.features import FeatureStore, image_key
 
 
@@ -133,3 +133,29 @@ def test_no_pickle_is_ever_opened(world, tmp_path) -> None:
     assert not flag.exists() and not (store.folder / "evil.safetensors").exists()
     assert fill(again, pictures[:2], vlm, encoder) > 0
     assert np.isfinite(again.get(pictures[0][0])[0].numpy()).all()
+
+
+def test_a_full_cache_loses_what_nobody_uses_first(world, composer, tmp_path) -> None:
+    """Least recently used first; a store in use stays, however old and large, and a removed one is computed again."""
+    x, vlm, encoder, pictures = world
+    stores = []
+    for budget in (4, 9, 16):
+        resized = vlm.share()
+        vision_tokens.install(resized, composer("vision_tokens=resize", f"vision_tokens.budget={budget}").vision_tokens)
+        own = Encoder(resized, x.prompt)
+        store = FeatureStore(tmp_path, resized, own)
+        fill(store, pictures[:20], resized, own)
+        stores.append((store, store.folder, resized, own))
+    sizes = [eviction.size(folder) for _, folder, _, _ in stores]
+    for age, (_, folder, _, _) in enumerate(stores):
+        os.utime(folder / eviction.IN_USE, (age, age))
+    assert eviction.trim(tmp_path, 0) == [], "all are in use"
+    first, second = stores[0][1], stores[1][1]
+    kept = stores.pop()
+    del stores[:], store
+    assert eviction.trim(tmp_path, sum(sizes[1:])) == [first]
+    assert eviction.trim(tmp_path, 0) == [second]
+    assert not first.exists() and kept[1].exists()
+    del kept
+    assert len(eviction.trim(tmp_path, 0)) == 1
+    assert fill(FeatureStore(tmp_path, resized, own), pictures[:20], resized, own) > 0

@@ -14,7 +14,7 @@ from lab.data.images import decode
 from lab.errors import ConfigError
 from lab.evaluation import predictions, swap
 from lab.evaluation.generation import Generated, compare, read_answer
-from lab.records import Prediction
+from lab.records import Choice, Picture, Prediction, Sample
 
 
 @pytest.fixture(scope="module")
@@ -65,21 +65,37 @@ def predicted(name: str, answer: bool, label: bool = True) -> Prediction:
     return Prediction(name, name, name, None, label, -0.1, -3.0, 0.95, answer, (0, 1), (4, 4))
 
 
+class Two:
+    """Two sentences, the second of which names a side."""
+
+    sample_ids = ("a", "b")
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> Sample:
+        text = ("Both are red.", "The left one is red.")[index]
+        return Sample("ab"[index], text, (Picture("1"), Picture("2")), Choice(True), "set", text)
+
+
 def test_swap_groups_are_reported_apart() -> None:
-    class Two:
-        def __len__(self):
-            return 2
-
-        def __getitem__(self, index):
-            return type("S", (), {"text": ("Both are red.", "The left one is red.")[index]})
-
+    rows = swap.sided(Two())
+    assert rows == [1]
     original = [predicted("a", True), predicted("b", True)]
     renamed = [predicted("a", False), predicted("b", True)]
-    kept = [predicted("a", False), predicted("b", False)]
-    out = swap.summarise(original, swap.by_group(Two(), renamed, kept))
+    out = swap.summarise(original, swap.by_group(rows, renamed, [predicted("b", False)]))
     assert out["swap/neutral_agreement"] == 0.0 and out["swap/neutral_examples"] == 1
     assert out["swap/renamed_agreement"] == 1.0 and out["swap/renamed_accuracy"] == 1.0
     assert out["swap/contradicted_agreement"] == 0.0 and "swap/contradicted_accuracy" not in out
+
+
+def test_a_sentence_that_names_no_side_is_asked_once() -> None:
+    """With and without renaming it is the same question."""
+    kept = swap.SwappedSplit(Two(), rename=False, rows=swap.sided(Two()))
+    assert kept.sample_ids == ["b"] and len(kept) == 1
+    assert kept[0].text == "The left one is red." and kept[0].images[0].source == "2"
+    both = swap.SwappedSplit(Two(), rename=True)
+    assert [both[i].text for i in range(len(both))] == ["Both are red.", "The right one is red."]
 
 
 def test_a_symmetric_split_swapped_twice_is_itself(dev) -> None:

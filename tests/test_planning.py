@@ -8,7 +8,9 @@ import pytest
 
 from lab import planning
 from lab.errors import ConfigError
+from lab.evaluation import predictions, resampling
 from lab.plan import DISCORDANCES, cost, visible
+from lab.records import Prediction
 
 
 @pytest.fixture(scope="module")
@@ -70,3 +72,20 @@ def test_what_dev_could_see(composer, tmp_path) -> None:
 
     text = visible(data.load(composer("data.num_train=8", "data.num_minival=8", "data.num_dev=120").data, tmp_path))
     assert "120 examples" in text and text.count(" points") == len(DISCORDANCES)
+
+
+def test_the_plan_counts_clusters_as_the_report_does(composer, tmp_path) -> None:
+    """Statements of data=pairs cross image sets, so that clusters are fewer than image sets."""
+    from lab import data
+
+    splits = data.load(composer("data.num_train=8", "data.num_minival=8", "data.num_dev=120").data, tmp_path)
+    asked = [splits.dev[i] for i in range(120)]
+    table = predictions.table([answered(one) for one in asked])
+    number = int(resampling.clusters(table).max()) + 1
+    assert number < len({one.image_set for one in asked})
+    assert f"120 examples in {number:,} clusters" in visible(splits)
+
+
+def answered(one) -> Prediction:
+    names = (one.sample_id, one.image_set, one.sentence_group, one.subset, one.answer.value)
+    return Prediction(*names, -0.5, -1.0, 0.97, True, (0, 1), (16, 16))

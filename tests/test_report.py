@@ -13,22 +13,41 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from synthetic_runs import CONFIG, Questions, answers, changed, write_example, write_many, write_run, write_sweep
+from synthetic_runs import (
+    CONFIG,
+    Questions,
+    answers,
+    changed,
+    write_example,
+    write_many,
+    write_run,
+    write_sweep,
+)
 
 from lab import runs
+from lab.config import as_dict, flat
 from lab.errors import LabError
 from lab.evaluation import calibration, metrics, predictions
 from lab.evaluation.resampling import clusters
 from lab.evaluation.seeds import compare_seeds, noise_floor
 from lab.evaluation.statistics import compare, holm, intervals
 from lab.evaluation.verdict import verdict
-from lab.report import figures, gather, tables
+from lab.report import calibrated, figures, gather, tables
 from lab.report.__main__ import main
-from lab.report.document import Mono, Strong, Table, css_width, html_block, markdown_block, markdown_text
+from lab.report.document import (
+    Mono,
+    Strong,
+    Table,
+    css_width,
+    html_block,
+    markdown_block,
+    markdown_text,
+)
 from lab.report.findings import study
 from lab.report.gather import choose
 from lab.report.measure import POOL_FROM, measure_all
 from lab.report.summary import summary, summary_of_run
+from lab.report.wording import quantity
 from lab.report.write import is_ours, latex, write_report
 from lab.runs import Run
 
@@ -128,6 +147,26 @@ def test_calibration_is_fitted_on_minival_and_shown_on_dev(example: Path, writte
         assert rows[label][1] == f"{fitted.value:.3g}"
         assert rows[label][3] == f"{100 * after['ece']:.1f}" and rows[label][5] == f"{after['nll']:.3f}"
     assert after["ece"] < metrics.summarise(dev)["ece"]
+
+
+def test_every_measure_of_calibration_before_and_after(example: Path, written: Path) -> None:
+    """Each cell is the metric of the run's predictions, and of the same at the temperature that minival gives."""
+    rows = rows_of((written / "report.md").read_text(), "arm | ECE, %")
+    folder = example / "rank32" / "predictions"
+    dev = predictions.read(folder / "dev.parquet")
+    after = calibration.apply(calibration.fit(predictions.read(folder / "minival.parquet"), "minival"), dev)
+    cells = dict(zip((quantity.header for quantity in calibrated.QUANTITIES), rows["lora.r=32"][1:], strict=True))
+    for header, name, digits, scale in (
+        ("ECE, %", "ece", 1, 100), ("P(True), %", "ece_p_true", 1, 100), ("smooth ECE, %", "smece", 1, 100),
+        ("MCE, %", "mce", 1, 100), ("NLL, nats", "nll", 3, 1), ("Brier", "brier", 3, 1),
+    ):  # fmt: skip
+        one, other = (f"{scale * metrics.METRICS[name](table):.{digits}f}" for table in (dev, after))
+        assert cells[header] == f"{one} → {other}"
+    assert cells["AUROC of confidence"] == f"{metrics.METRICS['auroc_confidence'](dev):.3f}"
+    assert metrics.METRICS["aurc"](after) == pytest.approx(metrics.METRICS["aurc"](dev), abs=1e-12)
+    parts = metrics.brier_parts(after.p_true, after.label)
+    assert cells["= reliability"].endswith(f"→ {parts.reliability:.3f}")
+    assert cells["+ uncertainty"] == f"{parts.uncertainty:.3f}"
 
 
 def test_claims_are_the_statistics_own_sentences(example: Path, written: Path) -> None:
@@ -331,6 +370,40 @@ def test_arms_that_differ_only_in_their_seed_are_one_experiment(tmp_path: Path) 
     assert first.comparison == compare_seeds(loaded[0], loaded[1]) and first.comparison.num_seeds == 3
     assert second.comparison == compare_seeds(loaded[0], loaded[2] * 3)  # no seed touches the baseline: it meets every seed
     assert f"noise floor {100 * floor.bound(3):.1f}" in first.claim.sentence
+
+
+def test_two_seeds_are_told_to_be_too_few(tmp_path: Path) -> None:
+    few(tmp_path / "runs", *({"lora.r": rank, "seed": seed} for rank in (2, 32) for seed in (0, 1)))
+    page = (write_report(choose(tmp_path / "runs"), tmp_path / "out") / "report.md").read_text()
+    assert "(two seeds carry no interval; run at least three); noise floor" in page and "no claim." in page
+    row = rows_of(page, "first | second")["lora.r=2"]
+    assert "no interval" in row[2] and row[3:5] == ["–", "–"] and "inf" not in page
+
+
+def test_one_pair_of_seeds_is_told_to_be_a_wide_floor(tmp_path: Path) -> None:
+    few(tmp_path / "runs", {"lora.r": 2, "seed": 0}, {"lora.r": 2, "seed": 1})
+    page = (write_report(choose(tmp_path / "runs"), tmp_path / "out") / "report.md").read_text()
+    assert "1 degree of freedom). It rests on one pair of runs" in page
+
+
+def test_latency_is_shown_stage_by_stage(example: Path, written: Path, tmp_path: Path) -> None:
+    page = (written / "report.md").read_text()
+    alone, together = rows_of(page, "arm | whole answer, ms"), rows_of(page, "arm | examples together")
+    for identity, label in {"zero": "lora=none", "rank8": "lora.r=8"}.items():
+        known = runs.load(example, identity).metrics
+        cells = alone[label][1:-1]
+        names = [f"{merged}{stage}" for merged in ("", "merged_") for stage in ("", "vision_", "prefill_", "decode_")]
+        for name, cell in zip(names, cells, strict=True):
+            p50, p95 = (known.get(f"latency/{name}{p}_ms") for p in ("p50", "p95"))
+            assert cell == ("–" if p50 is None else f"{quantity(p50)} / {quantity(p95)}")
+        assert alone[label][-1] == quantity(known["latency/tokens"])
+        assert together[label][1] == "64"
+    assert alone["lora=none"][5:9] == ["–"] * 4 and "peak memory of answering" not in page
+    few(tmp_path / "runs", {"lora.r": 2})
+    run = runs.load(tmp_path / "runs", "run0")
+    run.metrics = {key: value for key, value in run.metrics.items() if "prefill" not in key}
+    runs.save(tmp_path / "runs", run)
+    assert "whole answer, ms" not in (write_report(choose(tmp_path / "runs"), tmp_path / "out") / "report.md").read_text()
 
 
 def test_experiments_without_a_common_seed_are_not_compared(tmp_path: Path) -> None:
@@ -573,9 +646,9 @@ def test_an_empty_folder_and_a_broken_record_are_told(tmp_path: Path) -> None:
         choose(tmp_path)
 
 
-def test_the_fixture_is_a_config_of_this_laboratory() -> None:
-    """The synthetic config has no key that `lab.config.Experiment` lacks."""
-    from lab.config import Experiment
-    from lab.freezing import reject_unknown
-
-    reject_unknown(CONFIG, Experiment)
+def test_the_fixture_is_a_config_of_this_laboratory(composer) -> None:
+    """Every key of the synthetic config is one of a composed experiment, with a value of the same type."""
+    real, made = flat(as_dict(composer())), flat(CONFIG)
+    assert made.keys() - real.keys() == set()
+    kinds = {key: (type(value), type(real[key])) for key, value in made.items() if value is not None and real[key] is not None}
+    assert len(kinds) > 15 and {key: pair for key, pair in kinds.items() if pair[0] is not pair[1]} == {}

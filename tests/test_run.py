@@ -19,9 +19,9 @@ from lab import runs
 from lab.config import Experiment, identity
 from lab.errors import ConfigError, DataError, ModelError
 from lab.evaluation import metrics, predictions
-from lab.progress import silent
 from lab.sweeping import arms
 from lab.tracking import Courier
+from lab.training.learner import Learner
 
 
 def origin() -> arms.Origin:
@@ -95,44 +95,57 @@ def test_arms_of_a_sweep_equal_arms_alone_bit_for_bit(small, tmp_path) -> None:
         assert (tables[0].log_p_true == tables[1].log_p_true).all()
 
 
-def test_one_crash_and_one_kill_do_not_touch_the_others(small, monkeypatch, caplog) -> None:
-    """The other arms finish; statuses are truthful; the same command then runs only what is missing, in the same parent."""
-    good, crashing, killed = small("lora.r=2"), small("lora.r=3"), small("lora.r=5")
-    real, started = running.run_arm, []
+def test_a_crash_a_divergence_a_full_memory_and_a_kill_do_not_touch_the_others(small, monkeypatch, caplog) -> None:
+    """Statuses are truthful; the same command then runs only what is missing; every arm is in MLflow once, under one parent."""
+    kinds = {"good": 2, "crashing": 3, "killed": 5, "diverging": 6, "hungry": 7}
+    asked = {kind: small(f"lora.r={r}", "trainer.save_every=1", "evaluation.verify=false") for kind, r in kinds.items()}
+    real, step = running.run_arm, Learner.training_step
 
-    def sabotaged(x, prepared, run, since, report=silent):
-        if x.lora.r == 3:
-            raise RuntimeError("boom")
-        if x.lora.r == 5:
-            run.status = runs.RUNNING
-            runs.save(Path(x.tracking.runs_dir), run)
+    def poisoned(self, batch, batch_idx):
+        return step(self, batch, batch_idx) * float("nan")
+
+    def hungry(self, batch, batch_idx):
+        if len(batch.sample_ids) > 2:
+            raise torch.OutOfMemoryError("simulated at the allocator")
+        return step(self, batch, batch_idx)
+
+    def killing(self, batch, batch_idx):
+        if self.trainer.global_step == 2:
             os.kill(os.getpid(), signal.SIGKILL)
-        return real(x, prepared, run, since, report)
+        return step(self, batch, batch_idx)
 
-    monkeypatch.setattr(running, "run_arm", sabotaged)
+    def sabotaged(x, *rest, first: bool):
+        steps = {6: poisoned, 7: hungry} | ({5: killing} if first else {})
+        if first and x.lora.r == 3:
+            raise RuntimeError("boom")
+        Learner.training_step = steps.get(x.lora.r, step)  # in the arm's own process
+        (Path(x.tracking.runs_dir) / f"started-{x.lora.r}-{first}").touch()
+        return real(x, *rest)
+
+    monkeypatch.setattr(running, "run_arm", lambda *given: sabotaged(*given, first=True))
     with caplog.at_level(logging.ERROR):
-        assert sweep(good, crashing, killed) == 1
-    folder = Path(good.tracking.runs_dir)
-    statuses = [runs.load(folder, identity(x)).status for x in (good, crashing, killed)]
-    assert statuses == [runs.FINISHED, runs.FAILED, runs.KILLED]
-    assert "boom" in runs.load(folder, identity(crashing)).error
-    assert "SIGKILL" in runs.load(folder, identity(killed)).error
+        assert sweep(*asked.values()) == 1
+    folder = Path(asked["good"].tracking.runs_dir)
+    found = {kind: runs.load(folder, identity(x)) for kind, x in asked.items()}
+    assert [run.status for run in found.values()] == [runs.FINISHED, runs.FAILED, runs.KILLED, runs.FAILED, runs.FINISHED]
+    assert "boom" in found["crashing"].error and "SIGKILL" in found["killed"].error and "the loss is nan" in found["diverging"].error
+    assert found["hungry"].facts["out_of_memory"] == [{"batch_size": 2, "accumulate_grad_batches": 2}]
 
-    def counting(x, *rest, **named):
-        (folder / f"started-{x.lora.r}").touch()
-        return real(x, *rest, **named)
-
-    monkeypatch.setattr(running, "run_arm", counting)
-    assert sweep(good, crashing, killed) == 0
-    assert sorted(path.name for path in folder.glob("started-*")) == ["started-3", "started-5"]
-    client = Courier(good.tracking).client()
+    monkeypatch.setattr(running, "run_arm", lambda *given: sabotaged(*given, first=False))
+    assert sweep(*asked.values()) == 1, "the diverging arm diverges again"
+    found = {kind: runs.load(folder, identity(x)) for kind, x in asked.items()}
+    assert {kind for kind, run in found.items() if run.status == runs.FINISHED} == set(kinds) - {"diverging"}
+    assert sorted(path.name for path in folder.glob("started-*-False")) == [f"started-{r}-False" for r in (3, 5, 6)]
+    assert found["killed"].facts["resumed_at_step"] == 2
+    client = Courier(asked["good"].tracking).client()
     everything = client.search_runs([client.get_experiment_by_name("lab").experiment_id])
-    parents = [run for run in everything if "lab.sweep" in run.data.tags]
-    finished = [run for run in everything if run.info.status == "FINISHED" and "lab.identity" in run.data.tags]
-    assert len(parents) == 1 and parents[0].info.status == "FINISHED"
-    assert sorted(run.data.params["lora.r"] for run in finished) == ["2", "3", "5"]
-    assert {run.data.tags["mlflow.parentRunId"] for run in finished} == {parents[0].info.run_id}
-    assert not started
+    (parent,) = [run for run in everything if "lab.sweep" in run.data.tags]
+    arms_there = {run.data.params["lora.r"]: run for run in everything if "lab.identity" in run.data.tags}
+    assert len(everything) == 1 + len(kinds) and sorted(map(int, arms_there)) == sorted(kinds.values())
+    assert {run.data.tags["mlflow.parentRunId"] for run in arms_there.values()} == {parent.info.run_id}
+    assert {r: run.info.status for r, run in arms_there.items()} == {
+        str(r): "FAILED" if kind == "diverging" else "FINISHED" for kind, r in kinds.items()
+    }
 
 
 def test_the_tracker_shows_dials_metrics_and_curves(small) -> None:
@@ -194,3 +207,19 @@ def test_epochs_and_early_stopping(small) -> None:
     assert run.metrics["train/steps"] <= 8
     rows = list(runs.curves(runs.folder(Path(x.tracking.runs_dir), run.identity)))
     assert any("minival/nll" in row for row in rows)
+
+
+def test_the_self_check_tells_a_shared_base_from_another(small, capsys) -> None:
+    """It says bit-identical where it is, and shows the gap where the shared features are not those of the base."""
+    from lab.sweeping.selfcheck import self_check, told
+
+    x = small("lora.lora_dropout=0.1", "tracking.enabled=false")
+    prepared = running.prepare(x)
+    assert self_check(x, prepared) == 0.0
+    for values in prepared.stores.values():
+        values.values = {name: value * 1.01 for name, value in values.values.items()}
+    difference = self_check(x, prepared)
+    assert difference > 0.0 and "largest difference" in told(difference, "arm") and "bit-identical" in told(0.0, "arm")
+    again = [small("lora.lora_dropout=0.1", "tracking.enabled=false", "sweep.self_check=true", f"lora.r={r}") for r in (2, 4)]
+    assert sweep(*again) == 0
+    assert "check:    shared base against alone, first 3 steps of" in capsys.readouterr().out

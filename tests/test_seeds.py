@@ -8,6 +8,7 @@ from scipy.stats import t as student
 from lab.errors import LabError
 from lab.evaluation import metrics, seeds, statistics
 from lab.evaluation.measures import MEASURES
+from lab.evaluation.verdict import verdict
 from prediction_tables import nested, rival
 
 
@@ -62,6 +63,20 @@ def test_several_seeds_from_tables():
         assert (found.p_value < 0.05) == (found.low > 0 or found.high < 0)
     same = seeds.compare_seeds(first, first)
     assert (same.difference, same.low, same.high, same.p_value) == (0, 0, 0, 1)
+
+
+def test_two_seeds_carry_no_interval():
+    """One degree of freedom: nothing is said but the difference, and no claim can come of it, however large it is."""
+    base = nested(80)
+    first, second = [rival(base, s, 0.1) for s in range(2)], [rival(base, 10 + s, 0.9) for s in range(2)]
+    found = seeds.compare_seeds(first, second)
+    assert (found.low, found.high, found.p_value, found.num_seeds) == (-np.inf, np.inf, 1.0, 2)
+    assert not found.has_interval and found.method == seeds.NO_INTERVAL
+    assert found.difference == np.mean([t.correct.mean() for t in first]) - np.mean([t.correct.mean() for t in second])
+    claim = verdict(found, "a", "b", floor=seeds.noise_floor([[0.7, 0.7001], [0.6, 0.6001]]))
+    assert abs(found.difference) > claim.noise_floor and not claim.claimed and claim.against == (seeds.NO_INTERVAL,)
+    third = seeds.compare_seeds([*first, rival(base, 2, 0.1)], [*second, rival(base, 12, 0.9)])
+    assert third.has_interval and third.p_value < 0.05
 
 
 @pytest.mark.parametrize(("seed_sd", "item_share"), [(0.0, 0.1), (0.0, 0.5), (0.08, 0.2)])

@@ -258,3 +258,36 @@ def test_holm_by_hand_and_by_its_procedure():
     for bad in ([0.5, float("nan")], [1.5], [-0.1]):
         with pytest.raises(LabError, match="from 0 to 1"):
             statistics.holm(bad)
+
+
+def test_many_pairs_side_by_side_are_each_pair_alone():
+    """Shared resamples and swaps change no bit of any pair, however many stand beside it; other clusters are refused."""
+    first = nested(40)
+    others = [rival(first, seed, 0.1 * (seed + 1)) for seed in range(5)]
+    for name in ("accuracy", "ece"):
+        together = statistics.compare_paired([statistics.paired(first, other, name) for other in others])
+        alone = [statistics.compare(first, other, name) for other in others]
+        if name == "accuracy":  # sums of whole numbers
+            assert together == alone
+        for one, other in zip(together, alone, strict=True):
+            assert (one.low, one.high, one.p_value) == pytest.approx((other.low, other.high, other.p_value), abs=1e-12)
+    assert statistics.compare_paired([]) == []
+    small = nested(20)
+    with pytest.raises(LabError, match="equally many clusters"):
+        statistics.compare_paired([statistics.paired(first, others[0]), statistics.paired(small, rival(small, 1))])
+
+
+@pytest.mark.parametrize("name", sorted(MEASURES))
+def test_sums_of_clusters_are_the_rows_summed(name):
+    table = nested(40)
+    cluster = resampling.clusters(table)
+    assert np.array_equal(MEASURES[name].sums(table, cluster), resampling.cluster_sums(MEASURES[name].rows(table), cluster))
+
+
+def test_what_is_derived_from_a_table_cannot_be_written_to():
+    table = nested(5)
+    with pytest.raises(ValueError, match="read-only"):
+        table.correct[0] = True
+    assert table.correct is table.correct and table.take(np.arange(3)).correct.tolist() == table.correct[:3].tolist()
+    turned = table.replace(prediction=~table.prediction)
+    assert (turned.correct == ~table.correct).all()

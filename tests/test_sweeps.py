@@ -19,11 +19,11 @@ SWEEPS = sorted((ROOT / "sweeps").glob("*.yaml"))
 
 
 def arms_of(path: Path) -> list[list[str]]:
-    """The overrides of every arm of a sweep file, as Hydra's sweeper and the launcher make them."""
+    """The overrides of every arm of a sweep file, as the sweeper makes them."""
     hydra = yaml.safe_load(path.read_text())["hydra"]
     params = hydra.get("sweeper", {}).get("params", {})
     grid = [[f"{key}={value}" for value in str(values).split(",")] for key, values in params.items()]
-    listed = hydra.get("launcher", {}).get("arms") or [""]
+    listed = hydra.get("sweeper", {}).get("arms") or [""]
     return [[*point, *shlex.split(one)] for point in itertools.product(*grid) for one in listed]
 
 

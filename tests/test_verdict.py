@@ -1,6 +1,7 @@
 """A claim needs every guard: Holm, the interval, the noise floor. The sentence says what was seen."""
 
 import dataclasses
+import math
 
 import pytest
 
@@ -93,6 +94,15 @@ def test_level_arms():
     claim = verdict(but(difference=0.0, low=0.0, high=0.0, p_value=1.0), "a", "b")
     assert claim.sentence.startswith("a and b are level in accuracy (95 % interval 0.0 to 0.0, Holm p = 1.00)")
     assert not claim.claimed
+
+
+def test_without_an_interval_the_sentence_prints_none():
+    two = but(low=-math.inf, high=math.inf, p_value=1.0, num_seeds=2, method="two seeds carry no interval; run at least three")
+    claim = verdict(two, "r=32", "r=8", floor=floor(0.9))
+    assert not claim.claimed and claim.against == (two.method,)
+    assert claim.sentence == (
+        "r=32 is 2.1 points ahead of r=8 (two seeds carry no interval; run at least three); noise floor 0.6: no claim."
+    )
 
 
 def test_a_family_is_adjusted_together():

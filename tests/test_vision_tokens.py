@@ -355,9 +355,9 @@ def test_flops_are_those_of_the_matrix_products(installed, world) -> None:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         for _ in range(2):
             vlm.reducer(torch.randn(1, 24, 128), 4, 6)
-    batch = encoder.collate([example(encoder, world[2].dev[0], [(8, 12), (8, 12)])], with_answers=False)
-    assert counter.get_total_flops() == vision_tokens.extra_flops_per_example(vlm, batch)
-    assert vision_tokens.extra_flops_per_example(installed("pool", 4)[0], batch) == 0
+    shape = encoder.shape(example(encoder, world[2].dev[0], [(8, 12), (8, 12)]))
+    assert counter.get_total_flops() == vision_tokens.extra_flops(vlm, shape)
+    assert vision_tokens.extra_flops(installed("pool", 4)[0], shape) == 0
 
 
 def test_grid_places_read_line_by_line() -> None:

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import io
+import json
+import time
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
+from lab import evaluate
+from lab import run as running
 from lab.config import DataDial, OnBad
 from lab.data import demand, load
 from lab.data.images import decode
 from lab.errors import ConfigError, DataError
-from lab.evaluation import winoground
-from lab.records import Prediction, Sample
+from lab.evaluation import predictions, winoground
+from lab.records import Choice, Prediction, Sample
+from lab.report.gather import choose
+from lab.report.write import write_report
 
 
 def png(value: int) -> bytes:
@@ -122,12 +128,102 @@ def test_what_cannot_be_scored_is_refused(s: np.ndarray) -> None:
 def test_predictions_become_the_matrix_in_any_order(tmp_path: Path) -> None:
     splits = load(DataDial(name="winoground", root=str(make(tmp_path / "w"))), tmp_path / "cache")
     s = np.random.default_rng(0).normal(size=(3, 2, 2))
-    predictions = [predicted(sample, s.reshape(-1)[k]) for k, sample in enumerate(splits.dev)]
+    made = [predicted(sample, s.reshape(-1)[k]) for k, sample in enumerate(splits.dev)]
     order = np.random.default_rng(1).permutation(12)
-    names, table = winoground.table(predictions[k] for k in order)
+    names, table = winoground.table(made[k] for k in order)
     assert sorted(names) == ["0", "1", "2"]
     assert np.allclose(table, s[[int(name) for name in names]])
     with pytest.raises(DataError, match="3 of its four questions"):
-        winoground.table(predictions[:-1])
+        winoground.table(made[:-1])
     with pytest.raises(DataError, match="predicted twice"):
-        winoground.table([*predictions, predictions[0]])
+        winoground.table([*made, made[0]])
+
+
+def test_intervals_are_over_examples_and_keep_text_and_image_apart() -> None:
+    """Of ten examples three are right by image alone, two by text alone, four by both: nothing is symmetric."""
+    only_image, both = [[0.9, 0.8], [0.1, 0.2]], [[0.9, 0.1], [0.2, 0.8]]
+    only_text, neither = np.transpose(only_image).tolist(), [[0.1, 0.9], [0.8, 0.2]]
+    s = np.array([only_image] * 3 + [only_text] * 2 + [both] * 4 + [neither])
+    rows = [asked(f"{n}-c{c}-i{i}", s[n, c, i]) for n in range(10) for c in (0, 1) for i in (0, 1)]
+    found = winoground.intervals(predictions.table(rows))
+    assert {name: one.estimate for name, one in found.items()} == {"text": 0.6, "image": 0.7, "group": 0.4}
+    for one in found.values():
+        assert 0 < one.low < one.estimate < one.high <= 1 and one.num_clusters == 10 and one.num_examples == 40
+    again = winoground.intervals(predictions.table(rows[::-1]))
+    assert {n: one.estimate for n, one in again.items()} == {n: one.estimate for n, one in found.items()}
+    alone = winoground.intervals(predictions.table(rows[:4]))
+    assert alone["image"].estimate == 1.0 and alone["text"].estimate == 0.0 and np.isnan(alone["group"].low)
+    assert winoground.told(found).splitlines()[2].startswith("winoground group 0.4000 [0.")
+    assert "(chance 0.1667, 10 examples)" in winoground.told(found)
+
+
+def asked(sample_id: str, s: float) -> Prediction:
+    name, caption, image = sample_id.split("-")
+    return predicted(Sample(sample_id, "t", (), Choice(caption[1] == image[1]), name, f"{name}-{caption}"), s)
+
+
+def drawn(root: Path, count: int = 6) -> Path:
+    """A folder in the official schema whose captions tell its drawings apart."""
+    folder = make(root, count)
+    path = folder / "data" / "test-00000-of-00001.parquet"
+    table = pq.read_table(path)
+    cell = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    colours = ("red", "blue")
+    for i in (0, 1):
+        images = [{"bytes": two_things(colours[i], colours[1 - i], k), "path": None} for k in range(count)]
+        table = table.set_column(table.schema.get_field_index(f"image_{i}"), f"image_{i}", pa.array(images, cell))
+        texts = [f"There is a {colours[i]} circle and a {colours[1 - i]} square."] * count
+        table = table.set_column(table.schema.get_field_index(f"caption_{i}"), f"caption_{i}", pa.array(texts))
+    pq.write_table(table, path)
+    return folder
+
+
+def two_things(circle: str, square: str, shift: int) -> bytes:
+    image = Image.new("RGB", (64, 64), "white")
+    pen = ImageDraw.Draw(image)
+    pen.ellipse((4 + shift, 4, 24 + shift, 24), fill=circle)
+    pen.rectangle((36, 36 - shift, 56, 56 - shift), fill=square)
+    out = io.BytesIO()
+    image.save(out, "PNG")
+    return out.getvalue()
+
+
+def by_hand(path: Path) -> dict[str, float]:
+    """The three scores, question by question, from a predictions file."""
+    table = predictions.read(path)
+    s = dict(zip(table.sample_id.tolist(), table.log_odds.tolist(), strict=True))
+    names = sorted({name.split("-")[0] for name in s})
+    text = [s[f"{n}-c0-i0"] > s[f"{n}-c1-i0"] and s[f"{n}-c1-i1"] > s[f"{n}-c0-i1"] for n in names]
+    image = [s[f"{n}-c0-i0"] > s[f"{n}-c0-i1"] and s[f"{n}-c1-i1"] > s[f"{n}-c1-i0"] for n in names]
+    group = [a and b for a, b in zip(text, image, strict=True)]
+    return {name: sum(right) / len(names) for name, right in (("text", text), ("image", image), ("group", group))}
+
+
+def test_through_the_doors(small, tmp_path: Path, capsys, caplog) -> None:
+    """As an experiment of its own, and as an evaluation of a run that was trained on something else; the report shows both."""
+    root = f"data.root={drawn(tmp_path / 'w')}"
+    common = ("evaluation.verify=false", "tracking.enabled=false")
+    alone = small("data=winoground", root, "data.num_train=null", "data.num_minival=null", "data.num_dev=null", "lora=none",
+                  "trainer.max_steps=0", *common)  # fmt: skip
+    with caplog.at_level("INFO"):
+        zero = running.run_alone(alone, "python -m lab.train data=winoground", time.time())
+    runs_dir = tmp_path / "runs"
+    wanted = by_hand(runs_dir / zero.identity / "predictions" / "dev.parquet")
+    assert {name: zero.metrics[f"winoground/{name}"] for name in wanted} == wanted
+    assert zero.metrics["winoground/image_low"] <= wanted["image"] <= zero.metrics["winoground/image_high"]
+    assert f"winoground text  {wanted['text']:.4f} [" in caplog.text and "(chance 0.2500, 6 examples)" in caplog.text
+
+    trained = running.run_alone(small("trainer.max_steps=2", *common), "python -m lab.train", time.time())
+    given = ["--run", trained.identity, "--runs-dir", str(runs_dir), "--name", "wino", "data=winoground", root]
+    assert evaluate.main(given) == 0
+    folder = runs_dir / trained.identity / "evaluations"
+    wanted = by_hand(folder / "wino.parquet")
+    facts = json.loads((folder / "wino.json").read_text())
+    assert {name: facts["metrics"][f"winoground/{name}"] for name in wanted} == wanted
+    assert f"  winoground group {wanted['group']:.4f} [" in capsys.readouterr().out
+
+    page = (write_report(choose(runs_dir), tmp_path / "out") / "report.md").read_text()
+    section = page.partition("## Winoground (diagnostic)")[2].partition("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| ")]
+    assert len(rows) == 2 + 2 + 1 and rows[-1] == "| chance | – | 25.0 | 25.0 | 16.7 |"
+    assert f"| 6 | {100 * wanted['text']:.1f} [" in section

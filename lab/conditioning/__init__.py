@@ -1,10 +1,13 @@
-"""Where the image enters the language model: in the prompt, or by gated cross-attention inside its blocks.
+"""Where the image enters the language model: in the prompt, or by cross-attention inside its blocks.
 
 `cross_attention` (Flamingo: Alayrac et al. 2022, 2204.14198; Llama 3.2's `mllama`; parallel form: mPLUG-Owl3, Ye et al. 2024,
 2408.04840). In chosen blocks the text attends to the tokens of *all* images of its sample, after the projector and after
 `vision_tokens`; what tells image A from image B, and where in it a token lies, is added to keys and values.
 
-Identity: `prefix` changes nothing. `cross_attention` at step 0 has its gates at 0, and its logits are bit-identical to the
+`add_cross_attention` is Hugging Face's own: the decoder was built with cross-attention, as GPT-2 can be and Qwen-VL's cannot, and
+no image stands in its prompt. It is what a checkpoint is, not what is made of one: legal for exactly those that have it.
+
+Identity: `prefix` and `add_cross_attention` change nothing. `cross_attention` at step 0 has its gates at 0, and its logits are bit-identical to the
 checkpoint's: with `keep_prefix=true` to those of the same prompt with its image tokens, with `keep_prefix=false` to those of
 the same prompt without them (the markers around each image stay, with nothing between).
 """
@@ -18,12 +21,12 @@ from typing import TYPE_CHECKING, Any
 from lab.config import ConditioningDial
 from lab.errors import ConfigError, did_you_mean
 from lab.model import Vlm
-from lab.records import Batch
+from lab.records import Shape
 
 if TYPE_CHECKING:
     import torch
 
-METHODS = ("prefix", "cross_attention")
+METHODS = ("prefix", "cross_attention", "add_cross_attention")
 DEFAULT_EVERY, DEFAULT_HEADS = 1, 1
 
 
@@ -37,9 +40,9 @@ def install(vlm: Vlm, dial: ConditioningDial, seed: int = 0) -> None:
             f"conditioning.name={dial.name}: there is no such method.{did_you_mean(dial.name, METHODS)} "
             f"Legal: {', '.join(METHODS)}."
         )
-    if dial.name == "prefix":
+    vlm.family.allow("conditioning", dial.name)
+    if dial.name != "cross_attention":
         return
-    vlm.require_single_output()
     import torch
 
     from lab.conditioning.cross_attention import CrossAttention
@@ -115,16 +118,10 @@ def beside_attention(
     return (output[0] + seen, *output[1:])
 
 
-def extra_flops_per_example(vlm: Vlm, batch: Batch) -> float:
-    """Floating-point operations that the dial adds to a forward pass, in matrix products, mean over the batch's samples.
+def extra_flops(vlm: Vlm, shape: Shape) -> float:
+    """Floating-point operations that the dial adds to a forward pass of one example, in matrix products.
 
-    2 per multiply-add; as if every sample were alone, without padding.
+    2 per multiply-add; as if the sample were alone, without padding.
     """
     module = vlm.extras.get("cross_attention")
-    if module is None:
-        return 0.0
-    total, image = 0, 0
-    for length, number in zip(batch.attention_mask.sum(1).tolist(), batch.num_images, strict=True):
-        total += module.flops(length, sum(batch.visual_tokens[image : image + number]))
-        image += number
-    return total / len(batch.sample_ids)
+    return 0.0 if module is None else float(module.flops(shape.length, sum(shape.tokens)))

@@ -10,7 +10,7 @@ from lab.errors import ConfigError, DataError, did_you_mean
 
 if TYPE_CHECKING:
     from lab.config import DataDial
-    from lab.records import Split, Splits
+    from lab.records import Loaded, Split, Splits
 
 NAMES = ("pairs", "nlvr", "nlvr2", "winoground")
 
@@ -48,9 +48,9 @@ def demand(splits: Splits, part: str) -> Split:
     return split
 
 
-def fingerprint(split: Split) -> str:
-    """Return the SHA-256 of the sample ids in order, each ended by a zero byte: what a run was trained or scored on."""
+def fingerprint(split: Loaded) -> str:
+    """Return the SHA-256 of ids, texts and answers in order: what a run was trained or scored on, but for its images."""
     digest = hashlib.sha256()
-    for sample_id in split.sample_ids:
-        digest.update(sample_id.encode("utf-8") + b"\0")
+    for sample_id, text, answer in split.asked:
+        digest.update(f"{sample_id}\0{text}\0{answer}\0".encode())
     return digest.hexdigest()

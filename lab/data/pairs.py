@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -26,6 +27,8 @@ from lab.data.scenes import PALETTES, Palette, Scene, compose_pair, draw, encode
 from lab.data.statements import HELD_BACK, Statement, propose
 from lab.errors import ConfigError, did_you_mean
 from lab.records import Choice, Picture, Sample, Splits
+
+log = logging.getLogger(__name__)
 
 GENERATOR_VERSION = 1  # raise it whenever the same dial would give other rows: the cache is keyed by it
 STREAM = 0x9A125  # first word of every seed here; `lab.pretraining` draws from another stream
@@ -69,7 +72,13 @@ def load(dial: DataDial, cache_dir: Path) -> Splits:
     folder = Path(cache_dir) / f"pairs-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
     if not folder.is_dir():
         _write(recipe, folder)
-    splits = {name: PairsSplit(folder, name) for name in DEFAULT_SIZES}
+    try:
+        splits = {name: PairsSplit(folder, name) for name in DEFAULT_SIZES}
+    except (pa.ArrowException, OSError) as error:
+        log.warning("%s is damaged (%s); the pairs are drawn again", folder, error)
+        shutil.rmtree(folder)
+        _write(recipe, folder)
+        splits = {name: PairsSplit(folder, name) for name in DEFAULT_SIZES}
     held_back = sum(family in HELD_BACK for family in DECK) / len(DECK)
     note = f"pairs: {held_back:.0%} of the sentences are of families that the shipped tiny base was never taught"
     return Splits(splits["train"], splits["minival"], splits["dev"], notes=(note,))
@@ -112,12 +121,17 @@ class PairsSplit:
 
     def __init__(self, folder: Path, name: str) -> None:
         self.images_path = folder / f"{name}-images.arrow"
-        self._samples = _open(folder / f"{name}-samples.arrow")
-        self._png = _open(self.images_path).column("png")
+        self._samples = _open(folder / f"{name}-samples.arrow", SAMPLES)
+        self._png = _open(self.images_path, IMAGES).column("png")
 
     @cached_property
     def sample_ids(self) -> Sequence[str]:
         return tuple(self._samples.column("sample_id").to_pylist())
+
+    @property
+    def asked(self) -> Sequence[tuple[str, str, bool]]:
+        columns = (self._samples.column(name).to_pylist() for name in ("sample_id", "text", "label"))
+        return tuple(zip(*columns, strict=True))
 
     def __len__(self) -> int:
         return self._samples.num_rows
@@ -226,5 +240,8 @@ def _write(recipe: dict, folder: Path) -> None:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _open(path: Path) -> pa.Table:
-    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+def _open(path: Path, schema: pa.Schema) -> pa.Table:
+    table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    if table.schema != schema:
+        raise pa.ArrowInvalid(f"{path.name} has other columns")
+    return table

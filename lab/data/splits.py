@@ -34,6 +34,10 @@ class Records:
         self.absent = absent
         self.sample_ids = tuple(sample.sample_id for sample in self._samples)
 
+    @property
+    def asked(self) -> Sequence[tuple[str, str, bool]]:
+        return tuple((sample.sample_id, sample.text, sample.answer.value) for sample in self._samples)
+
     def __len__(self) -> int:
         return len(self._samples)
 

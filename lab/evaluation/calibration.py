@@ -91,10 +91,12 @@ def minimise(z: np.ndarray, label: np.ndarray) -> tuple[float, bool]:
     b = 1.0
     for _ in range(200):
         slope, curvature = _slope(margin, b)
+        if abs(slope) <= 1e-13 * b * curvature:  # a Newton step would change nothing
+            break
         low, high = (low, b) if slope > 0 else (b, high)
         step = b - slope / curvature if curvature > 0 else low
         after = step if low < step < high else float(np.sqrt(low * high))
-        if slope == 0 or abs(after - b) <= 1e-13 * b:
+        if abs(after - b) <= 1e-13 * b:
             break
         b = after
     return 1 / b, False

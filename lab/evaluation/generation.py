@@ -38,17 +38,7 @@ def read_answer(text: str, dial: PromptDial) -> bool | None:
 
 def generate_texts(vlm: Vlm, batch: Batch) -> list[str]:
     """Greedy continuation of every prompt of a batch, without special tokens."""
-    images = {} if batch.pixel_values is None else {"pixel_values": batch.pixel_values, "image_grid_thw": batch.image_grid_thw}
-    written = vlm.model.generate(
-        input_ids=batch.input_ids,
-        attention_mask=batch.attention_mask,
-        mm_token_type_ids=batch.mm_token_type_ids,
-        do_sample=False,
-        max_new_tokens=MAX_NEW_TOKENS,
-        pad_token_id=vlm.processor.tokenizer.pad_token_id,
-        **images,
-    )
-    new = written[:, batch.input_ids.shape[1] :]
+    new = vlm.family.architecture.generate(vlm, batch, MAX_NEW_TOKENS)
     return vlm.processor.tokenizer.batch_decode(new, skip_special_tokens=True)
 
 

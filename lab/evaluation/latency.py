@@ -1,7 +1,19 @@
-"""Latency and memory of answering, measured after a warm-up and with the device synchronised around every reading."""
+"""Latency and memory of answering, measured after a warm-up and with the device synchronised around every reading.
+
+Metrics of a run, `latency/[merged_][batch_][STAGE_]p50_ms` and `...p95_ms`:
+
+    (none)    adapters beside the weights, as trained     merged_   merged into them, as exported; absent if nothing merges
+    (none)    one example alone                           batch_    `latency/batch_size` examples: ms of the whole batch
+    (none)    pixels on the CPU to answer logits          STAGE_    vision_, prefill_ or decode_ (`lab.evaluation.stages`)
+
+The whole is transfer + vision + prefill, in one pass; decode is one further token. p50 and p95 are order statistics of
+`latency/examples` examples a visit, or of `latency/batches` batches a visit, over `latency/visits` visits. Images come as
+pixels; decoding and preprocessing them is no part of it.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import resource
 import time
 from collections.abc import Sequence
@@ -9,73 +21,141 @@ from dataclasses import dataclass
 
 import torch
 
+from lab.evaluation import stages
 from lab.model import Vlm
 from lab.model.encoding import to_device
 from lab.records import Batch
 from lab.training.datamodule import Examples
 
 
-def answer_seconds(vlm: Vlm, batch: Batch) -> float:
-    """Seconds from pixels on the CPU to answer logits: transfer, tower, projector, language model, head."""
-    synchronise(vlm.device)
-    start = time.perf_counter()
-    moved = to_device(batch, vlm.device)
-    vlm.logits(moved, 1)
-    synchronise(vlm.device)
-    return time.perf_counter() - start
+@dataclass(frozen=True)
+class Seconds:
+    """What one pass took."""
+
+    whole: float
+    vision: float
+    prefill: float
+    decode: float
 
 
-def synchronise(device: torch.device) -> None:
-    """Wait until the device has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+@dataclass(frozen=True)
+class Workload:
+    """What is asked at every visit, encoded once: examples alone and one full batch, on the CPU, images as pixels.
 
-
-def measure(vlm: Vlm, examples: Examples, warmup: int, num_examples: int, batch_size: int) -> dict[str, float]:
-    """Milliseconds per example at batch 1 (p50, p95) and examples/s at `batch_size`, images from pixels, no feature cache.
-
-    Decoding and preprocessing are not part of it. p50 and p95 are order statistics of `num_examples` single forwards.
+    tokens, visual_tokens: of one example in the full batch, mean; visual tokens of all its images.
     """
-    return summarise([look(vlm, examples, warmup, num_examples, batch_size)])
+
+    singles: tuple[Batch, ...]
+    full: Batch
+
+    @property
+    def tokens(self) -> float:
+        return float(self.full.attention_mask.sum()) / len(self.full.sample_ids)
+
+    @property
+    def visual_tokens(self) -> float:
+        return sum(self.full.visual_tokens) / len(self.full.sample_ids)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Passes of one model in one visit."""
+
+    singles: tuple[Seconds, ...]
+    batches: tuple[Seconds, ...]
 
 
 @dataclass(frozen=True)
 class Look:
-    """One visit to an arm: seconds of single forwards, and examples/s and size of the full batch."""
+    """One visit to an arm. merged: None where nothing merges. peak_mb: of answering unmerged; None on a CPU, which cannot say."""
 
-    singles: tuple[float, ...]
-    examples_per_second: float
-    batch_size: int
+    plain: Pace
+    merged: Pace | None
+    peak_mb: float | None
 
 
-def look(vlm: Vlm, examples: Examples, warmup: int, num_examples: int, batch_size: int) -> Look:
-    """Time single forwards and one full batch; the same examples on every visit."""
+def workload(examples: Examples, num_examples: int, batch_size: int) -> Workload:
+    """The first examples of a split. Without padding to `ALIGN`, which serves exact scores and not speed."""
     encoder = examples.encoder
-    take = min(max(num_examples, 1), len(examples))
-    items = [encoder.example(examples.split[i]) for i in range(min(max(take, batch_size), len(examples)))]
+    items = [encoder.example(examples.split[i]) for i in range(min(max(num_examples, batch_size, 1), len(examples)))]
+    singles = tuple(encoder.collate([item], with_answers=False, align=1) for item in items[: max(num_examples, 1)])
+    return Workload(singles, encoder.collate(items[:batch_size], with_answers=False, align=1))
+
+
+def timed(vlm: Vlm, batch: Batch) -> Seconds:
+    """One pass through all stages, the device synchronised between them."""
+    device = vlm.device
+    moments = [now(device)]
+    moved = to_device(batch, device)
+    moments.append(now(device))
+    seen = stages.see(vlm, moved)
+    moments.append(now(device))
+    read = stages.read(vlm, moved, seen)
+    moments.append(now(device))
+    further = stages.next_inputs(vlm, moved, seen, read.logits.argmax(dim=-1))
+    started = now(device)
+    stages.write(vlm, further, read.cache)
+    ended = now(device)
+    start, arrived, looked, answered = moments
+    return Seconds(whole=answered - start, vision=looked - arrived, prefill=answered - looked, decode=ended - started)
+
+
+def now(device: torch.device) -> float:
+    """Seconds on a steady clock, once the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def pace(vlm: Vlm, work: Workload, warmup: int, batches: int) -> Pace:
+    """Time a workload after `warmup` passes; on a GPU one more at full batch, whose kernels are others."""
     vlm.model.eval()
     with torch.inference_mode():
-        singles = [encoder.collate([item], with_answers=False, align=1) for item in items[:take]]
-        for batch in singles[:warmup]:
-            answer_seconds(vlm, batch)
-        seconds = tuple(answer_seconds(vlm, batch) for batch in singles)
-        full = encoder.collate(items[:batch_size], with_answers=False, align=1)
-        answer_seconds(vlm, full)
-        batched = min(answer_seconds(vlm, full) for _ in range(2))
-    return Look(seconds, len(full.sample_ids) / batched, len(full.sample_ids))
+        for i in range(warmup):
+            timed(vlm, work.singles[i % len(work.singles)])
+        singles = tuple(timed(vlm, single) for single in work.singles)
+        if vlm.device.type == "cuda":
+            timed(vlm, work.full)
+        return Pace(singles, tuple(timed(vlm, work.full) for _ in range(batches)))
 
 
-def summarise(looks: Sequence[Look]) -> dict[str, float]:
-    """Latency numbers of an arm from all visits to it."""
-    seconds = torch.tensor([one for visit in looks for one in visit.singles], dtype=torch.float64)
-    p50, p95 = torch.quantile(seconds, torch.tensor([0.5, 0.95], dtype=torch.float64)).tolist()
-    return {
-        "latency/p50_ms": 1e3 * p50,
-        "latency/p95_ms": 1e3 * p95,
-        "latency/examples_per_second": max(visit.examples_per_second for visit in looks),
-        "latency/batch_size": float(looks[0].batch_size),
-        "latency/visits": float(len(looks)),
-    }
+def look(vlm: Vlm, work: Workload, warmup: int, batches: int) -> Look:
+    """Visit an arm: its model as trained, then merged. The model is left as it is, bit for bit."""
+    if vlm.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(vlm.device)
+    plain = pace(vlm, work, warmup, batches)
+    peak = peak_memory_mb(vlm.device) if vlm.device.type == "cuda" else None
+    merged = stages.merged(vlm)
+    return Look(plain, None if merged is None else pace(merged, work, warmup, batches), peak)
+
+
+def summarise(looks: Sequence[Look], work: Workload) -> dict[str, float]:
+    """Latency metrics of an arm from all visits to it."""
+    out: dict[str, float] = {}
+    paces = {"": [one.plain for one in looks], "merged_": [one.merged for one in looks if one.merged is not None]}
+    for prefix, those in paces.items():
+        out |= order_statistics(prefix, [seconds for one in those for seconds in one.singles])
+        out |= order_statistics(f"{prefix}batch_", [seconds for one in those for seconds in one.batches])
+    size = len(work.full.sample_ids)
+    out["latency/examples_per_second"] = size / min(seconds.whole for one in looks for seconds in one.plain.batches)
+    out |= {"latency/batch_size": float(size), "latency/visits": float(len(looks))}
+    out |= {"latency/examples": float(len(work.singles)), "latency/batches": float(len(looks[0].plain.batches))}
+    out |= {"latency/tokens": work.tokens, "latency/visual_tokens": work.visual_tokens}
+    peaks = [one.peak_mb for one in looks if one.peak_mb is not None]
+    return out | ({"latency/peak_mb": max(peaks)} if peaks else {})
+
+
+def order_statistics(prefix: str, passes: Sequence[Seconds]) -> dict[str, float]:
+    """p50 and p95 in milliseconds of every part of a pass; nothing of none."""
+    if not passes:
+        return {}
+    out = {}
+    for field in dataclasses.fields(Seconds):
+        stage = "" if field.name == "whole" else f"{field.name}_"
+        seconds = torch.tensor([getattr(one, field.name) for one in passes], dtype=torch.float64)
+        p50, p95 = torch.quantile(seconds, torch.tensor([0.5, 0.95], dtype=torch.float64)).tolist()
+        out |= {f"latency/{prefix}{stage}p50_ms": 1e3 * p50, f"latency/{prefix}{stage}p95_ms": 1e3 * p95}
+    return out
 
 
 def peak_memory_mb(device: torch.device) -> float:

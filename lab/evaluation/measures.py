@@ -14,6 +14,11 @@ import numpy as np
 from lab.errors import LabError, did_you_mean
 from lab.evaluation.metrics import NUM_BINS, bin_index, nll_items
 from lab.evaluation.predictions import PredictionTable
+from lab.evaluation.resampling import cluster_sums
+
+
+Column = Callable[[PredictionTable], np.ndarray]
+"""Something of every example, [n]."""
 
 
 @dataclass(frozen=True)
@@ -22,16 +27,27 @@ class Measure:
 
     rows: table -> float [n, k]; value: sums [..., k] -> metric [...].
     in_points: a share, spoken of in percentage points; otherwise in its own unit.
+    binned: (confidence, outcome) of a binned calibration error, whose rows are zero but for two places.
     """
 
     name: str
-    rows: Callable[[PredictionTable], np.ndarray]
+    rows: Column
     value: Callable[[np.ndarray], np.ndarray]
     in_points: bool
     higher_is_better: bool
+    binned: tuple[Column, Column] | None = None
+
+    def sums(self, table: PredictionTable, cluster: np.ndarray) -> np.ndarray:
+        """The rows of each cluster summed, [C, k]: `cluster_sums` of `rows`, without the zeros of binned ones."""
+        if self.binned is None:
+            return cluster_sums(self.rows(table), cluster)
+        confidence, outcome = (column(table) for column in self.binned)
+        size, place = cluster_sums(np.ones(len(table)), cluster), cluster * NUM_BINS + bin_index(confidence)
+        gaps = np.bincount(place, outcome - confidence, len(size) * NUM_BINS).reshape(len(size), NUM_BINS)
+        return np.concatenate([gaps, size[:, None]], axis=1)
 
 
-def mean_of(item: Callable[[PredictionTable], np.ndarray]) -> Callable[[PredictionTable], np.ndarray]:
+def mean_of(item: Column) -> Column:
     """Rows (x_i, 1) of a mean."""
     return lambda table: np.stack([np.asarray(item(table), dtype=np.float64), np.ones(len(table))], axis=1)
 
@@ -41,9 +57,7 @@ def ratio(sums: np.ndarray) -> np.ndarray:
     return sums[..., 0] / sums[..., 1]
 
 
-def gaps_of(
-    confidence: Callable[[PredictionTable], np.ndarray], outcome: Callable[[PredictionTable], np.ndarray]
-) -> Callable[[PredictionTable], np.ndarray]:
+def gaps_of(confidence: Column, outcome: Column) -> Column:
     """Rows of a binned calibration error: outcome - confidence in the column of its bin, and 1 in the last."""
 
     def rows(table: PredictionTable) -> np.ndarray:
@@ -72,6 +86,11 @@ def groups_of(table: PredictionTable) -> np.ndarray:
     return rows
 
 
+def binned_gap(name: str, confidence: Column, outcome: Column) -> Measure:
+    """A binned calibration error."""
+    return Measure(name, gaps_of(confidence, outcome), gap, True, False, (confidence, outcome))
+
+
 def _nll(table: PredictionTable) -> np.ndarray:
     return nll_items(table.p_true, table.label)
 
@@ -81,8 +100,8 @@ MEASURES: dict[str, Measure] = {
     for measure in (
         Measure("accuracy", mean_of(lambda table: table.correct), ratio, True, True),
         Measure("consistency", groups_of, ratio, True, True),
-        Measure("ece", gaps_of(lambda table: table.confidence, lambda table: table.correct), gap, True, False),
-        Measure("ece_p_true", gaps_of(lambda table: table.p_true, lambda table: table.label), gap, True, False),
+        binned_gap("ece", lambda table: table.confidence, lambda table: table.correct),
+        binned_gap("ece_p_true", lambda table: table.p_true, lambda table: table.label),
         Measure("brier", mean_of(lambda table: (table.p_true - table.label) ** 2), ratio, False, False),
         Measure("nll", mean_of(_nll), ratio, False, False),
         Measure("captured_mass", mean_of(lambda table: table.captured_mass), ratio, False, True),

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from lab.errors import LabError
+from lab.evaluation import smoothing
 from lab.evaluation.predictions import PredictionTable
 
 NUM_BINS = 15
 EDGES = ("(lo,hi]", "[lo,hi)")
+SMOOTHINGS = ("definition", "relplot")
 CLIP = 1e-12
 
 
@@ -42,6 +44,18 @@ class Bins:
     def weight(self) -> np.ndarray:
         """Share of the examples in each bin."""
         return self.count / self.count.sum()
+
+    @property
+    def mean_gap(self) -> float:
+        """sum_b |B_b|/n * |mean outcome - mean confidence|: the ECE over these bins."""
+        return float(self.weight @ self.gap)
+
+    @property
+    def debiased(self) -> float:
+        """The L2 error over these bins less what sampling puts in it; see `ece_debiased`."""
+        noise = self.mean_outcome * (1 - self.mean_outcome) / np.maximum(self.count - 1, 1)
+        squared = np.where(self.count > 1, self.gap**2 - noise, 0.0)
+        return float(np.sqrt(max(0.0, self.weight @ squared)))
 
 
 @dataclass(frozen=True)
@@ -97,14 +111,12 @@ def ece(confidence: np.ndarray, outcome: np.ndarray, num_bins: int = NUM_BINS, e
     Guo et al. (2017, 1706.04599), section 2. With (confidence, correct) it is the top-label ECE, the
     headline; with (p_true, label) the P(True) ECE, a different number.
     """
-    bins = reliability_bins(confidence, outcome, num_bins, edge)
-    return float(bins.weight @ bins.gap)
+    return reliability_bins(confidence, outcome, num_bins, edge).mean_gap
 
 
 def ece_equal_mass(confidence: np.ndarray, outcome: np.ndarray, num_bins: int = NUM_BINS) -> float:
     """ECE over bins of equal counts; Nguyen and O'Connor (2015, 1508.05154)."""
-    bins = equal_mass_bins(confidence, outcome, num_bins)
-    return float(bins.weight @ bins.gap)
+    return equal_mass_bins(confidence, outcome, num_bins).mean_gap
 
 
 def mce(confidence: np.ndarray, outcome: np.ndarray, num_bins: int = NUM_BINS, edge: str = EDGES[0]) -> float:
@@ -119,11 +131,20 @@ def ece_debiased(confidence: np.ndarray, outcome: np.ndarray, num_bins: int = NU
     a bin of one example counts 0. Kumar, Liang and Ma (2019, 1909.10155). Ties across a bin's
     edge are split by order here and kept together by their package, uncertainty-calibration.
     """
-    bins = equal_mass_bins(confidence, outcome, num_bins)
-    enough = bins.count > 1
-    noise = bins.mean_outcome * (1 - bins.mean_outcome) / np.maximum(bins.count - 1, 1)
-    squared = np.where(enough, bins.gap**2 - noise, 0.0)
-    return float(np.sqrt(max(0.0, bins.weight @ squared)))
+    return equal_mass_bins(confidence, outcome, num_bins).debiased
+
+
+def smece(confidence: np.ndarray, outcome: np.ndarray, convention: str = SMOOTHINGS[0]) -> float:
+    """Smooth ECE, which has no bins; Blasiok and Nakkiran (2023, 2309.12236). Conventions: `lab.evaluation.smoothing`."""
+    if convention not in SMOOTHINGS:
+        paper, package = SMOOTHINGS
+        raise LabError(f"convention={convention!r}: legal are {paper!r} (the paper's) and {package!r} (its package's).")
+    confidence, outcome = _pair(confidence, outcome)
+    if confidence.min() < 0 or confidence.max() > 1:
+        raise LabError(f"confidence: {confidence.min():g} to {confidence.max():g} given; probabilities lie in [0, 1].")
+    if convention == "relplot":
+        return smoothing.as_relplot(confidence, outcome - confidence)[0]
+    return smoothing.by_definition(confidence, outcome - confidence)
 
 
 def brier(p_true: np.ndarray, label: np.ndarray) -> float:
@@ -241,6 +262,7 @@ METRICS: dict[str, Callable[[PredictionTable], float]] = {
     "ece_equal_mass": lambda table: ece_equal_mass(table.confidence, table.correct),
     "ece_p_true": lambda table: ece(table.p_true, table.label),
     "ece_debiased": lambda table: ece_debiased(table.confidence, table.correct),
+    "smece": lambda table: smece(table.confidence, table.correct),
     "mce": lambda table: mce(table.confidence, table.correct),
     "brier": lambda table: brier(table.p_true, table.label),
     "nll": lambda table: nll(table.p_true, table.label),
@@ -254,7 +276,7 @@ METRICS: dict[str, Callable[[PredictionTable], float]] = {
     "num_image_sets": lambda table: float(len(np.unique(table.image_set))),
     "num_sentence_groups": lambda table: float(len(np.unique(table.sentence_group))),
 }
-"""Every number of a run, by name. `ece`, `ece_equal_mass`, `ece_debiased` and `mce` are of the top label."""
+"""Every number of a run, by name. `ece`, `ece_equal_mass`, `ece_debiased`, `smece` and `mce` are of the top label."""
 
 
 def summarise(table: PredictionTable) -> dict[str, float]:

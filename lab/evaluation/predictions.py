@@ -11,6 +11,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,8 @@ class PredictionTable:
     sample_id, image_set, sentence_group: str [n]; subset: str or None, object [n]
     label, prediction: bool [n]; log_p_true, log_p_false, captured_mass: float64 [n]
     image_order, visual_tokens: object [n] of tuples of int
+
+    What follows from the columns is computed once and cannot be written to.
     """
 
     sample_id: np.ndarray
@@ -84,25 +87,25 @@ class PredictionTable:
         """The columns that are here, in the schema's order."""
         return tuple(name for name in COLUMNS if name in self.__dict__)
 
-    @property
+    @cached_property
     def log_odds(self) -> np.ndarray:
         """z = log p_true - log p_false, the one logit that a temperature scales."""
-        return self.log_p_true - self.log_p_false
+        return _fixed(self.log_p_true - self.log_p_false)
 
-    @property
+    @cached_property
     def p_true(self) -> np.ndarray:
         """P(True) = p_true / (p_true + p_false), renormalised over the two answers."""
-        return sigmoid(self.log_odds)
+        return _fixed(sigmoid(self.log_odds))
 
-    @property
+    @cached_property
     def confidence(self) -> np.ndarray:
         """The renormalised probability of the recorded prediction: max(P, 1 - P) where it is the likelier."""
-        return sigmoid(np.where(self.prediction, self.log_odds, -self.log_odds))
+        return _fixed(sigmoid(np.where(self.prediction, self.log_odds, -self.log_odds)))
 
-    @property
+    @cached_property
     def correct(self) -> np.ndarray:
         """Whether the recorded prediction equals the label, bool [n]."""
-        return self.prediction == self.label
+        return _fixed(self.prediction == self.label)
 
     def take(self, rows: np.ndarray) -> PredictionTable:
         """Keep some rows, by index or by mask: a subset, a resample."""
@@ -115,6 +118,12 @@ class PredictionTable:
     def replace(self, **columns: np.ndarray) -> PredictionTable:
         """Exchange whole columns."""
         return _of({**self.__dict__, **columns})
+
+
+def _fixed(values: np.ndarray) -> np.ndarray:
+    """Forbid writing into an array that others will be given too."""
+    values.flags.writeable = False
+    return values
 
 
 def sigmoid(z: np.ndarray) -> np.ndarray:

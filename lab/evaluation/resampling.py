@@ -24,8 +24,13 @@ def clusters(table: PredictionTable) -> np.ndarray:
     In NLVR and NLVR2 a sentence stays inside its image set, so these are the image sets; where sentences
     cross image sets (`data=pairs`: every sentence is asked of several pairs) they are the connected blocks.
     """
-    _, image = np.unique(table.image_set, return_inverse=True)
-    _, group = np.unique(table.sentence_group, return_inverse=True)
+    return clusters_of(table.image_set, table.sentence_group)
+
+
+def clusters_of(image_set: np.ndarray, sentence_group: np.ndarray) -> np.ndarray:
+    """The same from the two columns."""
+    _, image = np.unique(image_set, return_inverse=True)
+    _, group = np.unique(sentence_group, return_inverse=True)
     num_images, num_groups = int(image.max()) + 1, int(group.max()) + 1
     if len(np.unique(group * num_images + image)) == num_groups:  # every sentence group inside one image set
         return image
@@ -59,14 +64,18 @@ def drawn_sums(sums: np.ndarray, num_resamples: int, seed: int) -> Iterator[tupl
     _enough(num_resamples)
     num_clusters = len(sums)
     flat = np.ascontiguousarray(sums.reshape(num_clusters, -1), dtype=np.float64)
+    width, live = flat.shape[1], flat.any(axis=0)
+    flat = flat[:, live]  # a column of zeros, such as a bin that holds nothing, sums to zero without being multiplied
     generator = np.random.default_rng([seed, num_clusters])
-    step = _step(num_clusters, flat.shape[1])
+    step = _step(num_clusters, width)
     for start in range(0, num_resamples, step):
         rows = min(step, num_resamples - start)
         drawn = generator.integers(num_clusters, size=(rows, num_clusters))
         drawn += np.arange(rows)[:, None] * num_clusters
         counts = np.bincount(drawn.ravel(), minlength=rows * num_clusters).reshape(rows, num_clusters)
-        yield slice(start, start + rows), (counts.astype(np.float64) @ flat).reshape(rows, *sums.shape[1:])
+        made = np.zeros((rows, width))
+        made[:, live] = counts.astype(np.float64) @ flat
+        yield slice(start, start + rows), made.reshape(rows, *sums.shape[1:])
 
 
 def drawn_rows(cluster: np.ndarray, num_resamples: int, seed: int) -> Iterator[np.ndarray]:
@@ -102,7 +111,7 @@ def swap_p_value(
     seen = difference(half.sum(axis=0))
     bar = seen - 1e-12 * np.maximum(1.0, seen)  # sums of the same numbers in another order are still a tie
     count, total = np.zeros(np.shape(seen), dtype=np.int64), 0
-    for signs in _signs(len(half), flat.shape[1], num_swaps, seed):
+    for signs in _signs(len(half), half.shape[-1], num_swaps, seed):  # alike for one pair of arms and for many side by side
         shift = (signs @ flat).reshape(len(signs), *half.shape[1:])
         count += (difference(shift) >= bar).sum(axis=0)
         total += len(signs)

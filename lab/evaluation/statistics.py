@@ -69,6 +69,10 @@ class Comparison:
     discordant: tuple[int, int] | None = None
     mcnemar_p: float | None = None
 
+    @property
+    def has_interval(self) -> bool:
+        return math.isfinite(self.low) and math.isfinite(self.high)
+
 
 def interval(
     table: PredictionTable,
@@ -131,30 +135,69 @@ def compare(
     Both arms are resampled with the same clusters. The primary p is `swap_p_value`; McNemar's is beside
     it for accuracy and ignores clustering.
     """
+    pair = paired(first, second, name)
+    return compare_paired([pair], num_resamples=num_resamples, level=level, seed=seed, num_swaps=num_swaps)[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Paired:
+    """Two runs on the same items, as sums over clusters: all that comparing them takes. sums: [C, 2, k]."""
+
+    measure: str
+    sums: np.ndarray
+    num_examples: int
+    discordant: tuple[int, int] | None
+
+
+def paired(first: PredictionTable, second: PredictionTable, name: str = "accuracy") -> Paired:
+    """Bring two runs together item by item; refuse other items or other labels."""
     chosen, second = measure(name), aligned(first, second)
     cluster = clusters(first)
     sums = np.stack([cluster_sums(chosen.rows(table), cluster) for table in (first, second)], axis=1)
+    return Paired(name, sums, len(first), _discordant(first, second) if name == "accuracy" else None)
+
+
+def compare_paired(
+    pairs: Sequence[Paired],
+    *,
+    num_resamples: int = LEAST_RESAMPLES,
+    level: float = LEVEL,
+    seed: int = 0,
+    num_swaps: int = NUM_SWAPS,
+) -> list[Comparison]:
+    """Do what `compare` does for many pairs of one measure with equally many clusters, which share resamples and swaps.
+
+    Those depend on the number of clusters and the seed only, so every pair gets what it would get alone.
+    """
+    if not pairs:
+        return []
+    name, chosen = pairs[0].measure, measure(pairs[0].measure)
+    if any(pair.measure != name or pair.sums.shape != pairs[0].sums.shape for pair in pairs):
+        raise LabError("compare_paired: pairs of one measure with equally many clusters share their draws; these differ.")
+    sums = np.stack([pair.sums for pair in pairs], axis=2)  # [C, 2, pairs, k]
     low, high, error = paired_interval(sums[:, 0], sums[:, 1], chosen.value, num_resamples, level, seed)
     values = chosen.value(sums.sum(axis=0))
     p_value = swap_p_value(sums[:, 0], sums[:, 1], chosen.value, num_swaps, seed)
-    discordant = _discordant(first, second) if name == "accuracy" else None
-    return Comparison(
-        measure=name,
-        first=float(values[0]),
-        second=float(values[1]),
-        difference=float(values[0] - values[1]),
-        low=float(low),
-        high=float(high),
-        level=level,
-        p_value=float(p_value),
-        standard_error=float(error),
-        num_examples=len(first),
-        num_clusters=len(sums),
-        num_seeds=1,
-        method="paired cluster bootstrap, swap test over clusters",
-        discordant=discordant,
-        mcnemar_p=mcnemar(*discordant) if discordant else None,
-    )
+    return [
+        Comparison(
+            measure=name,
+            first=float(values[0, i]),
+            second=float(values[1, i]),
+            difference=float(values[0, i] - values[1, i]),
+            low=float(low[i]),
+            high=float(high[i]),
+            level=level,
+            p_value=float(p_value[i]),
+            standard_error=float(error[i]),
+            num_examples=pair.num_examples,
+            num_clusters=len(sums),
+            num_seeds=1,
+            method="paired cluster bootstrap, swap test over clusters",
+            discordant=pair.discordant,
+            mcnemar_p=mcnemar(*pair.discordant) if pair.discordant else None,
+        )
+        for i, pair in enumerate(pairs)
+    ]
 
 
 def paired_interval(
@@ -170,11 +213,24 @@ def paired_interval(
     for chunk, sums in drawn_sums(np.stack([sums_a, sums_b], axis=1), num_resamples, seed):
         draws[chunk] = value(sums[:, 0]) - value(sums[:, 1])
     low, high = quantiles(draws, level)
-    return low, high, draws.std(axis=0, ddof=1)
+    side_by_side = np.ascontiguousarray(np.moveaxis(draws, 0, -1))  # so each is added up in the order of one alone
+    return low, high, side_by_side.std(axis=-1, ddof=1)
 
 
 def aligned(first: PredictionTable, second: PredictionTable) -> PredictionTable:
     """Bring the second table into the first one's order; refuse other items or other labels."""
+    if not np.array_equal(first.sample_id, second.sample_id):
+        second = _reordered(first, second)
+    changed = int((first.label != second.label).sum())
+    if changed:
+        raise DataError(
+            f"compare: {changed} of {len(first)} samples have another label in the second table; the data changed "
+            "between the runs: evaluate both again."
+        )
+    return second
+
+
+def _reordered(first: PredictionTable, second: PredictionTable) -> PredictionTable:
     here, place = np.unique(first.sample_id, return_inverse=True)
     order = np.argsort(second.sample_id, kind="stable")
     there = second.sample_id[order]
@@ -185,14 +241,7 @@ def aligned(first: PredictionTable, second: PredictionTable) -> PredictionTable:
             f"{len(here) - len(only_first)} in both; a paired comparison needs the same items: "
             "evaluate both runs on one split."
         )
-    second = second.take(order[place])
-    changed = int((first.label != second.label).sum())
-    if changed:
-        raise DataError(
-            f"compare: {changed} of {len(first)} samples have another label in the second table; the data changed "
-            "between the runs: evaluate both again."
-        )
-    return second
+    return second.take(order[place])
 
 
 def mcnemar(only_first: int, only_second: int) -> float:

@@ -49,30 +49,45 @@ def swap_words(text: str) -> str:
 
 
 class SwappedSplit(AlteredSplit):
-    """A split with the images of every sample reversed, and its side words swapped if `rename`."""
+    """A split, or some of its rows, with the images of every sample reversed, and its side words swapped if `rename`."""
 
-    def __init__(self, split: Split, rename: bool) -> None:
+    def __init__(self, split: Split, rename: bool, rows: Sequence[int] | None = None) -> None:
         super().__init__(split)
         self.rename = rename
+        self.rows = range(len(split)) if rows is None else rows
+
+    @property
+    def sample_ids(self) -> Sequence[str]:
+        ids = self.split.sample_ids
+        return [ids[row] for row in self.rows]
+
+    def __len__(self) -> int:
+        return len(self.rows)
 
     def __getitem__(self, index: int) -> Sample:
-        sample = self.split[index]
+        sample = self.split[self.rows[index]]
         text = swap_words(sample.text) if self.rename else sample.text
         return replace(sample, images=sample.images[::-1], text=text)
 
 
-def by_group(split: Split, renamed: Sequence[Prediction], kept: Sequence[Prediction]) -> dict[str, list[Prediction]]:
+def sided(split: Split) -> list[int]:
+    """The rows whose sentence names a side; of the others both passes would ask the same."""
+    return [i for i in range(len(split)) if names_a_side(split[i].text)]
+
+
+def by_group(rows: Sequence[int], renamed: Sequence[Prediction], kept: Sequence[Prediction]) -> dict[str, list[Prediction]]:
     """Predictions in the other order, by group; a group without examples is left out.
 
-    renamed, kept: predictions for the split with its images reversed and its side words swapped, or kept.
+    rows: what `sided` found. renamed: predictions for the whole split with its images reversed and its side words swapped.
+    kept: for those rows alone, with the words kept.
     """
-    sided = [names_a_side(split[i].text) for i in range(len(split))]
+    named = set(rows)
     found = {
-        "neutral": [row for row, side in zip(renamed, sided, strict=True) if not side],
-        "renamed": [row for row, side in zip(renamed, sided, strict=True) if side],
-        "contradicted": [row for row, side in zip(kept, sided, strict=True) if side],
+        "neutral": [row for i, row in enumerate(renamed) if i not in named],
+        "renamed": [row for i, row in enumerate(renamed) if i in named],
+        "contradicted": list(kept),
     }
-    return {group: rows for group, rows in found.items() if rows}
+    return {group: members for group, members in found.items() if members}
 
 
 def summarise(original: Sequence[Prediction], swapped: dict[str, list[Prediction]]) -> dict[str, float]:

@@ -57,9 +57,11 @@ def verdict(
         low, high = -high, -low
     size = abs(comparison.difference)
     against = []
-    if not adjusted < alpha:
+    if not comparison.has_interval:
+        against.append(comparison.method)
+    elif not adjusted < alpha:
         against.append(f"Holm p is not below {alpha:g}")
-    if low <= 0 <= high:
+    if comparison.has_interval and low <= 0 <= high:
         against.append("the interval includes 0")
     if bound is not None and size <= bound:
         against.append("the difference is within the noise floor")
@@ -104,7 +106,8 @@ def _sentence(
     """`r=32 beats r=8 by 2.1 points (95 % interval 1.0 to 3.2, Holm p = 0.004); noise floor 0.9: claim.`
 
     Where no floor was measured, a claim is one about the two models that were trained, since another seed was not tried.
-    Without a claim nothing is said to beat anything: `r=32 is 0.6 points ahead of r=8 (...): no claim.`
+    Without a claim nothing is said to beat anything: `r=32 is 0.6 points ahead of r=8 (...): no claim.` Two seeds:
+    `(two seeds carry no interval; run at least three)` in place of interval and p.
     """
     chosen = measure(comparison.measure)
     unit = "points" if chosen.in_points else f"of {chosen.name}"
@@ -119,9 +122,9 @@ def _sentence(
         said = f"{better} beats {worse} by {size} {unit}"
     else:
         said = f"{better} is {size} {unit} ahead of {worse}"
-    interval = f"{100 * comparison.level:g} % interval {low} to {high}"
+    seen = f"{100 * comparison.level:g} % interval {low} to {high}, Holm {p}" if comparison.has_interval else comparison.method
     reach = " for these trained models, not for their settings" if bound is None else ""
-    return f"{said} ({interval}, Holm {p}); {guard}: {f'claim{reach}' if claimed else 'no claim'}."
+    return f"{said} ({seen}); {guard}: {f'claim{reach}' if claimed else 'no claim'}."
 
 
 def _written(numbers: tuple[float, float, float, float | None], in_points: bool) -> list[str | None]:

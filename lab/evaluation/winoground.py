@@ -6,7 +6,8 @@ s[n, c, i] is the score that example n gives caption c with image i; any real nu
     image   s(c0,i0) > s(c0,i1)  and  s(c1,i1) > s(c1,i0)     per caption, the right image wins
     group   both
 
-A tie is a failure. Chance for real-valued scores: 1/4, 1/4 and 1/6.
+A tie is a failure. Chance for real-valued scores: 1/4, 1/4 and 1/6. Here s = log p(True) - log p(False), the log-odds of the
+two answers; a published score by the unrenormalised p(Yes) ranks otherwise and is not comparable.
 """
 
 from __future__ import annotations
@@ -17,8 +18,12 @@ from collections.abc import Iterable
 import numpy as np
 
 from lab.errors import DataError
+from lab.evaluation.predictions import PredictionTable
+from lab.evaluation.resampling import LEAST_RESAMPLES, drawn_sums, quantiles
+from lab.evaluation.statistics import LEVEL, Interval
 from lab.records import Prediction
 
+CHANCE = {"text": 1 / 4, "image": 1 / 4, "group": 1 / 6}
 SAMPLE_ID = re.compile(r"(?P<name>.+)-c(?P<c>[01])-i(?P<i>[01])")
 
 
@@ -46,22 +51,58 @@ def scores(s: np.ndarray) -> dict[str, float]:
 
 
 def table(predictions: Iterable[Prediction]) -> tuple[list[str], np.ndarray]:
-    """Arrange predictions as (ids [n] in order of appearance, s [n, 2, 2]), with s = log p(True) - log p(False).
+    """Arrange predictions as (ids [n] in order of appearance, s [n, 2, 2]).
 
     Raises `DataError` if an example has not exactly its four questions.
     """
+    return arranged((row.sample_id, row.log_p_true - row.log_p_false) for row in predictions)
+
+
+def arranged(scored: Iterable[tuple[str, float]]) -> tuple[list[str], np.ndarray]:
+    """The same from pairs of a sample id and its score."""
     found: dict[str, dict[tuple[int, int], float]] = {}
-    for prediction in predictions:
-        named = SAMPLE_ID.fullmatch(prediction.sample_id)
+    for sample_id, score in scored:
+        named = SAMPLE_ID.fullmatch(sample_id)
         if named is None:
-            raise DataError(f"sample {prediction.sample_id!r} is not a Winoground question '<id>-c<c>-i<i>'.")
+            raise DataError(f"sample {sample_id!r} is not a Winoground question '<id>-c<c>-i<i>'.")
         cells = found.setdefault(named["name"], {})
         cell = int(named["c"]), int(named["i"])
         if cell in cells:
-            raise DataError(f"sample {prediction.sample_id!r} is predicted twice.")
-        cells[cell] = prediction.log_p_true - prediction.log_p_false
+            raise DataError(f"sample {sample_id!r} is predicted twice.")
+        cells[cell] = score
     for name, cells in found.items():
         if len(cells) != 4:
             raise DataError(f"Winoground example {name} has {len(cells)} of its four questions; it cannot be scored.")
     s = np.array([[[cells[c, i] for i in (0, 1)] for c in (0, 1)] for cells in found.values()])
     return list(found), s.reshape(-1, 2, 2)
+
+
+def intervals(asked: PredictionTable, num_resamples: int = LEAST_RESAMPLES, seed: int = 0) -> dict[str, Interval]:
+    """Text, image and group score of a predictions table, each with the 95 % percentile interval over drawn examples.
+
+    asked: with columns sample_id, log_p_true, log_p_false. One example alone has no interval: its ends are NaN.
+    """
+    _, s = arranged(zip(asked.sample_id.tolist(), asked.log_odds.tolist(), strict=True))
+    right = np.stack(list(correct(s).values()), axis=1).astype(np.float64)  # [n, 3]
+    estimates, low, high = scores(s), np.full(3, np.nan), np.full(3, np.nan)
+    if len(right) > 1:
+        low, high = quantiles(np.concatenate([made for _, made in drawn_sums(right, num_resamples, seed)]) / len(right), LEVEL)
+    return {
+        name: Interval(value, float(low[k]), float(high[k]), LEVEL, 4 * len(right), len(right), num_resamples, seed)
+        for k, (name, value) in enumerate(estimates.items())
+    }
+
+
+def summary(found: dict[str, Interval]) -> dict[str, float]:
+    """The scores and the ends of their intervals as numbers for a run: `winoground/text`, `winoground/text_low`, ..."""
+    ends = {"": "estimate", "_low": "low", "_high": "high"}
+    return {f"winoground/{name}{end}": getattr(one, key) for name, one in found.items() for end, key in ends.items()}
+
+
+def told(found: dict[str, Interval]) -> str:
+    """The scores for a person, one a line, with intervals and chance."""
+    lines = []
+    for name, one in found.items():
+        within = "" if np.isnan(one.low) else f" [{one.low:.4f}, {one.high:.4f}]"
+        lines.append(f"winoground {name:<5} {one.estimate:.4f}{within} (chance {CHANCE[name]:.4f}, {one.num_clusters} examples)")
+    return "\n".join(lines)

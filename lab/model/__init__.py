@@ -10,19 +10,20 @@ import copy
 import hashlib
 import importlib
 import json
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lab.config import ModelDial
-from lab.errors import ModelError, did_you_mean
+from lab.errors import LabError, ModelError, did_you_mean
 from lab.model.family import Family
 from lab.model.visual import Conditioner, Reducer, at_places, reduce_images
 from lab.records import Batch
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, ProcessorMixin
+    from transformers import PretrainedConfig, PreTrainedModel, ProcessorMixin
 
 SHIPPED = Path(__file__).parent
 FAMILIES = tuple(sorted(path.stem for path in SHIPPED.glob("*.py") if "\nFAMILY = Family(" in path.read_text(encoding="utf-8")))
@@ -77,16 +78,12 @@ class Vlm:
 
         Raises `ModelError` for a family whose images are more than that.
         """
-        self.require_single_output()
-        return tuple(self.bare.get_image_features(pixel_values, image_grid_thw, return_dict=True).pooler_output)
-
-    def require_single_output(self) -> None:
-        """Raise a `ModelError` for a family whose images are more than one tensor (`Family.single_output`)."""
         if not self.family.single_output:
             raise ModelError(
                 f"model.family={self.family.name}: its tower speaks to several blocks of the language model (DeepStack), so "
-                "one tensor does not stand for an image. Legal here: vision_tokens=native or resize, conditioning=prefix."
+                "one tensor does not stand for an image."
             )
+        return tuple(self.family.architecture.see(self, pixel_values, image_grid_thw).pooler_output)
 
     def condition(self, batch: Batch) -> tuple[Batch, dict[str, Any]]:
         """What the dials make of a batch's images: the batch with reduced tokens, and the conditioner's inputs.
@@ -107,28 +104,21 @@ class Vlm:
             return replace(made, image_features=None), inputs
         return at_places(made, places) if self.reducer is not None else made, inputs
 
-    def logits(self, batch: Batch, rows: int) -> torch.Tensor:
-        """Logits of the last `rows` positions of every sequence, [B, rows, vocabulary].
-
-        The 151,936-way head is applied nowhere else. Images come as features where the batch has them, else as pixels.
-        """
-        from transformers.modeling_outputs import BaseModelOutputWithPooling
-
-        images: dict[str, Any] = {}
+    def inputs(self, batch: Batch) -> dict[str, Any]:
+        """A batch as keyword arguments of the reader. Images come as features where the batch has them, else as pixels."""
+        added: dict[str, Any] = {}
         if self.reducer is not None or self.conditioner is not None:
-            batch, images = self.condition(batch)
-        if batch.image_features is not None:
-            images["mm_encoder_outputs"] = {"image": BaseModelOutputWithPooling(pooler_output=batch.image_features)}
-        elif batch.pixel_values is not None:
-            images |= {"pixel_values": batch.pixel_values, "image_grid_thw": batch.image_grid_thw}
-        return self.model(
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
-            position_ids=batch.position_ids,
-            use_cache=False,
-            logits_to_keep=rows,
-            **images,
-        ).logits
+            batch, added = self.condition(batch)
+        return self.family.architecture.inputs(self, batch) | added
+
+    @property
+    def reader(self) -> torch.nn.Module:
+        """The module that reads `inputs` and gives logits, adapters in it."""
+        return self.family.architecture.reader(self)
+
+    def logits(self, batch: Batch, rows: int) -> torch.Tensor:
+        """Logits of the last `rows` positions of every sequence, [B, rows, vocabulary]: the 151,936-way head is applied nowhere else."""
+        return self.reader(**self.inputs(batch), use_cache=False, logits_to_keep=rows).logits
 
 
 def family(name: str) -> Family:
@@ -154,38 +144,54 @@ def locate(path: str) -> str:
 def load(dial: ModelDial) -> Vlm:
     """Load a checkpoint, frozen and in evaluation mode, on the CPU; a quantised one where bitsandbytes puts it.
 
-    Raises `ModelError` when the checkpoint is missing, is no safetensors checkpoint, or is of another family, and
-    `ConfigError` when its weights cannot be quantised here.
+    Raises `ModelError` when the checkpoint is missing, is no safetensors checkpoint, is of another family or lacks weights,
+    and `ConfigError` when its weights cannot be quantised here.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoConfig, AutoModelForImageTextToText
 
     from lab.model import precision
 
-    kind, where = family(dial.family), locate(dial.path)
+    kind = family(dial.family)
+    if dial.path is None:
+        raise ModelError(
+            f"model.path=null: no checkpoint of {dial.name} is shipped or named. Give the folder of one in Hugging Face layout "
+            f"with safetensors weights; conf/model/{dial.name}.yaml says which."
+        )
+    where = locate(dial.path)
     options: dict[str, Any] = {"revision": dial.revision, "trust_remote_code": dial.trust_remote_code}
     try:
         config = AutoConfig.from_pretrained(where, **options)
-        if config.model_type != kind.model_type:
-            raise ModelError(
-                f"model.family={dial.family}: the checkpoint {dial.path} is of type {config.model_type!r}, "
-                f"not {kind.model_type!r}. Choose the model whose family fits."
-            )
-        model = AutoModelForImageTextToText.from_pretrained(
+        recognise(dial, kind, config)
+        model, info = AutoModelForImageTextToText.from_pretrained(
             where,
             dtype=getattr(torch, dial.dtype.value),
             attn_implementation=dial.attn_implementation,
             use_safetensors=True,
+            output_loading_info=True,
             **precision.quantised(dial, kind, config),
             **options,
         )
-        processor = AutoProcessor.from_pretrained(where, **options)
-    except (OSError, ImportError) as error:
+        processor = kind.architecture.processor(where, config, options)
+    except LabError:
+        raise
+    except Exception as error:  # a broken folder raises whatever its JSON or safetensors reader raises
         first = str(error).strip().split("\n")[0]
+        if "trust_remote_code" in str(error):
+            raise ModelError(
+                f"model.path={dial.path}: the checkpoint wants to run code of its own. Read it, and say "
+                "model.trust_remote_code=true if you trust it."
+            ) from None
         raise ModelError(
             f"model.path={dial.path}: the checkpoint cannot be loaded ({first}). Give a folder in Hugging Face layout "
             "with safetensors weights, or a hub id that this machine can reach."
         ) from None
+    missing = sorted(name for name in info["missing_keys"] if not re.fullmatch(kind.unused, name))
+    if missing:
+        raise ModelError(
+            f"model.path={dial.path}: the checkpoint lacks {len(missing)} of the model's tensors (first: {missing[0]}), which "
+            "Transformers would fill with random numbers. It is incomplete, or its names are of another version."
+        )
     model.requires_grad_(False)
     model.eval()
     if dial.fp32_layernorms:
@@ -194,6 +200,18 @@ def load(dial: ModelDial) -> Vlm:
     base = {"path": dial.path, "revision": dial.revision, "dtype": dial.dtype.value, "weights": weights_hash(model)}
     base |= {"quantisation": dial.quantisation.value, "fp32_layernorms": dial.fp32_layernorms}
     return Vlm(model, processor, kind, base)
+
+
+def recognise(dial: ModelDial, kind: Family, config: PretrainedConfig) -> None:
+    """Raise a `ModelError` if a checkpoint's config is not of the family that it is taken for."""
+    wanted = {"": kind.model_type, **kind.components}
+    for name, model_type in wanted.items():
+        found = getattr(config, name).model_type if name else config.model_type
+        if found != model_type:
+            raise ModelError(
+                f"model.family={dial.family}: the checkpoint {dial.path} is of type {found!r}, not {model_type!r}"
+                f"{f' ({name})' if name else ''}. Choose the model whose family fits."
+            )
 
 
 def weights_hash(model: torch.nn.Module) -> str:

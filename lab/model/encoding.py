@@ -1,6 +1,6 @@
 """`Sample -> Example -> Batch`: the checkpoint's own chat template, tokenizer and image processor, then left padding.
 
-A prompt is tokenised once with one placeholder an image; the placeholder is then repeated as often as the image
+A prompt is tokenised once with one placeholder an image that stands in it; the placeholder is then repeated as often as the image
 costs tokens. The result equals the processor's own call (tests/test_encoding.py) and serves every token budget.
 """
 
@@ -16,7 +16,7 @@ from lab.data.images import decode
 from lab.errors import ConfigError, ModelError
 from lab.model import Vlm
 from lab.prompt import to_chat
-from lab.records import Batch, Picture, Sample
+from lab.records import Batch, Picture, Sample, Shape
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,39 +57,30 @@ class Encoder:
     """Turns samples into examples and examples into batches, for one checkpoint and one prompt."""
 
     def __init__(self, vlm: Vlm, prompt: PromptDial, seed: int = 0) -> None:
+        self.architecture, self.config = vlm.family.architecture, vlm.bare.config
         self.processor = vlm.processor
         self.tokenizer = vlm.processor.tokenizer
         self.prompt = prompt
         self.seed = seed
-        self.image_id = self.processor.image_token_id
-        self.merge = self.processor.image_processor.merge_size
+        self.image_id = self.architecture.image_id(self.processor)
         self.budget, self.reducer = vlm.budget, vlm.reducer
-        self.prefix = vlm.conditioner is None or vlm.conditioner.prefix
-        self.rope_index = vlm.bare.model.get_rope_index
+        self.prefix = self.architecture.in_prompt and (vlm.conditioner is None or vlm.conditioner.prefix)
+        self.rule = self.architecture.positions(vlm)
         self.pad_id = self.tokenizer.pad_token_id
 
     def text(self, sample: Sample) -> Text:
-        """Apply the chat template and tokenise. The answer ends with the end-of-turn token, which is trained too.
+        """Frame and tokenise. The answer ends with the end-of-turn token, which is trained too.
 
-        Raises `ModelError` if the template does not write the answer right after the generation prompt.
+        Raises `ModelError` if the prompt does not hold one placeholder for each image that stands in it.
         """
         import numpy as np
 
         chat = to_chat(sample, self.prompt, self.seed)
-        options = {"tokenize": False, "add_vision_id": self.prompt.numbered}
-        messages = list(chat.messages)
-        prompt = self.processor.apply_chat_template(messages, add_generation_prompt=True, **options)
-        answered = [*messages, {"role": "assistant", "content": [{"type": "text", "text": chat.answer}]}]
-        full = self.processor.apply_chat_template(answered, **options)
-        if not full.startswith(prompt + chat.answer):
-            raise ModelError(
-                "model: the checkpoint's chat template does not put the answer right after the generation prompt, so "
-                "training and scoring would not see the same text."
-            )
+        prompt, answer = self.architecture.frame(self.processor, chat, self.prompt.numbered)
         prompt_ids = np.asarray(self.tokenizer(prompt, add_special_tokens=False)["input_ids"], dtype=np.int64)
-        answer_ids = self.tokenizer(full[len(prompt) :].rstrip("\n"), add_special_tokens=False)["input_ids"]
+        answer_ids = self.tokenizer(answer, add_special_tokens=False)["input_ids"]
         placeholders = int((prompt_ids == self.image_id).sum())
-        if placeholders != len(sample.images):
+        if self.architecture.in_prompt and placeholders != len(sample.images):
             raise ModelError(
                 f"model: the chat template wrote {placeholders} image placeholders for {len(sample.images)} images "
                 f"of sample {sample.sample_id}."
@@ -98,31 +89,20 @@ class Encoder:
 
     def pixels(self, images: Sequence[Image]) -> tuple[list[torch.Tensor], list[tuple[int, int, int]]]:
         """Run the image processor: patches float32 [patches, features] and grid (t, h, w) in patches of each image."""
-        import torch
-
-        out = self.processor.image_processor(images=list(images), return_tensors="pt")
-        grids = [tuple(grid) for grid in out["image_grid_thw"].tolist()]
-        return list(torch.split(out["pixel_values"], [t * h * w for t, h, w in grids])), grids
+        return self.architecture.pixels(self.processor, self.config, images)
 
     def settings(self) -> dict[str, Any]:
         """What the image processor does, as plain values: part of the contract and of the feature cache's key."""
-        processor = self.processor.image_processor
-        keys = ("size", "patch_size", "temporal_patch_size", "merge_size", "image_mean", "image_std", "do_rescale")
-        keys += ("rescale_factor", "do_normalize", "do_convert_rgb", "do_resize", "resample")
-        values = {key: getattr(processor, key) for key in keys}
-        size = values["size"]
-        values["size"] = {key: size[key] for key in ("shortest_edge", "longest_edge")}
-        values["resample"] = int(values["resample"])
-        return {"class": type(processor).__name__, **values}
+        return self.architecture.settings(self.processor)
 
     def merged(self, grid: tuple[int, int, int]) -> tuple[int, int]:
         """A patch grid as the projector's grid of tokens (h, w)."""
-        return grid[0] * grid[1] // self.merge, grid[2] // self.merge
+        return self.architecture.merged(self.config, grid)
 
     def tokens(self, grid: tuple[int, int, int]) -> int:
         """How many tokens of an image of this patch grid the language model sees."""
         h, w = self.merged(grid)
-        return h * w if self.reducer is None else self.reducer.count(h, w)
+        return h * w + self.architecture.beside_grid if self.reducer is None else self.reducer.count(h, w)
 
     def check(self, grid: tuple[int, int, int], source: str) -> None:
         """Raise a `ConfigError` if an image of this patch grid costs more tokens than `vision_tokens.budget`."""
@@ -144,6 +124,12 @@ class Encoder:
         shown = [self.picture(sample.images[i]) for i in text.image_order]
         return Example(sample.sample_id, text, tuple(grid for _, grid in shown), pixels=tuple(p for p, _ in shown))
 
+    def shape(self, example: Example) -> Shape:
+        """How large an example is, without padding."""
+        tokens = tuple(self.tokens(grid) for grid in example.grids)
+        words = int((example.text.prompt_ids != self.image_id).sum())
+        return Shape(words + (sum(tokens) if self.prefix else 0), example.grids, tokens)
+
     def collate(
         self, examples: Sequence[Example], with_answers: bool, padding_side: str = "left", align: int = ALIGN
     ) -> Batch:
@@ -157,7 +143,8 @@ class Encoder:
 
         rows, kinds = [], []
         for example in examples:
-            counts = [self.tokens(grid) if self.prefix else 0 for grid in example.grids]
+            standing = example.grids if self.architecture.in_prompt else ()
+            counts = [self.tokens(grid) if self.prefix else 0 for grid in standing]
             ids = expand(example.text.prompt_ids, self.image_id, counts)
             kinds.append((ids == self.image_id).astype(np.int64))
             rows.append(np.concatenate([ids, example.text.answer_ids]) if with_answers else ids)
@@ -204,7 +191,7 @@ class Encoder:
         attention: torch.Tensor,
         grid_thw: torch.Tensor | None,
     ) -> torch.Tensor:
-        """M-RoPE positions int64 [3, B, T] by the checkpoint's own rule.
+        """Positions by the checkpoint's own rule: M-RoPE int64 [3, B, T], or int64 [B, T].
 
         Where images are reduced, the rule is applied to the unreduced row: text keeps the position it has there, so the text
         after an image stands at start + max(h, w) of the original grid, and every image token gets its image's start,
@@ -214,9 +201,9 @@ class Encoder:
         import torch
 
         if not self.prefix:
-            return self.rope_index(ids, types, attention_mask=attention)[0]
+            return self.rule(ids, types, None, attention)
         if self.reducer is None or grid_thw is None:
-            return self.rope_index(ids, types, image_grid_thw=grid_thw, attention_mask=attention)[0]
+            return self.rule(ids, types, grid_thw, attention)
         positions = torch.zeros((3, *ids.shape), dtype=torch.int64)
         for b, example in enumerate(examples):
             prompt = example.text.prompt_ids
@@ -225,7 +212,7 @@ class Encoder:
             kept[prompt == self.image_id] = [self.tokens(grid) for grid in example.grids]
             whole = torch.from_numpy(np.repeat(prompt, native))[None]
             grids = torch.tensor(example.grids, dtype=torch.int64).reshape(-1, 3)
-            rope, _ = self.rope_index(whole, (whole == self.image_id).long(), image_grid_thw=grids if len(grids) else None)
+            rope = self.rule(whole, (whole == self.image_id).long(), grids if len(grids) else None, None)
             index = torch.from_numpy(np.repeat(np.cumsum(native) - native, kept))
             start = int(attention[b].argmax())
             end, stop = start + len(index), start + int(attention[b].sum())

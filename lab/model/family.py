@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from lab.errors import ModelError
+from lab.model.architecture import Architecture
+from lab.model.interleaved import Interleaved
 
 
 @dataclass(frozen=True)
@@ -45,19 +49,51 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Family:
-    """A model family: the class its checkpoints load as, and its parts.
+class Limit:
+    """The options of a dial that are legal with a family, and why no other is."""
 
-    model_type: `config.model_type` of its checkpoints. parts: vision, projector, llm.
+    options: tuple[str, ...]
+    why: str
+
+
+NO_FLAG = Limit(
+    ("prefix", "cross_attention"),
+    "only decoders of GPT-2's and BERT's kind have Hugging Face's add_cross_attention, and this one has not; "
+    "conditioning=cross_attention builds gated cross-attention into any decoder",
+)
+
+
+@dataclass(frozen=True)
+class Family:
+    """A model family: how its checkpoints are recognised, its parts, and what they can be asked for.
+
+    model_type: `config.model_type` of its checkpoints. components: the same of configs inside theirs. parts: vision,
+    projector, llm. architecture: how images and text meet in it.
     single_output: the language model sees one tensor [tokens, hidden] of each image, so that this tensor can be
         cached, pooled or resampled. False where the tower also speaks to later blocks (DeepStack): images then always
         come as pixels.
+    unused: names (a regular expression) of parameters that no forward pass needs, so that a checkpoint may lack them.
+    quantisable: bitsandbytes knows its linear layers. limits: by dial, where not every option is legal.
     """
 
     name: str
     model_type: str
     parts: dict[str, Part]
     single_output: bool = True
+    components: dict[str, str] = field(default_factory=dict)
+    architecture: Architecture = field(default_factory=Interleaved)
+    unused: str = ""
+    quantisable: bool = True
+    limits: dict[str, Limit] = field(default_factory=lambda: {"conditioning": NO_FLAG})
+
+    def allow(self, dial: str, option: str) -> None:
+        """Raise a `ModelError` for an option of a dial that is not legal with this family."""
+        limit = self.limits.get(dial)
+        if limit is not None and option not in limit.options:
+            raise ModelError(
+                f"{dial}={option}: model.family={self.name} does not take it: {limit.why}. "
+                f"Legal here: {', '.join(f'{dial}={legal}' for legal in limit.options)}."
+            )
 
     def part_of(self, parameter: str) -> str:
         """The part that a module or parameter belongs to; `other` if none claims it."""

@@ -4,12 +4,18 @@ This is DeepStack (Meng et al. 2024, 2406.04334). Its mergers carry vision to th
 they are `projector`. Module names of transformers 5.
 """
 
-from lab.model.family import Family, Part
+from lab.model.family import Family, Limit, Part
+
+DEEPSTACK = "its tower speaks to several blocks of the language model (DeepStack), so one tensor does not stand for an image"
 
 FAMILY = Family(
     name="qwen3_vl",
     model_type="qwen3_vl",
     single_output=False,
+    limits={
+        "vision_tokens": Limit(("native", "resize"), DEEPSTACK),
+        "conditioning": Limit(("prefix",), DEEPSTACK),
+    },
     parts={
         "projector": Part(
             modules=r"model\.visual\.(merger|deepstack_merger_list)(\..+)?",

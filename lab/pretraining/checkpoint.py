@@ -40,7 +40,10 @@ def load_state(out: Path, recipe: Recipe) -> dict | None:
     path = out / FILE
     if not path.is_file():
         return None
-    state = torch.load(path, weights_only=True)
+    try:
+        state = torch.load(path, weights_only=True)
+    except Exception as error:  # a file that is no state raises whatever its reader raises
+        raise ConfigError(f"--out {out}: its {FILE} cannot be read ({type(error).__name__}). Remove it to begin anew.") from None
     other = {k: v for k, v in recipe.as_dict().items() if state["recipe"].get(k) != v}
     if other:
         raise ConfigError(

@@ -13,7 +13,7 @@ import numpy as np
 from lab.evaluation.measures import MEASURES
 from lab.evaluation.metrics import METRICS
 from lab.evaluation.predictions import PredictionTable
-from lab.evaluation.resampling import cluster_sums, drawn_sums, quantiles
+from lab.evaluation.resampling import drawn_sums, quantiles
 from lab.evaluation.statistics import LEVEL, Interval
 
 SEED = 0
@@ -23,9 +23,9 @@ def intervals_of_arms(
     tables: Sequence[PredictionTable], names: Sequence[str], cluster: np.ndarray, num_resamples: int
 ) -> list[dict[str, Interval]]:
     """Percentile intervals of metrics of sums (`MEASURES`), for tables of the same items in the same order."""
-    rows = [[MEASURES[name].rows(table) for name in names] for table in tables]
-    ends = np.cumsum([part.shape[1] for part in rows[0]])[:-1]
-    sums = np.stack([cluster_sums(np.concatenate(parts, axis=1), cluster) for parts in rows], axis=1)
+    parts = [[MEASURES[name].sums(table, cluster) for name in names] for table in tables]
+    ends = np.cumsum([part.shape[1] for part in parts[0]])[:-1]
+    sums = np.stack([np.concatenate(part, axis=1) for part in parts], axis=1)
     draws = {name: np.empty((num_resamples, len(tables))) for name in names}
     for chunk, drawn in drawn_sums(sums, num_resamples, SEED):
         for name, part in zip(names, np.split(drawn, ends, axis=-1), strict=True):

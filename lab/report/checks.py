@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
+from lab.config import Respect
 from lab.report.gather import NOT_STARTED, Arm, Selection
+from lab.report.matching import Account, breaches
 from lab.report.measure import SHOWN, Measured, Result
 from lab.report.wording import arms, count
 
@@ -23,6 +25,7 @@ def remarks(selection: Selection, results: Sequence[Result]) -> list[str]:
     found: list[str] = []
     for check in (different_questions, different_training, different_tokens, little_mass, unlike_the_record, no_interval):
         found += check(measured)
+    found += broken_requirements(measured)
     found += different_versions([m.arm for m in measured]) + shared_machine(selection.arms, measured)
     if selection.also and len(measured) > 1:
         listed = ", ".join(selection.also)
@@ -67,6 +70,21 @@ def different_tokens(measured: Sequence[Measured]) -> list[str]:
         return []
     groups = split_by(unexplained[0], lambda m: f"{m.tokens[0]:.1f} tokens an image")
     return [f"Arms saw different numbers of visual tokens, and no dial says so: {contrast(groups, show_value=True)}."]
+
+
+def account(m: Measured) -> Account:
+    """An arm's line in the matched-arm ledger; its tokens are those of its predictions."""
+    run, (mean, least, most) = m.arm.run, m.tokens
+    counted = {"visual_tokens/mean": mean, "visual_tokens/min": float(least), "visual_tokens/max": float(most)}
+    seed = run.config.get("seed", 0)
+    return Account.of(m.arm.label, m.arm.group, not m.arm.zero_shot, run.facts, {**run.metrics, **counted}, seed)
+
+
+def broken_requirements(measured: Sequence[Measured]) -> list[str]:
+    """What `sweep.require` asked for and the arms' records do not keep."""
+    asked = {name for m in measured for name in (m.arm.run.config.get("sweep") or {}).get("require", [])}
+    found = breaches([account(m) for m in measured], [respect for respect in Respect if respect.value in asked])
+    return [paragraph.partition("\n")[0] + " The ledger under Cost has them arm by arm." for paragraph in found]
 
 
 def little_mass(measured: Sequence[Measured]) -> list[str]:

@@ -13,7 +13,7 @@ from lab.evaluation import predictions
 from lab.evaluation.predictions import PredictionTable
 from lab.evaluation.resolution import Resolution, resolution
 from lab.evaluation.seeds import NoiseFloor, compare_seeds, noise_floor
-from lab.evaluation.statistics import Comparison
+from lab.evaluation.statistics import Comparison, Paired, compare_paired, paired
 from lab.evaluation.verdict import Claim, verdicts
 from lab.progress import Report, silent
 from lab.report.measure import Measured, Result
@@ -63,6 +63,16 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class Meeting:
+    """A pair before its claim is judged among all others."""
+
+    first: str
+    second: str
+    comparison: Comparison
+    resolution: Resolution
+
+
+@dataclass(frozen=True)
 class Compared:
     """All comparisons of a report. notes: how pairs were chosen and which could not be compared, in sentences."""
 
@@ -97,30 +107,38 @@ def compare_all(results: Sequence[Result], num_resamples: int = 2000, report: Re
         notes.append(f"Nothing is compared: {reason}")
         return Compared(tuple(every), (), floor, tuple(notes))
     chosen = choose_pairs(comparable, notes)
+    met = meet(chosen, notes, num_resamples, report)
+    claims = verdicts([(m.comparison, m.first, m.second) for m in met], floor=floor)
+    pairs = [Pair(m.first, m.second, m.comparison, m.resolution, claim) for m, claim in zip(met, claims, strict=True)]
+    return Compared(tuple(every), tuple(pairs), floor, tuple(notes))
+
+
+def meet(
+    chosen: Sequence[tuple[Experiment, Experiment]], notes: list[str], num_resamples: int, report: Report
+) -> list[Meeting]:
+    """Compare each pair; those of one seed share their draws. What cannot be compared is noted."""
     tables: dict[str, PredictionTable] = {}
-    meetings = Counter(experiment.label for pair in chosen for experiment in pair)
-    family: list[tuple[Comparison, str, str]] = []
-    resolutions: list[Resolution] = []
+    left = Counter(experiment.label for pair in chosen for experiment in pair)
+    found: list[tuple[str, str, Comparison | Paired, Resolution]] = []
     for number, (first, second) in enumerate(chosen, start=1):
         try:
             one, other = paired_tables(first, second, tables)
         except LabError as error:
             notes.append(str(error))
         else:
-            family.append((compare_seeds(one, other, num_resamples=num_resamples), first.label, second.label))
-            resolutions.append(resolution(one[0], other[0]))
+            alone = len(one) == 1
+            compared = paired(one[0], other[0]) if alone else compare_seeds(one, other, num_resamples=num_resamples)
+            found.append((first.label, second.label, compared, resolution(one[0], other[0])))
         for experiment in (first, second):
-            meetings[experiment.label] -= 1
-            if not meetings[experiment.label]:
+            left[experiment.label] -= 1
+            if not left[experiment.label]:
                 for member in experiment.members:
                     tables.pop(member.arm.run.identity, None)
         report("comparing (pairs)", number, len(chosen), "")
-    claims = verdicts(family, floor=floor) if family else []
-    pairs = [
-        Pair(first, second, comparison, seen, claim)
-        for (comparison, first, second), seen, claim in zip(family, resolutions, claims, strict=True)
+    together = iter(compare_paired([pair for _, _, pair, _ in found if isinstance(pair, Paired)], num_resamples=num_resamples))
+    return [
+        Meeting(first, second, next(together) if isinstance(pair, Paired) else pair, seen) for first, second, pair, seen in found
     ]
-    return Compared(tuple(every), tuple(pairs), floor, tuple(notes))
 
 
 def same_items(every: Sequence[Experiment], notes: list[str]) -> list[Experiment]:

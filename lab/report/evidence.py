@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from lab.evaluation import predictions
+from lab.evaluation import predictions, winoground
 from lab.evaluation.statistics import Interval, interval
 from lab.report.document import Mono, Table, Text
 from lab.report.measure import Measured
 from lab.report.tables import best, shown_of
-from lab.report.wording import NONE, count, percent_within
+from lab.report.wording import NONE, count, percent, percent_within
 from lab.runs import folder
 
 CONTROLS = {"dev_blank": "grey images", "dev_shuffled": "another set's images", "dev_text_only": "no images"}
@@ -31,7 +32,9 @@ def path_of(m: Measured, runs_dir: Path, name: str) -> Path:
 
 def written(found: Interval | None) -> str:
     """`71.2 [69.9, 72.4]`, or a dash."""
-    return NONE if found is None else percent_within(found.estimate, found)
+    if found is None:
+        return NONE
+    return percent_within(found.estimate, None if np.isnan(found.low) else found)
 
 
 def controls_table(measured: Sequence[Measured], runs_dir: Path, num_resamples: int) -> Table | None:
@@ -79,6 +82,37 @@ def agreement(m: Measured, runs_dir: Path, group: str, num_resamples: int) -> In
     answers = dict(zip(original.sample_id.tolist(), original.prediction.tolist(), strict=True))
     wanted = np.array([answers[name] for name in swapped.sample_id.tolist()], dtype=bool)
     return interval(swapped.replace(label=wanted), "accuracy", num_resamples=num_resamples)
+
+
+def winoground_table(measured: Sequence[Measured], runs_dir: Path, num_resamples: int) -> Table | None:
+    """Text, image and group scores of arms that were scored on Winoground, by training's end or by `lab.evaluate`; None if none was."""
+    rows: list[tuple[Text, ...]] = []
+    for m in best(measured):
+        for path, broken in winoground_files(m, runs_dir):
+            found = winoground.intervals(predictions.read(path, COLUMNS), num_resamples)
+            name = "" if path.stem == "dev" else f" evaluation {path.stem}"
+            mark = " (contract broken)" if broken else ""
+            size = count(next(iter(found.values())).num_clusters)
+            rows.append(((Mono(m.arm.label), name, mark), size, *map(written, found.values())))
+    if not rows:
+        return None
+    chance = [percent(share) for share in winoground.CHANCE.values()]
+    names = (f"{name}, % [95 %]" for name in winoground.CHANCE)
+    return Table(
+        ("arm", "examples", *names), (*rows, ("chance", NONE, *chance)), frozenset(range(1, 5)), caption=shown_of(len(measured))
+    )
+
+
+def winoground_files(m: Measured, runs_dir: Path) -> list[tuple[Path, bool]]:
+    """Predictions of an arm on Winoground, and whether they broke its contract."""
+    found = []
+    if m.arm.run.config.get("data", {}).get("name") == "winoground":
+        found.append((path_of(m, runs_dir, "dev"), False))
+    for path in sorted((folder(runs_dir, m.arm.run.identity) / "evaluations").glob("*.json")):
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        if facts["data"]["name"] == "winoground":
+            found.append((path.with_suffix(".parquet"), facts["contract_broken"]))
+    return found
 
 
 def gate_table(measured: Sequence[Measured]) -> Table | None:

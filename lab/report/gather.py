@@ -148,6 +148,8 @@ def identity_values(config: dict[str, Any]) -> dict[str, str]:
         skipped = NOT_IDENTITY.get(section, ())
         if skipped is not None and field not in skipped:
             out[key] = value if isinstance(value, str) else json.dumps(value, separators=(",", ":")).replace('"', "")
+    if out.get("lora.trainable_parameters", "null") != "null":
+        del out["lora.r"]  # it follows from the number, as in `lab.config.identity`
     return out
 
 

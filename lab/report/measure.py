@@ -26,7 +26,7 @@ SHOWN = (
     "captured_mass_below_half",
 )  # fmt: skip
 WITH_INTERVAL = ("accuracy", "ece")
-BATCH = 16
+BATCH = 32
 """Arms measured one after another by one process, so that they share what they were asked."""
 POOL_FROM = 48
 """Least number of arms for which worker processes are worth their start."""
@@ -144,12 +144,13 @@ def _open(arm: Arm, reader: Reader) -> Opened | Unmeasured:
 def _measure(one: Opened, within: dict[str, Interval], no_interval: str | None) -> Measured:
     table, items, tokens = one.table, one.items, one.tokens
     minival, scaled, no_scaling = _minival(one.arm, table)
+    bins = metrics.reliability_bins(table.confidence, table.correct)
     return Measured(
         arm=one.arm,
-        metrics={name: METRICS[name](table) for name in SHOWN},
+        metrics=_shown(table, items, bins),
         intervals=within,
         no_interval=no_interval,
-        bins=metrics.reliability_bins(table.confidence, table.correct),
+        bins=bins,
         num_examples=len(table),
         num_clusters=int(items.cluster.max()) + 1,
         consistency_by_chance=items.consistency_by_chance,
@@ -162,6 +163,19 @@ def _measure(one: Opened, within: dict[str, Interval], no_interval: str | None) 
         items=items.content,
         order=items.order,
     )
+
+
+def _shown(table: PredictionTable, items: Items, bins: Bins) -> dict[str, float]:
+    """`SHOWN`, with bins made once for the metrics that share them and groups counted once for all arms."""
+    alike = metrics.equal_mass_bins(table.confidence, table.correct)
+    group, size = items.group
+    known = {
+        "ece": bins.mean_gap,
+        "ece_equal_mass": alike.mean_gap,
+        "ece_debiased": alike.debiased,
+        "consistency": float((np.bincount(group, table.correct) == size).mean()),
+    }
+    return {name: known[name] if name in known else METRICS[name](table) for name in SHOWN}
 
 
 def _minival(arm: Arm, dev: PredictionTable) -> tuple[float | None, Scaled | None, str | None]:

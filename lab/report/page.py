@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lab.errors import LabError
-from lab.report import evidence, figures, tables
-from lab.report.checks import fact
-from lab.report.document import Block, Bullets, Code, Figure, Heading, Mono, Paragraph, Strong, Text, Warn
+from lab.report import calibrated, evidence, figures, speed, tables
+from lab.report.checks import account, fact
+from lab.report.definitions import DEFINITIONS
+from lab.report.document import Block, Bullets, Code, Figure, Heading, Mono, Paragraph, Strong, Warn
 from lab.report.findings import Findings
+from lab.report.matching import ledger_table, matched
 from lab.report.wording import arms, percent
 
 if TYPE_CHECKING:
@@ -21,33 +23,6 @@ if TYPE_CHECKING:
 MARK = "written by lab.report"
 DRAWINGS = ("accuracy_and_ece", "accuracy_against_cost", "reliability", "training_curves")
 """Names of the figures, which are also their file names."""
-
-DEFINITIONS: tuple[Text, ...] = (
-    "Every number of quality is recomputed from the per-example predictions of the dev split (predictions/dev.parquet of the "
-    "named run). Parameters, seconds, latency and memory are what the run recorded.",
-    "accuracy: share of examples whose likelier answer is the label. P(True) = p(True) / (p(True) + p(False)), each summed "
-    "over the single-token spellings of the answer word, from one forward pass.",
-    "95 % interval: percentiles of a bootstrap that draws whole clusters, not examples. Examples that share an image set or "
-    "a sentence group are in one cluster.",
-    "consistency: share of sentence groups all of whose examples are right; its chance level is the mean of 2 to the minus "
-    "group size, which depends on the groups and is not comparable between data sets or subsets.",
-    "ECE: top-label expected calibration error, sum over 15 equal-width bins (lo, hi] of the bin's share times |accuracy - "
-    "mean confidence| (Guo et al. 2017). Binned errors are biased upward, and more so under resampling: the interval may lie "
-    "above the estimate. Equal mass: 15 bins of equal counts. Debiased L2: Kumar et al. 2019.",
-    "NLL: mean negative natural logarithm of the renormalised probability of the label. Brier: mean (P(True) - label)^2, "
-    "0.25 for P(True) = 1/2 throughout.",
-    "captured mass: mean of p(True) + p(False) under the full vocabulary, before renormalisation.",
-    "temperature: T minimises NLL on minival and divides the log-odds on dev; nothing is fitted on dev.",
-    "latency: one example at a time, from pixels to answer logits after a warm-up, decoding excluded; p50 and p95 are order "
-    "statistics. examples/s: the same at the evaluation batch size.",
-    "p: two-sided test that swaps the two arms within random clusters (over several seeds: t with seeds and clusters "
-    "crossed). Holm: step-down correction over all comparisons of this page. McNemar: exact, blind to clusters.",
-    "smallest detectable: difference in accuracy that this many examples and clusters find with probability 0.8 at a "
-    "two-sided 0.05 (of several seeds: the first in common). noise floor: how far apart two runs that differ only in their "
-    "seed may lie (95 %).",
-    "A claim needs all three: Holm p < 0.05, an interval that excludes 0, a difference above the noise floor if one was "
-    "measured.",
-)
 
 
 @dataclass(frozen=True)
@@ -127,12 +102,21 @@ def blocks(findings: Findings, drawn: Mapping[str, Drawing], folder: Path) -> li
         shown = tables.best(findings.measured)
         page += [Heading(2, "Cost"), *figure("accuracy_against_cost")]
         page += [tables.table_of(tables.COST, shown, tables.shown_of(len(findings.measured)))]
+        page += speed.latency_blocks(findings.measured)
+        page += ledger(findings)
         page += [Heading(2, "Training"), *figure("training_curves")] if "training_curves" in drawn else []
     return page + provenance(findings) + [Heading(2, "Definitions"), Bullets(DEFINITIONS)]
 
 
+def ledger(findings: Findings) -> list[Block]:
+    """What the arms have in common: in what they are matched, then arm by arm."""
+    said = matched([account(m) for m in findings.measured])
+    table = ledger_table([account(m) for m in tables.best(findings.measured)], tables.shown_of(len(findings.measured)))
+    return [Heading(3, "Matched arms"), *([Paragraph(said)] if said else []), table]
+
+
 def looking(findings: Findings) -> list[Block]:
-    """Controls, the swap test and the equivalence gate, where arms were put to them."""
+    """Controls, the swap test, Winoground and the equivalence gate, where arms were put to them."""
     measured, runs_dir, resamples = findings.measured, findings.selection.runs_dir, findings.num_resamples
     page: list[Block] = []
     controls = evidence.controls_table(measured, runs_dir, resamples)
@@ -146,6 +130,13 @@ def looking(findings: Findings) -> list[Block]:
             "groups; in the third it may change, so agreement is no virtue there."
         )
         page += [Heading(2, "Left and right swapped"), Paragraph(said), turned]
+    diagnosed = evidence.winoground_table(measured, runs_dir, resamples)
+    if diagnosed:
+        said = (
+            "Share of examples right by strict inequalities of the log-odds of the two answers; a tie is wrong. Text: each image's "
+            "right caption wins. Image: each caption's right image wins. Group: both. Not comparable with scores by P(Yes) alone."
+        )
+        page += [Heading(2, "Winoground (diagnostic)"), Paragraph(said), diagnosed]
     gate = evidence.gate_table(measured)
     if gate:
         said = "The trained model in memory against five other ways to compute it, on a few dev examples: largest logit gap, flipped answers."
@@ -228,9 +219,11 @@ def floor_of(findings: Findings) -> str:
             "The noise floor between seeds was not measured: no arm was run with a second seed, so a difference may be one "
             "that another seed would not show."
         )
+    alone = floor.freedom == 1
     return (
-        f"Noise floor between single runs that differ only in their seed: {percent(floor.bound(1))} points "
-        f"(standard deviation {percent(floor.sd, 2)} points, {floor.freedom} degrees of freedom)."
+        f"Noise floor between single runs that differ only in their seed: {percent(floor.bound(1))} points (standard deviation "
+        f"{percent(floor.sd, 2)} points, {floor.freedom} degree{'' if alone else 's'} of freedom)."
+        f"{' It rests on one pair of runs and is wide for that: three seeds narrow it to a third.' if alone else ''}"
     )
 
 
@@ -245,7 +238,9 @@ def calibration(findings: Findings) -> list[Block]:
         page.append(Paragraph(f"Temperatures are fitted on the {sizes} minival examples and applied to dev."))
     reasons = Counter(m.no_scaling for m in measured if m.no_scaling)
     page += [Paragraph(f"No temperature for {arms(number)}: {reason}") for reason, number in reasons.items()]
-    return [*page, tables.table_of(tables.CALIBRATION, shown, tables.shown_of(len(measured)))]
+    page.append(tables.table_of(tables.CALIBRATION, shown, tables.shown_of(len(measured))))
+    said = "Before → after scaling, where a temperature can change the number. Parts of Brier over 15 bins of P(True)."
+    return [*page, Paragraph(said), calibrated.calibration_table(measured)]
 
 
 def provenance(findings: Findings) -> list[Block]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lab.config import Tracking
+from lab.redaction import without_secrets
 from lab.report.gather import Selection, choose, select
 from lab.report.measure import Measured, Result, measure_all
 from lab.report.tables import state_of
@@ -86,7 +87,7 @@ def tracker(selection: Selection, uri: str | None) -> list[str]:
     section = next((arm.run.config["tracking"] for arm in selection.arms if arm.run.config.get("tracking")), None)
     if section is not None and not section.get("enabled", True):
         return []
-    uri = uri or store_uri(Tracking(**section) if section else Tracking())
+    uri = without_secrets(uri or store_uri(Tracking(**section) if section else Tracking()))
     if uri.startswith(("http://", "https://")):
         return [f"MLflow:   {uri}"]
     return [f"MLflow:   mlflow ui --backend-store-uri {shlex.quote(uri)}"]

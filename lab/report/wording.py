@@ -22,8 +22,9 @@ def percent_within(share: float, interval: Interval | None) -> str:
 
 
 def points(difference: float, low: float, high: float) -> str:
-    """A difference of shares with its sign: `+2.1 [+1.0, +3.2]`."""
-    return "{} [{}, {}]".format(*(f"{round(100 * value, 1) + 0.0:+.1f}" for value in (difference, low, high)))
+    """A difference of shares with its sign: `+2.1 [+1.0, +3.2]`; `+2.1 [no interval]` where its ends are infinite."""
+    written = [f"{round(100 * value, 1) + 0.0:+.1f}" for value in (difference, low, high) if math.isfinite(value)]
+    return "{} [{}, {}]".format(*written) if len(written) == 3 else f"{written[0]} [no interval]"
 
 
 def decimal(value: float | None, digits: int = 3) -> str:

@@ -11,16 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from lab import adapter, contract, data, lora, runs
-from lab.config import Experiment, as_dict, identity, trains
+from lab.config import Experiment, IfUnfinished, as_dict, identity, trains
+from lab.errors import BusyError
 from lab.evaluation import equivalence
 from lab.model import Vlm
 from lab.model.answers import answer_tokens
 from lab.progress import Report, silent
-from lab.run.assembly import assemble, attached
-from lab.run.measuring import added_flops, evaluate, require_effect, verify
+from lab.run.accounting import costs
+from lab.run.assembly import assemble, attached, sized
+from lab.run.measuring import evaluate, require_effect, verify
 from lab.run.sharing import SPLITS, Prepared, prepare
 from lab.runs import Run
-from lab.training import loop
+from lab.stopping import stoppable
+from lab.training import checkpoints, loop
 from lab.training.datamodule import Examples
 
 log = logging.getLogger(__name__)
@@ -34,21 +37,41 @@ def new_run(x: Experiment, command: str, sweep: str | None = None) -> Run:
 def run_arm(x: Experiment, prepared: Prepared, run: Run, started: float, report: Report = silent) -> Run:
     """Attach, train and measure one arm; write everything to its run folder and return the finished record.
 
-    started: Unix time at which the command began, for the time to the first metric.
+    An unfinished run of the same identity is gone on with: from its last checkpoint, under its first start.
+    started: Unix time at which the command began, for the time to the first metric. Raises `BusyError` if another process is
+    at work on the run.
     """
+    x = sized(x, prepared.vlm)
+    run.config = as_dict(x)
     runs_dir = Path(x.tracking.runs_dir)
     run_dir = runs.folder(runs_dir, run.identity)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    (run_dir / "curves.jsonl").unlink(missing_ok=True)
-    run.started, run.status, run.error = runs.now(), runs.RUNNING, None
-    run.process = {"pid": os.getpid(), "host": socket.gethostname()}
-    runs.save(runs_dir, run)
-    prepared.encoded(x, report)  # before adapters sit in the tower
-    with attached(x, prepared.vlm) as vlm:
-        train_and_measure(x, vlm, prepared, run, run_dir, started, report)
-    run.status, run.ended = runs.FINISHED, runs.now()
-    runs.save(runs_dir, run)
+    with runs.held(run_dir):
+        go_on(x, run, runs.load(runs_dir, run.identity), run_dir)
+        runs.save(runs_dir, run)
+        prepared.encoded(x, report)  # before adapters sit in the tower
+        with attached(x, prepared.vlm) as vlm:
+            train_and_measure(x, vlm, prepared, run, run_dir, started, report)
+        run.status, run.ended = runs.FINISHED, runs.now()
+        runs.save(runs_dir, run)
+        checkpoints.clear(run_dir)
     return run
+
+
+def go_on(x: Experiment, run: Run, earlier: Run | None, run_dir: Path) -> None:
+    """Make a record one of a run that starts now, or that goes on where an unfinished one of its identity was left."""
+    goes_on = earlier is not None and earlier.status != runs.FINISHED and x.trainer.if_unfinished is IfUnfinished.resume
+    if goes_on:
+        assert earlier is not None
+        run.started = earlier.started
+        was = runs.KILLED if earlier.status == runs.RUNNING else earlier.status  # who was at work has let go of the folder
+        told = {"at": runs.now(), "was": was, "error": earlier.error}
+        run.facts["interruptions"] = [*earlier.facts.get("interruptions", []), told]
+    else:
+        run.started = runs.now()
+        checkpoints.clear(run_dir)
+        runs.cut_curves(run_dir, 0)
+    run.status, run.error, run.ended = runs.RUNNING, None, None
+    run.process = {"pid": os.getpid(), "host": socket.gethostname()}
 
 
 def train_and_measure(
@@ -59,17 +82,23 @@ def train_and_measure(
     ledger = lora.ledger(vlm)
     log.info("parameters\n%s", lora.ledger_text(ledger))
     tokens = answer_tokens(vlm.processor.tokenizer, x.prompt)
-    run.facts = {"data": data_facts(x, prepared, encoded), "ledger": lora.ledger_facts(ledger), "versions": versions()}
+    run.facts |= {"data": data_facts(x, prepared, encoded), "ledger": lora.ledger_facts(ledger), "versions": versions()}
     run.metrics = {
         "parameters/total": float(sum(row.total for row in ledger)),
         "parameters/trainable": float(sum(row.trainable for row in ledger)),
     }
-    run.metrics["flops/added_per_example"] = added_flops(vlm, encoded["dev"])
+    run.metrics |= costs(vlm, encoded["dev"])
     runs.save(Path(x.tracking.runs_dir), run)
     described = contract.describe(x, vlm, encoded["dev"].encoder, tokens)
+    if checkpoints.saved(run_dir):  # also where training has ended and only the evaluation was cut off
+        reasons = contract.differences(contract.load(run_dir), described)
+        what = f"going on with {run.identity} would not train what it began"
+        contract.refuse(reasons, what, "or begin anew with trainer.if_unfinished=restart.")
     contract.save(run_dir, described)
     if trains(x):
-        run.metrics |= loop.train(x, vlm, encoded, run_dir, started, report)
+        outcome = loop.train(x, vlm, encoded, run_dir, started, {"samples": run.facts["data"]["samples"]["train"]}, report)
+        run.metrics |= outcome.metrics
+        run.facts |= outcome.facts
         lora.settle(vlm)
         require_effect(vlm, assemble(x, prepared.vlm), encoded["dev"])
         adapter.save(vlm, run_dir / "adapter")
@@ -104,20 +133,26 @@ def versions() -> dict[str, str]:
     return {**found, "python": platform.python_version(), "platform": platform.platform()}
 
 
-def run_alone(x: Experiment, command: str, started: float, report: Report = silent) -> Run:
-    """One experiment in this process, unless it is finished already (`trainer.if_finished`)."""
+def run_alone(x: Experiment, command: str, started: float, report: Report = silent, run: Run | None = None) -> Run:
+    """One experiment in this process, unless it is finished already (`trainer.if_finished`).
+
+    run: its record, where it is an arm of a sweep.
+    """
     known = runs.load(Path(x.tracking.runs_dir), identity(x))
     if reusable(x, known):
         assert known is not None
         return known
-    prepared = prepare(x, report)
-    lora.verify(prepared.vlm, x.lora)
-    run = new_run(x, command)
-    try:
-        return run_arm(x, prepared, run, started, report)
-    except BaseException as error:
-        fail(x, run, error)
-        raise
+    run = run or new_run(x, command)
+    with stoppable():
+        prepared = prepare(x, report)
+        lora.verify(assemble(x, prepared.vlm), x.lora)
+        try:
+            return run_arm(x, prepared, run, started, report)
+        except BusyError:
+            raise
+        except BaseException as error:
+            fail(x, run, error)
+            raise
 
 
 def reusable(x: Experiment, known: Run | None) -> bool:
@@ -130,5 +165,6 @@ def fail(x: Experiment, run: Run, error: BaseException) -> None:
     stopped = isinstance(error, KeyboardInterrupt | SystemExit)
     run.status = runs.KILLED if stopped else runs.FAILED
     run.error = f"{type(error).__name__}: {error}"
+    run.started = run.started or runs.now()  # it may have stopped before it began to train
     run.ended = runs.now()
     runs.save(Path(x.tracking.runs_dir), run)

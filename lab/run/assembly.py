@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,13 @@ def assemble(x: Experiment, base: Vlm) -> Vlm:
     vision_tokens.install(vlm, x.vision_tokens, x.seed)
     conditioning.install(vlm, x.conditioning, x.seed)
     return vlm
+
+
+def sized(x: Experiment, base: Vlm) -> Experiment:
+    """The experiment with the rank that `lora.trainable_parameters` comes to over this base; its identity is the same."""
+    if x.lora.trainable_parameters is None:
+        return x
+    return replace(x, lora=lora.sized(assemble(x, base), x.lora))
 
 
 @contextlib.contextmanager

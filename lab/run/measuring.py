@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,32 +12,39 @@ from typing import TYPE_CHECKING
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from lab import conditioning, contract, export, runs, vision_tokens
+from lab import contract, export, runs
 from lab.config import Experiment
 from lab.data.controls import ControlSplit
 from lab.errors import DataError, ModelError
-from lab.evaluation import equivalence, generation, latency, metrics, predictions, scoring, swap
+from lab.evaluation import equivalence, generation, latency, metrics, predictions, scoring, swap, winoground
 from lab.model import Vlm
 from lab.model.answers import AnswerTokens
 from lab.model.encoding import to_device
 from lab.progress import Report, silent
 from lab.records import Prediction
 from lab.run.assembly import reload, trained
-from lab.run.sharing import Prepared
+from lab.run.sharing import Prepared, encoding_key
 from lab.runs import Run
 from lab.training.datamodule import Examples, eval_batches
 
 if TYPE_CHECKING:
     import torch
 
+log = logging.getLogger(__name__)
+
 PROBE = "probe.safetensors"
 LATENCY_ROUNDS = 3
+"""Visits to each arm of a sweep; a run alone passes as many full batches in its one visit."""
 
 
 def evaluate(
-    x: Experiment, vlm: Vlm, encoded: dict[str, Examples], tokens: AnswerTokens, run_dir: Path, report: Report
+    x: Experiment, vlm: Vlm, encoded: dict[str, Examples], tokens: AnswerTokens, run_dir: Path, report: Report,
+    in_turn: bool = False,
 ) -> dict[str, float]:
-    """Score minival and dev, write their predictions, measure latency and memory; return the summary numbers."""
+    """Score minival and dev, write their predictions, measure latency and memory; return the summary numbers.
+
+    in_turn: latency will be measured again with other arms in turn (`interleaved_latency`), so that a short look will do.
+    """  # fmt: skip
     out: dict[str, float] = {}
     section = x.evaluation
     looked_at = {name: encoded[name] for name in ("minival", "dev") if len(encoded[name])}
@@ -50,34 +58,36 @@ def evaluate(
             counts = [count for row in scored for count in row.visual_tokens]
             out["visual_tokens/mean"] = sum(counts) / len(counts)
             out["visual_tokens/min"], out["visual_tokens/max"] = float(min(counts)), float(max(counts))
+            if x.data.name == "winoground":
+                found = winoground.intervals(predictions.read(path), section.bootstrap)
+                log.info("%s", winoground.told(found))
+                out |= winoground.summary(found)
             if section.generate:
                 texts = generation.generate(vlm, examples, x.prompt, section.batch_size, name, report)
                 out |= {f"dev/{key}": value for key, value in generation.compare(texts, scored).items()}
             if section.swap:
                 out |= swapped(x, vlm, examples, scored, tokens, run_dir, report)
     report("measuring latency", 0, 1, "")
-    out |= latency.measure(vlm, encoded["dev"], section.latency_warmup, section.latency_examples, section.batch_size)
     out["memory/peak_mb"] = latency.peak_memory_mb(vlm.device)
+    rounds = LATENCY_ROUNDS if in_turn else 1
+    work = latency.workload(encoded["dev"], section.latency_examples // rounds, section.batch_size)
+    look = latency.look(vlm, work, section.latency_warmup, LATENCY_ROUNDS // rounds)
+    out |= latency.summarise([look], work)
     report("measuring latency", 1, 1, "")
     return out
-
-
-def added_flops(vlm: Vlm, examples: Examples) -> float:
-    """Operations that `vision_tokens` and `conditioning` add to a forward pass, mean over the first examples."""
-    batch = next(eval_batches(examples, 8))
-    return vision_tokens.extra_flops_per_example(vlm, batch) + conditioning.extra_flops_per_example(vlm, batch)
 
 
 def swapped(
     x: Experiment, vlm: Vlm, examples: Examples, scored: list[Prediction], tokens: AnswerTokens, run_dir: Path, report: Report
 ) -> dict[str, float]:
     """Score dev with its images in the other order, side words swapped and kept; write each group, return the agreement."""
+    rows = swap.sided(examples.split)
     turned = []
-    for rename in (True, False):
-        again = Examples(swap.SwappedSplit(examples.split, rename), examples.encoder)
+    for split in (swap.SwappedSplit(examples.split, rename=True), swap.SwappedSplit(examples.split, rename=False, rows=rows)):
+        again = Examples(split, examples.encoder)
         again.prepare(examples.store, vlm)
         turned.append(scoring.score(vlm, again, tokens, x.evaluation.batch_size, "dev, images swapped", report))
-    groups = swap.by_group(examples.split, *turned)
+    groups = swap.by_group(rows, *turned)
     for group, rows in groups.items():
         predictions.write(run_dir / "predictions" / f"dev_swap_{group}.parquet", rows)
     return swap.summarise(scored, groups)
@@ -116,20 +126,25 @@ def stored_probe(run_dir: Path) -> torch.Tensor:
 def interleaved_latency(arms: Sequence[tuple[Experiment, Run]], prepared: Prepared, report: Report = silent) -> None:
     """Measure the latency of finished arms again, in turn on a machine that does nothing else, and rewrite their records.
 
-    Each of `LATENCY_ROUNDS` rounds visits every arm, so that a drift of the machine's speed falls on all alike.
+    Each of `LATENCY_ROUNDS` rounds visits every arm, so that a drift of the machine's speed falls on all alike. What is asked
+    is encoded once.
     """
+    one_each = {asked(x): x for x, _ in arms}
+    work = {key: latency.workload(prepared.encoded(x)["dev"], *key[1:]) for key, x in one_each.items()}
     looks: dict[str, list[latency.Look]] = {run.identity: [] for _, run in arms}
     for done in range(LATENCY_ROUNDS * len(arms)):
         x, run = arms[done % len(arms)]
-        section = x.evaluation
-        share = max(1, section.latency_examples // LATENCY_ROUNDS)
         with trained(x, prepared.vlm, runs.folder(Path(x.tracking.runs_dir), run.identity)) as vlm:
-            dev = prepared.encoded(x)["dev"]
-            looks[run.identity].append(latency.look(vlm, dev, section.latency_warmup, share, section.batch_size))
+            looks[run.identity].append(latency.look(vlm, work[asked(x)], x.evaluation.latency_warmup, batches=1))
         report("latency of the arms in turn (visits)", done + 1, LATENCY_ROUNDS * len(arms), "")
     for x, run in arms:
-        run.metrics |= latency.summarise(looks[run.identity])
+        run.metrics |= latency.summarise(looks[run.identity], work[asked(x)])
         runs.save(Path(x.tracking.runs_dir), run)
+
+
+def asked(x: Experiment) -> tuple[str, int, int]:
+    """Arms with one key are asked the same at a visit: how it is encoded, examples alone, examples in a batch."""
+    return encoding_key(x), x.evaluation.latency_examples // LATENCY_ROUNDS, x.evaluation.batch_size
 
 
 def require_effect(vlm: Vlm, fresh: Vlm, examples: Examples) -> None:

@@ -16,6 +16,7 @@ from lab.model.encoding import Encoder
 from lab.progress import Report, silent
 from lab.records import Splits
 from lab.run.assembly import assemble
+from lab.training import eviction
 from lab.training.datamodule import Examples
 from lab.training.features import FeatureStore
 
@@ -54,6 +55,7 @@ class Prepared:
         key = json.dumps(encoder.settings(), sort_keys=True, default=str)
         if key not in self.stores:
             self.stores[key] = FeatureStore(Path(x.tracking.cache_dir), vlm, encoder)
+            eviction.trim(Path(x.tracking.cache_dir), int(1e9 * x.tracking.cache_gb))
         return self.stores[key]
 
 

@@ -1,1 +1,1 @@
-"""Many arms over one base: the Hydra launcher, the arms of a sweep, and what makes them comparable."""
+"""Many arms over one base: Hydra's sweeper and launchers, the arms of a sweep, and what makes them comparable."""

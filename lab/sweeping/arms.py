@@ -8,6 +8,7 @@ another over the resident base. Training code is that of a run alone (`lab.run.r
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
 import logging
 import multiprocessing
@@ -17,7 +18,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -28,9 +29,10 @@ from tqdm import tqdm
 
 from lab import runs
 from lab.config import Experiment, as_dict, flat, identity, trains
-from lab.errors import LabError
+from lab.errors import BusyError, LabError
 from lab.progress import bars
 from lab.runs import Run, Sweep
+from lab.stopping import EXIT_CODE, REQUEST, Stopped, deferred, requeue, stoppable
 
 if TYPE_CHECKING:
     from lab.run import Prepared
@@ -39,7 +41,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 POLL_S = 0.5
-DELIVER_S = 5.0
+PR_SET_PDEATHSIG = 1
+"""From linux/prctl.h."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +71,14 @@ class Origin:
         config_name = str(config.hydra.job.config_name)
         overrides = list(config.hydra.overrides.task)
         chosen = [] if config_name == "train" else ["-cn", config_name]
-        command = " ".join(["python -m lab.train", *chosen, *map(quoted, overrides), "-m"])
+        how = [one for one in config.hydra.overrides.hydra if not one.startswith("hydra.mode=")]
+        command = " ".join(["python -m lab.train", *chosen, *map(quoted, [*how, *overrides]), "-m"])
         name = config_name if chosen else " ".join(o for o in overrides if not o.startswith("tracking.")) or "sweep"
         return cls(name, command, config_name, sweep_question(config_name), process_started())
+
+
+Launch = Callable[[Sequence[Arm], dict[str, Run], Sweep, Origin], None]
+"""Runs arms that are missing from a sweep, given their records, and returns when all have ended."""
 
 
 def quoted(override: str) -> str:
@@ -78,9 +86,9 @@ def quoted(override: str) -> str:
     return shlex.quote(override)
 
 
-def arm_command(origin: Origin, arm: Arm) -> str:
+def arm_command(config_name: str, arm: Arm) -> str:
     """What to type to get one arm alone."""
-    chosen = [] if origin.config_name == "train" else ["-cn", origin.config_name, "hydra.mode=RUN"]
+    chosen = [] if config_name == "train" else ["-cn", config_name, "hydra.mode=RUN"]
     return " ".join(["python -m lab.train", *chosen, *map(quoted, arm.overrides)])
 
 
@@ -110,19 +118,27 @@ def arm_name(x: Experiment, dials: Sequence[str]) -> str:
     return ", ".join(f"{key.removesuffix('.name')}={values[key]}" for key in dials) or identity(x)
 
 
-def run_sweep(arms: Sequence[Arm], origin: Origin, max_arms: int | None = None) -> int:
-    """Run what is missing of a sweep, deliver it to the tracker, print the summary; 0 if every arm finished, else 1."""
+def run_sweep(arms: Sequence[Arm], origin: Origin, max_arms: int | None = None, launch: Launch | None = None) -> int:
+    """Run what is missing of a sweep, deliver it to the tracker, print the summary; 0 if every arm finished, else 1.
+
+    launch: runs arms in another way than over shared bases (`lab.sweeping.elsewhere`).
+    Raises `ConfigError` before any arm trains if arms differ in what `sweep.require` names; 1 if it shows only at the end.
+    """
     from lab import run as running
-    from lab.tracking import Courier
+    from lab.sweeping import ledger
+    from lab.tracking import Background, Courier
 
     arms = distinct(arms)
     section = arms[0].experiment.tracking
     runs_dir = Path(section.runs_dir)
+    dials = differing([arm.experiment for arm in arms])
+    named = [(arm_name(arm.experiment, dials), arm.experiment) for arm in arms]
+    ready = ledger.before(named, runs_dir)  # raises if the arms break `sweep.require`
     sweep = new_sweep(arms, origin, runs_dir)
     courier = Courier(section)
     records = {}
     for arm in arms:
-        record = running.new_run(arm.experiment, arm_command(origin, arm), sweep.identity)
+        record = running.new_run(arm.experiment, arm_command(origin.config_name, arm), sweep.identity)
         record.name = arm_name(arm.experiment, sweep.dials)
         known = runs.load(runs_dir, record.identity)
         if running.reusable(arm.experiment, known):
@@ -134,14 +150,21 @@ def run_sweep(arms: Sequence[Arm], origin: Origin, max_arms: int | None = None) 
         if identity(arm.experiment) in records:
             groups.setdefault(running.shared_key(arm.experiment), []).append(arm)
     log.info("sweep %s: %d arms, %d to run, %d shared bases", sweep.identity, len(arms), len(records), len(groups))
-    for group in groups.values():
-        run_group(group, records, courier, origin.started, max_arms, alone=len(groups) == 1)
-    sweep.ended = runs.now()
-    runs.save_sweep(runs_dir, sweep)
-    for arm in arms:
-        courier.deliver(identity(arm.experiment))
-    courier.deliver_sweep(sweep.identity)
-    return conclude(sweep, courier, origin.started)
+    with Background(courier, sweep.arms, sweep.identity), stoppable():
+        try:
+            if launch is not None:
+                launch([arm for group in groups.values() for arm in group], records, sweep, origin)
+                groups = {}
+            for key, group in groups.items():
+                checked = run_group(group, records, origin.started, max_arms, alone=len(groups) == 1, prepared=ready.get(key))
+                sweep.facts["self_check"] = [*sweep.facts.get("self_check", []), *checked]
+        except Stopped as stopped:
+            log.warning("%s", stopped)
+            requeue()
+        finally:
+            sweep.ended = runs.now()
+            runs.save_sweep(runs_dir, sweep)
+    return conclude(sweep, courier, origin.started) or ledger.after(named, runs_dir)
 
 
 def distinct(arms: Sequence[Arm]) -> list[Arm]:
@@ -166,18 +189,22 @@ def new_sweep(arms: Sequence[Arm], origin: Origin, runs_dir: Path) -> Sweep:
 
 
 def run_group(
-    group: Sequence[Arm], records: dict[str, Run], courier: Courier, started: float, max_arms: int | None, alone: bool
-) -> None:
-    """Build what a group shares, then run its arms. An error before training ends the sweep, or only this group of several."""
+    group: Sequence[Arm], records: dict[str, Run], started: float, max_arms: int | None, alone: bool,
+    prepared: Prepared | None = None,
+) -> list[str]:
+    """Build what a group shares, then run its arms; return what the self-check found.
+
+    An error before training ends the sweep, or only this group of several.
+    """
     import torch
 
     from lab import lora
     from lab import run as running
 
     try:
-        prepared = running.prepare(group[0].experiment, bars())
+        prepared = prepared or running.prepare(group[0].experiment, bars())
         for arm in group:
-            lora.verify(prepared.vlm, arm.experiment.lora)
+            lora.verify(running.assemble(arm.experiment, prepared.vlm), arm.experiment.lora)
             prepared.encoded(arm.experiment, bars())
     except LabError as error:
         for arm in group:
@@ -185,14 +212,14 @@ def run_group(
         if alone:
             raise
         log.error("%s", error)
-        return
+        return []
     todo = [(arm.experiment, records[identity(arm.experiment)]) for arm in group]
     cores = len(os.sched_getaffinity(0))
     if torch.cuda.is_available() and group[0].experiment.trainer.accelerator != "cpu":
-        one_after_another(todo, prepared, courier, started)
+        one_after_another(todo, prepared, started)
     else:
         threads = max(x.trainer.threads for x, _ in todo)
-        side_by_side(todo, prepared, courier, started, max_arms or max(1, cores // threads))
+        side_by_side(todo, prepared, started, max_arms or max(1, cores // threads))
         finished = []
         for x, record in todo:
             known = runs.load(Path(x.tracking.runs_dir), record.identity)
@@ -200,37 +227,54 @@ def run_group(
                 finished.append((x, known))
         if len(todo) > 1:
             running.interleaved_latency(finished, prepared, bars())
+    return checked(todo, prepared)
 
 
-def one_after_another(todo: Sequence[tuple[Experiment, Run]], prepared: Prepared, courier: Courier, started: float) -> None:
+def checked(todo: Sequence[tuple[Experiment, Run]], prepared: Prepared) -> list[str]:
+    """What the self-check says of the first arm that trained, if it was asked for."""
+    from lab.sweeping.selfcheck import self_check, told
+
+    for x, record in todo:
+        if x.sweep.self_check and trains(x) and len(todo) > 1:
+            difference = self_check(x, prepared)
+            return [] if difference is None else [told(difference, record.name)]
+    return []
+
+
+def one_after_another(todo: Sequence[tuple[Experiment, Run]], prepared: Prepared, started: float) -> None:
     """Run arms in this process over the resident base; one arm's crash does not touch the next."""
     from lab import run as running
-    from lab.tracking import Background
 
     for x, record in todo:
         log.info("arm %s", record.name)
-        with Background(courier, record.identity):
-            try:
-                running.run_arm(x, prepared, record, started, bars())
-            except Exception as error:
-                running.fail(x, record, error)
-                log.exception("arm %s failed", record.name)
-                prepared.vlm.model = prepared.vlm.bare
+        try:
+            running.run_arm(x, prepared, record, started, bars())
+        except BusyError as error:
+            log.error("arm %s: %s", record.name, error)
+        except BaseException as error:
+            running.fail(x, record, error)
+            if not isinstance(error, Exception):
+                raise
+            log.exception("arm %s failed", record.name)
+            prepared.vlm.model = prepared.vlm.bare
 
 
-def side_by_side(
-    todo: Sequence[tuple[Experiment, Run]], prepared: Prepared, courier: Courier, started: float, width: int
-) -> None:
-    """Fork one process per arm, `width` at a time; follow and deliver them until the last has ended."""
+def side_by_side(todo: Sequence[tuple[Experiment, Run]], prepared: Prepared, started: float, width: int) -> None:
+    """Fork one process per arm, `width` at a time; follow them until the last has ended."""
     context = multiprocessing.get_context("fork")
     waiting = list(todo)
     living: dict[str, tuple[BaseProcess, Experiment, Run]] = {}
-    delivered = 0.0
-    with board(todo) as show:
-        while waiting or living:
-            while waiting and len(living) < width:
+    told = False
+    with board(todo) as show, deferred():
+        while living or (waiting and not REQUEST.asked):
+            if REQUEST.asked and not told:
+                told = True
+                log.warning("asked to stop: the arms keep a checkpoint each")
+                for process, _, _ in living.values():
+                    process.terminate()
+            while waiting and len(living) < width and not REQUEST.asked:
                 x, record = waiting.pop(0)
-                process = context.Process(target=child, args=(x, prepared, record, started), name=record.name)
+                process = context.Process(target=child, args=(x, prepared, record, started, os.getpid()), name=record.name)
                 process.start()
                 living[record.identity] = (process, x, record)
             time.sleep(POLL_S)
@@ -239,11 +283,6 @@ def side_by_side(
                 if process.exitcode is not None:
                     settle(process.exitcode, x, record)
                     del living[name]
-                    courier.deliver(name)
-            if time.monotonic() - delivered > DELIVER_S:
-                for name in living:
-                    courier.deliver(name)
-                delivered = time.monotonic()
 
 
 def settle(exitcode: int, x: Experiment, record: Run) -> None:
@@ -252,15 +291,18 @@ def settle(exitcode: int, x: Experiment, record: Run) -> None:
 
     known = runs.load(Path(x.tracking.runs_dir), record.identity)
     if known is not None and known.status != runs.RUNNING:
-        if known.status == runs.FAILED:
-            log.error("arm %s failed: %s (log: %s)", record.name, known.error, log_path(x, record))
+        if known.status != runs.FINISHED:
+            log.error("arm %s %s: %s (log: %s)", record.name, known.status, known.error, log_path(x, record))
+        return
+    if runs.is_held(runs.folder(Path(x.tracking.runs_dir), record.identity)):
+        log.error("arm %s is being run by another process; it was left to it", record.name)
         return
     what = signal.Signals(-exitcode).name if exitcode < 0 else f"exit code {exitcode}"
     running.fail(x, known or record, SystemExit(f"the arm's process ended with {what}"))
     log.error("arm %s was killed (%s)", record.name, what)
 
 
-def child(x: Experiment, prepared: Prepared, record: Run, started: float) -> None:
+def child(x: Experiment, prepared: Prepared, record: Run, started: float, parent: int) -> None:
     """An arm's own process: what it prints goes to `log.txt` of its run folder."""
     import torch
 
@@ -268,16 +310,29 @@ def child(x: Experiment, prepared: Prepared, record: Run, started: float) -> Non
 
     path = log_path(x, record)
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     torch.set_num_threads(x.trainer.threads)
     try:
-        running.run_arm(x, prepared, record, started)
+        with stoppable():
+            die_with(parent)
+            running.run_arm(x, prepared, record, started)
+    except BusyError as error:
+        print(error, flush=True)
+        raise SystemExit(1) from None
     except BaseException as error:
         running.fail(x, record, error)
         traceback.print_exc()
         raise SystemExit(1) from None
+
+
+def die_with(parent: int) -> None:
+    """Have the kernel send SIGTERM to this process when its parent dies, so that no arm outlives a killed sweep. Linux only."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        raise Stopped("the sweep's process is gone")
 
 
 def log_path(x: Experiment, record: Run) -> Path:
@@ -314,11 +369,15 @@ def conclude(sweep: Sweep, courier: Courier, started: float) -> int:
     from lab.report.summary import summary
 
     print(summary(courier.runs_dir, sweep, courier.uri), flush=True)
+    for line in sweep.facts.get("self_check", []):
+        print(f"check:    {line}", flush=True)
     found = [runs.load(courier.runs_dir, name) for name in sweep.arms]
     firsts = [run.metrics["time/first_metric_s"] for run in found if run is not None and "time/first_metric_s" in run.metrics]
     if firsts:
         print(f"time:     first metric logged after {min(firsts):.1f} s, sweep done after {time.time() - started:.0f} s", flush=True)
     unfinished = [run for run in found if run is None or run.status != runs.FINISHED]
-    if unfinished:
-        print(f"{len(unfinished)} of {len(sweep.arms)} arms did not finish; the same command runs only those.", file=sys.stderr)
-    return 1 if unfinished else 0
+    if not unfinished:
+        return 0
+    print(f"{len(unfinished)} of {len(sweep.arms)} arms did not finish; the same command runs only those.", file=sys.stderr)
+    stopped = all(run is None or (run.error or "").startswith(Stopped.__name__) for run in unfinished)
+    return EXIT_CODE if stopped else 1

@@ -1,7 +1,12 @@
-"""`hydra/launcher=shared`: hands all arms of a multirun to `lab.sweeping.arms` at once. Light; loaded at start-up."""
+"""How Hydra makes the arms of a multirun (`hydra/sweeper=arms`) and runs them (`hydra/launcher=shared`). Light.
+
+The sweeper composes every arm first, so that an illegal one is told before any trains. `shared` runs them over shared bases
+(`lab.sweeping.arms`); any other launcher of Hydra's gets one job an arm (`lab.sweeping.elsewhere`).
+"""
 
 from __future__ import annotations
 
+import functools
 import importlib
 import itertools
 import shlex
@@ -9,24 +14,91 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
+if TYPE_CHECKING:
+    from lab.sweeping.arms import Arm
+
+PLUGINS = "hydra_plugins.lab"
+"""Hydra takes plugins from modules of its own prefix only, and looks for them by name: `register` makes this one, in memory."""
+
+
+class ArmsSweeper(Sweeper):
+    """Every combination of the comma-separated values, joined to each of the arms that are listed."""
+
+    __module__ = PLUGINS
+
+    def __init__(self, params: dict[str, str] | None = None, arms: list[str] | None = None) -> None:
+        self.params = dict(params or {})
+        self.arms = list(arms or [""])
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.hydra_context = hydra_context
+        self.task_function = task_function
+        self.config = config
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Run the arms; ends the process with their exit code, because Hydra would print a traceback for a failed one."""
+        from lab.sweeping import arms, elsewhere
+
+        points = grid([*(f"{key}={value}" for key, value in self.params.items()), *arguments], self.hydra_context.config_loader)
+        overrides = [[*point, *shlex.split(arm)] for point, arm in itertools.product(points, self.arms)]
+        if self.config.hydra.launcher._target_ != SharedLauncherConfig._target_:
+            launch = functools.partial(elsewhere.launch, self.hydra_context, self.config)
+            asked = composed(self.hydra_context, self.config, overrides)
+            raise SystemExit(arms.run_sweep(asked, arms.Origin.of(self.config), launch=launch))
+        launcher = Plugins.instance().instantiate_launcher(self.hydra_context, self.task_function, self.config)
+        launcher.launch(overrides, initial_job_idx=0)
+
+
+def grid(arguments: Sequence[str], loader: ConfigLoader | None = None) -> list[list[str]]:
+    """The points of a grid as overrides: `["lora.r=2,3", "seed=1"]` gives two. Raises `ConfigError` for what is no list."""
+    from lab.errors import ConfigError
+
+    values: dict[str, list[str]] = {}
+    for override in OverridesParser.create(config_loader=loader).parse_overrides(list(arguments)):
+        key = override.get_key_element()
+        if not override.is_sweep_override():
+            values[key] = [f"{key}={override.get_value_element_as_str()}"]
+        elif override.is_discrete_sweep():
+            values[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+        else:
+            raise ConfigError(f"{override.input_line}: a grid needs values to choose from, as in {key}=1,2 or {key}=range(1,4).")
+    return [list(point) for point in itertools.product(*values.values())]
+
+
+def composed(context: HydraContext, config: DictConfig, overrides: Sequence[Sequence[str]]) -> list[Arm]:
+    """The experiments that overrides make, checked; each as often as `sweep.replicates` says."""
+    from lab.freezing import freeze
+    from lab.sweeping.arms import Arm
+    from lab.sweeping.replicates import replicated
+
+    made = []
+    for one in overrides:
+        values = context.config_loader.load_sweep_config(config, list(one))
+        with open_dict(values):
+            del values["hydra"]
+        made.append(Arm(freeze(values), tuple(one)))
+    return replicated(made)
+
 
 class SharedLauncher(Launcher):
-    """Composes every arm first, so that an illegal one is told before any trains, then runs them over shared bases."""
+    """Runs all arms at once over shared bases."""
 
-    __module__ = "hydra_plugins.lab"  # Hydra 1.3 takes launchers from modules of this prefix only
+    __module__ = PLUGINS
 
-    def __init__(self, max_arms: int | None = None, arms: list[str] | None = None) -> None:
+    def __init__(self, max_arms: int | None = None) -> None:
         self.max_arms = max_arms
-        self.arms = list(arms or [""])
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context = hydra_context
@@ -34,42 +106,44 @@ class SharedLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the arms; ends the process with their exit code, because Hydra would print a traceback for a failed one."""
-        from lab.freezing import freeze
         from lab.sweeping import arms
 
-        asked = []
-        for job, one in itertools.product(job_overrides, self.arms):
-            overrides = [*job, *shlex.split(one)]
-            composed = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
-            with open_dict(composed):
-                del composed["hydra"]
-            asked.append(arms.Arm(freeze(composed), tuple(overrides)))
+        asked = composed(self.hydra_context, self.config, job_overrides)
         raise SystemExit(arms.run_sweep(asked, arms.Origin.of(self.config), self.max_arms))
 
 
 @dataclass
-class SharedLauncherConfig:
-    """How a sweep's arms are made and run.
+class ArmsSweeperConfig:
+    """How a sweep's arms are made.
 
-    max_arms: arms that ride together at most; None: one per core on a CPU, one after another on a GPU.
-    arms: overrides, one string an arm, for sweeps that are no grid; each is joined to every point of the sweeper's grid.
+    params: grid values of a sweep file, `key: a,b,c`; the command line is joined to them.
+    arms: overrides, one string an arm, for sweeps that are no grid; each is joined to every point of the grid.
     """
 
-    _target_: str = "hydra_plugins.lab.SharedLauncher"
-    max_arms: int | None = None
+    _target_: str = f"{PLUGINS}.{ArmsSweeper.__name__}"
+    params: dict[str, str] | None = None
     arms: list[str] | None = None
 
 
+@dataclass
+class SharedLauncherConfig:
+    """max_arms: arms that ride together at most; None: one per core on a CPU, one after another on a GPU."""
+
+    _target_: str = f"{PLUGINS}.{SharedLauncher.__name__}"
+    max_arms: int | None = None
+
+
 def register() -> None:
-    """Make `hydra/launcher=shared` known to Hydra, which looks for the class in a module `hydra_plugins.*`."""
-    Plugins.instance().register(SharedLauncher)
+    """Make `hydra/sweeper=arms` and `hydra/launcher=shared` known to Hydra."""
     try:
-        package = importlib.import_module("hydra_plugins")
-    except ImportError:
-        package = sys.modules.setdefault("hydra_plugins", ModuleType("hydra_plugins"))
-    module = ModuleType(SharedLauncher.__module__)
-    vars(module)["SharedLauncher"] = SharedLauncher
-    sys.modules[SharedLauncher.__module__] = module
-    vars(package)["lab"] = module
+        package = importlib.import_module(PLUGINS.partition(".")[0])
+    except ImportError:  # no other plugin is installed
+        package = sys.modules.setdefault(PLUGINS.partition(".")[0], ModuleType(PLUGINS.partition(".")[0]))
+    module = ModuleType(PLUGINS)
+    vars(package)["lab"] = sys.modules[PLUGINS] = module
+    for plugin in (ArmsSweeper, SharedLauncher):
+        vars(module)[plugin.__name__] = plugin
+        Plugins.instance().register(plugin)
     store: Any = ConfigStore.instance()
+    store.store(group="hydra/sweeper", name="arms", node=ArmsSweeperConfig, provider="lab")
     store.store(group="hydra/launcher", name="shared", node=SharedLauncherConfig, provider="lab")

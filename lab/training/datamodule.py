@@ -73,32 +73,51 @@ class Examples(Dataset[Example]):
 
 
 class SeededOrder(Sampler[int]):
-    """Every sample once an epoch, shuffled by (seed, epoch) alone; goes on for as many epochs as are asked for."""
+    """Every sample once an epoch, shuffled by (seed, epoch) alone; goes on for as many epochs as are asked for.
 
-    def __init__(self, num_samples: int, seed: int, epochs: int) -> None:
+    start: how many of the first samples are left out, because a run before this one has seen them.
+    """
+
+    def __init__(self, num_samples: int, seed: int, epochs: int, start: int = 0) -> None:
         self.num_samples = num_samples
         self.seed = seed
         self.epochs = epochs
+        self.start = start
 
     def __len__(self) -> int:
-        return self.num_samples * self.epochs
+        return self.num_samples * self.epochs - self.start
 
     def __iter__(self) -> Iterator[int]:
-        for epoch in range(self.epochs):
+        for epoch in range(self.start // max(self.num_samples, 1), self.epochs):
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-            yield from torch.randperm(self.num_samples, generator=generator).tolist()
+            order = torch.randperm(self.num_samples, generator=generator).tolist()
+            yield from order[max(0, self.start - epoch * self.num_samples) :]
 
 
 class DataModule(L.LightningDataModule):
-    """Serves `train` in seeded order and `minival` in file order, as `Batch` records."""
+    """Serves `train` in seeded order and `minival` in file order, as `Batch` records.
 
-    def __init__(self, train: Examples, minival: Examples, section: TrainerSection, seed: int, steps: int) -> None:
+    micro: samples per forward and forwards per optimizer step. done: optimizer steps that a run before this one has taken.
+    """
+
+    def __init__(
+        self,
+        train: Examples,
+        minival: Examples,
+        section: TrainerSection,
+        micro: tuple[int, int],
+        seed: int,
+        steps: int,
+        done: int = 0,
+    ) -> None:
         super().__init__()
         self.train = train
         self.minival = minival
         self.section = section
-        need = steps * section.batch_size * section.accumulate_grad_batches
-        self.order = SeededOrder(len(train), seed, -(-need // max(len(train), 1)))
+        self.batch_size, accumulate = micro
+        effective = self.batch_size * accumulate
+        epochs = -(-steps * effective // max(len(train), 1))
+        self.order = SeededOrder(len(train), seed, epochs, done * effective)
 
     def loader(self, examples: Examples, sampler: Sampler[int] | None) -> DataLoader[Batch]:
         """A loader of batches with answers."""
@@ -108,7 +127,7 @@ class DataModule(L.LightningDataModule):
 
         return DataLoader(
             examples,
-            batch_size=self.section.batch_size,
+            batch_size=self.batch_size,
             sampler=sampler,
             collate_fn=collate,
             num_workers=self.section.num_workers,

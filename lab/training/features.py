@@ -17,6 +17,7 @@ import json
 import logging
 import os
 import uuid
+import weakref
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from lab.model import Vlm
 from lab.model.encoding import Encoder
 from lab.progress import Report, silent
 from lab.records import Picture
+from lab.training import eviction
 
 if TYPE_CHECKING:
     import torch
@@ -69,7 +71,7 @@ class FeatureStore:
         described: dict[str, Any] = {"base": vlm.base, "processor": encoder.settings()}
         self.key = hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()[:16]
         self.folder = cache_dir / "features" / self.key
-        self.folder.mkdir(parents=True, exist_ok=True)
+        weakref.finalize(self, os.close, eviction.use(self.folder))
         about = self.folder / "about.json"
         if not about.exists():
             temporary = self.folder / f".about-{uuid.uuid4().hex}"

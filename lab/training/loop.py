@@ -2,73 +2,34 @@
 
 from __future__ import annotations
 
+import gc
+import json
 import logging
 import time
 import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping
-from lightning.pytorch.loggers.logger import Logger
 
-from lab.config import Experiment
+from lab.config import Experiment, TrainerSection
+from lab.errors import ContractError, ModelError
 from lab.model import Vlm
 from lab.progress import Report, silent
-from lab.runs import append_curve
+from lab.runs import cut_curves
+from lab.stopping import deferred
+from lab.training import checkpoints
+from lab.training.checkpoints import Checkpoint
 from lab.training.datamodule import DataModule, Examples
 from lab.training.learner import Learner
+from lab.training.resuming import Keeper, put_weights, trained
+from lab.training.watching import CURVE_EVERY, CurveLogger, Finite, Progress
 
-CURVE_EVERY = 10
-"""Optimizer steps between two rows of the training curve."""
-
-
-class CurveLogger(Logger):
-    """Writes what Lightning logs to `curves.jsonl`; the tracker reads it from there."""
-
-    def __init__(self, run_dir: Path, started: float) -> None:
-        super().__init__()
-        self.run_dir = run_dir
-        self.started = started
-        self.first_metric_s: float | None = None
-
-    @property
-    def name(self) -> str:
-        return "curves"
-
-    @property
-    def version(self) -> str:
-        return self.run_dir.name
-
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Hyper-parameters are in `run.json` already."""
-
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        seconds = time.time() - self.started
-        if self.first_metric_s is None:
-            self.first_metric_s = seconds
-        kept = {key: value for key, value in metrics.items() if key != "epoch"}
-        append_curve(self.run_dir, {"step": step or 0, "seconds": round(seconds, 3), **kept})
-
-
-class Progress(Callback):
-    """Reports the loss and the examples a second every `CURVE_EVERY` steps."""
-
-    def __init__(self, steps: int, examples_per_step: int, report: Report) -> None:
-        self.steps = steps
-        self.examples_per_step = examples_per_step
-        self.report = report
-        self.seen = 0
-        self.start = time.perf_counter()
-
-    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, *_: Any) -> None:
-        step = trainer.global_step
-        if step == self.seen or (step % CURVE_EVERY and step != self.steps):
-            return
-        self.seen = step
-        rate = step * self.examples_per_step / (time.perf_counter() - self.start)
-        self.report("training (steps)", step, self.steps, f"loss {float(outputs['loss']):.3f}, {rate:.0f} examples/s")
+log = logging.getLogger(__name__)
 
 
 def num_steps(x: Experiment, num_train: int) -> int:
@@ -79,34 +40,163 @@ def num_steps(x: Experiment, num_train: int) -> int:
     return max(1, round(x.trainer.max_epochs * num_train / (x.trainer.batch_size * x.trainer.accumulate_grad_batches)))
 
 
+def micro_batches(effective: int, batch_size: int) -> tuple[int, int]:
+    """Samples per forward and forwards per step after a step back: the next smaller divisor of the samples per step."""
+    smaller = max(size for size in range(1, batch_size) if effective % size == 0)
+    return smaller, effective // smaller
+
+
+@dataclass
+class Outcome:
+    """What a training gives: summary numbers, and what had to be changed or was gone on from."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def fitting(found: Checkpoint | None, alike: dict[str, Any]) -> Checkpoint | None:
+    """A checkpoint that may be gone on from. Raises `ContractError` with the difference if it was taken of something else."""
+    if found is None:
+        return None
+    now, then = json.loads(json.dumps(alike)), found.facts["alike"]
+    keys = [key for key in sorted(now.keys() | then.keys()) if now.get(key) != then.get(key)]
+    if keys:
+        differing = "\n".join(f"  {key}: then {then.get(key)}, now {now.get(key)}" for key in keys)
+        raise ContractError(
+            f"the checkpoint to go on from was taken under other conditions:\n{differing}\n"
+            "Bring them back, or begin anew with trainer.if_unfinished=restart."
+        )
+    return found
+
+
+def smaller(micro: tuple[int, int]) -> tuple[int, int]:
+    """The next smaller batch with as many samples per optimizer step: (samples per forward, forwards per step)."""
+    effective = micro[0] * micro[1]
+    size = max(size for size in range(1, micro[0]) if effective % size == 0)
+    return size, effective // size
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error is an allocator's: CUDA's, Python's, or that of PyTorch on a CPU, which has no type of its own."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
+    )
+
+
 def train(
-    x: Experiment, vlm: Vlm, splits: dict[str, Examples], run_dir: Path, started: float, report: Report = silent
+    x: Experiment,
+    vlm: Vlm,
+    splits: dict[str, Examples],
+    run_dir: Path,
+    started: float,
+    alike: dict[str, Any] | None = None,
+    report: Report = silent,
+    watchers: Sequence[Callback] = (),
+) -> Outcome:
+    """Train the adapters in place, from the run's newest checkpoint if it has one.
+
+    started: Unix time at which the command began. alike: what must be the same in a checkpoint to go on from.
+    watchers: Lightning callbacks that look on (`lab.bench`). Out of memory, the arm goes on from its last checkpoint with fewer
+    samples per forward and as many per optimizer step, and says so.
+    Raises `ContractError` where a checkpoint does not fit, `TrainingError` where the loss is no number, `ModelError` where one
+    sample does not fit into memory, `Stopped` where the run is asked to stop.
+    """
+    learner = Learner(vlm, x.optim, x.prompt, num_steps(x, len(splits["train"])))
+    fresh = {f"weights.{name}": value.detach().cpu().clone() for name, value in trained(learner).items()}
+    facts: dict[str, Any] = {}
+    micro = (x.trainer.batch_size, x.trainer.accumulate_grad_batches)
+    while True:
+        resumed = fitting(checkpoints.newest(run_dir), alike or {})
+        if resumed is not None:
+            micro = min(micro, tuple(resumed.facts["micro"]))
+            facts.setdefault("resumed_at_step", resumed.step)
+        else:
+            put_weights(learner, Checkpoint(fresh, {}))
+        try:
+            return Outcome(fit(x, learner, splits, run_dir, started, alike or {}, micro, resumed, report, watchers), facts)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            if micro[0] == 1:
+                raise ModelError(f"trainer.batch_size: one sample does not fit into memory ({str(error)[:200]}).") from None
+        micro = smaller(micro)
+        facts.setdefault("out_of_memory", []).append({"batch_size": micro[0], "accumulate_grad_batches": micro[1]})
+        log.warning("out of memory: going on with batch_size=%d, accumulate_grad_batches=%d", *micro)
+        vlm.model.zero_grad(set_to_none=True)
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def fit(
+    x: Experiment,
+    learner: Learner,
+    splits: dict[str, Examples],
+    run_dir: Path,
+    started: float,
+    alike: dict[str, Any],
+    micro: tuple[int, int],
+    resumed: Checkpoint | None,
+    report: Report,
+    watchers: Sequence[Callback],
 ) -> dict[str, float]:
-    """Train the adapters in place and return `train/*` summary numbers."""
-    steps = num_steps(x, len(splits["train"]))
-    data = DataModule(splits["train"], splits["minival"], x.trainer, x.seed, steps)
+    """One go at the steps that are left; return `train/*` summary numbers."""
+    steps, effective, section = learner.steps, micro[0] * micro[1], x.trainer
+    cut_curves(run_dir, resumed.facts["curve_rows"] if resumed else 0)
     logger = CurveLogger(run_dir, started)
-    effective = x.trainer.batch_size * x.trainer.accumulate_grad_batches
-    callbacks: list[Callback] = [Progress(steps, effective, report)]
-    if x.trainer.patience is not None:
-        callbacks.append(EarlyStopping("minival/nll", patience=x.trainer.patience, mode="min"))
-    validates = x.trainer.val_every is not None and len(splits["minival"]) > 0
-    learner = Learner(vlm, x.optim, x.prompt, steps)
+    if resumed is not None:
+        logger = CurveLogger(run_dir, time.time() - resumed.facts["clock_s"], resumed.facts["first_metric_s"])
+    early = EarlyStopping("minival/nll", patience=section.patience, mode="min") if section.patience is not None else None
+    keeper = Keeper(run_dir, section, micro, alike, early, resumed, logger, started)
+    if resumed is None or not resumed.facts["ended"]:
+        data = DataModule(splits["train"], splits["minival"], section, micro, x.seed, steps, resumed.step if resumed else 0)
+        callbacks = [Progress(steps, effective, report), Finite(run_dir), *([early] if early else []), keeper, *watchers]
+        trainer = lightning_trainer(section, micro[1], steps, len(splits["minival"]) > 0, logger, callbacks)
+        prepare_model(x, learner)
+        with deferred():
+            trainer.fit(learner, datamodule=data)
+            last = keeper.keep(trainer, learner, ended=True)
+    else:
+        put_weights(learner, resumed)
+        last = resumed.facts
+    out = {
+        "train/steps": float(last["step"]),
+        "train/seconds": last["seconds"],
+        "train/examples_per_second": last["step"] * effective / last["seconds"],
+        "train/loss": last["loss"],
+        "train/batch_size": float(micro[0]),
+        "time/first_metric_s": last["first_metric_s"],
+    }
+    if last["best"] is not None:
+        put_weights(learner, checkpoints.read(checkpoints.folder(run_dir) / checkpoints.BEST))
+        out["train/best_step"] = float(last["best"]["step"])
+    return out
+
+
+def prepare_model(x: Experiment, learner: Learner) -> None:
+    """Seed dropout and put the model into training mode."""
     torch.manual_seed(x.seed)
-    vlm.model.train()
+    learner.vlm.model.train()
     if x.trainer.gradient_checkpointing:
-        vlm.bare.gradient_checkpointing_enable({"use_reentrant": False})
-        vlm.bare.enable_input_require_grads()
+        learner.vlm.bare.gradient_checkpointing_enable({"use_reentrant": False})
+        learner.vlm.bare.enable_input_require_grads()
+
+
+def lightning_trainer(
+    section: TrainerSection, accumulate: int, steps: int, has_minival: bool, logger: CurveLogger, callbacks: list[Callback]
+) -> L.Trainer:
+    """Lightning's Trainer for one arm; checkpoints are the `Keeper`'s."""
     quiet_lightning()
-    trainer = L.Trainer(
-        accelerator=x.trainer.accelerator,
+    validates = section.val_every is not None and has_minival
+    return L.Trainer(
+        accelerator=section.accelerator,
         devices=1,
         precision="32-true",  # the base has its dtype already, and adapters stay float32 beside a bfloat16 base
         max_steps=steps,
         max_epochs=-1,
-        accumulate_grad_batches=x.trainer.accumulate_grad_batches,
-        gradient_clip_val=x.trainer.gradient_clip_val or None,
-        val_check_interval=x.trainer.val_every * x.trainer.accumulate_grad_batches if validates else None,
+        accumulate_grad_batches=accumulate,
+        gradient_clip_val=section.gradient_clip_val or None,
+        val_check_interval=section.val_every * accumulate if validates and section.val_every else None,
         check_val_every_n_epoch=None,
         limit_val_batches=1.0 if validates else 0,
         num_sanity_val_steps=0,
@@ -117,17 +207,6 @@ def train(
         enable_model_summary=False,
         enable_checkpointing=False,
     )
-    start = time.perf_counter()
-    trainer.fit(learner, datamodule=data)
-    seconds = time.perf_counter() - start
-    done = trainer.global_step
-    return {
-        "train/steps": float(done),
-        "train/seconds": seconds,
-        "train/examples_per_second": done * effective / seconds,
-        "train/loss": float(trainer.callback_metrics.get("train/loss", torch.tensor(float("nan")))),
-        "time/first_metric_s": logger.first_metric_s or 0.0,
-    }
 
 
 def quiet_lightning() -> None:

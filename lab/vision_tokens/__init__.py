@@ -13,10 +13,12 @@ leave an image alone that costs no more than the budget, bit for bit.
 
 from __future__ import annotations
 
+import math
+
 from lab.config import PruneRule, VisionTokensDial
 from lab.errors import ConfigError, did_you_mean
 from lab.model import Vlm
-from lab.records import Batch
+from lab.records import Shape
 
 METHODS = ("native", "resize", "pool", "resampler", "prune", "merge")
 
@@ -31,6 +33,7 @@ def install(vlm: Vlm, dial: VisionTokensDial, seed: int = 0) -> None:
             f"vision_tokens.name={dial.name}: there is no such method.{did_you_mean(dial.name, METHODS)} "
             f"Legal: {', '.join(METHODS)}."
         )
+    vlm.family.allow("vision_tokens", dial.name)
     if dial.name == "native":
         if dial.budget is not None:
             raise ConfigError(
@@ -40,8 +43,6 @@ def install(vlm: Vlm, dial: VisionTokensDial, seed: int = 0) -> None:
         return
     if dial.budget is None:
         raise ConfigError(f"vision_tokens.budget: vision_tokens={dial.name} needs one. Give vision_tokens.budget=16, say.")
-    if dial.name != "resize":
-        vlm.require_single_output()
     vlm.budget = dial.budget
     match dial.name:
         case "resize":
@@ -90,8 +91,8 @@ def add_resampler(vlm: Vlm, dial: VisionTokensDial, budget: int, seed: int) -> N
     vlm.extras["resampler"] = vlm.reducer = resampler.to(vlm.device)
 
 
-def extra_flops_per_example(vlm: Vlm, batch: Batch) -> float:
-    """Floating-point operations that the dial adds to a forward pass, in trained matrix products, mean over the batch.
+def extra_flops(vlm: Vlm, shape: Shape) -> float:
+    """Floating-point operations that the dial adds to a forward pass of one example, in trained matrix products.
 
     2 per multiply-add. Only the resampler has any; the similarities that `merge` and `prune` compare are not counted.
     """
@@ -99,4 +100,5 @@ def extra_flops_per_example(vlm: Vlm, batch: Batch) -> float:
 
     if not isinstance(vlm.reducer, Resampler):
         return 0.0
-    return sum(vlm.reducer.flops(h * w) for h, w in batch.image_grids) / len(batch.sample_ids)
+    merge = vlm.bare.config.vision_config.spatial_merge_size**2
+    return float(sum(vlm.reducer.flops(math.prod(grid) // merge) for grid in shape.grids))

@@ -1,0 +1,1 @@
+"""How fast, against what: `python -m lab.bench`. Parts that measure; the door is `__main__`."""

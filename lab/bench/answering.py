@@ -1,0 +1,75 @@
+"""Answers from one forward pass against generated ones: examples a second at one batch size, and where they differ."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+
+import torch
+
+from lab.bench.figures import Figure
+from lab.config import Experiment
+from lab.evaluation import generation, scoring
+from lab.evaluation.latency import now
+from lab.model import Vlm
+from lab.model.answers import answer_tokens, log_masses
+from lab.model.encoding import to_device
+from lab.progress import Report, silent
+from lab.records import Batch
+from lab.training.datamodule import Examples
+
+
+@dataclass
+class Work:
+    """One batch twice, ready to be answered: features from the cache, and pixels."""
+
+    features: Batch
+    pixels: Batch
+
+
+def work(examples: Examples, batch_size: int, batches: int) -> list[Work]:
+    """The first batches of a split."""
+    made = []
+    for start in range(0, min(batches * batch_size, len(examples)), batch_size):
+        indices = range(start, min(start + batch_size, len(examples)))
+        encoder = examples.encoder
+        features = encoder.collate([examples[i] for i in indices], with_answers=False)
+        pixels = encoder.collate([encoder.example(examples.split[i]) for i in indices], with_answers=False)
+        made.append(Work(features, pixels))
+    return made
+
+
+def measure(x: Experiment, vlm: Vlm, examples: Examples, batches: int = 3, report: Report = silent) -> list[Figure]:
+    """Time both ways in turn. Inputs are ready before the clock starts: decoding images, which only generation needs, is free."""
+    tokens = answer_tokens(vlm.processor.tokenizer, x.prompt)
+    vlm.model.eval()
+    todo = work(examples, x.evaluation.batch_size, batches)
+    scored_s, generated_s = [], []
+    differing = neither = count = 0
+    with torch.inference_mode():
+        for done, item in enumerate([todo[0], *todo]):  # the first batch once more, as a warm-up
+            start = now(vlm.device)
+            true, false = log_masses(scoring.answer_logits(vlm, to_device(item.features, vlm.device)), tokens)
+            middle = now(vlm.device)
+            texts = generation.generate_texts(vlm, to_device(item.pixels, vlm.device))
+            end = now(vlm.device)
+            report("scoring against generating (batches)", done, len(todo), "")
+            if done == 0:
+                continue
+            size = len(item.features.sample_ids)
+            scored_s.append((middle - start) / size)
+            generated_s.append((end - middle) / size)
+            read = [generation.read_answer(text, x.prompt) for text in texts]
+            answers = (true >= false).tolist()
+            differing += sum(a is not None and a != b for a, b in zip(read, answers, strict=True))
+            neither += sum(a is None for a in read)
+            count += size
+    scored, generated = statistics.median(scored_s), statistics.median(generated_s)
+    note = f"batch {x.evaluation.batch_size}, inputs ready"
+    return [
+        Figure("scoring, cached features", 1 / scored, "examples/s", note),
+        Figure(f"generate(max_new_tokens={generation.MAX_NEW_TOKENS})", 1 / generated, "examples/s", note),
+        Figure("scoring / generating", generated / scored, "times"),
+        Figure("answers that differ", float(differing), f"of {count}"),
+        Figure("generated texts that are neither answer", float(neither), f"of {count}"),
+    ]

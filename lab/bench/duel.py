@@ -1,0 +1,49 @@
+"""One arm of ours against the same arm through TRL, step by step, in turns."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from pathlib import Path
+
+from lab import run as running
+from lab.bench import bundle, comparing, peer, rounds
+from lab.bench.figures import Figure, spread
+from lab.bench.rounds import WARM_UP
+from lab.bench.steps import OurArm, lasting
+from lab.config import Experiment
+from lab.progress import Report, silent
+
+
+def measure(x: Experiment, num_rounds: int, steps: int, report: Report = silent) -> list[Figure]:
+    """Step times of ours, of TRL at its defaults and at the fastest of the settings tried, and their ratios.
+
+    Raises `BenchError` instead of a ratio where losses differ, `ConfigError` for an arm that TRL cannot train.
+    """
+    bundle.require_plain(x)
+    threads = x.trainer.threads
+    with tempfile.TemporaryDirectory(prefix="lab-bench-") as scratch:
+        files = bundle.write(lasting(x, steps), running.prepare(x, report), Path(scratch) / "bundle")
+        best, tried = fastest(files, peer.candidates((threads,)), steps, report)
+        peers = {"TRL, defaults": peer.PeerArm(files, peer.defaults(threads)), "TRL, best": peer.PeerArm(files, best)}
+        taken = rounds.take_turns({"ours": OurArm(x), **peers}, num_rounds, steps, report)
+    ours = taken["ours"]
+    examples = x.trainer.batch_size * x.trainer.accumulate_grad_batches
+    figures = [
+        Figure("throughput, ours", examples / statistics.median(ours.seconds), "examples/s", f"{examples} a step"),
+        *spread("step, ours", ours.seconds),
+        Figure("processor time a step, ours", 1e3 * ours.cpu_s, "ms", "warm-up included"),
+        Figure("peak memory, ours", ours.peak_mb, "MiB", "resident"),
+    ]
+    for name in peers:
+        figures += comparing.against(ours, taken[name], name, examples)
+    figures += [Figure(f"tried: {name}", 1e3 * seconds, "ms", "a step") for name, seconds in tried.items()]
+    note = f"{num_rounds} turns, the first {WARM_UP} steps of each left out"
+    return [*figures, Figure("steps timed, each arm", float(num_rounds * steps), "steps", note)]
+
+
+def fastest(files: Path, settings: list[peer.Settings], steps: int, report: Report) -> tuple[peer.Settings, dict[str, float]]:
+    """The settings with the shortest median step in one turn each, and that of all."""
+    taken = rounds.take_turns({each.name: peer.PeerArm(files, each) for each in settings}, 1, steps, report)
+    tried = {name: statistics.median(found.seconds) for name, found in taken.items()}
+    return min(settings, key=lambda each: tried[each.name]), tried

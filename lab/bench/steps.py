@@ -1,0 +1,154 @@
+"""Optimizer steps of one arm, timed: through the laboratory's own loop, and through a bare loop of the same operations."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from lab import lora
+from lab import run as running
+from lab.bench.ceiling import matrix_flops
+from lab.bench.rounds import WARM_UP, Round, cpu_seconds, differences
+from lab.config import Experiment
+from lab.evaluation.latency import now
+from lab.model import Vlm
+from lab.model.encoding import to_device
+from lab.records import Batch
+from lab.run.assembly import attached
+from lab.training import loop
+from lab.training.datamodule import DataModule, Examples
+from lab.training.learner import Learner, answer_loss
+
+PARTS = ("data", "forward", "backward", "optimizer")
+
+
+@dataclass(frozen=True)
+class OurArm:
+    """One arm as `lab.train` trains it, features cached."""
+
+    x: Experiment
+
+    def open(self) -> Callable[[int], Round]:
+        """Load base and data, compute features that the cache lacks."""
+        prepared = running.prepare(self.x)
+        return lambda steps: through_lightning(self.x, prepared, steps)
+
+
+def lasting(x: Experiment, steps: int) -> Experiment:
+    """The experiment over so many optimizer steps, with nothing in between."""
+    section = dataclasses.replace(x.trainer, max_steps=WARM_UP + steps, max_epochs=None, val_every=None, patience=None)
+    return dataclasses.replace(x, trainer=section)
+
+
+class Clock(Callback):
+    """Notes when every optimizer step ends, and its loss."""
+
+    def __init__(self, accumulate: int) -> None:
+        self.accumulate = accumulate
+        self.ends: list[float] = []
+        self.losses: list[torch.Tensor] = []
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.losses.append(outputs["loss"].detach())
+        if (batch_idx + 1) % self.accumulate == 0:
+            self.ends.append(now(module.device))
+
+
+def through_lightning(x: Experiment, prepared: running.Prepared, steps: int) -> Round:
+    """Steps through `lab.training.loop.train`: Lightning, logging, the watch for losses that are no number, checkpoints."""
+    x = lasting(x, steps)
+    clock = Clock(x.trainer.accumulate_grad_batches)
+    before = cpu_seconds()
+    with attached(x, prepared.vlm) as vlm, tempfile.TemporaryDirectory(prefix="lab-bench-") as folder:
+        loop.train(x, vlm, prepared.encoded(x), Path(folder), time.time(), watchers=(clock,))
+    spent = (cpu_seconds() - before) / (WARM_UP + steps)
+    return Round(differences(clock.ends), means(clock.losses, x.trainer.accumulate_grad_batches), spent)
+
+
+def means(losses: list[torch.Tensor], accumulate: int) -> list[float]:
+    """The loss of each optimizer step, from that of each forward; Lightning has divided it by their number."""
+    return torch.stack(losses).reshape(-1, accumulate).sum(dim=1).tolist()
+
+
+def bare(x: Experiment, prepared: running.Prepared, steps: int) -> Round:
+    """The same operations in the same order without Lightning, without logging, each part timed."""
+    x = lasting(x, steps)
+    with attached(x, prepared.vlm) as vlm:
+        return bare_steps(x, vlm, prepared.encoded(x)["train"])
+
+
+def bare_steps(x: Experiment, vlm: Vlm, train: Examples) -> Round:
+    """All steps of the experiment on a model with fresh adapters."""
+    learner, batches = begin(x, vlm, train)
+    configured = learner.configure_optimizers()
+    optimizer, schedule = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
+    taken: dict[str, list[float]] = {part: [] for part in PARTS}
+    whole: list[float] = []
+    losses: list[torch.Tensor] = []
+    before = cpu_seconds()
+    for _ in range(learner.steps):
+        spent = dict.fromkeys(PARTS, 0.0)
+        optimizer.zero_grad()
+        for _ in range(x.trainer.accumulate_grad_batches):
+            with timed(spent, "data", vlm.device):
+                batch = to_device(next(batches), vlm.device)
+            with timed(spent, "forward", vlm.device):
+                loss = learner_loss(vlm, batch) / x.trainer.accumulate_grad_batches
+            with timed(spent, "backward", vlm.device):
+                loss.backward()
+            losses.append(loss.detach())
+        with timed(spent, "optimizer", vlm.device):
+            if x.trainer.gradient_clip_val:
+                torch.nn.utils.clip_grad_norm_(list(lora.trainable(vlm).values()), x.trainer.gradient_clip_val)
+            optimizer.step()
+            schedule.step()
+        whole.append(sum(spent.values()))
+        for part, seconds in spent.items():
+            taken[part].append(seconds)
+    after_warm_up = {part: seconds[WARM_UP:] for part, seconds in taken.items()}
+    cpu_s = (cpu_seconds() - before) / learner.steps
+    return Round(whole[WARM_UP:], means(losses, x.trainer.accumulate_grad_batches), cpu_s, after_warm_up)
+
+
+def begin(x: Experiment, vlm: Vlm, train: Examples) -> tuple[Learner, Iterator[Batch]]:
+    """The learner and its batches as the real loop has them at its first step, random numbers included."""
+    steps = loop.num_steps(x, len(train))
+    learner = Learner(vlm, x.optim, x.prompt, steps)
+    loop.prepare_model(x, learner)
+    data = DataModule(train, train, x.trainer, (x.trainer.batch_size, x.trainer.accumulate_grad_batches), x.seed, steps)
+    return learner, iter(data.train_dataloader())
+
+
+def learner_loss(vlm: Vlm, batch: Batch) -> torch.Tensor:
+    """What `Learner.training_step` minimises."""
+    assert batch.labels is not None
+    return answer_loss(vlm.logits(batch, batch.answer_rows), batch.labels)
+
+
+@contextmanager
+def timed(spent: dict[str, float], part: str, device: torch.device) -> Iterator[None]:
+    """Add the seconds of a block to a part."""
+    start = now(device)
+    yield
+    spent[part] += now(device) - start
+
+
+def flops_of_step(x: Experiment, prepared: running.Prepared) -> float:
+    """Operations of the matrix products of one forward and backward over the first batch of training."""
+    with attached(x, prepared.vlm) as vlm:
+        _, batches = begin(lasting(x, 1), vlm, prepared.encoded(x)["train"])
+        batch = to_device(next(batches), vlm.device)
+        learner_loss(vlm, batch).backward()  # lazily built state, and the kernels that a second step takes
+        count = matrix_flops(lambda: learner_loss(vlm, batch).backward())
+        vlm.model.zero_grad(set_to_none=True)
+    return count * x.trainer.accumulate_grad_batches

@@ -1,0 +1,98 @@
+"""One answer, stage by stage: the tower sees, the language model reads, one further token is written.
+
+    vision    pixels to image tokens: tower and projector
+    prefill   image tokens and text to the answer's logits, with the key-value cache that a further token needs; what
+              `vision_tokens` and `conditioning` make of the image tokens is part of it
+    decode    one further token over that cache
+
+The stages compute what `Vlm.logits` computes in one call (tests/test_latency.py).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lab.model import Vlm
+from lab.model.visual import reduce_images
+from lab.records import Batch
+
+if TYPE_CHECKING:
+    from transformers.utils import ModelOutput
+
+
+@dataclass(frozen=True)
+class Read:
+    """A prompt that was read. logits: of the answer, [B, vocabulary]. cache: Transformers' key-value cache of it."""
+
+    logits: torch.Tensor
+    cache: Any
+
+
+def see(vlm: Vlm, batch: Batch) -> ModelOutput | None:
+    """The tower's and the projector's output for the images of a batch; None without images."""
+    if batch.pixel_values is None:
+        return None
+    return vlm.family.architecture.see(vlm, batch.pixel_values, batch.image_grid_thw)
+
+
+def without_pixels(vlm: Vlm, batch: Batch, seen: ModelOutput | None) -> Batch:
+    """The batch with image features in place of pixels, where one tensor stands for an image."""
+    features = tuple(seen.pooler_output) if seen is not None and vlm.family.single_output else None
+    return replace(batch, pixel_values=None, image_features=features)
+
+
+def read(vlm: Vlm, batch: Batch, seen: ModelOutput | None) -> Read:
+    """The answer's logits of a batch whose images were seen, and the cache of its prompt."""
+    inputs = vlm.inputs(without_pixels(vlm, batch, seen))
+    if seen is not None and not vlm.family.single_output:
+        inputs["mm_encoder_outputs"] = {"image": seen}
+    out = vlm.reader(**inputs, use_cache=True, logits_to_keep=1)
+    return Read(out.logits[:, -1], out.past_key_values)
+
+
+def next_inputs(vlm: Vlm, batch: Batch, seen: ModelOutput | None, token: torch.Tensor) -> dict[str, Any]:
+    """Keyword arguments for the reading of one further token, int64 [B], after a left-padded batch."""
+    ids = token.unsqueeze(1)
+    step = replace(
+        without_pixels(vlm, batch, seen),
+        input_ids=ids,
+        attention_mask=torch.cat([batch.attention_mask, torch.ones_like(ids)], dim=1),
+        mm_token_type_ids=torch.zeros_like(ids),
+        position_ids=batch.position_ids[..., -1:] + 1,
+    )
+    added: dict[str, Any] = {}
+    if vlm.conditioner is not None and step.image_features is not None:
+        tokens, places = reduce_images(step.image_features, batch.image_grids, vlm.reducer)
+        added = vlm.conditioner.inputs(replace(step, image_features=tokens), places)
+    text = {"input_ids": step.input_ids, "attention_mask": step.attention_mask, "position_ids": step.position_ids}
+    return text | vlm.family.architecture.again(vlm, step) | added
+
+
+def write(vlm: Vlm, inputs: Mapping[str, Any], cache: Any) -> torch.Tensor:
+    """Logits after one further token, [B, vocabulary]; the cache grows by it."""
+    return vlm.reader(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
+
+
+def merged(vlm: Vlm) -> Vlm | None:
+    """The model with its adapters merged into the weights: a copy that shares every tensor it does not change.
+
+    None where nothing can be merged: no adapters, or a quantised base, whose weights would be rounded anew.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    if not hasattr(vlm.model, "merge_and_unload") or vlm.base.get("quantisation", "none") != "none":
+        return None
+    changed = {
+        id(tensor)
+        for layer in vlm.model.modules()
+        if isinstance(layer, LoraLayer)
+        for tensor in layer.get_base_layer().parameters(recurse=False)
+    }
+    tensors = [*vlm.model.parameters(), *vlm.model.buffers()]
+    shared = {id(tensor): tensor for tensor in tensors if id(tensor) not in changed}
+    return replace(vlm, model=copy.deepcopy(vlm.model, shared).merge_and_unload(), starts={})

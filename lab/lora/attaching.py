@@ -1,0 +1,139 @@
+"""Adapters on a model and off again, through PEFT's own layers, for every initialisation that PEFT offers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lab.config import LoraDial
+from lab.errors import ConfigError, ModelError
+from lab.lora.initialisations import INITS, init_of
+from lab.lora.sizing import sized
+from lab.lora.targets import features, target_names, target_pattern
+from lab.model import Vlm
+
+if TYPE_CHECKING:
+    import torch
+    from peft.tuners.lora import LoraLayer
+
+ADAPTER = "default"
+"""PEFT's name for a model's first adapter."""
+
+
+def verify(vlm: Vlm, dial: LoraDial) -> LoraDial:
+    """The dial with its rank (`sized`). Raises a `ConfigError` for what `attach` could not do to this model.
+
+    Cheap, and meant to be called before any training. `vlm` has the modules that other dials add already.
+    """
+    init = init_of(dial)
+    if not dial.r:
+        return dial
+    names = target_names(vlm, dial)
+    dial = sized(vlm, dial)
+    key = f"lora.init_lora_weights={dial.init_lora_weights}"
+    if init.value == "orthogonal" and dial.r % 2:
+        raise ConfigError(f"{key}, lora.r={dial.r}: this initialisation needs an even rank.")
+    if not init.takes_quantised and vlm.base.get("quantisation", "none") != "none":
+        legal = ", ".join(name for name, other in INITS.items() if other.takes_quantised)
+        raise ConfigError(f"{key}: it reads or changes the base's weights, which are quantised. Legal here: {legal}.")
+    if init.value == "mica" and dial.use_dora:
+        raise ConfigError(f"{key}, lora.use_dora=true: there is no MiCA with DoRA. Choose one of them.")
+    if init.value == "olora" and any(transposed(vlm.bare.get_submodule(name)) for name in names):
+        raise ConfigError(f"{key}: PEFT's OLoRA takes GPT-2's Conv1D weights the wrong way round. Choose another initialisation.")
+    narrow = min(min(features(vlm.bare.get_submodule(name))) for name in names)
+    if isinstance(init.value, str) and init.value not in ("gaussian", "orthogonal") and dial.r > narrow:
+        raise ConfigError(
+            f"{key}, lora.r={dial.r}: it takes its matrices from the base's weights, and one of them has rank {narrow} at most."
+        )
+    return dial
+
+
+def transposed(layer: torch.nn.Module) -> bool:
+    """Whether a layer keeps its weight as [in, out]. PEFT finds out by itself, layer by layer, and warns where it must."""
+    return not hasattr(layer, "in_features")
+
+
+def attach(vlm: Vlm, dial: LoraDial, seed: int = 0) -> None:
+    """Put fresh adapters on the model, drawn from `seed` alone; with r = 0 do nothing at all."""
+    dial = verify(vlm, dial)
+    if dial.r == 0:
+        return
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    init = init_of(dial)
+    config = LoraConfig(
+        r=dial.r,
+        lora_alpha=2 * dial.r if dial.lora_alpha is None else dial.lora_alpha,
+        lora_dropout=dial.lora_dropout,
+        target_modules=target_pattern(vlm, dial),
+        use_dora=dial.use_dora,
+        use_rslora=dial.use_rslora,
+        init_lora_weights=init.value,
+        bias="none",
+        fan_in_fan_out=all(transposed(vlm.bare.get_submodule(name)) for name in target_names(vlm, dial)),
+    )
+    names = [] if init.starts_at_zero else target_names(vlm, dial)
+    before = {name: vlm.bare.get_submodule(name).weight.detach().clone() if init.changes_base else None for name in names}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        vlm.model = get_peft_model(vlm.model, config)
+    for name, weight in before.items():
+        layer = vlm.bare.get_submodule(name)
+        first = [layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight]
+        vlm.starts[name] = (weight, *(matrix.detach().clone() for matrix in first))
+
+
+def settle(vlm: Vlm) -> None:
+    """Write an adapter that was trained on a changed base as one of rank 2r on the checkpoint's own weights.
+
+    W_res + s B A = W + s [B, -B0] [A; A0], where W_res = W - s B0 A0 and A0, B0 are the matrices at the start. The saved
+    adapter then needs no initialisation to be repeated when it is loaded, here or by plain PEFT, and the base is whole
+    again for the next arm. Does nothing after an initialisation that leaves the base alone.
+
+    Raises `ModelError` if no matrix has left its start, which an adapter that does not start at zero hides otherwise.
+    """
+    if not vlm.starts:
+        return
+    import torch
+
+    layers = {name: vlm.bare.get_submodule(name) for name in vlm.starts}
+    if all(
+        torch.equal(layers[name].lora_A[ADAPTER].weight, a_start) and torch.equal(layers[name].lora_B[ADAPTER].weight, b_start)
+        for name, (_, a_start, b_start) in vlm.starts.items()
+    ):
+        raise ModelError("lora: the adapter is where it started. Was optim.lr zero, or does its target never run?")
+    starts = {name: start for name, start in vlm.starts.items() if start[0] is not None}
+    if starts:
+        subtract(vlm, starts)
+    vlm.starts = {}
+
+
+def subtract(vlm: Vlm, starts: dict[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]) -> None:
+    """Make every adapter the difference from its start, of twice the rank, on the weight before it (see `settle`)."""
+    import torch
+
+    config = vlm.model.peft_config[ADAPTER]
+    config.lora_alpha = config.lora_alpha * (2**0.5 if config.use_rslora else 2)
+    config.r, config.init_lora_weights = 2 * config.r, True
+    scaling = config.lora_alpha / (config.r**0.5 if config.use_rslora else config.r)
+    for name, (weight, a_start, b_start) in starts.items():
+        layer: LoraLayer = vlm.bare.get_submodule(name)
+        layer.get_base_layer().weight.data = weight
+        a, b = layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]
+        for linear, joined in (
+            (a, torch.cat([a.weight.data, a_start.to(a.weight)], dim=0)),
+            (b, torch.cat([b.weight.data, -b_start.to(b.weight)], dim=1)),
+        ):
+            linear.weight = torch.nn.Parameter(joined.contiguous(), requires_grad=linear.weight.requires_grad)
+            linear.out_features, linear.in_features = joined.shape
+        layer.r[ADAPTER], layer.lora_alpha[ADAPTER], layer.scaling[ADAPTER] = config.r, config.lora_alpha, scaling
+
+
+def detach(vlm: Vlm) -> None:
+    """Take the adapters off, and give the base the weights it had before them."""
+    for name, (weight, _, _) in vlm.starts.items():
+        if weight is not None:
+            vlm.bare.get_submodule(name).get_base_layer().weight.data = weight
+    vlm.starts = {}
+    if hasattr(vlm.model, "unload"):
+        vlm.model = vlm.model.unload()

@@ -1,0 +1,38 @@
+"""What trains, and at which learning rate."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lab.config import Optim
+from lab.model import Vlm
+
+if TYPE_CHECKING:
+    import torch
+
+
+def trainable(vlm: Vlm) -> dict[str, torch.nn.Parameter]:
+    """The parameters that train, by name: adapters, and modules that other dials added (`Vlm.extras`)."""
+    found = dict(vlm.model.named_parameters())
+    for extra, module in vlm.extras.items():
+        found |= {f"{extra}.{name}": parameter for name, parameter in module.named_parameters()}
+    return {name: parameter for name, parameter in found.items() if parameter.requires_grad}
+
+
+def learning_rate(vlm: Vlm, name: str, optim: Optim) -> float:
+    """The peak rate of a trainable parameter: that of its part, times `optim.lr_b_ratio` for an adapter's B."""
+    if name.split(".")[0] in vlm.extras:
+        own = optim.lr_extras
+    else:
+        part = vlm.family.part_of(name.removeprefix("base_model.model."))
+        own = {"vision": optim.lr_vision, "projector": optim.lr_projector}.get(part)
+    rate = optim.lr if own is None else own
+    return rate * optim.lr_b_ratio if ".lora_B." in name else rate
+
+
+def parameter_groups(vlm: Vlm, optim: Optim) -> list[dict[str, Any]]:
+    """What trains, as groups of one learning rate each for a torch optimizer, the plain rate first."""
+    rates: dict[float, list[torch.nn.Parameter]] = {}
+    for name, parameter in trainable(vlm).items():
+        rates.setdefault(learning_rate(vlm, name, optim), []).append(parameter)
+    return [{"params": rates[rate], "lr": rate} for rate in sorted(rates, key=lambda rate: (rate != optim.lr, rate))]

@@ -1,0 +1,96 @@
+"""How images and text meet in a kind of model: all that differs between kinds, in one object that a `Family` names.
+
+Everything else (`Vlm`, `Encoder`, training, scoring) is written once, in these terms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from lab.records import Batch, Chat, Shape
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image
+    from transformers import PretrainedConfig, ProcessorMixin
+    from transformers.utils import ModelOutput
+
+    from lab.model import Vlm
+
+Grid = tuple[int, int, int]
+"""(t, h, w) of an image in patches."""
+
+
+class Positions(Protocol):
+    """The rule by which tokens get their positions."""
+
+    def __call__(
+        self, ids: torch.Tensor, types: torch.Tensor, grids: torch.Tensor | None, attention: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Positions int64 [3, B, T] (M-RoPE) or [B, T] of ids, token types and attention mask [B, T] with grids [N, 3]."""
+
+
+class Architecture(Protocol):
+    """What the laboratory must know of a kind of model beyond Transformers' common interface.
+
+    in_prompt: an image stands in the prompt, as tokens. beside_grid: tokens of an image beside those of its grid (a class
+    token). plain_limit: why plain Transformers cannot run the prompts from a folder; empty where it can.
+    """
+
+    in_prompt: bool
+    beside_grid: int
+    plain_limit: str
+
+    def processor(self, where: str, config: PretrainedConfig, options: dict[str, Any]) -> ProcessorMixin:
+        """Load what turns text and images into tensors."""
+
+    def image_id(self, processor: ProcessorMixin) -> int:
+        """The id of the token that stands for an image in a prompt; -1 where there is none."""
+
+    def frame(self, processor: ProcessorMixin, chat: Chat, numbered: bool) -> tuple[str, str]:
+        """The text of a prompt, and of the answer with the end of the turn that follows it. numbered: `prompt.numbered`."""
+
+    def pixels(
+        self, processor: ProcessorMixin, config: PretrainedConfig, images: Sequence[Image]
+    ) -> tuple[list[torch.Tensor], list[Grid]]:
+        """Patches float32 [patches, features of a patch] and grid of each image."""
+
+    def settings(self, processor: ProcessorMixin) -> dict[str, Any]:
+        """What the image processor does, as plain values."""
+
+    def merged(self, config: PretrainedConfig, grid: Grid) -> tuple[int, int]:
+        """A patch grid as the projector's grid of tokens (h, w)."""
+
+    def positions(self, vlm: Vlm) -> Positions:
+        """The model's own rule."""
+
+    def see(self, vlm: Vlm, pixel_values: torch.Tensor, grids: torch.Tensor) -> ModelOutput:
+        """Run the tower and the projector; `pooler_output` holds one tensor [tokens, hidden] for each image."""
+
+    def reader(self, vlm: Vlm) -> torch.nn.Module:
+        """The module that reads text, and images with it; it takes `use_cache` and `logits_to_keep` as Transformers' decoders do."""
+
+    def inputs(self, vlm: Vlm, batch: Batch) -> dict[str, Any]:
+        """Keyword arguments for the reader's forward."""
+
+    def again(self, vlm: Vlm, batch: Batch) -> dict[str, Any]:
+        """Those of them that it must be given again with every further token, beside its cache. Images come as features."""
+
+    def generate(self, vlm: Vlm, batch: Batch, number: int) -> torch.Tensor:
+        """Greedy continuation of every prompt by at most `number` tokens, int64 [B, up to number]."""
+
+    def place(self, module: str, part: str) -> str:
+        """Where a layer is applied: a key of `counts`. part: of the model, or `head` for the output embedding."""
+
+    def counts(self, config: PretrainedConfig, shape: Shape) -> dict[str, int]:
+        """How often a layer is applied at each place, for one example alone."""
+
+    def attention_flops(self, config: PretrainedConfig, shape: Shape) -> dict[str, float]:
+        """Operations of the attention products Q K^T and A V, by part."""
+
+    def causal_flops(self, config: PretrainedConfig, shape: Shape) -> float:
+        """The part of them in which text attends to the text before it, counted half of what all pairs would take."""
+
+    def shape(self, config: PretrainedConfig, text: int, images: int, tokens: int) -> Shape:
+        """An example of so many tokens of text and images of about so many tokens, for planning."""

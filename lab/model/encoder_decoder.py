@@ -1,0 +1,213 @@
+"""Hugging Face's `VisionEncoderDecoderModel`: images enter a text decoder by its own cross-attention (`add_cross_attention`).
+
+Such a decoder has no image token and no chat template. A prompt is the framed statement and a line break; the answer word
+and the end-of-text token follow it. The separator between images has no place in it, and a system prompt stands on a line before.
+Each image is encoded by itself; the states of all images of a sample are joined, and every position of the text attends to all
+of them. Nothing in them says which image they are of, so such a model cannot tell left from right: exchanging the images changes
+no answer. That is Hugging Face's path as it is; `conditioning=cross_attention` on Qwen-VL marks each image. A sample without images attends to one state of zeros, so that it answers alike in every batch.
+
+Identity: the model is the checkpoint's, and nothing is added to it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lab.errors import ConfigError, ModelError
+from lab.records import Batch, Chat, Shape
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image
+    from transformers import BaseImageProcessor, PretrainedConfig, PreTrainedTokenizerBase
+    from transformers.utils import ModelOutput
+
+    from lab.model import Vlm
+    from lab.model.architecture import Grid, Positions
+
+
+@dataclass
+class Pair:
+    """A tokenizer and an image processor, in the terms of Transformers' processors."""
+
+    tokenizer: PreTrainedTokenizerBase
+    image_processor: BaseImageProcessor
+    chat_template: None = None
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write both."""
+        self.tokenizer.save_pretrained(folder)
+        self.image_processor.save_pretrained(folder)
+
+
+class EncoderDecoder:
+    """`lab.model.architecture.Architecture` of a ViT before a GPT-2.
+
+    A place is `patches` or `states` (patches and the class token) of the tower, `images` (once each), `text` positions of the
+    decoder, or `rows` whose logits are computed.
+    """
+
+    in_prompt = False
+    beside_grid = 1
+    plain_limit = "plain Transformers shows such a model one image a prompt; several need their states joined first"
+
+    def processor(self, where: str, config: PretrainedConfig, options: dict[str, Any]) -> Pair:
+        """The checkpoint's tokenizer, padded with its end-of-text token where it has no other, and its image processor."""
+        from transformers import AutoImageProcessor, AutoTokenizer
+
+        pair = Pair(AutoTokenizer.from_pretrained(where, **options), AutoImageProcessor.from_pretrained(where, **options))
+        if pair.tokenizer.pad_token_id is None:
+            pair.tokenizer.pad_token = pair.tokenizer.eos_token
+        made, wanted = side_of(pair.image_processor), config.encoder.image_size
+        if made != (wanted, wanted):
+            raise ModelError(
+                f"model.path={where}: its image processor makes images of {made} pixels, and its encoder takes {wanted} x {wanted}. "
+                "Correct `size` in preprocessor_config.json."
+            )
+        return pair
+
+    def image_id(self, processor: Pair) -> int:
+        """None: images stand beside the prompt."""
+        return -1
+
+    def frame(self, processor: Pair, chat: Chat, numbered: bool) -> tuple[str, str]:
+        """The framed statement on its own, and the answer word with the end-of-text token."""
+        if numbered:
+            raise ConfigError("prompt.numbered=true: no image stands in this model's prompt, so none can be numbered. Set it to false.")
+        lines = [message["content"][-1]["text"] for message in chat.messages]
+        return "\n".join(lines) + "\n", chat.answer + processor.tokenizer.eos_token
+
+    def pixels(
+        self, processor: Pair, config: PretrainedConfig, images: Sequence[Image]
+    ) -> tuple[list[torch.Tensor], list[Grid]]:
+        """Every image is brought to the encoder's one size and cut into its patches, channel by channel."""
+        side = config.encoder.patch_size
+        made = processor.image_processor(images=list(images), return_tensors="pt")["pixel_values"]
+        patches = made.unfold(2, side, side).unfold(3, side, side)  # [N, C, h, w, side, side]
+        grid = (1, patches.shape[2], patches.shape[3])
+        return list(patches.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)), [grid] * len(made)
+
+    def settings(self, processor: Pair) -> dict[str, Any]:
+        """Of the image processor; its size is the encoder's."""
+        images = processor.image_processor
+        keys = ("image_mean", "image_std", "do_rescale", "rescale_factor", "do_normalize", "do_convert_rgb", "do_resize")
+        values = {key: getattr(images, key) for key in keys}
+        return {"class": type(images).__name__, **values, "size": list(side_of(images)), "resample": int(images.resample)}
+
+    def merged(self, config: PretrainedConfig, grid: Grid) -> tuple[int, int]:
+        """One state for each patch."""
+        return grid[1], grid[2]
+
+    def positions(self, vlm: Vlm) -> Positions:
+        """Counted from the first real token."""
+        return counted
+
+    def see(self, vlm: Vlm, pixel_values: torch.Tensor, grids: torch.Tensor) -> ModelOutput:
+        """Encoder states of each image, class token first, projected where the checkpoint has a projection."""
+        from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+        encoder = vlm.bare.config.encoder
+        _, h, w = grids[0].tolist()
+        patches = pixel_values.view(len(grids), h, w, encoder.num_channels, encoder.patch_size, encoder.patch_size)
+        images = patches.permute(0, 3, 1, 4, 2, 5).reshape(len(grids), encoder.num_channels, h * encoder.patch_size, -1)
+        states = vlm.bare.encoder(pixel_values=images).last_hidden_state
+        projected = vlm.bare.enc_to_dec_proj(states) if hasattr(vlm.bare, "enc_to_dec_proj") else states
+        return BaseModelOutputWithPooling(pooler_output=tuple(projected))
+
+    def reader(self, vlm: Vlm) -> torch.nn.Module:
+        """The decoder: Transformers' own call of the whole model masks no state, so samples could not differ in their images."""
+        return vlm.bare.decoder
+
+    def inputs(self, vlm: Vlm, batch: Batch) -> dict[str, Any]:
+        """Text, and the states of all images of each sample."""
+        text = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "position_ids": batch.position_ids}
+        return text | self.again(vlm, batch)
+
+    def again(self, vlm: Vlm, batch: Batch) -> dict[str, Any]:
+        """The states: without them the decoder would not look at their keys in its cache."""
+        states, seen = joined(vlm, batch)
+        return {"encoder_hidden_states": states, "encoder_attention_mask": seen}
+
+    def generate(self, vlm: Vlm, batch: Batch, number: int) -> torch.Tensor:
+        """One forward pass a token; a row that has ended goes on with padding."""
+        import torch
+
+        tokenizer, inputs = vlm.processor.tokenizer, vlm.inputs(batch)
+        written: list[torch.Tensor] = []
+        for _ in range(number):
+            token = self.reader(vlm)(**inputs, use_cache=False, logits_to_keep=1).logits[:, -1].argmax(1)
+            if written:
+                ended = (written[-1] == tokenizer.eos_token_id) | (written[-1] == tokenizer.pad_token_id)
+                token = torch.where(ended, tokenizer.pad_token_id, token)
+            written.append(token)
+            grown = {"input_ids": token, "attention_mask": torch.ones_like(token), "position_ids": inputs["position_ids"][:, -1] + 1}
+            inputs |= {key: torch.cat([inputs[key], column[:, None]], 1) for key, column in grown.items()}
+        return torch.stack(written, 1)
+
+    def place(self, module: str, part: str) -> str:
+        """Keys and values of cross-attention are made of states, the pooler's of one state an image."""
+        if part == "llm" and "crossattention.c_attn" in module:
+            return "states"
+        if part == "vision":
+            return "patches" if "patch_embeddings" in module else "images" if ".pooler." in module else "states"
+        return {"projector": "states", "llm": "text", "head": "rows"}[part]
+
+    def counts(self, config: PretrainedConfig, shape: Shape) -> dict[str, int]:
+        """Patches, patches and class tokens, images, positions of text, rows."""
+        patches, images = sum(math.prod(grid) for grid in shape.grids), len(shape.grids)
+        return {"patches": patches, "states": patches + images, "images": images, "text": shape.length, "rows": shape.rows}
+
+    def attention_flops(self, config: PretrainedConfig, shape: Shape) -> dict[str, float]:
+        """The tower's within an image; the decoder's causal among text, and whole from text to the states of all images.
+
+        4 n m W for n positions attending to m in width W, and half of that where attention is causal.
+        """
+        encoder, decoder = config.encoder, config.decoder
+        states = [math.prod(grid) + self.beside_grid for grid in shape.grids]
+        tower = sum(4.0 * encoder.num_hidden_layers * encoder.hidden_size * number**2 for number in states)
+        across = 4.0 * decoder.num_hidden_layers * decoder.hidden_size * shape.length * sum(states)
+        return {"vision": tower, "llm": self.causal_flops(config, shape) + across}
+
+    def causal_flops(self, config: PretrainedConfig, shape: Shape) -> float:
+        """Text on text."""
+        return 2.0 * config.decoder.num_hidden_layers * config.decoder.hidden_size * shape.length**2
+
+    def shape(self, config: PretrainedConfig, text: int, images: int, tokens: int) -> Shape:
+        """Images cost what the encoder makes of them, whatever is asked for."""
+        side = config.encoder.image_size // config.encoder.patch_size
+        return Shape(text, ((1, side, side),) * images, (side * side + self.beside_grid,) * images)
+
+
+def side_of(images: BaseImageProcessor) -> tuple[int, int]:
+    """Height and width [pixels] of what an image processor makes."""
+    return images.size["height"], images.size["width"]
+
+
+def counted(
+    ids: torch.Tensor, types: torch.Tensor, grids: torch.Tensor | None, attention: torch.Tensor | None
+) -> torch.Tensor:
+    """Positions int64 [B, T] of real tokens from 0; padding stands at 0 too."""
+    assert attention is not None
+    return (attention.cumsum(1) - 1).clamp(min=0)
+
+
+def joined(vlm: Vlm, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """States that each sample attends to, [B, M, D], and which of them are there, int64 [B, M]."""
+    import torch
+    from torch.nn.utils.rnn import pad_sequence
+
+    features = batch.image_features
+    if features is None and batch.image_grid_thw is not None:
+        features = vlm.encode_images(batch.pixel_values, batch.image_grid_thw)
+    nothing = torch.zeros((1, vlm.hidden), dtype=vlm.bare.dtype, device=batch.input_ids.device)
+    rows, image = [], 0
+    for number in batch.num_images:
+        rows.append(torch.cat(list((features or ())[image : image + number])) if number else nothing)
+        image += number
+    lengths = torch.tensor([len(row) for row in rows], device=batch.input_ids.device)
+    states = pad_sequence(rows, batch_first=True)
+    return states, (torch.arange(states.shape[1], device=lengths.device) < lengths[:, None]).long()

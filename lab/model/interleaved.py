@@ -1,0 +1,185 @@
+"""The architecture of Qwen-VL: images stand as tokens in the text of a chat, and one decoder reads both."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from lab.errors import ModelError
+from lab.records import Batch, Chat, Shape
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image
+    from transformers import PretrainedConfig, ProcessorMixin
+    from transformers.utils import ModelOutput
+
+    from lab.model import Vlm
+    from lab.model.architecture import Grid, Positions
+
+
+class Interleaved:
+    """`lab.model.architecture.Architecture` of such models: M-RoPE, a chat template, patches that a projector merges.
+
+    A place is `patches` of the tower, `merged` tokens behind the projector, `text` positions of the language model (image
+    tokens in the prompt among them), or `rows` whose logits are computed.
+    """
+
+    in_prompt = True
+    beside_grid = 0
+    plain_limit = ""
+
+    def processor(self, where: str, config: PretrainedConfig, options: dict[str, Any]) -> ProcessorMixin:
+        """The checkpoint's own."""
+        from transformers import AutoProcessor
+
+        return AutoProcessor.from_pretrained(where, **options)
+
+    def image_id(self, processor: ProcessorMixin) -> int:
+        """Of the placeholder that the chat template writes."""
+        return processor.image_token_id
+
+    def frame(self, processor: ProcessorMixin, chat: Chat, numbered: bool) -> tuple[str, str]:
+        """By the checkpoint's chat template.
+
+        Raises `ModelError` if the template does not write the answer right after the generation prompt.
+        """
+        options = {"tokenize": False, "add_vision_id": numbered}
+        messages = list(chat.messages)
+        prompt = processor.apply_chat_template(messages, add_generation_prompt=True, **options)
+        answered = [*messages, {"role": "assistant", "content": [{"type": "text", "text": chat.answer}]}]
+        full = processor.apply_chat_template(answered, **options)
+        if not full.startswith(prompt + chat.answer):
+            raise ModelError(
+                "model: the checkpoint's chat template does not put the answer right after the generation prompt, so "
+                "training and scoring would not see the same text."
+            )
+        return prompt, full[len(prompt) :].rstrip("\n")
+
+    def pixels(
+        self, processor: ProcessorMixin, config: PretrainedConfig, images: Sequence[Image]
+    ) -> tuple[list[torch.Tensor], list[Grid]]:
+        """By the checkpoint's image processor, which keeps an image's own proportions."""
+        import torch
+
+        out = processor.image_processor(images=list(images), return_tensors="pt")
+        grids = [tuple(grid) for grid in out["image_grid_thw"].tolist()]
+        return list(torch.split(out["pixel_values"], [t * h * w for t, h, w in grids])), grids
+
+    def settings(self, processor: ProcessorMixin) -> dict[str, Any]:
+        """Of the image processor; its size is a pixel budget."""
+        images = processor.image_processor
+        keys = ("size", "patch_size", "temporal_patch_size", "merge_size", "image_mean", "image_std", "do_rescale")
+        keys += ("rescale_factor", "do_normalize", "do_convert_rgb", "do_resize", "resample")
+        values = {key: getattr(images, key) for key in keys}
+        size = values["size"]
+        values["size"] = {key: size[key] for key in ("shortest_edge", "longest_edge")}
+        values["resample"] = int(values["resample"])
+        return {"class": type(images).__name__, **values}
+
+    def merged(self, config: PretrainedConfig, grid: Grid) -> tuple[int, int]:
+        """One token for each square of `spatial_merge_size` patches."""
+        side = config.vision_config.spatial_merge_size
+        return grid[0] * grid[1] // side, grid[2] // side
+
+    def positions(self, vlm: Vlm) -> Positions:
+        """M-RoPE."""
+        return partial(m_rope, vlm.bare.model.get_rope_index)
+
+    def see(self, vlm: Vlm, pixel_values: torch.Tensor, grids: torch.Tensor) -> ModelOutput:
+        """Through Transformers' own call."""
+        return vlm.bare.get_image_features(pixel_values, grids, return_dict=True)
+
+    def reader(self, vlm: Vlm) -> torch.nn.Module:
+        """The whole model."""
+        return vlm.model
+
+    def inputs(self, vlm: Vlm, batch: Batch) -> dict[str, Any]:
+        """Images come as features where the batch has them, else as pixels."""
+        from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+        images: dict[str, Any] = {}
+        if batch.image_features is not None:
+            images["mm_encoder_outputs"] = {"image": BaseModelOutputWithPooling(pooler_output=batch.image_features)}
+        elif batch.pixel_values is not None:
+            images |= {"pixel_values": batch.pixel_values, "image_grid_thw": batch.image_grid_thw}
+        text = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "position_ids": batch.position_ids}
+        return text | images
+
+    def again(self, vlm: Vlm, batch: Batch) -> dict[str, Any]:
+        """Nothing: images are in the cache."""
+        return {}
+
+    def generate(self, vlm: Vlm, batch: Batch, number: int) -> torch.Tensor:
+        """Through Transformers' own call, from pixels; it knows nothing of what dials do with image tokens."""
+        images = {}
+        if batch.pixel_values is not None:
+            images = {"pixel_values": batch.pixel_values, "image_grid_thw": batch.image_grid_thw}
+        written = vlm.model.generate(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            mm_token_type_ids=batch.mm_token_type_ids,
+            do_sample=False,
+            max_new_tokens=number,
+            pad_token_id=vlm.processor.tokenizer.pad_token_id,
+            **images,
+        )
+        return written[:, batch.input_ids.shape[1] :]
+
+    def place(self, module: str, part: str) -> str:
+        """One place a part."""
+        return {"vision": "patches", "projector": "merged", "llm": "text", "head": "rows"}[part]
+
+    def counts(self, config: PretrainedConfig, shape: Shape) -> dict[str, int]:
+        """Patches, merged tokens, positions of text and images, rows."""
+        patches = sum(math.prod(grid) for grid in shape.grids)
+        merged = patches // config.vision_config.spatial_merge_size**2
+        return {"patches": patches, "merged": merged, "text": shape.length, "rows": shape.rows}
+
+    def attention_flops(self, config: PretrainedConfig, shape: Shape) -> dict[str, float]:
+        """The tower's within an image (or window), the text's causal.
+
+        4 n^2 W for n positions attending to one another in W = heads x size of a head, and half of that where attention is causal.
+        """
+        vision = config.vision_config
+        width = getattr(vision, "embed_dim", None) or vision.hidden_size
+        tower = sum(4.0 * width * frames * pairs(vision, h, w) for frames, h, w in shape.grids)
+        return {"vision": tower, "llm": self.causal_flops(config, shape)}
+
+    def causal_flops(self, config: PretrainedConfig, shape: Shape) -> float:
+        """Text on text, images in the prompt among it."""
+        text = config.get_text_config()
+        head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        return 2.0 * text.num_hidden_layers * text.num_attention_heads * head * shape.length**2
+
+    def shape(self, config: PretrainedConfig, text: int, images: int, tokens: int) -> Shape:
+        """Images as square as their number of tokens lets them be."""
+        side = config.vision_config.spatial_merge_size
+        height = next(h for h in range(math.isqrt(tokens), 0, -1) if tokens % h == 0)
+        grid = (1, height * side, tokens // height * side)
+        return Shape(text + images * tokens, (grid,) * images, (tokens,) * images)
+
+
+def m_rope(
+    rope_index: Callable[..., Any], ids: torch.Tensor, types: torch.Tensor, grids: torch.Tensor | None, attention: torch.Tensor | None
+) -> torch.Tensor:
+    """Positions int64 [3, B, T] by the model's `get_rope_index`."""
+    return rope_index(ids, types, image_grid_thw=grids, attention_mask=attention)[0]
+
+
+def pairs(vision: PretrainedConfig, h: int, w: int) -> int:
+    """Pairs of patches that attend to one another, over all blocks of the tower, in an image of h x w patches.
+
+    Where the tower has windows (Qwen2.5-VL), only the blocks of `fullatt_block_indexes` attend across them; a window is a
+    square of `window_size` pixels, cut off at the image's right and lower edge.
+    """
+    whole = (h * w) ** 2
+    window = getattr(vision, "window_size", None)
+    if not window:
+        return vision.depth * whole
+    side = window // vision.patch_size
+    inside = sum((min(side, h - i) * min(side, w - j)) ** 2 for i in range(0, h, side) for j in range(0, w, side))
+    full = len(vision.fullatt_block_indexes)
+    return full * whole + (vision.depth - full) * inside

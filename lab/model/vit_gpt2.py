@@ -1,0 +1,41 @@
+"""ViT + GPT-2 (Dosovitskiy et al. 2020, 2010.11929; Radford et al. 2019) as `VisionEncoderDecoderModel`: transformers 5's names.
+
+A checkpoint of one's own, such as nlpconnect/vit-gpt2-image-captioning. Every image costs what the encoder makes of it, 197
+states at 224 pixels, so only `vision_tokens=native` is legal; the image enters by the decoder's own cross-attention alone.
+"""
+
+from lab.model.encoder_decoder import EncoderDecoder
+from lab.model.family import Family, Limit, Part
+
+FAMILY = Family(
+    name="vit_gpt2",
+    model_type="vision-encoder-decoder",
+    components={"encoder": "vit", "decoder": "gpt2"},
+    architecture=EncoderDecoder(),
+    unused=r"encoder\.pooler\..+",
+    quantisable=False,
+    limits={
+        "vision_tokens": Limit(("native",), "its encoder makes one number of states of every image, whatever is asked for"),
+        "conditioning": Limit(
+            ("add_cross_attention",),
+            "images enter it by its decoder's own cross-attention, and none stands in its prompt",
+        ),
+    },
+    parts={
+        "projector": Part(modules=r"enc_to_dec_proj", linears=r"enc_to_dec_proj"),
+        "vision": Part(
+            modules=r"encoder(\..+)?",
+            block=r"encoder\.layers\.(\d+)",
+            attention=("attention.q_proj", "attention.k_proj", "attention.v_proj", "attention.o_proj"),
+            mlp=("mlp.fc1", "mlp.fc2"),
+        ),
+        "llm": Part(
+            modules=r"decoder(\..+)?",
+            block=r"decoder\.transformer\.h\.(\d+)",
+            attention=(
+                "attn.c_attn", "attn.c_proj", "crossattention.q_attn", "crossattention.c_attn", "crossattention.c_proj",
+            ),
+            mlp=("mlp.c_fc", "mlp.c_proj"),
+        ),
+    },
+)  # fmt: skip

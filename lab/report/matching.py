@@ -1,0 +1,197 @@
+"""The matched-arm ledger: what arms must have in common before a difference between them means anything.
+
+    samples      the same samples in train, minival and dev (a zero-shot baseline: dev)
+    order        as many training examples, in the same order, for the same seeds; arms that differ in nothing but their seed are
+                 replicates of one experiment and are not held against each other
+    tokens       as many visual tokens of an image: mean, least and most over dev
+    parameters   trainable parameters, within `MATCHED` (a rank is a whole number); zero-shot baselines are left out
+    flops        operations of one forward pass (`lab.flops`), within `MATCHED`; zero-shot baselines are left out
+
+A report shows the ledger of its arms; `sweep.require` makes a sweep stop that breaks it (`lab.sweeping.ledger`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lab.config import Respect
+from lab.report.document import Mono, Table, Text
+from lab.report.wording import NONE, count, quantity, tokens
+
+MATCHED = 0.05
+"""Largest share by which the most of a number may exceed the least of it among matched arms."""
+QUANTITIES = {Respect.parameters: "trainable parameters", Respect.flops: "forward FLOPs"}
+SPLITS = ("train", "minival", "dev")
+
+
+@dataclass(frozen=True)
+class Account:
+    """One arm in the ledger; None: not known.
+
+    experiment: equal for arms that differ only in their seed. trains: False for a zero-shot baseline.
+    samples: fingerprint of each split. examples_seen: by training. tokens: mean, least and most of one dev image.
+    """
+
+    label: str
+    experiment: str
+    seed: int
+    trains: bool
+    samples: Mapping[str, str]
+    examples_seen: int | None
+    tokens: tuple[float, float, float] | None
+    parameters: float | None
+    flops: float | None
+
+    @classmethod
+    def of(
+        cls, label: str, experiment: str, trains: bool, facts: Mapping[str, Any], metrics: Mapping[str, float], seed: int
+    ) -> Account:
+        """Read facts and metrics as a run records them."""
+        data = facts.get("data") or {}
+        spent = [metrics.get(f"visual_tokens/{key}") for key in ("mean", "min", "max")]
+        return cls(
+            label=label,
+            experiment=experiment,
+            seed=seed,
+            trains=trains,
+            samples=data.get("samples") or {},
+            examples_seen=(data.get("order") or {}).get("examples_seen"),
+            tokens=None if None in spent else (spent[0], spent[1], spent[2]),
+            parameters=metrics.get("parameters/trainable"),
+            flops=metrics.get("flops/forward_per_example"),
+        )
+
+    def value(self, respect: Respect) -> Any:
+        """What must be equal among arms; None where it is not known or does not count."""
+        match respect:
+            case Respect.samples:
+                return tuple(self.samples.get(split) for split in (SPLITS if self.trains else SPLITS[2:])) if self.samples else None
+            case Respect.order:
+                return self.examples_seen if self.trains else None
+            case Respect.tokens:
+                return self.tokens
+            case Respect.parameters:
+                return self.parameters if self.trains else None
+            case Respect.flops:
+                return self.flops if self.trains else None
+
+    def written(self, respect: Respect) -> str:
+        """The value as a table shows it."""
+        if self.value(respect) is None:
+            return NONE
+        match respect:
+            case Respect.samples:
+                return " ".join(f"{split} {self.samples.get(split, NONE)[:8]}" for split in (SPLITS if self.trains else SPLITS[2:]))
+            case Respect.order:
+                return f"{count(self.examples_seen)}, seed {self.seed}"
+            case Respect.tokens:
+                mean, least, most = self.tokens or (0.0, 0.0, 0.0)
+                return tokens((mean, round(least), round(most)))
+            case Respect.parameters:
+                return count(self.parameters)
+            case Respect.flops:
+                return quantity((self.flops or 0.0) / 1e9)
+
+
+def unknown(accounts: Sequence[Account], respect: Respect) -> list[str]:
+    """Labels of the arms of which a respect should be known and is not."""
+    counted = [a for a in accounts if a.trains or respect in (Respect.samples, Respect.tokens)]
+    return [account.label for account in counted if account.value(respect) is None]
+
+
+def differs(accounts: Sequence[Account], respect: Respect) -> str | None:
+    """How the arms differ in one respect, as the end of a sentence; None if they are matched as far as is known."""
+    known = [account for account in accounts if account.value(respect) is not None]
+    match respect:
+        case Respect.samples:
+            odd = [split for split in SPLITS if len({a.samples.get(split) for a in known if a.trains or split == "dev"}) > 1]
+            return f"the samples of {', '.join(odd)}" if odd else None
+        case Respect.order:
+            return "what they are trained on, or in which order" if len(set(orders(known).values())) > 1 else None
+        case Respect.tokens:
+            return "visual tokens of an image" if len({tuple(round(v, 6) for v in a.value(respect)) for a in known}) > 1 else None
+        case _:
+            least, most = extremes(known, respect)
+            far = least is not None and most is not None and apart(least, most, respect) > MATCHED
+            return contrast(least, most, respect) if far else None
+
+
+def orders(accounts: Sequence[Account]) -> dict[str, frozenset[tuple[int, Any, Any]]]:
+    """For every experiment its seeds, each with the training samples and how many of them are seen: what fixes the order."""
+    found: dict[str, set[tuple[int, Any, Any]]] = {}
+    for account in accounts:
+        found.setdefault(account.experiment, set()).add((account.seed, account.samples.get("train"), account.examples_seen))
+    return {experiment: frozenset(seen) for experiment, seen in found.items()}
+
+
+def extremes(accounts: Sequence[Account], respect: Respect) -> tuple[Account | None, Account | None]:
+    """The arms with the least and the most of a quantity."""
+    known = sorted((a for a in accounts if a.value(respect) is not None), key=lambda account: account.value(respect))
+    return (known[0], known[-1]) if known else (None, None)
+
+
+def apart(least: Account, most: Account, respect: Respect) -> float:
+    """By what share the most exceeds the least."""
+    low, high = least.value(respect), most.value(respect)
+    return (high - low) / low if low else float(high > 0)
+
+
+def contrast(least: Account, most: Account, respect: Respect) -> str:
+    """`trainable parameters, by a factor of 2.00 (lora.r=16: 179,200; lora.r=8: 89,600)`."""
+    unit = " GFLOP" if respect is Respect.flops else ""
+    low, high = (f"{account.label}: {account.written(respect)}{unit}" for account in (least, most))
+    return f"{QUANTITIES[respect]}, by a factor of {1.0 + apart(least, most, respect):.2f} ({high}; {low})"
+
+
+def breaches(accounts: Sequence[Account], required: Sequence[Respect]) -> list[str]:
+    """What is required and does not hold: a sentence with the difference, then one line an arm."""
+    found = []
+    for respect in required:
+        how = differs(accounts, respect)
+        if how is not None:
+            width = max(len(account.label) for account in accounts)
+            lines = [f"  {account.label:<{width}}  {account.written(respect)}" for account in accounts]
+            found.append("\n".join([f"sweep.require={respect.value}: the arms differ in {how}.", *lines]))
+    return found
+
+
+def matched(accounts: Sequence[Account]) -> str:
+    """In what the trained arms are matched, trainable parameters or operations, in a sentence; empty if there are not two."""
+    trained = [account for account in accounts if account.trains]
+    if len(trained) < 2:
+        return ""
+    equal, unequal, unsaid = [], [], []
+    for respect, name in QUANTITIES.items():
+        least, most = extremes(trained, respect)
+        if least is None or most is None or unknown(trained, respect):
+            unsaid.append(f"{name[0].upper()}{name[1:]} were not recorded for every arm.")
+        elif differs(trained, respect) is None:
+            unit = " GFLOP an example" if respect is Respect.flops else ""
+            span = least.written(respect) if apart(least, most, respect) == 0 else f"{least.written(respect)} to {most.written(respect)}"
+            equal.append(f"{name} ({span}{unit}, within {100 * apart(least, most, respect):.1f} %)")
+        else:
+            unequal.append(contrast(least, most, respect))
+    said = []
+    if equal:
+        said.append(f"Trained arms are matched in {' and in '.join(equal)}.")
+    if unequal:
+        first = "They are not matched in" if equal else "Trained arms are not matched in"
+        said.append(f"{first} {', nor in '.join(unequal)}.")
+    return " ".join([*said, *unsaid])
+
+
+def ledger_table(accounts: Sequence[Account], caption: str = "") -> Table:
+    """The ledger, one row an arm."""
+    columns = {
+        "training examples, seed": Respect.order,
+        "visual tokens per image": Respect.tokens,
+        "trainable parameters": Respect.parameters,
+        "forward GFLOP per example": Respect.flops,
+        "samples (first digits of their hash)": Respect.samples,
+    }
+    rows: list[tuple[Text, ...]] = []
+    for account in accounts:
+        rows.append(((Mono(account.label),), *(account.written(respect) for respect in columns.values())))
+    return Table(("arm", *columns), tuple(rows), frozenset(range(1, 5)), caption=caption)

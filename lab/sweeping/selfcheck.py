@@ -1,0 +1,92 @@
+"""Is an arm over the shared base the same experiment as that arm alone? Asked of the first steps, and the answer is printed."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import tempfile
+import time
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lab.config import Experiment
+
+if TYPE_CHECKING:
+    import torch
+
+    from lab.run import Prepared
+
+log = logging.getLogger(__name__)
+
+STEPS = 3
+
+
+def brief(x: Experiment) -> Experiment:
+    """The experiment cut to its first steps."""
+    looks = {"val_every": None, "patience": None, "restore_best": False}
+    ends = {"max_steps": STEPS, "max_epochs": None, "max_time": None, "save_every": None}
+    return replace(x, trainer=replace(x.trainer, **looks, **ends))
+
+
+def weights(x: Experiment, prepared: Prepared, cached: bool) -> dict[str, torch.Tensor]:
+    """What trains, after the first steps: over what is shared, or (`cached` false) from pixels and texts read anew."""
+    from lab.lora import trainable
+    from lab.model.encoding import Encoder
+    from lab.run.assembly import assemble, attached
+    from lab.training import loop
+    from lab.training.datamodule import Examples
+
+    if cached:
+        examples = prepared.encoded(x)
+    else:
+        encoder = Encoder(assemble(x, prepared.vlm), x.prompt, x.seed)
+        examples = {name: Examples(getattr(prepared.splits, name), encoder) for name in ("train", "minival")}
+    with tempfile.TemporaryDirectory(prefix="lab-self-check-") as scratch, attached(x, prepared.vlm) as vlm:
+        loop.train(x, vlm, examples, Path(scratch), time.time())
+        return {name: parameter.detach().clone() for name, parameter in trainable(vlm).items()}
+
+
+def largest_difference(x: Experiment, prepared: Prepared) -> float:
+    """The largest gap between trained weights after the first steps, shared base against a base loaded anew; 0 is bit-identical."""
+    from lab import model
+    from lab.run import Prepared as Fresh
+
+    x = brief(x)
+    shared = weights(x, prepared, cached=True)
+    fresh = Fresh(model.load(x.model), prepared.splits)
+    fresh.vlm.model.to(prepared.vlm.device)
+    alone = weights(x, fresh, cached=False)
+    return max(float((shared[name] - alone[name]).abs().max()) for name in shared)
+
+
+def answer(x: Experiment, prepared: Prepared, end: Connection) -> None:
+    """In a fork: send the difference."""
+    import torch
+
+    torch.set_num_threads(x.trainer.threads)
+    end.send(largest_difference(x, prepared))
+
+
+def self_check(x: Experiment, prepared: Prepared) -> float | None:
+    """`largest_difference`, in a fork as arms are on a CPU, here on a GPU; None, with a warning, where the check failed."""
+    if prepared.vlm.device.type != "cpu":
+        return largest_difference(x, prepared)
+    here, there = multiprocessing.Pipe(duplex=False)
+    process = multiprocessing.get_context("fork").Process(target=answer, args=(x, prepared, there))
+    process.start()
+    there.close()
+    try:
+        return float(here.recv())
+    except EOFError:
+        log.warning("self-check: its process ended without an answer; the shared base was not checked")
+        return None
+    finally:
+        process.join()
+
+
+def told(difference: float, name: str) -> str:
+    """The answer in a sentence."""
+    same = "bit-identical" if difference == 0.0 else f"largest difference of a weight {difference:.3g}"
+    return f"shared base against alone, first {STEPS} steps of {name}: {same}"

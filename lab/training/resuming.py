@@ -1,0 +1,197 @@
+"""Going on exactly: what a checkpoint takes from Lightning's loop, and how a new loop is put in the same place.
+
+A checkpoint is taken where an optimizer step begins, when everything of the step before (logging, validation, early
+stopping) is done. A resumed loop is a new one whose sampler begins at the next sample and whose three counters are set:
+batches, optimizer steps, steps for the logger. Optimizer, schedule, early stopping and RNG are restored before its first
+forward, so that on a CPU in float32 every later bit is that of a run that was never stopped.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping
+
+from lab.config import TrainerSection
+from lab.errors import ContractError
+from lab.runs import count_curves
+from lab.stopping import REQUEST, Stopped
+from lab.training import checkpoints
+from lab.training.checkpoints import Checkpoint
+from lab.training.watching import CurveLogger
+
+
+class Keeper(Callback):
+    """Takes and restores checkpoints, keeps the best weights, and ends the training where it is asked to stop.
+
+    micro: samples per forward and forwards per step, as they are in this process. alike: facts that must be the same in a
+    checkpoint to go on from, such as the hash of the samples. command_started: Unix time, where `trainer.max_time` begins.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        section: TrainerSection,
+        micro: tuple[int, int],
+        alike: dict[str, Any],
+        early: EarlyStopping | None,
+        resumed: Checkpoint | None,
+        logger: CurveLogger,
+        command_started: float,
+    ) -> None:
+        self.run_dir = run_dir
+        self.section = section
+        self.micro = micro
+        self.alike = alike
+        self.early = early
+        self.resumed = resumed
+        self.logger = logger
+        self.command_started = command_started
+        self.limit_s = limit_s(section)
+        self.start = time.perf_counter()
+        self.best: dict[str, float] | None = resumed.facts["best"] if resumed else None
+        self.earlier_s = float(resumed.facts["seconds"]) if resumed else 0.0
+        self.last = resumed.step if resumed else 0
+        self.rng_waits = resumed is not None
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        REQUEST.install()  # Lightning's own handler would leave before a checkpoint is taken
+        if self.resumed is not None:
+            put_back(trainer, module, self.resumed, self.micro[1])
+            if self.early is not None:
+                state = self.resumed.facts["early_stopping"]
+                self.early.load_state_dict({**state, "best_score": torch.tensor(state["best_score"])})
+
+    def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+        if self.rng_waits:  # iterators of loaders, made before this, draw from the generator
+            assert self.resumed is not None
+            restore_rng(self.resumed)
+            self.rng_waits = False
+        if batch_idx % self.micro[1]:
+            return
+        step = trainer.global_step
+        why = self.reason(trainer)
+        every = self.section.save_every
+        if step > self.last and (why is not None or (every is not None and step % every == 0)):
+            self.keep(trainer, module, ended=False)
+        if why is not None:
+            raise Stopped(f"{why} after step {step} of {trainer.max_steps}; the same command goes on from there")
+
+    def reason(self, trainer: L.Trainer) -> str | None:
+        """Why the training should stop now, if it should; with several devices, all stop at the same step."""
+        asked = REQUEST.asked
+        late = self.limit_s is not None and time.time() - self.command_started > self.limit_s
+        if trainer.world_size > 1:
+            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
+            late = trainer.strategy.reduce_boolean_decision(late, all=False)
+        if asked:
+            return "stopped by SIGTERM"
+        return f"stopped by trainer.max_time={self.section.max_time}" if late else None
+
+    def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        nll = float(trainer.callback_metrics["minival/nll"])
+        if self.section.restore_best and (self.best is None or nll < self.best["nll"]):
+            self.best = {"nll": nll, "step": trainer.global_step}
+            if trainer.is_global_zero:
+                path = checkpoints.folder(self.run_dir) / checkpoints.BEST
+                checkpoints.write(path, Checkpoint({f"weights.{k}": v for k, v in trained(module).items()}, dict(self.best)))
+
+    def keep(self, trainer: L.Trainer, module: L.LightningModule, ended: bool) -> dict[str, Any]:
+        """Write a checkpoint of this moment and return its facts. ended: no step is left to take."""
+        self.last = trainer.global_step
+        taken = take(trainer, module)
+        facts = {
+            **taken.facts,
+            "micro": list(self.micro),
+            "alike": self.alike,
+            "early_stopping": early_state(self.early),
+            "best": self.best,
+            "curve_rows": count_curves(self.run_dir),
+            "seconds": self.earlier_s + time.perf_counter() - self.start,
+            "clock_s": time.time() - self.logger.started,
+            "first_metric_s": self.logger.first_metric_s or 0.0,
+            "ended": ended,
+        }
+        if trainer.is_global_zero:
+            checkpoints.save(self.run_dir, Checkpoint(taken.tensors, facts), self.section.keep_checkpoints)
+        return facts
+
+
+def limit_s(section: TrainerSection) -> float | None:
+    """`trainer.max_time`, HH:MM:SS, in seconds."""
+    if section.max_time is None:
+        return None
+    hours, minutes, seconds = map(int, section.max_time.split(":"))
+    return 3600.0 * hours + 60.0 * minutes + seconds
+
+
+def trained(module: L.LightningModule) -> dict[str, torch.Tensor]:
+    """The parameters that train, by name."""
+    return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+
+
+def take(trainer: L.Trainer, module: L.LightningModule) -> Checkpoint:
+    """Weights, optimizer, schedule and RNG of this moment."""
+    optimizer = trainer.optimizers[0].state_dict()
+    tensors = {f"weights.{name}": value for name, value in trained(module).items()}
+    tensors |= {f"optimizer.{index}.{key}": value for index, state in optimizer["state"].items() for key, value in state.items()}
+    tensors["rng.cpu"] = torch.get_rng_state()
+    if module.device.type == "cuda":
+        tensors["rng.cuda"] = torch.cuda.get_rng_state(module.device)
+    loss = trainer.callback_metrics.get("train/loss")
+    facts = {
+        "step": trainer.global_step,
+        "optimizer": optimizer["param_groups"],
+        "schedule": trainer.lr_scheduler_configs[0].scheduler.state_dict(),
+        "loss": None if loss is None else float(loss),
+    }
+    return Checkpoint(tensors, facts)
+
+
+def put_weights(module: L.LightningModule, checkpoint: Checkpoint) -> None:
+    """Copy a checkpoint's weights into the parameters that train. Raises `ContractError` if they are others."""
+    own, kept = trained(module), checkpoint.group("weights")
+    if own.keys() != kept.keys() or any(own[name].shape != kept[name].shape for name in own):
+        raise ContractError(
+            "the checkpoint to go on from holds other trained parameters than this experiment has; "
+            "trainer.if_unfinished=restart begins anew."
+        )
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(kept[name])
+
+
+def put_back(trainer: L.Trainer, module: L.LightningModule, checkpoint: Checkpoint, accumulate: int) -> None:
+    """Put a new loop where a checkpoint was taken."""
+    put_weights(module, checkpoint)
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for name, value in checkpoint.group("optimizer").items():
+        index, _, key = name.partition(".")
+        state.setdefault(int(index), {})[key] = value
+    trainer.optimizers[0].load_state_dict({"state": state, "param_groups": checkpoint.facts["optimizer"]})
+    trainer.lr_scheduler_configs[0].scheduler.load_state_dict(dict(checkpoint.facts["schedule"]))
+    loop = trainer.fit_loop.epoch_loop
+    batches = loop.batch_progress.total
+    batches.ready = batches.started = batches.processed = batches.completed = checkpoint.step * accumulate
+    steps = loop.automatic_optimization.optim_progress.optimizer.step.total
+    steps.ready = steps.completed = checkpoint.step
+    loop._batches_that_stepped = checkpoint.step
+
+
+def restore_rng(checkpoint: Checkpoint) -> None:
+    """Put the generators back that dropout draws from."""
+    torch.set_rng_state(checkpoint.tensors["rng.cpu"])
+    if "rng.cuda" in checkpoint.tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(checkpoint.tensors["rng.cuda"])
+
+
+def early_state(early: EarlyStopping | None) -> dict[str, Any] | None:
+    """Early stopping's state as JSON values."""
+    if early is None:
+        return None
+    state = early.state_dict()
+    return {**state, "best_score": float(state["best_score"])}

@@ -1,0 +1,223 @@
+"""The stages that are timed are the answer that is scored, merging touches nothing, and every number is there and in order."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import checkpoints
+import pytest
+import torch
+from test_families import PROMPT, sample
+
+from lab import adapter, conditioning, data, lora, model, runs, vision_tokens
+from lab import run as running
+from lab.config import LoraDial, identity
+from lab.evaluation import latency, stages
+from lab.model import Vlm
+from lab.model.answers import answer_tokens
+from lab.model.encoding import Encoder
+from lab.progress import silent
+from lab.records import Batch
+from lab.run.assembly import attached
+from lab.training.datamodule import Examples
+
+CLOSE = {"rtol": 0.0, "atol": 2e-5}
+STAGES = ("", "vision_", "prefill_", "decode_")
+
+
+def keys(*prefixes: str) -> set[str]:
+    return {f"latency/{prefix}{stage}{p}_ms" for prefix in prefixes for stage in STAGES for p in ("p50", "p95")}
+
+
+def longer(batch: Batch, token: torch.Tensor) -> Batch:
+    """The batch with one further token of text."""
+    ids = token.unsqueeze(1)
+    return dataclasses.replace(
+        batch,
+        input_ids=torch.cat([batch.input_ids, ids], 1),
+        attention_mask=torch.cat([batch.attention_mask, torch.ones_like(ids)], 1),
+        mm_token_type_ids=torch.cat([batch.mm_token_type_ids, torch.zeros_like(ids)], 1),
+        position_ids=torch.cat([batch.position_ids, batch.position_ids[..., -1:] + 1], -1),
+    )
+
+
+def moved(vlm: Vlm, names: str, spread: float = 0.2) -> None:
+    """Give adapters or gates values as if they had trained."""
+    for name, parameter in lora.trainable(vlm).items():
+        if names in name:
+            torch.nn.init.normal_(parameter, std=spread, generator=torch.Generator().manual_seed(len(name)))
+
+
+def check_stages(vlm: Vlm, batch: Batch) -> None:
+    vlm.model.eval()
+    with torch.inference_mode():
+        whole = vlm.logits(batch, 1)[:, -1]
+        seen = stages.see(vlm, batch)
+        read = stages.read(vlm, batch, seen)
+        token = whole.argmax(dim=-1)
+        further = stages.write(vlm, stages.next_inputs(vlm, batch, seen, token), read.cache)
+        again = vlm.logits(longer(batch, token), 1)[:, -1]
+    torch.testing.assert_close(read.logits, whole, **CLOSE)
+    torch.testing.assert_close(further, again, **CLOSE)
+    assert not torch.allclose(further, whole, atol=1e-2)
+
+
+@pytest.mark.parametrize("family", (*checkpoints.FAMILIES, "vit_gpt2"))
+def test_stages_are_the_answer(family, tmp_path) -> None:
+    """Tower, then prompt over its cache, then one token: the logits of one call, and of one call with that token."""
+    vlm = model.load(checkpoints.save(family, tmp_path))
+    encoder = Encoder(vlm, PROMPT)
+    check_stages(vlm, encoder.collate([encoder.example(sample(i, ragged=True)) for i in range(3)], with_answers=False))
+
+
+@pytest.fixture(scope="module")
+def world(composer, tiny_folder, tmp_path_factory):
+    x = composer(f"model.path={tiny_folder}", "data.num_train=8", "data.num_minival=8", "data.num_dev=12")
+    return x, model.load(x.model), data.load(x.data, tmp_path_factory.mktemp("cache")).dev
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("vision_tokens=merge", "vision_tokens.budget=6"),
+        ("vision_tokens=resampler", "vision_tokens.budget=4"),
+        ("conditioning=cross_attention",),
+        ("conditioning=cross_attention", "conditioning.parallel=true", "conditioning.keep_prefix=false"),
+        ("conditioning=cross_attention", "vision_tokens=pool", "vision_tokens.budget=4"),
+    ],
+    ids=" ".join,
+)
+def test_stages_are_the_answer_under_every_dial(overrides, composer, world) -> None:
+    x = composer(*overrides)
+    vlm = world[1].share()
+    vision_tokens.install(vlm, x.vision_tokens)
+    conditioning.install(vlm, x.conditioning)
+    for module in vlm.extras.values():
+        for name, parameter in module.named_parameters():
+            if name.endswith("gate"):
+                parameter.data.fill_(0.7)
+    encoder = Encoder(vlm, x.prompt)
+    check_stages(vlm, encoder.collate([encoder.example(world[2][i]) for i in range(3)], with_answers=False))
+
+
+@pytest.mark.parametrize("options", [{}, {"use_dora": True}, {"where": ["vision", "projector", "llm"], "use_rslora": True}])
+def test_merging_computes_the_same_and_touches_nothing(options, world) -> None:
+    x, base, dev = world
+    dial = LoraDial(name="llm", r=4, **options)
+    targets = lora.target_names(base, dial)
+    vlm = base.share()
+    lora.attach(vlm, dial)
+    moved(vlm, "lora_")
+    encoder = Encoder(vlm, x.prompt)
+    batch = encoder.collate([encoder.example(dev[i]) for i in range(4)], with_answers=False)
+    before = {name: tensor.clone() for name, tensor in vlm.model.state_dict().items()}
+    vlm.model.eval()
+    try:
+        with torch.inference_mode():
+            trained = vlm.logits(batch, 1)
+        merged = stages.merged(vlm)
+        with torch.inference_mode():
+            torch.testing.assert_close(merged.logits(batch, 1), trained, rtol=0.0, atol=1e-3)
+            assert torch.equal(vlm.logits(batch, 1), trained)
+            with vlm.model.disable_adapter():
+                assert not torch.allclose(vlm.logits(batch, 1), trained, atol=1e-2)
+        after = vlm.model.state_dict()
+        assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+        assert not any("lora_" in name for name, _ in merged.model.named_parameters())
+        mine = {tensor.data_ptr() for tensor in vlm.bare.parameters()}
+        assert merged.bare.get_input_embeddings().weight.data_ptr() in mine  # not copied: merging does not change it
+        changed = {name.rpartition(".")[0] for name, tensor in merged.model.named_parameters() if tensor.data_ptr() not in mine}
+        assert changed == set(targets)
+    finally:
+        lora.detach(vlm)
+        base.model = vlm.model
+
+
+def test_a_visit_measures_every_stage_both_ways(world) -> None:
+    x, base, dev = world
+    vlm = base.share()
+    lora.attach(vlm, LoraDial(name="llm", r=2))
+    try:
+        work = latency.workload(Examples(dev, Encoder(vlm, x.prompt)), 3, 4)
+        looks = [latency.look(vlm, work, 1, batches=2) for _ in range(2)]
+    finally:
+        lora.detach(vlm)
+        base.model = vlm.model
+    found = latency.summarise(looks, work)
+    every = keys("", "batch_", "merged_", "merged_batch_")
+    assert every | {f"latency/{name}" for name in ("examples_per_second", "batch_size", "visits", "examples", "batches", "tokens",
+                                                   "visual_tokens")} == found.keys()  # fmt: skip
+    assert {name: found[f"latency/{name}"] for name in ("visits", "examples", "batches", "batch_size")} == {
+        "visits": 2, "examples": 3, "batches": 2, "batch_size": 4
+    }  # fmt: skip
+    assert found["latency/visual_tokens"] == 32  # two images of 16
+    assert 32 < found["latency/tokens"] <= work.full.input_ids.shape[1]
+    for prefix in ("", "batch_", "merged_", "merged_batch_"):
+        for stage in STAGES:
+            assert 0 < found[f"latency/{prefix}{stage}p50_ms"] <= found[f"latency/{prefix}{stage}p95_ms"]
+    for one in looks:
+        for seconds in (*one.plain.singles, *one.merged.batches):
+            assert seconds.vision + seconds.prefill <= seconds.whole
+    fastest = min(seconds.whole for one in looks for seconds in one.plain.batches)
+    assert found["latency/examples_per_second"] == pytest.approx(4 / fastest)
+
+
+def test_nothing_merges_without_adapters_or_into_quantised_weights(world) -> None:
+    x, base, dev = world
+    work = latency.workload(Examples(dev, Encoder(base, x.prompt)), 1, 1)
+    found = latency.summarise([latency.look(base, work, 0, batches=1)], work)
+    assert keys("", "batch_") <= found.keys() and not any("merged" in key for key in found)
+    vlm = dataclasses.replace(base, base={**base.base, "quantisation": "nf4"})
+    lora.attach(vlm, LoraDial(name="llm", r=2))
+    assert stages.merged(vlm) is None
+    lora.detach(vlm)
+    base.model = vlm.model
+
+
+def test_arms_in_turn_encode_once(small, monkeypatch) -> None:
+    """Every round visits every arm; what is asked is encoded once for all visits; records and adapters stay whose they are."""
+    given = ("evaluation.latency_examples=6", "evaluation.latency_warmup=0", "evaluation.batch_size=4")
+    both = [small(f"lora.r={r}", *given) for r in (2, 4)]
+    prepared = running.prepare(both[0])
+    records = []
+    for x in both:
+        folder = runs.folder(Path(x.tracking.runs_dir), identity(x))
+        with attached(x, prepared.vlm) as vlm:
+            moved(vlm, "lora_")
+            adapter.save(vlm, folder / "adapter")
+        records.append(running.new_run(x, "command"))
+        records[-1].metrics["dev/accuracy"] = 0.5 + 0.01 * x.lora.r
+    saved = {path: path.read_bytes() for path in Path(both[0].tracking.runs_dir).rglob("adapter/*")}
+    encoded, looked = [], []
+    real_example, real_look = Encoder.example, latency.look
+
+    def look(vlm, *rest, **more):
+        looked.append(vlm.model.peft_config["default"].r)
+        return real_look(vlm, *rest, **more)
+
+    monkeypatch.setattr(Encoder, "example", lambda self, one: (encoded.append(one.sample_id), real_example(self, one))[1])
+    monkeypatch.setattr(latency, "look", look)
+    running.interleaved_latency(list(zip(both, records, strict=True)), prepared)
+    assert looked == [2, 4] * 3
+    assert len(encoded) == len(set(encoded)) == 4
+    for x in both:
+        run = runs.load(Path(x.tracking.runs_dir), identity(x))
+        assert run.metrics["latency/visits"] == 3 and run.metrics["latency/examples"] == 2 and run.metrics["latency/batches"] == 1
+        assert keys("", "batch_", "merged_", "merged_batch_") <= run.metrics.keys()
+        assert run.metrics["dev/accuracy"] == 0.5 + 0.01 * x.lora.r
+    assert saved and all(path.read_bytes() == data for path, data in saved.items())
+
+
+def test_a_run_alone_looks_long_and_an_arm_in_turn_looks_short(small) -> None:
+    x = small("lora=none", "trainer.max_steps=0", "evaluation.latency_examples=6", "evaluation.batch_size=4", "data.num_dev=8")
+    prepared = running.prepare(x)
+    words = answer_tokens(prepared.vlm.processor.tokenizer, x.prompt)
+    folder = Path(x.tracking.runs_dir) / "look"
+    given = (x, prepared.vlm, prepared.encoded(x), words, folder, silent)
+    long, short = (running.evaluate(*given, in_turn=in_turn) for in_turn in (False, True))
+    assert (long["latency/examples"], long["latency/batches"]) == (6, 3)
+    assert (short["latency/examples"], short["latency/batches"]) == (2, 1)
+    assert {key: value for key, value in long.items() if key.startswith("dev/")} == {
+        key: value for key, value in short.items() if key.startswith("dev/")
+    }
