@@ -202,6 +202,7 @@ class Optim:
 class TrainerSection:
     """The training loop. Exactly one of `max_steps` (optimizer steps) and `max_epochs` is given.
 
+    batch_size: samples per forward, of all devices together. devices: processes that train one arm, one GPU or core each.
     save_every: optimizer steps between checkpoints. max_time: HH:MM:SS from the command's start.
     restore_best: the weights of the best look at minival, by nll, are kept instead of the last.
     """
@@ -218,6 +219,7 @@ class TrainerSection:
     num_workers: int = 0
     threads: int = 1
     accelerator: str = "auto"
+    devices: int = 1
     if_finished: IfFinished = IfFinished.reuse
     if_unfinished: IfUnfinished = IfUnfinished.resume
     save_every: int | None = 100
@@ -294,7 +296,7 @@ NOT_IDENTITY = {
     "sweep": None,
     "tracking": None,
     "trainer": (
-        "num_workers", "threads", "accelerator", "feature_cache", "if_finished", "if_unfinished", "save_every",
+        "num_workers", "threads", "accelerator", "devices", "feature_cache", "if_finished", "if_unfinished", "save_every",
         "keep_checkpoints", "max_time",
     ),
     "evaluation": ("batch_size", "bootstrap", "latency_warmup", "latency_examples", "verify", "probe_examples"),

@@ -68,6 +68,7 @@ def check(x: Experiment) -> None:
         "trainer.batch_size": (x.trainer.batch_size, 1),
         "trainer.accumulate_grad_batches": (x.trainer.accumulate_grad_batches, 1),
         "trainer.threads": (x.trainer.threads, 1),
+        "trainer.devices": (x.trainer.devices, 1),
         "trainer.num_workers": (x.trainer.num_workers, 0),
         "trainer.keep_checkpoints": (x.trainer.keep_checkpoints, 1),
         "tracking.cache_gb": (x.tracking.cache_gb, 0.0),
@@ -109,6 +110,11 @@ def check(x: Experiment) -> None:
         if not 0.0 <= value < 1.0:
             raise ConfigError(f"{key}={value}: it must lie in [0, 1).")
     check_trainer(x.trainer)
+    if x.trainer.batch_size % x.trainer.devices:
+        raise ConfigError(
+            f"trainer.devices={x.trainer.devices}: they share trainer.batch_size={x.trainer.batch_size} samples evenly, so it must "
+            "divide that number."
+        )
     if len(x.optim.betas) != 2:
         raise ConfigError(f"optim.betas={list(x.optim.betas)}: two numbers are needed, as in [0.9, 0.999].")
     for part in x.lora.where:

@@ -59,7 +59,7 @@ def on_meta(x: Experiment) -> model.Vlm:
 
     family = model.family(x.model.family)
     if x.model.path is None:
-        raise ConfigError(f"model.path=null: give the folder of your checkpoint; conf/model/{x.model.name}.yaml says of what kind.")
+        raise ConfigError(f"model.path=null: give your checkpoint's folder; conf/model/{x.model.name}.yaml says of what kind.")
     try:
         config = AutoConfig.from_pretrained(model.locate(x.model.path), revision=x.model.revision)
     except OSError as error:

@@ -103,7 +103,7 @@ def make(family: str, seed: int = 0) -> tuple[PreTrainedModel, ProcessorMixin]:
 
 
 def make_vit_gpt2(seed: int = 0) -> tuple[PreTrainedModel, Pair]:
-    """A random ViT + GPT-2 of unequal widths, the tiny base's words in GPT-2's kind of tokenizer: no template, no padding token."""
+    """A random ViT + GPT-2 of unequal widths; the tiny base's words without a template or a padding token."""
     import torch
     import transformers as hf
 
@@ -115,7 +115,8 @@ def make_vit_gpt2(seed: int = 0) -> tuple[PreTrainedModel, Pair]:
     ends = {"bos_token_id": tokenizer.eos_token_id, "eos_token_id": tokenizer.eos_token_id}
     shape = {"num_hidden_layers": 3, "num_attention_heads": 4, "initializer_range": 0.2}
     vision = hf.ViTConfig(hidden_size=32, intermediate_size=48, image_size=64, patch_size=16, **shape)
-    text = hf.GPT2Config(n_embd=HIDDEN, n_layer=3, n_head=4, n_positions=256, vocab_size=len(tokenizer), initializer_range=0.1, **ends)
+    ends |= {"vocab_size": len(tokenizer), "n_positions": 256}
+    text = hf.GPT2Config(n_embd=HIDDEN, n_layer=3, n_head=4, initializer_range=0.1, **ends)
     text.is_decoder = text.add_cross_attention = True
     config = hf.VisionEncoderDecoderConfig.from_encoder_decoder_configs(vision, text)
     with torch.random.fork_rng(devices=[]):

@@ -87,6 +87,7 @@ def small(
             "trainer.batch_size=4",
             "evaluation.latency_examples=2",
             "evaluation.latency_warmup=1",
+            "evaluation.batch_size=8",  # latency passes full batches; scores do not depend on it
             "sweep.self_check=false",
             f"tracking.runs_dir={tmp_path}/runs",
             f"tracking.cache_dir={tmp_path}/cache",

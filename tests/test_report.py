@@ -487,6 +487,15 @@ def test_training_on_other_data_is_told(tmp_path: Path) -> None:
     assert "arms differ in trainer.batch_size" in told
 
 
+def test_smaller_batches_after_out_of_memory_are_told(tmp_path: Path) -> None:
+    runs_dir = tmp_path / "runs"
+    few(runs_dir, {"lora.r": 2}, {"lora.r": 4})
+    run = runs.load(runs_dir, "run1")
+    run.facts["out_of_memory"] = [{"batch_size": 4, "accumulate_grad_batches": 2}]
+    runs.save(runs_dir, run)
+    assert "Out of memory, lora.r=4 went on with smaller batches" in remarks_of(runs_dir)
+
+
 def test_latency_under_load_and_on_several_machines_is_told(tmp_path: Path) -> None:
     runs_dir = tmp_path / "runs"
     few(runs_dir, {"lora.r": 2}, {"lora.r": 4}, {"lora.r": 8})

@@ -114,15 +114,15 @@ def test_a_crash_a_divergence_a_full_memory_and_a_kill_do_not_touch_the_others(s
             os.kill(os.getpid(), signal.SIGKILL)
         return step(self, batch, batch_idx)
 
-    def sabotaged(x, *rest, first: bool):
+    def sabotaged(x, *rest, first: bool, **named):
         steps = {6: poisoned, 7: hungry} | ({5: killing} if first else {})
         if first and x.lora.r == 3:
             raise RuntimeError("boom")
         Learner.training_step = steps.get(x.lora.r, step)  # in the arm's own process
         (Path(x.tracking.runs_dir) / f"started-{x.lora.r}-{first}").touch()
-        return real(x, *rest)
+        return real(x, *rest, **named)
 
-    monkeypatch.setattr(running, "run_arm", lambda *given: sabotaged(*given, first=True))
+    monkeypatch.setattr(running, "run_arm", lambda *given, **named: sabotaged(*given, first=True, **named))
     with caplog.at_level(logging.ERROR):
         assert sweep(*asked.values()) == 1
     folder = Path(asked["good"].tracking.runs_dir)
@@ -131,7 +131,7 @@ def test_a_crash_a_divergence_a_full_memory_and_a_kill_do_not_touch_the_others(s
     assert "boom" in found["crashing"].error and "SIGKILL" in found["killed"].error and "the loss is nan" in found["diverging"].error
     assert found["hungry"].facts["out_of_memory"] == [{"batch_size": 2, "accumulate_grad_batches": 2}]
 
-    monkeypatch.setattr(running, "run_arm", lambda *given: sabotaged(*given, first=False))
+    monkeypatch.setattr(running, "run_arm", lambda *given, **named: sabotaged(*given, first=False, **named))
     assert sweep(*asked.values()) == 1, "the diverging arm diverges again"
     found = {kind: runs.load(folder, identity(x)) for kind, x in asked.items()}
     assert {kind for kind, run in found.items() if run.status == runs.FINISHED} == set(kinds) - {"diverging"}

@@ -222,7 +222,7 @@ def test_an_incomplete_checkpoint_or_another_size_is_refused(folder: Path, tmp_p
     (cut / "config.json").write_text(json.dumps(config))
     settings = json.loads((cut / "preprocessor_config.json").read_text())
     (cut / "preprocessor_config.json").write_text(json.dumps(settings | {"size": {"height": 32, "width": 32}}))
-    with pytest.raises(ModelError, match="images of .32, 32. pixels, and its encoder takes 64 x 64"):
+    with pytest.raises(ModelError, match="images of .32, 32. pixels, its encoder takes 64 x 64"):
         model.load(dial)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 
@@ -15,15 +16,15 @@ COMPARED = 5
 
 
 def largest_difference(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """Of the first steps' losses, over the loss where that is above 1."""
+    """Of the first steps' losses, over the loss where that is above 1; infinite where one is no number."""
     pairs = list(zip(ours, theirs, strict=False))[:COMPARED]
-    return max(abs(a - b) / max(1.0, abs(a)) for a, b in pairs)
+    return max(abs(a - b) / max(1.0, abs(a)) if math.isfinite(a) and math.isfinite(b) else math.inf for a, b in pairs)
 
 
 def require_same_losses(ours: Sequence[float], theirs: Sequence[float], name: str, tolerance: float = TOLERANCE) -> float:
     """The largest difference. Raises `BenchError` if it is above the tolerance: the arms have not learnt the same thing."""
     difference = largest_difference(ours, theirs)
-    if not difference <= tolerance:
+    if difference > tolerance:
         pairs = list(zip(ours, theirs, strict=False))[:COMPARED]
         rows = "\n".join(f"  step {step}: ours {a:.7f}, {name} {b:.7f}" for step, (a, b) in enumerate(pairs, 1))
         raise BenchError(

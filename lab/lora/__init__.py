@@ -13,6 +13,6 @@ from lab.lora.targets import PRESETS, features, is_linear, target_names, target_
 
 __all__ = [
     "ADAPTER", "INITS", "PRESETS", "Init", "LedgerRow", "adapter_parameters", "added_parameters", "attach", "detach", "features",
-    "init_of", "is_linear", "learning_rate", "ledger", "ledger_facts", "ledger_text", "parameter_groups", "settle", "sized", "target_names",
-    "target_pattern", "trainable", "verify",
+    "init_of", "is_linear", "learning_rate", "ledger", "ledger_facts", "ledger_text", "parameter_groups", "settle", "sized",
+    "target_names", "target_pattern", "trainable", "verify",
 ]

@@ -29,7 +29,7 @@ def sized(vlm: Vlm, dial: LoraDial) -> LoraDial:
         beside = f", {added:,} of them in modules that other dials add" if added else ""
         raise ConfigError(
             f"lora.trainable_parameters={wanted}: the smallest adapter here makes {added + least:,} trainable parameters "
-            f"(lora.r={step}{beside}). Give at least {added + least}, or narrow lora.where, lora.target_modules or what was added."
+            f"(lora.r={step}{beside}). Give at least {added + least}, or narrow lora.where, lora.target_modules or what is added."
         )
     return replace(dial, r=rank)
 

@@ -117,7 +117,7 @@ class Vlm:
         return self.family.architecture.reader(self)
 
     def logits(self, batch: Batch, rows: int) -> torch.Tensor:
-        """Logits of the last `rows` positions of every sequence, [B, rows, vocabulary]: the 151,936-way head is applied nowhere else."""
+        """Logits of the last `rows` positions of every sequence, [B, rows, vocabulary]; the head is applied nowhere else."""
         return self.reader(**self.inputs(batch), use_cache=False, logits_to_keep=rows).logits
 
 

@@ -69,7 +69,7 @@ class Architecture(Protocol):
         """Run the tower and the projector; `pooler_output` holds one tensor [tokens, hidden] for each image."""
 
     def reader(self, vlm: Vlm) -> torch.nn.Module:
-        """The module that reads text, and images with it; it takes `use_cache` and `logits_to_keep` as Transformers' decoders do."""
+        """The module that reads text, and images with it; it takes `use_cache` and `logits_to_keep` as decoders do."""
 
     def inputs(self, vlm: Vlm, batch: Batch) -> dict[str, Any]:
         """Keyword arguments for the reader's forward."""

@@ -4,7 +4,8 @@ Such a decoder has no image token and no chat template. A prompt is the framed s
 and the end-of-text token follow it. The separator between images has no place in it, and a system prompt stands on a line before.
 Each image is encoded by itself; the states of all images of a sample are joined, and every position of the text attends to all
 of them. Nothing in them says which image they are of, so such a model cannot tell left from right: exchanging the images changes
-no answer. That is Hugging Face's path as it is; `conditioning=cross_attention` on Qwen-VL marks each image. A sample without images attends to one state of zeros, so that it answers alike in every batch.
+no answer. That is Hugging Face's path as it is; `conditioning=cross_attention` on Qwen-VL marks each image. A sample without
+images attends to one state of zeros, so that it answers alike in every batch.
 
 Identity: the model is the checkpoint's, and nothing is added to it.
 """
@@ -65,8 +66,8 @@ class EncoderDecoder:
         made, wanted = side_of(pair.image_processor), config.encoder.image_size
         if made != (wanted, wanted):
             raise ModelError(
-                f"model.path={where}: its image processor makes images of {made} pixels, and its encoder takes {wanted} x {wanted}. "
-                "Correct `size` in preprocessor_config.json."
+                f"model.path={where}: its image processor makes images of {made} pixels, its encoder takes {wanted} x {wanted}."
+                " Correct `size` in preprocessor_config.json."
             )
         return pair
 
@@ -77,7 +78,7 @@ class EncoderDecoder:
     def frame(self, processor: Pair, chat: Chat, numbered: bool) -> tuple[str, str]:
         """The framed statement on its own, and the answer word with the end-of-text token."""
         if numbered:
-            raise ConfigError("prompt.numbered=true: no image stands in this model's prompt, so none can be numbered. Set it to false.")
+            raise ConfigError("prompt.numbered=true: no image stands in this model's prompt to be numbered. Set it to false.")
         lines = [message["content"][-1]["text"] for message in chat.messages]
         return "\n".join(lines) + "\n", chat.answer + processor.tokenizer.eos_token
 
@@ -144,7 +145,8 @@ class EncoderDecoder:
                 ended = (written[-1] == tokenizer.eos_token_id) | (written[-1] == tokenizer.pad_token_id)
                 token = torch.where(ended, tokenizer.pad_token_id, token)
             written.append(token)
-            grown = {"input_ids": token, "attention_mask": torch.ones_like(token), "position_ids": inputs["position_ids"][:, -1] + 1}
+            grown = {"input_ids": token, "attention_mask": torch.ones_like(token)}
+            grown["position_ids"] = inputs["position_ids"][:, -1] + 1
             inputs |= {key: torch.cat([inputs[key], column[:, None]], 1) for key, column in grown.items()}
         return torch.stack(written, 1)
 

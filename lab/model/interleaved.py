@@ -141,7 +141,7 @@ class Interleaved:
     def attention_flops(self, config: PretrainedConfig, shape: Shape) -> dict[str, float]:
         """The tower's within an image (or window), the text's causal.
 
-        4 n^2 W for n positions attending to one another in W = heads x size of a head, and half of that where attention is causal.
+        4 n^2 W for n positions attending to one another in W = heads x size of a head, and half of that where it is causal.
         """
         vision = config.vision_config
         width = getattr(vision, "embed_dim", None) or vision.hidden_size
@@ -163,7 +163,11 @@ class Interleaved:
 
 
 def m_rope(
-    rope_index: Callable[..., Any], ids: torch.Tensor, types: torch.Tensor, grids: torch.Tensor | None, attention: torch.Tensor | None
+    rope_index: Callable[..., Any],
+    ids: torch.Tensor,
+    types: torch.Tensor,
+    grids: torch.Tensor | None,
+    attention: torch.Tensor | None,
 ) -> torch.Tensor:
     """Positions int64 [3, B, T] by the model's `get_rope_index`."""
     return rope_index(ids, types, image_grid_thw=grids, attention_mask=attention)[0]

@@ -25,7 +25,9 @@ def quantised(dial: ModelDial, family: Family, config: PretrainedConfig) -> dict
         return {}
     key = f"model.quantisation={dial.quantisation.value}"
     if not family.quantisable:
-        raise ConfigError(f"{key}: bitsandbytes does not know the layers of model.family={family.name}. Give model.quantisation=none.")
+        raise ConfigError(
+            f"{key}: bitsandbytes does not know the layers of model.family={family.name}. Give model.quantisation=none."
+        )
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ConfigError(
             f"{key}: bitsandbytes is not installed. Install it with `pip install 'vlm-lab[quantised]'`, or give "

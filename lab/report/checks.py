@@ -23,7 +23,7 @@ def remarks(selection: Selection, results: Sequence[Result]) -> list[str]:
     """All that is wrong or odd with the arms of a report, in sentences; an empty list if nothing is."""
     measured = [result for result in results if isinstance(result, Measured)]
     found: list[str] = []
-    for check in (different_questions, different_training, different_tokens, little_mass, unlike_the_record, no_interval):
+    for check in (different_questions, different_training, smaller_batches, different_tokens, little_mass, unlike_the_record, no_interval):
         found += check(measured)
     found += broken_requirements(measured)
     found += different_versions([m.arm for m in measured]) + shared_machine(selection.arms, measured)
@@ -57,6 +57,17 @@ def different_training(measured: Sequence[Measured]) -> list[str]:
         numbers = ", ".join(f"{arms(len(those))} on {count(seen)}" for seen, those in groups.items())
         found.append(f"Arms were trained on different numbers of examples ({numbers}).")
     return found
+
+
+def smaller_batches(measured: Sequence[Measured]) -> list[str]:
+    """Arms that ran out of memory and went on with fewer samples per forward."""
+    those = [m for m in measured if fact(m.arm, "out_of_memory")]
+    if not those:
+        return []
+    return [
+        f"Out of memory, {named(those)} went on with smaller batches and as many samples per optimizer step: the same samples in "
+        "the same order, sums in another one."
+    ]
 
 
 def different_tokens(measured: Sequence[Measured]) -> list[str]:

@@ -85,7 +85,7 @@ def agreement(m: Measured, runs_dir: Path, group: str, num_resamples: int) -> In
 
 
 def winoground_table(measured: Sequence[Measured], runs_dir: Path, num_resamples: int) -> Table | None:
-    """Text, image and group scores of arms that were scored on Winoground, by training's end or by `lab.evaluate`; None if none was."""
+    """Text, image and group scores of arms that were asked Winoground, in their run or by `lab.evaluate`; None if none was."""
     rows: list[tuple[Text, ...]] = []
     for m in best(measured):
         for path, broken in winoground_files(m, runs_dir):

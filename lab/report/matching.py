@@ -63,11 +63,16 @@ class Account:
             flops=metrics.get("flops/forward_per_example"),
         )
 
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits whose samples count: a baseline is asked dev alone."""
+        return SPLITS if self.trains else SPLITS[2:]
+
     def value(self, respect: Respect) -> Any:
         """What must be equal among arms; None where it is not known or does not count."""
         match respect:
             case Respect.samples:
-                return tuple(self.samples.get(split) for split in (SPLITS if self.trains else SPLITS[2:])) if self.samples else None
+                return tuple(self.samples.get(split) for split in self.splits) if self.samples else None
             case Respect.order:
                 return self.examples_seen if self.trains else None
             case Respect.tokens:
@@ -83,7 +88,7 @@ class Account:
             return NONE
         match respect:
             case Respect.samples:
-                return " ".join(f"{split} {self.samples.get(split, NONE)[:8]}" for split in (SPLITS if self.trains else SPLITS[2:]))
+                return " ".join(f"{split} {self.samples.get(split, NONE)[:8]}" for split in self.splits)
             case Respect.order:
                 return f"{count(self.examples_seen)}, seed {self.seed}"
             case Respect.tokens:
@@ -169,7 +174,7 @@ def matched(accounts: Sequence[Account]) -> str:
             unsaid.append(f"{name[0].upper()}{name[1:]} were not recorded for every arm.")
         elif differs(trained, respect) is None:
             unit = " GFLOP an example" if respect is Respect.flops else ""
-            span = least.written(respect) if apart(least, most, respect) == 0 else f"{least.written(respect)} to {most.written(respect)}"
+            span = " to ".join(dict.fromkeys((least.written(respect), most.written(respect))))
             equal.append(f"{name} ({span}{unit}, within {100 * apart(least, most, respect):.1f} %)")
         else:
             unequal.append(contrast(least, most, respect))

@@ -133,8 +133,8 @@ def looking(findings: Findings) -> list[Block]:
     diagnosed = evidence.winoground_table(measured, runs_dir, resamples)
     if diagnosed:
         said = (
-            "Share of examples right by strict inequalities of the log-odds of the two answers; a tie is wrong. Text: each image's "
-            "right caption wins. Image: each caption's right image wins. Group: both. Not comparable with scores by P(Yes) alone."
+            "Share of examples right by strict inequalities of the log-odds of the two answers; a tie is wrong. Text: each "
+            "image's right caption wins. Image: each caption's right image wins. Group: both. Not comparable with scores by P(Yes) alone."
         )
         page += [Heading(2, "Winoground (diagnostic)"), Paragraph(said), diagnosed]
     gate = evidence.gate_table(measured)

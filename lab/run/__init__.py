@@ -11,7 +11,7 @@ from lab.run.measuring import PROBE, evaluate, interleaved_latency, require_effe
 from lab.run.sharing import Prepared, encoding_key, prepare, shared_key, tower_trains
 
 __all__ = [
-    "PROBE", "Prepared", "assemble", "data_facts", "encoding_key", "evaluate", "fail", "foresee", "interleaved_latency", "new_run",
-    "prepare", "reload", "require_effect", "reusable", "run_alone", "run_arm", "shared_key", "stored_probe", "tower_trains", "trained",
-    "verify",
+    "PROBE", "Prepared", "assemble", "data_facts", "encoding_key", "evaluate", "fail", "foresee", "interleaved_latency",
+    "new_run", "prepare", "reload", "require_effect", "reusable", "run_alone", "run_arm", "shared_key", "stored_probe",
+    "tower_trains", "trained", "verify",
 ]

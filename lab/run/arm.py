@@ -17,6 +17,7 @@ from lab.evaluation import equivalence
 from lab.model import Vlm
 from lab.model.answers import answer_tokens
 from lab.progress import Report, silent
+from lab.run import ranks
 from lab.run.accounting import costs
 from lab.run.assembly import assemble, attached, sized
 from lab.run.measuring import evaluate, require_effect, verify
@@ -34,12 +35,14 @@ def new_run(x: Experiment, command: str, sweep: str | None = None) -> Run:
     return Run(identity=identity(x), name=identity(x), config=as_dict(x), command=command, sweep=sweep)
 
 
-def run_arm(x: Experiment, prepared: Prepared, run: Run, started: float, report: Report = silent) -> Run:
+def run_arm(
+    x: Experiment, prepared: Prepared, run: Run, started: float, report: Report = silent, in_turn: bool = False
+) -> Run:
     """Attach, train and measure one arm; write everything to its run folder and return the finished record.
 
     An unfinished run of the same identity is gone on with: from its last checkpoint, under its first start.
-    started: Unix time at which the command began, for the time to the first metric. Raises `BusyError` if another process is
-    at work on the run.
+    started: Unix time at which the command began, for the time to the first metric. in_turn: latency is measured again later,
+    beside other arms. Raises `BusyError` if another process is at work on the run.
     """
     x = sized(x, prepared.vlm)
     run.config = as_dict(x)
@@ -50,7 +53,7 @@ def run_arm(x: Experiment, prepared: Prepared, run: Run, started: float, report:
         runs.save(runs_dir, run)
         prepared.encoded(x, report)  # before adapters sit in the tower
         with attached(x, prepared.vlm) as vlm:
-            train_and_measure(x, vlm, prepared, run, run_dir, started, report)
+            train_and_measure(x, vlm, prepared, run, run_dir, started, report, in_turn)
         run.status, run.ended = runs.FINISHED, runs.now()
         runs.save(runs_dir, run)
         checkpoints.clear(run_dir)
@@ -75,7 +78,7 @@ def go_on(x: Experiment, run: Run, earlier: Run | None, run_dir: Path) -> None:
 
 
 def train_and_measure(
-    x: Experiment, vlm: Vlm, prepared: Prepared, run: Run, run_dir: Path, started: float, report: Report
+    x: Experiment, vlm: Vlm, prepared: Prepared, run: Run, run_dir: Path, started: float, report: Report, in_turn: bool
 ) -> None:
     """Fill a run's record with what one arm's model counts, learns and answers."""
     encoded = prepared.encoded(x, report)
@@ -96,13 +99,17 @@ def train_and_measure(
         contract.refuse(reasons, what, "or begin anew with trainer.if_unfinished=restart.")
     contract.save(run_dir, described)
     if trains(x):
-        outcome = loop.train(x, vlm, encoded, run_dir, started, {"samples": run.facts["data"]["samples"]["train"]}, report)
+        alike = {"samples": run.facts["data"]["samples"]["train"]}
+        with ranks.beside(x, run_dir, started, alike):
+            outcome = loop.train(x, vlm, encoded, run_dir, started, alike, report)
         run.metrics |= outcome.metrics
         run.facts |= outcome.facts
+        per_step = x.trainer.batch_size * x.trainer.accumulate_grad_batches
+        run.facts["data"]["order"]["examples_seen"] = int(outcome.metrics["train/steps"]) * per_step  # fewer if it stopped early
         lora.settle(vlm)
         require_effect(vlm, assemble(x, prepared.vlm), encoded["dev"])
         adapter.save(vlm, run_dir / "adapter")
-    run.metrics |= evaluate(x, vlm, encoded, tokens, run_dir, report)
+    run.metrics |= evaluate(x, vlm, encoded, tokens, run_dir, report, in_turn)
     realised = {key: run.metrics[f"visual_tokens/{key}"] for key in ("mean", "min", "max")}
     contract.save(run_dir, {**described, "visual_tokens": realised})
     if x.evaluation.verify:

@@ -218,15 +218,11 @@ def run_group(
     if torch.cuda.is_available() and group[0].experiment.trainer.accelerator != "cpu":
         one_after_another(todo, prepared, started)
     else:
-        threads = max(x.trainer.threads for x, _ in todo)
+        threads = max(x.trainer.threads * x.trainer.devices for x, _ in todo)
         side_by_side(todo, prepared, started, max_arms or max(1, cores // threads))
-        finished = []
-        for x, record in todo:
-            known = runs.load(Path(x.tracking.runs_dir), record.identity)
-            if known is not None and known.status == runs.FINISHED:
-                finished.append((x, known))
-        if len(todo) > 1:
-            running.interleaved_latency(finished, prepared, bars())
+    ended = [(x, runs.load(Path(x.tracking.runs_dir), record.identity)) for x, record in todo]
+    finished = [(x, known) for x, known in ended if known is not None and known.status == runs.FINISHED]
+    running.interleaved_latency(finished, prepared, bars())
     return checked(todo, prepared)
 
 
@@ -248,7 +244,7 @@ def one_after_another(todo: Sequence[tuple[Experiment, Run]], prepared: Prepared
     for x, record in todo:
         log.info("arm %s", record.name)
         try:
-            running.run_arm(x, prepared, record, started, bars())
+            running.run_arm(x, prepared, record, started, bars(), in_turn=True)
         except BusyError as error:
             log.error("arm %s: %s", record.name, error)
         except BaseException as error:
@@ -317,7 +313,7 @@ def child(x: Experiment, prepared: Prepared, record: Run, started: float, parent
     try:
         with stoppable():
             die_with(parent)
-            running.run_arm(x, prepared, record, started)
+            running.run_arm(x, prepared, record, started, in_turn=True)
     except BusyError as error:
         print(error, flush=True)
         raise SystemExit(1) from None

@@ -19,6 +19,7 @@ from lab.model import Vlm
 from lab.model.encoding import Encoder, Example, Text
 from lab.progress import Report, silent
 from lab.records import Batch, Picture, Split
+from lab.training import devices
 from lab.training.features import FeatureStore, image_key
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class SeededOrder(Sampler[int]):
 class DataModule(L.LightningDataModule):
     """Serves `train` in seeded order and `minival` in file order, as `Batch` records.
 
-    micro: samples per forward and forwards per optimizer step. done: optimizer steps that a run before this one has taken.
+    micro: samples per forward, of all devices together, and forwards per optimizer step. done: optimizer steps that a run before this one has taken.
     """
 
     def __init__(
@@ -119,7 +120,7 @@ class DataModule(L.LightningDataModule):
         epochs = -(-steps * effective // max(len(train), 1))
         self.order = SeededOrder(len(train), seed, epochs, done * effective)
 
-    def loader(self, examples: Examples, sampler: Sampler[int] | None) -> DataLoader[Batch]:
+    def loader(self, examples: Examples, sampler: Sampler[int] | None, batch_size: int) -> DataLoader[Batch]:
         """A loader of batches with answers."""
 
         def collate(items: Sequence[Example]) -> Batch:
@@ -127,7 +128,7 @@ class DataModule(L.LightningDataModule):
 
         return DataLoader(
             examples,
-            batch_size=self.batch_size,
+            batch_size=batch_size,
             sampler=sampler,
             collate_fn=collate,
             num_workers=self.section.num_workers,
@@ -135,10 +136,12 @@ class DataModule(L.LightningDataModule):
         )
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        return self.loader(self.train, self.order)
+        if devices.world() == 1:
+            return self.loader(self.train, self.order, self.batch_size)
+        return self.loader(self.train, devices.Share(self.order, self.batch_size), self.batch_size // devices.world())
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        return self.loader(self.minival, None)
+        return self.loader(self.minival, None, self.batch_size)
 
 
 def eval_batches(examples: Examples, batch_size: int, pixels: bool = False) -> Iterator[Batch]:

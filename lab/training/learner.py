@@ -15,6 +15,7 @@ from lab.model import Vlm
 from lab.model.answers import answer_tokens, log_masses
 from lab.model.encoding import IGNORED, to_device
 from lab.records import Batch
+from lab.training import devices
 
 
 def answer_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -60,7 +61,8 @@ class Learner(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         assert batch.labels is not None
         loss = answer_loss(self.vlm.logits(batch, batch.answer_rows), batch.labels)
-        self.log("train/loss", loss, batch_size=len(batch.sample_ids))
+        loss = devices.part_of_mean(loss, batch, IGNORED)
+        self.log("train/loss", loss, batch_size=len(batch.sample_ids), sync_dist=devices.world() > 1)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -74,9 +76,10 @@ class Learner(L.LightningModule):
         wanted = batch.labels[rows, first] == self.true_id
         log_p = torch.where(wanted, true, false) - torch.logaddexp(true, false)
         size = len(batch.sample_ids)
-        self.log("minival/loss", loss, batch_size=size)
-        self.log("minival/nll", -log_p.mean(), batch_size=size)
-        self.log("minival/accuracy", ((true >= false) == wanted).float().mean(), batch_size=size)
+        options = {"batch_size": size, "sync_dist": devices.world() > 1}
+        self.log("minival/loss", loss, **options)
+        self.log("minival/nll", -log_p.mean(), **options)
+        self.log("minival/accuracy", ((true >= false) == wanted).float().mean(), **options)
 
     def configure_optimizers(self) -> Any:
         optim = self.section

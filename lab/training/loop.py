@@ -22,7 +22,7 @@ from lab.model import Vlm
 from lab.progress import Report, silent
 from lab.runs import cut_curves
 from lab.stopping import deferred
-from lab.training import checkpoints
+from lab.training import checkpoints, devices
 from lab.training.checkpoints import Checkpoint
 from lab.training.datamodule import DataModule, Examples
 from lab.training.learner import Learner
@@ -117,6 +117,11 @@ def train(
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
+            if x.trainer.devices > 1:
+                raise ModelError(
+                    f"trainer.devices={x.trainer.devices}: one of them is out of memory ({str(error)[:200]}). Lower trainer.batch_size "
+                    "and raise trainer.accumulate_grad_batches by the same factor."
+                ) from None
             if micro[0] == 1:
                 raise ModelError(f"trainer.batch_size: one sample does not fit into memory ({str(error)[:200]}).") from None
         micro = smaller(micro)
@@ -142,7 +147,8 @@ def fit(
 ) -> dict[str, float]:
     """One go at the steps that are left; return `train/*` summary numbers."""
     steps, effective, section = learner.steps, micro[0] * micro[1], x.trainer
-    cut_curves(run_dir, resumed.facts["curve_rows"] if resumed else 0)
+    if devices.rank() == 0:
+        cut_curves(run_dir, resumed.facts["curve_rows"] if resumed else 0)
     logger = CurveLogger(run_dir, started)
     if resumed is not None:
         logger = CurveLogger(run_dir, time.time() - resumed.facts["clock_s"], resumed.facts["first_metric_s"])
@@ -167,7 +173,7 @@ def fit(
         "train/batch_size": float(micro[0]),
         "time/first_metric_s": last["first_metric_s"],
     }
-    if last["best"] is not None:
+    if last["best"] is not None and devices.rank() == 0:
         put_weights(learner, checkpoints.read(checkpoints.folder(run_dir) / checkpoints.BEST))
         out["train/best_step"] = float(last["best"]["step"])
     return out
@@ -190,7 +196,9 @@ def lightning_trainer(
     validates = section.val_every is not None and has_minival
     return L.Trainer(
         accelerator=section.accelerator,
-        devices=1,
+        devices=section.devices,
+        strategy=devices.strategy(section),
+        use_distributed_sampler=False,
         precision="32-true",  # the base has its dtype already, and adapters stay float32 beside a bfloat16 base
         max_steps=steps,
         max_epochs=-1,

@@ -12,6 +12,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities import rank_zero_only
 
 from lab.errors import TrainingError
 from lab.progress import Report
@@ -42,6 +43,7 @@ class CurveLogger(Logger):
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """Hyper-parameters are in `run.json` already."""
 
+    @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         seconds = time.time() - self.started
         if self.first_metric_s is None:

@@ -1,0 +1,61 @@
+"""Several devices for one arm: Lightning's DDP, one process a device, `trainer.batch_size` samples shared out among them.
+
+The process that asked for the training is rank 0; `lab.run.ranks` starts the others. Only rank 0 writes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from itertools import islice
+
+import torch
+from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.strategies import DDPStrategy
+from torch.utils.data import Sampler
+
+from lab.config import TrainerSection
+from lab.records import Batch
+
+
+def rank() -> int:
+    """The number of this process among those that train one arm together, from 0."""
+    return int(os.environ.get("LOCAL_RANK", 0))
+
+
+def world() -> int:
+    """How many processes train one arm together, once they have met."""
+    met = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_world_size() if met else 1
+
+
+def strategy(section: TrainerSection) -> DDPStrategy | str:
+    """Lightning's strategy; with several devices the other processes are there already (`LOCAL_RANK` says so)."""
+    return "auto" if section.devices == 1 else DDPStrategy(cluster_environment=LightningEnvironment())
+
+
+def part_of_mean(loss: torch.Tensor, batch: Batch, ignored: int) -> torch.Tensor:
+    """A mean over this rank's answer tokens, weighted so that the mean over ranks is the mean over all ranks' tokens."""
+    if world() == 1:
+        return loss
+    assert batch.labels is not None
+    own = (batch.labels != ignored).sum().to(loss.dtype)
+    total = own.clone()
+    torch.distributed.all_reduce(total)
+    return loss * own * world() / total
+
+
+class Share(Sampler[int]):
+    """One rank's part of an order: of every `size` samples in it its own slice, so that all ranks see what one would."""
+
+    def __init__(self, order: Sampler[int], size: int) -> None:
+        self.order = order
+        self.size = size
+
+    def __len__(self) -> int:
+        return len(self.order) // world()  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[int]:
+        samples, each = iter(self.order), self.size // world()
+        while block := list(islice(samples, self.size)):
+            yield from block[rank() * each : (rank() + 1) * each]
