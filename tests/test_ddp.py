@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +17,7 @@ from safetensors.torch import load_file
 from lab import run as running
 from lab import runs
 from lab.config import Experiment, identity
-from lab.errors import ConfigError, ModelError
+from lab.errors import ConfigError, ModelError, TrainingError
 from lab.run import ranks
 from lab.training import devices
 from lab.training.datamodule import SeededOrder
@@ -62,6 +64,16 @@ def test_a_rank_that_cannot_start_ends_the_run(small, monkeypatch) -> None:
     with pytest.raises(ModelError, match="rank 1 did not get ready"):
         running.run_alone(x, "command", time.time())
     assert runs.load(Path(x.tracking.runs_dir), identity(x)).status == runs.FAILED
+
+
+def test_a_rank_that_dies_is_told(tmp_path) -> None:
+    """What the other ranks see of it is a lost connection; the user is told which process ended, and where it printed."""
+    dead = subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"])
+    lost = RuntimeError("Connection reset by peer")
+    with pytest.raises(TrainingError, match="rank 1 ended with exit code 3.*log-rank1.txt"):
+        ranks.raise_for_dead([dead], tmp_path, lost)
+    with pytest.raises(RuntimeError, match="reset by peer"):
+        ranks.raise_for_dead([], tmp_path, lost)
 
 
 def test_ranks_with_unequal_numbers_of_answer_tokens_count_by_tokens(monkeypatch) -> None:

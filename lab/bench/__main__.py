@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lab.config import Experiment
 
 PICTURES = "bench_pictures"
+CHECKPOINT = "bench_60m"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -111,7 +112,7 @@ def make_missing(x: Experiment) -> None:
     """Make the bench's checkpoint and pictures on first use."""
     from lab.progress import bars
 
-    if x.model.name == "bench":
+    if Path(x.model.path).name == CHECKPOINT:
         from lab.bench import checkpoint
 
         checkpoint.make(Path(x.model.path))

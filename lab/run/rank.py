@@ -13,16 +13,18 @@ from typing import Any
 
 def train(told: dict[str, Any], rank_0: int) -> None:
     """Build what rank 0 has built and train with it; what comes of it is rank 0's to keep. rank_0: a pipe to it."""
+    from lab.freezing import from_dict
+
+    x = from_dict(told["config"])
+
     import torch
 
     from lab import run as running
-    from lab.freezing import from_dict
     from lab.run.assembly import attached
     from lab.run.ranks import READY
     from lab.stopping import stoppable
     from lab.training import devices, loop
 
-    x = from_dict(told["config"])
     if x.trainer.accelerator != "cpu" and torch.cuda.is_available():
         torch.cuda.set_device(devices.rank())
     with stoppable():

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import socket
 import subprocess
@@ -18,10 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.config import Experiment, as_dict
-from lab.errors import ConfigError, ModelError
-from lab.stopping import EXIT_CODE
-
-log = logging.getLogger(__name__)
+from lab.errors import ConfigError, ModelError, TrainingError
 
 READY = "ready"
 PATIENCE_S = 60.0
@@ -53,21 +49,33 @@ def beside(x: Experiment, run_dir: Path, started: float, alike: dict[str, Any]) 
                 assert process.stdout is not None
                 if process.stdout.readline().strip() != READY:
                     raise ModelError(f"trainer.devices: rank {number} did not get ready (log: {log_path(run_dir, number)}).")
-            yield
+            try:
+                yield
+            except RuntimeError as error:
+                raise_for_dead(others, run_dir, error)
             for process in others:
                 process.wait(PATIENCE_S)
         finally:
-            for number, process in enumerate(others, 1):
-                if process.poll() is None:
-                    process.kill()
-                if process.wait() not in (0, EXIT_CODE):
-                    where = log_path(run_dir, number)
-                    log.warning("rank %d of the arm ended with exit code %d (log: %s)", number, process.returncode, where)
+            for process in others:
+                process.kill()
+                process.wait()
                 for pipe in (process.stdin, process.stdout):
                     assert pipe is not None
                     pipe.close()
             if torch.distributed.is_initialized():
                 torch.distributed.destroy_process_group()
+
+
+def raise_for_dead(others: list[subprocess.Popen[str]], run_dir: Path, error: RuntimeError) -> None:
+    """Raise a `TrainingError` if another rank has ended, which is why this one could not go on; else the error itself."""
+    for number, process in enumerate(others, 1):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            if process.wait(1.0) != 0:
+                raise TrainingError(
+                    f"trainer.devices: rank {number} ended with exit code {process.returncode} (log: {log_path(run_dir, number)}). "
+                    "The same command goes on from the last checkpoint."
+                ) from error
+    raise error
 
 
 def start(number: int, told: str, meeting: dict[str, str], path: Path) -> subprocess.Popen[str]:

@@ -150,6 +150,7 @@ def run_sweep(arms: Sequence[Arm], origin: Origin, max_arms: int | None = None, 
         if identity(arm.experiment) in records:
             groups.setdefault(running.shared_key(arm.experiment), []).append(arm)
     log.info("sweep %s: %d arms, %d to run, %d shared bases", sweep.identity, len(arms), len(records), len(groups))
+    stopped_here = False
     with Background(courier, sweep.arms, sweep.identity), stoppable():
         try:
             if launch is not None:
@@ -161,10 +162,12 @@ def run_sweep(arms: Sequence[Arm], origin: Origin, max_arms: int | None = None, 
         except Stopped as stopped:
             log.warning("%s", stopped)
             requeue()
+            stopped_here = True
         finally:
             sweep.ended = runs.now()
             runs.save_sweep(runs_dir, sweep)
-    return conclude(sweep, courier, origin.started) or ledger.after(named, runs_dir)
+    code = conclude(sweep, courier, origin.started)
+    return EXIT_CODE if code and stopped_here else code or ledger.after(named, runs_dir)
 
 
 def distinct(arms: Sequence[Arm]) -> list[Arm]:
@@ -361,7 +364,7 @@ def board(todo: Sequence[tuple[Experiment, Run]]) -> Iterator[Any]:
 
 
 def conclude(sweep: Sweep, courier: Courier, started: float) -> int:
-    """Print the summary of a sweep; 0 if every arm finished, else 1."""
+    """Print the summary of a sweep; 0 if every arm finished, `EXIT_CODE` if arms were stopped on request, else 1."""
     from lab.report.summary import summary
 
     print(summary(courier.runs_dir, sweep, courier.uri), flush=True)
@@ -375,5 +378,5 @@ def conclude(sweep: Sweep, courier: Courier, started: float) -> int:
     if not unfinished:
         return 0
     print(f"{len(unfinished)} of {len(sweep.arms)} arms did not finish; the same command runs only those.", file=sys.stderr)
-    stopped = all(run is None or (run.error or "").startswith(Stopped.__name__) for run in unfinished)
-    return EXIT_CODE if stopped else 1
+    causes = {None if run is None else (run.error or "").startswith(Stopped.__name__) for run in unfinished}
+    return EXIT_CODE if causes in ({True}, {True, None}) else 1

@@ -53,7 +53,7 @@ def launch(
             note(arm, records[identity(arm.experiment)], result)
     except Stopped as error:
         stopped = error
-    except Exception as error:  # whatever a launcher raises, arms are told of by their run folders
+    except Exception as error:  # a launcher raises whatever it likes; what became of the arms, their run folders say
         log.error("hydra/launcher=%s: %s: %s", chosen, type(error).__name__, error)
     for arm in todo:
         settle(arm, records[identity(arm.experiment)], waits=stopped is None)

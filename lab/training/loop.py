@@ -159,9 +159,13 @@ def fit(
         callbacks = [Progress(steps, effective, report), Finite(run_dir), *([early] if early else []), keeper, *watchers]
         trainer = lightning_trainer(section, micro[1], steps, len(splits["minival"]) > 0, logger, callbacks)
         prepare_model(x, learner)
-        with deferred():
-            trainer.fit(learner, datamodule=data)
-            last = keeper.keep(trainer, learner, ended=True)
+        device = learner.vlm.device
+        try:
+            with deferred():
+                trainer.fit(learner, datamodule=data)
+                last = keeper.keep(trainer, learner, ended=True)
+        finally:
+            learner.to(device)  # Lightning leaves a model on the CPU
     else:
         put_weights(learner, resumed)
         last = resumed.facts
