@@ -9,7 +9,7 @@ from pathlib import Path
 from lab import run as running
 from lab.bench import bundle, comparing, peer, rounds
 from lab.bench.figures import Figure, spread
-from lab.bench.rounds import WARM_UP
+from lab.bench.rounds import WARM_UP, Taken
 from lab.bench.steps import OurArm, lasting
 from lab.config import Experiment
 from lab.progress import Report, silent
@@ -24,7 +24,8 @@ def measure(x: Experiment, num_rounds: int, steps: int, report: Report = silent)
     threads = x.trainer.threads
     with tempfile.TemporaryDirectory(prefix="lab-bench-") as scratch:
         files = bundle.write(lasting(x, steps), running.prepare(x, report), Path(scratch) / "bundle")
-        best, tried = fastest(files, peer.candidates((threads,)), steps, report)
+        tried = try_all(files, peer.candidates((threads,)), steps, report)
+        best = fastest(tried)
         peers = {"TRL, defaults": peer.PeerArm(files, peer.defaults(threads)), "TRL, best": peer.PeerArm(files, best)}
         taken = rounds.take_turns({"ours": OurArm(x), **peers}, num_rounds, steps, report)
     ours = taken["ours"]
@@ -37,13 +38,17 @@ def measure(x: Experiment, num_rounds: int, steps: int, report: Report = silent)
     ]
     for name in peers:
         figures += comparing.against(ours, taken[name], name, examples)
-    figures += [Figure(f"tried: {name}", 1e3 * seconds, "ms", "a step") for name, seconds in tried.items()]
+    figures += [Figure(f"tried: {each.name}", 1e3 * statistics.median(taken.seconds), "ms", "a step") for each, taken in tried.items()]
     note = f"{num_rounds} turns, the first {WARM_UP} steps of each left out"
     return [*figures, Figure("steps timed, each arm", float(num_rounds * steps), "steps", note)]
 
 
-def fastest(files: Path, settings: list[peer.Settings], steps: int, report: Report) -> tuple[peer.Settings, dict[str, float]]:
-    """The settings with the shortest median step in one turn each, and that of all."""
+def try_all(files: Path, settings: list[peer.Settings], steps: int, report: Report) -> dict[peer.Settings, Taken]:
+    """One turn of TRL in each of the settings."""
     taken = rounds.take_turns({each.name: peer.PeerArm(files, each) for each in settings}, 1, steps, report)
-    tried = {name: statistics.median(found.seconds) for name, found in taken.items()}
-    return min(settings, key=lambda each: tried[each.name]), tried
+    return {each: taken[each.name] for each in settings}
+
+
+def fastest(tried: dict[peer.Settings, Taken]) -> peer.Settings:
+    """The settings with the shortest median step."""
+    return min(tried, key=lambda each: statistics.median(tried[each].seconds))

@@ -32,14 +32,15 @@ class Bench:
         self.scratch = scratch
         self.count = 0
 
-    def run(self, module: str, *arguments: str) -> processes.Ran:
-        """One command with runs and tracker of its own; the cache is shared."""
+    def run(self, module: str, *arguments: str, many: bool = False) -> processes.Ran:
+        """One command with runs and tracker of its own; the cache is shared. many: a multirun."""
         self.count += 1
         here = self.scratch / str(self.count)
         here.mkdir()
         places = {"runs_dir": f"{here}/runs", "cache_dir": f"{self.scratch}/cache", "uri": f"sqlite:///{here}/mlflow.db"}
         folders = [f"tracking.{key}={place}" for key, place in places.items()]
-        return processes.run([sys.executable, "-m", module, *arguments, *self.overrides, *folders], Path.cwd(), here / "log.txt")
+        command = [sys.executable, "-m", module, *arguments, *self.overrides, *folders, *(["-m"] if many else [])]
+        return processes.run(command, Path.cwd(), here / "log.txt")
 
 
 def measure(
@@ -82,7 +83,7 @@ def of_arms(bench: Bench, numbers: tuple[int, ...], report: Report) -> list[Figu
     for done, number in enumerate(numbers):
         report("makespan against arms", done, len(numbers), f"{number} arms")
         seeds = ",".join(map(str, range(number)))
-        seconds = bench.run("lab.train", *SMALL, "data.num_train=400", f"seed={seeds}", "-m").seconds
+        seconds = bench.run("lab.train", *SMALL, "data.num_train=400", f"seed={seeds}", many=True).seconds
         figures += [
             Figure(f"makespan, {number} arms", seconds, "s", "60 steps each"),
             Figure(f"makespan an arm, {number} arms", seconds / number, "s"),
@@ -97,9 +98,9 @@ def of_many(bench: Bench, number: int, report: Report) -> list[Figure]:
     report(f"{number} arms", 0, 4, "Hydra alone")
     grids = [f"optim.lr={','.join(some)}" for some in (rates[:1], rates)]
     alone = ("compose", *LEAST, "hydra/launcher=basic", "hydra/sweeper=basic")
-    hydra = [bench.run("lab.bench.growing", *alone, grid, "-m").seconds for grid in grids]
+    hydra = [bench.run("lab.bench.growing", *alone, grid, many=True).seconds for grid in grids]
     report(f"{number} arms", 2, 4, "all arms")
-    ours = [bench.run("lab.train", *LEAST, grid, "-m").seconds for grid in grids]
+    ours = [bench.run("lab.train", *LEAST, grid, many=True).seconds for grid in grids]
     report(f"{number} arms", 3, 4, "one arm's work")
     work = json.loads(bench.run("lab.bench.growing", "work", *LEAST).output.splitlines()[-1])["seconds"]
     report(f"{number} arms", 4, 4, "")

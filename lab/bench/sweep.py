@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lab import run as running
-from lab.bench import bundle, duel, peer, processes
+from lab.bench import bundle, comparing, duel, peer, processes, steps
 from lab.bench.figures import Figure
 from lab.config import Experiment
 from lab.errors import ConfigError
@@ -65,14 +65,22 @@ def our_sweep(overrides: list[str], scratch: Path, when: str, report: Report) ->
 
 
 def their_sweeps(x: Experiment, scratch: Path, num_arms: int, report: Report) -> dict[str, list[processes.Ran]]:
-    """Arms through TRL, alone on all cores, at its defaults and at the fastest of the settings tried."""
+    """Arms through TRL, alone on all cores, at its defaults and at the fastest of the settings tried.
+
+    Raises `BenchError` before any of them runs if the losses of their first steps are not ours.
+    """
     cores = len(os.sched_getaffinity(0))
     plain = dataclasses.replace(x, trainer=dataclasses.replace(x.trainer, feature_cache=False))  # TRL has no use for features
     prepared = running.prepare(plain, report)
     arms = [bundle.write(arm, prepared, scratch / f"arm-{i}") for i, arm in enumerate(grid_of(plain, num_arms))]
-    best, _ = duel.fastest(arms[0], peer.candidates(tuple(sorted({1, cores}))), CALIBRATION_STEPS, report)
-    settings = {"TRL, defaults": peer.defaults(cores), f"TRL, best ({best.workers} workers, {best.threads} threads)": best}
+    ours = steps.through_lightning(next(grid_of(plain, 1)), prepared, CALIBRATION_STEPS)
     del prepared
+    defaults = peer.defaults(cores)
+    tried = duel.try_all(arms[0], [defaults, *peer.candidates(tuple(sorted({1, cores})))], CALIBRATION_STEPS, report)
+    for each, taken in tried.items():
+        comparing.require_same_losses(ours.losses, taken.rounds[0].losses, each.name)
+    best = duel.fastest({each: taken for each, taken in tried.items() if each != defaults})
+    settings = {"TRL, defaults": defaults, f"TRL, best ({best.workers} workers, {best.threads} threads)": best}
     found: dict[str, list[processes.Ran]] = {name: [] for name in settings}
     for i, arm in enumerate(arms):
         for j, (name, each) in enumerate(settings.items()):
