@@ -120,7 +120,7 @@ def test_the_rank_is_recorded_and_costs_are_as_foreseen(small) -> None:
         ({"trains": False, "samples": {"dev": "d"}, "parameters": 0.0, "flops": 1e9, "examples_seen": 0}, set()),
         ({"trains": False, "samples": {"dev": "e"}}, {Respect.samples}),
     ],
-    ids=str,
+    ids=lambda value: str(value) if isinstance(value, dict) else "+".join(sorted(str(one.value) for one in value)) or "nothing",
 )
 def test_each_respect_sees_its_own_difference(changes: dict, broken: set[Respect]) -> None:
     both = [ARM, other(**changes)]
