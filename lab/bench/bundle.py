@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lab import adapter, lora
+from lab import adapter, lora, model
 from lab import run as running
 from lab.config import Experiment, Schedule
 from lab.errors import ConfigError
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 def require_plain(x: Experiment) -> None:
     """Raise a `ConfigError` for what a peer has no equivalent of."""
     refused = {
+        f"model.family={x.model.family}": not model.family(x.model.family).architecture.in_prompt,
         f"vision_tokens={x.vision_tokens.name}": x.vision_tokens.name not in ("native", "resize"),
         f"conditioning={x.conditioning.name}": x.conditioning.name != "prefix",
         "lora=none": x.lora.r == 0,
@@ -64,8 +65,6 @@ def write(x: Experiment, prepared: running.Prepared, folder: Path) -> Path:
 
 def spec(x: Experiment, steps: int) -> dict[str, Any]:
     """Everything but data and weights, as plain values."""
-    from lab import model
-
     return {
         "checkpoint": model.locate(x.model.path),
         "revision": x.model.revision,
