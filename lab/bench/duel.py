@@ -38,7 +38,8 @@ def measure(x: Experiment, num_rounds: int, steps: int, report: Report = silent)
     ]
     for name in peers:
         figures += comparing.against(ours, taken[name], name, examples)
-    figures += [Figure(f"tried: {each.name}", 1e3 * statistics.median(taken.seconds), "ms", "a step") for each, taken in tried.items()]
+    for each, turn in tried.items():
+        figures.append(Figure(f"tried: {each.name}", 1e3 * statistics.median(turn.seconds), "ms", "a step"))
     note = f"{num_rounds} turns, the first {WARM_UP} steps of each left out"
     return [*figures, Figure("steps timed, each arm", float(num_rounds * steps), "steps", note)]
 

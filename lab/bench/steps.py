@@ -27,7 +27,7 @@ from lab.records import Batch
 from lab.run.assembly import attached
 from lab.training import loop
 from lab.training.datamodule import DataModule, Examples
-from lab.training.learner import Learner, answer_loss
+from lab.training.learner import Learner
 
 PARTS = ("data", "forward", "backward", "optimizer")
 
@@ -103,7 +103,7 @@ def bare_steps(x: Experiment, vlm: Vlm, train: Examples) -> Round:
             with timed(spent, "data", vlm.device):
                 batch = to_device(next(batches), vlm.device)
             with timed(spent, "forward", vlm.device):
-                loss = learner_loss(vlm, batch) / x.trainer.accumulate_grad_batches
+                loss = learner.loss(batch) / x.trainer.accumulate_grad_batches
             with timed(spent, "backward", vlm.device):
                 loss.backward()
             losses.append(loss.detach())
@@ -129,12 +129,6 @@ def begin(x: Experiment, vlm: Vlm, train: Examples) -> tuple[Learner, Iterator[B
     return learner, iter(data.train_dataloader())
 
 
-def learner_loss(vlm: Vlm, batch: Batch) -> torch.Tensor:
-    """What `Learner.training_step` minimises."""
-    assert batch.labels is not None
-    return answer_loss(vlm.logits(batch, batch.answer_rows), batch.labels)
-
-
 @contextmanager
 def timed(spent: dict[str, float], part: str, device: torch.device) -> Iterator[None]:
     """Add the seconds of a block to a part."""
@@ -146,9 +140,8 @@ def timed(spent: dict[str, float], part: str, device: torch.device) -> Iterator[
 def flops_of_step(x: Experiment, prepared: running.Prepared) -> float:
     """Operations of the matrix products of one forward and backward over the first batch of training."""
     with attached(x, prepared.vlm) as vlm:
-        _, batches = begin(lasting(x, 1), vlm, prepared.encoded(x)["train"])
+        learner, batches = begin(lasting(x, 1), vlm, prepared.encoded(x)["train"])
         batch = to_device(next(batches), vlm.device)
-        learner_loss(vlm, batch).backward()  # lazily built state, and the kernels that a second step takes
-        count = matrix_flops(lambda: learner_loss(vlm, batch).backward())
+        count = matrix_flops(lambda: learner.loss(batch).backward())
         vlm.model.zero_grad(set_to_none=True)
     return count * x.trainer.accumulate_grad_batches

@@ -16,6 +16,7 @@ from lab.model.answers import answer_tokens, log_masses
 from lab.model.encoding import IGNORED, to_device
 from lab.records import Batch
 from lab.training import devices
+from lab.training.lean import Lean
 
 
 def answer_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -52,16 +53,22 @@ class Learner(L.LightningModule):
         self.extras = torch.nn.ModuleDict(vlm.extras)
         self.section = optim
         self.steps = steps
+        self.lean = Lean(vlm)
         self.answers = answer_tokens(vlm.processor.tokenizer, prompt)
         self.true_id = vlm.processor.tokenizer.encode(prompt.answer_true, add_special_tokens=False)[0]
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         return to_device(batch, device)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+    def loss(self, batch: Batch) -> torch.Tensor:
+        """What a training step minimises, a scalar in nats."""
         assert batch.labels is not None
-        loss = answer_loss(self.vlm.logits(batch, batch.answer_rows), batch.labels)
-        loss = devices.part_of_mean(loss, batch, IGNORED)
+        with self.lean.step(batch.answer_rows):
+            loss = answer_loss(self.vlm.logits(batch, batch.answer_rows), batch.labels)
+        return devices.part_of_mean(loss, batch, IGNORED)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        loss = self.loss(batch)
         self.log("train/loss", loss, batch_size=len(batch.sample_ids), sync_dist=devices.world() > 1)
         return loss
 
@@ -84,7 +91,8 @@ class Learner(L.LightningModule):
     def configure_optimizers(self) -> Any:
         optim = self.section
         groups = parameter_groups(self.vlm, optim)
-        optimizer = torch.optim.AdamW(groups, lr=optim.lr, betas=tuple(optim.betas), weight_decay=optim.weight_decay)
+        kept = {"betas": tuple(optim.betas), "weight_decay": optim.weight_decay}
+        optimizer = torch.optim.AdamW(groups, lr=optim.lr, fused=True, **kept)  # one pass over each parameter instead of a dozen
         warmup = round(optim.warmup_fraction * self.steps)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: rate(optim.schedule, step, self.steps, warmup)
