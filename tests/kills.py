@@ -33,6 +33,23 @@ ELSEWHERE = ("latency/", "memory/", "time/", "train/seconds", "train/examples_pe
 Make = Callable[..., Experiment]
 
 
+class PowerCut(BaseException):
+    """Ends a run as a kill would, where a test needs it to."""
+
+
+def cut(monkeypatch, where: type, hook: str, moment) -> None:
+    """Cut the power in a hook of the training, where `moment(trainer)` says so, once."""
+    real, done = getattr(where, hook), []
+
+    def hooked(self, trainer, *rest):
+        real(self, trainer, *rest)
+        if not done and moment(trainer):
+            done.append(True)
+            raise PowerCut
+
+    monkeypatch.setattr(where, hook, hooked)
+
+
 def essence(x: Experiment) -> dict[str, Any]:
     """All that a run leaves, but for clocks: files as bytes, metrics, curves."""
     runs_dir = Path(x.tracking.runs_dir)

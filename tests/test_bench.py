@@ -105,8 +105,11 @@ def test_operations_are_those_counted_by_hand(tiny) -> None:
     def linears(shapes: list[tuple[int, int]]) -> float:
         return sum(2 * 2 * m * n + 3 * 2 * x.lora.r * (m + n) for m, n in shapes)
 
-    expected = size * length * (blocks * linears(attention) + (blocks - 1) * linears(feed_forward)) + kept * linears(feed_forward)
-    expected += blocks * (2 + 5) * 2 * size * length**2 * hidden  # the backward of attention computes its probabilities again
+    narrow, wide_rows = [(hidden, kv), (hidden, kv)], attention[:1] + attention[3:]
+    expected = size * length * ((blocks - 1) * linears(attention + feed_forward) + linears(narrow))
+    expected += kept * linears(wide_rows + feed_forward)  # of the last block only the answer rows ask
+    expected += (blocks - 1) * (2 + 5) * 2 * size * length**2 * hidden  # backward computes the probabilities again
+    expected += (2 + 5) * 2 * kept * length * hidden
     expected += 2 * 2 * kept * hidden * text.vocab_size
     expected -= size * length * (2 * hidden * (hidden + 2 * kv) + 3 * 2 * x.lora.r * hidden)  # embeddings need no gradient
     assert counted == pytest.approx(expected, rel=0.01)

@@ -6,11 +6,12 @@ import dataclasses
 
 import pytest
 import torch
+from checkpoints import FAMILIES, save
 
-from lab import conditioning, data, lora, model
+from lab import conditioning, data, lora, model, vision_tokens
 from lab.config import Optim
 from lab.model.encoding import Encoder
-from lab.training.lean import Lean
+from lab.training.lean import Lean, Normed
 from lab.training.learner import Learner, answer_loss
 
 FORWARD = "forward"
@@ -19,24 +20,31 @@ FORWARD = "forward"
 @pytest.fixture(scope="module")
 def world(composer, tiny_folder, tmp_path_factory):
     x = composer(f"model.path={tiny_folder}", "data.num_train=32", "data.num_minival=8", "data.num_dev=16")
-    splits = data.load(x.data, tmp_path_factory.mktemp("cache"))
-    return x, splits
+    return x, data.load(x.data, tmp_path_factory.mktemp("cache"))
 
 
-def arm(world, *dials: str, composer, **lora_values):
-    """A model with adapters that have left their start, and a batch of six with pixels."""
-    x, splits = world
-    vlm = model.load(x.model)
-    dial = composer(f"model.path={x.model.path}", *dials)
-    conditioning.install(vlm, dial.conditioning, 0)
-    lora.attach(vlm, dataclasses.replace(dial.lora, r=4, **lora_values), seed=0)
-    torch.manual_seed(1)
-    for name, parameter in lora.trainable(vlm).items():
-        if "lora_B" in name or name.endswith("gate"):
-            parameter.data.normal_(0.0, 0.05)
-    vlm.model.train()
-    encoder = Encoder(vlm, x.prompt)
-    return vlm, encoder.collate([encoder.example(splits.train[i]) for i in range(6)], with_answers=True)
+@pytest.fixture
+def arm(world, composer):
+    """A model with adapters that have left their start, and a batch of six prompts, not of one length, with pixels."""
+
+    def make(*dials: str, dial=None, **lora_values):
+        x, splits = world
+        vlm = model.load(dial or x.model)
+        chosen = composer(f"model.path={x.model.path}", *dials)
+        vision_tokens.install(vlm, chosen.vision_tokens, 0)
+        conditioning.install(vlm, chosen.conditioning, 0)
+        lora.attach(vlm, dataclasses.replace(chosen.lora, r=4, **lora_values), seed=0)
+        torch.manual_seed(1)
+        for name, parameter in lora.trainable(vlm).items():
+            if "lora_B" in name or name.endswith("gate"):
+                parameter.data.normal_(0.0, 0.05)
+        vlm.model.train()
+        encoder = Encoder(vlm, x.prompt)
+        batch = encoder.collate([encoder.example(splits.train[i]) for i in range(0, 30, 5)], with_answers=True)
+        assert len(set(batch.attention_mask.sum(dim=1).tolist())) > 1
+        return vlm, batch
+
+    return make
 
 
 def gradients(vlm, loss) -> dict[str, torch.Tensor]:
@@ -48,8 +56,8 @@ def gradients(vlm, loss) -> dict[str, torch.Tensor]:
     return found
 
 
-def compare(vlm, batch, prompt) -> int:
-    """Assert equality of the two steps; return how many adapter layers took the lean way."""
+def compare(vlm, batch, prompt) -> Lean:
+    """Assert equality of the two steps; return what the lean one found."""
     learner = Learner(vlm, Optim(), prompt, 1)
     plain = answer_loss(vlm.logits(batch, batch.answer_rows), batch.labels)
     expected = gradients(vlm, plain)
@@ -57,11 +65,12 @@ def compare(vlm, batch, prompt) -> int:
     found = gradients(vlm, lean)
     assert lean.item() == pytest.approx(plain.item(), abs=2e-6)
     assert found.keys() == expected.keys() and len(found) > 2
+    steepest = max(gradient.abs().max() for gradient in expected.values())
     for name, gradient in expected.items():
-        assert gradient.abs().max() > 0, name
-        assert (found[name] - gradient).abs().max() <= 2e-5 * gradient.abs().max(), name
+        assert gradient.abs().max() > 0 or "lora_" not in name, name
+        assert (found[name] - gradient).abs().max() <= 5e-5 * gradient.abs().max() + 1e-8 * steepest, name
     assert all(FORWARD not in vars(module) for module in vlm.bare.modules()), "the model is left as it was"
-    return len(learner.lean.layers)
+    return learner.lean
 
 
 @pytest.mark.parametrize(
@@ -73,45 +82,61 @@ def compare(vlm, batch, prompt) -> int:
         (["lora=all"], {}, 35 + 12 + 2),
         ([], {"top_k_blocks": 1}, 7),
         (["conditioning=cross_attention"], {}, 35),
+        (["vision_tokens=resampler", "vision_tokens.budget=4"], {}, 35),
+        (["vision_tokens=pool", "vision_tokens.budget=4"], {}, 35),
+        ([], {"use_dora": True}, 0),
     ],
 )
-def test_loss_and_gradients_are_those_of_the_plain_step(world, composer, dials, values, layers) -> None:
-    vlm, batch = arm(world, *dials, composer=composer, **values)
-    assert compare(vlm, batch, world[0].prompt) == layers
+def test_loss_and_gradients_are_those_of_the_plain_step(world, arm, dials, values, layers) -> None:
+    vlm, batch = arm(*dials, **values)
+    lean = compare(vlm, batch, world[0].prompt)
+    assert len(lean.forwards) == layers + 2 * 5 + 1
+    assert (lean.last is None) == ("conditioning=cross_attention" in dials)
 
 
-@pytest.mark.parametrize("values", [{"use_dora": True}, {"lora_dropout": 0.5}])
-def test_what_is_not_plain_keeps_pefts_forward(world, composer, values) -> None:
-    """Only the last block is shortened; with dropout both draw the same mask where they draw for the same tensor."""
-    vlm, batch = arm(world, composer=composer, **values)
-    lean = Lean(vlm)
-    assert lean.layers == [] and lean.block is not None
-    if "use_dora" in values:
-            assert compare(vlm, batch, world[0].prompt) == 0
+@pytest.mark.parametrize("family", FAMILIES)
+def test_other_families(world, arm, tmp_path, family) -> None:
+    vlm, batch = arm(dial=save(family, tmp_path))
+    lean = compare(vlm, batch, world[0].prompt)
+    assert lean.forwards and (lean.last is not None) == vlm.family.single_output
 
 
-def test_a_checkpointed_model_is_left_alone(world, composer) -> None:
+def test_dropout_keeps_pefts_forward(arm) -> None:
+    vlm, _ = arm(lora_dropout=0.5)
+    assert len(Lean(vlm).forwards) == 2 * 5 + 1, "norms alone"
+
+
+def test_a_checkpointed_model_is_left_alone(world, arm) -> None:
     """The second forward comes when the step has ended, and must be the first one's."""
-    vlm, batch = arm(world, composer=composer)
+    vlm, batch = arm()
     vlm.bare.gradient_checkpointing_enable({"use_reentrant": False})
     vlm.bare.enable_input_require_grads()
-    assert compare(vlm, batch, world[0].prompt) == 35
+    compare(vlm, batch, world[0].prompt)
 
 
-def test_an_error_leaves_the_model_as_it_was(world, composer) -> None:
-    vlm, _ = arm(world, composer=composer)
-    with pytest.raises(RuntimeError, match="boom"), Lean(vlm).step(3):
-        raise RuntimeError("boom")
+def test_an_error_leaves_the_model_as_it_was(arm) -> None:
+    vlm, batch = arm()
+    broken = dataclasses.replace(batch, position_ids=batch.position_ids[..., :-1])
+    with pytest.raises(RuntimeError):
+        Lean(vlm).logits(broken)
     assert all(FORWARD not in vars(module) for module in vlm.bare.modules())
 
 
-def test_the_feed_forward_of_the_last_block_sees_answer_rows_only(world, composer) -> None:
-    vlm, batch = arm(world, composer=composer)
+def test_the_last_block_asks_for_answer_rows_only(world, arm) -> None:
+    vlm, batch = arm()
     learner = Learner(vlm, Optim(), world[0].prompt, 1)
     seen = []
-    block = vlm.bare.model.language_model.layers[-1]
-    handle = block.mlp.register_forward_pre_hook(lambda module, given: seen.append(given[0].shape[1]))
+    last = vlm.bare.model.language_model.layers[-1]
+    asked = (last.self_attn.q_proj, last.self_attn.k_proj, last.mlp)
+    handles = [module.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[1])) for module in asked]
     learner.loss(batch)
-    vlm.logits(batch, batch.answer_rows)
-    handle.remove()
-    assert seen == [batch.answer_rows, batch.input_ids.shape[1]]
+    for handle in handles:
+        handle.remove()
+    assert sorted(seen) == [batch.answer_rows, batch.answer_rows, batch.input_ids.shape[1]]
+
+
+def test_gradient_of_a_norm_in_float64() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 5, 8, dtype=torch.float64, generator=generator, requires_grad=True)
+    weight = torch.randn(8, dtype=torch.float64, generator=generator)
+    assert torch.autograd.gradcheck(lambda given: Normed.apply(given, weight, 1e-6), (x,))

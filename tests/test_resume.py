@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from kills import campaign, essence
+from kills import PowerCut, campaign, cut, essence
 
 from lab import run as running
 from lab import runs
@@ -31,10 +31,6 @@ FULL = (
     "trainer.restore_best=true", "trainer.batch_size=2", "trainer.accumulate_grad_batches=2", "evaluation.verify=false",
     "tracking.enabled=false", "data.num_train=40", "data.num_minival=8", "data.num_dev=8", "evaluation.latency_examples=1",
 )
-
-
-class PowerCut(BaseException):
-    """Ends a run as a kill would, where a test needs it to."""
 
 
 def alone(x: Experiment) -> runs.Run:
@@ -59,19 +55,6 @@ def reference(whole, small):
     """What the uninterrupted run leaves, and a maker of the same experiment elsewhere."""
     left, cache = whole
     return left, lambda *more: small(*FULL, f"tracking.cache_dir={cache}", *more)
-
-
-def cut(monkeypatch, where: type, hook: str, moment) -> None:
-    """Cut the power in a hook of the training, where `moment(trainer)` says so, once."""
-    real, done = getattr(where, hook), []
-
-    def hooked(self, trainer, *rest):
-        real(self, trainer, *rest)
-        if not done and moment(trainer):
-            done.append(True)
-            raise PowerCut
-
-    monkeypatch.setattr(where, hook, hooked)
 
 
 @pytest.mark.parametrize(("hook", "step"), [("on_train_batch_start", 3), ("on_train_batch_start", 11), ("on_validation_end", 6)])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from kills import PowerCut, cut, essence
 from torch.utils.flop_counter import FlopCounterMode
 
 from lab import adapter, data, model, run, runs, vision_tokens
@@ -17,6 +18,7 @@ from lab.evaluation import predictions, scoring
 from lab.model.answers import answer_tokens
 from lab.model.encoding import Encoder, Example
 from lab.model.visual import grid_places
+from lab.training.resuming import Keeper
 from lab.vision_tokens.merging import Merge
 from lab.vision_tokens.pooling import Pool, cell_centres, pooled_grid
 from lab.vision_tokens.pruning import Prune
@@ -280,10 +282,11 @@ def prepared(composer, tiny_folder, tmp_path_factory):
 
 @pytest.mark.parametrize("budget", BUDGETS)
 @pytest.mark.parametrize("method", ["resize", *REDUCING])
-def test_trains_saves_reloads_and_evaluates(prepared, method, budget) -> None:
-    """The scores of a fresh process's model with the saved files are the run's own to the last bit."""
+def test_trains_resumes_reloads_and_evaluates(prepared, monkeypatch, tmp_path, method, budget) -> None:
+    """A fresh model with the saved files scores as the run did, and a run that was cut ends as this one: to the last bit."""
     make, shared = prepared
-    x = make(f"vision_tokens={method}", f"vision_tokens.budget={budget}")
+    dials = (f"vision_tokens={method}", f"vision_tokens.budget={budget}", "trainer.save_every=1")
+    x = make(*dials)
     record = run.run_arm(x, shared, run.new_run(x, "test"), time.time())
     assert record.status == runs.FINISHED
     assert record.metrics["visual_tokens/max"] <= budget
@@ -295,6 +298,14 @@ def test_trains_saves_reloads_and_evaluates(prepared, method, budget) -> None:
     assert [row.log_p_true for row in again] == list(saved.log_p_true)
     assert [row.log_p_false for row in again] == list(saved.log_p_false)
     assert {count for row in again for count in row.visual_tokens} <= set(range(1, budget + 1))
+    elsewhere = make(*dials, f"tracking.runs_dir={tmp_path}")
+    with monkeypatch.context() as patch:
+        cut(patch, Keeper, "on_train_batch_start", lambda trainer: trainer.global_step == 2)
+        with pytest.raises(PowerCut):
+            run.run_arm(elsewhere, shared, run.new_run(elsewhere, "test"), time.time())
+    resumed = run.run_arm(elsewhere, shared, run.new_run(elsewhere, "test"), time.time())
+    assert resumed.facts["resumed_at_step"] == 2
+    assert essence(elsewhere) == essence(x)
 
 
 def test_the_equivalence_gate_passes(prepared) -> None:

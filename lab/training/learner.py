@@ -63,8 +63,7 @@ class Learner(L.LightningModule):
     def loss(self, batch: Batch) -> torch.Tensor:
         """What a training step minimises, a scalar in nats."""
         assert batch.labels is not None
-        with self.lean.step(batch.answer_rows):
-            loss = answer_loss(self.vlm.logits(batch, batch.answer_rows), batch.labels)
+        loss = answer_loss(self.lean.logits(batch), batch.labels)
         return devices.part_of_mean(loss, batch, IGNORED)
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
