@@ -230,9 +230,13 @@ class TrainerSection:
 
 @dataclass
 class EvaluationSection:
-    """What is measured after training. Batch size and repeats never change a score, only its cost."""
+    """What is measured after training. Batch size and repeats never change a score, only its cost.
+
+    shared_prefix: questions about the same images share what the model made of them; scores agree to rounding, not to the bit.
+    """
 
     batch_size: int = 64
+    shared_prefix: bool = False
     bootstrap: int = 2000
     latency_warmup: int = 5
     latency_examples: int = 50

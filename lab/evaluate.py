@@ -152,7 +152,7 @@ def evaluate(run: Run, x: Experiment, given: argparse.Namespace, report: Report)
     if has_adapter(run):
         adapter.load(vlm, run_dir / "adapter")
         running.require_effect(vlm, running.assemble(x, base), examples)
-    scored = scoring.score(vlm, examples, tokens, x.evaluation.batch_size, given.split, report)
+    scored = scoring.score(vlm, examples, tokens, x.evaluation, given.split, report)
     counts = [count for row in scored for count in row.visual_tokens]
     now["visual_tokens"] = {"mean": sum(counts) / len(counts), "min": float(min(counts)), "max": float(max(counts))}
     remarks = contract.compare(trained, now)[1]

@@ -128,6 +128,11 @@ def check(x: Experiment) -> None:
             f"lora.trainable_parameters={x.lora.trainable_parameters}: lora.r=0 (lora=none) attaches no adapter whose size could "
             "be chosen. Set one of them otherwise."
         )
+    if x.evaluation.shared_prefix and x.conditioning.name != "prefix":
+        raise ConfigError(
+            f"evaluation.shared_prefix=true: with conditioning={x.conditioning.name} a question's words meet the images in every "
+            "block, so their reading cannot be shared. Leave it out, or choose conditioning=prefix."
+        )
     check_owners(x)
     if trains(x) and x.lora.r == 0 and not adds_modules(x):
         raise ConfigError(

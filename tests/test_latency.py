@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from pathlib import Path
 
 import checkpoints
@@ -14,6 +16,7 @@ from lab import adapter, conditioning, data, lora, model, runs, vision_tokens
 from lab import run as running
 from lab.config import LoraDial, identity
 from lab.evaluation import latency, stages
+from lab.evaluation.latency import peak_memory_mb
 from lab.model import Vlm
 from lab.model.answers import answer_tokens
 from lab.model.encoding import Encoder
@@ -221,3 +224,11 @@ def test_a_run_alone_looks_long_and_an_arm_in_turn_looks_short(small) -> None:
     assert {key: value for key, value in long.items() if key.startswith("dev/")} == {
         key: value for key, value in short.items() if key.startswith("dev/")
     }
+
+
+def test_peak_memory_is_this_process_s_own() -> None:
+    """Not what the process that started it held."""
+    ballast = bytearray(b"1") * (800 << 20)
+    code = "import torch; from lab.evaluation.latency import peak_memory_mb; print(peak_memory_mb(torch.device('cpu')))"
+    child = float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    assert 100 < child < len(ballast) / 2**20 < peak_memory_mb(torch.device("cpu"))

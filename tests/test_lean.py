@@ -11,8 +11,9 @@ from checkpoints import FAMILIES, save
 from lab import conditioning, data, lora, model, vision_tokens
 from lab.config import Optim
 from lab.model.encoding import Encoder
-from lab.training.lean import Lean, Normed
+from lab.training.lean import Lean
 from lab.training.learner import Learner, answer_loss
+from lab.training.products import Layer, Normed, Turned, adapted
 
 FORWARD = "forward"
 
@@ -91,14 +92,14 @@ def test_loss_and_gradients_are_those_of_the_plain_step(world, arm, dials, value
     vlm, batch = arm(*dials, **values)
     lean = compare(vlm, batch, world[0].prompt)
     assert len(lean.forwards) == layers + 2 * 5 + 1
-    assert (lean.last is None) == ("conditioning=cross_attention" in dials)
+    assert (not lean.blocks) == ("conditioning=cross_attention" in dials)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_other_families(world, arm, tmp_path, family) -> None:
     vlm, batch = arm(dial=save(family, tmp_path))
     lean = compare(vlm, batch, world[0].prompt)
-    assert lean.forwards and (lean.last is not None) == vlm.family.single_output
+    assert lean.forwards and bool(lean.blocks) == (family != "qwen3_vl")
 
 
 def test_dropout_keeps_pefts_forward(arm) -> None:
@@ -122,21 +123,30 @@ def test_an_error_leaves_the_model_as_it_was(arm) -> None:
     assert all(FORWARD not in vars(module) for module in vlm.bare.modules())
 
 
-def test_the_last_block_asks_for_answer_rows_only(world, arm) -> None:
+def test_the_last_block_asks_for_answer_rows_only(world, arm, monkeypatch) -> None:
     vlm, batch = arm()
-    learner = Learner(vlm, Optim(), world[0].prompt, 1)
-    seen = []
-    last = vlm.bare.model.language_model.layers[-1]
-    asked = (last.self_attn.q_proj, last.self_attn.k_proj, last.mlp)
-    handles = [module.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[1])) for module in asked]
-    learner.loss(batch)
-    for handle in handles:
-        handle.remove()
-    assert sorted(seen) == [batch.answer_rows, batch.answer_rows, batch.input_ids.shape[1]]
+    shapes = []
+    monkeypatch.setattr("lab.training.lean.adapted", lambda x, layers: shapes.append(x.shape[1]) or adapted(x, layers))
+    Learner(vlm, Optim(), world[0].prompt, 1).loss(batch)
+    length, rows = batch.input_ids.shape[1], batch.answer_rows
+    assert shapes == [length] * 4 * 4 + [length] + [rows] * 4
 
 
-def test_gradient_of_a_norm_in_float64() -> None:
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(3, 5, 8, dtype=torch.float64, generator=generator, requires_grad=True)
-    weight = torch.randn(8, dtype=torch.float64, generator=generator)
+def numbers(*shape: int, seed: int = 0, trains: bool = True) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, dtype=torch.float64, generator=generator).requires_grad_(trains)
+
+
+def test_gradients_in_float64() -> None:
+    x, weight = numbers(3, 5, 8), numbers(8, trains=False)
     assert torch.autograd.gradcheck(lambda given: Normed.apply(given, weight, 1e-6), (x,))
+    cos, signed = numbers(3, 1, 5, 8, trains=False), numbers(3, 1, 5, 8, seed=1, trains=False)
+    assert torch.autograd.gradcheck(lambda given: Turned.apply(given, cos, signed), (numbers(3, 2, 5, 8),))
+    downs, ups = (numbers(2, 8, seed=1), numbers(3, 8, seed=2)), (numbers(4, 2, seed=3), numbers(6, 3, seed=4))
+    frozen = (numbers(4, 8, seed=5, trains=False), numbers(6, 8, seed=6, trains=False))
+
+    def both(given, *factors):
+        first = Layer(frozen[0], None, factors[0], factors[2], 0.5)
+        return adapted(given, [first, Layer(frozen[1], weight[:6], factors[1], factors[3], 2.0)])
+
+    assert torch.autograd.gradcheck(both, (x, *downs, *ups))

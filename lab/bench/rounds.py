@@ -82,7 +82,11 @@ def serve(connection: Connection, arm: Arm) -> None:
         connection.send(None)
         while (steps := connection.recv()) is not None:
             connection.send(act(steps))
-        connection.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)
+        import torch
+
+        from lab.evaluation.latency import peak_memory_mb
+
+        connection.send(peak_memory_mb(torch.device("cpu")))
     except Exception:
         connection.send(BenchError(f"an arm of the comparison failed:\n{traceback.format_exc()}"))
 

@@ -14,10 +14,12 @@ pixels; decoding and preprocessing them is no part of it.
 from __future__ import annotations
 
 import dataclasses
+import re
 import resource
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -162,4 +164,7 @@ def peak_memory_mb(device: torch.device) -> float:
     """Peak memory in 2^20 bytes: allocated on a GPU since the last reset, else the resident set of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux's `ru_maxrss` counts what the parent held before it started this process
+        return float(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) / 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # bytes on a Mac

@@ -1,15 +1,19 @@
 """Answers from logits: one forward pass an example gives P(True), P(False) and the mass they capture.
 
 Scores do not depend on the batch size: a matrix product with few rows takes another kernel than one with many, so the head
-is applied to the last `ROWS` positions of every sequence, though only the last one is read.
+is applied to the last `ROWS` positions of every sequence, though only the last one is read. With `evaluation.shared_prefix` they
+do, in their last bits (`lab.evaluation.prefixes`).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 
 import torch
 
+from lab.config import EvaluationSection
+from lab.evaluation import prefixes
 from lab.model import Vlm
 from lab.model.answers import AnswerTokens, log_masses
 from lab.model.encoding import to_device
@@ -26,30 +30,42 @@ def answer_logits(vlm: Vlm, batch: Batch) -> torch.Tensor:
     return vlm.logits(batch, min(ROWS, batch.input_ids.shape[1]))[:, -1]
 
 
+def answers(vlm: Vlm, examples: Examples, batch_size: int) -> Iterator[tuple[list[int], Batch, torch.Tensor]]:
+    """Indices, their batch and the answer's logits [B, vocabulary], in file order."""
+    done = 0
+    for batch in eval_batches(examples, batch_size):
+        indices = list(range(done, done + len(batch.sample_ids)))
+        done += len(indices)
+        yield indices, batch, answer_logits(vlm, to_device(batch, vlm.device))
+
+
 def score(
     vlm: Vlm,
     examples: Examples,
     tokens: AnswerTokens,
-    batch_size: int,
+    section: EvaluationSection,
     split: str,
     report: Report = silent,
 ) -> list[Prediction]:
-    """Score every example of a split in file order."""
-    predictions: list[Prediction] = []
+    """Score every example of a split; predictions are in file order."""
+    found: dict[int, Prediction] = {}
+    way = prefixes.answers if section.shared_prefix else answers
     vlm.model.eval()
     with torch.inference_mode():
-        for batch in eval_batches(examples, batch_size):
-            true, false = log_masses(answer_logits(vlm, to_device(batch, vlm.device)), tokens)
-            predictions += rows_of(batch, examples, len(predictions), true.tolist(), false.tolist())
-            report(f"scoring {split} (examples)", len(predictions), len(examples), "")
-    return predictions
+        for indices, batch, logits in way(vlm, examples, section.batch_size):
+            true, false = log_masses(logits, tokens)
+            found |= zip(indices, rows_of(batch, examples, indices, true.tolist(), false.tolist()), strict=True)
+            report(f"scoring {split} (examples)", len(found), len(examples), "")
+    return [found[i] for i in range(len(examples))]
 
 
-def rows_of(batch: Batch, examples: Examples, start: int, true: list[float], false: list[float]) -> list[Prediction]:
+def rows_of(
+    batch: Batch, examples: Examples, indices: Sequence[int], true: list[float], false: list[float]
+) -> list[Prediction]:
     """Put a batch's scores beside what its samples say."""
     rows, image = [], 0
     for b, sample_id in enumerate(batch.sample_ids):
-        sample = examples.split[start + b]
+        sample = examples.split[indices[b]]
         assert sample.sample_id == sample_id
         stop = image + batch.num_images[b]
         rows.append(

@@ -20,6 +20,8 @@ class Part:
     block: the prefix of one repeated block, with one group for its number; empty where the part has none.
     attention, mlp: names inside a block of its linear layers.
     linears: full names (a regular expression) of linear layers outside any block.
+    llama_blocks: a block computes what Llama's does (RMSNorm before attention and before a gated feed-forward, rotary halves,
+        no norm of queries or keys) with its names of modules, so that `lab.training.lean` may train it.
     """
 
     modules: str
@@ -27,6 +29,7 @@ class Part:
     attention: tuple[str, ...] = ()
     mlp: tuple[str, ...] = ()
     linears: str = ""
+    llama_blocks: bool = False
 
     def num_blocks(self, modules: Iterable[str]) -> int:
         """How many blocks of this part are among the full module names of a model; 0 where the part has none."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lab.errors import ModelError
@@ -18,6 +17,10 @@ if TYPE_CHECKING:
 
     from lab.model import Vlm
     from lab.model.architecture import Grid, Positions
+
+
+KNOWN_ROWS = 1024
+"""Kinds of rows whose positions are kept at most: some megabytes."""
 
 
 class Interleaved:
@@ -86,7 +89,7 @@ class Interleaved:
 
     def positions(self, vlm: Vlm) -> Positions:
         """M-RoPE."""
-        return partial(m_rope, vlm.bare.model.get_rope_index)
+        return MRope(vlm.bare.model.get_rope_index)
 
     def see(self, vlm: Vlm, pixel_values: torch.Tensor, grids: torch.Tensor) -> ModelOutput:
         """Through Transformers' own call."""
@@ -162,15 +165,38 @@ class Interleaved:
         return Shape(text + images * tokens, (grid,) * images, (tokens,) * images)
 
 
-def m_rope(
-    rope_index: Callable[..., Any],
-    ids: torch.Tensor,
-    types: torch.Tensor,
-    grids: torch.Tensor | None,
-    attention: torch.Tensor | None,
-) -> torch.Tensor:
-    """Positions int64 [3, B, T] by the model's `get_rope_index`."""
-    return rope_index(ids, types, image_grid_thw=grids, attention_mask=attention)[0]
+class MRope:
+    """Positions int64 [3, B, T] by the model's `get_rope_index`, which reads of a row only where its images stand and their grids.
+
+    Rows that agree in these are asked for once; padding gets zeros, as there.
+    """
+
+    def __init__(self, rope_index: Callable[..., Any]) -> None:
+        self.rope_index = rope_index
+        self.known: dict[tuple[bytes, bytes], torch.Tensor] = {}
+
+    def __call__(
+        self, ids: torch.Tensor, types: torch.Tensor, grids: torch.Tensor | None, attention: torch.Tensor | None
+    ) -> torch.Tensor:
+        made = ids.new_zeros((3, *ids.shape))
+        first = 0
+        for b, kinds in enumerate(types):
+            real = slice(None) if attention is None else attention[b].bool()
+            kinds = kinds[real]
+            images = int((kinds.diff(prepend=kinds.new_zeros(1)) == 1).sum())
+            shown = None if grids is None else grids[first : first + images]
+            first += images
+            made[:, b, real] = self.row(ids[b][real], kinds, shown)
+        return made
+
+    def row(self, ids: torch.Tensor, kinds: torch.Tensor, grids: torch.Tensor | None) -> torch.Tensor:
+        """Of one row without padding, int64 [3, T]."""
+        key = (kinds.numpy().tobytes(), b"" if grids is None else grids.numpy().tobytes())
+        if key not in self.known:
+            if len(self.known) == KNOWN_ROWS:
+                self.known.clear()
+            self.known[key] = self.rope_index(ids[None], kinds[None], image_grid_thw=grids)[0][:, 0]
+        return self.known[key]
 
 
 def pairs(vision: PretrainedConfig, h: int, w: int) -> int:

@@ -21,6 +21,7 @@ FAMILY = Family(
             block=r"model\.language_model\.layers\.(\d+)",
             attention=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"),
             mlp=("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
+            llama_blocks=True,
         ),
     },
 )

@@ -50,7 +50,7 @@ def evaluate(
     looked_at = {name: encoded[name] for name in ("minival", "dev") if len(encoded[name])}
     looked_at |= {f"dev_{name}": control_examples(name, encoded["dev"], x.seed) for name in section.controls}
     for name, examples in looked_at.items():
-        scored = scoring.score(vlm, examples, tokens, section.batch_size, name, report)
+        scored = scoring.score(vlm, examples, tokens, section, name, report)
         path = run_dir / "predictions" / f"{name}.parquet"
         predictions.write(path, scored)
         out |= {f"{name}/{key}": value for key, value in metrics.summarise(predictions.read(path)).items()}
@@ -86,7 +86,7 @@ def swapped(
     for split in (swap.SwappedSplit(examples.split, rename=True), swap.SwappedSplit(examples.split, rename=False, rows=rows)):
         again = Examples(split, examples.encoder)
         again.prepare(examples.store, vlm)
-        turned.append(scoring.score(vlm, again, tokens, x.evaluation.batch_size, "dev, images swapped", report))
+        turned.append(scoring.score(vlm, again, tokens, x.evaluation, "dev, images swapped", report))
     groups = swap.by_group(rows, *turned)
     for group, rows in groups.items():
         predictions.write(run_dir / "predictions" / f"dev_swap_{group}.parquet", rows)

@@ -1,8 +1,7 @@
 """The same optimizer step in fewer operations; what it computes differs from the plain step by rounding alone.
 
-    adapters     W x + s B (A x) and its gradients as products that accumulate in place. PEFT's own expression makes four more
-                 passes over tensors as large as the layer's output, which on a CPU cost as much as the products.
-    norms        RMSNorm and its gradient in the fewest passes.
+    products     LoRA layers, norms and rotary positions by `lab.training.products`. PEFT's own expression makes four more passes
+                 over tensors as large as the layer's output, which on a CPU cost as much as the products.
     padding      on the right: no answer then sees any, so that attention is causal and nothing else, without a mask.
     last block   of what it gives, only the answer rows are read: queries, and all behind them, are computed for those alone.
 
@@ -23,65 +22,14 @@ from typing import Any
 import torch
 from peft.tuners.lora import Linear as LoraLinear
 from torch import nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from lab.lora import ADAPTER
 from lab.model import Vlm
 from lab.records import Batch
+from lab.training.products import Layer, Normed, Turned, adapted
 
-
-class Adapted(torch.autograd.Function):
-    """x [..., in] -> W x + bias + s B (A x) [..., out], of which A [r, in] and B [out, r] train."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: torch.Tensor,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None,
-        a: torch.Tensor,
-        b: torch.Tensor,
-        scaling: float,
-    ) -> torch.Tensor:
-        out = F.linear(x, weight, bias)
-        flat = x.reshape(-1, x.shape[-1])
-        low = flat @ a.T
-        out.view(-1, out.shape[-1]).addmm_(low, b.T, alpha=scaling)
-        ctx.save_for_backward(flat, weight, a, b, low)
-        ctx.scaling = scaling
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        flat, weight, a, b, low = ctx.saved_tensors
-        rows = gradient.reshape(-1, gradient.shape[-1])
-        low_gradient = (rows @ b).mul_(ctx.scaling)
-        of_x = None
-        if ctx.needs_input_grad[0]:
-            of_x = (rows @ weight).addmm_(low_gradient, a).view(*gradient.shape[:-1], weight.shape[1])
-        return of_x, None, None, low_gradient.T @ flat, (rows.T @ low).mul_(ctx.scaling), None
-
-
-class Normed(torch.autograd.Function):
-    """x [..., D] -> w x / sqrt(mean(x^2) + eps) with a frozen w [D] (RMSNorm, Zhang & Sennrich 2019, 1910.07467)."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-        square = torch.linalg.vecdot(x, x).unsqueeze(-1)
-        inverse = square.div_(x.shape[-1]).add_(eps).rsqrt_()
-        ctx.save_for_backward(x, weight, inverse)
-        return (x * inverse).mul_(weight)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x, weight, inverse = ctx.saved_tensors
-        weighted = gradient * weight
-        along = torch.linalg.vecdot(weighted, x).unsqueeze(-1)
-        along.mul_(inverse.pow(3)).div_(-x.shape[-1])
-        return weighted.mul_(inverse).addcmul_(x, along), None, None
+Forward = tuple[nn.Module, Callable[..., torch.Tensor]]
 
 
 class Lean:
@@ -91,26 +39,26 @@ class Lean:
         modules = list(vlm.bare.modules())
         self.vlm = vlm
         self.checkpointed = [module for module in modules if hasattr(module, "gradient_checkpointing")]
-        self.forwards: list[tuple[nn.Module, Callable[..., torch.Tensor]]] = []
-        self.forwards += [(module, partial(adapted, module)) for module in modules if is_plain(module)]
-        self.forwards += [(module, partial(normed, module)) for module in modules if is_norm(module)]
-        self.last = last_block(vlm)
+        self.forwards: list[Forward] = [(module, partial(layer_forward, module)) for module in modules if is_plain(module)]
+        self.forwards += [(module, partial(norm_forward, module)) for module in modules if is_norm(module)]
+        self.blocks = blocks(vlm)
 
     def logits(self, batch: Batch) -> torch.Tensor:
         """Of the last `answer_rows` positions of every row of a left-padded batch, [B, rows, vocabulary], for a backward."""
         if any(module.gradient_checkpointing for module in self.checkpointed):
             return self.vlm.logits(batch, batch.answer_rows)
         forwards = list(self.forwards)
-        if self.last is not None:
+        if self.blocks:
             padding = (batch.attention_mask == 0).sum(dim=1, keepdim=True)
-            forwards.append((self.last, partial(shortened, self.last, kept_rows(batch, padding))))
+            forwards += [(block, partial(block_forward, block, None)) for block in self.blocks[:-1]]
+            forwards.append((self.blocks[-1], partial(block_forward, self.blocks[-1], kept_rows(batch, padding))))
             batch = padded_right(batch, padding)
         with instead(forwards):
             return self.vlm.logits(batch, batch.answer_rows)
 
 
 @contextlib.contextmanager
-def instead(forwards: list[tuple[nn.Module, Callable[..., torch.Tensor]]]) -> Iterator[None]:
+def instead(forwards: list[Forward]) -> Iterator[None]:
     """Within it, modules have other forwards; they are left as they were."""
     for module, forward in forwards:
         module.forward = forward
@@ -144,37 +92,68 @@ def kept_rows(batch: Batch, padding: torch.Tensor) -> torch.Tensor:
     return torch.arange(length - batch.answer_rows, length, device=padding.device) - padding
 
 
-def adapted(layer: LoraLinear, x: torch.Tensor) -> torch.Tensor:
+def layer_forward(layer: LoraLinear, x: torch.Tensor) -> torch.Tensor:
     """The forward of a plain LoRA layer."""
-    base, a, b = layer.get_base_layer(), layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]
-    return Adapted.apply(x, base.weight, base.bias, a.weight, b.weight, layer.scaling[ADAPTER])
+    return adapted(x, [factors(layer)])[0]
 
 
-def normed(norm: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """The forward of an RMSNorm."""
+def norm_forward(norm: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """The forward of an RMSNorm; its class's own where it casts."""
+    if x.dtype != norm.weight.dtype:
+        return type(norm).forward(norm, x)
     return Normed.apply(x, norm.weight, norm.variance_epsilon)
 
 
-def shortened(
+def block_forward(
     block: nn.Module,
-    rows: torch.Tensor,
+    rows: torch.Tensor | None,
     hidden_states: torch.Tensor,
     position_embeddings: tuple[torch.Tensor, torch.Tensor],
     **_: Any,
 ) -> torch.Tensor:
-    """A pre-norm decoder block at `rows` int64 [B, R] of hidden_states [B, T, D] alone: [B, R, D]. Causal, without padding."""
-    attention = block.self_attn
-    entering = block.input_layernorm(hidden_states)
+    """A block of Llama's kind over hidden_states [B, T, D], causal and without padding.
+
+    rows: int64 [B, R], the positions that are wanted; the result is [B, R, D] then, else [B, T, D].
+    """
+    attention, mlp = block.self_attn, block.mlp
     cos, sin = position_embeddings
-    keys = turned(heads(attention.k_proj(entering), attention.head_dim), cos, sin)
-    values = heads(attention.v_proj(entering), attention.head_dim)
-    asked = turned(heads(attention.q_proj(at(entering, rows)), attention.head_dim), at(cos, rows), at(sin, rows))
-    seen = torch.arange(hidden_states.shape[1], device=rows.device) <= rows[..., None]
+    left, right = sin.chunk(2, dim=-1)
+    signed = torch.cat((-left, right), dim=-1)
+    entering = block.input_layernorm(hidden_states)
+    if rows is None:
+        asked, keys, values = projected(entering, attention.q_proj, attention.k_proj, attention.v_proj)
+        residual, seen, of_asked = hidden_states, None, (cos, signed)
+    else:
+        keys, values = projected(entering, attention.k_proj, attention.v_proj)
+        (asked,) = projected(at(entering, rows), attention.q_proj)
+        residual, of_asked = at(hidden_states, rows), (at(cos, rows), at(signed, rows))
+        seen = (torch.arange(hidden_states.shape[1], device=rows.device) <= rows[..., None])[:, None]
+    size = attention.head_dim
     found = F.scaled_dot_product_attention(
-        asked, keys, values, attn_mask=seen[:, None], scale=attention.scaling, enable_gqa=True
+        turned(heads(asked, size), *of_asked),
+        turned(heads(keys, size), cos, signed),
+        heads(values, size),
+        attn_mask=seen,
+        is_causal=seen is None,
+        scale=attention.scaling,
+        enable_gqa=True,
     )
-    kept = at(hidden_states, rows) + attention.o_proj(found.transpose(1, 2).flatten(2))
-    return kept + block.mlp(block.post_attention_layernorm(kept))
+    kept = residual + attention.o_proj(found.transpose(1, 2).flatten(2))
+    gate, up = projected(block.post_attention_layernorm(kept), mlp.gate_proj, mlp.up_proj)
+    return kept + mlp.down_proj(mlp.act_fn(gate) * up)
+
+
+def projected(x: torch.Tensor, *layers: nn.Module) -> tuple[torch.Tensor, ...]:
+    """Each layer of x, together where all are plain LoRA."""
+    if all(is_plain(layer) for layer in layers):
+        return adapted(x, [factors(layer) for layer in layers])
+    return tuple(layer(x) for layer in layers)
+
+
+def factors(layer: LoraLinear) -> Layer:
+    """What a plain LoRA layer computes with."""
+    base, a, b = layer.get_base_layer(), layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]
+    return Layer(base.weight, base.bias, a.weight, b.weight, layer.scaling[ADAPTER])
 
 
 def at(x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
@@ -187,10 +166,9 @@ def heads(x: torch.Tensor, size: int) -> torch.Tensor:
     return x.unflatten(-1, (-1, size)).transpose(1, 2)
 
 
-def turned(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotary positions, halves rotated: x [B, heads, T, size], cos and sin [B, T, size]."""
-    left, right = x.chunk(2, dim=-1)
-    return x * cos[:, None] + torch.cat((-right, left), dim=-1) * sin[:, None]
+def turned(x: torch.Tensor, cos: torch.Tensor, signed: torch.Tensor) -> torch.Tensor:
+    """Rotary positions: x [B, heads, T, size], cos and signed sin [B, T, size]."""
+    return Turned.apply(x, cos[:, None], signed[:, None])
 
 
 def is_plain(layer: nn.Module) -> bool:
@@ -215,11 +193,11 @@ def is_norm(module: nn.Module) -> bool:
     return known and module.weight.dtype == torch.float32 and not module.weight.requires_grad
 
 
-def last_block(vlm: Vlm) -> nn.Module | None:
-    """The language model's last block, if it is a pre-norm block that neither a dial nor DeepStack puts anything into."""
-    if vlm.conditioner is not None or not vlm.family.single_output:
-        return None
-    pattern = vlm.family.parts["llm"].block
-    found = [module for name, module in vlm.bare.named_modules() if pattern and re.fullmatch(pattern, name)]
-    parts = ("self_attn", "mlp", "input_layernorm", "post_attention_layernorm")
-    return found[-1] if found and all(hasattr(found[-1], part) for part in parts) else None
+def blocks(vlm: Vlm) -> list[nn.Module]:
+    """The language model's blocks in order, if they are of Llama's kind and no dial puts anything into them; else none."""
+    part = vlm.family.parts["llm"]
+    if vlm.conditioner is not None or not part.llama_blocks:
+        return []
+    found = [module for name, module in vlm.bare.named_modules() if re.fullmatch(part.block, name)]
+    plain = all(not block.self_attn.attention_dropout and block.self_attn.sliding_window is None for block in found)
+    return found if plain else []

@@ -1,0 +1,88 @@
+"""Questions about the same images share what the model has made of these: its key-value cache up to the last image token.
+
+The prefix of a prompt (system text, images, whatever the template puts between) is read once for all questions of a batch that
+begin with it; then each question's remaining tokens are read over a copy of that cache. In exact arithmetic the answers
+are those of whole prompts; their last bits are others (`evaluation.shared_prefix`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import replace
+
+import torch
+
+from lab.model import Vlm
+from lab.model.encoding import Example, to_device
+from lab.records import Batch
+from lab.training.datamodule import Examples
+from lab.training.features import image_key
+
+
+def grouped(examples: Examples) -> list[list[int]]:
+    """The indices of examples with one prefix, in the order of the first of each."""
+    found: dict[Hashable, list[int]] = {}
+    for i in range(len(examples)):
+        images = examples.keys[i] if examples.keys else tuple(image_key(picture) for picture in examples.split[i].images)
+        text = examples.text(i)
+        start = text.prompt_ids[: split_at(examples, i)].tobytes()
+        found.setdefault((images, text.image_order, start), []).append(i)
+    return list(found.values())
+
+
+def split_at(examples: Examples, index: int) -> int:
+    """Where the prefix of a tokenised prompt ends: behind its last image placeholder, or at the first token without images."""
+    places = (examples.text(index).prompt_ids == examples.encoder.image_id).nonzero()[0]
+    return int(places[-1]) + 1 if len(places) else 1
+
+
+def packed(groups: Sequence[list[int]], batch_size: int) -> Iterator[list[list[int]]]:
+    """Groups in batches of at most so many examples; a larger group is divided."""
+    batch: list[list[int]] = []
+    room = batch_size
+    for group in groups:
+        rest = group
+        while rest:
+            taken, rest = rest[:room], rest[room:]
+            batch.append(taken)
+            room -= len(taken)
+            if room == 0:
+                yield batch
+                batch, room = [], batch_size
+    if batch:
+        yield batch
+
+
+def answers(vlm: Vlm, examples: Examples, batch_size: int) -> Iterator[tuple[list[int], Batch, torch.Tensor]]:
+    """Indices, their batch of whole prompts and the answer's logits [B, vocabulary], every example once."""
+    encoder = examples.encoder
+    for batch in packed(grouped(examples), batch_size):
+        indices = [i for group in batch for i in group]
+        whole = encoder.collate([examples[i] for i in indices], with_answers=False, align=1)
+        first = [prefix_of(examples, group[0]) for group in batch]
+        starts = to_device(encoder.collate(first, with_answers=False, align=1), vlm.device)
+        read = vlm.reader(**vlm.inputs(starts), use_cache=True, logits_to_keep=1)
+        of_group = [g for g, group in enumerate(batch) for _ in group]
+        rows = torch.tensor(of_group, device=vlm.device)
+        cache = read.past_key_values
+        cache.batch_select_indices(rows)
+        moved = to_device(whole, vlm.device)
+        seen = starts.attention_mask[rows]
+        rest = moved.attention_mask.sum(dim=1) - seen.sum(dim=1)
+        length = int(rest.max())
+        mask = (torch.arange(length, device=vlm.device) >= length - rest[:, None]).to(seen)
+        logits = vlm.reader(
+            input_ids=moved.input_ids[:, -length:],
+            attention_mask=torch.cat([seen, mask], dim=1),
+            position_ids=moved.position_ids[..., -length:],
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits
+        yield indices, whole, logits[:, -1]
+
+
+def prefix_of(examples: Examples, index: int) -> Example:
+    """An example cut off behind its last image."""
+    example = examples[index]
+    return replace(example, text=replace(example.text, prompt_ids=example.text.prompt_ids[: split_at(examples, index)]))

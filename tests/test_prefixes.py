@@ -1,0 +1,79 @@
+"""Questions that share the reading of their images are answered as alone, to rounding, and in file order."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from checkpoints import FAMILIES, save
+
+from lab import data, model, vision_tokens
+from lab.errors import ConfigError
+from lab.evaluation import prefixes, scoring
+from lab.model.answers import answer_tokens
+from lab.model.encoding import Encoder
+from lab.training.datamodule import Examples
+
+
+@pytest.fixture(scope="module")
+def splits(composer, tiny_folder, tmp_path_factory):
+    x = composer(f"model.path={tiny_folder}", "data.num_train=8", "data.num_minival=8", "data.num_dev=32")
+    return x, data.load(x.data, tmp_path_factory.mktemp("cache"))
+
+
+def scores(vlm, examples, x, **section):
+    tokens = answer_tokens(vlm.processor.tokenizer, x.prompt)
+    found = scoring.score(vlm, examples, tokens, dataclasses.replace(x.evaluation, **section), "dev")
+    assert [row.sample_id for row in found] == list(examples.split.sample_ids)
+    return torch.tensor([[row.log_p_true, row.log_p_false] for row in found])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+def test_answers_are_those_of_whole_prompts(splits, tmp_path, family, batch_size) -> None:
+    x, found = splits
+    vlm = model.load(save(family, tmp_path))
+    examples = Examples(found.dev, Encoder(vlm, x.prompt))
+    plain = scores(vlm, examples, x)
+    assert plain.std() > 1e-3
+    assert (scores(vlm, examples, x, shared_prefix=True, batch_size=batch_size) - plain).abs().max() < 2e-5
+
+
+@pytest.mark.parametrize("dials", [["pool", 4], ["resize", 9], ["merge", 4]])
+def test_with_fewer_tokens(splits, composer, dials) -> None:
+    x, found = splits
+    vlm = model.load(x.model)
+    dial = composer(f"vision_tokens={dials[0]}", f"vision_tokens.budget={dials[1]}").vision_tokens
+    vision_tokens.install(vlm, dial, 0)
+    examples = Examples(found.dev, Encoder(vlm, x.prompt))
+    assert (scores(vlm, examples, x, shared_prefix=True) - scores(vlm, examples, x)).abs().max() < 2e-5
+
+
+def test_images_are_read_once_a_batch(splits, monkeypatch) -> None:
+    """Groups are those of equal images, all examples are in one, and as many prefixes as groups go through the model."""
+    x, found = splits
+    vlm = model.load(x.model)
+    examples = Examples(found.dev, Encoder(vlm, x.prompt))
+    groups = prefixes.grouped(examples)
+    assert sorted(i for group in groups for i in group) == list(range(len(examples)))
+    assert [{found.dev[i].image_set for i in group} for group in groups] == [
+        {name} for name in dict.fromkeys(found.dev[i].image_set for i in range(len(examples)))
+    ]
+    read = []
+    real = type(vlm.bare).forward
+    monkeypatch.setattr(type(vlm.bare), "forward", lambda self, **given: read.append(given["input_ids"].shape) or real(self, **given))
+    scores(vlm, examples, x, shared_prefix=True)
+    (first, words), (rows, rest) = read
+    assert (first, rows) == (len(groups), len(examples)) and first < rows / 2
+    assert words + rest >= max(len(examples.text(i).prompt_ids) for i in range(len(examples)))
+
+
+def test_packing_divides_what_does_not_fit() -> None:
+    assert list(prefixes.packed([[0, 1, 2], [3], [4, 5]], 2)) == [[[0, 1]], [[2], [3]], [[4, 5]]]
+    assert list(prefixes.packed([], 2)) == []
+
+
+def test_words_that_meet_images_in_every_block_are_refused(composer) -> None:
+    with pytest.raises(ConfigError, match="evaluation.shared_prefix=true: with conditioning=cross_attention"):
+        composer("evaluation.shared_prefix=true", "conditioning=cross_attention")
