@@ -7,6 +7,7 @@ import os
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -76,6 +77,7 @@ def set_up_logging() -> None:
     handler.setFormatter(Formatter("%(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     sys.excepthook = lambda *error: sys.stderr.write(without_secrets("".join(traceback.format_exception(*error))))
+    warnings.filterwarnings("ignore", message=".*`is_gradient_checkpointing` is deprecated.*")  # PEFT asks by the old name
     for name in ("httpx", "httpcore", "urllib3", "fsspec", "filelock", "alembic", "matplotlib", "datasets"):
         logging.getLogger(name).setLevel(logging.WARNING)
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lab.records import Splits
 
 DISCORDANCES = (0.05, 0.10, 0.20)
+GUESS = 256
 ICC = 0.05
 """Assumed correlation of d = correct_A - correct_B within a cluster; a report measures it afterwards."""
 
@@ -30,7 +31,7 @@ def main() -> None:
     parser.add_argument("--device", default="h200", help="h200, h100, a100, l40s, rtx4090, t4")
     parser.add_argument("--arms", type=int, default=3, help="arms of the sweep, for its time")
     parser.add_argument("--text-tokens", type=int, default=70, help="tokens of a prompt without its images")
-    parser.add_argument("--tokens-per-image", type=int, help="default: vision_tokens.budget, else 256")
+    parser.add_argument("--tokens-per-image", type=int, help="default: vision_tokens.budget, else measured")
     given = parser.parse_args()
     set_up_logging()
     sys.exit(answer(lambda: act(given)))
@@ -47,7 +48,8 @@ def act(given: argparse.Namespace) -> int:
         x = freeze(compose(given.config_name, overrides=given.overrides))
     splits = data_of(x)
     print(visible(splits))
-    print(cost(x, given, None if splits is None else len(splits.train)))
+    given.tokens_per_image, how = tokens_per_image(x, given, splits)
+    print(cost(x, given, None if splits is None else len(splits.train)) + how)
     return 0
 
 
@@ -86,13 +88,24 @@ def visible(splits: Splits | None) -> str:
     return "\n".join(lines)
 
 
+def tokens_per_image(x: Experiment, given: argparse.Namespace, splits: Splits | None) -> tuple[int, str]:
+    """Tokens of an image: as asked, as `vision_tokens` budgets, as the processor makes them of dev's first sample; else a guess."""
+    from lab import planning
+
+    if asked := given.tokens_per_image or x.vision_tokens.budget:
+        return asked, ""
+    seen = planning.seen_tokens(x, splits.dev[0]) if splits is not None and x.model.path is not None else None
+    if seen:
+        return seen, f"\ntokens per image: {seen}, as the processor makes them of the first sample of dev"
+    return GUESS, f"\ntokens per image: {GUESS} is a guess, as data or processor are not here; say --tokens-per-image N"
+
+
 def cost(x: Experiment, given: argparse.Namespace, num_train: int | None) -> str:
     """Parameters per part, memory, FLOPs and floor times. Raises `ConfigError` if the device cannot hold it."""
     from lab import lora, planning
 
     flops, memory = planning.device(given.device)
-    per_image = given.tokens_per_image or x.vision_tokens.budget or 256
-    found = planning.plan(x, per_image, images=2, text_tokens=given.text_tokens)
+    found = planning.plan(x, given.tokens_per_image, images=2, text_tokens=given.text_tokens)
     gigabytes = [value / 1e9 for value in (found.weight_bytes, found.adapter_bytes, found.activation_bytes, found.memory_bytes)]
     lines = [
         "",

@@ -15,11 +15,14 @@ the attention matrix that SDPA never stores), or 2 H where gradient checkpointin
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from lab import conditioning, flops, lora, model, vision_tokens
 from lab.config import Experiment, trains
+from lab.data.images import decode
 from lab.errors import ConfigError, did_you_mean
+from lab.records import Sample
 
 DEVICES = {
     "h200": (990e12, 141e9),
@@ -74,6 +77,21 @@ def on_meta(x: Experiment) -> model.Vlm:
             vision_tokens.install(vlm, x.vision_tokens)
         conditioning.install(vlm, x.conditioning)
     return vlm
+
+
+def seen_tokens(x: Experiment, sample: Sample) -> int | None:
+    """Tokens of the largest image of a sample, if the checkpoint's processor lies on this machine."""
+    from transformers import AutoConfig
+
+    family, options = model.family(x.model.family), {"revision": x.model.revision, "local_files_only": True}
+    where = model.locate(x.model.path)
+    try:
+        config = AutoConfig.from_pretrained(where, **options)
+        processor = family.architecture.processor(where, config, options)
+    except OSError:
+        return None
+    _, grids = family.architecture.pixels(processor, config, [decode(picture) for picture in sample.images])
+    return max((math.prod(family.architecture.merged(config, grid)) for grid in grids), default=None)
 
 
 def plan(x: Experiment, tokens_per_image: int, images: int, text_tokens: int) -> Plan:

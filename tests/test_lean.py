@@ -13,7 +13,7 @@ from lab.config import Optim
 from lab.model.encoding import Encoder
 from lab.training.lean import Lean
 from lab.training.learner import Learner, answer_loss
-from lab.training.products import Layer, Normed, Turned, adapted
+from lab.training.products import Gated, Layer, Normed, Turned, adapted
 
 FORWARD = "forward"
 
@@ -140,6 +140,7 @@ def numbers(*shape: int, seed: int = 0, trains: bool = True) -> torch.Tensor:
 def test_gradients_in_float64() -> None:
     x, weight = numbers(3, 5, 8), numbers(8, trains=False)
     assert torch.autograd.gradcheck(lambda given: Normed.apply(given, weight, 1e-6), (x,))
+    assert torch.autograd.gradcheck(Gated.apply, (numbers(3, 8), numbers(3, 8, seed=1)))
     cos, signed = numbers(3, 1, 5, 8, trains=False), numbers(3, 1, 5, 8, seed=1, trains=False)
     assert torch.autograd.gradcheck(lambda given: Turned.apply(given, cos, signed), (numbers(3, 2, 5, 8),))
     downs, ups = (numbers(2, 8, seed=1), numbers(3, 8, seed=2)), (numbers(4, 2, seed=3), numbers(6, 3, seed=4))
@@ -150,3 +151,6 @@ def test_gradients_in_float64() -> None:
         return adapted(given, [first, Layer(frozen[1], weight[:6], factors[1], factors[3], 2.0)])
 
     assert torch.autograd.gradcheck(both, (x, *downs, *ups))
+    first, second = both(x, *downs, *ups)
+    assert torch.allclose(first, x @ (frozen[0] + 0.5 * ups[0] @ downs[0]).T, atol=1e-12)
+    assert torch.allclose(second, x @ (frozen[1] + 2.0 * ups[1] @ downs[1]).T + weight[:6], atol=1e-12)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from lab import planning
 from lab.errors import ConfigError
 from lab.evaluation import predictions, resampling
-from lab.plan import DISCORDANCES, cost, visible
+from lab.plan import DISCORDANCES, cost, tokens_per_image, visible
 from lab.records import Prediction
 
 
@@ -52,7 +53,7 @@ def test_flops_of_the_2b(composer, two_billion, tokens, forward, tower, floor) -
 
 
 class Given:
-    device, arms, text_tokens, tokens_per_image = "t4", 3, 70, None
+    device, arms, text_tokens, tokens_per_image = "t4", 3, 70, 256
 
 
 def test_what_cannot_fit_is_refused(composer, two_billion) -> None:
@@ -60,6 +61,23 @@ def test_what_cannot_fit_is_refused(composer, two_billion) -> None:
     assert "floor on t4" in cost(composer(*model, "trainer.batch_size=1"), Given(), 1000)
     with pytest.raises(ConfigError, match="does not fit t4.*gradient_checkpointing=true"):
         cost(composer(*model, "trainer.batch_size=64"), Given(), 1000)
+
+
+def test_tokens_are_those_that_the_processor_makes(composer, tmp_path) -> None:
+    """Asked, budgeted, measured on the data, or a guess that says so; in this order."""
+    from lab import data
+
+    x = composer("data.num_train=8", "data.num_minival=8", "data.num_dev=8")
+    splits = data.load(x.data, tmp_path)
+    asked, nothing = argparse.Namespace(tokens_per_image=5), argparse.Namespace(tokens_per_image=None)
+    budget = composer("vision_tokens=pool", "vision_tokens.budget=9")
+    assert tokens_per_image(budget, asked, splits)[0] == 5
+    assert tokens_per_image(budget, nothing, splits)[0] == 9
+    assert tokens_per_image(x, nothing, splits) == (16, "\ntokens per image: 16, as the processor makes them of the first sample of dev")
+    assert tokens_per_image(x, nothing, None)[0] == 256
+    elsewhere = composer("model=qwen2_vl_2b", "model.path=nobody/knows-this")
+    number, how = tokens_per_image(elsewhere, nothing, splits)
+    assert number == 256 and "256 is a guess" in how
 
 
 def test_an_unknown_device_is_named(composer, two_billion) -> None:

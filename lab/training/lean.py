@@ -5,8 +5,8 @@
     padding      on the right: no answer then sees any, so that attention is causal and nothing else, without a mask.
     last block   of what it gives, only the answer rows are read: queries, and all behind them, are computed for those alone.
 
-Only while training: validation, scoring and every saved file know nothing of it. A layer that is not plain LoRA in one
-precision (dropout, DoRA, a 16-bit or quantised base) keeps PEFT's forward; with gradient checkpointing, whose second forward
+Only while training: validation, scoring and every saved file know nothing of it. A layer that is not plain LoRA in
+float32 (dropout, DoRA, a 16-bit or quantised base) keeps PEFT's forward; with gradient checkpointing, whose second forward
 comes after the step's, nothing is changed at all. Equality with the plain step: tests/test_lean.py.
 """
 
@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from lab.lora import ADAPTER
 from lab.model import Vlm
 from lab.records import Batch
-from lab.training.products import Layer, Normed, Turned, adapted
+from lab.training.products import Gated, Layer, Normed, Turned, adapted
 
 Forward = tuple[nn.Module, Callable[..., torch.Tensor]]
 
@@ -39,7 +39,8 @@ class Lean:
         modules = list(vlm.bare.modules())
         self.vlm = vlm
         self.checkpointed = [module for module in modules if hasattr(module, "gradient_checkpointing")]
-        self.forwards: list[Forward] = [(module, partial(layer_forward, module)) for module in modules if is_plain(module)]
+        self.layers = {module: factors(module) for module in modules if is_plain(module)}
+        self.forwards: list[Forward] = [(module, partial(layer_forward, layer)) for module, layer in self.layers.items()]
         self.forwards += [(module, partial(norm_forward, module)) for module in modules if is_norm(module)]
         self.blocks = blocks(vlm)
 
@@ -50,11 +51,57 @@ class Lean:
         forwards = list(self.forwards)
         if self.blocks:
             padding = (batch.attention_mask == 0).sum(dim=1, keepdim=True)
-            forwards += [(block, partial(block_forward, block, None)) for block in self.blocks[:-1]]
-            forwards.append((self.blocks[-1], partial(block_forward, self.blocks[-1], kept_rows(batch, padding))))
+            wanted = [None] * (len(self.blocks) - 1) + [kept_rows(batch, padding)]
+            forwards += [(block, partial(self.block, block, rows)) for block, rows in zip(self.blocks, wanted, strict=True)]
             batch = padded_right(batch, padding)
         with instead(forwards):
             return self.vlm.logits(batch, batch.answer_rows)
+
+    def block(
+        self,
+        block: nn.Module,
+        rows: torch.Tensor | None,
+        hidden_states: torch.Tensor,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor],
+        **_: Any,
+    ) -> torch.Tensor:
+        """A block of Llama's kind over hidden_states [B, T, D], causal and without padding.
+
+        rows: int64 [B, R], the positions that are wanted; the result is [B, R, D] then, else [B, T, D].
+        """
+        attention, mlp = block.self_attn, block.mlp
+        cos, sin = position_embeddings
+        left, right = sin.chunk(2, dim=-1)
+        signed = torch.cat((-left, right), dim=-1)
+        entering = block.input_layernorm(hidden_states)
+        if rows is None:
+            asked, keys, values = self.projected(entering, attention.q_proj, attention.k_proj, attention.v_proj)
+            residual, seen, of_asked = hidden_states, None, (cos, signed)
+        else:
+            keys, values = self.projected(entering, attention.k_proj, attention.v_proj)
+            (asked,) = self.projected(at(entering, rows), attention.q_proj)
+            residual, of_asked = at(hidden_states, rows), (at(cos, rows), at(signed, rows))
+            seen = (torch.arange(hidden_states.shape[1], device=rows.device) <= rows[..., None])[:, None]
+        size = attention.head_dim
+        found = F.scaled_dot_product_attention(
+            turned(heads(asked, size), *of_asked),
+            turned(heads(keys, size), cos, signed),
+            heads(values, size),
+            attn_mask=seen,
+            is_causal=seen is None,
+            scale=attention.scaling,
+            enable_gqa=True,
+        )
+        kept = residual + attention.o_proj(found.transpose(1, 2).flatten(2))
+        gate, up = self.projected(block.post_attention_layernorm(kept), mlp.gate_proj, mlp.up_proj)
+        return kept + mlp.down_proj(Gated.apply(gate, up))
+
+    def projected(self, x: torch.Tensor, *layers: nn.Module) -> tuple[torch.Tensor, ...]:
+        """Each layer of x, together where all are plain LoRA."""
+        found = [self.layers.get(layer) for layer in layers]
+        if None not in found:
+            return adapted(x, found)
+        return tuple(layer(x) for layer in layers)
 
 
 @contextlib.contextmanager
@@ -92,9 +139,9 @@ def kept_rows(batch: Batch, padding: torch.Tensor) -> torch.Tensor:
     return torch.arange(length - batch.answer_rows, length, device=padding.device) - padding
 
 
-def layer_forward(layer: LoraLinear, x: torch.Tensor) -> torch.Tensor:
+def layer_forward(layer: Layer, x: torch.Tensor) -> torch.Tensor:
     """The forward of a plain LoRA layer."""
-    return adapted(x, [factors(layer)])[0]
+    return adapted(x, [layer])[0]
 
 
 def norm_forward(norm: nn.Module, x: torch.Tensor) -> torch.Tensor:
@@ -102,52 +149,6 @@ def norm_forward(norm: nn.Module, x: torch.Tensor) -> torch.Tensor:
     if x.dtype != norm.weight.dtype:
         return type(norm).forward(norm, x)
     return Normed.apply(x, norm.weight, norm.variance_epsilon)
-
-
-def block_forward(
-    block: nn.Module,
-    rows: torch.Tensor | None,
-    hidden_states: torch.Tensor,
-    position_embeddings: tuple[torch.Tensor, torch.Tensor],
-    **_: Any,
-) -> torch.Tensor:
-    """A block of Llama's kind over hidden_states [B, T, D], causal and without padding.
-
-    rows: int64 [B, R], the positions that are wanted; the result is [B, R, D] then, else [B, T, D].
-    """
-    attention, mlp = block.self_attn, block.mlp
-    cos, sin = position_embeddings
-    left, right = sin.chunk(2, dim=-1)
-    signed = torch.cat((-left, right), dim=-1)
-    entering = block.input_layernorm(hidden_states)
-    if rows is None:
-        asked, keys, values = projected(entering, attention.q_proj, attention.k_proj, attention.v_proj)
-        residual, seen, of_asked = hidden_states, None, (cos, signed)
-    else:
-        keys, values = projected(entering, attention.k_proj, attention.v_proj)
-        (asked,) = projected(at(entering, rows), attention.q_proj)
-        residual, of_asked = at(hidden_states, rows), (at(cos, rows), at(signed, rows))
-        seen = (torch.arange(hidden_states.shape[1], device=rows.device) <= rows[..., None])[:, None]
-    size = attention.head_dim
-    found = F.scaled_dot_product_attention(
-        turned(heads(asked, size), *of_asked),
-        turned(heads(keys, size), cos, signed),
-        heads(values, size),
-        attn_mask=seen,
-        is_causal=seen is None,
-        scale=attention.scaling,
-        enable_gqa=True,
-    )
-    kept = residual + attention.o_proj(found.transpose(1, 2).flatten(2))
-    gate, up = projected(block.post_attention_layernorm(kept), mlp.gate_proj, mlp.up_proj)
-    return kept + mlp.down_proj(mlp.act_fn(gate) * up)
-
-
-def projected(x: torch.Tensor, *layers: nn.Module) -> tuple[torch.Tensor, ...]:
-    """Each layer of x, together where all are plain LoRA."""
-    if all(is_plain(layer) for layer in layers):
-        return adapted(x, [factors(layer) for layer in layers])
-    return tuple(layer(x) for layer in layers)
 
 
 def factors(layer: LoraLinear) -> Layer:
@@ -172,7 +173,7 @@ def turned(x: torch.Tensor, cos: torch.Tensor, signed: torch.Tensor) -> torch.Te
 
 
 def is_plain(layer: nn.Module) -> bool:
-    """Whether a module is a LoRA layer that computes W x + s B (A x) in one precision and nothing else."""
+    """Whether a module is a LoRA layer that computes W x + s B (A x) in float32 and nothing else."""
     if type(layer) is not LoraLinear or list(layer.lora_A) != [ADAPTER] or layer.active_adapters != [ADAPTER]:
         return False
     base, a, b = layer.get_base_layer(), layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]
@@ -183,7 +184,7 @@ def is_plain(layer: nn.Module) -> bool:
         and isinstance(layer.lora_dropout[ADAPTER], nn.Identity)
         and a.bias is None
         and b.bias is None
-        and base.weight.dtype == a.weight.dtype == b.weight.dtype
+        and base.weight.dtype == a.weight.dtype == b.weight.dtype == torch.float32
     )
 
 
@@ -199,5 +200,6 @@ def blocks(vlm: Vlm) -> list[nn.Module]:
     if vlm.conditioner is not None or not part.llama_blocks:
         return []
     found = [module for name, module in vlm.bare.named_modules() if re.fullmatch(part.block, name)]
-    plain = all(not block.self_attn.attention_dropout and block.self_attn.sliding_window is None for block in found)
+    silu = vlm.bare.config.get_text_config().hidden_act == "silu"
+    plain = silu and all(not block.self_attn.attention_dropout and block.self_attn.sliding_window is None for block in found)
     return found if plain else []

@@ -1,4 +1,4 @@
-"""Expressions with their gradients in the fewest passes over large tensors: LoRA layers, RMSNorm, rotary positions.
+"""Expressions with their gradients in the fewest passes over large tensors: LoRA layers, RMSNorm, SwiGLU, rotary positions.
 
 Each is the textbook expression with its backward written out, so that sums accumulate in place; in exact arithmetic nothing
 differs. All tensors of one call have one dtype. Checked by torch.autograd.gradcheck (tests/test_lean.py).
@@ -55,8 +55,9 @@ class Adapted(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[Any, ...]:
         flat, down, low, *ups = ctx.saved_tensors
         rows = [gradient.reshape(-1, gradient.shape[-1]) for gradient in gradients]
-        parts = [(row @ b).mul_(scaling) for row, b, (_, _, scaling) in zip(rows, ups, ctx.frozen, strict=True)]
-        of_low = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+        of_low = torch.empty_like(low)
+        for part, row, b, (_, _, scaling) in zip(of_low.split(ctx.ranks, dim=1), rows, ups, ctx.frozen, strict=True):
+            torch.addmm(part, row, b, beta=0, alpha=scaling, out=part)
         of_x = None
         if ctx.needs_input_grad[0]:
             of_x = of_low @ down
@@ -74,7 +75,7 @@ class Normed(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-        inverse = torch.linalg.vecdot(x, x).unsqueeze(-1).div_(x.shape[-1]).add_(eps).rsqrt_()
+        inverse = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(x, weight, inverse)
         return (x * inverse).mul_(weight)
 
@@ -86,6 +87,24 @@ class Normed(torch.autograd.Function):
         along = torch.linalg.vecdot(weighted, x).unsqueeze(-1)
         along.mul_(inverse.pow(3)).div_(-x.shape[-1])
         return weighted.mul_(inverse).addcmul_(x, along), None, None
+
+
+class Gated(torch.autograd.Function):
+    """SiLU(g) u of one shape (SwiGLU's product, Shazeer 2020, 2002.05202)."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+        active = F.silu(gate)
+        ctx.save_for_backward(gate, up, active)
+        return active * up
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        gate, up, active = ctx.saved_tensors
+        of_gate = gradient * up
+        torch.ops.aten.silu_backward.grad_input(of_gate, gate, grad_input=of_gate)
+        return of_gate, gradient * active
 
 
 class Turned(torch.autograd.Function):
