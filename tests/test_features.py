@@ -14,10 +14,11 @@ import pytest
 import torch
 
 from lab import data, model, vision_tokens
-from lab.model.encoding import Encoder
+from lab.model.encoding import Encoder, Text
 from lab.records import Picture
 from lab.training import eviction, features
-from lab.training.features import FeatureStore, image_key
+from lab.training.datamodule import Texts
+from lab.training.features import FeatureStore, Names, image_key
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,11 @@ def world(composer, tiny_folder, tmp_path_factory):
 
 
 def fill(store, pictures, vlm, encoder) -> int:
-    return store.fill([key for key, _ in pictures], dict(pictures).__getitem__, vlm, encoder)
+    return store.fill(Names(keys_of(pictures)), dict(pictures).__getitem__, vlm, encoder)
+
+
+def keys_of(pictures) -> np.ndarray:
+    return np.frombuffer(b"".join(key for key, _ in pictures), np.uint8).reshape(-1, 32)
 
 
 def direct(vlm, encoder, picture) -> torch.Tensor:
@@ -159,3 +164,27 @@ def test_a_full_cache_loses_what_nobody_uses_first(world, composer, tmp_path) ->
     del kept
     assert len(eviction.trim(tmp_path, 0)) == 1
     assert fill(FeatureStore(tmp_path, resized, own), pictures[:20], resized, own) > 0
+
+
+def test_names_are_found_where_they_stand() -> None:
+    """Repeated names, names that agree in what is bisected over, absent ones, none at all."""
+    generator = np.random.default_rng(0)
+    names = generator.integers(0, 256, (40, 32), dtype=np.uint8)
+    names[7] = names[3]
+    names[11, :8] = names[5, :8]
+    found = Names(names)
+    for i, name in enumerate(names):
+        assert found.find(name.tobytes()) == (3 if i == 7 else i)
+    assert found.find(bytes(32)) is None and found.find(names[5, :8].tobytes() + bytes(24)) is None
+    assert list(found.firsts()) == [name.tobytes() for i, name in enumerate(names) if i != 7]
+    nothing = Names(names[:0])
+    assert nothing.find(bytes(32)) is None and list(nothing.firsts()) == []
+
+
+def test_packed_texts_are_the_texts() -> None:
+    texts = [Text(np.arange(n), np.arange(n, n + 2), (1, 0)[:n]) for n in (3, 0, 1)]
+    packed = Texts(texts)
+    for i, text in enumerate(texts):
+        again = packed[i]
+        assert np.array_equal(again.prompt_ids, text.prompt_ids) and np.array_equal(again.answer_ids, text.answer_ids)
+        assert again.image_order == text.image_order and again.prompt_ids.dtype == np.int64

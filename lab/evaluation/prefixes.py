@@ -13,26 +13,24 @@ from dataclasses import replace
 import torch
 
 from lab.model import Vlm
-from lab.model.encoding import Example, to_device
+from lab.model.encoding import Example, Text, to_device
 from lab.records import Batch
 from lab.training.datamodule import Examples
-from lab.training.features import image_key
 
 
 def grouped(examples: Examples) -> list[list[int]]:
     """The indices of examples with one prefix, in the order of the first of each."""
     found: dict[Hashable, list[int]] = {}
     for i in range(len(examples)):
-        images = examples.keys[i] if examples.keys else tuple(image_key(picture) for picture in examples.split[i].images)
         text = examples.text(i)
-        start = text.prompt_ids[: split_at(examples, i)].tobytes()
-        found.setdefault((images, text.image_order, start), []).append(i)
+        start = text.prompt_ids[: split_at(examples, text)].tobytes()
+        found.setdefault((examples.image_keys(i), text.image_order, start), []).append(i)
     return list(found.values())
 
 
-def split_at(examples: Examples, index: int) -> int:
+def split_at(examples: Examples, text: Text) -> int:
     """Where the prefix of a tokenised prompt ends: behind its last image placeholder, or at the first token without images."""
-    places = (examples.text(index).prompt_ids == examples.encoder.image_id).nonzero()[0]
+    places = (text.prompt_ids == examples.encoder.image_id).nonzero()[0]
     return int(places[-1]) + 1 if len(places) else 1
 
 
@@ -85,4 +83,5 @@ def answers(vlm: Vlm, examples: Examples, batch_size: int) -> Iterator[tuple[lis
 def prefix_of(examples: Examples, index: int) -> Example:
     """An example cut off behind its last image."""
     example = examples[index]
-    return replace(example, text=replace(example.text, prompt_ids=example.text.prompt_ids[: split_at(examples, index)]))
+    text = example.text
+    return replace(example, text=replace(text, prompt_ids=text.prompt_ids[: split_at(examples, text)]))

@@ -7,10 +7,12 @@ features of the frozen tower come from the store.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import lightning as L
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -20,12 +22,34 @@ from lab.model.encoding import Encoder, Example, Text
 from lab.progress import Report, silent
 from lab.records import Batch, Picture, Split
 from lab.training import devices
-from lab.training.features import FeatureStore, image_key
+from lab.training.features import FeatureStore, Names, image_key
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 log = logging.getLogger(__name__)
+
+
+class Texts:
+    """Tokenised prompts, packed: 4 bytes a token, however many there are."""
+
+    def __init__(self, texts: Iterable[Text]) -> None:
+        ids, orders = array("i"), array("i")
+        ends, order_ends = array("q", [0]), array("q", [0])
+        for text in texts:
+            for part in (text.prompt_ids, text.answer_ids):
+                ids.extend(part.tolist())
+                ends.append(len(ids))
+            orders.extend(text.image_order)
+            order_ends.append(len(orders))
+        self.ids, self.ends = np.array(ids), np.array(ends)
+        self.orders, self.order_ends = np.array(orders), np.array(order_ends)
+
+    def __getitem__(self, index: int) -> Text:
+        start, middle, end = self.ends[2 * index : 2 * index + 3]
+        first, last = self.order_ends[index : index + 2]
+        prompt, answer = self.ids[start:middle].astype(np.int64), self.ids[middle:end].astype(np.int64)
+        return Text(prompt, answer, tuple(self.orders[first:last].tolist()))
 
 
 class Examples(Dataset[Example]):
@@ -35,8 +59,9 @@ class Examples(Dataset[Example]):
         self.split = split
         self.encoder = encoder
         self.store: FeatureStore | None = None
-        self.keys: list[tuple[bytes, ...]] = []
-        self.texts: dict[int, Text] = {}
+        self.keys = np.empty((0, 32), dtype=np.uint8)
+        self.key_ends = np.zeros(1, dtype=np.int64)
+        self.texts: Texts | None = None
 
     def __len__(self) -> int:
         return len(self.split)
@@ -45,30 +70,41 @@ class Examples(Dataset[Example]):
         """Tokenise every prompt and, with a store, compute what features it lacks; return how many images that were."""
         computed = 0
         if store is not None:
-            samples = (self.split[i] for i in range(len(self)))
-            self.keys = [tuple(image_key(picture) for picture in sample.images) for sample in samples]
-            places = {key: (i, j) for i, keys in enumerate(self.keys) for j, key in enumerate(keys)}
-            computed = store.fill(places, lambda key: self.picture(*places[key]), vlm, self.encoder, report)
+            keys, ends = bytearray(), array("q", [0])
+            for i in range(len(self)):
+                keys += b"".join(image_key(picture) for picture in self.split[i].images)
+                ends.append(len(keys) // 32)
+            self.keys, self.key_ends = np.frombuffer(keys, np.uint8).reshape(-1, 32), np.array(ends)
+            names = Names(self.keys)
+
+            def read(key: bytes) -> Picture:
+                position = names.find(key)
+                assert position is not None
+                sample = int(self.key_ends.searchsorted(position, side="right")) - 1
+                return self.split[sample].images[position - int(self.key_ends[sample])]
+
+            computed = store.fill(names, read, vlm, self.encoder, report)
             self.store = store
-        for i in range(len(self)):
-            self.text(i)
+        if self.texts is None:
+            self.texts = Texts(self.encoder.text(self.split[i]) for i in range(len(self)))
         return computed
 
-    def picture(self, index: int, image: int) -> Picture:
-        """One image of one sample."""
-        return self.split[index].images[image]
+    def image_keys(self, index: int) -> tuple[bytes, ...]:
+        """`image_key` of each image of a sample."""
+        if self.store is None:
+            return tuple(image_key(picture) for picture in self.split[index].images)
+        return tuple(key.tobytes() for key in self.keys[self.key_ends[index] : self.key_ends[index + 1]])
 
     def text(self, index: int) -> Text:
         """The tokenised prompt of a sample."""
-        if index not in self.texts:
-            self.texts[index] = self.encoder.text(self.split[index])
-        return self.texts[index]
+        return self.encoder.text(self.split[index]) if self.texts is None else self.texts[index]
 
     def __getitem__(self, index: int) -> Example:
         if self.store is None:
             return self.encoder.example(self.split[index])
         text = self.text(index)
-        shown = [self.store.get(self.keys[index][i]) for i in text.image_order]
+        keys = self.image_keys(index)
+        shown = [self.store.get(keys[i]) for i in text.image_order]
         grids = tuple(grid for _, grid in shown)
         return Example(self.split.sample_ids[index], text, grids, features=tuple(feature for feature, _ in shown))
 

@@ -32,6 +32,7 @@ from lab.records import Picture
 from lab.training import eviction
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 log = logging.getLogger(__name__)
@@ -53,15 +54,57 @@ def image_key(picture: Picture) -> bytes:
     return hashlib.sha256(json.dumps(picture.crop).encode() + data).digest()
 
 
-@dataclass(frozen=True)
-class Row:
-    """Where one image's features are: shard, first and last token, patch grid (t, h, w), CRC-32."""
+class Names:
+    """Where a 32-byte name stands among many, by bisection over its first 8 bytes: 12 bytes a name beside the names."""
 
-    shard: str
-    start: int
-    stop: int
-    grid: tuple[int, int, int]
-    crc: int
+    def __init__(self, names: np.ndarray) -> None:
+        """names: uint8 [n, 32], repeated or not."""
+        import numpy as np
+
+        heads = np.ascontiguousarray(names[:, :8]).view(">u8")[:, 0].astype(np.uint64)
+        self.names = names
+        self.order = heads.argsort(kind="stable").astype(np.int32)
+        self.heads = heads[self.order]
+
+    def find(self, name: bytes) -> int | None:
+        """The first position of a name, or None."""
+        head = int.from_bytes(name[:8], "big")
+        at = int(self.heads.searchsorted(self.heads.dtype.type(head)))
+        while at < len(self.heads) and int(self.heads[at]) == head:
+            if self.names[self.order[at]].tobytes() == name:
+                return int(self.order[at])
+            at += 1
+        return None
+
+    def firsts(self) -> Iterator[bytes]:
+        """Each name once, in the order of first positions."""
+        import numpy as np
+
+        ordered = self.names[self.order]
+        new = np.ones(len(ordered), dtype=bool)
+        new[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
+        for position in np.sort(self.order[new]):
+            yield self.names[position].tobytes()
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One mapped file. values: [tokens, hidden]; offsets int64 [n + 1]; grids int64 [n, 3]; images uint8 [n, 32]; crc int64 [n].
+
+    checked: which of its images were found to match their CRC-32, bool [n].
+    """
+
+    path: Path
+    values: torch.Tensor
+    offsets: np.ndarray
+    grids: np.ndarray
+    images: np.ndarray
+    crc: np.ndarray
+    checked: np.ndarray
+
+    def features(self, i: int) -> torch.Tensor:
+        """Of its i-th image, [tokens, hidden], a view on the mapped file."""
+        return self.values[int(self.offsets[i]) : int(self.offsets[i + 1])]
 
 
 class FeatureStore:
@@ -77,79 +120,90 @@ class FeatureStore:
             temporary = self.folder / f".about-{uuid.uuid4().hex}"
             temporary.write_text(json.dumps(described, indent=1, default=str))
             os.replace(temporary, about)
-        self.rows: dict[bytes, Row] = {}
-        self.known: set[str] = set()
-        self.values: dict[str, torch.Tensor] = {}
-        self.checked: set[bytes] = set()
+        self.shards: list[Shard] = []
         self.refresh()
 
     def refresh(self) -> None:
         """Learn of shards that this or another process has added."""
-        for path in sorted(self.folder.glob("*.safetensors")):
-            if path.name not in self.known:
-                self.open(path)
+        known = {shard.path for shard in self.shards}
+        opened = [self.open(path) for path in sorted(self.folder.glob("*.safetensors")) if path not in known]
+        self.serve([*self.shards, *(shard for shard in opened if shard is not None)])
 
-    def open(self, path: Path) -> None:
-        """Map one shard and index its images; a shard that cannot be read is deleted with a warning."""
-        import torch
+    def serve(self, shards: list[Shard]) -> None:
+        """Answer from these shards."""
+        import numpy as np
+
+        self.shards = shards
+        self.names = Names(np.concatenate([np.empty((0, 32), np.uint8), *(shard.images for shard in shards)]))
+        self.ends = np.cumsum([len(shard.images) for shard in shards])
+
+    def open(self, path: Path) -> Shard | None:
+        """Map one shard; one that cannot be read is deleted with a warning."""
+        import numpy as np
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         try:
             tensors = load_file(path)
-            offsets, grids = tensors["offsets"].tolist(), tensors["grids"].tolist()
-            images, crcs = tensors["images"].numpy(), tensors["crc"].tolist()
             values = tensors["values"]
-            if not len(offsets) - 1 == len(grids) == len(images) == len(crcs) or offsets[-1] != len(values):
-                raise ValueError("its tables disagree in length")
-        except (SafetensorError, OSError, KeyError, ValueError) as error:
+            offsets, grids, images, crc = (tensors[name].numpy() for name in ("offsets", "grids", "images", "crc"))
+            agree = len(offsets) - 1 == len(grids) == len(images) == len(crc) and offsets[-1] == len(values)
+            if not agree or images.shape[1:] != (32,) or images.dtype != np.uint8:
+                raise ValueError("its tables disagree")
+        except (SafetensorError, OSError, KeyError, ValueError, IndexError) as error:
             log.warning("feature cache: %s is damaged (%s); its images are computed again", path, error)
             path.unlink(missing_ok=True)
-            return
-        assert isinstance(values, torch.Tensor)
-        self.known.add(path.name)
-        self.values[path.name] = values
-        for i, grid in enumerate(grids):
-            row = Row(path.name, offsets[i], offsets[i + 1], tuple(grid), crcs[i])
-            self.rows.setdefault(images[i].tobytes(), row)
+            return None
+        return Shard(path, values, offsets, grids, images, crc, np.zeros(len(images), dtype=bool))
+
+    def find(self, key: bytes) -> tuple[Shard, int] | None:
+        """The shard that holds an image, and its place there."""
+        position = self.names.find(key)
+        if position is None:
+            return None
+        number = int(self.ends.searchsorted(position, side="right"))
+        shard = self.shards[number]
+        return shard, position - int(self.ends[number]) + len(shard.images)
 
     def sound(self, key: bytes) -> bool:
         """Whether an image's features are there and match their checksum; a damaged shard is dropped whole."""
-        row = self.rows.get(key)
-        if row is None:
+        found = self.find(key)
+        if found is None:
             return False
-        if key not in self.checked:
-            if checksum(self.values[row.shard][row.start : row.stop]) != row.crc:
-                log.warning("feature cache: %s fails its checksum; its images are computed again", self.folder / row.shard)
-                self.drop(row.shard)
+        shard, i = found
+        if not shard.checked[i]:
+            if checksum(shard.features(i)) != shard.crc[i]:
+                log.warning("feature cache: %s fails its checksum; its images are computed again", shard.path)
+                self.drop(shard)
                 return False
-            self.checked.add(key)
+            shard.checked[i] = True
         return True
 
-    def drop(self, shard: str) -> None:
+    def drop(self, shard: Shard) -> None:
         """Forget and delete a shard."""
-        (self.folder / shard).unlink(missing_ok=True)
-        self.rows = {key: row for key, row in self.rows.items() if row.shard != shard}
-        self.checked &= self.rows.keys()
-        del self.values[shard]
+        shard.path.unlink(missing_ok=True)
+        self.serve([one for one in self.shards if one is not shard])
 
     def get(self, key: bytes) -> tuple[torch.Tensor, tuple[int, int, int]]:
         """Features [tokens, hidden] of an image (a view on the mapped file) and its grid; `fill` must have seen it."""
-        row = self.rows[key]
-        return self.values[row.shard][row.start : row.stop], row.grid
+        found = self.find(key)
+        if found is None:
+            raise KeyError(key)
+        shard, i = found
+        t, h, w = shard.grids[i].tolist()
+        return shard.features(i), (t, h, w)
 
     def fill(
-        self, keys: Iterable[bytes], read: Callable[[bytes], Picture], vlm: Vlm, encoder: Encoder, report: Report = silent
+        self, names: Names, read: Callable[[bytes], Picture], vlm: Vlm, encoder: Encoder, report: Report = silent
     ) -> int:
         """Compute what is missing and return how many images that was. Each image is read and computed once, in batches.
 
-        keys: `image_key` of every image wanted, repeated or not. read: finds the picture of a key.
+        names: of the images wanted, by `image_key`, repeated or not. read: finds the picture of a name.
         """
         self.refresh()
-        wanted = dict.fromkeys(keys)
-        for key in wanted:
+        for key in names.firsts():
             self.sound(key)  # may drop a damaged shard, and with it images that were found sound before
-        missing = [key for key in wanted if key not in self.rows]
+        missing = [key for key in names.firsts() if self.find(key) is None]
         if not missing:
             return 0
         shard: list[Loaded] = []
@@ -186,7 +240,7 @@ class FeatureStore:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, self.folder / name)
-        self.open(self.folder / name)
+        self.refresh()
 
 
 def checksum(values: torch.Tensor) -> int:
