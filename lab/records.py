@@ -10,9 +10,9 @@ Shapes: B samples in a batch, T tokens of the longest prompt, N images in the ba
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 if TYPE_CHECKING:
     import torch
@@ -143,6 +143,19 @@ class Batch:
     image_grids: tuple[tuple[int, int], ...]
     visual_tokens: tuple[int, ...]
     image_order: tuple[tuple[int, ...], ...]
+
+    def each(self, act: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+        """The batch with something done to every tensor of it."""
+        names = ("input_ids", "attention_mask", "mm_token_type_ids", "position_ids", "pixel_values", "image_grid_thw", "labels")
+        tensors = {name: getattr(self, name) for name in names}
+        changed: dict[str, Any] = {name: act(tensor) for name, tensor in tensors.items() if tensor is not None}
+        if self.image_features is not None:
+            changed["image_features"] = tuple(act(feature) for feature in self.image_features)
+        return replace(self, **changed)
+
+    def pin_memory(self) -> Batch:
+        """In page-locked memory, from where a GPU fetches it while it works; torch's DataLoader asks for it by this name."""
+        return self.each(lambda tensor: tensor.pin_memory())
 
 
 @dataclass(frozen=True, slots=True)

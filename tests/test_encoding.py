@@ -85,6 +85,25 @@ def test_features_equal_pixels_bit_for_bit(world) -> None:
         assert torch.equal(vlm.logits(batch, 3), vlm.logits(cached, 3))
 
 
+def test_every_tensor_is_pinned(world, monkeypatch) -> None:
+    """By torch's own DataLoader, which leaves records of other kinds as they are if they do not say how."""
+    from torch.utils.data._utils.pin_memory import pin_memory
+
+    _, vlm, splits, encoder = world
+    batch = encoder.collate([encoder.example(splits.train[i]) for i in range(2)], with_answers=True)
+    batch = dataclasses.replace(batch, image_features=(torch.zeros(2, 3), torch.ones(1, 3)))
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self + 1)
+    pinned = pin_memory(batch)
+    for field in dataclasses.fields(batch):
+        before, after = getattr(batch, field.name), getattr(pinned, field.name)
+        if field.name == "image_features":
+            assert all(torch.equal(one + 1, other) for one, other in zip(before, after, strict=True))
+        elif isinstance(before, torch.Tensor):
+            assert torch.equal(before + 1, after), field.name
+        else:
+            assert before == after
+
+
 def test_expand() -> None:
     import numpy as np
 

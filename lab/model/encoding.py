@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lab.config import PromptDial
@@ -232,10 +232,4 @@ def expand(ids: np.ndarray, image_id: int, counts: Sequence[int]) -> np.ndarray:
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """Move every tensor of a batch."""
-    names = ("input_ids", "attention_mask", "mm_token_type_ids", "position_ids", "pixel_values", "image_grid_thw", "labels")
-    moved = {name: getattr(batch, name) for name in names}
-    moved = {name: None if tensor is None else tensor.to(device, non_blocking=True) for name, tensor in moved.items()}
-    features = batch.image_features
-    if features is not None:
-        moved["image_features"] = tuple(feature.to(device, non_blocking=True) for feature in features)
-    return replace(batch, **moved)
+    return batch.each(lambda tensor: tensor.to(device, non_blocking=True))

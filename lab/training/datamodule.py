@@ -168,6 +168,7 @@ class DataModule(L.LightningDataModule):
             sampler=sampler,
             collate_fn=collate,
             num_workers=self.section.num_workers,
+            pin_memory=self.section.accelerator != "cpu" and torch.cuda.is_available(),
             persistent_workers=False,
         )
 
