@@ -59,10 +59,8 @@ def watched(*allowed: Path) -> Iterator[None]:
     finally:
         signal.alarm(0)
         opened, _opened = _opened, None
-    legal = [
-        folder.resolve()
-        for folder in (*allowed, Path(sys.prefix), Path(sys.base_prefix), Path(__file__).parents[1] / "lab")
-    ]
+    source = Path(__file__).parents[1]  # Python reads lines of it for a warning that it prints
+    legal = [folder.resolve() for folder in (*allowed, Path(sys.prefix), Path(sys.base_prefix), source / "lab", source / "tests")]
     strays = [
         path for path in opened if not any(Path(os.path.realpath(path)).is_relative_to(folder) for folder in legal)
     ]
