@@ -13,7 +13,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from lab.config import PARTS, Experiment, TrainerSection, adds_modules, trains
+from lab.config import PARTS, Experiment, LoraDial, TrainerSection, adds_modules, trains
 from lab.errors import ConfigError, did_you_mean
 
 
@@ -61,6 +61,28 @@ def legal_keys(schema: type, prefix: str = "") -> list[str]:
 
 def check(x: Experiment) -> None:
     """Check what types cannot say. Raises `ConfigError` with the key, the value and what is legal."""
+    check_bounds(x)
+    check_trainer(x.trainer)
+    if len(x.optim.betas) != 2:
+        raise ConfigError(f"optim.betas={list(x.optim.betas)}: two numbers are needed, as in [0.9, 0.999].")
+    check_lora(x.lora)
+    if x.evaluation.shared_prefix and x.conditioning.name != "prefix":
+        raise ConfigError(
+            f"evaluation.shared_prefix=true: with conditioning={x.conditioning.name} a question's words meet the images in every "
+            "block, so their reading cannot be shared. Leave it out, or choose conditioning=prefix."
+        )
+    check_owners(x)
+    if trains(x) and x.lora.r == 0 and not adds_modules(x):
+        raise ConfigError(
+            "lora=none leaves nothing to train, but trainer asks for steps. Add trainer.max_steps=0 for the zero-shot "
+            "baseline, or choose a LoRA with lora.r=16, vision_tokens=resampler or conditioning=cross_attention."
+        )
+    if x.prompt.answer_true == x.prompt.answer_false:
+        raise ConfigError(f"prompt.answer_true and prompt.answer_false are both {x.prompt.answer_true!r}: they must differ.")
+
+
+def check_bounds(x: Experiment) -> None:
+    """Check every number against the least that it may be."""
     at_least = {
         "lora.r": (x.lora.r, 0),
         "optim.lr": (x.optim.lr, 0.0),
@@ -109,38 +131,21 @@ def check(x: Experiment) -> None:
     for key, value in {"lora.lora_dropout": x.lora.lora_dropout, "optim.warmup_fraction": x.optim.warmup_fraction}.items():
         if not 0.0 <= value < 1.0:
             raise ConfigError(f"{key}={value}: it must lie in [0, 1).")
-    check_trainer(x.trainer)
-    if x.trainer.batch_size % x.trainer.devices:
-        raise ConfigError(
-            f"trainer.devices={x.trainer.devices}: they share trainer.batch_size={x.trainer.batch_size} samples evenly, so it must "
-            "divide that number."
-        )
-    if len(x.optim.betas) != 2:
-        raise ConfigError(f"optim.betas={list(x.optim.betas)}: two numbers are needed, as in [0.9, 0.999].")
-    for part in x.lora.where:
+
+
+def check_lora(dial: LoraDial) -> None:
+    """Check what the keys of `lora` mean to each other."""
+    for part in dial.where:
         if part not in PARTS:
             raise ConfigError(
-                f"lora.where={list(x.lora.where)}: {part!r} is no part of a model.{did_you_mean(part, PARTS)} "
+                f"lora.where={list(dial.where)}: {part!r} is no part of a model.{did_you_mean(part, PARTS)} "
                 f"Legal: {', '.join(PARTS)}, in any combination."
             )
-    if x.lora.trainable_parameters is not None and x.lora.r == 0:
+    if dial.trainable_parameters is not None and dial.r == 0:
         raise ConfigError(
-            f"lora.trainable_parameters={x.lora.trainable_parameters}: lora.r=0 (lora=none) attaches no adapter whose size could "
+            f"lora.trainable_parameters={dial.trainable_parameters}: lora.r=0 (lora=none) attaches no adapter whose size could "
             "be chosen. Set one of them otherwise."
         )
-    if x.evaluation.shared_prefix and x.conditioning.name != "prefix":
-        raise ConfigError(
-            f"evaluation.shared_prefix=true: with conditioning={x.conditioning.name} a question's words meet the images in every "
-            "block, so their reading cannot be shared. Leave it out, or choose conditioning=prefix."
-        )
-    check_owners(x)
-    if trains(x) and x.lora.r == 0 and not adds_modules(x):
-        raise ConfigError(
-            "lora=none leaves nothing to train, but trainer asks for steps. Add trainer.max_steps=0 for the zero-shot "
-            "baseline, or choose a LoRA with lora.r=16, vision_tokens=resampler or conditioning=cross_attention."
-        )
-    if x.prompt.answer_true == x.prompt.answer_false:
-        raise ConfigError(f"prompt.answer_true and prompt.answer_false are both {x.prompt.answer_true!r}: they must differ.")
 
 
 OWNERS = {
@@ -163,6 +168,11 @@ def check_trainer(section: TrainerSection) -> None:
             raise ConfigError(f"{key}: it looks at minival; give trainer.val_every too, the steps between two looks.")
     if section.max_time is not None and not re.fullmatch(r"\d+:[0-5]\d:[0-5]\d", section.max_time):
         raise ConfigError(f"trainer.max_time={section.max_time}: it must be hours, minutes, seconds, as in 11:45:00, or null.")
+    if section.batch_size % section.devices:
+        raise ConfigError(
+            f"trainer.devices={section.devices}: they share trainer.batch_size={section.batch_size} samples evenly, so it must "
+            "divide that number."
+        )
 
 
 def check_owners(x: Experiment) -> None:

@@ -15,9 +15,6 @@ from lab.training.lean import Lean
 from lab.training.learner import Learner, answer_loss
 from lab.training.products import Gated, Layer, Normed, Turned, adapted
 
-FORWARD = "forward"
-
-
 @pytest.fixture(scope="module")
 def world(composer, tiny_folder, tmp_path_factory):
     x = composer(f"model.path={tiny_folder}", "data.num_train=32", "data.num_minival=8", "data.num_dev=16")
@@ -70,7 +67,7 @@ def compare(vlm, batch, prompt) -> Lean:
     for name, gradient in expected.items():
         assert gradient.abs().max() > 0 or "lora_" not in name, name
         assert (found[name] - gradient).abs().max() <= 5e-5 * gradient.abs().max() + 1e-8 * steepest, name
-    assert all(FORWARD not in vars(module) for module in vlm.bare.modules()), "the model is left as it was"
+    assert all("forward" not in vars(module) for module in vlm.bare.modules()), "the model is left as it was"
     return learner.lean
 
 
@@ -112,7 +109,9 @@ def test_a_checkpointed_model_is_left_alone(world, arm) -> None:
     vlm, batch = arm()
     vlm.bare.gradient_checkpointing_enable({"use_reentrant": False})
     vlm.bare.enable_input_require_grads()
-    compare(vlm, batch, world[0].prompt)
+    lean = compare(vlm, batch, world[0].prompt)
+    assert lean.forwards and lean.blocks, "it could be trained leanly"
+    assert torch.equal(lean.logits(batch), vlm.logits(batch, batch.answer_rows))
 
 
 def test_an_error_leaves_the_model_as_it_was(arm) -> None:
@@ -120,7 +119,7 @@ def test_an_error_leaves_the_model_as_it_was(arm) -> None:
     broken = dataclasses.replace(batch, position_ids=batch.position_ids[..., :-1])
     with pytest.raises(RuntimeError):
         Lean(vlm).logits(broken)
-    assert all(FORWARD not in vars(module) for module in vlm.bare.modules())
+    assert all("forward" not in vars(module) for module in vlm.bare.modules())
 
 
 def test_the_last_block_asks_for_answer_rows_only(world, arm, monkeypatch) -> None:

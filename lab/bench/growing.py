@@ -33,10 +33,10 @@ def experiment(overrides: list[str]) -> Experiment:
 
 
 def resident() -> dict[str, float]:
-    """Memory of this process in 2^20 bytes: its own, that of mapped files, and the peak of both together."""
+    """Memory of this process in 2^20 bytes: its own, and that of mapped files."""
     lines = Path("/proc/self/status").read_text().splitlines()
     found = {line.split(":")[0]: int(line.split()[1]) / 2**10 for line in lines if line.endswith("kB")}
-    return {"own": found["RssAnon"], "mapped": found["RssFile"] + found["RssShmem"], "peak": found["VmHWM"]}
+    return {"own": found["RssAnon"], "mapped": found["RssFile"] + found["RssShmem"]}
 
 
 def memory(x: Experiment) -> dict[str, float]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import replace
+from itertools import accumulate
 
 import torch
 
@@ -56,23 +57,23 @@ def answers(vlm: Vlm, examples: Examples, batch_size: int) -> Iterator[tuple[lis
     encoder = examples.encoder
     for batch in packed(grouped(examples), batch_size):
         indices = [i for group in batch for i in group]
-        whole = encoder.collate([examples[i] for i in indices], with_answers=False, align=1)
-        first = [prefix_of(examples, group[0]) for group in batch]
-        starts = to_device(encoder.collate(first, with_answers=False, align=1), vlm.device)
-        read = vlm.reader(**vlm.inputs(starts), use_cache=True, logits_to_keep=1)
-        of_group = [g for g, group in enumerate(batch) for _ in group]
-        rows = torch.tensor(of_group, device=vlm.device)
-        cache = read.past_key_values
+        asked = [examples[i] for i in indices]
+        whole = encoder.collate(asked, with_answers=False, align=1)
+        first = accumulate(map(len, batch[:-1]), initial=0)
+        prefixes = [prefix_of(examples, asked[place]) for place in first]
+        starts = to_device(encoder.collate(prefixes, with_answers=False, align=1), vlm.device)
+        cache = vlm.reader(**vlm.inputs(starts), use_cache=True, logits_to_keep=1).past_key_values
+        rows = torch.tensor([g for g, group in enumerate(batch) for _ in group], device=vlm.device)
         cache.batch_select_indices(rows)
-        moved = to_device(whole, vlm.device)
+        words = to_device(replace(whole, pixel_values=None, image_features=None), vlm.device)
         seen = starts.attention_mask[rows]
-        rest = moved.attention_mask.sum(dim=1) - seen.sum(dim=1)
+        rest = words.attention_mask.sum(dim=1) - seen.sum(dim=1)
         length = int(rest.max())
         mask = (torch.arange(length, device=vlm.device) >= length - rest[:, None]).to(seen)
         logits = vlm.reader(
-            input_ids=moved.input_ids[:, -length:],
+            input_ids=words.input_ids[:, -length:],
             attention_mask=torch.cat([seen, mask], dim=1),
-            position_ids=moved.position_ids[..., -length:],
+            position_ids=words.position_ids[..., -length:],
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
@@ -80,8 +81,7 @@ def answers(vlm: Vlm, examples: Examples, batch_size: int) -> Iterator[tuple[lis
         yield indices, whole, logits[:, -1]
 
 
-def prefix_of(examples: Examples, index: int) -> Example:
+def prefix_of(examples: Examples, example: Example) -> Example:
     """An example cut off behind its last image."""
-    example = examples[index]
     text = example.text
     return replace(example, text=replace(text, prompt_ids=text.prompt_ids[: split_at(examples, text)]))

@@ -1,7 +1,7 @@
 """The same optimizer step in fewer operations; what it computes differs from the plain step by rounding alone.
 
-    products     LoRA layers, norms and rotary positions by `lab.training.products`. PEFT's own expression makes four more passes
-                 over tensors as large as the layer's output, which on a CPU cost as much as the products.
+    products     LoRA layers, norms, gates and rotary positions by `lab.training.products`, in fewer passes over large tensors
+                 than PEFT's and Transformers' own expressions make.
     padding      on the right: no answer then sees any, so that attention is causal and nothing else, without a mask.
     last block   of what it gives, only the answer rows are read: queries, and all behind them, are computed for those alone.
 
