@@ -50,6 +50,19 @@ def load(vlm: Vlm, folder: Path) -> None:
         load_extras(vlm, folder)
 
 
+def tensors(folder: Path) -> frozenset[tuple[str, str, tuple[int, ...], str]]:
+    """File, name, shape and dtype of every tensor of an adapter, by the files' headers. Raises `ModelError` for a broken file."""
+    from safetensors import safe_open
+
+    found = set()
+    for path in (folder / PEFT_WEIGHTS, folder / EXTRAS):
+        if path.is_file():
+            with readable(path), safe_open(str(path), framework="pt") as file:
+                slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+                found |= {(path.name, name, tuple(one.get_shape()), one.get_dtype()) for name, one in slices.items()}
+    return frozenset(found)
+
+
 @contextlib.contextmanager
 def readable(path: Path) -> Iterator[None]:
     """Turn what a reader says of a broken file into a `ModelError` that names it."""

@@ -22,6 +22,7 @@ from lab.model.answers import answer_tokens
 from lab.model.encoding import Encoder
 from lab.progress import silent
 from lab.records import Batch
+from lab.run import turns
 from lab.run.assembly import attached
 from lab.training.datamodule import Examples
 
@@ -143,11 +144,12 @@ def test_a_visit_measures_every_stage_both_ways(world) -> None:
     lora.attach(vlm, LoraDial(name="llm", r=2))
     try:
         work = latency.workload(Examples(dev, Encoder(vlm, x.prompt)), 3, 4)
-        looks = [latency.look(vlm, work, 1, batches=2) for _ in range(2)]
+        merged = stages.merged(vlm)
+        looks, others = ([latency.visit(each, work, 1, batches=2) for _ in range(2)] for each in (vlm, merged))
     finally:
         lora.detach(vlm)
         base.model = vlm.model
-    found = latency.summarise(looks, work)
+    found = latency.summarise(looks, others, work)
     every = keys("", "batch_", "merged_", "merged_batch_")
     assert every | {f"latency/{name}" for name in ("examples_per_second", "batch_size", "visits", "examples", "batches", "tokens",
                                                    "visual_tokens")} == found.keys()  # fmt: skip
@@ -159,17 +161,17 @@ def test_a_visit_measures_every_stage_both_ways(world) -> None:
     for prefix in ("", "batch_", "merged_", "merged_batch_"):
         for stage in STAGES:
             assert 0 < found[f"latency/{prefix}{stage}p50_ms"] <= found[f"latency/{prefix}{stage}p95_ms"]
-    for one in looks:
-        for seconds in (*one.plain.singles, *one.merged.batches):
+    for one in (*looks, *others):
+        for seconds in (*one.pace.singles, *one.pace.batches):
             assert seconds.vision + seconds.prefill <= seconds.whole
-    fastest = min(seconds.whole for one in looks for seconds in one.plain.batches)
+    fastest = min(seconds.whole for one in looks for seconds in one.pace.batches)
     assert found["latency/examples_per_second"] == pytest.approx(4 / fastest)
 
 
 def test_nothing_merges_without_adapters_or_into_quantised_weights(world) -> None:
     x, base, dev = world
-    work = latency.workload(Examples(dev, Encoder(base, x.prompt)), 1, 1)
-    found = latency.summarise([latency.look(base, work, 0, batches=1)], work)
+    given = dataclasses.replace(x.evaluation, latency_examples=1, latency_warmup=0, batch_size=1)
+    found = turns.alone(given, base, Examples(dev, Encoder(base, x.prompt)))
     assert keys("", "batch_") <= found.keys() and not any("merged" in key for key in found)
     vlm = dataclasses.replace(base, base={**base.base, "quantisation": "nf4"})
     lora.attach(vlm, LoraDial(name="llm", r=2))
@@ -179,36 +181,49 @@ def test_nothing_merges_without_adapters_or_into_quantised_weights(world) -> Non
 
 
 def test_arms_in_turn_encode_once(small, monkeypatch) -> None:
-    """Every round visits every arm; what is asked is encoded once for all visits; records and adapters stay whose they are."""
+    """Every round visits an arm of every kind, another each time, and one merged; what is asked is encoded once.
+
+    Arms of one kind share what was measured, an arm without adapters has nothing merged; records stay whose they are.
+    """
     given = ("evaluation.latency_examples=6", "evaluation.latency_warmup=0", "evaluation.batch_size=4")
-    both = [small(f"lora.r={r}", *given) for r in (2, 4)]
-    prepared = running.prepare(both[0])
+    every = [small(f"lora.r={r}", f"optim.lr={lr}", *given) for r, lr in ((2, 1e-3), (4, 1e-3), (2, 2e-3))]
+    bare = small("lora=none", "trainer.max_steps=0", *given)
+    prepared = running.prepare(every[0])
     records = []
-    for x in both:
+    for x in every:
         folder = runs.folder(Path(x.tracking.runs_dir), identity(x))
         with attached(x, prepared.vlm) as vlm:
-            moved(vlm, "lora_")
+            moved(vlm, "lora_B", x.optim.lr)
             adapter.save(vlm, folder / "adapter")
         records.append(running.new_run(x, "command"))
-        records[-1].metrics["dev/accuracy"] = 0.5 + 0.01 * x.lora.r
-    saved = {path: path.read_bytes() for path in Path(both[0].tracking.runs_dir).rglob("adapter/*")}
+        records[-1].metrics |= {"dev/accuracy": 0.5 + 0.01 * x.lora.r, "latency/of a glance": 1.0}
+    every, records = [*every, bare], [*records, running.new_run(bare, "command")]
+    saved = {path: path.read_bytes() for path in Path(bare.tracking.runs_dir).rglob("adapter/*")}
     encoded, looked = [], []
-    real_example, real_look = Encoder.example, latency.look
+    real_example, real_visit = Encoder.example, latency.visit
 
-    def look(vlm, *rest, **more):
-        looked.append(vlm.model.peft_config["default"].r)
-        return real_look(vlm, *rest, **more)
+    def visit(vlm, *rest, **more):
+        up = [parameter for name, parameter in vlm.model.named_parameters() if "lora_B" in name]
+        looked.append((up[0].shape[1], round(up[0].std().item(), 3)) if up else "no adapter")
+        return real_visit(vlm, *rest, **more)
 
     monkeypatch.setattr(Encoder, "example", lambda self, one: (encoded.append(one.sample_id), real_example(self, one))[1])
-    monkeypatch.setattr(latency, "look", look)
-    running.interleaved_latency(list(zip(both, records, strict=True)), prepared)
-    assert looked == [2, 4] * 3
-    assert len(encoded) == len(set(encoded)) == 4
-    for x in both:
+    monkeypatch.setattr(latency, "visit", visit)
+    running.interleaved_latency(list(zip(every, records, strict=True)), prepared)
+    first, third = ([(2, rate), "no adapter", (4, 0.001), "no adapter"] for rate in (0.001, 0.002))
+    assert looked == first + third + first, "as trained, merged, as trained, without adapters"
+    assert len(encoded) == 2 * len(set(encoded)) == 8, "an arm that trains and one that does not do not share their splits"
+    shared = [dict(runs.load(Path(x.tracking.runs_dir), identity(x)).metrics) for x in (every[0], every[2])]
+    assert shared[0] == shared[1]
+    *every, bare = every
+    run = runs.load(Path(bare.tracking.runs_dir), identity(bare))
+    assert keys("", "batch_") <= run.metrics.keys() and not keys("merged_") & run.metrics.keys()
+    for x in every:
         run = runs.load(Path(x.tracking.runs_dir), identity(x))
         assert run.metrics["latency/visits"] == 3 and run.metrics["latency/examples"] == 2 and run.metrics["latency/batches"] == 1
         assert keys("", "batch_", "merged_", "merged_batch_") <= run.metrics.keys()
-        assert run.metrics["dev/accuracy"] == 0.5 + 0.01 * x.lora.r
+        assert run.metrics["dev/accuracy"] == 0.5 + 0.01 * x.lora.r and "latency/of a glance" not in run.metrics
+        assert run.facts["latency"]["of"] == [identity(other) for other in every if other.lora.r == x.lora.r]
     assert saved and all(path.read_bytes() == data for path, data in saved.items())
 
 
@@ -220,7 +235,8 @@ def test_a_run_alone_looks_long_and_an_arm_in_turn_looks_short(small) -> None:
     given = (x, prepared.vlm, prepared.encoded(x), words, folder, silent)
     long, short = (running.evaluate(*given, in_turn=in_turn) for in_turn in (False, True))
     assert (long["latency/examples"], long["latency/batches"]) == (6, 3)
-    assert (short["latency/examples"], short["latency/batches"]) == (2, 1)
+    assert (short["latency/examples"], short["latency/batches"]) == (5, 0)
+    assert keys("") <= short.keys() and not keys("batch_") & short.keys()
     assert {key: value for key, value in long.items() if key.startswith("dev/")} == {
         key: value for key, value in short.items() if key.startswith("dev/")
     }

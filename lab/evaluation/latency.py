@@ -68,11 +68,10 @@ class Pace:
 
 
 @dataclass(frozen=True)
-class Look:
-    """One visit to an arm. merged: None where nothing merges. peak_mb: of answering unmerged; None on a CPU, which cannot say."""
+class Visit:
+    """One visit to a model. peak_mb: of answering; None on a CPU, which cannot say."""
 
-    plain: Pace
-    merged: Pace | None
+    pace: Pace
     peak_mb: float | None
 
 
@@ -116,34 +115,32 @@ def pace(vlm: Vlm, work: Workload, warmup: int, batches: int) -> Pace:
         for i in range(warmup):
             timed(vlm, work.singles[i % len(work.singles)])
         singles = tuple(timed(vlm, single) for single in work.singles)
-        if vlm.device.type == "cuda":
+        if vlm.device.type == "cuda" and batches:
             timed(vlm, work.full)
         return Pace(singles, tuple(timed(vlm, work.full) for _ in range(batches)))
 
 
-def look(vlm: Vlm, work: Workload, warmup: int, batches: int) -> Look:
-    """Visit an arm: its model as trained, then merged. The model is left as it is, bit for bit."""
+def visit(vlm: Vlm, work: Workload, warmup: int, batches: int) -> Visit:
+    """Time a model. It is left as it is, bit for bit."""
     if vlm.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(vlm.device)
-    plain = pace(vlm, work, warmup, batches)
-    peak = peak_memory_mb(vlm.device) if vlm.device.type == "cuda" else None
-    merged = stages.merged(vlm)
-    return Look(plain, None if merged is None else pace(merged, work, warmup, batches), peak)
+    taken = pace(vlm, work, warmup, batches)
+    return Visit(taken, peak_memory_mb(vlm.device) if vlm.device.type == "cuda" else None)
 
 
-def summarise(looks: Sequence[Look], work: Workload) -> dict[str, float]:
-    """Latency metrics of an arm from all visits to it."""
+def summarise(plain: Sequence[Visit], merged: Sequence[Visit], work: Workload) -> dict[str, float]:
+    """Latency metrics from all visits to a model as trained, and to the same merged (none where nothing merges)."""
     out: dict[str, float] = {}
-    paces = {"": [one.plain for one in looks], "merged_": [one.merged for one in looks if one.merged is not None]}
-    for prefix, those in paces.items():
-        out |= order_statistics(prefix, [seconds for one in those for seconds in one.singles])
-        out |= order_statistics(f"{prefix}batch_", [seconds for one in those for seconds in one.batches])
+    for prefix, visits in {"": plain, "merged_": merged}.items():
+        out |= order_statistics(prefix, [seconds for one in visits for seconds in one.pace.singles])
+        out |= order_statistics(f"{prefix}batch_", [seconds for one in visits for seconds in one.pace.batches])
     size = len(work.full.sample_ids)
-    out["latency/examples_per_second"] = size / min(seconds.whole for one in looks for seconds in one.plain.batches)
-    out |= {"latency/batch_size": float(size), "latency/visits": float(len(looks))}
-    out |= {"latency/examples": float(len(work.singles)), "latency/batches": float(len(looks[0].plain.batches))}
+    batches = [seconds.whole for one in plain for seconds in one.pace.batches]
+    out |= {"latency/examples_per_second": size / min(batches), "latency/batch_size": float(size)} if batches else {}
+    out |= {"latency/visits": float(len(plain)), "latency/examples": float(len(work.singles))}
+    out |= {"latency/batches": float(len(plain[0].pace.batches))}
     out |= {"latency/tokens": work.tokens, "latency/visual_tokens": work.visual_tokens}
-    peaks = [one.peak_mb for one in looks if one.peak_mb is not None]
+    peaks = [one.peak_mb for one in plain if one.peak_mb is not None]
     return out | ({"latency/peak_mb": max(peaks)} if peaks else {})
 
 

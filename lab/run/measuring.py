@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from lab import contract, export, runs
+from lab import contract, export
 from lab.config import Experiment
 from lab.data.controls import ControlSplit
 from lab.errors import DataError, ModelError
@@ -22,9 +22,8 @@ from lab.model.answers import AnswerTokens
 from lab.model.encoding import to_device
 from lab.progress import Report, silent
 from lab.records import Prediction
-from lab.run.assembly import reload, trained
-from lab.run.sharing import Prepared, encoding_key
-from lab.runs import Run
+from lab.run import turns
+from lab.run.assembly import reload
 from lab.training.datamodule import Examples, eval_batches
 
 if TYPE_CHECKING:
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PROBE = "probe.safetensors"
-LATENCY_ROUNDS = 3
-"""Visits to each arm of a sweep; a run alone passes as many full batches in its one visit."""
 
 
 def evaluate(
@@ -43,7 +40,7 @@ def evaluate(
 ) -> dict[str, float]:
     """Score minival and dev, write their predictions, measure latency and memory; return the summary numbers.
 
-    in_turn: latency will be measured again with other arms in turn (`interleaved_latency`), so that a short look will do.
+    in_turn: latency will be measured again with other arms in turn (`lab.run.turns`), so that a glance will do.
     """  # fmt: skip
     out: dict[str, float] = {}
     section = x.evaluation
@@ -69,10 +66,7 @@ def evaluate(
                 out |= swapped(x, vlm, examples, scored, tokens, run_dir, report)
     report("measuring latency", 0, 1, "")
     out["memory/peak_mb"] = latency.peak_memory_mb(vlm.device)
-    rounds = LATENCY_ROUNDS if in_turn else 1
-    work = latency.workload(encoded["dev"], section.latency_examples // rounds, section.batch_size)
-    look = latency.look(vlm, work, section.latency_warmup, LATENCY_ROUNDS // rounds)
-    out |= latency.summarise([look], work)
+    out |= turns.glance(section, vlm, encoded["dev"]) if in_turn else turns.alone(section, vlm, encoded["dev"])
     report("measuring latency", 1, 1, "")
     return out
 
@@ -121,30 +115,6 @@ def stored_probe(run_dir: Path) -> torch.Tensor:
         return load_file(run_dir / PROBE)["logits"]
     except (OSError, KeyError, SafetensorError) as error:
         raise DataError(f"{run_dir / PROBE}: the probe's logits cannot be read ({error}).") from None
-
-
-def interleaved_latency(arms: Sequence[tuple[Experiment, Run]], prepared: Prepared, report: Report = silent) -> None:
-    """Measure the latency of finished arms again, in turn on a machine that does nothing else, and rewrite their records.
-
-    Each of `LATENCY_ROUNDS` rounds visits every arm, so that a drift of the machine's speed falls on all alike. What is asked
-    is encoded once.
-    """
-    one_each = {asked(x): x for x, _ in arms}
-    work = {key: latency.workload(prepared.encoded(x)["dev"], *key[1:]) for key, x in one_each.items()}
-    looks: dict[str, list[latency.Look]] = {run.identity: [] for _, run in arms}
-    for done in range(LATENCY_ROUNDS * len(arms)):
-        x, run = arms[done % len(arms)]
-        with trained(x, prepared.vlm, runs.folder(Path(x.tracking.runs_dir), run.identity)) as vlm:
-            looks[run.identity].append(latency.look(vlm, work[asked(x)], x.evaluation.latency_warmup, batches=1))
-        report("latency of the arms in turn (visits)", done + 1, LATENCY_ROUNDS * len(arms), "")
-    for x, run in arms:
-        run.metrics |= latency.summarise(looks[run.identity], work[asked(x)])
-        runs.save(Path(x.tracking.runs_dir), run)
-
-
-def asked(x: Experiment) -> tuple[str, int, int]:
-    """Arms with one key are asked the same at a visit: how it is encoded, examples alone, examples in a batch."""
-    return encoding_key(x), x.evaluation.latency_examples // LATENCY_ROUNDS, x.evaluation.batch_size
 
 
 def require_effect(vlm: Vlm, fresh: Vlm, examples: Examples) -> None:
