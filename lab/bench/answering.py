@@ -9,7 +9,7 @@ import torch
 
 from lab.bench.figures import Figure
 from lab.config import Experiment
-from lab.evaluation import generation, scoring
+from lab.evaluation import generation, inplace, scoring
 from lab.evaluation.latency import now
 from lab.model import Vlm
 from lab.model.answers import answer_tokens, log_masses
@@ -17,23 +17,26 @@ from lab.model.encoding import to_device
 from lab.progress import Report, silent
 from lab.records import Batch
 from lab.training.datamodule import Examples
+from lab.training.lean import instead
 
 
 @dataclass
 class Work:
-    """One batch twice, ready to be answered: features from the cache, and pixels."""
+    """One batch twice, ready to be answered: features from the cache, in the parts that scoring reads, and pixels."""
 
-    features: Batch
+    features: list[Batch]
     pixels: Batch
 
 
-def work(examples: Examples, batch_size: int, batches: int) -> list[Work]:
+def work(examples: Examples, batch_size: int, batches: int, device: torch.device) -> list[Work]:
     """The first batches of a split."""
     made = []
+    part = scoring.part_of(batch_size, device)
     for start in range(0, min(batches * batch_size, len(examples)), batch_size):
         indices = range(start, min(start + batch_size, len(examples)))
         encoder = examples.encoder
-        features = encoder.collate([examples[i] for i in indices], with_answers=False)
+        items = [examples[i] for i in indices]
+        features = [encoder.collate(items[i : i + part], with_answers=False) for i in range(0, len(items), part)]
         pixels = encoder.collate([encoder.example(examples.split[i]) for i in indices], with_answers=False)
         made.append(Work(features, pixels))
     return made
@@ -43,20 +46,23 @@ def measure(x: Experiment, vlm: Vlm, examples: Examples, batches: int = 3, repor
     """Time both ways in turn. Inputs are ready before the clock starts: decoding images, which only generation needs, is free."""
     tokens = answer_tokens(vlm.processor.tokenizer, x.prompt)
     vlm.model.eval()
-    todo = work(examples, x.evaluation.batch_size, batches)
+    todo = work(examples, x.evaluation.batch_size, batches, vlm.device)
+    in_place = inplace.forwards(vlm)
     scored_s, generated_s = [], []
     differing = neither = count = 0
     with torch.inference_mode():
         for done, item in enumerate([todo[0], *todo]):  # the first batch once more, as a warm-up
             start = now(vlm.device)
-            true, false = log_masses(scoring.answer_logits(vlm, to_device(item.features, vlm.device)), tokens)
+            with instead(in_place):
+                logits = [scoring.answer_logits(vlm, to_device(part, vlm.device)) for part in item.features]
+            true, false = log_masses(torch.cat(logits), tokens)
             middle = now(vlm.device)
             texts = generation.generate_texts(vlm, to_device(item.pixels, vlm.device))
             end = now(vlm.device)
             report("scoring against generating (batches)", done, len(todo), "")
             if done == 0:
                 continue
-            size = len(item.features.sample_ids)
+            size = len(item.pixels.sample_ids)
             scored_s.append((middle - start) / size)
             generated_s.append((end - middle) / size)
             read = [generation.read_answer(text, x.prompt) for text in texts]

@@ -60,7 +60,7 @@ def work(x: Experiment) -> dict[str, float]:
     for seed in range(REPEATS):
         one = dataclasses.replace(x, seed=seed)
         start = time.perf_counter()
-        running.run_arm(one, prepared, running.new_run(one, "lab.bench"), time.time())
+        running.run_arm(one, prepared, running.new_run(one, "lab.bench"), time.time(), in_turn=True)
         seconds.append(time.perf_counter() - start)
     return {"seconds": statistics.median(seconds)}
 

@@ -2,7 +2,8 @@
 
 Scores do not depend on the batch size: a matrix product with few rows takes another kernel than one with many, so the head
 is applied to the last `ROWS` positions of every sequence, though only the last one is read. With `evaluation.shared_prefix` they
-do, in their last bits (`lab.evaluation.prefixes`).
+do, in their last bits (`lab.evaluation.prefixes`). So a CPU reads a large batch in parts: tensors that outgrow its caches cost
+more than they save.
 """
 
 from __future__ import annotations
@@ -13,16 +14,26 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from lab.config import EvaluationSection
-from lab.evaluation import prefixes
+from lab.evaluation import inplace, prefixes
 from lab.model import Vlm
 from lab.model.answers import AnswerTokens, log_masses
 from lab.model.encoding import to_device
 from lab.progress import Report, silent
 from lab.records import Batch, Prediction
 from lab.training.datamodule import Examples, eval_batches
+from lab.training.lean import instead
 
 ROWS = 16
 """Positions of each sequence that go through the head: at most 3 % of the forward pass of Qwen2-VL-2B at 16 tokens an image."""
+
+
+CPU_PART = 8
+"""Examples that go through the model together on a CPU."""
+
+
+def part_of(batch_size: int, device: torch.device) -> int:
+    """How many examples of a batch go through the model together."""
+    return min(batch_size, CPU_PART) if device.type == "cpu" else batch_size
 
 
 def answer_logits(vlm: Vlm, batch: Batch) -> torch.Tensor:
@@ -33,7 +44,7 @@ def answer_logits(vlm: Vlm, batch: Batch) -> torch.Tensor:
 def answers(vlm: Vlm, examples: Examples, batch_size: int) -> Iterator[tuple[list[int], Batch, torch.Tensor]]:
     """Indices, their batch and the answer's logits [B, vocabulary], in file order."""
     done = 0
-    for batch in eval_batches(examples, batch_size):
+    for batch in eval_batches(examples, part_of(batch_size, vlm.device)):
         indices = list(range(done, done + len(batch.sample_ids)))
         done += len(indices)
         yield indices, batch, answer_logits(vlm, to_device(batch, vlm.device))
@@ -51,7 +62,7 @@ def score(
     found: dict[int, Prediction] = {}
     way = prefixes.answers if section.shared_prefix else answers
     vlm.model.eval()
-    with torch.inference_mode():
+    with torch.inference_mode(), instead(inplace.forwards(vlm)):
         for indices, batch, logits in way(vlm, examples, section.batch_size):
             true, false = log_masses(logits, tokens)
             found |= zip(indices, rows_of(batch, examples, indices, true.tolist(), false.tolist()), strict=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import logging
 import os
@@ -85,7 +86,7 @@ def train_and_measure(
     ledger = lora.ledger(vlm)
     log.info("parameters\n%s", lora.ledger_text(ledger))
     tokens = answer_tokens(vlm.processor.tokenizer, x.prompt)
-    run.facts |= {"data": data_facts(x, prepared, encoded), "ledger": lora.ledger_facts(ledger), "versions": versions()}
+    run.facts |= {"data": data_facts(x, prepared, encoded), "ledger": lora.ledger_facts(ledger), "versions": dict(versions())}
     run.metrics = {
         "parameters/total": float(sum(row.total for row in ledger)),
         "parameters/trainable": float(sum(row.trainable for row in ledger)),
@@ -133,6 +134,14 @@ def data_facts(x: Experiment, prepared: Prepared, encoded: dict[str, Examples]) 
     }
 
 
+def warm() -> None:
+    """Do once what every arm would, so that arms forked from this process find it done."""
+    import pandas  # noqa: F401 (pyarrow imports it with its first table)
+
+    versions()
+
+
+@functools.cache
 def versions() -> dict[str, str]:
     """The libraries, the interpreter and the machine behind a run."""
     names = (*contract.LIBRARIES, "lightning", "datasets", "hydra-core", "mlflow", "numpy")

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import hashlib
 import logging
 import multiprocessing
+import multiprocessing.connection
 import os
 import shlex
 import signal
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 POLL_S = 0.5
+"""How often the bar moves and a request to stop is looked for; an arm's end is noticed at once."""
 PR_SET_PDEATHSIG = 1
 """From linux/prctl.h."""
 
@@ -260,11 +263,14 @@ def one_after_another(todo: Sequence[tuple[Experiment, Run]], prepared: Prepared
 
 def side_by_side(todo: Sequence[tuple[Experiment, Run]], prepared: Prepared, started: float, width: int) -> None:
     """Fork one process per arm, `width` at a time; follow them until the last has ended."""
+    from lab import run as running
+
     context = multiprocessing.get_context("fork")
     waiting = list(todo)
     living: dict[str, tuple[BaseProcess, Experiment, Run]] = {}
     told = False
-    with board(todo) as show, deferred():
+    running.warm()
+    with board(todo) as show, deferred(), frozen_heap():
         while living or (waiting and not REQUEST.asked):
             if REQUEST.asked and not told:
                 told = True
@@ -276,12 +282,23 @@ def side_by_side(todo: Sequence[tuple[Experiment, Run]], prepared: Prepared, sta
                 process = context.Process(target=child, args=(x, prepared, record, started, os.getpid()), name=record.name)
                 process.start()
                 living[record.identity] = (process, x, record)
-            time.sleep(POLL_S)
+            multiprocessing.connection.wait([process.sentinel for process, _, _ in living.values()], POLL_S)
             show(living)
             for name, (process, x, record) in list(living.items()):
                 if process.exitcode is not None:
                     settle(process.exitcode, x, record)
                     del living[name]
+
+
+@contextlib.contextmanager
+def frozen_heap() -> Iterator[None]:
+    """Within, the garbage collector leaves what is there alone, so that forks do not copy the pages it would mark."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def settle(exitcode: int, x: Experiment, record: Run) -> None:

@@ -1,0 +1,102 @@
+"""Scoring in place, and in parts, gives what PEFT's and Transformers' own forward gives, to the last bit."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from checkpoints import FAMILIES, save
+
+from lab import conditioning, data, lora, model, vision_tokens
+from lab.evaluation import inplace, scoring
+from lab.model.answers import answer_tokens
+from lab.model.encoding import Encoder
+from lab.training.datamodule import Examples
+from lab.training.lean import instead
+
+
+@pytest.fixture(scope="module")
+def world(composer, tiny_folder, tmp_path_factory):
+    x = composer(f"model.path={tiny_folder}", "data.num_train=8", "data.num_minival=8", "data.num_dev=40")
+    return x, data.load(x.data, tmp_path_factory.mktemp("cache"))
+
+
+def adapted(dial, chosen, **values):
+    """A model with adapters that have left their start."""
+    vlm = model.load(dial)
+    vision_tokens.install(vlm, chosen.vision_tokens, 0)
+    conditioning.install(vlm, chosen.conditioning, 0)
+    lora.attach(vlm, dataclasses.replace(chosen.lora, r=4, **values), seed=0)
+    torch.manual_seed(1)
+    for name, parameter in lora.trainable(vlm).items():
+        if "lora_B" in name or name.endswith("gate"):
+            parameter.data.normal_(0.0, 0.05)
+    vlm.model.eval()
+    return vlm
+
+
+def both(vlm, splits, prompt) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits of the same examples by the model's own forward and in place, images as pixels."""
+    encoder = Encoder(vlm, prompt)
+    batch = encoder.collate([encoder.example(splits.dev[i]) for i in range(0, 30, 5)], with_answers=False)
+    with torch.inference_mode():
+        plain = scoring.answer_logits(vlm, batch)
+        with instead(inplace.forwards(vlm)):
+            found = scoring.answer_logits(vlm, batch)
+    assert all("forward" not in vars(module) for module in vlm.bare.modules()), "the model is left as it was"
+    return plain, found
+
+
+@pytest.mark.parametrize(
+    ("dials", "values"),
+    [
+        ([], {}),
+        (["lora=all"], {"lora_alpha": 3}),
+        ([], {"use_dora": True}),
+        ([], {"lora_dropout": 0.5}),
+        (["conditioning=cross_attention"], {"use_rslora": True}),
+        (["vision_tokens=resampler", "vision_tokens.budget=4"], {}),
+    ],
+)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_in_place_is_the_same_to_the_last_bit(world, composer, dials, values, dtype) -> None:
+    x, splits = world
+    chosen = composer(f"model.path={x.model.path}", f"model.dtype={dtype}", *dials)
+    vlm = adapted(chosen.model, chosen, **values)
+    plain, found = both(vlm, splits, x.prompt)
+    assert torch.equal(plain, found) and plain.std() > 0.1
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_other_families(world, tmp_path, family) -> None:
+    x, splits = world
+    vlm = adapted(save(family, tmp_path), x)
+    assert len(inplace.forwards(vlm)) > 10
+    plain, found = both(vlm, splits, x.prompt)
+    assert torch.equal(plain, found)
+
+
+def test_every_kind_of_module_is_found(world) -> None:
+    """35 adapted layers, two norms in each of five blocks and one behind them, five feed-forwards."""
+    x, _ = world
+    assert len(inplace.forwards(adapted(x.model, x))) == 35 + 11 + 5
+
+
+def test_scores_are_those_of_one_batch_and_of_many(world, monkeypatch) -> None:
+    x, splits = world
+    vlm = adapted(x.model, x)
+    examples, tokens = Examples(splits.dev, Encoder(vlm, x.prompt)), answer_tokens(vlm.processor.tokenizer, x.prompt)
+    shapes = []
+    real = scoring.answer_logits
+    monkeypatch.setattr(scoring, "answer_logits", lambda vlm, batch: (shapes.append(len(batch.sample_ids)), real(vlm, batch))[1])
+
+    def scored(batch_size):
+        return scoring.score(vlm, examples, tokens, dataclasses.replace(x.evaluation, batch_size=batch_size), "dev")
+
+    large, small = scored(64), scored(3)
+    assert shapes == [8] * 5 + [3] * 13 + [1]
+    assert large == small and [row.sample_id for row in large] == list(splits.dev.sample_ids)
+    monkeypatch.setattr(scoring, "CPU_PART", 40)
+    assert scored(64) == large
+    assert scoring.part_of(64, torch.device("cuda")) == 64
