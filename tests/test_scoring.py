@@ -42,7 +42,7 @@ def both(vlm, splits, prompt) -> tuple[torch.Tensor, torch.Tensor]:
     batch = encoder.collate([encoder.example(splits.dev[i]) for i in range(0, 30, 5)], with_answers=False)
     with torch.inference_mode():
         plain = scoring.answer_logits(vlm, batch)
-        with instead(inplace.forwards(vlm)):
+        with instead(inplace.forwards(vlm, scoring.ROWS)):
             found = scoring.answer_logits(vlm, batch)
     assert all("forward" not in vars(module) for module in vlm.bare.modules()), "the model is left as it was"
     return plain, found
@@ -72,7 +72,8 @@ def test_in_place_is_the_same_to_the_last_bit(world, composer, dials, values, dt
 def test_other_families(world, tmp_path, family) -> None:
     x, splits = world
     vlm = adapted(save(family, tmp_path), x)
-    assert len(inplace.forwards(vlm)) > 10
+    more = len(inplace.forwards(vlm, scoring.ROWS)) - len(inplace.forwards(vlm))
+    assert len(inplace.forwards(vlm)) > 10 and more == (family != "qwen3_vl"), "the last block"
     plain, found = both(vlm, splits, x.prompt)
     assert torch.equal(plain, found)
 
@@ -81,6 +82,17 @@ def test_every_kind_of_module_is_found(world) -> None:
     """35 adapted layers, two norms in each of five blocks and one behind them, five feed-forwards."""
     x, _ = world
     assert len(inplace.forwards(adapted(x.model, x))) == 35 + 11 + 5
+
+
+def test_the_last_block_computes_the_last_rows_alone(world) -> None:
+    x, splits = world
+    vlm = adapted(x.model, x)
+    shapes = []
+    last = vlm.bare.model.language_model.layers[-1].mlp
+    last.register_forward_hook(lambda module, given, out: shapes.append(out.shape[1]))
+    plain, found = both(vlm, splits, x.prompt)
+    assert torch.equal(plain, found)
+    assert shapes[1] == scoring.ROWS < shapes[0]
 
 
 def test_scores_are_those_of_one_batch_and_of_many(world, monkeypatch) -> None:

@@ -47,7 +47,7 @@ def measure(x: Experiment, vlm: Vlm, examples: Examples, batches: int = 3, repor
     tokens = answer_tokens(vlm.processor.tokenizer, x.prompt)
     vlm.model.eval()
     todo = work(examples, x.evaluation.batch_size, batches, vlm.device)
-    in_place = inplace.forwards(vlm)
+    in_place = inplace.forwards(vlm, scoring.ROWS)
     scored_s, generated_s = [], []
     differing = neither = count = 0
     with torch.inference_mode():

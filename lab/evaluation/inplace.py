@@ -1,28 +1,38 @@
-"""The same forward with fewer large tensors: every operation of PEFT's and Transformers' own, in their order, sums in place.
+"""The same forward in less time: every operation of PEFT's and Transformers' own, in their order, on what is read of it.
 
-Bit-identical (tests/test_scoring.py). Only while scoring, where no gradient needs what is overwritten. A layer that is not plain
-LoRA in float32, or a norm that casts, keeps its own forward.
+    sums          in place, which spares large tensors; no gradient needs what is overwritten.
+    last block    of what it gives, only the last rows are read: queries, and all behind them, are computed for those alone.
+
+Bit-identical (tests/test_scoring.py). Only while scoring. A layer that is not plain LoRA in float32, a norm that casts, or a block
+that is not of Llama's kind keeps its own forward.
 """
 
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from lab.model import Vlm
-from lab.training.lean import Forward, factors, is_norm, is_plain
+from lab.training.lean import Forward, blocks, factors, heads, is_norm, is_plain
 from lab.training.products import Layer
 
 
-def forwards(vlm: Vlm) -> list[Forward]:
-    """What of a model has a forward in place, for `lab.training.lean.instead`."""
+def forwards(vlm: Vlm, rows: int | None = None) -> list[Forward]:
+    """What of a model has such a forward, for `lab.training.lean.instead`.
+
+    rows: how many of the last positions are read, where prompts are read whole and without a cache; None: all.
+    """
     modules = list(vlm.bare.modules())
     found: list[Forward] = [(module, partial(layer_forward, factors(module))) for module in modules if is_plain(module)]
     found += [(module, partial(norm_forward, module)) for module in modules if is_norm(module)]
-    return found + [(module, partial(gated_forward, module)) for module in modules if is_gated(module)]
+    found += [(module, partial(gated_forward, module)) for module in modules if is_gated(module)]
+    last = blocks(vlm)[-1:] if rows and vlm.bare.config._attn_implementation == "sdpa" else []
+    return found + [(block, partial(block_forward, block, rows)) for block in last]
 
 
 def layer_forward(layer: Layer, x: torch.Tensor) -> torch.Tensor:
@@ -41,6 +51,45 @@ def norm_forward(norm: nn.Module, x: torch.Tensor) -> torch.Tensor:
 def gated_forward(mlp: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """down(act(gate(x)) up(x))."""
     return mlp.down_proj(mlp.act_fn(mlp.gate_proj(x)).mul_(mlp.up_proj(x)))
+
+
+def block_forward(
+    block: nn.Module,
+    rows: int,
+    hidden_states: torch.Tensor,
+    attention_mask: torch.Tensor | None = None,
+    position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
+    past_key_values: None = None,
+    **_: Any,
+) -> torch.Tensor:
+    """A block of Llama's kind over hidden_states [B, T, D]: its last rows, [B, rows, D].
+
+    attention_mask: bool [B, 1, T, T], as Transformers makes it for SDPA; None: causal.
+    """
+    assert position_embeddings is not None and past_key_values is None
+    attention, length = block.self_attn, hidden_states.shape[1]
+    cos, sin = (each.unsqueeze(1) for each in position_embeddings)
+    entering = block.input_layernorm(hidden_states)
+    asked = heads(attention.q_proj(entering[:, -rows:]), attention.head_dim)
+    keys, values = (heads(layer(entering), attention.head_dim) for layer in (attention.k_proj, attention.v_proj))
+    if attention_mask is None:
+        attention_mask = torch.ones(length, length, dtype=torch.bool, device=asked.device).tril()[None, None]
+    found, _ = sdpa_attention_forward(
+        attention,
+        turned(asked, cos[:, :, -rows:], sin[:, :, -rows:]),
+        turned(keys, cos, sin),
+        values,
+        attention_mask[:, :, -rows:],
+        scaling=attention.scaling,
+    )
+    kept = attention.o_proj(found.flatten(2)).add_(hidden_states[:, -rows:])
+    return block.mlp(block.post_attention_layernorm(kept)).add_(kept)
+
+
+def turned(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotary positions in halves: x [B, heads, T, size], cos and sin [B, 1, T, size]."""
+    first, second = x.chunk(2, dim=-1)
+    return x.mul(cos).add_(torch.cat((-second, first), dim=-1).mul_(sin))
 
 
 def is_gated(module: nn.Module) -> bool:

@@ -60,9 +60,9 @@ def score(
 ) -> list[Prediction]:
     """Score every example of a split; predictions are in file order."""
     found: dict[int, Prediction] = {}
-    way = prefixes.answers if section.shared_prefix else answers
+    way, rows = (prefixes.answers, None) if section.shared_prefix else (answers, ROWS)
     vlm.model.eval()
-    with torch.inference_mode(), instead(inplace.forwards(vlm)):
+    with torch.inference_mode(), instead(inplace.forwards(vlm, rows)):
         for indices, batch, logits in way(vlm, examples, section.batch_size):
             true, false = log_masses(logits, tokens)
             found |= zip(indices, rows_of(batch, examples, indices, true.tolist(), false.tolist()), strict=True)
