@@ -48,8 +48,8 @@ def act(given: argparse.Namespace) -> int:
         x = freeze(compose(given.config_name, overrides=given.overrides))
     splits = data_of(x)
     print(visible(splits))
-    given.tokens_per_image, how = tokens_per_image(x, given, splits)
-    print(cost(x, given, None if splits is None else len(splits.train)) + how)
+    tokens, how = tokens_per_image(x, given, splits)
+    print(cost(x, given, tokens, None if splits is None else len(splits.train)) + how)
     return 0
 
 
@@ -100,12 +100,12 @@ def tokens_per_image(x: Experiment, given: argparse.Namespace, splits: Splits | 
     return GUESS, f"\ntokens per image: {GUESS} is a guess, as data or processor are not here; say --tokens-per-image N"
 
 
-def cost(x: Experiment, given: argparse.Namespace, num_train: int | None) -> str:
+def cost(x: Experiment, given: argparse.Namespace, tokens: int, num_train: int | None) -> str:
     """Parameters per part, memory, FLOPs and floor times. Raises `ConfigError` if the device cannot hold it."""
     from lab import lora, planning
 
     flops, memory = planning.device(given.device)
-    found = planning.plan(x, given.tokens_per_image, images=2, text_tokens=given.text_tokens)
+    found = planning.plan(x, tokens, images=2, text_tokens=given.text_tokens)
     gigabytes = [value / 1e9 for value in (found.weight_bytes, found.adapter_bytes, found.activation_bytes, found.memory_bytes)]
     lines = [
         "",

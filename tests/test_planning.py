@@ -53,14 +53,14 @@ def test_flops_of_the_2b(composer, two_billion, tokens, forward, tower, floor) -
 
 
 class Given:
-    device, arms, text_tokens, tokens_per_image = "t4", 3, 70, 256
+    device, arms, text_tokens = "t4", 3, 70
 
 
 def test_what_cannot_fit_is_refused(composer, two_billion) -> None:
     model = ("model=qwen2_vl_2b", f"model.path={two_billion}")
-    assert "floor on t4" in cost(composer(*model, "trainer.batch_size=1"), Given(), 1000)
+    assert "floor on t4" in cost(composer(*model, "trainer.batch_size=1"), Given(), 256, 1000)
     with pytest.raises(ConfigError, match="does not fit t4.*gradient_checkpointing=true"):
-        cost(composer(*model, "trainer.batch_size=64"), Given(), 1000)
+        cost(composer(*model, "trainer.batch_size=64"), Given(), 256, 1000)
 
 
 def test_tokens_are_those_that_the_processor_makes(composer, tmp_path) -> None:
