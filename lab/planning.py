@@ -17,12 +17,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from lab import conditioning, flops, lora, model, vision_tokens
 from lab.config import Experiment, trains
 from lab.data.images import decode
 from lab.errors import ConfigError, did_you_mean
 from lab.records import Sample
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 DEVICES = {
     "h200": (990e12, 141e9),
@@ -115,9 +119,7 @@ def plan(x: Experiment, tokens_per_image: int, images: int, text_tokens: int) ->
     tower = parts["vision"] + parts["projector"]
     steps = (3.0 if x.trainer.gradient_checkpointing else 2.0) * parts["llm"] + 4.0 * parts["head"] + 3.0 * (adapters + added)
     steps += 0.0 if cached else tower * (2.0 if trained_tower else 1.0)
-    size, text = BYTES[x.model.dtype.value], config.get_text_config()
-    per_layer = 2 * text.hidden_size if x.trainer.gradient_checkpointing else 17 * text.hidden_size
-    activations = x.trainer.batch_size * shape.length * text.num_hidden_layers * per_layer * size
+    size = BYTES[x.model.dtype.value]
     return Plan(
         ledger=ledger,
         tokens=shape.length,
@@ -125,9 +127,22 @@ def plan(x: Experiment, tokens_per_image: int, images: int, text_tokens: int) ->
         train_flops=steps if trains(x) else 0.0,
         eval_flops=forward,
         weight_bytes=float(sum(row.total - row.trainable for row in ledger) * size),
-        adapter_bytes=16.0 * trainable if trains(x) else 0.0,
-        activation_bytes=float(activations) if trains(x) else 0.0,
+        adapter_bytes=adapter_bytes(x, trainable),
+        activation_bytes=activation_bytes(x, config, shape.length),
     )
+
+
+def adapter_bytes(x: Experiment, trainable: int) -> float:
+    """Bytes of so many trainable parameters with their gradients and moments."""
+    return 16.0 * trainable if trains(x) else 0.0
+
+
+def activation_bytes(x: Experiment, config: PretrainedConfig, length: int) -> float:
+    """Bytes of the activations that one forward keeps for its backward, with prompts of so many positions."""
+    text = config.get_text_config()
+    per_layer = (2 if x.trainer.gradient_checkpointing else 17) * text.hidden_size
+    stored = x.trainer.batch_size * length * text.num_hidden_layers * per_layer * BYTES[x.model.dtype.value]
+    return float(stored) if trains(x) else 0.0
 
 
 def device(name: str) -> tuple[float, float]:

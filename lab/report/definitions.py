@@ -27,7 +27,7 @@ DEFINITIONS: tuple[Text, ...] = (
     "latency: from pixels to answer logits after a warm-up, decoding of images excluded, the device synchronised at every "
     "reading; one example at a time unless said otherwise. vision: tower and projector; prefill: the language model over image "
     "tokens and text; one more token: over the key-value cache. merged: adapters added into the weights. p50 and p95 are order "
-    "statistics. examples/s: at the evaluation batch size. Arms of a sweep that compute the same operations, whatever their weights "
+    "statistics. examples/s: with as many examples together as scoring takes. Arms of a sweep that compute the same operations, whatever their weights "
     "hold (they differ in learning rate or seed, say), share one measurement.",
     "p: two-sided test that swaps the two arms within random clusters (over several seeds: t with seeds and clusters "
     "crossed; two seeds carry no interval). Holm: step-down correction over all comparisons of this page. McNemar: exact, blind "

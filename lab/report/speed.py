@@ -42,9 +42,9 @@ def latency_table(measured: Sequence[Measured], batch: str) -> Table | None:
 
 
 def latency_blocks(measured: Sequence[Measured]) -> list[Block]:
-    """One example alone, then a full batch."""
+    """One example alone, then a batch."""
     page: list[Block] = []
-    for batch, said in (("", "One example alone"), ("batch_", "A full batch")):
+    for batch, said in (("", "One example alone"), ("batch_", "As many together as scoring takes")):
         table = latency_table(measured, batch)
         if table is not None:
             page += [Paragraph(f"{said}, p50 / p95 in milliseconds."), table]

@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lab import adapter, runs
 from lab.config import EvaluationSection, Experiment, trains
-from lab.evaluation import latency, stages
+from lab.evaluation import latency, scoring, stages
 from lab.model import Vlm
 from lab.progress import Report, silent
 from lab.run.assembly import trained
@@ -22,8 +23,11 @@ from lab.run.sharing import Prepared, encoding_key
 from lab.runs import Run
 from lab.training.datamodule import Examples
 
+if TYPE_CHECKING:
+    import torch
+
 ROUNDS = 3
-"""Visits to each kind; a run alone passes as many full batches in its one visit."""
+"""Visits to each kind; a run alone passes as many batches in its one visit. A batch is what scoring reads together."""
 
 GLANCE = 5
 """Examples of the short look at an arm whose turn comes later: what is known of it should the sweep die before."""
@@ -44,7 +48,7 @@ class Kind:
 
 def alone(section: EvaluationSection, vlm: Vlm, examples: Examples) -> dict[str, float]:
     """Latency metrics of a model that has the machine to itself: as trained, then merged."""
-    work = latency.workload(examples, section.latency_examples, section.batch_size)
+    work = latency.workload(examples, section.latency_examples, scoring.part_of(section.batch_size, vlm.device))
     plain = latency.visit(vlm, work, section.latency_warmup, ROUNDS)
     other = stages.merged(vlm)
     return latency.summarise([plain], [] if other is None else [latency.visit(other, work, section.latency_warmup, ROUNDS)], work)
@@ -60,8 +64,8 @@ def interleaved_latency(arms: Sequence[tuple[Experiment, Run]], prepared: Prepar
     """Visit every kind among finished arms and rewrite all their records. What is asked is encoded once."""
     kinds: dict[tuple[Asked, Tensors], Kind] = {}
     for x, run in arms:
-        kinds.setdefault((asked(x), tensors(x, run)), Kind()).arms.append((x, run))
-    one_each = {asked(x): x for x, _ in arms}
+        kinds.setdefault((asked(x, prepared.vlm.device), tensors(x, run)), Kind()).arms.append((x, run))
+    one_each = {asked(x, prepared.vlm.device): x for x, _ in arms}
     work = {ask: latency.workload(prepared.encoded(x)["dev"], *ask[1:]) for ask, x in one_each.items()}
     merged: dict[Asked, list[latency.Visit]] = {ask: [] for ask in work}
     for done in range(ROUNDS):
@@ -82,9 +86,10 @@ def interleaved_latency(arms: Sequence[tuple[Experiment, Run]], prepared: Prepar
             runs.save(Path(x.tracking.runs_dir), run)
 
 
-def asked(x: Experiment) -> Asked:
+def asked(x: Experiment, device: torch.device) -> Asked:
     """Of one arm."""
-    return encoding_key(x), x.evaluation.latency_examples // ROUNDS, x.evaluation.batch_size
+    together = scoring.part_of(x.evaluation.batch_size, device)
+    return encoding_key(x), x.evaluation.latency_examples // ROUNDS, together
 
 
 def tensors(x: Experiment, run: Run) -> Tensors:
