@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,8 @@ from lab.pretraining.tokenizer import make_processor
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
 
+    from lab.config import Experiment
+    from lab.model import Vlm
     from lab.model.encoder_decoder import Pair
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
@@ -122,6 +125,24 @@ def make_vit_gpt2(seed: int = 0) -> tuple[PreTrainedModel, Pair]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return hf.VisionEncoderDecoderModel(config), Pair(tokenizer, images)
+
+
+def with_adapters(dial: ModelDial, chosen: Experiment, **lora_values: Any) -> Vlm:
+    """A model with the dials of an experiment and adapters of rank 4 that have left their start, in evaluation mode."""
+    import torch
+
+    from lab import conditioning, lora, model, vision_tokens
+
+    vlm = model.load(dial)
+    vision_tokens.install(vlm, chosen.vision_tokens, 0)
+    conditioning.install(vlm, chosen.conditioning, 0)
+    lora.attach(vlm, dataclasses.replace(chosen.lora, r=4, **lora_values), seed=0)
+    torch.manual_seed(1)
+    for name, parameter in lora.trainable(vlm).items():
+        if "lora_B" in name or name.endswith("gate"):
+            parameter.data.normal_(0.0, 0.05)
+    vlm.model.eval()
+    return vlm
 
 
 def save(family: str, folder: Path, seed: int = 0) -> ModelDial:

@@ -6,14 +6,15 @@ import dataclasses
 
 import pytest
 import torch
-from checkpoints import FAMILIES, save
+from checkpoints import FAMILIES, save, with_adapters
 
-from lab import conditioning, data, lora, model, vision_tokens
+from lab import data, lora
 from lab.config import Optim
 from lab.model.encoding import Encoder
 from lab.training.lean import Lean
 from lab.training.learner import Learner, answer_loss
 from lab.training.products import Gated, Layer, Normed, Turned, adapted
+
 
 @pytest.fixture(scope="module")
 def world(composer, tiny_folder, tmp_path_factory):
@@ -27,15 +28,7 @@ def arm(world, composer):
 
     def make(*dials: str, dial=None, **lora_values):
         x, splits = world
-        vlm = model.load(dial or x.model)
-        chosen = composer(f"model.path={x.model.path}", *dials)
-        vision_tokens.install(vlm, chosen.vision_tokens, 0)
-        conditioning.install(vlm, chosen.conditioning, 0)
-        lora.attach(vlm, dataclasses.replace(chosen.lora, r=4, **lora_values), seed=0)
-        torch.manual_seed(1)
-        for name, parameter in lora.trainable(vlm).items():
-            if "lora_B" in name or name.endswith("gate"):
-                parameter.data.normal_(0.0, 0.05)
+        vlm = with_adapters(dial or x.model, composer(f"model.path={x.model.path}", *dials), **lora_values)
         vlm.model.train()
         encoder = Encoder(vlm, x.prompt)
         batch = encoder.collate([encoder.example(splits.train[i]) for i in range(0, 30, 5)], with_answers=True)

@@ -9,7 +9,6 @@ import pytest
 
 from lab import run as running
 from lab.run import memory
-from lab.sweeping import arms
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +23,7 @@ def test_an_arm_needs_what_it_does_not_share(prepared, composer) -> None:
     given = [f"model.path={x.model.path}", f"tracking.cache_dir={x.tracking.cache_dir}"]
 
     def need(*overrides):
-        return running.own_bytes(composer(*given, *overrides), base)
+        return memory.own_bytes(composer(*given, *overrides), base)
 
     plain = need()
     weights = sum(parameter.nbytes for parameter in base.vlm.bare.parameters())
@@ -36,26 +35,26 @@ def test_an_arm_needs_what_it_does_not_share(prepared, composer) -> None:
 
 
 def test_room_is_the_least_of_what_is_there_and_what_is_allowed(tmp_path) -> None:
-    assert running.room(tmp_path, tmp_path) == math.inf
+    assert memory.room(tmp_path, tmp_path) == math.inf
     (tmp_path / "meminfo").write_text("MemTotal:       2000 kB\nMemAvailable:   1000 kB\n")
-    assert running.room(tmp_path, tmp_path) == 1000 * 1024
+    assert memory.room(tmp_path, tmp_path) == 1000 * 1024
     (tmp_path / "memory.current").write_text("300\n")
     (tmp_path / "memory.max").write_text("max\n")
-    assert running.room(tmp_path, tmp_path) == 1000 * 1024
+    assert memory.room(tmp_path, tmp_path) == 1000 * 1024
     (tmp_path / "memory.max").write_text("700\n")
-    assert running.room(tmp_path, tmp_path) == 400
+    assert memory.room(tmp_path, tmp_path) == 400
     (tmp_path / "memory.max").write_text("200\n")
-    assert running.room(tmp_path, tmp_path) == 0
-    assert 0 < running.room() < 2**50
+    assert memory.room(tmp_path, tmp_path) == 0
+    assert 0 < memory.room() < 2**50
 
 
 def test_fewer_ride_where_memory_is_short(prepared, monkeypatch, caplog) -> None:
     x, base = prepared
-    todo = [(x, running.new_run(x, "command"))] * 3
-    need = running.own_bytes(x, base)
+    todo = [x] * 3
+    need = memory.own_bytes(x, base)
     for share, riding in ((10.0, 4), (4.0, 4), (3.9, 3), (0.1, 1)):
-        monkeypatch.setattr(running, "room", lambda share=share: share * need)
+        monkeypatch.setattr(memory, "room", lambda share=share: share * need)
         caplog.clear()
         with caplog.at_level(logging.WARNING):
-            assert arms.riders(todo, base, 4) == riding
+            assert running.riders(todo, base, 4) == riding
         assert ("hydra.launcher.max_arms" in caplog.text) == (riding < 4)

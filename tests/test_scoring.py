@@ -6,9 +6,9 @@ import dataclasses
 
 import pytest
 import torch
-from checkpoints import FAMILIES, save
+from checkpoints import FAMILIES, save, with_adapters
 
-from lab import conditioning, data, lora, model, vision_tokens
+from lab import data
 from lab.evaluation import inplace, scoring
 from lab.model.answers import answer_tokens
 from lab.model.encoding import Encoder
@@ -20,20 +20,6 @@ from lab.training.lean import instead
 def world(composer, tiny_folder, tmp_path_factory):
     x = composer(f"model.path={tiny_folder}", "data.num_train=8", "data.num_minival=8", "data.num_dev=40")
     return x, data.load(x.data, tmp_path_factory.mktemp("cache"))
-
-
-def adapted(dial, chosen, **values):
-    """A model with adapters that have left their start."""
-    vlm = model.load(dial)
-    vision_tokens.install(vlm, chosen.vision_tokens, 0)
-    conditioning.install(vlm, chosen.conditioning, 0)
-    lora.attach(vlm, dataclasses.replace(chosen.lora, r=4, **values), seed=0)
-    torch.manual_seed(1)
-    for name, parameter in lora.trainable(vlm).items():
-        if "lora_B" in name or name.endswith("gate"):
-            parameter.data.normal_(0.0, 0.05)
-    vlm.model.eval()
-    return vlm
 
 
 def both(vlm, splits, prompt) -> tuple[torch.Tensor, torch.Tensor]:
@@ -63,7 +49,7 @@ def both(vlm, splits, prompt) -> tuple[torch.Tensor, torch.Tensor]:
 def test_in_place_is_the_same_to_the_last_bit(world, composer, dials, values, dtype) -> None:
     x, splits = world
     chosen = composer(f"model.path={x.model.path}", f"model.dtype={dtype}", *dials)
-    vlm = adapted(chosen.model, chosen, **values)
+    vlm = with_adapters(chosen.model, chosen, **values)
     plain, found = both(vlm, splits, x.prompt)
     assert torch.equal(plain, found) and plain.std() > 0.1
 
@@ -71,7 +57,7 @@ def test_in_place_is_the_same_to_the_last_bit(world, composer, dials, values, dt
 @pytest.mark.parametrize("family", FAMILIES)
 def test_other_families(world, tmp_path, family) -> None:
     x, splits = world
-    vlm = adapted(save(family, tmp_path), x)
+    vlm = with_adapters(save(family, tmp_path), x)
     more = len(inplace.forwards(vlm, scoring.ROWS)) - len(inplace.forwards(vlm))
     assert len(inplace.forwards(vlm)) > 10 and more == (family != "qwen3_vl"), "the last block"
     plain, found = both(vlm, splits, x.prompt)
@@ -81,12 +67,12 @@ def test_other_families(world, tmp_path, family) -> None:
 def test_every_kind_of_module_is_found(world) -> None:
     """35 adapted layers, two norms in each of five blocks and one behind them, five feed-forwards."""
     x, _ = world
-    assert len(inplace.forwards(adapted(x.model, x))) == 35 + 11 + 5
+    assert len(inplace.forwards(with_adapters(x.model, x))) == 35 + 11 + 5
 
 
 def test_the_last_block_computes_the_last_rows_alone(world) -> None:
     x, splits = world
-    vlm = adapted(x.model, x)
+    vlm = with_adapters(x.model, x)
     shapes = []
     last = vlm.bare.model.language_model.layers[-1].mlp
     last.register_forward_hook(lambda module, given, out: shapes.append(out.shape[1]))
@@ -97,7 +83,7 @@ def test_the_last_block_computes_the_last_rows_alone(world) -> None:
 
 def test_scores_are_those_of_one_batch_and_of_many(world, monkeypatch) -> None:
     x, splits = world
-    vlm = adapted(x.model, x)
+    vlm = with_adapters(x.model, x)
     examples, tokens = Examples(splits.dev, Encoder(vlm, x.prompt)), answer_tokens(vlm.processor.tokenizer, x.prompt)
     shapes = []
     real = scoring.answer_logits

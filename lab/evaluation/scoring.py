@@ -1,9 +1,9 @@
 """Answers from logits: one forward pass an example gives P(True), P(False) and the mass they capture.
 
 Scores do not depend on the batch size: a matrix product with few rows takes another kernel than one with many, so the head
-is applied to the last `ROWS` positions of every sequence, though only the last one is read. With `evaluation.shared_prefix` they
-do, in their last bits (`lab.evaluation.prefixes`). So a CPU reads a large batch in parts: tensors that outgrow its caches cost
-more than they save.
+is applied to the last `ROWS` positions of every sequence, though only the last one is read. So a CPU may read a large batch in
+parts: tensors that outgrow its caches cost more than they save. With `evaluation.shared_prefix` scores do depend on it, in
+their last bits (`lab.evaluation.prefixes`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from lab.training.lean import instead
 
 ROWS = 16
 """Positions of each sequence that go through the head: at most 3 % of the forward pass of Qwen2-VL-2B at 16 tokens an image."""
-
 
 CPU_PART = 8
 """Examples that go through the model together on a CPU."""

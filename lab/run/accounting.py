@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lab import flops, lora
-from lab.config import Experiment
+from lab.config import Experiment, LoraDial
 from lab.model import Vlm
 from lab.records import Shape
 from lab.run.assembly import assemble
@@ -29,6 +29,11 @@ def costs(vlm: Vlm, examples: Examples) -> dict[str, float]:
     }
 
 
+def trainable_parameters(vlm: Vlm, dial: LoraDial) -> int:
+    """What trains of an arm's model: modules that dials have added, and the adapter that is to be attached."""
+    return lora.added_parameters(vlm) + (lora.adapter_parameters(vlm, dial) if dial.r else 0)
+
+
 def foresee(x: Experiment, prepared: Prepared) -> dict[str, float]:
     """What an arm will record of its costs, counted over its shared base; no adapter is attached.
 
@@ -38,9 +43,8 @@ def foresee(x: Experiment, prepared: Prepared) -> dict[str, float]:
     dial = lora.verify(vlm, x.lora)
     examples = prepared.encoded(x)["dev"]
     sizes = shapes(examples)
-    adapter = lora.adapter_parameters(vlm, dial) if dial.r else 0
     found = {
-        "parameters/trainable": float(lora.added_parameters(vlm) + adapter),
+        "parameters/trainable": float(trainable_parameters(vlm, dial)),
         "flops/forward_per_example": flops.forward(vlm, sizes, dial),
     }
     counts = [count for shape in sizes for count in shape.tokens]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +19,7 @@ from lab.evaluation import equivalence, generation, latency, metrics, prediction
 from lab.model import Vlm
 from lab.model.answers import AnswerTokens
 from lab.model.encoding import to_device
-from lab.progress import Report, silent
+from lab.progress import Report
 from lab.records import Prediction
 from lab.run import turns
 from lab.run.assembly import reload

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from lab import lora, planning
 from lab.config import Experiment
-from lab.run.accounting import DECODED
+from lab.run.accounting import DECODED, trainable_parameters
 from lab.run.assembly import assemble
 from lab.run.sharing import Prepared
+
+log = logging.getLogger(__name__)
 
 SURROUNDINGS = 400 * 2**20
 """Bytes of an arm's process beside what `own_bytes` counts: pages of the shared heap that it writes, training loop, evaluation (seen with
@@ -21,6 +25,20 @@ GATE_COPIES = 3
 CGROUP = Path("/sys/fs/cgroup")
 
 
+def riders(arms: Sequence[Experiment], prepared: Prepared, limit: int) -> int:
+    """How many arms of one shared base ride together: `limit`, or fewer where memory has no room for so many, but one."""
+    kinds = {repr((x.lora, x.prompt, x.vision_tokens, x.conditioning, x.trainer, x.evaluation)): x for x in arms}
+    need = max(own_bytes(x, prepared) for x in kinds.values())
+    there = room()
+    fitting = max(1, int(min(limit, there // need)))
+    if fitting < limit:
+        log.warning(
+            "memory: an arm needs about %.1f GB of its own and %.1f GB are there: %d ride together, not %d. "
+            "hydra.launcher.max_arms=N says otherwise.", need / 1e9, there / 1e9, fitting, limit,
+        )  # fmt: skip
+    return fitting
+
+
 def own_bytes(x: Experiment, prepared: Prepared) -> float:
     """Bytes of memory that an arm's process needs beside what it shares: `lab.planning`'s adapters and activations, the gate's copies.
 
@@ -30,8 +48,7 @@ def own_bytes(x: Experiment, prepared: Prepared) -> float:
     encoded = prepared.encoded(x)
     examples = encoded.get("train", encoded["dev"])
     length = max(examples.encoder.shape(examples[i]).length for i in range(min(DECODED, len(examples))))
-    dial = lora.verify(vlm, x.lora)
-    trainable = lora.added_parameters(vlm) + (lora.adapter_parameters(vlm, dial) if dial.r else 0)
+    trainable = trainable_parameters(vlm, lora.verify(vlm, x.lora))
     weights = sum(parameter.nbytes for parameter in vlm.bare.parameters())
     needed = planning.adapter_bytes(x, trainable) + planning.activation_bytes(x, vlm.bare.config, length)
     return SURROUNDINGS + needed + (GATE_COPIES * weights if x.evaluation.verify else 0.0)

@@ -65,7 +65,7 @@ def interleaved_latency(arms: Sequence[tuple[Experiment, Run]], prepared: Prepar
     kinds: dict[tuple[Asked, Tensors], Kind] = {}
     for x, run in arms:
         kinds.setdefault((asked(x, prepared.vlm.device), tensors(x, run)), Kind()).arms.append((x, run))
-    one_each = {asked(x, prepared.vlm.device): x for x, _ in arms}
+    one_each = {ask: kind.arms[0][0] for (ask, _), kind in kinds.items()}
     work = {ask: latency.workload(prepared.encoded(x)["dev"], *ask[1:]) for ask, x in one_each.items()}
     merged: dict[Asked, list[latency.Visit]] = {ask: [] for ask in work}
     for done in range(ROUNDS):
@@ -80,9 +80,10 @@ def interleaved_latency(arms: Sequence[tuple[Experiment, Run]], prepared: Prepar
     for (ask, parts), kind in kinds.items():
         merges = any(file == adapter.PEFT_WEIGHTS for file, *_ in parts)
         found = latency.summarise(kind.visits, merged[ask] if merges else [], work[ask])
+        alike = [run.identity for _, run in kind.arms]
         for x, run in kind.arms:
             run.metrics = {name: value for name, value in run.metrics.items() if not name.startswith("latency/")} | found
-            run.facts["latency"] = {"of": [run.identity for _, run in kind.arms]}
+            run.facts["latency"] = {"of": alike}
             runs.save(Path(x.tracking.runs_dir), run)
 
 

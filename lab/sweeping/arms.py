@@ -8,8 +8,6 @@ another over the resident base. Training code is that of a run alone (`lab.run.r
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import gc
 import hashlib
 import logging
 import multiprocessing
@@ -35,6 +33,7 @@ from lab.errors import BusyError, LabError
 from lab.progress import bars
 from lab.runs import Run, Sweep
 from lab.stopping import EXIT_CODE, REQUEST, Stopped, deferred, requeue, stoppable
+from lab.sweeping.forks import die_with, frozen_heap, keep_freed_memory
 
 if TYPE_CHECKING:
     from lab.run import Prepared
@@ -44,10 +43,6 @@ log = logging.getLogger(__name__)
 
 POLL_S = 0.5
 """How often the bar moves and a request to stop is looked for; an arm's end is noticed at once."""
-PR_SET_PDEATHSIG = 1
-"""From linux/prctl.h."""
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""From glibc's malloc.h."""
 
 
 @dataclass(frozen=True)
@@ -227,27 +222,11 @@ def run_group(
         one_after_another(todo, prepared, started)
     else:
         threads = max(x.trainer.threads * x.trainer.devices for x, _ in todo)
-        side_by_side(todo, prepared, started, max_arms or riders(todo, prepared, max(1, cores // threads)))
+        side_by_side(todo, prepared, started, max_arms or running.riders([x for x, _ in todo], prepared, max(1, cores // threads)))
     ended = [(x, runs.load(Path(x.tracking.runs_dir), record.identity)) for x, record in todo]
     finished = [(x, known) for x, known in ended if known is not None and known.status == runs.FINISHED]
     running.interleaved_latency(finished, prepared, bars())
     return checked(todo, prepared)
-
-
-def riders(todo: Sequence[tuple[Experiment, Run]], prepared: Prepared, limit: int) -> int:
-    """How many arms ride together: `limit`, or fewer where memory has no room for so many, but one."""
-    from lab import run as running
-
-    kinds = {repr((x.lora, x.prompt, x.vision_tokens, x.conditioning, x.trainer, x.evaluation)): x for x, _ in todo}
-    need = max(running.own_bytes(x, prepared) for x in kinds.values())
-    there = running.room()
-    fitting = max(1, int(min(limit, there // need)))
-    if fitting < limit:
-        log.warning(
-            "memory: an arm needs about %.1f GB of its own and %.1f GB are there: %d ride together, not %d. "
-            "hydra.launcher.max_arms=N says otherwise.", need / 1e9, there / 1e9, fitting, limit,
-        )  # fmt: skip
-    return fitting
 
 
 def checked(todo: Sequence[tuple[Experiment, Run]], prepared: Prepared) -> list[str]:
@@ -308,17 +287,6 @@ def side_by_side(todo: Sequence[tuple[Experiment, Run]], prepared: Prepared, sta
                     del living[name]
 
 
-@contextlib.contextmanager
-def frozen_heap() -> Iterator[None]:
-    """Within, the garbage collector leaves what is there alone, so that forks do not copy the pages it would mark."""
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-
-
 def settle(exitcode: int, x: Experiment, record: Run) -> None:
     """Tell the truth about an arm whose process is gone without having said how it ended."""
     from lab import run as running
@@ -360,22 +328,6 @@ def child(x: Experiment, prepared: Prepared, record: Run, started: float, parent
         running.fail(x, record, error)
         traceback.print_exc()
         raise SystemExit(1) from None
-
-
-def die_with(parent: int) -> None:
-    """Have the kernel send SIGTERM to this process when its parent dies, so that no arm outlives a killed sweep. Linux only."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:
-        raise Stopped("the sweep's process is gone")
-
-
-def keep_freed_memory() -> None:
-    """Have glibc keep what a step frees for the next one: asking the kernel for pages anew costs a few per cent of a step."""
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "gnu_get_libc_version"):
-        libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the most that glibc takes
-        libc.mallopt(M_TRIM_THRESHOLD, 1 << 30)
 
 
 def log_path(x: Experiment, record: Run) -> Path:
