@@ -125,6 +125,7 @@ class Batch:
     image_features: [tokens, hidden] for each image, in place of pixel_values where the tower is frozen
     labels: int64 [B, T], -100 wherever no loss is taken; None in evaluation
     answer_rows: the last positions of every row whose logits are needed
+    shared: with labels, how many tokens begin all rows alike, before any image and any answer row
     num_images: images of each sample; image_grids: (h, w) of each image in tokens of the projector, [N]
     visual_tokens: tokens of each image that the language model sees, after any reduction, [N]
     """
@@ -139,6 +140,7 @@ class Batch:
     image_features: tuple[torch.Tensor, ...] | None
     labels: torch.Tensor | None
     answer_rows: int
+    shared: int
     num_images: tuple[int, ...]
     image_grids: tuple[tuple[int, int], ...]
     visual_tokens: tuple[int, ...]

@@ -8,12 +8,15 @@ import pytest
 import torch
 from checkpoints import FAMILIES, save, with_adapters
 
+from transformers.models.qwen2_vl.modeling_qwen2_vl import rotate_half
+
 from lab import data, lora
 from lab.config import Optim
 from lab.model.encoding import Encoder
-from lab.training.lean import Lean
+from lab.training.lean import Lean, keeps_weights, paired
 from lab.training.learner import Learner, answer_loss
-from lab.training.products import Gated, Layer, Normed, Turned, adapted
+from lab.training.packing import Heads, Layout, Packed, Spread
+from lab.training.products import Attended, Gated, Layer, Normed, adapted
 
 
 @pytest.fixture(scope="module")
@@ -104,24 +107,48 @@ def test_a_checkpointed_model_is_left_alone(world, arm) -> None:
     vlm.bare.enable_input_require_grads()
     lean = compare(vlm, batch, world[0].prompt)
     assert lean.forwards and lean.blocks, "it could be trained leanly"
-    assert torch.equal(lean.logits(batch), vlm.logits(batch, batch.answer_rows))
+    assert torch.equal(lean.predicted(batch), vlm.logits(batch, batch.answer_rows)[:, :-1])
 
 
 def test_an_error_leaves_the_model_as_it_was(arm) -> None:
     vlm, batch = arm()
     broken = dataclasses.replace(batch, position_ids=batch.position_ids[..., :-1])
     with pytest.raises(RuntimeError):
-        Lean(vlm).logits(broken)
+        Lean(vlm).predicted(broken)
     assert all("forward" not in vars(module) for module in vlm.bare.modules())
 
 
-def test_the_last_block_asks_for_answer_rows_only(world, arm, monkeypatch) -> None:
+def test_what_begins_all_rows_is_read_once_and_the_last_block_asks_for_answer_rows_only(world, arm, monkeypatch) -> None:
     vlm, batch = arm()
     shapes = []
-    monkeypatch.setattr("lab.training.lean.adapted", lambda x, layers: shapes.append(x.shape[1]) or adapted(x, layers))
+    monkeypatch.setattr("lab.training.lean.adapted", lambda x, groups: shapes.append(x.shape[1]) or adapted(x, groups))
     Learner(vlm, Optim(), world[0].prompt, 1).loss(batch)
-    length, rows = batch.input_ids.shape[1], batch.answer_rows
-    assert shapes == [length] * 4 * 4 + [length] + [rows] * 4
+    rows, length = batch.input_ids.shape
+    packed, answers = batch.shared + rows * (length - 1 - batch.shared), rows * (batch.answer_rows - 1)
+    assert shapes == [packed] * 4 * 4 + [packed] + [answers] * 4
+    assert batch.shared == 15, "the system turn and the image marker"
+
+
+def test_rows_that_share_nothing_or_everything(world, arm) -> None:
+    vlm, batch = arm()
+    compare(vlm, dataclasses.replace(batch, shared=0), world[0].prompt)
+    x, splits = world
+    encoder = Encoder(vlm, x.prompt)
+    same = encoder.collate([encoder.example(splits.train[0])] * 3, with_answers=True)
+    compare(vlm, same, x.prompt)
+    compare(vlm, encoder.collate([encoder.example(splits.train[1])], with_answers=True), x.prompt)
+
+
+def test_long_rows_keep_no_attention_weights(world, arm, monkeypatch) -> None:
+    vlm, batch = arm()
+    found = compare(vlm, batch, world[0].prompt)
+    monkeypatch.setattr("lab.training.lean.keeps_weights", lambda *_: False)
+    monkeypatch.setattr("lab.training.lean.Attended.apply", None)
+    compare(vlm, batch, world[0].prompt)
+    monkeypatch.undo()
+    block = found.blocks[0]
+    limit = 3 * block.mlp.gate_proj.out_features // 4
+    assert keeps_weights(block, torch.zeros(1), limit) and not keeps_weights(block, torch.zeros(1), limit + 1)
 
 
 def numbers(*shape: int, seed: int = 0, trains: bool = True) -> torch.Tensor:
@@ -133,16 +160,49 @@ def test_gradients_in_float64() -> None:
     x, weight = numbers(3, 5, 8), numbers(8, trains=False)
     assert torch.autograd.gradcheck(lambda given: Normed.apply(given, weight, 1e-6), (x,))
     assert torch.autograd.gradcheck(Gated.apply, (numbers(3, 8), numbers(3, 8, seed=1)))
-    cos, signed = numbers(3, 1, 5, 8, trains=False), numbers(3, 1, 5, 8, seed=1, trains=False)
-    assert torch.autograd.gradcheck(lambda given: Turned.apply(given, cos, signed), (numbers(3, 2, 5, 8),))
     downs, ups = (numbers(2, 8, seed=1), numbers(3, 8, seed=2)), (numbers(4, 2, seed=3), numbers(6, 3, seed=4))
     frozen = (numbers(4, 8, seed=5, trains=False), numbers(6, 8, seed=6, trains=False))
 
     def both(given, *factors):
         first = Layer(frozen[0], None, factors[0], factors[2], 0.5)
-        return adapted(given, [first, Layer(frozen[1], weight[:6], factors[1], factors[3], 2.0)])
+        return adapted(given, [[first, Layer(frozen[1], weight[:6], factors[1], factors[3], 2.0)]])[0]
+
+    def apart(given, *factors):
+        first = Layer(frozen[0], None, factors[0], factors[2], 0.5)
+        return adapted(given, [[first], [Layer(frozen[1], weight[:6], factors[1], factors[3], 2.0)]])
 
     assert torch.autograd.gradcheck(both, (x, *downs, *ups))
-    first, second = both(x, *downs, *ups)
+    assert torch.autograd.gradcheck(apart, (x, *downs, *ups))
+    first, second = both(x, *downs, *ups).split([4, 6], dim=-1)
     assert torch.allclose(first, x @ (frozen[0] + 0.5 * ups[0] @ downs[0]).T, atol=1e-12)
     assert torch.allclose(second, x @ (frozen[1] + 2.0 * ups[1] @ downs[1]).T + weight[:6], atol=1e-12)
+    assert all(torch.equal(*pair) for pair in zip(apart(x, *downs, *ups), (first, second), strict=True))
+
+
+def test_attention_in_float64(monkeypatch) -> None:
+    monkeypatch.setattr("lab.training.products.Attended.BAND", 3)
+    q, k, v = numbers(2, 2, 7 * 3, 4), numbers(2, 2, 7, 4, seed=1), numbers(2, 2, 7, 4, seed=2)
+    assert torch.autograd.gradcheck(lambda *given: Attended.apply(*given, 0.5), (q, k, v))
+    heads = q.unflatten(2, (7, 3)).transpose(2, 3).flatten(1, 2)
+    plain = torch.nn.functional.scaled_dot_product_attention(heads, k, v, is_causal=True, scale=0.5, enable_gqa=True)
+    found = Attended.apply(q, k, v, 0.5).unflatten(2, (7, 3)).transpose(2, 3).flatten(1, 2)
+    assert torch.allclose(found, plain, atol=1e-12)
+
+
+@pytest.mark.parametrize("folded", [False, True])
+@pytest.mark.parametrize("shared", [0, 2])
+def test_rows_of_a_packed_tensor_in_float64(folded, shared) -> None:
+    """Each row begins with what is shared and is turned as Transformers turns it; packing gives the tensor back."""
+    layout = Layout(shared, 3, 5, torch.zeros(3, 1, dtype=torch.int64))
+    kinds = (Heads(4, 2, 6, folded), Heads(2, 1, 6, folded=False, turned=False))
+    length = shared + 3 * 5
+    x, angles = numbers(1, length, 36), torch.polar(torch.ones(length, 3, dtype=torch.float64), numbers(length, 3, trains=False))
+    assert torch.autograd.gradcheck(lambda given: Spread.apply(given, layout, kinds, angles), (x,))
+    turning, kept = Spread.apply(x, layout, kinds, angles)
+    assert torch.autograd.gradcheck(lambda given: Packed.apply(given, layout, kinds[1]), (kept.detach().requires_grad_(),))
+    assert torch.equal(Packed.apply(kept, layout, kinds[1]), x[..., 24:])
+    cos, sin = (part.repeat(1, 2)[None, None] for part in (angles.real, angles.imag))
+    by_heads = x[..., :24].unflatten(-1, (4, 3, 2)).transpose(-1, -2).flatten(-2).transpose(1, 2)
+    plain = by_heads * cos + rotate_half(by_heads) * sin
+    expected = paired(plain.transpose(1, 2).flatten(-2), 6, -1)
+    assert torch.allclose(Packed.apply(turning, layout, kinds[0]), expected, atol=1e-12)

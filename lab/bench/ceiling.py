@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -38,11 +39,14 @@ def matrix_flops(act: Callable[[], Any]) -> float:
 
     A multiply-add counts twice; a backward pass inside `act` counts with what it really computes.
     """
-    with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: in_place}) as counter:
+    with FlopCounterMode(display=False, custom_mapping=IN_PLACE) as counter:
         act()
     return float(counter.get_total_flops())
 
 
 def in_place(_: torch.Size, left: torch.Size, right: torch.Size, **__: Any) -> int:
-    """Operations of a product that is added to a tensor in place, which PyTorch's own table leaves out."""
-    return 2 * left[0] * left[1] * right[1]
+    """Operations of a product, or of a batch of them, that is added to a tensor in place; PyTorch's own table leaves it out."""
+    return 2 * math.prod(left) * right[-1]
+
+
+IN_PLACE = {torch.ops.aten.addmm_: in_place, torch.ops.aten.baddbmm_: in_place}

@@ -160,6 +160,8 @@ class Encoder:
             token_types[b, start : start + len(kind)] = kind
             if with_answers:
                 labels[b, start + len(kind) : start + len(row)] = row[len(kind) :]
+        answer_rows = max(len(example.text.answer_ids) for example in examples) + 1 if with_answers else 1
+        prompts = [example.text.prompt_ids for example in examples]
         grids = [grid for example in examples for grid in example.grids]
         grid_thw = torch.tensor(grids, dtype=torch.int64).reshape(-1, 3) if grids else None
         ids, types, attention = (torch.from_numpy(array) for array in (input_ids, token_types, mask))
@@ -176,7 +178,8 @@ class Encoder:
             image_grid_thw=grid_thw,
             image_features=features or None,
             labels=torch.from_numpy(labels) if with_answers else None,
-            answer_rows=max(len(example.text.answer_ids) for example in examples) + 1 if with_answers else 1,
+            answer_rows=answer_rows,
+            shared=min(opening(prompts, self.image_id), *(len(row) - answer_rows for row in rows)) if with_answers else 0,
             num_images=tuple(len(example.grids) for example in examples),
             image_grids=tuple(self.merged(grid) for grid in grids),
             visual_tokens=tuple(self.tokens(grid) for grid in grids),
@@ -219,6 +222,14 @@ class Encoder:
             positions[:, b, start:end] = rope[:, 0, index]
             positions[:, b, end:stop] = torch.arange(stop - end) + positions[:, b, end - 1].max() + 1
         return positions
+
+
+def opening(prompts: Sequence[np.ndarray], image_id: int) -> int:
+    """How many tokens begin all prompts alike, before any image."""
+    for number, tokens in enumerate(zip(*(prompt.tolist() for prompt in prompts), strict=False)):
+        if tokens[0] == image_id or len(set(tokens)) > 1:
+            return number
+    return min(len(prompt) for prompt in prompts)
 
 
 def expand(ids: np.ndarray, image_id: int, counts: Sequence[int]) -> np.ndarray:

@@ -33,7 +33,7 @@ from lab.errors import BusyError, LabError
 from lab.progress import bars
 from lab.runs import Run, Sweep
 from lab.stopping import EXIT_CODE, REQUEST, Stopped, deferred, requeue, stoppable
-from lab.sweeping.forks import die_with, frozen_heap, keep_freed_memory
+from lab.sweeping.forks import die_with, frozen_heap
 
 if TYPE_CHECKING:
     from lab.run import Prepared
@@ -316,7 +316,6 @@ def child(x: Experiment, prepared: Prepared, record: Run, started: float, parent
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     torch.set_num_threads(x.trainer.threads)
-    keep_freed_memory()
     try:
         with stoppable():
             die_with(parent)

@@ -14,8 +14,6 @@ from lab.stopping import Stopped
 
 PR_SET_PDEATHSIG = 1
 """From linux/prctl.h."""
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""From glibc's malloc.h."""
 
 
 @contextlib.contextmanager
@@ -35,11 +33,3 @@ def die_with(parent: int) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
         raise Stopped("the sweep's process is gone")
-
-
-def keep_freed_memory() -> None:
-    """Have glibc keep what a step frees for the next one: asking the kernel for pages anew costs a few per cent of a step."""
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "gnu_get_libc_version"):
-        libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the most that glibc takes
-        libc.mallopt(M_TRIM_THRESHOLD, 1 << 30)

@@ -2,7 +2,7 @@
 
     products     LoRA layers, norms, gates and rotary positions by `lab.training.products`, in fewer passes over large tensors
                  than PEFT's and Transformers' own expressions make.
-    padding      on the right: no answer then sees any, so that attention is causal and nothing else, without a mask.
+    rows         packed: what begins all rows is read once, what ends them not at all, and attention needs no mask.
     last block   of what it gives, only the answer rows are read: queries, and all behind them, are computed for those alone.
 
 Only while training: validation, scoring and every saved file know nothing of it. A layer that is not plain LoRA in
@@ -27,7 +27,8 @@ from torch.nn import functional as F
 from lab.lora import ADAPTER
 from lab.model import Vlm
 from lab.records import Batch
-from lab.training.products import Gated, Layer, Normed, Turned, adapted
+from lab.training.packing import Heads, Layout, Packed, Spread, pack
+from lab.training.products import Attended, Gated, Layer, Normed, adapted
 
 Forward = tuple[nn.Module, Callable[..., torch.Tensor]]
 
@@ -43,65 +44,72 @@ class Lean:
         self.forwards: list[Forward] = [(module, partial(layer_forward, layer)) for module, layer in self.layers.items()]
         self.forwards += [(module, partial(norm_forward, module)) for module in modules if is_norm(module)]
         self.blocks = blocks(vlm)
+        self.turned = {
+            layer: block.self_attn.head_dim for block in self.blocks for layer in (block.self_attn.q_proj, block.self_attn.k_proj)
+        }
 
-    def logits(self, batch: Batch) -> torch.Tensor:
-        """Of the last `answer_rows` positions of every row of a left-padded batch, [B, rows, vocabulary], for a backward."""
+    def predicted(self, batch: Batch) -> torch.Tensor:
+        """Logits of what predicts the last `answer_rows` - 1 tokens of every row, [B, answer_rows - 1, vocabulary], for a backward."""
         if any(module.gradient_checkpointing for module in self.checkpointed):
-            return self.vlm.logits(batch, batch.answer_rows)
-        forwards = list(self.forwards)
-        if self.blocks:
-            padding = (batch.attention_mask == 0).sum(dim=1, keepdim=True)
-            wanted = [None] * (len(self.blocks) - 1) + [kept_rows(batch, padding)]
-            forwards += [(block, partial(self.block, block, rows)) for block, rows in zip(self.blocks, wanted, strict=True)]
-            batch = padded_right(batch, padding)
-        with instead(forwards):
-            return self.vlm.logits(batch, batch.answer_rows)
+            return self.vlm.logits(batch, batch.answer_rows)[:, :-1]
+        if not self.blocks:
+            with instead(self.forwards):
+                return self.vlm.logits(batch, batch.answer_rows)[:, :-1]
+        packed, layout = pack(batch)
+        last = [False] * (len(self.blocks) - 1) + [True]
+        forwards = [(block, partial(self.block, block, layout, ends)) for block, ends in zip(self.blocks, last, strict=True)]
+        with instead(self.forwards + forwards):
+            return self.vlm.logits(packed, layout.answers.numel()).view(*layout.answers.shape, -1)
 
     def block(
         self,
         block: nn.Module,
-        rows: torch.Tensor | None,
+        layout: Layout,
+        last: bool,
         hidden_states: torch.Tensor,
         position_embeddings: tuple[torch.Tensor, torch.Tensor],
         **_: Any,
     ) -> torch.Tensor:
-        """A block of Llama's kind over hidden_states [B, T, D], causal and without padding.
+        """A block of Llama's kind over packed hidden_states [1, N, D], causal in every row and without padding.
 
-        rows: int64 [B, R], the positions that are wanted; the result is [B, R, D] then, else [B, T, D].
+        The result is [1, N, D]; of the last block [1, answers, D], those of all rows.
         """
-        attention, mlp = block.self_attn, block.mlp
-        cos, sin = position_embeddings
-        left, right = sin.chunk(2, dim=-1)
-        signed = torch.cat((-left, right), dim=-1)
+        attention, mlp, size = block.self_attn, block.mlp, block.self_attn.head_dim
+        short = keeps_weights(block, hidden_states, layout.length)
+        number, keyed = (layer.out_features // size for layer in (attention.q_proj, attention.k_proj))
+        asking = Heads(number, number // keyed, size, folded=short and not last)
+        reading = (Heads(keyed, 1, size, folded=False), Heads(keyed, 1, size, folded=False, turned=False))
+        angles = torch.complex(*(numbers[0, :, : size // 2] for numbers in position_embeddings))
         entering = block.input_layernorm(hidden_states)
-        if rows is None:
-            asked, keys, values = self.projected(entering, attention.q_proj, attention.k_proj, attention.v_proj)
-            residual, seen, of_asked = hidden_states, None, (cos, signed)
+        if last:
+            at, seen = layout.packed_answers(), torch.arange(layout.length, device=angles.device) <= layout.answers[..., None]
+            k, v = Spread.apply(*self.projected(entering, [attention.k_proj, attention.v_proj]), layout, reading, angles)
+            layout, residual, angles = layout.of_answers(), hidden_states[:, at], angles[at]
+            (q,) = Spread.apply(*self.projected(entering[:, at], [attention.q_proj]), layout, (asking,), angles)
+            found = F.scaled_dot_product_attention(q, k, v, attn_mask=seen[:, None], scale=attention.scaling, enable_gqa=True)
         else:
-            keys, values = self.projected(entering, attention.k_proj, attention.v_proj)
-            (asked,) = self.projected(at(entering, rows), attention.q_proj)
-            residual, of_asked = at(hidden_states, rows), (at(cos, rows), at(signed, rows))
-            seen = (torch.arange(hidden_states.shape[1], device=rows.device) <= rows[..., None])[:, None]
-        size = attention.head_dim
-        found = F.scaled_dot_product_attention(
-            turned(heads(asked, size), *of_asked),
-            turned(heads(keys, size), cos, signed),
-            heads(values, size),
-            attn_mask=seen,
-            is_causal=seen is None,
-            scale=attention.scaling,
-            enable_gqa=True,
-        )
-        kept = residual + attention.o_proj(found.transpose(1, 2).flatten(2))
-        gate, up = self.projected(block.post_attention_layernorm(kept), mlp.gate_proj, mlp.up_proj)
+            residual, layers = hidden_states, [attention.q_proj, attention.k_proj, attention.v_proj]
+            q, k, v = Spread.apply(*self.projected(entering, layers), layout, (asking, *reading), angles)
+            if short:
+                found = Attended.apply(q, k, v, attention.scaling)
+            else:
+                found = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=attention.scaling, enable_gqa=True)
+        kept = residual + attention.o_proj(Packed.apply(found, layout, asking))
+        gate, up = self.projected(block.post_attention_layernorm(kept), [mlp.gate_proj], [mlp.up_proj])
         return kept + mlp.down_proj(Gated.apply(gate, up))
 
-    def projected(self, x: torch.Tensor, *layers: nn.Module) -> tuple[torch.Tensor, ...]:
-        """Each layer of x, together where all are plain LoRA."""
-        found = [self.layers.get(layer) for layer in layers]
-        if None not in found:
-            return adapted(x, found)
-        return tuple(layer(x) for layer in layers)
+    def projected(self, x: torch.Tensor, *groups: list[nn.Module]) -> tuple[torch.Tensor, ...]:
+        """What layers make of x, those of a group side by side in one tensor: one product where all are plain.
+
+        What will be turned comes `paired`.
+        """
+        found = [[self.layers.get(layer) or untouched(layer) for layer in group] for group in groups]
+        if any(None in group for group in found):
+            return tuple(
+                torch.cat([paired(layer(x), self.turned.get(layer), -1) for layer in group], dim=-1) for group in groups
+            )
+        sizes = [[self.turned.get(layer) for layer in group] for group in groups]
+        return adapted(x, [[outputs_paired(*pair) for pair in zip(*each, strict=True)] for each in zip(found, sizes, strict=True)])
 
 
 @contextlib.contextmanager
@@ -116,32 +124,9 @@ def instead(forwards: list[Forward]) -> Iterator[None]:
             del module.forward  # the class's own shows again
 
 
-def padded_right(batch: Batch, padding: torch.Tensor) -> Batch:
-    """A left-padded batch, padding int64 [B, 1] long, with the same rows padded on the right; no mask is needed then."""
-    length = batch.input_ids.shape[1]
-    source = (torch.arange(length, device=padding.device) + padding) % length
-
-    def rolled(tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.gather(-1, source.expand_as(tensor))
-
-    return replace(
-        batch,
-        input_ids=rolled(batch.input_ids),
-        mm_token_type_ids=rolled(batch.mm_token_type_ids),
-        position_ids=rolled(batch.position_ids),
-        attention_mask=None,
-    )
-
-
-def kept_rows(batch: Batch, padding: torch.Tensor) -> torch.Tensor:
-    """Where the answer rows stand once padding int64 [B, 1] has moved to the right, int64 [B, rows]."""
-    length = batch.input_ids.shape[1]
-    return torch.arange(length - batch.answer_rows, length, device=padding.device) - padding
-
-
 def layer_forward(layer: Layer, x: torch.Tensor) -> torch.Tensor:
     """The forward of a plain LoRA layer."""
-    return adapted(x, [layer])[0]
+    return adapted(x, [[layer]])[0]
 
 
 def norm_forward(norm: nn.Module, x: torch.Tensor) -> torch.Tensor:
@@ -157,9 +142,29 @@ def factors(layer: LoraLinear) -> Layer:
     return Layer(base.weight, base.bias, a.weight, b.weight, layer.scaling[ADAPTER])
 
 
-def at(x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """x [B, T, D] at rows int64 [B, R]: [B, R, D]."""
-    return x.gather(1, rows[..., None].expand(-1, -1, x.shape[-1]))
+def untouched(layer: nn.Module) -> Layer | None:
+    """A linear layer in float32 that nothing adapts, as one of rank 0."""
+    if type(layer) is not nn.Linear or layer.weight.dtype != torch.float32 or layer.weight.requires_grad:
+        return None
+    weight = layer.weight
+    return Layer(weight, layer.bias, weight.new_empty(0, weight.shape[1]), weight.new_empty(weight.shape[0], 0), 0.0)
+
+
+def paired(x: torch.Tensor, size: int | None, dim: int) -> torch.Tensor:
+    """Along dim, for heads of so many numbers, those that rotary positions turn together beside each other: 0, S / 2, 1, S / 2 + 1, ..."""
+    if size is None:
+        return x
+    by_halves = x.unflatten(dim, (-1, 2, size // 2))
+    dim %= x.ndim
+    return by_halves.transpose(dim + 1, dim + 2).flatten(dim, dim + 2)
+
+
+def outputs_paired(layer: Layer, size: int | None) -> Layer:
+    """A layer that gives the same numbers `paired`; itself for no size."""
+    if size is None:
+        return layer
+    bias = None if layer.bias is None else paired(layer.bias, size, 0)
+    return replace(layer, weight=paired(layer.weight, size, 0), bias=bias, b=paired(layer.b, size, 0))
 
 
 def heads(x: torch.Tensor, size: int) -> torch.Tensor:
@@ -167,9 +172,10 @@ def heads(x: torch.Tensor, size: int) -> torch.Tensor:
     return x.unflatten(-1, (-1, size)).transpose(1, 2)
 
 
-def turned(x: torch.Tensor, cos: torch.Tensor, signed: torch.Tensor) -> torch.Tensor:
-    """Rotary positions: x [B, heads, T, size], cos and signed sin [B, T, size]."""
-    return Turned.apply(x, cos[:, None], signed[:, None])
+def keeps_weights(block: nn.Module, x: torch.Tensor, length: int) -> bool:
+    """Whether attention over rows of so many positions keeps its weights: on a CPU, and fewer numbers than the feed-forward keeps."""
+    heads = block.self_attn.q_proj.out_features // block.self_attn.head_dim
+    return x.device.type == "cpu" and heads * length <= 3 * block.mlp.gate_proj.out_features
 
 
 def is_plain(layer: nn.Module) -> bool:

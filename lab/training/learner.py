@@ -24,9 +24,12 @@ def answer_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
     logits: [B, R, V], the last R positions; labels: [B, T], `IGNORED` outside the answer. Position t predicts token t + 1.
     """
-    rows = logits.shape[1]
-    predicted = logits[:, :-1].float().flatten(0, 1)
-    return F.cross_entropy(predicted, labels[:, -rows + 1 :].flatten(), ignore_index=IGNORED)
+    return predicted_loss(logits[:, :-1], labels)
+
+
+def predicted_loss(predicted: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The same of the logits [B, R, V] that predict the last R tokens."""
+    return F.cross_entropy(predicted.float().flatten(0, 1), labels[:, -predicted.shape[1] :].flatten(), ignore_index=IGNORED)
 
 
 def rate(schedule: Schedule, step: int, steps: int, warmup: int) -> float:
@@ -63,7 +66,7 @@ class Learner(L.LightningModule):
     def loss(self, batch: Batch) -> torch.Tensor:
         """What a training step minimises, a scalar in nats."""
         assert batch.labels is not None
-        loss = answer_loss(self.lean.logits(batch), batch.labels)
+        loss = predicted_loss(self.lean.predicted(batch), batch.labels)
         return devices.part_of_mean(loss, batch, IGNORED)
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:

@@ -23,6 +23,7 @@ from lab.progress import Report, silent
 from lab.runs import cut_curves
 from lab.stopping import deferred
 from lab.training import checkpoints, devices
+from lab.training.allocation import keep_freed_memory
 from lab.training.checkpoints import Checkpoint
 from lab.training.datamodule import DataModule, Examples
 from lab.training.learner import Learner
@@ -101,6 +102,7 @@ def train(
     Raises `ContractError` where a checkpoint does not fit, `TrainingError` where the loss is no number, `ModelError` where one
     sample does not fit into memory, `Stopped` where the run is asked to stop.
     """
+    keep_freed_memory()
     learner = Learner(vlm, x.optim, x.prompt, num_steps(x, len(splits["train"])))
     fresh = {f"weights.{name}": value.detach().cpu().clone() for name, value in trained(learner).items()}
     facts: dict[str, Any] = {}
