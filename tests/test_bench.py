@@ -25,6 +25,7 @@ from lab.config import Experiment
 from lab.errors import ConfigError
 from lab.model.encoding import Encoder
 from lab.run.assembly import attached
+from lab.training.products import bands
 
 ROOT = Path(__file__).parents[1]
 needs_trl = pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="TRL is not installed: pip install -e '.[bench]'")
@@ -99,19 +100,22 @@ def test_operations_are_those_counted_by_hand(tiny) -> None:
     with attached(x, prepared.vlm) as vlm:
         _, batches = steps.begin(steps.lasting(x, 1), vlm, prepared.encoded(x)["train"])
         batch = next(batches)
-    size, length = batch.input_ids.shape
-    kept = size * batch.answer_rows  # all that the last feed-forward sees
+    rows, length = batch.input_ids.shape[0], batch.input_ids.shape[1] - 1  # what a row ends with predicts nothing
+    tokens = batch.shared + rows * (length - batch.shared)  # what begins all rows is read once
+    asking = rows * (batch.answer_rows - 1)  # all that the last feed-forward sees
 
-    def linears(shapes: list[tuple[int, int]]) -> float:
-        return sum(2 * 2 * m * n + 3 * 2 * x.lora.r * (m + n) for m, n in shapes)
+    def linears(shapes: list[tuple[int, int]], number: int) -> float:
+        """Forward and backward by W + s B A, which is summed for each; an adapter's own gradients pass its rank twice each way."""
+        return sum((2 * 2 * number * m * n) + 2 * 2 * number * x.lora.r * (m + n) + 2 * 2 * m * n * x.lora.r for m, n in shapes)
 
     narrow, wide_rows = [(hidden, kv), (hidden, kv)], attention[:1] + attention[3:]
-    expected = size * length * ((blocks - 1) * linears(attention + feed_forward) + linears(narrow))
-    expected += kept * linears(wide_rows + feed_forward)  # of the last block only the answer rows ask
-    expected += (blocks - 1) * (2 + 5) * 2 * size * length**2 * hidden  # backward computes the probabilities again
-    expected += (2 + 5) * 2 * kept * length * hidden
-    expected += 2 * 2 * kept * hidden * text.vocab_size
-    expected -= size * length * (2 * hidden * (hidden + 2 * kv) + 3 * 2 * x.lora.r * hidden)  # embeddings need no gradient
+    expected = (blocks - 1) * linears(attention + feed_forward, tokens) + linears(narrow, tokens)
+    expected += linears(wide_rows + feed_forward, asking)  # of the last block only the answer rows ask
+    seen = sum((stop - start) * stop for start, stop in bands(length))
+    expected += (blocks - 1) * (2 + 4) * 2 * rows * seen * hidden
+    expected += (2 + 5) * 2 * asking * length * hidden  # its backward computes the weights again
+    expected += 2 * 2 * asking * hidden * text.vocab_size
+    expected -= tokens * 2 * hidden * (hidden + 2 * kv)  # embeddings need no gradient
     assert counted == pytest.approx(expected, rel=0.01)
 
 

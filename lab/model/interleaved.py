@@ -10,6 +10,7 @@ from lab.errors import ModelError
 from lab.records import Batch, Chat, Shape
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from PIL.Image import Image
     from transformers import PretrainedConfig, ProcessorMixin
@@ -173,29 +174,36 @@ class MRope:
 
     def __init__(self, rope_index: Callable[..., Any]) -> None:
         self.rope_index = rope_index
-        self.known: dict[tuple[bytes, bytes], torch.Tensor] = {}
+        self.known: dict[tuple[bytes, bytes], np.ndarray] = {}
 
     def __call__(
         self, ids: torch.Tensor, types: torch.Tensor, grids: torch.Tensor | None, attention: torch.Tensor | None
     ) -> torch.Tensor:
-        made = ids.new_zeros((3, *ids.shape))
+        import numpy as np
+        import torch
+
+        rows, marks = ids.numpy(), types.numpy()
+        real = np.ones_like(rows, dtype=bool) if attention is None else attention.numpy().astype(bool)
+        made = np.zeros((3, *rows.shape), dtype=np.int64)
         first = 0
-        for b, kinds in enumerate(types):
-            real = slice(None) if attention is None else attention[b].bool()
-            kinds = kinds[real]
-            images = int((kinds.diff(prepend=kinds.new_zeros(1)) == 1).sum())
+        for b, own in enumerate(real):
+            kinds = marks[b][own]
+            images = int((np.diff(kinds, prepend=0) == 1).sum())
             shown = None if grids is None else grids[first : first + images]
             first += images
-            made[:, b, real] = self.row(ids[b][real], kinds, shown)
-        return made
+            made[:, b, own] = self.row(rows[b][own], kinds, shown)
+        return torch.from_numpy(made)
 
-    def row(self, ids: torch.Tensor, kinds: torch.Tensor, grids: torch.Tensor | None) -> torch.Tensor:
+    def row(self, ids: np.ndarray, kinds: np.ndarray, grids: torch.Tensor | None) -> np.ndarray:
         """Of one row without padding, int64 [3, T]."""
-        key = (kinds.numpy().tobytes(), b"" if grids is None else grids.numpy().tobytes())
+        import torch
+
+        key = (kinds.tobytes(), b"" if grids is None else grids.numpy().tobytes())
         if key not in self.known:
             if len(self.known) == KNOWN_ROWS:
                 self.known.clear()
-            self.known[key] = self.rope_index(ids[None], kinds[None], image_grid_thw=grids)[0][:, 0]
+            asked = (torch.from_numpy(ids)[None], torch.from_numpy(kinds)[None])
+            self.known[key] = self.rope_index(*asked, image_grid_thw=grids)[0][:, 0].numpy()
         return self.known[key]
 
 

@@ -154,9 +154,8 @@ def paired(x: torch.Tensor, size: int | None, dim: int) -> torch.Tensor:
     """Along dim, for heads of so many numbers, those that rotary positions turn together beside each other: 0, S / 2, 1, S / 2 + 1, ..."""
     if size is None:
         return x
-    by_halves = x.unflatten(dim, (-1, 2, size // 2))
     dim %= x.ndim
-    return by_halves.transpose(dim + 1, dim + 2).flatten(dim, dim + 2)
+    return x.unflatten(dim, (-1, 2, size // 2)).transpose(dim + 1, dim + 2).reshape(x.shape)
 
 
 def outputs_paired(layer: Layer, size: int | None) -> Layer:

@@ -47,7 +47,7 @@ class Layout:
 
     def parts(self, packed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """[N, ...] as views: what is shared [1, shared, ...], and [rows, own, ...]."""
-        return packed[None, : self.shared], packed[self.shared :].unflatten(0, (self.rows, self.own))
+        return packed[None, : self.shared], packed[self.shared :].view(self.rows, self.own, *packed.shape[1:])
 
     def split(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """[rows, shared + own, ...] as views of the same."""
@@ -80,20 +80,21 @@ class Heads:
 
     def by_position(self, x: torch.Tensor) -> torch.Tensor:
         """x, laid out as `empty` does, as a view [B, T, number / groups, groups, size]."""
+        keyed = self.number // self.groups
         if self.folded:
-            return x.unflatten(2, (-1, self.groups)).transpose(1, 2)
-        return x.unflatten(1, (-1, self.groups)).permute(0, 3, 1, 2, 4)
+            return x.view(x.shape[0], keyed, -1, self.groups, self.size).transpose(1, 2)
+        return x.view(x.shape[0], keyed, self.groups, -1, self.size).permute(0, 3, 1, 2, 4)
 
     def apart(self, x: torch.Tensor) -> torch.Tensor:
         """x [N, width] as a view [N, number / groups, groups, size]."""
-        return x.unflatten(1, (-1, self.groups, self.size))
+        return x.view(x.shape[0], -1, self.groups, self.size)
 
 
 class Spread(torch.autograd.Function):
     """x [1, N, widths of all heads] -> a tensor of rows for each kind: every row with its own copy of what is shared.
 
-    angles: complex [N, S / 2], of modulus 1. Heads of the first kinds, if they are turned, are read as S / 2 complex numbers each
-    and multiplied by them (RoPE, Su et al. 2021, 2104.09864, equation 13).
+    angles: complex [N, S / 2], of modulus 1. Heads that are turned, the first kinds, are read as S / 2 complex numbers each and
+    multiplied by them (RoPE, Su et al. 2021, 2104.09864, equation 13).
     """
 
     @staticmethod
@@ -102,31 +103,39 @@ class Spread(torch.autograd.Function):
     ) -> tuple[torch.Tensor, ...]:
         ctx.layout, ctx.kinds = layout, kinds
         ctx.save_for_backward(angles)
-        turning, rest = ([kind.width for kind in kinds if kind.turned is turned] for turned in (True, False))
-        turned = torch.view_as_real(pairs(x[0, :, : sum(turning)], angles) * angles[:, None]).flatten(1)
-        given = (*turned.split(turning, dim=1), *x[0, :, sum(turning) :].split(rest, dim=1))
-        outs = tuple(kind.empty(x, layout.rows, layout.length) for kind in kinds)
-        for kind, out, packed in zip(kinds, outs, given, strict=True):
-            for target, part in zip(layout.split(kind.by_position(out)), layout.parts(kind.apart(packed)), strict=True):
+        turned = torch.view_as_real(pairs(x[0, :, : turning(kinds)], angles) * angles[:, None]).flatten(1)
+        outs, start = [], 0
+        for kind in kinds:
+            packed = (turned if kind.turned else x[0])[:, start : start + kind.width]
+            outs.append(kind.empty(x, layout.rows, layout.length))
+            for target, part in zip(layout.split(kind.by_position(outs[-1])), layout.parts(kind.apart(packed)), strict=True):
                 target.copy_(part)
-        return outs
+            start += kind.width
+        return tuple(outs)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         layout, kinds, (angles,) = ctx.layout, ctx.kinds, ctx.saved_tensors
-        out = gradients[0].new_empty(len(angles), sum(kind.width for kind in kinds))
-        for kind, gradient, packed in zip(kinds, gradients, out.split([kind.width for kind in kinds], dim=1), strict=True):
-            (shared, own), (of_shared, of_own) = layout.split(kind.by_position(gradient)), layout.parts(kind.apart(packed))
+        out, start = gradients[0].new_empty(len(angles), sum(kind.width for kind in kinds)), 0
+        for kind, gradient in zip(kinds, gradients, strict=True):
+            of_shared, of_own = layout.parts(kind.apart(out[:, start : start + kind.width]))
+            shared, own = layout.split(kind.by_position(gradient))
             torch.sum(shared, dim=0, keepdim=True, out=of_shared)
             of_own.copy_(own)
-        pairs(out[:, : sum(kind.width for kind in kinds if kind.turned)], angles).mul_(angles.conj()[:, None])
+            start += kind.width
+        pairs(out[:, : turning(kinds)], angles).mul_(angles.conj()[:, None])
         return out[None], None, None, None
+
+
+def turning(kinds: tuple[Heads, ...]) -> int:
+    """How many numbers of a token are turned: those of the first kinds."""
+    return sum(kind.width for kind in kinds if kind.turned)
 
 
 def pairs(x: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
     """x [N, heads S] as a complex view [N, heads, S / 2]."""
-    return torch.view_as_complex(x.unflatten(1, (-1, angles.shape[-1], 2)))
+    return torch.view_as_complex(x.view(len(x), -1, angles.shape[-1], 2))
 
 
 class Packed(torch.autograd.Function):

@@ -44,50 +44,53 @@ class Adapted(torch.autograd.Function):
     def forward(ctx: Any, x: torch.Tensor, frozen: list[list[Any]], *factors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         ctx.save_for_backward(x, *factors)
         ctx.frozen = frozen
-        return tuple(
-            F.linear(x, weight, biases(group))
-            for weight, group in zip(summed(frozen, factors), frozen, strict=True)
-        )
+        flat = x.reshape(-1, x.shape[-1])
+        outs = []
+        for group, (downs, ups) in zip(frozen, by_group(frozen, factors), strict=True):
+            weight, bias = summed(group, downs, ups, transposed=True), biases(group)
+            out = flat @ weight if bias is None else torch.addmm(bias, flat, weight)
+            outs.append(out.view(*x.shape[:-1], -1))
+        return tuple(outs)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[Any, ...]:
         x, *factors = ctx.saved_tensors
-        half = len(factors) // 2
-        downs, ups = factors[:half], factors[half:]
-        flat, gradients = x.reshape(-1, x.shape[-1]), [gradient.reshape(-1, gradient.shape[-1]) for gradient in gradients]
-        of_x = None
-        if ctx.needs_input_grad[0]:
-            for gradient, weight in zip(gradients, summed(ctx.frozen, factors), strict=True):
-                of_x = gradient @ weight if of_x is None else of_x.addmm_(gradient, weight)
-            of_x = of_x.view(x.shape)
-        ranks = [len(a) for a in downs]
-        low = flat @ torch.cat(downs).T
-        of_low = torch.empty_like(low)
-        layers = [layer for group in ctx.frozen for layer in group]
-        rows = [row for gradient, group in zip(gradients, ctx.frozen, strict=True) for row in gradient.split(widths(group), dim=1)]
-        of_ups = []
-        for row, b, part, of_part, (_, _, scaling) in zip(
-            rows, ups, low.split(ranks, dim=1), of_low.split(ranks, dim=1), layers, strict=True
-        ):
-            torch.addmm(of_part, row, b, beta=0, alpha=scaling, out=of_part)
-            of_ups.append((part.T @ row).mul_(scaling).T)
-        return of_x, None, *(of_low.T @ flat).split(ranks), *of_ups
+        downs = factors[: len(factors) // 2]
+        flat, of_x = x.reshape(-1, x.shape[-1]), None
+        low = flat @ (downs[0] if len(downs) == 1 else torch.cat(downs)).T
+        of_low, of_ups, first = torch.empty_like(low), [], 0
+        for group, gradient, (group_downs, group_ups) in zip(ctx.frozen, gradients, by_group(ctx.frozen, factors), strict=True):
+            rows = gradient.reshape(-1, gradient.shape[-1])
+            if ctx.needs_input_grad[0]:
+                weight = summed(group, group_downs, group_ups)
+                of_x = rows @ weight if of_x is None else of_x.addmm_(rows, weight)
+            start = 0
+            for (weight, _, scaling), b in zip(group, group_ups, strict=True):
+                row, part = rows[:, start : start + b.shape[0]], slice(first, first + b.shape[1])
+                torch.addmm(of_low[:, part], row, b, beta=0, alpha=scaling, out=of_low[:, part])
+                of_ups.append((low[:, part].T @ row).mul_(scaling).T)
+                start, first = start + b.shape[0], part.stop
+        of_downs = (of_low.T @ flat).split([a.shape[0] for a in downs])
+        return None if of_x is None else of_x.view(x.shape), None, *of_downs, *of_ups
 
 
-def summed(frozen: list[list[Any]], factors: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
-    """W + s B A of each layer, those of a group one below the other [sum of out, in]."""
-    pairs = zip(factors[: len(factors) // 2], factors[len(factors) // 2 :], strict=True)
+def by_group(frozen: list[list[Any]], factors: Sequence[torch.Tensor]) -> Iterator[tuple[Any, Any]]:
+    """All A and then all B as the A and the B of each group."""
+    half, start = len(factors) // 2, 0
     for group in frozen:
-        if len(group) == 1:
-            (weight, _, scaling), (a, b) = group[0], next(pairs)
-            yield torch.addmm(weight, b, a, alpha=scaling)
-            continue
-        weights = torch.cat([weight for weight, _, _ in group])
-        for weight, (_, _, scaling) in zip(weights.split(widths(group)), group, strict=True):
-            a, b = next(pairs)
-            weight.addmm_(b, a, alpha=scaling)
-        yield weights
+        stop = start + len(group)
+        yield factors[start:stop], factors[half + start : half + stop]
+        start = stop
+
+
+def summed(group: list[Any], downs: Sequence[torch.Tensor], ups: Sequence[torch.Tensor], transposed: bool = False) -> torch.Tensor:
+    """W + s B A of each layer of a group, one below the other [sum of out, in]; or that transposed, in memory too."""
+    sums = []
+    for (weight, _, scaling), a, b in zip(group, downs, ups, strict=True):
+        operands = (weight.T, a.T, b.T) if transposed else (weight, b, a)
+        sums.append(torch.addmm(*operands, alpha=scaling))
+    return sums[0] if len(sums) == 1 else torch.cat(sums, dim=1 if transposed else 0)
 
 
 def biases(group: list[Any]) -> torch.Tensor | None:
@@ -95,11 +98,6 @@ def biases(group: list[Any]) -> torch.Tensor | None:
     if all(bias is None for _, bias, _ in group):
         return None
     return torch.cat([bias if bias is not None else weight.new_zeros(len(weight)) for weight, bias, _ in group])
-
-
-def widths(group: list[Any]) -> list[int]:
-    """How many numbers each layer of a group gives."""
-    return [len(weight) for weight, _, _ in group]
 
 
 class Normed(torch.autograd.Function):
