@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -45,7 +44,9 @@ class Lean:
         self.forwards += [(module, partial(norm_forward, module)) for module in modules if is_norm(module)]
         self.blocks = blocks(vlm)
         self.turned = {
-            layer: block.self_attn.head_dim for block in self.blocks for layer in (block.self_attn.q_proj, block.self_attn.k_proj)
+            layer: pairing(layer, block.self_attn.head_dim)
+            for block in self.blocks
+            for layer in (block.self_attn.q_proj, block.self_attn.k_proj)
         }
 
     def predicted(self, batch: Batch) -> torch.Tensor:
@@ -91,7 +92,7 @@ class Lean:
             residual, layers = hidden_states, [attention.q_proj, attention.k_proj, attention.v_proj]
             q, k, v = Spread.apply(*self.projected(entering, layers), layout, (asking, *reading), angles)
             if short:
-                found = Attended.apply(q, k, v, attention.scaling)
+                found = Attended.apply(q, k, v, attention.scaling, layout.shared)
             else:
                 found = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=attention.scaling, enable_gqa=True)
         kept = residual + attention.o_proj(Packed.apply(found, layout, asking))
@@ -101,15 +102,24 @@ class Lean:
     def projected(self, x: torch.Tensor, *groups: list[nn.Module]) -> tuple[torch.Tensor, ...]:
         """What layers make of x, those of a group side by side in one tensor: one product where all are plain.
 
-        What will be turned comes `paired`.
+        What will be turned comes in the order of `pairing`.
         """
-        found = [[self.layers.get(layer) or untouched(layer) for layer in group] for group in groups]
-        if any(None in group for group in found):
-            return tuple(
-                torch.cat([paired(layer(x), self.turned.get(layer), -1) for layer in group], dim=-1) for group in groups
-            )
-        sizes = [[self.turned.get(layer) for layer in group] for group in groups]
-        return adapted(x, [[outputs_paired(*pair) for pair in zip(*each, strict=True)] for each in zip(found, sizes, strict=True)])
+        found = [[self.plain(layer) for layer in group] for group in groups]
+        if all(None not in group for group in found):
+            return adapted(x, found)
+        return tuple(torch.cat([self.paired(layer, layer(x), -1) for layer in group], dim=-1) for group in groups)
+
+    def plain(self, layer: nn.Module) -> Layer | None:
+        """What a layer computes with, its outputs paired where they will be turned; None if it is not plain."""
+        found = self.layers.get(layer) or untouched(layer)
+        if found is None or layer not in self.turned:
+            return found
+        weight, bias, b = (x if x is None else self.paired(layer, x, 0) for x in (found.weight, found.bias, found.b))
+        return Layer(weight, bias, found.a, b, found.scaling)
+
+    def paired(self, layer: nn.Module, x: torch.Tensor, dim: int) -> torch.Tensor:
+        """What a layer gives, or gives it with, along dim, in the order of `pairing` if it will be turned."""
+        return x.index_select(dim, self.turned[layer]) if layer in self.turned else x
 
 
 @contextlib.contextmanager
@@ -150,20 +160,10 @@ def untouched(layer: nn.Module) -> Layer | None:
     return Layer(weight, layer.bias, weight.new_empty(0, weight.shape[1]), weight.new_empty(weight.shape[0], 0), 0.0)
 
 
-def paired(x: torch.Tensor, size: int | None, dim: int) -> torch.Tensor:
-    """Along dim, for heads of so many numbers, those that rotary positions turn together beside each other: 0, S / 2, 1, S / 2 + 1, ..."""
-    if size is None:
-        return x
-    dim %= x.ndim
-    return x.unflatten(dim, (-1, 2, size // 2)).transpose(dim + 1, dim + 2).reshape(x.shape)
-
-
-def outputs_paired(layer: Layer, size: int | None) -> Layer:
-    """A layer that gives the same numbers `paired`; itself for no size."""
-    if size is None:
-        return layer
-    bias = None if layer.bias is None else paired(layer.bias, size, 0)
-    return replace(layer, weight=paired(layer.weight, size, 0), bias=bias, b=paired(layer.b, size, 0))
+def pairing(layer: nn.Module, size: int) -> torch.Tensor:
+    """For heads of so many numbers, int64 [outputs]: what rotary positions turn together side by side, 0, S / 2, 1, S / 2 + 1, ..."""
+    order = torch.arange(layer.out_features, device=layer.weight.device)
+    return order.view(-1, 2, size // 2).mT.flatten()
 
 
 def heads(x: torch.Tensor, size: int) -> torch.Tensor:

@@ -58,8 +58,8 @@ class Layout:
 class Heads:
     """Heads of one kind: `number` that share keys in groups of `groups`, of `size` numbers each.
 
-    folded: by position, then by group, [B, number / groups, T groups, size], as `lab.training.products.Attended` reads them;
-    else [B, number, T, size]. turned: they take rotary positions.
+    folded: by position, then by group, [B, number / groups, T groups, size], what is shared in the first row alone, as
+    `lab.training.products.Attended` reads queries; else [B, number, T, size]. turned: they take rotary positions.
     """
 
     number: int
@@ -85,6 +85,10 @@ class Heads:
             return x.view(x.shape[0], keyed, -1, self.groups, self.size).transpose(1, 2)
         return x.view(x.shape[0], keyed, self.groups, -1, self.size).permute(0, 3, 1, 2, 4)
 
+    def sharing(self, shared: torch.Tensor) -> torch.Tensor:
+        """Of what is shared, by rows, the rows that have it."""
+        return shared[:1] if self.folded else shared
+
     def apart(self, x: torch.Tensor) -> torch.Tensor:
         """x [N, width] as a view [N, number / groups, groups, size]."""
         return x.view(x.shape[0], -1, self.groups, self.size)
@@ -108,8 +112,9 @@ class Spread(torch.autograd.Function):
         for kind in kinds:
             packed = (turned if kind.turned else x[0])[:, start : start + kind.width]
             outs.append(kind.empty(x, layout.rows, layout.length))
-            for target, part in zip(layout.split(kind.by_position(outs[-1])), layout.parts(kind.apart(packed)), strict=True):
-                target.copy_(part)
+            (shared, own), (of_all, of_each) = layout.split(kind.by_position(outs[-1])), layout.parts(kind.apart(packed))
+            kind.sharing(shared).copy_(of_all)
+            own.copy_(of_each)
             start += kind.width
         return tuple(outs)
 
@@ -121,7 +126,7 @@ class Spread(torch.autograd.Function):
         for kind, gradient in zip(kinds, gradients, strict=True):
             of_shared, of_own = layout.parts(kind.apart(out[:, start : start + kind.width]))
             shared, own = layout.split(kind.by_position(gradient))
-            torch.sum(shared, dim=0, keepdim=True, out=of_shared)
+            torch.sum(kind.sharing(shared), dim=0, keepdim=True, out=of_shared)
             of_own.copy_(own)
             start += kind.width
         pairs(out[:, : turning(kinds)], angles).mul_(angles.conj()[:, None])

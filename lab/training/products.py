@@ -6,6 +6,7 @@ differs. All tensors of one call have one dtype. Checked by torch.autograd.gradc
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -47,7 +48,9 @@ class Adapted(torch.autograd.Function):
         flat = x.reshape(-1, x.shape[-1])
         outs = []
         for group, (downs, ups) in zip(frozen, by_group(frozen, factors), strict=True):
-            weight, bias = summed(group, downs, ups, transposed=True), biases(group)
+            narrows = len(group) == 1 and len(group[0][0]) <= flat.shape[1]  # then the other order pays for itself
+            weight, bias = summed(group, downs, ups, transposed=narrows), biases(group)
+            weight = weight if narrows else weight.T
             out = flat @ weight if bias is None else torch.addmm(bias, flat, weight)
             outs.append(out.view(*x.shape[:-1], -1))
         return tuple(outs)
@@ -114,7 +117,7 @@ class Normed(torch.autograd.Function):
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, weight, inverse = ctx.saved_tensors
         weighted = gradient * weight
-        along = torch.linalg.vecdot(weighted, x).unsqueeze(-1)
+        along = (weighted * x).sum(dim=-1, keepdim=True)  # torch.linalg.vecdot takes four times as long on a CPU
         along.mul_(inverse.pow(3)).div_(-x.shape[-1])
         return weighted.mul_(inverse).addcmul_(x, along), None, None
 
@@ -140,26 +143,25 @@ class Gated(torch.autograd.Function):
 class Attended(torch.autograd.Function):
     """Causal attention of q [B, H, T g, S] on k and v [B, H, T, S]: [B, H, T g, S]; g queries stand at each position, one after another.
 
-    The weights are kept for the backward: over short rows that is faster than to compute them again. They are computed in
-    bands of positions, so that less is computed of what a causal mask hides.
+    All rows begin alike with `shared` positions, which ask in the first row alone: in the others q is not read there, and
+    neither the result nor the gradient of q is written. The weights are kept for the backward: over short rows that is
+    faster than to compute them again. They are computed in bands of positions, so that less is computed of what a causal
+    mask hides.
     """
 
     BAND = 80
     """Positions; fewer hide less of the upper triangle in more and smaller products."""
 
     @staticmethod
-    def forward(ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scaling: float) -> torch.Tensor:
-        length, groups, kept = k.shape[2], q.shape[2] // k.shape[2], []
-        out = torch.empty_like(q)
+    def forward(ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scaling: float, shared: int) -> torch.Tensor:
+        ctx.scaling, ctx.bands = scaling, bands(k.shape[2], shared, q.shape[2] // k.shape[2], str(q.device), q.dtype)
+        out, kept = torch.empty_like(q), []
         asked, keys, values, found = (x.flatten(0, 1) for x in (q, k.mT, v, out))
-        for start, stop in bands(length):
-            future = torch.full((stop - start, stop), -torch.inf, dtype=q.dtype, device=q.device).triu_(start + 1)
-            future = future.repeat_interleave(groups, dim=0)
-            band = slice(start * groups, stop * groups)
-            scores = torch.baddbmm(future, asked[:, band], keys[..., :stop], alpha=scaling)
+        for queries, stop, future in ctx.bands:
+            rows = slice(k.shape[1] if stop <= shared else None)
+            scores = torch.baddbmm(future, asked[rows, queries], keys[rows, :, :stop], alpha=scaling)
             kept.append(torch.softmax(scores, dim=-1))
-            torch.bmm(kept[-1], values[:, :stop], out=found[:, band])
-        ctx.scaling, ctx.groups = scaling, groups
+            torch.bmm(kept[-1], values[rows, :stop], out=found[rows, queries])
         ctx.save_for_backward(q, k, v, *kept)
         return out
 
@@ -168,18 +170,28 @@ class Attended(torch.autograd.Function):
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         q, k, v, *kept = ctx.saved_tensors
         outs = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        asked, keys, values, of_found, of_asked, of_keys, of_values = (x.flatten(0, 1) for x in (q, k, v, gradient, *outs))
-        for (start, stop), weights in zip(bands(k.shape[2]), kept, strict=True):
-            band = slice(start * ctx.groups, stop * ctx.groups)
-            of_values[:, :stop].baddbmm_(weights.mT, of_found[:, band])
-            of_scores = of_found[:, band] @ values[:, :stop].mT
+        whole = [x.flatten(0, 1) for x in (q, k, v, gradient, *outs)]
+        for (queries, stop, _), weights in zip(ctx.bands, kept, strict=True):
+            asked, keys, values, of_found, of_asked, of_keys, of_values = (x[: len(weights)] for x in whole)
+            asked, of_found, of_asked = asked[:, queries], of_found[:, queries], of_asked[:, queries]
+            of_values[:, :stop].baddbmm_(weights.mT, of_found)
+            of_scores = of_found @ values[:, :stop].mT
             torch.ops.aten._softmax_backward_data.out(of_scores, weights, -1, weights.dtype, grad_input=of_scores)
-            torch.baddbmm(of_asked[:, band], of_scores, keys[:, :stop], beta=0, alpha=ctx.scaling, out=of_asked[:, band])
-            of_keys[:, :stop].baddbmm_(of_scores.mT, asked[:, band], alpha=ctx.scaling)
-        return *outs, None
+            torch.baddbmm(of_asked, of_scores, keys[:, :stop], beta=0, alpha=ctx.scaling, out=of_asked)
+            of_keys[:, :stop].baddbmm_(of_scores.mT, asked, alpha=ctx.scaling)
+        return *outs, None, None
 
 
-def bands(length: int) -> list[tuple[int, int]]:
-    """Of so many positions, from and to; as even as can be."""
-    number = -(-length // Attended.BAND)
-    return list(itertools.pairwise(length * end // number for end in range(number + 1)))
+@functools.lru_cache(maxsize=8)
+def bands(length: int, shared: int, groups: int, device: str, dtype: torch.dtype) -> list[tuple[slice, int, torch.Tensor]]:
+    """Of so many positions: the queries of a band, how many keys they may see, and minus infinity where they may not.
+
+    The mask is [queries, keys]. The first band is what is shared; the rest is as even as can be.
+    """
+    number, own = -(-(length - shared) // Attended.BAND), length - shared
+    edges = [0] * bool(shared) + [shared + own * end // number for end in range(number + 1)]
+    made = []
+    for start, stop in itertools.pairwise(edges):
+        future = torch.full((stop - start, stop), -torch.inf, dtype=dtype, device=device).triu_(start + 1)
+        made.append((slice(start * groups, stop * groups), stop, future.repeat_interleave(groups, dim=0)))
+    return made
