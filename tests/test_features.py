@@ -140,6 +140,30 @@ def test_no_pickle_is_ever_opened(world, tmp_path) -> None:
     assert np.isfinite(again.get(pictures[0][0])[0].numpy()).all()
 
 
+@pytest.mark.parametrize("dies", [False, True])
+def test_processes_share_the_images_and_one_that_dies_leaves_nothing_missing(world, tmp_path, monkeypatch, caplog, dies) -> None:
+    _, vlm, encoder, pictures = world
+    parent, whole = os.getpid(), FeatureStore.write
+
+    def write(store, shard) -> None:
+        if dies and os.getpid() != parent:
+            os.kill(os.getpid(), signal.SIGKILL)
+        whole(store, shard)
+
+    monkeypatch.setattr(features, "hands", lambda *_: 3)
+    monkeypatch.setattr(FeatureStore, "write", write)
+    seen: list[tuple[int, int]] = []
+    store = FeatureStore(tmp_path, vlm, encoder)
+    names = Names(keys_of(pictures))
+    distinct = len({key for key, _ in pictures})
+    assert store.fill(names, dict(pictures).__getitem__, vlm, encoder, lambda _, done, of, __: seen.append((done, of))) == distinct
+    assert seen[-1][1] == distinct and (seen[-1][0] == distinct or not dies)
+    assert ("ended early" in caplog.text) == dies
+    again = FeatureStore(tmp_path, vlm, encoder)
+    for key, picture in pictures[:10]:
+        assert torch.equal(again.get(key)[0], direct(vlm, encoder, picture))
+
+
 def test_a_full_cache_loses_what_nobody_uses_first(world, composer, tmp_path) -> None:
     """Least recently used first; a store in use stays, however old and large, and a removed one is computed again."""
     x, vlm, encoder, pictures = world

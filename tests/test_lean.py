@@ -15,7 +15,7 @@ from lab.config import Optim
 from lab.model.encoding import Encoder
 from lab.training.lean import Lean, keeps_weights, pairing
 from lab.training.learner import Learner, answer_loss
-from lab.training.packing import Heads, Layout, Packed, Spread
+from lab.training.packing import Heads, Layout, Packed, Spread, pack
 from lab.training.products import Attended, Gated, Layer, Normed, adapted, bands
 
 
@@ -95,9 +95,13 @@ def test_other_families(world, arm, tmp_path, family) -> None:
     assert lean.forwards and bool(lean.blocks) == (family != "qwen3_vl")
 
 
-def test_dropout_keeps_pefts_forward(arm) -> None:
-    vlm, _ = arm(lora_dropout=0.5)
+def test_dropout_keeps_pefts_forward_and_draws_for_every_token(world, arm, monkeypatch) -> None:
+    vlm, batch = arm(lora_dropout=0.5)
     assert len(Lean(vlm).forwards) == 2 * 5 + 1, "norms alone"
+    shared = []
+    monkeypatch.setattr("lab.training.lean.pack", lambda given: shared.append(given.shared) or pack(given))
+    assert torch.isfinite(Learner(vlm, Optim(), world[0].prompt, 1).loss(batch))
+    assert shared == [0] and batch.shared > 0
 
 
 def test_a_checkpointed_model_is_left_alone(world, arm) -> None:

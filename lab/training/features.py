@@ -15,7 +15,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import multiprocessing
 import os
+import sys
 import uuid
 import weakref
 import zlib
@@ -39,6 +41,8 @@ log = logging.getLogger(__name__)
 
 SHARD_IMAGES = 4096
 """Images in a shard at most."""
+WORTH_A_PROCESS = 128
+"""Images that a process more must have to itself."""
 BATCH_PATCHES = 16384
 """Patches that go through the tower at once at most."""
 
@@ -206,18 +210,49 @@ class FeatureStore:
         missing = [key for key in names.firsts() if self.find(key) is None]
         if not missing:
             return 0
+        number, left = hands(vlm, len(missing)), missing
+        if number > 1:
+            mine, *others = (missing[first::number] for first in range(number))
+            context = multiprocessing.get_context("fork")
+            count = context.Value("q", 0)
+            helpers = [context.Process(target=self.make, args=(part, read, vlm, encoder, silent, count)) for part in others]
+            for helper in helpers:
+                helper.start()
+            try:
+                self.make(mine, read, vlm, encoder, report, count, len(missing))
+            finally:
+                for helper in helpers:
+                    helper.join()
+            self.refresh()
+            left = [key for key in missing if self.find(key) is None]
+            if left:
+                codes = sorted({helper.exitcode for helper in helpers})
+                log.warning("a process that computed features ended early (exit codes %s); its %d images are computed here", codes, len(left))
+        self.make(left, read, vlm, encoder, report, multiprocessing.Value("q", len(missing) - len(left)), len(missing))
+        return len(missing)
+
+    def make(
+        self,
+        keys: Sequence[bytes],
+        read: Callable[[bytes], Picture],
+        vlm: Vlm,
+        encoder: Encoder,
+        report: Report,
+        count: Any,
+        total: int = 0,
+    ) -> None:
+        """Compute these images and write them. count: of images done by all who work on the `total`, shared by their processes."""
         shard: list[Loaded] = []
-        done = 0
-        for batch in batches(((key, read(key)) for key in missing), encoder):
+        for batch in batches(((key, read(key)) for key in keys), encoder):
             shard += compute(batch, vlm)
-            done += len(batch)
-            report("features of the frozen tower (images)", done, len(missing), "")
+            with count.get_lock():
+                count.value += len(batch)
+            report("features of the frozen tower (images)", count.value, total, "")
             if len(shard) >= SHARD_IMAGES:
                 self.write(shard)
                 shard = []
         if shard:
             self.write(shard)
-        return len(missing)
 
     def write(self, shard: Sequence[Loaded]) -> None:
         """Write one shard aside, flush it, rename it into place and map it."""
@@ -241,6 +276,17 @@ class FeatureStore:
             os.fsync(file.fileno())
         os.replace(temporary, self.folder / name)
         self.refresh()
+
+
+def hands(vlm: Vlm, images: int) -> int:
+    """How many processes share the images: one a core, forked, where the tower runs on the CPU with one thread.
+
+    A pool of threads does not survive a fork, nor does CUDA.
+    """
+    import torch
+
+    alone = sys.platform != "linux" or vlm.device.type != "cpu" or torch.get_num_threads() > 1 or torch.cuda.is_initialized()
+    return 1 if alone else max(1, min(len(os.sched_getaffinity(0)), images // WORTH_A_PROCESS))
 
 
 def checksum(values: torch.Tensor) -> int:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -43,6 +44,7 @@ class Lean:
         self.forwards: list[Forward] = [(module, partial(layer_forward, layer)) for module, layer in self.layers.items()]
         self.forwards += [(module, partial(norm_forward, module)) for module in modules if is_norm(module)]
         self.blocks = blocks(vlm)
+        self.random = any(isinstance(module, nn.Dropout) and module.p > 0 for module in modules)  # then no two tokens are alike
         self.turned = {
             layer: pairing(layer, block.self_attn.head_dim)
             for block in self.blocks
@@ -56,7 +58,7 @@ class Lean:
         if not self.blocks:
             with instead(self.forwards):
                 return self.vlm.logits(batch, batch.answer_rows)[:, :-1]
-        packed, layout = pack(batch)
+        packed, layout = pack(replace(batch, shared=0) if self.random else batch)
         last = [False] * (len(self.blocks) - 1) + [True]
         forwards = [(block, partial(self.block, block, layout, ends)) for block, ends in zip(self.blocks, last, strict=True)]
         with instead(self.forwards + forwards):
