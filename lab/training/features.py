@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+STAGE = "features of the frozen tower (images)"
 SHARD_IMAGES = 4096
 """Images in a shard at most."""
 WORTH_A_PROCESS = 128
@@ -210,26 +211,40 @@ class FeatureStore:
         missing = [key for key in names.firsts() if self.find(key) is None]
         if not missing:
             return 0
-        number, left = hands(vlm, len(missing)), missing
-        if number > 1:
-            mine, *others = (missing[first::number] for first in range(number))
-            context = multiprocessing.get_context("fork")
-            count = context.Value("q", 0)
-            helpers = [context.Process(target=self.make, args=(part, read, vlm, encoder, silent, count)) for part in others]
-            for helper in helpers:
-                helper.start()
-            try:
-                self.make(mine, read, vlm, encoder, report, count, len(missing))
-            finally:
-                for helper in helpers:
-                    helper.join()
-            self.refresh()
-            left = [key for key in missing if self.find(key) is None]
-            if left:
-                codes = sorted({helper.exitcode for helper in helpers})
-                log.warning("a process that computed features ended early (exit codes %s); its %d images are computed here", codes, len(left))
+        number = hands(vlm, len(missing))
+        left = missing if number == 1 else self.together(missing, number, read, vlm, encoder, report)
         self.make(left, read, vlm, encoder, report, multiprocessing.Value("q", len(missing) - len(left)), len(missing))
         return len(missing)
+
+    def together(
+        self, missing: Sequence[bytes], number: int, read: Callable[[bytes], Picture], vlm: Vlm, encoder: Encoder, report: Report
+    ) -> list[bytes]:
+        """Have so many processes, this one among them, compute images; return what one that died has left undone."""
+        context = multiprocessing.get_context("fork")
+        count, told = context.Value("q", 0), 0
+
+        def tell(stage: str, done: int, total: int, note: str) -> None:
+            nonlocal told
+            told = done
+            report(stage, done, total, note)
+
+        mine, *others = (missing[first::number] for first in range(number))
+        helpers = [context.Process(target=self.make, args=(part, read, vlm, encoder, silent, count)) for part in others]
+        for helper in helpers:
+            helper.start()
+        try:
+            self.make(mine, read, vlm, encoder, tell, count, len(missing))
+        finally:
+            for helper in helpers:
+                helper.join()
+        self.refresh()
+        left = [key for key in missing if self.find(key) is None]
+        if left:
+            codes = sorted({helper.exitcode for helper in helpers})
+            log.warning("a process that computed features ended early (exit codes %s); its %d images are computed here", codes, len(left))
+        elif told < len(missing):
+            report(STAGE, len(missing), len(missing), "")
+        return left
 
     def make(
         self,
@@ -247,7 +262,7 @@ class FeatureStore:
             shard += compute(batch, vlm)
             with count.get_lock():
                 count.value += len(batch)
-            report("features of the frozen tower (images)", count.value, total, "")
+            report(STAGE, count.value, total, "")
             if len(shard) >= SHARD_IMAGES:
                 self.write(shard)
                 shard = []
