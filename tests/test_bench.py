@@ -111,7 +111,7 @@ def test_operations_are_those_counted_by_hand(tiny) -> None:
     narrow, wide_rows = [(hidden, kv), (hidden, kv)], attention[:1] + attention[3:]
     expected = (blocks - 1) * linears(attention + feed_forward, tokens) + linears(narrow, tokens)
     expected += linears(wide_rows + feed_forward, asking)  # of the last block only the answer rows ask
-    first, *own = [len(future) * stop for _, stop, future in bands(length, batch.shared, 1, "cpu", torch.float32)]
+    first, *own = [len(future) * stop for _, stop, future in bands(length, batch.shared, 1, torch.device("cpu"), torch.float32)]
     expected += (blocks - 1) * (2 + 4) * 2 * (first + rows * sum(own)) * hidden
     expected += (2 + 5) * 2 * asking * length * hidden  # its backward computes the weights again
     expected += 2 * 2 * asking * hidden * text.vocab_size

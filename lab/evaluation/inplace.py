@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from lab.model import Vlm
-from lab.training.lean import Forward, blocks, factors, heads, is_norm, is_plain
+from lab.training.lean import Forward, blocks, factors, is_norm, is_plain
 from lab.training.products import Layer
 
 
@@ -84,6 +84,11 @@ def block_forward(
     )
     kept = attention.o_proj(found.flatten(2)).add_(hidden_states[:, -rows:])
     return block.mlp(block.post_attention_layernorm(kept)).add_(kept)
+
+
+def heads(x: torch.Tensor, size: int) -> torch.Tensor:
+    """[B, T, heads size] -> [B, heads, T, size]."""
+    return x.unflatten(-1, (-1, size)).transpose(1, 2)
 
 
 def turned(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """The same optimizer step in fewer operations; what it computes differs from the plain step by rounding alone.
 
-    products     LoRA layers, norms, gates and rotary positions by `lab.training.products`, in fewer passes over large tensors
+    products     LoRA layers, norms, gates and attention by `lab.training.products`, in fewer passes over large tensors
                  than PEFT's and Transformers' own expressions make.
     rows         packed: what begins all rows is read once, what ends them not at all, and attention needs no mask.
     last block   of what it gives, only the answer rows are read: queries, and all behind them, are computed for those alone.
@@ -166,11 +166,6 @@ def pairing(layer: nn.Module, size: int) -> torch.Tensor:
     """For heads of so many numbers, int64 [outputs]: what rotary positions turn together side by side, 0, S / 2, 1, S / 2 + 1, ..."""
     order = torch.arange(layer.out_features, device=layer.weight.device)
     return order.view(-1, 2, size // 2).mT.flatten()
-
-
-def heads(x: torch.Tensor, size: int) -> torch.Tensor:
-    """[B, T, heads size] -> [B, heads, T, size]."""
-    return x.unflatten(-1, (-1, size)).transpose(1, 2)
 
 
 def keeps_weights(block: nn.Module, x: torch.Tensor, length: int) -> bool:

@@ -1,4 +1,4 @@
-"""Expressions with their gradients in the fewest passes over large tensors: LoRA layers, RMSNorm, SwiGLU, rotary positions.
+"""Expressions with their gradients in the fewest passes over large tensors: LoRA layers, RMSNorm, SwiGLU, attention.
 
 Each is the textbook expression with its backward written out, so that sums accumulate in place; in exact arithmetic nothing
 differs. All tensors of one call have one dtype. Checked by torch.autograd.gradcheck (tests/test_lean.py).
@@ -69,7 +69,7 @@ class Adapted(torch.autograd.Function):
                 weight = summed(group, group_downs, group_ups)
                 of_x = rows @ weight if of_x is None else of_x.addmm_(rows, weight)
             start = 0
-            for (weight, _, scaling), b in zip(group, group_ups, strict=True):
+            for (_, _, scaling), b in zip(group, group_ups, strict=True):
                 row, part = rows[:, start : start + b.shape[0]], slice(first, first + b.shape[1])
                 torch.addmm(of_low[:, part], row, b, beta=0, alpha=scaling, out=of_low[:, part])
                 of_ups.append((low[:, part].T @ row).mul_(scaling).T)
@@ -154,7 +154,7 @@ class Attended(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scaling: float, shared: int) -> torch.Tensor:
-        ctx.scaling, ctx.bands = scaling, bands(k.shape[2], shared, q.shape[2] // k.shape[2], str(q.device), q.dtype)
+        ctx.scaling, ctx.bands = scaling, bands(k.shape[2], shared, q.shape[2] // k.shape[2], q.device, q.dtype)
         out, kept = torch.empty_like(q), []
         asked, keys, values, found = (x.flatten(0, 1) for x in (q, k.mT, v, out))
         for queries, stop, future in ctx.bands:
@@ -183,7 +183,7 @@ class Attended(torch.autograd.Function):
 
 
 @functools.lru_cache(maxsize=8)
-def bands(length: int, shared: int, groups: int, device: str, dtype: torch.dtype) -> list[tuple[slice, int, torch.Tensor]]:
+def bands(length: int, shared: int, groups: int, device: torch.device, dtype: torch.dtype) -> list[tuple[slice, int, torch.Tensor]]:
     """Of so many positions: the queries of a band, how many keys they may see, and minus infinity where they may not.
 
     The mask is [queries, keys]. The first band is what is shared; the rest is as even as can be.
