@@ -24,9 +24,10 @@ def exportable(vlm: Vlm) -> str | None:
     return vlm.family.architecture.plain_limit or None
 
 
-def export(vlm: Vlm, folder: Path, described: dict) -> None:
-    """Write merged weights (safetensors), processor, contract and a note. The model in memory is left as it is.
+def export(vlm: Vlm, folder: Path, described: dict, keep: bool = True) -> None:
+    """Write merged weights (safetensors), processor, contract and a note.
 
+    keep: the model in memory is left as it is; else its adapters are merged into it, which spares a copy.
     Raises `ModelError` if the folder holds anything, or if plain Transformers could not run the model.
     """
     why = exportable(vlm)
@@ -35,7 +36,7 @@ def export(vlm: Vlm, folder: Path, described: dict) -> None:
     if folder.exists() and any(folder.iterdir()):
         raise ModelError(f"{folder}: the folder is not empty, and nothing is overwritten. Name another one.")
     folder.mkdir(parents=True, exist_ok=True)
-    merged = copy.deepcopy(vlm.model)
+    merged = copy.deepcopy(vlm.model) if keep else vlm.model
     if hasattr(merged, "merge_and_unload"):
         merged = merged.merge_and_unload()
     merged.save_pretrained(str(folder))

@@ -12,6 +12,8 @@ from pathlib import Path
 from lab.bench.figures import BenchError
 
 SAMPLE_S = 0.5
+SHARE = 0.02
+"""Of one core that watching may take: Linux walks all pages of a process to say what it holds."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,12 @@ def run(command: Sequence[str], folder: Path, log: Path) -> Ran:
 
 
 def watch(root: int, peaks: list[float], ended: threading.Event) -> None:
-    """Note the memory of a process tree every `SAMPLE_S` seconds until it has ended."""
-    while not ended.wait(SAMPLE_S):
+    """Note the memory of a process tree until it has ended: every `SAMPLE_S` seconds, less often where that takes more than `SHARE`."""
+    pause = SAMPLE_S
+    while not ended.wait(pause):
+        start = time.thread_time()
         peaks.append(sum(proportional_mb(pid) for pid in tree(root)))
+        pause = max(SAMPLE_S, (time.thread_time() - start) / SHARE)
 
 
 def tree(root: int) -> list[int]:

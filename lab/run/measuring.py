@@ -96,9 +96,9 @@ def verify(x: Experiment, vlm: Vlm, examples: Examples, tokens: AnswerTokens, ru
     samples = [examples.split[i] for i in range(min(x.evaluation.probe_examples, len(examples)))]
     with tempfile.TemporaryDirectory(prefix="lab-export-") as scratch:
 
-        def plain(model_to_export: Vlm) -> Path:
+        def plain(reloaded: Vlm) -> Path:
             folder = Path(scratch) / "export"
-            export.export(model_to_export, folder, contract.load(run_dir))
+            export.export(reloaded, folder, contract.load(run_dir), keep=False)
             return folder
 
         checks, reference = equivalence.verify(

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 ROUNDS = 3
 """Visits to each kind; a run alone passes as many batches in its one visit. A batch is what scoring reads together."""
 
-GLANCE = 5
+GLANCE = 2
 """Examples of the short look at an arm whose turn comes later: what is known of it should the sweep die before."""
 
 Asked = tuple[str, int, int]
