@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 
 from lab import contract
@@ -24,10 +23,9 @@ def exportable(vlm: Vlm) -> str | None:
     return vlm.family.architecture.plain_limit or None
 
 
-def export(vlm: Vlm, folder: Path, described: dict, keep: bool = True) -> None:
-    """Write merged weights (safetensors), processor, contract and a note.
+def export(vlm: Vlm, folder: Path, described: dict) -> None:
+    """Write merged weights (safetensors), processor, contract and a note. Adapters are merged into the model in memory.
 
-    keep: the model in memory is left as it is; else its adapters are merged into it, which spares a copy.
     Raises `ModelError` if the folder holds anything, or if plain Transformers could not run the model.
     """
     why = exportable(vlm)
@@ -36,9 +34,7 @@ def export(vlm: Vlm, folder: Path, described: dict, keep: bool = True) -> None:
     if folder.exists() and any(folder.iterdir()):
         raise ModelError(f"{folder}: the folder is not empty, and nothing is overwritten. Name another one.")
     folder.mkdir(parents=True, exist_ok=True)
-    merged = copy.deepcopy(vlm.model) if keep else vlm.model
-    if hasattr(merged, "merge_and_unload"):
-        merged = merged.merge_and_unload()
+    merged = vlm.model.merge_and_unload() if hasattr(vlm.model, "merge_and_unload") else vlm.model
     merged.save_pretrained(str(folder))
     vlm.processor.save_pretrained(str(folder))
     contract.save(folder, described)

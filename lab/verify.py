@@ -62,7 +62,7 @@ def verify(runs_dir: Path, name: str, folder: Path | None = None) -> int:
         def plain(model: Vlm) -> Path:
             if folder is not None:
                 return folder
-            export.export(model, Path(scratch) / "export", trained, keep=False)
+            export.export(model, Path(scratch) / "export", trained)
             return Path(scratch) / "export"
 
         checks, _ = equivalence.verify(

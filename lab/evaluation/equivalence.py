@@ -142,7 +142,8 @@ def verify(
 ) -> tuple[list[Check], torch.Tensor]:
     """Compute the probe every way; return the checks and the reference logits.
 
-    reload: loads base, dials and adapter anew. plain: exports what was loaded, which it may change, to a folder. stored: logits kept from training.
+    reload: loads base, dials and adapter anew. plain: exports what was loaded, which it may change, to a folder.
+    stored: logits kept from training.
     """
     tolerance = TOLERANCE.get(getattr(torch, x.model.dtype.value), TOLERANCE[torch.bfloat16])
     examples = [encoder.example(sample) for sample in samples]

@@ -98,7 +98,7 @@ def verify(x: Experiment, vlm: Vlm, examples: Examples, tokens: AnswerTokens, ru
 
         def plain(reloaded: Vlm) -> Path:
             folder = Path(scratch) / "export"
-            export.export(reloaded, folder, contract.load(run_dir), keep=False)
+            export.export(reloaded, folder, contract.load(run_dir))
             return folder
 
         checks, reference = equivalence.verify(
