@@ -205,6 +205,7 @@ class TrainerSection:
     batch_size: samples per forward, of all devices together. devices: processes that train one arm, one GPU or core each.
     save_every: optimizer steps between checkpoints. max_time: HH:MM:SS from the command's start.
     restore_best: the weights of the best look at minival, by nll, are kept instead of the last.
+    gradient_checkpointing: None: on where a step would not fit into memory without it (`lab.training.capacity`).
     """
 
     max_steps: int | None = None
@@ -214,7 +215,7 @@ class TrainerSection:
     gradient_clip_val: float = 1.0
     val_every: int | None = None
     patience: int | None = None
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool | None = None
     feature_cache: bool = True
     num_workers: int = 0
     threads: int = 1

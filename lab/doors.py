@@ -77,7 +77,8 @@ def set_up_logging() -> None:
     handler.setFormatter(Formatter("%(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     sys.excepthook = lambda *error: sys.stderr.write(without_secrets("".join(traceback.format_exception(*error))))
-    warnings.filterwarnings("ignore", message=".*`is_gradient_checkpointing` is deprecated.*")  # PEFT asks by the old name
+    old = "(is_)?gradient_checkpointing(_enable|_disable)?"
+    warnings.filterwarnings("ignore", message=f".*`{old}` is deprecated.*")  # by PEFT too; the new names are not in every 5.x
     for name in ("httpx", "httpcore", "urllib3", "fsspec", "filelock", "alembic", "matplotlib", "datasets"):
         logging.getLogger(name).setLevel(logging.WARNING)
 

@@ -15,6 +15,7 @@ from lab.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from lab.config import Experiment
+    from lab.planning import Plan
     from lab.records import Splits
 
 DISCORDANCES = (0.05, 0.10, 0.20)
@@ -105,7 +106,7 @@ def cost(x: Experiment, given: argparse.Namespace, tokens: int, num_train: int |
     from lab import lora, planning
 
     flops, memory = planning.device(given.device)
-    found = planning.plan(x, tokens, images=2, text_tokens=given.text_tokens)
+    found = planning.plan(x, tokens, images=2, text_tokens=given.text_tokens, memory=memory)
     gigabytes = [value / 1e9 for value in (found.weight_bytes, found.adapter_bytes, found.activation_bytes, found.memory_bytes)]
     lines = [
         "",
@@ -114,6 +115,7 @@ def cost(x: Experiment, given: argparse.Namespace, tokens: int, num_train: int |
         f"{found.tokens} tokens an example ({found.image_tokens} per image, 2 images, {given.text_tokens} of text)",
         f"memory: weights {gigabytes[0]:.2f} GB, adapters with AdamW {gigabytes[1]:.2f}, activations {gigabytes[2]:.2f} "
         f"(batch {x.trainer.batch_size}), together {gigabytes[3]:.2f} of {memory / 1e9:.0f} GB on {given.device}",
+        checkpointing(x, found),
         f"training: {found.train_flops / 1e9:,.1f} GFLOP an example; evaluation: {found.eval_flops / 1e9:,.1f}",
     ]
     if num_train and found.train_flops:
@@ -123,11 +125,21 @@ def cost(x: Experiment, given: argparse.Namespace, tokens: int, num_train: int |
             f"{given.arms * epoch:,.1f} s for {given.arms} arms; expect 2 to 4 times that"
         )
     if found.memory_bytes > memory:
+        instead = "" if found.recomputes else ", or set trainer.gradient_checkpointing=null, which is on where it is needed"
         raise ConfigError(
             "\n".join(lines) + f"\nThis does not fit {given.device}. Lower trainer.batch_size and raise "
-            "trainer.accumulate_grad_batches, or set trainer.gradient_checkpointing=true."
+            f"trainer.accumulate_grad_batches{instead}."
         )
     return "\n".join(lines)
+
+
+def checkpointing(x: Experiment, found: Plan) -> str:
+    """Whether gradient checkpointing is on, and why."""
+    if x.trainer.gradient_checkpointing is not None:
+        return f"gradient checkpointing: {'on' if found.recomputes else 'off'}, as asked"
+    if found.recomputes:
+        return f"gradient checkpointing: on, as activations would take {found.plain_bytes / 1e9:.2f} GB without it"
+    return "gradient checkpointing: off, as it is not needed"
 
 
 if __name__ == "__main__":

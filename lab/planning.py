@@ -8,25 +8,21 @@ The arithmetic, for one example, in operations of `lab.flops`:
     adapters       three times their forward pass (forward, and both gradients), as added modules
     tower          its forward pass while it is frozen, twice that if an adapter sits in it; nothing where its features are cached
 
-Memory is weights, adapters with float32 gradient and two AdamW moments, and stored activations:
-about (34 H + 5 heads T / 2) bytes per token and layer at 2 bytes (Korthikanti et al. 2022, 2205.05198, section 4.1, without
-the attention matrix that SDPA never stores), or 2 H where gradient checkpointing is on.
+Memory is weights, adapters with float32 gradient and two AdamW moments, and what a step keeps for its backward
+(`lab.activations`), which decides whether gradient checkpointing is on where `trainer.gradient_checkpointing` is null.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
-from lab import conditioning, flops, lora, model, vision_tokens
+from lab import activations, conditioning, flops, lora, model, vision_tokens
+from lab.activations import Kept
 from lab.config import Experiment, trains
 from lab.data.images import decode
 from lab.errors import ConfigError, did_you_mean
 from lab.records import Sample
-
-if TYPE_CHECKING:
-    from transformers import PretrainedConfig
 
 DEVICES = {
     "h200": (990e12, 141e9),
@@ -38,11 +34,18 @@ DEVICES = {
 }
 """Dense bfloat16 (T4: float16) FLOP/s and bytes of memory by the makers' data sheets."""
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+ANSWER_ROWS = 3
+"""Positions of an example whose logits a step computes: an answer of one token, the end of its turn, and the one before them."""
+FILLS = 0.9
+"""Share of a device's memory that a step may plan with: the rest is the driver's, the allocator's gaps, and what we do not count."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """An experiment's size. tokens: positions of the language model; image_tokens: of one image; FLOPs of one example; bytes."""
+    """An experiment's size. tokens: positions of the language model; image_tokens: of one image; FLOPs of one example; bytes.
+
+    recomputes: with gradient checkpointing. plain_bytes: what activations would take without it.
+    """
 
     ledger: list[lora.LedgerRow]
     tokens: int
@@ -52,6 +55,8 @@ class Plan:
     weight_bytes: float
     adapter_bytes: float
     activation_bytes: float
+    plain_bytes: float
+    recomputes: bool
 
     @property
     def memory_bytes(self) -> float:
@@ -74,7 +79,7 @@ def on_meta(x: Experiment) -> model.Vlm:
         raise ConfigError(f"model.path={x.model.path}: its config.json cannot be read ({first}).") from None
     family.allow("vision_tokens", x.vision_tokens.name)
     with torch.device("meta"):
-        bare = AutoModelForImageTextToText.from_config(config, attn_implementation="eager")
+        bare = AutoModelForImageTextToText.from_config(config, attn_implementation="eager", dtype=getattr(torch, x.model.dtype.value))
         bare.requires_grad_(False)
         vlm = model.Vlm(bare, None, family)  # no processor is needed to count
         if x.vision_tokens.name == "resampler":
@@ -98,13 +103,15 @@ def seen_tokens(x: Experiment, sample: Sample) -> int | None:
     return max((math.prod(family.architecture.merged(config, grid)) for grid in grids), default=None)
 
 
-def plan(x: Experiment, tokens_per_image: int, images: int, text_tokens: int) -> Plan:
-    """Count parameters, FLOPs and bytes of an experiment whose examples have so many images and tokens."""
+def plan(x: Experiment, tokens_per_image: int, images: int, text_tokens: int, memory: float = math.inf) -> Plan:
+    """Count parameters, FLOPs and bytes of an experiment whose examples have so many images and tokens.
+
+    memory: bytes of a device, which decide whether gradient checkpointing is needed.
+    """
     import torch
 
     vlm = on_meta(x)
-    config, architecture = vlm.bare.config, vlm.family.architecture
-    shape = architecture.shape(config, text_tokens, images, tokens_per_image)
+    shape = vlm.family.architecture.shape(vlm.bare.config, text_tokens, images, tokens_per_image)
     if vlm.conditioner is not None and not vlm.conditioner.prefix:
         shape = replace(shape, length=text_tokens)
     parts, added = flops.by_part(vlm, shape), flops.added(vlm, shape)
@@ -117,18 +124,23 @@ def plan(x: Experiment, tokens_per_image: int, images: int, text_tokens: int) ->
     trained_tower = any(row.trainable for row in ledger if row.part in ("vision", "projector"))
     cached = x.trainer.feature_cache and not trained_tower
     tower = parts["vision"] + parts["projector"]
-    steps = (3.0 if x.trainer.gradient_checkpointing else 2.0) * parts["llm"] + 4.0 * parts["head"] + 3.0 * (adapters + added)
-    steps += 0.0 if cached else tower * (2.0 if trained_tower else 1.0)
     size = BYTES[x.model.dtype.value]
+    weight_bytes = float(sum(row.total - row.trainable for row in ledger) * size)
+    kept = activations.kept(vlm, replace(shape, rows=ANSWER_ROWS))
+    on = recomputes(x, weight_bytes + adapter_bytes(x, trainable), kept, memory)
+    steps = (3.0 if on else 2.0) * parts["llm"] + 4.0 * parts["head"] + 3.0 * (adapters + added)
+    steps += 0.0 if cached else tower * ((3.0 if on else 2.0) if trained_tower else 1.0)
     return Plan(
         ledger=ledger,
         tokens=shape.length,
         image_tokens=shape.tokens[0] if shape.tokens else 0,
         train_flops=steps if trains(x) else 0.0,
         eval_flops=forward,
-        weight_bytes=float(sum(row.total - row.trainable for row in ledger) * size),
+        weight_bytes=weight_bytes,
         adapter_bytes=adapter_bytes(x, trainable),
-        activation_bytes=activation_bytes(x, config, shape.length),
+        activation_bytes=activation_bytes(x, kept, on),
+        plain_bytes=activation_bytes(x, kept, False),
+        recomputes=on,
     )
 
 
@@ -137,12 +149,19 @@ def adapter_bytes(x: Experiment, trainable: int) -> float:
     return 16.0 * trainable if trains(x) else 0.0
 
 
-def activation_bytes(x: Experiment, config: PretrainedConfig, length: int) -> float:
-    """Bytes of the activations that one forward keeps for its backward, with prompts of so many positions."""
-    text = config.get_text_config()
-    per_layer = (2 if x.trainer.gradient_checkpointing else 17) * text.hidden_size
-    stored = x.trainer.batch_size * length * text.num_hidden_layers * per_layer * BYTES[x.model.dtype.value]
-    return float(stored) if trains(x) else 0.0
+def activation_bytes(x: Experiment, kept: Kept, recomputing: bool) -> float:
+    """Bytes that one forward on one device keeps for its backward. kept: of one example."""
+    samples = x.trainer.batch_size // x.trainer.devices
+    return samples * (kept.checkpointed if recomputing else kept.plain) if trains(x) else 0.0
+
+
+def recomputes(x: Experiment, fixed: float, kept: Kept, memory: float) -> bool:
+    """Whether an experiment trains with gradient checkpointing: as asked, else where a step would not fit without.
+
+    fixed: bytes of weights and of all that belongs to adapters. memory: bytes of the device.
+    """
+    asked = x.trainer.gradient_checkpointing
+    return fixed + activation_bytes(x, kept, False) > FILLS * memory if asked is None else asked
 
 
 def device(name: str) -> tuple[float, float]:

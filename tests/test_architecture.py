@@ -21,7 +21,7 @@ FLOW = (
     "model",
     "vision_tokens conditioning",
     "lora",
-    "adapter contract export flops planning",
+    "adapter contract export flops activations planning",
     "training",
     "evaluation",
     "tracking",

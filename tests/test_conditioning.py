@@ -17,6 +17,7 @@ from lab.evaluation import predictions, scoring
 from lab.model import Vlm
 from lab.model.answers import answer_tokens
 from lab.model.encoding import Encoder
+from lab.training import capacity
 from lab.training.learner import answer_loss
 
 FORMS = {
@@ -244,10 +245,8 @@ def test_gradient_checkpointing_gives_the_same_gradients(world, composer, form) 
         open_gates(changed)
         batch = collate(changed, world)
         changed.model.train()
-        if checkpointing:
-            changed.bare.gradient_checkpointing_enable({"use_reentrant": False})
+        capacity.recompute(changed, checkpointing)
         answer_loss(changed.logits(batch, batch.answer_rows), batch.labels).backward()
-        changed.bare.gradient_checkpointing_disable()
         changed.model.eval()
         gradients.append([p.grad for p in changed.extras["cross_attention"].parameters()])
     assert any(g.abs().max() > 0 for g in gradients[0])

@@ -13,6 +13,7 @@ from transformers.models.qwen2_vl.modeling_qwen2_vl import rotate_half
 from lab import data, lora
 from lab.config import Optim
 from lab.model.encoding import Encoder
+from lab.training import capacity
 from lab.training.lean import Lean, keeps_weights, pairing
 from lab.training.learner import Learner, answer_loss
 from lab.training.packing import Heads, Layout, Packed, Spread, pack
@@ -107,8 +108,7 @@ def test_dropout_keeps_pefts_forward_and_draws_for_every_token(world, arm, monke
 def test_a_checkpointed_model_is_left_alone(world, arm) -> None:
     """The second forward comes when the step has ended, and must be the first one's."""
     vlm, batch = arm()
-    vlm.bare.gradient_checkpointing_enable({"use_reentrant": False})
-    vlm.bare.enable_input_require_grads()
+    capacity.recompute(vlm, True)
     lean = compare(vlm, batch, world[0].prompt)
     assert lean.forwards and lean.blocks, "it could be trained leanly"
     assert torch.equal(lean.predicted(batch), vlm.logits(batch, batch.answer_rows)[:, :-1])

@@ -1,4 +1,4 @@
-"""Memory decides how many arms of a sweep ride together."""
+"""Memory decides how many arms of a sweep ride together, and whether one needs gradient checkpointing."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import logging
 import math
 
 import pytest
+import torch
 
+from lab import planning
 from lab import run as running
 from lab.run import memory
+from lab.training import capacity
 
 
 @pytest.fixture(scope="module")
@@ -18,34 +21,79 @@ def prepared(composer, tiny_folder, tmp_path_factory):
     return x, running.prepare(x)
 
 
-def test_an_arm_needs_what_it_does_not_share(prepared, composer) -> None:
+@pytest.fixture
+def given(prepared):
     x, base = prepared
-    given = [f"model.path={x.model.path}", f"tracking.cache_dir={x.tracking.cache_dir}"]
+    return [f"model.path={x.model.path}", "data.num_train=16", f"tracking.cache_dir={x.tracking.cache_dir}"], base
 
-    def need(*overrides):
-        return memory.own_bytes(composer(*given, *overrides), base)
+
+def test_an_arm_needs_what_it_does_not_share(given, composer) -> None:
+    overrides, base = given
+
+    def need(*more):
+        return memory.own_bytes(composer(*overrides, *more), base)
 
     plain = need()
     weights = sum(parameter.nbytes for parameter in base.vlm.bare.parameters())
     assert plain - need("evaluation.verify=false") == memory.GATE_COPIES * weights
-    assert need("lora.r=32") - plain == 16 * 11_200 * 16, "16 ranks more: in + out of every layer, four numbers of 4 bytes each"
-    activations = plain - need("trainer.max_steps=0", "lora=none") - 16 * 16 * 11_200
+    gate = memory.SURROUNDINGS + memory.GATE_COPIES * weights
+    assert need("trainer.max_steps=0", "lora=none") == gate
+    activations = plain - gate - 16 * 16 * 11_200
     assert need("trainer.batch_size=16") - plain == pytest.approx(activations)
-    assert need("trainer.gradient_checkpointing=true") == pytest.approx(plain - activations * 15 / 17)
+    between = 8 * 4 * 16 * 35 * length(base)
+    assert need("lora.r=32") - plain == pytest.approx(16 * 11_200 * 16 + between), "16 ranks more, and what is between A and B"
+    assert need("trainer.gradient_checkpointing=true") < plain - activations / 2
+
+
+def length(base) -> int:
+    (examples,) = (made["train"] for made in base.examples.values())
+    return capacity.longest(examples).length
+
+
+def test_the_memory_of_the_device_decides_on_gradient_checkpointing(given, composer, monkeypatch) -> None:
+    overrides, base = given
+    (examples,) = (made["train"] for made in base.examples.values())
+
+    def choice(*more) -> capacity.Choice:
+        x = composer(*overrides, *more)
+        return capacity.choose(x, base.vlm, examples, x.lora)
+
+    roomy = choice()
+    assert not roomy.on and not roomy.asked and roomy.there == capacity.total(torch.device("cpu"))
+    assert roomy.checkpointed < roomy.plain
+    need = roomy.fixed + roomy.plain
+    for there, on in ((need / planning.FILLS * 1.01, False), (need / planning.FILLS * 0.99, True)):
+        monkeypatch.setattr(capacity, "total", lambda device, processes, there=there: there)
+        assert choice().on == on
+        assert choice("trainer.gradient_checkpointing=true").on and not choice("trainer.gradient_checkpointing=false").on
+    facts = choice().facts()
+    assert facts["on"] and facts["by"] == "memory plan" and facts["device_gb"] == round(there / 1e9, 3)
+    assert choice().needed == roomy.fixed + roomy.checkpointed
+
+
+def test_what_a_device_has_is_all_of_it_or_what_is_allowed(tmp_path) -> None:
+    cpu = torch.device("cpu")
+    assert capacity.total(cpu, 1, tmp_path, tmp_path) == math.inf
+    (tmp_path / "meminfo").write_text("MemTotal:       2000 kB\nMemAvailable:   1000 kB\n")
+    assert capacity.total(cpu, 1, tmp_path, tmp_path) == 2000 * 1024
+    assert capacity.total(cpu, 4, tmp_path, tmp_path) == 500 * 1024
+    (tmp_path / "memory.max").write_text("700\n")
+    assert capacity.total(cpu, 1, tmp_path, tmp_path) == 700
+    assert 0 < capacity.total(cpu) < 2**50
 
 
 def test_room_is_the_least_of_what_is_there_and_what_is_allowed(tmp_path) -> None:
-    assert memory.room(tmp_path, tmp_path) == math.inf
+    assert capacity.room(tmp_path, tmp_path) == math.inf
     (tmp_path / "meminfo").write_text("MemTotal:       2000 kB\nMemAvailable:   1000 kB\n")
-    assert memory.room(tmp_path, tmp_path) == 1000 * 1024
+    assert capacity.room(tmp_path, tmp_path) == 1000 * 1024
     (tmp_path / "memory.current").write_text("300\n")
     (tmp_path / "memory.max").write_text("max\n")
-    assert memory.room(tmp_path, tmp_path) == 1000 * 1024
+    assert capacity.room(tmp_path, tmp_path) == 1000 * 1024
     (tmp_path / "memory.max").write_text("700\n")
-    assert memory.room(tmp_path, tmp_path) == 400
+    assert capacity.room(tmp_path, tmp_path) == 400
     (tmp_path / "memory.max").write_text("200\n")
-    assert memory.room(tmp_path, tmp_path) == 0
-    assert 0 < memory.room() < 2**50
+    assert capacity.room(tmp_path, tmp_path) == 0
+    assert 0 < capacity.room() < 2**50
 
 
 def test_fewer_ride_where_memory_is_short(prepared, monkeypatch, caplog) -> None:
@@ -53,7 +101,7 @@ def test_fewer_ride_where_memory_is_short(prepared, monkeypatch, caplog) -> None
     todo = [x] * 3
     need = memory.own_bytes(x, base)
     for share, riding in ((10.0, 4), (4.0, 4), (3.9, 3), (0.1, 1)):
-        monkeypatch.setattr(memory, "room", lambda share=share: share * need)
+        monkeypatch.setattr(capacity, "room", lambda share=share: share * need)
         caplog.clear()
         with caplog.at_level(logging.WARNING):
             assert running.riders(todo, base, 4) == riding

@@ -496,6 +496,17 @@ def test_smaller_batches_after_out_of_memory_are_told(tmp_path: Path) -> None:
     assert "Out of memory, lora.r=4 went on with smaller batches" in remarks_of(runs_dir)
 
 
+def test_gradient_checkpointing_of_some_arms_is_told(tmp_path: Path) -> None:
+    runs_dir = tmp_path / "runs"
+    few(runs_dir, {"lora.r": 2}, {"lora.r": 4})
+    for i, on in enumerate((False, True)):
+        assert "Gradient checkpointing" not in remarks_of(runs_dir)
+        run = runs.load(runs_dir, f"run{i}")
+        run.facts["gradient_checkpointing"] = {"on": on, "by": "memory plan"}
+        runs.save(runs_dir, run)
+    assert "Gradient checkpointing was on for lora.r=4 and off for others" in remarks_of(runs_dir)
+
+
 def test_latency_under_load_and_on_several_machines_is_told(tmp_path: Path) -> None:
     runs_dir = tmp_path / "runs"
     few(runs_dir, {"lora.r": 2}, {"lora.r": 4}, {"lora.r": 8})

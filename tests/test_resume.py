@@ -20,7 +20,7 @@ from lab import runs
 from lab.config import Experiment, identity
 from lab.errors import BusyError, ContractError, ModelError, TrainingError
 from lab.stopping import EXIT_CODE, Stopped
-from lab.training import checkpoints, watching
+from lab.training import capacity, checkpoints, watching
 from lab.training.checkpoints import BrokenCheckpoint, Checkpoint
 from lab.training.datamodule import SeededOrder
 from lab.training.learner import Learner
@@ -216,6 +216,30 @@ def test_out_of_memory_goes_on_with_smaller_batches(reference, monkeypatch, capl
     monkeypatch.setattr(Learner, "training_step", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("always")))
     with pytest.raises(ModelError, match="one sample does not fit"):
         alone(make("seed=5"))
+
+
+def test_the_choice_of_gradient_checkpointing_goes_with_the_run(reference, monkeypatch, tmp_path, caplog) -> None:
+    """Begun where memory is short, gone on with where it is not: as if it had never moved."""
+    _, make = reference
+    stays, moves = (make(f"tracking.runs_dir={tmp_path}/{name}") for name in ("stays", "moves"))
+    with monkeypatch.context() as patch:
+        patch.setattr(capacity, "total", lambda *_: 1e6)
+        prepared = running.prepare(stays)
+        run = running.run_arm(stays, prepared, running.new_run(stays, "command"), time.time())
+        cut(patch, Keeper, "on_train_batch_start", lambda trainer: trainer.global_step == 11)
+        with pytest.raises(PowerCut):
+            alone(moves)
+    assert "so gradient checkpointing is on" in caplog.text
+    chosen = run.facts["gradient_checkpointing"]
+    assert chosen["on"] and chosen["by"] == "memory plan" and chosen["device_gb"] == 0.001
+    modules = list(prepared.vlm.bare.modules())
+    assert not any(getattr(module, "gradient_checkpointing", False) for module in modules), "the base is left as it was"
+    assert not prepared.vlm.bare.get_input_embeddings()._forward_hooks
+    again = alone(moves)
+    assert again.facts["gradient_checkpointing"] | {"on": True, "by": "checkpoint"} == again.facts["gradient_checkpointing"]
+    assert again.facts["resumed_at_step"] == 10
+    assert essence(moves) == essence(stays)
+    assert not alone(make("seed=5")).facts["gradient_checkpointing"]["on"]
 
 
 def test_one_process_at_a_time_and_stale_runs_are_told(small, monkeypatch) -> None:

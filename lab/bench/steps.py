@@ -25,7 +25,7 @@ from lab.model import Vlm
 from lab.model.encoding import to_device
 from lab.records import Batch
 from lab.run.assembly import attached
-from lab.training import loop
+from lab.training import capacity, loop
 from lab.training.datamodule import DataModule, Examples
 from lab.training.learner import Learner
 
@@ -123,6 +123,7 @@ def bare_steps(x: Experiment, vlm: Vlm, train: Examples) -> Round:
 def begin(x: Experiment, vlm: Vlm, train: Examples) -> tuple[Learner, Iterator[Batch]]:
     """The learner and its batches as the real loop has them at its first step, random numbers included."""
     steps = loop.num_steps(x, len(train))
+    x = capacity.settled(x, capacity.choose(x, vlm, train).on)
     learner = Learner(vlm, x.optim, x.prompt, steps)
     loop.prepare_model(x, learner)
     data = DataModule(train, train, x.trainer, (x.trainer.batch_size, x.trainer.accumulate_grad_batches), x.seed, steps)

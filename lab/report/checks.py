@@ -23,7 +23,8 @@ def remarks(selection: Selection, results: Sequence[Result]) -> list[str]:
     """All that is wrong or odd with the arms of a report, in sentences; an empty list if nothing is."""
     measured = [result for result in results if isinstance(result, Measured)]
     found: list[str] = []
-    for check in (different_questions, different_training, smaller_batches, different_tokens, little_mass, unlike_the_record, no_interval):
+    checks = (different_questions, different_training, smaller_batches, some_recompute)
+    for check in (*checks, different_tokens, little_mass, unlike_the_record, no_interval):
         found += check(measured)
     found += broken_requirements(measured)
     found += different_versions([m.arm for m in measured]) + shared_machine(selection.arms, measured)
@@ -67,6 +68,18 @@ def smaller_batches(measured: Sequence[Measured]) -> list[str]:
     return [
         f"Out of memory, {named(those)} went on with smaller batches and as many samples per optimizer step: the same samples in "
         "the same order, sums in another one."
+    ]
+
+
+def some_recompute(measured: Sequence[Measured]) -> list[str]:
+    """Arms of which some needed gradient checkpointing and others did not."""
+    groups = split_by(measured, lambda m: fact(m.arm, "gradient_checkpointing", "on"))
+    those = groups.get(True, [])
+    if not those or not groups.get(False):
+        return []
+    return [
+        f"Gradient checkpointing was on for {named(those)} and off for others: sums in another order, and slower steps. "
+        "trainer.gradient_checkpointing=true has it on for all."
     ]
 
 

@@ -22,7 +22,7 @@ from lab.model import Vlm
 from lab.progress import Report, silent
 from lab.runs import cut_curves
 from lab.stopping import deferred
-from lab.training import checkpoints, devices
+from lab.training import capacity, checkpoints, devices
 from lab.training.allocation import keep_freed_memory
 from lab.training.checkpoints import Checkpoint
 from lab.training.datamodule import DataModule, Examples
@@ -103,14 +103,23 @@ def train(
     sample does not fit into memory, `Stopped` where the run is asked to stop.
     """
     keep_freed_memory()
+    choice = capacity.choose(x, vlm, splits["train"])
+    if choice.on and not choice.asked:
+        log.warning(
+            "memory: a step would need %.1f GB of %.1f GB, so gradient checkpointing is on, which takes about a third more compute. "
+            "trainer.gradient_checkpointing=false says otherwise.", (choice.fixed + choice.plain) / 1e9, choice.there / 1e9,
+        )  # fmt: skip
+    x = capacity.settled(x, choice.on)
     learner = Learner(vlm, x.optim, x.prompt, num_steps(x, len(splits["train"])))
     fresh = {f"weights.{name}": value.detach().cpu().clone() for name, value in trained(learner).items()}
-    facts: dict[str, Any] = {}
+    facts: dict[str, Any] = {"gradient_checkpointing": choice.facts()}
     micro = (x.trainer.batch_size, x.trainer.accumulate_grad_batches)
     while True:
         resumed = fitting(checkpoints.newest(run_dir), alike or {})
         if resumed is not None:
             micro = min(micro, tuple(resumed.facts["micro"]))
+            x = capacity.settled(x, resumed.facts["gradient_checkpointing"])
+            facts["gradient_checkpointing"] |= {"on": x.trainer.gradient_checkpointing, "by": "checkpoint"}
             facts.setdefault("resumed_at_step", resumed.step)
         else:
             put_weights(learner, Checkpoint(fresh, {}))
@@ -168,6 +177,7 @@ def fit(
                 last = keeper.keep(trainer, learner, ended=True)
         finally:
             learner.to(device)  # Lightning leaves a model on the CPU
+            capacity.recompute(learner.vlm, False)
     else:
         put_weights(learner, resumed)
         last = resumed.facts
@@ -186,12 +196,11 @@ def fit(
 
 
 def prepare_model(x: Experiment, learner: Learner) -> None:
-    """Seed dropout and put the model into training mode."""
+    """Seed dropout and put the model into training mode. Whether it recomputes has been settled."""
+    assert x.trainer.gradient_checkpointing is not None
     torch.manual_seed(x.seed)
     learner.vlm.model.train()
-    if x.trainer.gradient_checkpointing:
-        learner.vlm.bare.gradient_checkpointing_enable({"use_reentrant": False})
-        learner.vlm.bare.enable_input_require_grads()
+    capacity.recompute(learner.vlm, x.trainer.gradient_checkpointing)
 
 
 def lightning_trainer(

@@ -107,6 +107,7 @@ class Keeper(Callback):
         facts = {
             **taken.facts,
             "micro": list(self.micro),
+            "gradient_checkpointing": self.section.gradient_checkpointing,
             "alike": self.alike,
             "early_stopping": early_state(self.early),
             "best": self.best,

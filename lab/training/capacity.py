@@ -1,0 +1,127 @@
+"""How much memory a device has, and whether a training fits into it without gradient checkpointing.
+
+The choice follows from the experiment, the first examples and the size of the device, not from what happens to be free, so
+that an arm chooses alone as it does beside others. A run keeps its choice in its checkpoints.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from lab import activations, lora, planning
+from lab.config import Experiment, LoraDial
+from lab.model import Vlm
+from lab.records import Shape
+from lab.training.datamodule import Examples
+
+LOOKED_AT = 16
+"""Examples whose length is looked at."""
+PROC, CGROUP = Path("/proc"), Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Whether a training recomputes activations (gradient checkpointing). asked: the config says so.
+
+    fixed, plain, checkpointed: bytes of weights and adapters, and of activations without and with it; there: of the device.
+    """
+
+    on: bool
+    asked: bool
+    fixed: float
+    plain: float
+    checkpointed: float
+    there: float
+
+    @property
+    def needed(self) -> float:
+        """Bytes that a training needs as chosen."""
+        return self.fixed + (self.checkpointed if self.on else self.plain)
+
+    def facts(self) -> dict[str, object]:
+        """The choice as plain values for `run.json`, memory in GB."""
+        sizes = {"fixed": self.fixed, "activations": self.plain, "activations_with": self.checkpointed, "device": self.there}
+        gigabytes = {f"{name}_gb": round(value / 1e9, 3) for name, value in sizes.items() if math.isfinite(value)}
+        return {"on": self.on, "by": "trainer.gradient_checkpointing" if self.asked else "memory plan", **gigabytes}
+
+
+def choose(x: Experiment, vlm: Vlm, train: Examples, dial: LoraDial | None = None) -> Choice:
+    """What `trainer.gradient_checkpointing` comes to on this machine.
+
+    dial: an adapter that is not attached yet and is counted in.
+    """
+    trainable = sum(parameter.numel() for parameter in lora.trainable(vlm).values())
+    trainable += lora.adapter_parameters(vlm, dial) if dial is not None and dial.r else 0
+    kept = activations.kept(vlm, longest(train), dial)
+    weights = sum(parameter.nbytes for parameter in vlm.bare.parameters() if not parameter.requires_grad)
+    fixed, there = weights + planning.adapter_bytes(x, trainable), total(vlm.device, x.trainer.devices)
+    return Choice(
+        planning.recomputes(x, fixed, kept, there),
+        x.trainer.gradient_checkpointing is not None,
+        fixed,
+        *(planning.activation_bytes(x, kept, on) for on in (False, True)),
+        there,
+    )
+
+
+def longest(train: Examples) -> Shape:
+    """The size of the longest of the first examples, with its answer."""
+    found = []
+    for i in range(min(LOOKED_AT, len(train))):
+        example = train[i]
+        shape, answer = train.encoder.shape(example), len(example.text.answer_ids)
+        found.append(replace(shape, length=shape.length + answer, rows=answer + 1))
+    return max(found, key=lambda shape: (shape.length, shape.grids))
+
+
+def total(device: torch.device, processes: int = 1, proc: Path = PROC, cgroup: Path = CGROUP) -> float:
+    """Bytes of memory that a device has, or that a control group allows; on a CPU a part of it for each of so many processes."""
+    if device.type == "cuda":
+        return float(torch.cuda.get_device_properties(device).total_memory)
+    limits = [value for value in (meminfo(proc, "MemTotal"), allowed(cgroup)) if value is not None]
+    return min(limits, default=math.inf) / processes
+
+
+def room(proc: Path = PROC, cgroup: Path = CGROUP) -> float:
+    """Bytes that processes may still take: what Linux calls available, or less where a control group allows less; else unlimited."""
+    limits = [math.inf if (there := meminfo(proc, "MemAvailable")) is None else there]
+    most, taken = allowed(cgroup), cgroup / "memory.current"
+    if most is not None and taken.is_file():
+        limits.append(most - float(taken.read_text()))
+    return max(0.0, min(limits))
+
+
+def meminfo(proc: Path, key: str) -> float | None:
+    """A number of Linux's /proc/meminfo in bytes; None elsewhere."""
+    if not (proc / "meminfo").is_file():
+        return None
+    values = dict(line.split(":") for line in (proc / "meminfo").read_text().splitlines())
+    return 1024.0 * int(values[key].split()[0])
+
+
+def allowed(cgroup: Path) -> float | None:
+    """Bytes that this control group may take in all; None where nobody limits it."""
+    most = cgroup / "memory.max"
+    return float(most.read_text()) if most.is_file() and most.read_text().strip() != "max" else None
+
+
+def settled(x: Experiment, on: bool) -> Experiment:
+    """The experiment with its choice made."""
+    return replace(x, trainer=replace(x.trainer, gradient_checkpointing=on))
+
+
+def recompute(vlm: Vlm, on: bool) -> None:
+    """Switch gradient checkpointing on a model on or off, whatever it was.
+
+    Transformers' hooks that make embeddings require a gradient are for the reentrant kind only; they would draw a gradient
+    through a frozen tower.
+    """
+    if on:
+        vlm.bare.gradient_checkpointing_enable({"use_reentrant": False})
+        vlm.bare.disable_input_require_grads()
+    elif any(getattr(module, "gradient_checkpointing", False) for module in vlm.bare.modules()):
+        vlm.bare.gradient_checkpointing_disable()
