@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.metadata
 import logging
 import multiprocessing
 import os
 import shlex
+import shutil
 import signal
+import sqlite3
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -60,6 +63,37 @@ def tables_lock(uri: str) -> Path:
     return Path(tempfile.gettempdir()) / f"vlm-lab-{os.getuid()}-{name}.lock"
 
 
+def lay_tables(uri: str, cache: Path) -> None:
+    """Begin a new SQLite store as a copy of one that has MLflow's tables already; leave every other store alone.
+
+    MLflow makes them by all its migrations, one after another, which take seconds. The copied store is made so once for each of its
+    versions, and kept in `cache`. It knows no experiment: MLflow makes its default one where it opens a store.
+    """
+    from sqlalchemy.engine import make_url
+
+    name = make_url(uri).database if uri.startswith("sqlite:") else None
+    if not name or name.startswith((":", "file:")) or Path(name).exists():
+        return
+    cache.mkdir(parents=True, exist_ok=True)
+    ready = cache / f"mlflow-{importlib.metadata.version('mlflow')}.db"
+    if not ready.is_file():
+        migrate(ready)
+    with contextlib.suppress(OSError), tempfile.TemporaryDirectory(dir=Path(name).parent) as folder:  # else MLflow makes the tables
+        os.link(shutil.copy(ready, folder), name)  # not a file that somebody made meanwhile
+
+
+def migrate(ready: Path) -> None:
+    """Make a store with MLflow's tables and nothing in them."""
+    from mlflow import MlflowClient
+
+    with tempfile.TemporaryDirectory(dir=ready.parent) as folder:
+        made = Path(folder) / ready.name
+        MlflowClient(tracking_uri=f"sqlite:///{made.resolve()}").search_experiments()
+        with contextlib.closing(sqlite3.connect(made)) as store, store:
+            store.execute("DELETE FROM experiments")
+        made.replace(ready)
+
+
 class Courier:
     """Delivers run folders of one `runs_dir` to one MLflow experiment. An absent server is said once and costs no run.
 
@@ -87,6 +121,7 @@ class Courier:
             logging.getLogger("alembic").setLevel(logging.WARNING)
             logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # what it would say of an error, `_tell` says
             with one_at_a_time(tables_lock(self.uri)):
+                lay_tables(self.uri, Path(self.section.cache_dir))
                 self._client = MlflowClient(tracking_uri=self.uri)
         return self._client
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.metadata
 import json
 import logging
 import multiprocessing
@@ -25,7 +27,7 @@ from lab import delivered, runs, sync
 from lab.config import Tracking
 from lab.errors import ConfigError
 from lab.runs import Run, Sweep
-from lab.tracking import Background, Courier
+from lab.tracking import Background, Courier, lay_tables
 
 ROOT = Path(__file__).parents[1]
 ARMS = 4
@@ -269,7 +271,7 @@ def test_a_slow_server_slows_no_step(server, tmp_path, told, monkeypatch) -> Non
 
 def test_a_new_sqlite_file_takes_four_processes_at_once_and_one_is_killed(tmp_path) -> None:
     """They race for the tables, the experiment and the parent; the courier of a killed process delivers what it left."""
-    section = Tracking(runs_dir=str(tmp_path / "runs"), uri=f"sqlite:///{tmp_path}/new.db")
+    section = Tracking(runs_dir=str(tmp_path / "runs"), cache_dir=str(tmp_path / "cache"), uri=f"sqlite:///{tmp_path}/new.db")
     living = arms_at_once(section, rows=100, killed="arm2")
     for process in living:
         process.join()
@@ -279,6 +281,55 @@ def test_a_new_sqlite_file_takes_four_processes_at_once_and_one_is_killed(tmp_pa
     found = stored(tmp_path / "new.db")
     assert found["arm2"].total() == 200
     assert all(found[name] == logged(tmp_path / "runs", name) for name in found if name != "arm2")
+
+
+def opened(folder: Path, cache: Path, name: str = "store.db") -> Courier:
+    """A courier whose store, in a folder of its own, has been opened and holds a run."""
+    folder.mkdir()
+    courier = Courier(Tracking(runs_dir=str(folder), cache_dir=str(cache), uri=f"sqlite:///{folder}/{name}"))
+    run = begin(folder, "one")
+    write_rows(folder / "one", 3)
+    end(folder, run)
+    assert courier.deliver("one")
+    assert stored(folder / name)["one"] == logged(folder, "one")
+    return courier
+
+
+def tables(database: Path) -> tuple[set[str], list[str]]:
+    """What makes a store's tables and indices, and its revision."""
+    with contextlib.closing(sqlite3.connect(database)) as store:
+        made = {sql for (sql,) in store.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")}
+        return made, [revision for (revision,) in store.execute("SELECT version_num FROM alembic_version")]
+
+
+def test_migrations_are_paid_once(tmp_path, migrated, monkeypatch) -> None:
+    """A second new store is a copy with the same tables, but its default experiment lies beside it."""
+    from mlflow.store.db import utils
+
+    cache = tmp_path / "cache"
+    monkeypatch.chdir(tmp_path)
+    opened(tmp_path / "first", cache)
+    (ready,) = cache.iterdir()
+    monkeypatch.setattr(utils, "_initialize_tables", None)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    second = opened(tmp_path / "second", cache)
+    assert tables(tmp_path / "second" / "store.db") == tables(tmp_path / "first" / "store.db") == tables(migrated)
+    assert Path(second.client().get_experiment("0").artifact_location).parents[1] == tmp_path / "elsewhere"
+    with contextlib.closing(sqlite3.connect(ready)) as store:
+        assert store.execute("SELECT count(*) FROM experiments").fetchone() == store.execute("SELECT count(*) FROM runs").fetchone() == (0,)
+    assert sorted(path.name for path in (tmp_path / "second").iterdir()) == ["one", "store.db"]
+
+
+def test_what_is_no_new_sqlite_file_is_left_alone(tmp_path, migrated) -> None:
+    (tmp_path / "there.db").write_bytes(b"somebody's")
+    for uri in (f"sqlite:///{tmp_path}/there.db", "sqlite://", "sqlite:///:memory:", "http://127.0.0.1:9", str(tmp_path / "mlruns")):
+        lay_tables(uri, tmp_path / "cache")
+    assert [path.name for path in tmp_path.iterdir()] == ["there.db"] and (tmp_path / "there.db").read_bytes() == b"somebody's"
+    (tmp_path / "cache").mkdir()
+    shutil.copy(migrated, tmp_path / "cache" / f"mlflow-{importlib.metadata.version('mlflow')}.db")
+    lay_tables(f"sqlite:///{tmp_path}/nowhere/new.db", tmp_path / "cache")
+    assert not (tmp_path / "nowhere").exists(), "MLflow says what is wrong"
 
 
 def test_a_locked_sqlite_file_is_waited_for_and_told_once(tmp_path, migrated, caplog) -> None:
