@@ -15,6 +15,7 @@ Memory is weights, adapters with float32 gradient and two AdamW moments, and wha
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, replace
 
 from lab import activations, conditioning, flops, lora, model, vision_tokens
@@ -22,6 +23,7 @@ from lab.activations import Kept
 from lab.config import Experiment, trains
 from lab.data.images import decode
 from lab.errors import ConfigError, did_you_mean
+from lab.model import precision
 from lab.records import Sample
 
 DEVICES = {
@@ -114,7 +116,7 @@ def plan(x: Experiment, tokens_per_image: int, images: int, text_tokens: int, me
     shape = vlm.family.architecture.shape(vlm.bare.config, text_tokens, images, tokens_per_image)
     if vlm.conditioner is not None and not vlm.conditioner.prefix:
         shape = replace(shape, length=text_tokens)
-    parts, added = flops.by_part(vlm, shape), flops.added(vlm, shape)
+    parts, added, saved = flops.by_part(vlm, shape), flops.added(vlm, shape), saved_bytes(x, vlm)
     with torch.device("meta"):
         lora.attach(vlm, x.lora)
     forward = flops.forward(vlm, [shape])
@@ -125,7 +127,7 @@ def plan(x: Experiment, tokens_per_image: int, images: int, text_tokens: int, me
     cached = x.trainer.feature_cache and not trained_tower
     tower = parts["vision"] + parts["projector"]
     size = BYTES[x.model.dtype.value]
-    weight_bytes = float(sum(row.total - row.trainable for row in ledger) * size)
+    weight_bytes = float(sum(row.total - row.trainable for row in ledger) * size) - saved
     kept = activations.kept(vlm, replace(shape, rows=ANSWER_ROWS))
     on = recomputes(x, weight_bytes + adapter_bytes(x, trainable), kept, memory)
     steps = (3.0 if on else 2.0) * parts["llm"] + 4.0 * parts["head"] + 3.0 * (adapters + added)
@@ -142,6 +144,16 @@ def plan(x: Experiment, tokens_per_image: int, images: int, text_tokens: int, me
         plain_bytes=activation_bytes(x, kept, False),
         recomputes=on,
     )
+
+
+def saved_bytes(x: Experiment, vlm: model.Vlm) -> float:
+    """Bytes that quantisation takes from the weights of a model without adapters: it is the language model's blocks that are quantised."""
+    size = precision.bytes_a_weight(x.model)
+    if size is None:
+        return 0.0
+    block = re.compile(vlm.family.parts["llm"].block + r"\.")
+    weights = sum(math.prod(lora.features(each)) for name, each in vlm.bare.named_modules() if block.match(name) and lora.is_linear(each))
+    return weights * (BYTES[x.model.dtype.value] - size)
 
 
 def adapter_bytes(x: Experiment, trainable: int) -> float:

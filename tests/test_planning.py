@@ -40,6 +40,16 @@ def test_parameters_of_the_2b(composer, two_billion) -> None:
     assert found.adapter_bytes == 16 * 18_464_768
 
 
+@pytest.mark.parametrize(("options", "bits"), [(["nf4"], 4.127), (["nf4", "model.double_quantisation=false"], 4.5), (["int8"], 8.0)])
+def test_weights_of_a_quantised_2b(composer, two_billion, options, bits) -> None:
+    """Its blocks' linear layers alone; bits a weight as Dettmers et al. 2023 (2305.14314) give them."""
+    kind, *more = options
+    x = composer("model=qwen2_vl_2b", f"model.path={two_billion}", f"model.quantisation={kind}", *more)
+    layers = 28 * (2 * 1536 * 1536 + 2 * 1536 * 256 + 3 * 1536 * 8960)
+    expected = 2 * (2_208_985_600 - layers) + layers * bits / 8
+    assert planning.plan(x, 256, images=2, text_tokens=70).weight_bytes == pytest.approx(expected, rel=1e-4)
+
+
 @pytest.mark.parametrize(("tokens", "forward", "tower", "floor"), [(16, 268, 165, 714), (64, 522, 676, 1747), (256, 1554, 2962, 6165)])
 def test_flops_of_the_2b(composer, two_billion, tokens, forward, tower, floor) -> None:
     """GFLOP an example, within 3 % of figures worked out independently (they leave the answer rows out)."""

@@ -56,6 +56,21 @@ def quantised(dial: ModelDial, family: Family, config: PretrainedConfig) -> dict
     return {"quantization_config": settings}
 
 
+def bytes_a_weight(dial: ModelDial) -> float | None:
+    """Bytes of one weight of a quantised layer, its share of the scales included; None where nothing is quantised.
+
+    nf4 keeps half a byte, and a scale for 64 weights: in float32, or (double quantisation) in 8 bits with a float32 scale for 256 of
+    these (Dettmers et al. 2023, 2305.14314, section 3).
+    """
+    match dial.quantisation:
+        case Quantisation.nf4:
+            return 0.5 + (1.0 + 4.0 / 256 if dial.double_quantisation else 4.0) / 64
+        case Quantisation.int8:
+            return 1.0
+        case Quantisation.none:
+            return None
+
+
 def outside_the_blocks(family: Family, config: PretrainedConfig) -> list[str]:
     """Full names of the linear layers that are not inside a block of the language model."""
     import torch
