@@ -12,7 +12,8 @@ Counted for one example, where a gradient passes, as PEFT's and Transformers' ow
     head        the logits, and their logarithms in float32
 
 A frozen matrix keeps nothing of what it reads. Not counted: the attention matrix, which SDPA never stores (there is more with
-attn_implementation=eager), modules that `vision_tokens` and `conditioning` add, and what single operations need for a moment.
+attn_implementation=eager), what DoRA adds to LoRA, modules that `vision_tokens` and `conditioning` add, and what single operations
+need for a moment.
 `lab.training.lean` keeps less. tests/test_activations.py holds this against what autograd keeps.
 """
 
