@@ -20,17 +20,15 @@ need for a moment.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from lab import lora
 from lab.config import LoraDial
 from lab.model import Vlm
+from lab.model.precision import is_norm
 from lab.records import Shape
-
-if TYPE_CHECKING:
-    from torch import nn
 
 ORDER = ("vision", "projector", "other", "llm", "head")
 """Parts as they run."""
@@ -67,17 +65,16 @@ def kept(vlm: Vlm, shape: Shape, dial: LoraDial | None = None) -> Kept:
     """What a training step keeps of one example. dial: an adapter that is not attached yet and is counted in."""
     walk = Walk(vlm, dial)
     positions = vlm.family.architecture.counts(vlm.bare.config, shape)
-    blocks, entering, outside = dict.fromkeys(walk.blocks, 0.0), dict.fromkeys(walk.blocks, 0.0), 0.0
+    blocks: defaultdict[str | None, float] = defaultdict(float)
+    entering: dict[str, float] = {}
     for name in walk.counted:
-        block, part = walk.within.get(name), walk.part_of(name)
-        number = positions[vlm.family.architecture.place(name, part)]
-        if block is not None and not entering[block]:
+        block = walk.within.get(name)
+        number = positions[vlm.family.architecture.place(name, walk.part_of(name))]
+        if block is not None and block not in entering:
             entering[block] = number * walk.size * walk.widths(name)[0]
             blocks[block] += entering[block]  # what attention gives is as wide
-        if block is None:
-            outside += number * walk.bytes_of(name)
-        else:
-            blocks[block] += number * walk.bytes_of(name)
+        blocks[block] += number * walk.bytes_of(name)
+    outside = blocks.pop(None, 0.0)
     return Kept(sum(blocks.values()), sum(entering.values()), max(blocks.values(), default=0.0), outside)
 
 
@@ -102,8 +99,8 @@ class Walk:
         self.blocks = [name for name, module in modules.items() if isinstance(module, GradientCheckpointingLayer)]
         self.within: dict[str, str] = {}
         block = None
-        for name, module in self.modules.items():  # what is in a block follows it
-            block = name if isinstance(module, GradientCheckpointingLayer) else block
+        for name in self.modules:  # what is in a block follows it
+            block = name if name in self.blocks else block
             if block is not None and name.startswith(f"{block}."):
                 self.within[name] = block
         self.head = next(name for name, module in modules.items() if module is vlm.bare.get_output_embeddings())
@@ -159,8 +156,3 @@ class Walk:
         self.read.add((parent, taken))
         reading = (0 if shared else FLOAT32) + (FLOAT32 + 1 if self.dropout else 0)
         return taken * reading + self.ranks[name] * FLOAT32
-
-
-def is_norm(module: nn.Module) -> bool:
-    """Whether a module is a norm of what it reads."""
-    return "Norm" in type(module).__name__ and getattr(module, "weight", None) is not None

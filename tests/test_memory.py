@@ -42,12 +42,17 @@ def test_an_arm_needs_what_it_does_not_share(given, composer) -> None:
     assert need("trainer.batch_size=16") - plain == pytest.approx(activations)
     between = 8 * 4 * 16 * 35 * length(base)
     assert need("lora.r=32") - plain == pytest.approx(16 * 11_200 * 16 + between), "16 ranks more, and what is between A and B"
-    assert need("trainer.gradient_checkpointing=true") < plain - activations / 2
+    x = composer(*overrides)
+    (examples,) = (made["train"] for made in base.examples.values())
+    choice = capacity.choose(x, base.vlm, examples, x.lora)
+    assert choice.plain == pytest.approx(activations)
+    recomputing = need("trainer.gradient_checkpointing=true")
+    assert recomputing == pytest.approx(plain - choice.plain + choice.checkpointed) and recomputing < plain - activations / 2
 
 
 def length(base) -> int:
     (examples,) = (made["train"] for made in base.examples.values())
-    return capacity.longest(examples).length
+    return examples.longest.length
 
 
 def test_the_memory_of_the_device_decides_on_gradient_checkpointing(given, composer, monkeypatch) -> None:

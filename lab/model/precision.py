@@ -83,19 +83,23 @@ def outside_the_blocks(family: Family, config: PretrainedConfig) -> list[str]:
     return [name for name in linears if not re.match(block + r"\.", name)]
 
 
+def is_norm(module: torch.nn.Module) -> bool:
+    """Whether a module is a normalisation layer with a weight: its class is called `...Norm`."""
+    return type(module).__name__.endswith("Norm") and getattr(module, "weight", None) is not None
+
+
 def norms_in_float32(model: torch.nn.Module) -> None:
     """Let every normalisation layer compute, and keep its weights, in float32; what it returns has its old dtype again.
 
-    A layer is one whose class is called `...Norm`. Nothing changes where weights are float32 already.
+    Nothing changes where weights are float32 already.
     """
     import torch
 
     for module in model.modules():
-        weight = getattr(module, "weight", None)
-        if not type(module).__name__.endswith("Norm") or weight is None or weight.dtype == torch.float32:
+        if not is_norm(module) or module.weight.dtype == torch.float32:
             continue
         module.register_forward_pre_hook(upcast)
-        module.register_forward_hook(Downcast(weight.dtype))
+        module.register_forward_hook(Downcast(module.weight.dtype))
         module.float()
 
 

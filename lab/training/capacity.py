@@ -15,11 +15,8 @@ import torch
 from lab import activations, lora, planning
 from lab.config import Experiment, LoraDial
 from lab.model import Vlm
-from lab.records import Shape
 from lab.training.datamodule import Examples
 
-LOOKED_AT = 16
-"""Examples whose length is looked at."""
 PROC, CGROUP = Path("/proc"), Path("/sys/fs/cgroup")
 
 
@@ -56,7 +53,7 @@ def choose(x: Experiment, vlm: Vlm, train: Examples, dial: LoraDial | None = Non
     """
     trainable = sum(parameter.numel() for parameter in lora.trainable(vlm).values())
     trainable += lora.adapter_parameters(vlm, dial) if dial is not None and dial.r else 0
-    kept = activations.kept(vlm, longest(train), dial)
+    kept = activations.kept(vlm, train.longest, dial)
     weights = sum(parameter.nbytes for parameter in vlm.bare.parameters() if not parameter.requires_grad)
     fixed, there = weights + planning.adapter_bytes(x, trainable), total(vlm.device, x.trainer.devices)
     return Choice(
@@ -66,16 +63,6 @@ def choose(x: Experiment, vlm: Vlm, train: Examples, dial: LoraDial | None = Non
         *(planning.activation_bytes(x, kept, on) for on in (False, True)),
         there,
     )
-
-
-def longest(train: Examples) -> Shape:
-    """The size of the longest of the first examples, with its answer."""
-    found = []
-    for i in range(min(LOOKED_AT, len(train))):
-        example = train[i]
-        shape, answer = train.encoder.shape(example), len(example.text.answer_ids)
-        found.append(replace(shape, length=shape.length + answer, rows=answer + 1))
-    return max(found, key=lambda shape: (shape.length, shape.grids))
 
 
 def total(device: torch.device, processes: int = 1, proc: Path = PROC, cgroup: Path = CGROUP) -> float:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 from array import array
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import lightning as L
@@ -20,7 +22,7 @@ from lab.config import TrainerSection
 from lab.model import Vlm
 from lab.model.encoding import Encoder, Example, Text
 from lab.progress import Report, silent
-from lab.records import Batch, Picture, Split
+from lab.records import Batch, Picture, Shape, Split
 from lab.training import devices
 from lab.training.features import FeatureStore, Names, image_key
 
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 log = logging.getLogger(__name__)
+
+LOOKED_AT = 16
+"""Examples whose length is looked at, to know what memory a batch takes."""
 
 
 class Texts:
@@ -88,6 +93,16 @@ class Examples(Dataset[Example]):
         if self.texts is None:
             self.texts = Texts(self.encoder.text(self.split[i]) for i in range(len(self)))
         return computed
+
+    @cached_property
+    def longest(self) -> Shape:
+        """The size of the longest of the first `LOOKED_AT` examples, with its answer. Arms that share examples look once."""
+        found = []
+        for i in range(min(LOOKED_AT, len(self))):
+            example = self[i]
+            shape, answer = self.encoder.shape(example), len(example.text.answer_ids)
+            found.append(replace(shape, length=shape.length + answer, rows=answer + 1))
+        return max(found, key=lambda shape: (shape.length, shape.grids))
 
     def image_keys(self, index: int) -> tuple[bytes, ...]:
         """`image_key` of each image of a sample."""
