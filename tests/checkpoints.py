@@ -129,14 +129,21 @@ def make_vit_gpt2(seed: int = 0) -> tuple[PreTrainedModel, Pair]:
 
 def with_adapters(dial: ModelDial, chosen: Experiment, **lora_values: Any) -> Vlm:
     """A model with the dials of an experiment and adapters of rank 4 that have left their start, in evaluation mode."""
-    import torch
-
     from lab import conditioning, lora, model, vision_tokens
 
     vlm = model.load(dial)
     vision_tokens.install(vlm, chosen.vision_tokens, 0)
     conditioning.install(vlm, chosen.conditioning, 0)
     lora.attach(vlm, dataclasses.replace(chosen.lora, r=4, **lora_values), seed=0)
+    return moved(vlm)
+
+
+def moved(vlm: Vlm) -> Vlm:
+    """The same with adapters and gates that have left their start, in evaluation mode."""
+    import torch
+
+    from lab import lora
+
     torch.manual_seed(1)
     for name, parameter in lora.trainable(vlm).items():
         if "lora_B" in name or name.endswith("gate"):

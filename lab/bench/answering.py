@@ -57,7 +57,7 @@ def measure(x: Experiment, vlm: Vlm, examples: Examples, batches: int = 3, repor
                 logits = [scoring.answer_logits(vlm, to_device(part, vlm.device)) for part in item.features]
             true, false = log_masses(torch.cat(logits), tokens)
             middle = now(vlm.device)
-            texts = generation.generate_texts(vlm, to_device(item.pixels, vlm.device))
+            texts = generation.texts(vlm, generation.write(vlm, to_device(item.pixels, vlm.device)))
             end = now(vlm.device)
             report("scoring against generating (batches)", done, len(todo), "")
             if done == 0:

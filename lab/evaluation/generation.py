@@ -1,12 +1,16 @@
-"""Answers by free generation, to be held against answers from logits (`lab.evaluation.scoring`)."""
+"""Answers by free generation, to be held against answers from logits (`lab.evaluation.scoring`).
+
+Both read an arm through `Vlm.inputs`, so that what dials do with image tokens is part of either.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from lab.config import PromptDial
+from lab.evaluation import stages
 from lab.model import Vlm
 from lab.model.encoding import to_device
 from lab.progress import Report, silent
@@ -36,10 +40,44 @@ def read_answer(text: str, dial: PromptDial) -> bool | None:
     return None
 
 
-def generate_texts(vlm: Vlm, batch: Batch) -> list[str]:
-    """Greedy continuation of every prompt of a batch, without special tokens."""
-    new = vlm.family.architecture.generate(vlm, batch, MAX_NEW_TOKENS)
-    return vlm.processor.tokenizer.batch_decode(new, skip_special_tokens=True)
+@dataclass(frozen=True)
+class Written:
+    """What was written for a batch: tokens int64 [B, up to `MAX_NEW_TOKENS`], padded behind the end of a turn.
+
+    logits: of the first of them, [B, vocabulary].
+    """
+
+    tokens: torch.Tensor
+    logits: torch.Tensor
+
+
+def write(vlm: Vlm, batch: Batch, number: int = MAX_NEW_TOKENS) -> Written:
+    """Greedy continuation of every prompt of a left-padded batch with pixels by at most `number` tokens."""
+    seen = stages.see(vlm, batch)
+    read = stages.read(vlm, batch, seen)
+    padding, ends = vlm.processor.tokenizer.pad_token_id, torch.tensor(end_ids(vlm), device=read.logits.device)
+    token = read.logits.argmax(dim=1)
+    tokens, ended = [token], torch.isin(token, ends)
+    while len(tokens) < number and not ended.all():
+        logits = stages.write(vlm, stages.next_inputs(vlm, batch, seen, token), read.cache)
+        token = torch.where(ended, padding, logits.argmax(dim=1))
+        tokens.append(token)
+        ended |= torch.isin(token, ends)
+        longer = torch.cat([batch.attention_mask, torch.ones_like(token)[:, None]], dim=1)
+        batch = replace(batch, attention_mask=longer, position_ids=batch.position_ids[..., -1:] + 1)
+    return Written(torch.stack(tokens, dim=1), read.logits)
+
+
+def end_ids(vlm: Vlm) -> list[int]:
+    """Tokens that end a turn: the tokenizer's, and those of the checkpoint's generation config."""
+    named = getattr(vlm.bare.generation_config, "eos_token_id", None)
+    listed = named if isinstance(named, list) else [named]
+    return sorted({token for token in (vlm.processor.tokenizer.eos_token_id, *listed) if token is not None})
+
+
+def texts(vlm: Vlm, written: Written) -> list[str]:
+    """What was written, without special tokens."""
+    return vlm.processor.tokenizer.batch_decode(written.tokens, skip_special_tokens=True)
 
 
 def generate(
@@ -50,8 +88,7 @@ def generate(
     vlm.model.eval()
     with torch.inference_mode():
         for batch in eval_batches(examples, batch_size, pixels=True):
-            texts = generate_texts(vlm, to_device(batch, vlm.device))
-            pairs = zip(batch.sample_ids, texts, strict=True)
+            pairs = zip(batch.sample_ids, texts(vlm, write(vlm, to_device(batch, vlm.device))), strict=True)
             out += [Generated(sample_id, text, read_answer(text, dial)) for sample_id, text in pairs]
             report(f"generating {split} (examples)", len(out), len(examples), "")
     return out

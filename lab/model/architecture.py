@@ -77,9 +77,6 @@ class Architecture(Protocol):
     def again(self, vlm: Vlm, batch: Batch) -> dict[str, Any]:
         """Those of them that it must be given again with every further token, beside its cache. Images come as features."""
 
-    def generate(self, vlm: Vlm, batch: Batch, number: int) -> torch.Tensor:
-        """Greedy continuation of every prompt by at most `number` tokens, int64 [B, up to number]."""
-
     def place(self, module: str, part: str) -> str:
         """Where a layer is applied: a key of `counts`. part: of the model, or `head` for the output embedding."""
 

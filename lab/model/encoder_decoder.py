@@ -133,23 +133,6 @@ class EncoderDecoder:
         states, seen = joined(vlm, batch)
         return {"encoder_hidden_states": states, "encoder_attention_mask": seen}
 
-    def generate(self, vlm: Vlm, batch: Batch, number: int) -> torch.Tensor:
-        """One forward pass a token; a row that has ended goes on with padding."""
-        import torch
-
-        tokenizer, inputs = vlm.processor.tokenizer, vlm.inputs(batch)
-        written: list[torch.Tensor] = []
-        for _ in range(number):
-            token = self.reader(vlm)(**inputs, use_cache=False, logits_to_keep=1).logits[:, -1].argmax(1)
-            if written:
-                ended = (written[-1] == tokenizer.eos_token_id) | (written[-1] == tokenizer.pad_token_id)
-                token = torch.where(ended, tokenizer.pad_token_id, token)
-            written.append(token)
-            grown = {"input_ids": token, "attention_mask": torch.ones_like(token)}
-            grown["position_ids"] = inputs["position_ids"][:, -1] + 1
-            inputs |= {key: torch.cat([inputs[key], column[:, None]], 1) for key, column in grown.items()}
-        return torch.stack(written, 1)
-
     def place(self, module: str, part: str) -> str:
         """Keys and values of cross-attention are made of states, the pooler's of one state an image."""
         if part == "llm" and "crossattention.c_attn" in module:

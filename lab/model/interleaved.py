@@ -116,22 +116,6 @@ class Interleaved:
         """Nothing: images are in the cache."""
         return {}
 
-    def generate(self, vlm: Vlm, batch: Batch, number: int) -> torch.Tensor:
-        """Through Transformers' own call, from pixels; it knows nothing of what dials do with image tokens."""
-        images = {}
-        if batch.pixel_values is not None:
-            images = {"pixel_values": batch.pixel_values, "image_grid_thw": batch.image_grid_thw}
-        written = vlm.model.generate(
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
-            mm_token_type_ids=batch.mm_token_type_ids,
-            do_sample=False,
-            max_new_tokens=number,
-            pad_token_id=vlm.processor.tokenizer.pad_token_id,
-            **images,
-        )
-        return written[:, batch.input_ids.shape[1] :]
-
     def place(self, module: str, part: str) -> str:
         """One place a part."""
         return {"vision": "patches", "projector": "merged", "llm": "text", "head": "rows"}[part]
