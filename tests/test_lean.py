@@ -11,7 +11,7 @@ from checkpoints import FAMILIES, save, with_adapters
 from transformers.models.qwen2_vl.modeling_qwen2_vl import rotate_half
 
 from lab import data, lora
-from lab.config import Optim
+from lab.config import DType, Optim
 from lab.model.encoding import Encoder
 from lab.training import capacity
 from lab.training.lean import Lean, keeps_weights, pairing
@@ -94,6 +94,32 @@ def test_other_families(world, arm, tmp_path, family) -> None:
     vlm, batch = arm(dial=save(family, tmp_path))
     lean = compare(vlm, batch, world[0].prompt)
     assert lean.forwards and bool(lean.blocks) == (family != "qwen3_vl")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("dials", [["lora=all"], ["conditioning=cross_attention"], ["vision_tokens=resampler", "vision_tokens.budget=4"]])
+def test_in_sixteen_bits_the_step_is_the_plain_one_to_the_bit(world, arm, tmp_path, family, dtype, dials) -> None:
+    """And both lie as far from the same step in float32 as 16 bits are coarse: some units in the last place of the loss."""
+    if family == "qwen3_vl" and dials != ["lora=all"]:
+        dials = []
+    saved = save(family, tmp_path)
+    steps = {}
+    for given in ("float32", dtype):
+        dial = dataclasses.replace(saved, dtype=DType(given), fp32_layernorms=given != "float32" and family == "qwen2_5_vl")
+        vlm, batch = arm(*dials, dial=dial)
+        learner = Learner(vlm, Optim(), world[0].prompt, 1)
+        loss = answer_loss(vlm.logits(batch, batch.answer_rows), batch.labels)
+        steps[given] = loss, gradients(vlm, loss)
+        if given != "float32":
+            lean = learner.loss(batch)
+            assert torch.equal(lean, loss)
+            assert all(torch.equal(one, steps[given][1][name]) for name, one in gradients(vlm, lean).items())
+            assert not learner.lean.blocks and not learner.lean.forwards
+    (exact, expected), (coarse, found) = steps["float32"], steps[dtype]
+    assert abs(coarse - exact) <= 8 * torch.finfo(getattr(torch, dtype)).eps * exact
+    ours, theirs = (torch.cat([side[name].flatten().double() for name in sorted(expected)]) for side in (found, expected))
+    assert (ours - theirs).norm() <= 0.1 * theirs.norm()
 
 
 def test_dropout_keeps_pefts_forward_and_draws_for_every_token(world, arm, monkeypatch) -> None:

@@ -5,9 +5,10 @@
     rows         packed: what begins all rows is read once, what ends them not at all, and attention needs no mask.
     last block   of what it gives, only the answer rows are read: queries, and all behind them, are computed for those alone.
 
-Only while training: validation, scoring and every saved file know nothing of it. A layer that is not plain LoRA in
-float32 (dropout, DoRA, a 16-bit or quantised base) keeps PEFT's forward; with gradient checkpointing, whose second forward
-comes after the step's, nothing is changed at all. Equality with the plain step: tests/test_lean.py.
+Only while training: validation, scoring and every saved file know nothing of it. It is written for float32 alone: over a model
+that computes in 16 bits the step is PEFT's and Transformers' own. A layer that is not plain LoRA (dropout, DoRA, a quantised
+base) keeps PEFT's forward; with gradient checkpointing, whose second forward comes after the step's, nothing is changed at all.
+Equality with the plain step, in every dtype: tests/test_lean.py.
 """
 
 from __future__ import annotations
@@ -37,13 +38,14 @@ class Lean:
     """What of a model can be trained leanly, found once."""
 
     def __init__(self, vlm: Vlm) -> None:
-        modules = list(vlm.bare.modules())
         self.vlm = vlm
-        self.checkpointed = [module for module in modules if hasattr(module, "gradient_checkpointing")]
+        self.checkpointed = [module for module in vlm.bare.modules() if hasattr(module, "gradient_checkpointing")]
+        known = computes_in(vlm) == torch.float32
+        modules = list(vlm.bare.modules()) if known else []
         self.layers = {module: factors(module) for module in modules if is_plain(module)}
         self.forwards: list[Forward] = [(module, partial(layer_forward, layer)) for module, layer in self.layers.items()]
         self.forwards += [(module, partial(norm_forward, module)) for module in modules if is_norm(module)]
-        self.blocks = blocks(vlm)
+        self.blocks = blocks(vlm) if known else []
         self.random = any(isinstance(module, nn.Dropout) and module.p > 0 for module in modules)  # then no two tokens are alike
         self.turned = {
             layer: pairing(layer, block.self_attn.head_dim)
@@ -160,6 +162,11 @@ def untouched(layer: nn.Module) -> Layer | None:
         return None
     weight = layer.weight
     return Layer(weight, layer.bias, weight.new_empty(0, weight.shape[1]), weight.new_empty(weight.shape[0], 0), 0.0)
+
+
+def computes_in(vlm: Vlm) -> torch.dtype:
+    """The dtype in which hidden states go from block to block; norms may compute in another (`model.fp32_layernorms`)."""
+    return vlm.bare.get_input_embeddings().weight.dtype
 
 
 def pairing(layer: nn.Module, size: int) -> torch.Tensor:
