@@ -25,7 +25,7 @@ def save(vlm: Vlm, folder: Path) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     if hasattr(vlm.model, "peft_config"):
-        vlm.model.save_pretrained(str(folder), safe_serialization=True)
+        vlm.model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)  # the base has them
     tensors = {
         f"{extra}.{name}": tensor.detach().contiguous().cpu()
         for extra, module in vlm.extras.items()
@@ -41,6 +41,13 @@ def load(vlm: Vlm, folder: Path) -> None:
     Raises `ModelError` if files are missing, if a saved tensor finds no place in the model or a place no tensor, or if the
     adapter computes nothing: PEFT alone would warn at most, and answer with the bare base.
     """
+    place(vlm, folder)
+    if (folder / PEFT_WEIGHTS).is_file():
+        require_delta(vlm, folder)
+
+
+def place(vlm: Vlm, folder: Path) -> None:
+    """The same of an adapter that may compute nothing yet."""
     if not (folder / PEFT_WEIGHTS).is_file() and not (folder / EXTRAS).is_file():
         raise ModelError(f"{folder}: there is no {PEFT_WEIGHTS} in it; an adapter is read from safetensors only.")
     if (folder / PEFT_WEIGHTS).is_file():
@@ -96,7 +103,6 @@ def load_peft(vlm: Vlm, folder: Path) -> None:
             f"{len(outcome.unexpected_keys)} tensors have no place and {len(missing)} places no tensor (first: {example}). "
             "Its base or its key names are others."
         )
-    require_delta(vlm, folder)
 
 
 def require_delta(vlm: Vlm, folder: Path) -> None:

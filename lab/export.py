@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lab import contract
+from lab import contract, lora
 from lab.errors import ModelError
 from lab.model import Vlm
 
@@ -34,7 +34,7 @@ def export(vlm: Vlm, folder: Path, described: dict) -> None:
     if folder.exists() and any(folder.iterdir()):
         raise ModelError(f"{folder}: the folder is not empty, and nothing is overwritten. Name another one.")
     folder.mkdir(parents=True, exist_ok=True)
-    merged = vlm.model.merge_and_unload() if hasattr(vlm.model, "merge_and_unload") else vlm.model
+    merged = lora.merge(vlm.model) if hasattr(vlm.model, "merge_and_unload") else vlm.model
     merged.save_pretrained(str(folder))
     vlm.processor.save_pretrained(str(folder))
     contract.save(folder, described)

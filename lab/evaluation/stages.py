@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lab import lora
 from lab.model import Vlm
 from lab.model.visual import reduce_images
 from lab.records import Batch
@@ -95,4 +96,4 @@ def merged(vlm: Vlm) -> Vlm | None:
     }
     tensors = [*vlm.model.parameters(), *vlm.model.buffers()]
     shared = {id(tensor): tensor for tensor in tensors if id(tensor) not in changed}
-    return replace(vlm, model=copy.deepcopy(vlm.model, shared).merge_and_unload(), starts={})
+    return replace(vlm, model=lora.merge(copy.deepcopy(vlm.model, shared)), starts={})

@@ -7,12 +7,13 @@ so its logits are bit-identical to the checkpoint's.
 from lab.lora.attaching import ADAPTER, attach, detach, settle, verify
 from lab.lora.counting import LedgerRow, ledger, ledger_facts, ledger_text
 from lab.lora.initialisations import INITS, Init, init_of
-from lab.lora.rates import learning_rate, parameter_groups, trainable
+from lab.lora.merging import merge
+from lab.lora.rates import learning_rate, parameter_groups, parameters, trainable
 from lab.lora.sizing import adapter_parameters, added_parameters, sized
 from lab.lora.targets import PRESETS, features, is_linear, target_names, target_pattern
 
 __all__ = [
     "ADAPTER", "INITS", "PRESETS", "Init", "LedgerRow", "adapter_parameters", "added_parameters", "attach", "detach", "features",
-    "init_of", "is_linear", "learning_rate", "ledger", "ledger_facts", "ledger_text", "parameter_groups", "settle", "sized",
+    "init_of", "is_linear", "learning_rate", "ledger", "ledger_facts", "ledger_text", "merge", "parameter_groups", "parameters", "settle", "sized",
     "target_names", "target_pattern", "trainable", "verify",
 ]

@@ -83,21 +83,22 @@ def attach(vlm: Vlm, dial: LoraDial, seed: int = 0) -> None:
         vlm.starts[name] = (weight, *(matrix.detach().clone() for matrix in first))
 
 
-def settle(vlm: Vlm) -> None:
+def settle(vlm: Vlm, fresh: bool = False) -> None:
     """Write an adapter that was trained on a changed base as one of rank 2r on the checkpoint's own weights.
 
     W_res + s B A = W + s [B, -B0] [A; A0], where W_res = W - s B0 A0 and A0, B0 are the matrices at the start. The saved
     adapter then needs no initialisation to be repeated when it is loaded, here or by plain PEFT, and the base is whole
     again for the next arm. Does nothing after an initialisation that leaves the base alone.
 
-    Raises `ModelError` if no matrix has left its start, which an adapter that does not start at zero hides otherwise.
+    Raises `ModelError` if no matrix has left its start, which an adapter that does not start at zero hides otherwise; fresh:
+    none has yet.
     """
     if not vlm.starts:
         return
     import torch
 
     layers = {name: vlm.bare.get_submodule(name) for name in vlm.starts}
-    if all(
+    if not fresh and all(
         torch.equal(layers[name].lora_A[ADAPTER].weight, a_start) and torch.equal(layers[name].lora_B[ADAPTER].weight, b_start)
         for name, (_, a_start, b_start) in vlm.starts.items()
     ):

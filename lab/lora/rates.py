@@ -11,12 +11,17 @@ if TYPE_CHECKING:
     import torch
 
 
-def trainable(vlm: Vlm) -> dict[str, torch.nn.Parameter]:
-    """The parameters that train, by name: adapters, and modules that other dials added (`Vlm.extras`)."""
-    found = dict(vlm.model.named_parameters())
+def parameters(vlm: Vlm) -> dict[str, torch.nn.Parameter]:
+    """Every parameter by name: the model's, and those of modules that other dials added (`Vlm.extras`)."""
+    named = dict(vlm.model.named_parameters())
     for extra, module in vlm.extras.items():
-        found |= {f"{extra}.{name}": parameter for name, parameter in module.named_parameters()}
-    return {name: parameter for name, parameter in found.items() if parameter.requires_grad}
+        named |= {f"{extra}.{name}": parameter for name, parameter in module.named_parameters()}
+    return named
+
+
+def trainable(vlm: Vlm) -> dict[str, torch.nn.Parameter]:
+    """Those of them that train: adapters and added modules."""
+    return {name: parameter for name, parameter in parameters(vlm).items() if parameter.requires_grad}
 
 
 def learning_rate(vlm: Vlm, name: str, optim: Optim) -> float:

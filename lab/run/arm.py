@@ -22,7 +22,7 @@ from lab.run import ranks
 from lab.run.accounting import costs
 from lab.run.assembly import assemble, attached, sized
 from lab.run.measuring import evaluate, require_effect, verify
-from lab.run.sharing import SPLITS, Prepared, prepare
+from lab.run.sharing import SPLITS, Prepared, prepare, try_out
 from lab.runs import Run
 from lab.stopping import stoppable
 from lab.training import checkpoints, loop
@@ -161,7 +161,7 @@ def run_alone(x: Experiment, command: str, started: float, report: Report = sile
     run = run or new_run(x, command)
     with stoppable():
         prepared = prepare(x, report)
-        lora.verify(assemble(x, prepared.vlm), x.lora)
+        try_out(x, prepared)
         try:
             return run_arm(x, prepared, run, started, report)
         except BusyError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from lab import adapter, conditioning, lora, model, vision_tokens
 from lab.config import Experiment, trains
+from lab.errors import ModelError
 from lab.model import Vlm
 
 if TYPE_CHECKING:
@@ -41,6 +43,31 @@ def attached(x: Experiment, base: Vlm) -> Iterator[Vlm]:
     finally:
         lora.detach(vlm)
         base.model = vlm.model
+
+
+def rehearse(x: Experiment, base: Vlm) -> None:
+    """Save an arm's fresh adapters and extra modules and load them again over the base, which is left as it was.
+
+    Raises `ModelError` for what could be trained and then not be loaded.
+    """
+    with tempfile.TemporaryDirectory(prefix="lab-adapter-") as scratch:
+        with attached(x, base) as vlm:
+            lora.settle(vlm, fresh=True)
+            adapter.save(vlm, Path(scratch))
+            saved = {name: parameter.detach().clone() for name, parameter in lora.trainable(vlm).items()}
+        vlm = assemble(x, base)
+        try:
+            adapter.place(vlm, Path(scratch))
+            placed = lora.parameters(vlm)
+            wrong = [name for name, value in saved.items() if name not in placed or not placed[name].equal(value)]
+        finally:
+            lora.detach(vlm)
+            base.model = vlm.model
+    if wrong:
+        raise ModelError(
+            f"lora.target_modules={x.lora.target_modules!r}: {len(wrong)} of {len(saved)} tensors that would train are others when "
+            f"they are saved and loaded again (first: {wrong[0]}). Leave that module out."
+        )
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from lab.model import Vlm
 from lab.model.encoding import Encoder
 from lab.progress import Report, silent
 from lab.records import Splits
-from lab.run.assembly import assemble
+from lab.run.assembly import assemble, rehearse, sized
 from lab.training import eviction
 from lab.training.datamodule import Examples
 from lab.training.features import FeatureStore
@@ -23,6 +23,8 @@ from lab.training.features import FeatureStore
 log = logging.getLogger(__name__)
 
 SPLITS = ("train", "minival", "dev")
+SIZES = ("name", "r", "trainable_parameters", "lora_alpha", "lora_dropout")
+"""Keys of `lora` that decide neither which tensors an adapter has nor how they begin."""
 
 
 @dataclass
@@ -33,6 +35,7 @@ class Prepared:
     splits: Splits
     examples: dict[str, dict[str, Examples]] = field(default_factory=dict)
     stores: dict[str, FeatureStore] = field(default_factory=dict)
+    rehearsed: set[str] = field(default_factory=set)
 
     def encoded(self, x: Experiment, report: Report = silent) -> dict[str, Examples]:
         """The splits, tokenised with the experiment's prompt and token budget; built once per such pair."""
@@ -90,6 +93,20 @@ def tower_trains(x: Experiment) -> bool:
     """Whether adapters sit in the tower or the projector, so that their output cannot be cached."""
     presets = x.lora.target_modules in lora.PRESETS
     return x.lora.r > 0 and (not presets or bool({"vision", "projector"} & set(x.lora.where)))
+
+
+def try_out(x: Experiment, prepared: Prepared) -> None:
+    """Raise, before any step, for adapters that could not be attached, or that could be trained and then not be loaded.
+
+    What is attached is saved and loaded once for all arms that differ in size and rates alone. Raises `ConfigError`, `ModelError`.
+    """
+    lora.verify(assemble(x, prepared.vlm), x.lora)
+    values = as_dict(x)
+    adapters = {key: value for key, value in values["lora"].items() if key not in SIZES}
+    key = digest({"lora": adapters, **{name: values[name] for name in ("vision_tokens", "conditioning")}})
+    if trains(x) and key not in prepared.rehearsed:
+        rehearse(sized(x, prepared.vlm), prepared.vlm)
+        prepared.rehearsed.add(key)
 
 
 def prepare(x: Experiment, report: Report = silent) -> Prepared:

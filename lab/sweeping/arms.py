@@ -201,13 +201,12 @@ def run_group(
     """
     import torch
 
-    from lab import lora
     from lab import run as running
 
     try:
         prepared = prepared or running.prepare(group[0].experiment, bars())
         for arm in group:
-            lora.verify(running.assemble(arm.experiment, prepared.vlm), arm.experiment.lora)
+            running.try_out(arm.experiment, prepared)
             prepared.encoded(arm.experiment, bars())
     except LabError as error:
         for arm in group:

@@ -1,0 +1,33 @@
+"""Adapters merged into the weights they sit beside."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+
+def merge(model: PeftModel) -> PreTrainedModel:
+    """The model with its adapters merged, in place. Where an adapted output embedding is tied to the input's, it is untied first:
+
+    what is added to the one must not change the other.
+    """
+    import torch
+    from peft.tuners.lora import LoraLayer
+
+    shared = model.get_base_model().get_input_embeddings().weight
+    for layer in model.modules():
+        if isinstance(layer, LoraLayer) and getattr(layer.get_base_layer(), "weight", None) is shared:
+            layer.get_base_layer().weight = torch.nn.Parameter(shared.detach().clone(), requires_grad=False)
+            untie(model.get_base_model())
+    return model.merge_and_unload()
+
+
+def untie(model: PreTrainedModel) -> None:
+    """Say in the config, and in those inside it, that the output embedding has weights of its own."""
+    parts = [getattr(model.config, name) for name in model.config.sub_configs]
+    for config in (model.config, *parts):
+        if getattr(config, "tie_word_embeddings", False):
+            config.tie_word_embeddings = False
