@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lab import contract, lora
 from lab.errors import ModelError
-from lab.model import Vlm
+from lab.model import Vlm, precision
 
 README = """A checkpoint merged and exported by vlm-lab. Load it with Transformers:
 
@@ -35,7 +35,8 @@ def export(vlm: Vlm, folder: Path, described: dict) -> None:
         raise ModelError(f"{folder}: the folder is not empty, and nothing is overwritten. Name another one.")
     folder.mkdir(parents=True, exist_ok=True)
     merged = lora.merge(vlm.model) if hasattr(vlm.model, "merge_and_unload") else vlm.model
-    merged.save_pretrained(str(folder))
+    with precision.norms_as_stored(merged, vlm.base["dtype"]):
+        merged.save_pretrained(str(folder))
     vlm.processor.save_pretrained(str(folder))
     contract.save(folder, described)
     (folder / "README.md").write_text(README, encoding="utf-8")

@@ -4,25 +4,41 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lab.lora.attaching import ADAPTER
+
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
 
 def merge(model: PeftModel) -> PreTrainedModel:
-    """The model with its adapters merged, in place. Where an adapted output embedding is tied to the input's, it is untied first:
+    """The model with its adapters merged, which changes it.
 
-    what is added to the one must not change the other.
+    Quantised weights are brought to the base's dtype first: added to in 8 or 4 bits, they would be rounded anew. Where an adapted
+    output embedding is tied to the input's, it is untied first: what is added to the one must not change the other.
     """
     import torch
     from peft.tuners.lora import LoraLayer
 
+    if getattr(model.get_base_model(), "is_quantized", False):
+        model = dequantised(model)
     shared = model.get_base_model().get_input_embeddings().weight
     for layer in model.modules():
         if isinstance(layer, LoraLayer) and getattr(layer.get_base_layer(), "weight", None) is shared:
             layer.get_base_layer().weight = torch.nn.Parameter(shared.detach().clone(), requires_grad=False)
             untie(model.get_base_model())
     return model.merge_and_unload()
+
+
+def dequantised(model: PeftModel) -> PeftModel:
+    """The same adapters on the base without its quantisation, which is gone from the model given."""
+    from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+
+    config = model.peft_config[ADAPTER]
+    matrices = {name: tensor.clone() for name, tensor in get_peft_model_state_dict(model, save_embedding_layers=False).items()}
+    plain = PeftModel(model.unload().dequantize(), config)
+    set_peft_model_state_dict(plain, matrices)
+    return plain.eval()
 
 
 def untie(model: PreTrainedModel) -> None:

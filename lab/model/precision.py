@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import re
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from lab.config import ModelDial, Quantisation
@@ -101,6 +103,21 @@ def norms_in_float32(model: torch.nn.Module) -> None:
         module.register_forward_pre_hook(upcast)
         module.register_forward_hook(Downcast(module.weight.dtype))
         module.float()
+
+
+@contextlib.contextmanager
+def norms_as_stored(model: torch.nn.Module, dtype: str) -> Iterator[None]:
+    """Within it, normalisation layers hold weights in the base's dtype, from which they came, as plain Transformers holds them."""
+    import torch
+
+    norms = [module for module in model.modules() if is_norm(module) and module.weight.dtype == torch.float32]
+    for module in norms:
+        module.to(getattr(torch, dtype))
+    try:
+        yield
+    finally:
+        for module in norms:
+            module.float()
 
 
 def upcast(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
