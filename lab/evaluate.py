@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lab import paths
 from lab.doors import answer, explain, set_up_logging, shipped
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--run", required=True, metavar="ID", help="identity of a finished run, or its first digits")
     made.add_argument("--split", choices=SPLITS, default="dev", help="what to score (default: dev)")
-    made.add_argument("--runs-dir", type=Path, default=Path("runs"), metavar="DIR", help="where run folders lie (default: runs)")
+    made.add_argument("--runs-dir", type=paths.argument, default=Path("runs"), metavar="DIR", help="where run folders lie (default: runs)")
     made.add_argument("--name", help="name of the files (default: the split, and a hash of what was changed)")
     made.add_argument("--break-contract", action="store_true", help="score what the contract forbids; the result is marked")
     made.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes to the run's config")

@@ -27,7 +27,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lab import delivered, runs
+from lab import delivered, paths, runs
 from lab.config import Tracking, flat
 from lab.delivered import LOCK, Delivered, one_at_a_time
 from lab.redaction import without_secrets
@@ -54,7 +54,7 @@ FINAL = (runs.FINISHED, runs.FAILED, runs.KILLED)
 
 def store_uri(section: Tracking) -> str:
     """Where runs are shown: `tracking.uri`, else MLFLOW_TRACKING_URI, else a SQLite file in the working folder."""
-    return section.uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    return paths.expanded(section.uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db", "tracking.uri")
 
 
 def tables_lock(uri: str) -> Path:
