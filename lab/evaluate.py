@@ -186,7 +186,8 @@ def evaluate(run: Run, x: Experiment, given: argparse.Namespace, report: Report)
 
 def has_adapter(run: Run) -> bool:
     """Whether the run has trained anything; a zero-shot baseline is evaluated without."""
-    return bool(run.config["trainer"]["max_steps"]) or bool(run.config["trainer"]["max_epochs"])
+    section = run.config.get("trainer", {})
+    return bool(section.get("max_steps")) or bool(section.get("max_epochs"))
 
 
 def name_of(given: argparse.Namespace, broken: bool) -> str:

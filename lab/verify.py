@@ -44,7 +44,7 @@ def verify(runs_dir: Path, name: str, folder: Path | None = None) -> int:
     from lab.model.answers import answer_tokens
     from lab.model.encoding import Encoder
 
-    x = from_dict(run.config)
+    x = from_dict(run.config, f"{runs.folder(runs_dir, run.identity) / 'run.json'}")
     torch.set_num_threads(x.trainer.threads)
     run_dir = runs.folder(runs_dir, run.identity)
     vlm = running.reload(x, run_dir)
