@@ -161,20 +161,35 @@ def test_opening_for_an_evaluation(whole, place, name: str, damage: object) -> N
             assert len(predictions.read(path)) == rows
 
 
-@pytest.mark.parametrize("damage", ["removed", "emptied", "a folder", ("one field more", "a_later_field"), ("replaced by", b"[]")], ids=str)
-@pytest.mark.parametrize("name", ["run.json", "../sweeps/both.json", *FILES[1:]])
-def test_the_doors(whole, place, migrated, name: str, damage: object) -> None:
-    """Report and delivery as they are typed: the other run is there, and the harmed file is named where it counts."""
-    runs_dir = copy(whole, place)
-    store = place / "mlflow.db"
+STRANGE = [
+    *(("run.json", damage) for damage in (GONE, EMPTY, FOLDER, ("one field more", "a_later_field"), ("replaced by", b"[]"))),
+    *((name, FOLDER) for name in FILES[1:-1]),
+    ("curves.jsonl", ("replaced by", b"{torn\n")),
+]
+
+
+def test_the_doors(whole, tmp_path, migrated) -> None:
+    """A folder of many harmed runs, reported and delivered as it is typed: each costs itself and a line, and no other run."""
+    runs_dir, store = copy(whole, tmp_path), tmp_path / "mlflow.db"
     shutil.copy(migrated, store)
-    harm(runs_dir / "one" / name, damage)
+    (runs_dir / "sweeps" / "strange.json").write_text("{}")
+    for number, (name, damage) in enumerate(STRANGE):
+        folder = runs_dir / f"harmed{number}"
+        shutil.copytree(runs_dir / "one", folder)
+        (folder / "run.json").write_text((folder / "run.json").read_text().replace('"identity": "one"', f'"identity": "{folder.name}"'))
+        harm(folder / name, damage)
     with said() as text:
-        folder = write_report(choose(runs_dir), place / "out" / str(hash((name, str(damage)))))
+        page = (write_report(choose(runs_dir, run_ids=[f"harmed{i}" for i in range(1, len(STRANGE))]), tmp_path / "out") / "report.md").read_text()
         code = sync.sync(str(runs_dir), f"sqlite:///{store}", None)
-    assert "lora.r=4" in (folder / "report.md").read_text() or "two" in (folder / "report.md").read_text()
-    assert "1 of 1 runs" in text.getvalue() or "of 2 runs" in text.getvalue()
-    if name == "run.json":
-        assert "one" in text.getvalue() and "1 of 1 runs are up to date" in text.getvalue()
-        assert code == 0 or damage != GONE
-    assert json.loads((runs_dir / "two" / "delivered.json").read_text())["status"] == "FINISHED"
+    lines = text.getvalue().splitlines()
+    for number, (name, damage) in enumerate(STRANGE):
+        path = runs_dir / f"harmed{number}"
+        named = [line for line in lines if str(path) in line]
+        assert named or str(path) in page or name in ("contract.json", PROBE), (name, damage)
+        if name == "run.json" and damage != GONE:
+            assert f"| harmed{number} **UNREADABLE**" in page.replace("`", "")
+        delivered = path / "delivered.json"
+        status = json.loads(delivered.read_text()).get("status")
+        assert (status == "FINISHED") == (name not in ("run.json", "curves.jsonl") or damage[1] == b"{torn\n")
+    assert any("sweeps/strange.json" in line for line in lines)
+    assert f"{len(STRANGE) - 4} of {len(STRANGE) - 3} runs are up to date" in text.getvalue() and code == 1
