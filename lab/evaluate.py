@@ -69,9 +69,10 @@ def changed(run: Run, overrides: Sequence[str]) -> Experiment:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from lab.freezing import freeze
     from lab.errors import ConfigError
+    from lab.freezing import freeze, from_dict
 
+    from_dict(run.config, f"run.json of {run.identity}")
     try:
         return freeze(merged(run, overrides))
     except (HydraException, OmegaConfBaseException) as error:
