@@ -79,7 +79,14 @@ def readable(path: Path) -> Iterator[None]:
         yield
     except ModelError:
         raise
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+    except RuntimeError as error:  # PyTorch's, of a state dict whose shapes are others
+        lines = [line.strip() for line in str(error).splitlines() if "size mismatch" in line]
+        beside = " of what adapter_config.json beside it says" if path.name == PEFT_WEIGHTS else ""
+        raise ModelError(
+            f"{path}: its tensors have other shapes than those{beside} ({len(lines)} of them, the first: {lines[0] if lines else error}). "
+            "One of the two was changed; restore it, or train the run again with trainer.if_finished=again."
+        ) from None
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{path}: the adapter cannot be read ({type(error).__name__}: {error}).") from None
 
 

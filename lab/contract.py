@@ -61,8 +61,11 @@ def load(run_dir: Path) -> dict[str, Any]:
     """Read `contract.json`; a `ContractError` if it is missing or no JSON."""
     path = run_dir / "contract.json"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        contract = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(contract, dict) or "version" not in contract:
+            raise ValueError("it is no contract of this laboratory")
+        return contract
+    except (OSError, ValueError, RecursionError) as error:
         raise ContractError(
             f"{path}: the adapter's contract cannot be read ({error}); without it nothing says how to use it."
         ) from None

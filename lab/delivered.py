@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from lab.runs import write_atomically
+from lab.errors import DataError
+from lab.runs import parsed, write_atomically
 
 NOTE = "delivered.json"
 LOCK = ".delivery"
@@ -41,8 +42,8 @@ class Delivered:
 def read(run_dir: Path, uri: str, experiment: str, started: str) -> Delivered | None:
     """The note about this start of the run in this store; None if there is none, or one of another version."""
     try:
-        known = Delivered(**json.loads((run_dir / NOTE).read_text(encoding="utf-8")))
-    except (FileNotFoundError, TypeError, ValueError):
+        known = parsed(run_dir / NOTE, Delivered)
+    except (FileNotFoundError, DataError):
         return None
     return known if (known.uri, known.experiment, known.started) == (uri, experiment, started) else None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import time
 import traceback
@@ -11,7 +12,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from lab.errors import LabError, did_you_mean
+from lab.errors import ConfigError, LabError, did_you_mean
 from lab.redaction import Formatter, without_secrets
 from lab.stopping import EXIT_CODE, Stopped, requeue
 
@@ -90,6 +91,7 @@ def answer(act: Callable[[], int | None]) -> int:
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing; what is no user's error keeps its traceback
     try:
+        refuse_endless_numbers(sys.argv[1:])
         return act() or 0
     except KeyboardInterrupt:
         print("interrupted; the same command does what is missing", file=sys.stderr)
@@ -105,9 +107,16 @@ def answer(act: Callable[[], int | None]) -> int:
     return 2
 
 
+def refuse_endless_numbers(arguments: list[str]) -> None:
+    """Raise a `ConfigError` for a number that no float holds, on which Hydra's parser and OmegaConf break off without a sentence."""
+    for argument in arguments:
+        if re.search(r"\d{300,}", argument):
+            raise ConfigError(f"{argument.partition('=')[0]}: it is given a number of 300 digits or more, which no key takes.")
+
+
 def explain(error: Exception, arguments: list[str]) -> str:
     """Say in a sentence what Hydra or OmegaConf found wrong: the key, what was given, what is legal."""
-    from hydra.errors import MissingConfigException
+    from hydra.errors import MissingConfigException, OverrideParseException
 
     from lab.config import Experiment
     from lab.freezing import legal_keys
@@ -117,6 +126,9 @@ def explain(error: Exception, arguments: list[str]) -> str:
         dial, _, option = asked.rpartition("/")
         legal = ", ".join(error.options)
         return f"{dial}={option}: there is no such option.{did_you_mean(option, error.options)} Legal: {legal}."
+    if isinstance(error, OverrideParseException):
+        key, _, value = error.override.partition("=")
+        return f"{error.override}: Hydra cannot read it. Put what it would take apart in quotes of its own, as in \"{key}='{value}'\"."
     root: BaseException = error
     while root.__cause__ is not None:
         root = root.__cause__

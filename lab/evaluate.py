@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lab import paths
 from lab.doors import answer, explain, set_up_logging, shipped
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--run", required=True, metavar="ID", help="identity of a finished run, or its first digits")
     made.add_argument("--split", choices=SPLITS, default="dev", help="what to score (default: dev)")
-    made.add_argument("--runs-dir", type=Path, default=Path("runs"), metavar="DIR", help="where run folders lie (default: runs)")
+    made.add_argument("--runs-dir", type=paths.argument, default=Path("runs"), metavar="DIR", help="where run folders lie (default: runs)")
     made.add_argument("--name", help="name of the files (default: the split, and a hash of what was changed)")
     made.add_argument("--break-contract", action="store_true", help="score what the contract forbids; the result is marked")
     made.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes to the run's config")
@@ -68,9 +69,10 @@ def changed(run: Run, overrides: Sequence[str]) -> Experiment:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from lab.freezing import freeze
     from lab.errors import ConfigError
+    from lab.freezing import freeze, from_dict
 
+    from_dict(run.config, f"run.json of {run.identity}")
     try:
         return freeze(merged(run, overrides))
     except (HydraException, OmegaConfBaseException) as error:
@@ -185,7 +187,8 @@ def evaluate(run: Run, x: Experiment, given: argparse.Namespace, report: Report)
 
 def has_adapter(run: Run) -> bool:
     """Whether the run has trained anything; a zero-shot baseline is evaluated without."""
-    return bool(run.config["trainer"]["max_steps"]) or bool(run.config["trainer"]["max_epochs"])
+    section = run.config.get("trainer", {})
+    return bool(section.get("max_steps")) or bool(section.get("max_epochs"))
 
 
 def name_of(given: argparse.Namespace, broken: bool) -> str:

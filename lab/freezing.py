@@ -6,14 +6,16 @@ Types are checked by OmegaConf while composing (`lab.config` is the schema); wha
 from __future__ import annotations
 
 import dataclasses
-import re
+import functools
 import typing
 from enum import Enum
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from lab.config import PARTS, Experiment, LoraDial, TrainerSection, adds_modules, trains
+from lab import bounds, paths
+from lab.config import Experiment, LoraDial, TrainerSection, adds_modules, trains
 from lab.errors import ConfigError, did_you_mean
 
 
@@ -23,19 +25,53 @@ def freeze(composed: DictConfig) -> Experiment:
     Unknown keys (`+foo=1`), missing values and values that are illegal alone or beside another are a
     `ConfigError`; `OmegaConf.to_object` alone would drop the first in silence.
     """
-    reject_unknown(OmegaConf.to_container(composed, resolve=True, enum_to_str=True), Experiment)
+    given = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
+    reject_unknown(given, Experiment)
+    bounds.check_given(given)
     missing = sorted(OmegaConf.missing_keys(composed))
     if missing:
         raise ConfigError(f"{missing[0]}: no value is given, and it has no default. Give it as {missing[0]}=VALUE.")
-    experiment = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Experiment), composed))
-    assert isinstance(experiment, Experiment)
+    experiment = typed(composed)
+    for key, when in paths.PATHS.items():
+        section, name = key.split(".")
+        spelled = getattr(getattr(experiment, section), name)
+        if spelled is not None:
+            path = paths.expanded(spelled, key)
+            setattr(getattr(experiment, section), name, path if when is paths.When.frozen else spelled)
     check(experiment)
     return experiment
 
 
-def from_dict(values: dict[str, Any]) -> Experiment:
-    """The experiment of a run's stored config (`as_dict`), checked as any config is."""
-    return freeze(OmegaConf.create(values))
+def typed(composed: DictConfig) -> Experiment:
+    """The config as the schema's own classes. Raises `ConfigError` for a value of another type."""
+    try:
+        experiment = OmegaConf.to_object(OmegaConf.merge(schema(), composed))
+    except OmegaConfBaseException as error:
+        raise ConfigError(wrong_type(error, composed)) from None
+    assert isinstance(experiment, Experiment)
+    return experiment
+
+
+@functools.cache
+def schema() -> DictConfig:
+    """The schema for OmegaConf, which copies it."""
+    return OmegaConf.structured(Experiment)
+
+
+def wrong_type(error: OmegaConfBaseException, composed: DictConfig) -> str:
+    """What OmegaConf says of a value of another type, headed by its key and the value."""
+    key = error.full_key or ""
+    return f"{key}={bounds.told(OmegaConf.select(composed, key))}: {(error.msg or str(error)).strip()}."
+
+
+def from_dict(values: dict[str, Any], source: str = "") -> Experiment:
+    """The experiment of a run's stored config (`as_dict`), checked as any config is; source: the file, for the message."""
+    try:
+        return freeze(OmegaConf.create(values))
+    except (ConfigError, OmegaConfBaseException) as error:
+        if not source:
+            raise
+        raise ConfigError(f"{source}: its config is none of this version of the laboratory: {error}") from None
 
 
 def reject_unknown(given: dict[str, Any], schema: type, prefix: str = "") -> None:
@@ -61,11 +97,14 @@ def legal_keys(schema: type, prefix: str = "") -> list[str]:
 
 def check(x: Experiment) -> None:
     """Check what types cannot say. Raises `ConfigError` with the key, the value and what is legal."""
-    check_bounds(x)
+    bounds.check(x)
     check_trainer(x.trainer)
-    if len(x.optim.betas) != 2:
-        raise ConfigError(f"optim.betas={list(x.optim.betas)}: two numbers are needed, as in [0.9, 0.999].")
     check_lora(x.lora)
+    if x.seed + x.sweep.replicates - 1 > bounds.SEED:
+        raise ConfigError(
+            f"sweep.replicates={x.sweep.replicates}: the last would have seed {x.seed + x.sweep.replicates - 1}, and {bounds.SEED} is "
+            "the largest. Lower seed."
+        )
     if x.evaluation.shared_prefix and x.conditioning.name != "prefix":
         raise ConfigError(
             f"evaluation.shared_prefix=true: with conditioning={x.conditioning.name} a question's words meet the images in every "
@@ -81,66 +120,8 @@ def check(x: Experiment) -> None:
         raise ConfigError(f"prompt.answer_true and prompt.answer_false are both {x.prompt.answer_true!r}: they must differ.")
 
 
-def check_bounds(x: Experiment) -> None:
-    """Check every number against the least that it may be."""
-    at_least = {
-        "lora.r": (x.lora.r, 0),
-        "optim.lr": (x.optim.lr, 0.0),
-        "optim.lr_b_ratio": (x.optim.lr_b_ratio, 0.0),
-        "trainer.batch_size": (x.trainer.batch_size, 1),
-        "trainer.accumulate_grad_batches": (x.trainer.accumulate_grad_batches, 1),
-        "trainer.threads": (x.trainer.threads, 1),
-        "trainer.devices": (x.trainer.devices, 1),
-        "trainer.num_workers": (x.trainer.num_workers, 0),
-        "trainer.keep_checkpoints": (x.trainer.keep_checkpoints, 1),
-        "tracking.cache_gb": (x.tracking.cache_gb, 0.0),
-        "evaluation.batch_size": (x.evaluation.batch_size, 1),
-        "evaluation.bootstrap": (x.evaluation.bootstrap, 2000),
-        "evaluation.latency_examples": (x.evaluation.latency_examples, 0),
-        "evaluation.probe_examples": (x.evaluation.probe_examples, 1),
-        "sweep.replicates": (x.sweep.replicates, 1),
-        "seed": (x.seed, 0),
-    }
-    for key, (value, least) in at_least.items():
-        if value < least:
-            raise ConfigError(f"{key}={value}: it must be at least {least}.")
-    optional = {
-        "trainer.max_steps": (x.trainer.max_steps, 0),
-        "trainer.val_every": (x.trainer.val_every, 1),
-        "trainer.patience": (x.trainer.patience, 1),
-        "trainer.save_every": (x.trainer.save_every, 1),
-        "vision_tokens.budget": (x.vision_tokens.budget, 1),
-        "vision_tokens.width": (x.vision_tokens.width, 1),
-        "vision_tokens.heads": (x.vision_tokens.heads, 1),
-        "conditioning.every": (x.conditioning.every, 1),
-        "conditioning.width": (x.conditioning.width, 1),
-        "conditioning.heads": (x.conditioning.heads, 1),
-        "data.num_train": (x.data.num_train, 1),
-        "data.num_minival": (x.data.num_minival, 1),
-        "data.num_dev": (x.data.num_dev, 1),
-        "lora.trainable_parameters": (x.lora.trainable_parameters, 1),
-        "lora.lora_alpha": (x.lora.lora_alpha, 1),
-        "lora.top_k_blocks": (x.lora.top_k_blocks, 1),
-        "optim.lr_vision": (x.optim.lr_vision, 0.0),
-        "optim.lr_projector": (x.optim.lr_projector, 0.0),
-        "optim.lr_extras": (x.optim.lr_extras, 0.0),
-    }
-    for key, (value, least) in optional.items():
-        if value is not None and value < least:
-            raise ConfigError(f"{key}={value}: it must be at least {least}, or null.")
-    for key, value in {"lora.lora_dropout": x.lora.lora_dropout, "optim.warmup_fraction": x.optim.warmup_fraction}.items():
-        if not 0.0 <= value < 1.0:
-            raise ConfigError(f"{key}={value}: it must lie in [0, 1).")
-
-
 def check_lora(dial: LoraDial) -> None:
     """Check what the keys of `lora` mean to each other."""
-    for part in dial.where:
-        if part not in PARTS:
-            raise ConfigError(
-                f"lora.where={list(dial.where)}: {part!r} is no part of a model.{did_you_mean(part, PARTS)} "
-                f"Legal: {', '.join(PARTS)}, in any combination."
-            )
     if dial.trainable_parameters is not None and dial.r == 0:
         raise ConfigError(
             f"lora.trainable_parameters={dial.trainable_parameters}: lora.r=0 (lora=none) attaches no adapter whose size could "
@@ -166,8 +147,6 @@ def check_trainer(section: TrainerSection) -> None:
     for key, given in looks.items():
         if given and section.val_every is None:
             raise ConfigError(f"{key}: it looks at minival; give trainer.val_every too, the steps between two looks.")
-    if section.max_time is not None and not re.fullmatch(r"\d+:[0-5]\d:[0-5]\d", section.max_time):
-        raise ConfigError(f"trainer.max_time={section.max_time}: it must be hours, minutes, seconds, as in 11:45:00, or null.")
     if section.batch_size % section.devices:
         raise ConfigError(
             f"trainer.devices={section.devices}: they share trainer.batch_size={section.batch_size} samples evenly, so it must "

@@ -18,12 +18,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import itertools
 import json
+import logging
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+import typing
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,8 +35,14 @@ from typing import Any, TypeVar
 from lab.errors import BusyError, DataError
 from lab.redaction import without_secrets
 
+log = logging.getLogger(__name__)
+
 RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
+UNREADABLE = "UNREADABLE"
+"""Status of the stand-in for a run whose `run.json` cannot be read; never written."""
 LOCK = ".lock"
+CONTENTS = ("contract.json", "curves.jsonl", "predictions", "adapter")
+"""What tells a run's folder from any other where `run.json` is missing."""
 
 
 @dataclass
@@ -77,6 +86,7 @@ class Sweep:
 
 
 Record = TypeVar("Record", Run, Sweep)
+T = TypeVar("T")
 
 
 def now() -> str:
@@ -116,13 +126,21 @@ def save_sweep(runs_dir: Path, sweep: Sweep) -> None:
 
 
 def load(runs_dir: Path, identity: str) -> Run | None:
-    """Read a run, or None if there is none. Raises `DataError` for a file that is no run."""
-    return _read(folder(runs_dir, identity) / "run.json", Run)
+    """Read a run, or None if there is none. Raises `DataError` for a file that is no run, or that of another folder."""
+    return _named(folder(runs_dir, identity) / "run.json", Run, identity)
+
+
+def look(runs_dir: Path, identity: str) -> Run | None:
+    """Read a run among others: for a file that is no run a stand-in of status UNREADABLE, whose error says why."""
+    try:
+        return load(runs_dir, identity)
+    except DataError as error:
+        return Run(identity, identity, {}, "", status=UNREADABLE, error=str(error))
 
 
 def load_sweep(runs_dir: Path, identity: str) -> Sweep | None:
-    """Read a sweep, or None if there is none. Raises `DataError` for a file that is no sweep."""
-    return _read(runs_dir / "sweeps" / f"{identity}.json", Sweep)
+    """Read a sweep, or None if there is none. Raises `DataError` for a file that is no sweep, or that of another name."""
+    return _named(runs_dir / "sweeps" / f"{identity}.json", Sweep, identity)
 
 
 @contextlib.contextmanager
@@ -174,15 +192,27 @@ def _lock(descriptor: int) -> bool:
 
 
 def all_runs(runs_dir: Path) -> list[Run]:
-    """Every run in the folder, by the time it started."""
-    found = (load(runs_dir, path.parent.name) for path in runs_dir.glob("*/run.json"))
-    return sorted((run for run in found if run is not None), key=lambda run: run.started)
+    """Every run in the folder, by the time it started; one that cannot be read is told in a line and left out."""
+    for path in sorted(runs_dir.glob("*/")):
+        there = [name for name in CONTENTS if (path / name).exists()]
+        if there and not (path / "run.json").exists():
+            log.warning("%s: it holds %s and no run.json, so the run is left out. Restore it, or move the folder.", path, there[0])
+    return _readable(load, runs_dir, (path.parent.name for path in runs_dir.glob("*/run.json")))
 
 
 def all_sweeps(runs_dir: Path) -> list[Sweep]:
-    """Every sweep in the folder, by the time it last started."""
-    found = (load_sweep(runs_dir, path.stem) for path in runs_dir.glob("sweeps/*.json"))
-    return sorted((sweep for sweep in found if sweep is not None), key=lambda sweep: sweep.started)
+    """Every sweep in the folder, by the time it last started; one that cannot be read is told in a line and left out."""
+    return _readable(load_sweep, runs_dir, (path.stem for path in runs_dir.glob("sweeps/*.json")))
+
+
+def _readable(read: Callable[[Path, str], Record | None], runs_dir: Path, names: Iterable[str]) -> list[Record]:
+    found = []
+    for name in sorted(names):
+        try:
+            found.append(read(runs_dir, name))
+        except DataError as error:
+            log.warning("%s It is left out.", error)
+    return sorted((one for one in found if one is not None), key=lambda one: one.started)
 
 
 def append_curve(run_dir: Path, row: dict[str, float]) -> None:
@@ -192,14 +222,39 @@ def append_curve(run_dir: Path, row: dict[str, float]) -> None:
 
 
 def curves(run_dir: Path, skip: int = 0) -> Iterator[dict[str, float]]:
-    """Read `curves.jsonl` from line `skip` on; a last line without its newline is still being written."""
+    """Read `curves.jsonl` from line `skip` on; a last line without its newline is still being written.
+
+    A line that is no point is told once and left out. Raises `DataError` where the file cannot be read.
+    """
     path = run_dir / "curves.jsonl"
-    if not path.exists():
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file):
+                if number >= skip and line.endswith(b"\n"):
+                    row = _point(line)
+                    if row is None:
+                        _tell_bad_line(path, number + 1)
+                    else:
+                        yield row
+    except FileNotFoundError:
         return
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file):
-            if number >= skip and line.endswith("\n"):
-                yield json.loads(line)
+    except OSError as error:
+        raise DataError(f"{path}: it cannot be read ({error}).") from None
+
+
+def _point(line: bytes) -> dict[str, float] | None:
+    """One line of a curve, or None if it is not what `append_curve` writes."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    whole = isinstance(row, dict) and {"step", "seconds"} <= row.keys() and type(row["step"]) is int
+    return row if whole and all(type(value) in (int, float) for value in row.values()) else None
+
+
+@functools.cache
+def _tell_bad_line(path: Path, number: int) -> None:
+    log.warning("%s:%d: this line is no point of a curve; it is left out.", path, number)
 
 
 def count_curves(run_dir: Path) -> int:
@@ -219,10 +274,58 @@ def _write(path: Path, record: Record, typed: tuple[str, ...]) -> None:
     write_atomically(path, json.dumps(values, indent=1) + "\n")
 
 
-def _read(path: Path, kind: type[Record]) -> Record | None:
+def _named(path: Path, kind: type[Record], identity: str) -> Record | None:
     try:
-        return kind(**json.loads(path.read_text(encoding="utf-8")))
+        record = parsed(path, kind)
+        if record.identity != identity:
+            raise DataError(f"{path}: it is the {kind.__name__.lower()} {record.identity}, not {identity}; its folder was renamed or copied.")
+        if isinstance(record, Run) and record.status not in (RUNNING, FINISHED, FAILED, KILLED):
+            raise DataError(f"{path}: its status is {record.status!r:.60}, which this laboratory does not know.")
+        for time in (record.started, record.ended):
+            datetime.fromisoformat(time or now())
     except FileNotFoundError:
         return None
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{path}: this is no {kind.__name__.lower()} of this laboratory ({error}).") from None
+    except ValueError as error:
+        raise error if isinstance(error, DataError) else DataError(f"{path}: {error}.") from None
+    return record
+
+
+def parsed(path: Path, kind: type[T]) -> T:
+    """A JSON file as one of the dataclasses that were written to it. Raises `DataError`, `FileNotFoundError`."""
+    what = f"this is no {kind.__name__.lower()} of this laboratory"
+    hints = typing.get_type_hints(kind)
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: {what} ({error or type(error).__name__}). Restore it, or move its folder away.") from None
+    if not isinstance(values, dict):
+        raise DataError(f"{path}: {what} (it holds no JSON object). Restore it, or move its folder away.")
+    unknown = sorted(values.keys() - hints.keys())
+    if unknown:
+        raise DataError(f"{path}: a later version of this laboratory wrote it (unknown field {unknown[0]!r:.60}). Update to read it.")
+    try:
+        made = kind(**values)
+    except TypeError as error:
+        raise DataError(f"{path}: {what} ({error}). Restore it, or move its folder away.") from None
+    wrong = [name for name, hint in hints.items() if not _fits(getattr(made, name), hint)]
+    if wrong:
+        raise DataError(f"{path}: {what} ({wrong[0]} is {getattr(made, wrong[0])!r:.60}). Restore it, or move its folder away.")
+    return made
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a JSON value is of the type that a field is declared with."""
+    if hint is Any:
+        return True
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is dict:
+        return isinstance(value, dict) and all(_fits(one, inner[1]) for one in value.values())
+    if origin is list:
+        return isinstance(value, list) and all(_fits(one, inner[0]) for one in value)
+    if inner:
+        return any(_fits(value, one) for one in inner)
+    if hint is float:
+        return type(value) in (int, float)
+    return type(value) is hint

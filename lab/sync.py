@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lab import paths
 from lab.doors import answer, set_up_logging
 from lab.errors import ConfigError, DataError
 from lab.redaction import HIDDEN, without_secrets
@@ -29,6 +30,7 @@ def main() -> None:
 
 def sync(runs_dir: str, uri: str | None, experiment: str | None) -> int:
     """Deliver every run and sweep; 1 if the tracker is away or refuses."""
+    runs_dir = paths.expanded(runs_dir, "--runs-dir")
     if not Path(runs_dir).is_dir():
         raise DataError(f"--runs-dir {runs_dir}: there is no such folder.")
 

@@ -27,9 +27,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lab import delivered, runs
+from lab import delivered, paths, runs
 from lab.config import Tracking, flat
 from lab.delivered import LOCK, Delivered, one_at_a_time
+from lab.errors import DataError
 from lab.redaction import without_secrets
 from lab.runs import Run, Sweep
 
@@ -54,7 +55,7 @@ FINAL = (runs.FINISHED, runs.FAILED, runs.KILLED)
 
 def store_uri(section: Tracking) -> str:
     """Where runs are shown: `tracking.uri`, else MLFLOW_TRACKING_URI, else a SQLite file in the working folder."""
-    return section.uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    return paths.expanded(section.uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db", "tracking.uri")
 
 
 def tables_lock(uri: str) -> Path:
@@ -97,7 +98,8 @@ def migrate(ready: Path) -> None:
 class Courier:
     """Delivers run folders of one `runs_dir` to one MLflow experiment. An absent server is said once and costs no run.
 
-    away: why the server gave no answer to the last delivery, or None. told: whether the user knows.
+    away: why the server gave no answer to the last delivery, or None. told: whether the user knows. strange: what was said of
+    files that cannot be read.
     """
 
     def __init__(self, section: Tracking) -> None:
@@ -106,6 +108,7 @@ class Courier:
         self.runs_dir = Path(section.runs_dir)
         self.away: str | None = None
         self.told = False
+        self.strange: set[str] = set()
         self._client: MlflowClient | None = None
         self._experiment: str | None = None
 
@@ -172,6 +175,11 @@ class Courier:
         self.away = None
         try:
             act()
+        except DataError as error:  # one file of a run folder; MLflow has nothing to do with it
+            if str(error) not in self.strange:
+                log.warning("%s It is not delivered.", error)
+            self.strange.add(str(error))
+            return False
         except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
             answered = isinstance(error, MlflowException) and error.get_http_status_code() < 500
             self._tell(error, "refuses a record" if answered else "does not answer")
@@ -303,7 +311,7 @@ class Courier:
     def _status_of(self, sweep: Sweep) -> str:
         if not sweep.ended:
             return runs.RUNNING
-        arms = [runs.load(self.runs_dir, name) for name in sweep.arms]
+        arms = [runs.look(self.runs_dir, name) for name in sweep.arms]
         return runs.FINISHED if all(run is not None and run.status == runs.FINISHED for run in arms) else runs.FAILED
 
     def _create_sweep(self, sweep: Sweep) -> str:

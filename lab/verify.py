@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from lab import paths
 from lab.doors import answer, set_up_logging
 from lab.errors import ContractError
 
@@ -14,8 +15,8 @@ def main() -> None:
     """The door."""
     parser = argparse.ArgumentParser(prog="python -m lab.verify", description=__doc__)
     parser.add_argument("run", help="identity of a finished run, or its first digits")
-    parser.add_argument("--runs-dir", type=Path, default=Path("runs"), help="the folder of run folders")
-    parser.add_argument("--folder", type=Path, help="check this exported Hugging Face folder instead of exporting anew")
+    parser.add_argument("--runs-dir", type=paths.argument, default=Path("runs"), help="the folder of run folders")
+    parser.add_argument("--folder", type=paths.argument, help="check this exported Hugging Face folder instead of exporting anew")
     given = parser.parse_args()
     set_up_logging()
     sys.exit(answer(lambda: verify(given.runs_dir, given.run, given.folder)))
@@ -43,7 +44,7 @@ def verify(runs_dir: Path, name: str, folder: Path | None = None) -> int:
     from lab.model.answers import answer_tokens
     from lab.model.encoding import Encoder
 
-    x = from_dict(run.config)
+    x = from_dict(run.config, f"{runs.folder(runs_dir, run.identity) / 'run.json'}")
     torch.set_num_threads(x.trainer.threads)
     run_dir = runs.folder(runs_dir, run.identity)
     vlm = running.reload(x, run_dir)

@@ -15,7 +15,7 @@ from lab.config import DIALS
 
 ROOT = Path(__file__).parents[1]
 FLOW = (
-    "errors redaction records config freezing doors manual progress runs delivered stopping",
+    "errors redaction records config bounds paths freezing doors manual progress runs delivered stopping",
     "data",
     "prompt",
     "model",

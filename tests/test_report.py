@@ -344,12 +344,24 @@ def test_figures_are_there_and_readable(written: Path) -> None:
     assert page.count("data:image/png;base64,") == 4 and "http:" not in page and "https:" not in page
 
 
+def test_an_unreadable_line_of_a_curve_costs_that_line(tmp_path: Path, caplog) -> None:
+    few(tmp_path / "runs", {"lora.r": 2}, {"lora.r": 4})
+    path = tmp_path / "runs" / "run1" / "curves.jsonl"
+    whole = list(runs.curves(path.parent))
+    path.write_text("{torn\n[1]\n" + path.read_text())
+    assert list(runs.curves(path.parent)) == whole
+    assert "curves.jsonl:1: this line is no point" in caplog.text and "curves.jsonl:2" in caplog.text
+    assert (write_report(choose(tmp_path / "runs"), tmp_path / "out") / "figures" / "training_curves.png").exists()
+
+
 def test_an_unreadable_curve_costs_only_its_figure(tmp_path: Path) -> None:
     few(tmp_path / "runs", {"lora.r": 2}, {"lora.r": 4})
-    (tmp_path / "runs" / "run1" / "curves.jsonl").write_text("{torn\n")
+    path = tmp_path / "runs" / "run1" / "curves.jsonl"
+    path.unlink()
+    path.mkdir()
     folder = write_report(choose(tmp_path / "runs"), tmp_path / "out")
     assert not (folder / "figures" / "training_curves.png").exists()
-    assert "curves.jsonl: this is no training curve" in (folder / "report.md").read_text()
+    assert "curves.jsonl: it cannot be read" in (folder / "report.md").read_text()
 
 
 def test_arms_that_differ_only_in_their_seed_are_one_experiment(tmp_path: Path) -> None:
@@ -449,7 +461,7 @@ def test_clean_arms_have_no_remarks(example: Path) -> None:
 def test_arms_asked_other_questions_are_told_and_not_compared(tmp_path: Path) -> None:
     runs_dir = tmp_path / "runs"
     few(runs_dir, {"lora.r": 2}, {"lora.r": 4}, {"lora.r": 8})
-    predictions.write(runs_dir / "run2" / "predictions" / "dev.parquet", answers(Questions.draw("dev", 133), 0.5))
+    predictions.write(runs_dir / "run2" / "predictions" / "dev.parquet", answers(Questions.draw("other", 140), 0.5))
     findings = study(choose(runs_dir))
     assert "lora.r=2, lora.r=4 against lora.r=8" in findings.remarks[0]
     assert len(findings.compared.pairs) == 1 and "lora.r=8 is not compared" in findings.compared.notes[0]
@@ -655,15 +667,16 @@ def test_the_door_says_what_is_wrong_in_a_sentence(example: Path, arguments: lis
     assert done.stderr.count("\n") == 1
 
 
-def test_an_empty_folder_and_a_broken_record_are_told(tmp_path: Path) -> None:
+def test_an_empty_folder_and_a_broken_record_are_told(tmp_path: Path, caplog) -> None:
     with pytest.raises(LabError, match="no sweep and no finished run"):
         choose(tmp_path)
     with pytest.raises(LabError, match="holds no sweep"):
         choose(tmp_path, "latest")
     (tmp_path / "sweeps").mkdir()
     (tmp_path / "sweeps" / "s.json").write_text(json.dumps({"identity": "s"}))
-    with pytest.raises(LabError, match=r"s\.json: this is no sweep"):
+    with pytest.raises(LabError, match="no sweep and no finished run"):
         choose(tmp_path)
+    assert "s.json: this is no sweep" in caplog.text
 
 
 def test_the_fixture_is_a_config_of_this_laboratory(composer) -> None:

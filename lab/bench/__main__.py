@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lab import paths
 from lab.doors import answer, register, set_up_logging, shipped
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--rounds", type=int, default=5, metavar="N", help="turns that each arm takes (default: 5)")
     made.add_argument("--steps", type=int, default=6, metavar="N", help="timed optimizer steps in a turn (default: 6)")
     made.add_argument("--arms", type=int, default=1, metavar="N", help="--sweep: how many of TRL's twelve are run (default: 1)")
-    made.add_argument("--out", type=Path, metavar="FILE", help="write the figures as JSON too")
+    made.add_argument("--out", type=paths.argument, metavar="FILE", help="write the figures as JSON too")
     made.add_argument("--force", action="store_true", help="overwrite FILE")
     return made
 
@@ -87,7 +88,7 @@ def asked(overrides: list[str]) -> list[str]:
 def pictures_folder(overrides: list[str]) -> Path:
     """Where the bench's own pictures lie."""
     given = dict(override.split("=", 1) for override in overrides if "=" in override)
-    return (Path(given.get("tracking.cache_dir", "cache")) / PICTURES).resolve()
+    return (paths.path(given.get("tracking.cache_dir", "cache").strip("'\""), "tracking.cache_dir") / PICTURES).resolve()
 
 
 def composed(overrides: list[str]) -> Experiment:
@@ -119,7 +120,7 @@ def make_missing(x: Experiment) -> None:
     if x.data.root is not None and Path(x.data.root).name == PICTURES:
         from lab.bench import pictures
 
-        pictures.make(Path(x.data.root), report=bars())
+        pictures.make(paths.path(x.data.root, "data.root"), report=bars())
 
 
 def measure(given: argparse.Namespace, overrides: list[str], x: Experiment) -> tuple[str, list[Figure]]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lab import paths
 from lab.errors import ConfigError, DataError, did_you_mean
 
 if TYPE_CHECKING:
@@ -21,6 +23,8 @@ def load(dial: DataDial, cache_dir: Path) -> Splits:
     cache_dir: where made tables and the list of verified images are kept (`tracking.cache_dir`).
     Raises `ConfigError` for an illegal value of the dial, `DataError` for data that is missing or bad.
     """
+    if dial.root is not None:
+        dial = dataclasses.replace(dial, root=paths.expanded(dial.root, "data.root"))
     match dial.name:
         case "pairs":
             from lab.data import pairs as chosen

@@ -86,7 +86,7 @@ def find(root: str | None) -> Path:
     """Return the folder that holds `dev/dev.json` and the like: `data.root` or `nlvr` in it."""
     if root is None:
         raise ConfigError("data.root=null: data=nlvr needs the folder of a clone of github.com/lil-lab/nlvr.")
-    looked = [Path(root).expanduser(), Path(root).expanduser() / "nlvr"]
+    looked = [Path(root), Path(root) / "nlvr"]
     for folder in looked:
         if any(os.path.isfile(folder / split / f"{split}.json") for split in OFFICIAL):
             return folder.resolve()

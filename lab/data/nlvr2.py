@@ -92,7 +92,7 @@ def load(dial: DataDial, cache_dir: Path) -> Splits:
         return nlvr2_mirrors.load(dial, source, cache_dir)
     if dial.root is None:
         raise ConfigError("data.root=null: data=nlvr2 (official) needs the folder with dev.json and the images.")
-    root = manifest.Root(Path(dial.root).expanduser())
+    root = manifest.Root(Path(dial.root))
     found, faults, notes = _read(root)
     parts, more = partition(found.get("train", ()), found["dev"])
     absent = f"{root.folder} holds no train.json; dev.json alone is enough for zero-shot only (trainer.max_steps=0)."

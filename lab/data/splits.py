@@ -124,8 +124,25 @@ def finish(
     skipped = settle(lost, OnBad.skip)
     if skipped:
         log.warning("data=%s: left out under data.on_bad=skip: %d", dial.name, len(skipped))
-    splits = {part: Records(kept[part], absent, tables) for part in PARTS}
+    reasons = {part: why_empty(part, parts, kept, faults, lost) or absent for part in PARTS}
+    splits = {part: Records(kept[part], reasons[part], tables) for part in PARTS}
     return Splits(**splits, skipped=skipped, notes=tuple(notes))
+
+
+def why_empty(
+    part: str, parts: Mapping[str, Sequence[Sample]], kept: Mapping[str, Sequence[Sample]], faults: Sequence[Fault], lost: Sequence[Fault]
+) -> str:
+    """Why a part has no samples, where bad records or images are the reason; else an empty string."""
+    if kept[part] or not lost:
+        return ""
+    if parts[part]:
+        first = next(fault for fault in lost if f"{part} sample " in fault.reason)
+        return f"all {len(parts[part])} samples of {part} were skipped (data.on_bad=skip), for an image of each; the first: {first}."
+    file = "train" if part == "minival" else part  # minival is taken out of train where a data set has none
+    read = [fault for fault in faults if file in Path(fault.source.partition(":")[0]).name]
+    if read:
+        return f"all {len(read)} records of {part} were skipped (data.on_bad=skip); the first: {read[0]}."
+    return ""
 
 
 def recurring(parts: Mapping[str, Sequence[T]], of: Callable[[T], Sequence[str]]) -> int:

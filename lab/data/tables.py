@@ -82,7 +82,7 @@ def open_tables(root: str, splits: Sequence[str], images: Sequence[str], cache_d
     Local files are named `<split>.parquet` or `<split>-00000-of-00001.parquet`, in the folder or in `data/` in it.
     Raises `DataError` if none of the splits is there.
     """
-    folder = Path(root).expanduser()
+    folder = Path(root)
     found = _local(folder, splits, cache_dir) if folder.is_dir() else _hub(root, splits, cache_dir)
     return {split: Table(f"{root}[{split}]", dataset, images) for split, dataset in found.items()}
 
@@ -91,7 +91,7 @@ def open_arrow(root: str) -> dict[str, Any]:
     """Open a folder written by `save_to_disk`: a `DatasetDict` by its splits, a single `Dataset` as `dev`."""
     import datasets
 
-    folder = Path(root).expanduser()
+    folder = Path(root)
     if not folder.is_dir():
         raise DataError(f"data.root={root}: no such folder; data.source=arrow needs one written by save_to_disk.")
     try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -146,7 +146,7 @@ def write(path: str | os.PathLike, predictions: Iterable[Prediction]) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as stream:
-            pq.write_table(rows, stream, compression="zstd")
+            pq.write_table(rows, stream, compression="zstd", write_page_checksum=True)
             stream.flush()
             os.fsync(stream.fileno())
         os.chmod(temporary, 0o644)
@@ -166,15 +166,24 @@ def read(path: str | os.PathLike, columns: Sequence[str] | None = None) -> Predi
     if columns is not None and not columns:
         raise DataError(f"{path}: columns=[] reads nothing; name some of {', '.join(COLUMNS)}, or give None for all.")
     wanted = [name for name in COLUMNS if columns is None or name in columns]
-    try:
-        with pq.ParquetFile(path) as file:
+    with readable(path):
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
             _check_schema(file.schema_arrow, wanted, str(path))
             rows = file.read(columns=wanted, use_threads=False)
+        return _checked(rows, str(path))
+
+
+@contextlib.contextmanager
+def readable(path: str | os.PathLike) -> Iterator[None]:
+    """Turn what PyArrow says of a missing or broken file into a `DataError` that names it."""
+    try:
+        yield
+    except DataError:
+        raise
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such predictions file; evaluate the run first.") from error
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError, ValueError, TypeError, OverflowError, MemoryError) as error:  # a broken file may raise any
         raise DataError(f"{path}: not a readable Parquet file ({error}); evaluate the run again.") from error
-    return _checked(rows, str(path))
 
 
 def _of(columns: dict[str, np.ndarray]) -> PredictionTable:

@@ -134,7 +134,7 @@ def locate(path: str) -> str:
     """A local folder as it is, the name of a folder shipped beside this file as its path, else a hub id."""
     if Path(path).is_dir():
         return str(Path(path))
-    if "/" not in path and (SHIPPED / path / "config.json").is_file():
+    if "/" not in path.rstrip("/") and (SHIPPED / path / "config.json").is_file():
         return str(SHIPPED / path)
     if path.startswith((".", "/", "~")):
         raise ModelError(f"model.path={path}: there is no such folder.")

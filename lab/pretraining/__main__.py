@@ -11,13 +11,14 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from lab import paths
 from lab.pretraining.recipe import Recipe
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     default = Recipe()
     parser = argparse.ArgumentParser(prog="python -m lab.pretraining", description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="the checkpoint's folder; state/ in it is to continue")
+    parser.add_argument("--out", type=paths.argument, required=True, help="the checkpoint's folder; state/ in it is to continue")
     parser.add_argument("--seed", type=int, default=default.seed)
     parser.add_argument("--grounding-steps", type=int, default=default.grounding_steps, help="stage 1: the tower")
     parser.add_argument("--words-steps", type=int, default=default.words_steps, help="stage 2: names")

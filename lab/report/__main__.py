@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from lab import paths
 from lab.errors import LabError
 
 
@@ -20,8 +21,8 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--sweep", metavar="ID", help="id or name of a sweep (runs/sweeps/ID.json), or latest")
     made.add_argument("--run", metavar="ID", nargs="+", action="extend", default=[], help="runs, alone or beside --sweep")
-    made.add_argument("--runs-dir", type=Path, default=Path("runs"), metavar="DIR", help="where run folders lie (default: runs)")
-    made.add_argument("--out", type=Path, default=Path("report"), metavar="DIR", help="where to write (default: report)")
+    made.add_argument("--runs-dir", type=paths.argument, default=Path("runs"), metavar="DIR", help="where run folders lie (default: runs)")
+    made.add_argument("--out", type=paths.argument, default=Path("report"), metavar="DIR", help="where to write (default: report)")
     made.add_argument("--bootstrap", type=int, default=2000, metavar="N", help="resamples behind an interval (default: 2000)")
     return made
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
+from lab.errors import DataError, LabError
 from lab.evaluation import predictions, winoground
 from lab.evaluation.statistics import Interval, interval
 from lab.report.document import Mono, Table, Text
@@ -16,6 +20,9 @@ from lab.report.tables import best, shown_of
 from lab.report.wording import NONE, count, percent, percent_within
 from lab.runs import folder
 
+log = logging.getLogger(__name__)
+
+Made = TypeVar("Made")
 CONTROLS = {"dev_blank": "grey images", "dev_shuffled": "another set's images", "dev_text_only": "no images"}
 SWAPS = {
     "neutral": "no side named",
@@ -54,7 +61,16 @@ def accuracy(path: Path, num_resamples: int) -> Interval | None:
     """Accuracy of a predictions file with its interval; None if there is no such file."""
     if not path.exists():
         return None
-    return interval(predictions.read(path, COLUMNS), "accuracy", num_resamples=num_resamples)
+    return or_dash(lambda: interval(predictions.read(path, COLUMNS), "accuracy", num_resamples=num_resamples))
+
+
+def or_dash(make: Callable[[], Made]) -> Made | None:
+    """A value, or None, with a line that says why, where a file beside the run's own answers cannot be read."""
+    try:
+        return make()
+    except LabError as error:
+        log.warning("%s The report shows a dash instead.", error)
+        return None
 
 
 def swap_table(measured: Sequence[Measured], runs_dir: Path, num_resamples: int) -> Table | None:
@@ -77,9 +93,16 @@ def agreement(m: Measured, runs_dir: Path, group: str, num_resamples: int) -> In
     path = path_of(m, runs_dir, f"dev_swap_{group}")
     if not path.exists():
         return None
-    swapped = predictions.read(path, COLUMNS)
-    original = predictions.read(path_of(m, runs_dir, "dev"), COLUMNS)
+    return or_dash(lambda: kept_answers(path, path_of(m, runs_dir, "dev"), num_resamples))
+
+
+def kept_answers(path: Path, original_path: Path, num_resamples: int) -> Interval:
+    """Share of a file's answers that another file's have too, by sample. Raises `DataError` for samples that are not in both."""
+    swapped, original = predictions.read(path, COLUMNS), predictions.read(original_path, COLUMNS)
     answers = dict(zip(original.sample_id.tolist(), original.prediction.tolist(), strict=True))
+    foreign = [name for name in swapped.sample_id.tolist() if name not in answers]
+    if foreign:
+        raise DataError(f"{path}: {len(foreign)} of its samples are not in {original_path.name}, the first {foreign[0]!r}.")
     wanted = np.array([answers[name] for name in swapped.sample_id.tolist()], dtype=bool)
     return interval(swapped.replace(label=wanted), "accuracy", num_resamples=num_resamples)
 
@@ -89,7 +112,9 @@ def winoground_table(measured: Sequence[Measured], runs_dir: Path, num_resamples
     rows: list[tuple[Text, ...]] = []
     for m in best(measured):
         for path, broken in winoground_files(m, runs_dir):
-            found = winoground.intervals(predictions.read(path, COLUMNS), num_resamples)
+            found = or_dash(partial(winoground_intervals, path, num_resamples))
+            if found is None:
+                continue
             name = "" if path.stem == "dev" else f" evaluation {path.stem}"
             mark = " (contract broken)" if broken else ""
             size = count(next(iter(found.values())).num_clusters)
@@ -103,15 +128,25 @@ def winoground_table(measured: Sequence[Measured], runs_dir: Path, num_resamples
     )
 
 
+def winoground_intervals(path: Path, num_resamples: int) -> dict[str, Interval]:
+    """The scores of a predictions file. Raises `LabError` if it cannot be read."""
+    return winoground.intervals(predictions.read(path, COLUMNS), num_resamples)
+
+
 def winoground_files(m: Measured, runs_dir: Path) -> list[tuple[Path, bool]]:
     """Predictions of an arm on Winoground, and whether they broke its contract."""
     found = []
     if m.arm.run.config.get("data", {}).get("name") == "winoground":
         found.append((path_of(m, runs_dir, "dev"), False))
     for path in sorted((folder(runs_dir, m.arm.run.identity) / "evaluations").glob("*.json")):
-        facts = json.loads(path.read_text(encoding="utf-8"))
-        if facts["data"]["name"] == "winoground":
-            found.append((path.with_suffix(".parquet"), facts["contract_broken"]))
+        try:
+            facts = json.loads(path.read_text(encoding="utf-8"))
+            name, broken = facts["data"]["name"], bool(facts["contract_broken"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            log.warning("%s: this is no evaluation of this laboratory (%s); it is left out.", path, error)
+            continue
+        if name == "winoground":
+            found.append((path.with_suffix(".parquet"), broken))
     return found
 
 

@@ -232,10 +232,7 @@ def _frontier(axes: Axes, at: Sequence[tuple[float, float]]) -> None:
 
 def curve(arm: Arm, key: str) -> tuple[list[float], list[float]]:
     """(optimizer steps, values) of one curve of a run; empty where it was not recorded."""
-    try:
-        rows = [(row["step"], row[key]) for row in runs.curves(arm.folder) if key in row]
-    except (ValueError, KeyError) as error:
-        raise DataError(f"{arm.folder / 'curves.jsonl'}: this is no training curve ({error}).") from None
+    rows = [(row["step"], row[key]) for row in runs.curves(arm.folder) if key in row]
     return [step for step, _ in rows], [value for _, value in rows]
 
 

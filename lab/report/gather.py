@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +14,9 @@ from typing import Any
 from lab import runs
 from lab.config import DIALS, NOT_IDENTITY, flat
 from lab.errors import LabError, did_you_mean
-from lab.runs import FINISHED, Run, Sweep
+from lab.runs import FINISHED, UNREADABLE, Run, Sweep
+
+log = logging.getLogger(__name__)
 
 NOT_STARTED = "NOT STARTED"
 """Status of an arm that a sweep names and that has no run folder."""
@@ -75,11 +78,12 @@ def choose(runs_dir: Path, sweep: str | None = None, run_ids: Sequence[str] = ()
         if not found:
             raise LabError(f"--runs-dir={runs_dir}: it holds no sweep and no finished run. Train first: python -m lab.train.")
         return select("all", "All finished runs", runs_dir, found, None)
-    named = [load_named(runs_dir, identity) for identity in dict.fromkeys(run_ids)]
+    alone = record is None and len(set(run_ids)) == 1
+    named = [load_named(runs_dir, identity, alone) for identity in dict.fromkeys(run_ids)]
     if record is None:
         name = named[0].identity if len(named) == 1 else f"runs-{digest(*(run.identity for run in named))}"
         return select(name, named[0].name if len(named) == 1 else f"{len(named)} runs", runs_dir, named, None)
-    arms = [runs.load(runs_dir, identity) or absent(identity) for identity in dict.fromkeys(record.arms)]
+    arms = [told(runs.look(runs_dir, identity)) or absent(identity) for identity in dict.fromkeys(record.arms)]
     extra = [run for run in named if run.identity not in record.arms]
     name = f"{record.identity}-{digest(*(run.identity for run in extra))}" if extra else record.identity
     return select(name, record.name, runs_dir, arms + extra, record)
@@ -100,12 +104,19 @@ def find_sweep(runs_dir: Path, asked: str | None) -> Sweep | None:
     return matching[-1]
 
 
-def load_named(runs_dir: Path, identity: str) -> Run:
-    """Load a run that was asked for by its id."""
+def load_named(runs_dir: Path, identity: str, alone: bool = True) -> Run:
+    """Load a run that was asked for by its id. Raises `LabError` if it is not there, or, asked for alone, cannot be read."""
     legal = [path.parent.name for path in runs_dir.glob("*/run.json")]
-    run = runs.load(runs_dir, identity) if identity in legal else None
+    run = None if identity not in legal else runs.load(runs_dir, identity) if alone else told(runs.look(runs_dir, identity))
     if run is None:
         raise LabError(f"--run={identity}: {runs_dir} holds no such run.{did_you_mean(identity, legal)}")
+    return run
+
+
+def told(run: Run | None) -> Run | None:
+    """The same run; a line says so if it cannot be read."""
+    if run is not None and run.status == UNREADABLE:
+        log.warning("%s It is reported without numbers.", run.error)
     return run
 
 

@@ -59,12 +59,12 @@ class Reader:
         chunks = stored(path, (*ASKED, "visual_tokens"))
         asked, spent = chunks[:-1], chunks[-1:]
         if self._known is None or asked != self._asked:
-            columns = pq.read_table(path, columns=list(ASKED), use_threads=False)
+            columns = pq.read_table(path, columns=list(ASKED), use_threads=False, page_checksum_verification=True)
             if self._known is None or not columns.equals(self._known.columns):
                 self._known = derive(columns, predictions.read(path, ASKED))
             self._asked = asked
         if spent != self._spent:
-            column = pq.read_table(path, columns=["visual_tokens"], use_threads=False).column(0).combine_chunks()
+            column = pq.read_table(path, columns=["visual_tokens"], use_threads=False, page_checksum_verification=True).column(0).combine_chunks()
             self._tokens, self._spent = np.asarray(column.flatten()), spent
         table = said.replace(**{name: getattr(self._known.table, name) for name in ASKED})
         return self._known, table, self._tokens

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
-from lab.errors import LabError
+from lab.errors import DataError, LabError
 from lab.evaluation import calibration, metrics, predictions
 from lab.evaluation.metrics import METRICS, Bins
 from lab.evaluation.predictions import PredictionTable
@@ -136,9 +137,22 @@ def _open(arm: Arm, reader: Reader) -> Opened | Unmeasured:
     if not arm.finished:
         return Unmeasured(arm, arm.run.error or "no error was recorded")
     try:
-        return Opened(arm, *reader.read(arm.folder / "predictions" / "dev.parquet"))
+        path = arm.folder / "predictions" / "dev.parquet"
+        with predictions.readable(path):
+            opened = Opened(arm, *reader.read(path))
+        require_all(path, len(opened.table), arm.run.facts, "dev")
+        return opened
     except LabError as error:
         return Unmeasured(arm, f"the run finished, but {error}")
+
+
+def require_all(path: Path, rows: int, facts: dict[str, Any], split: str) -> None:
+    """Raise a `DataError` for a predictions file that has not as many rows as the run counted examples."""
+    data = facts.get("data")
+    counts = data.get("counts") if isinstance(data, dict) else None
+    counted = counts.get(split) if isinstance(counts, dict) else None
+    if counted is not None and counted != rows:
+        raise DataError(f"{path}: it has {rows} rows, and run.json counts {counted} examples of {split}; evaluate the run again.")
 
 
 def _measure(one: Opened, within: dict[str, Interval], no_interval: str | None) -> Measured:
@@ -183,9 +197,13 @@ def _minival(arm: Arm, dev: PredictionTable) -> tuple[float | None, Scaled | Non
     path = arm.folder / "predictions" / "minival.parquet"
     if not path.exists():
         return None, None, "no minival predictions"
-    minival, reason = _or_reason(
-        lambda: predictions.read(path, ("sample_id", "label", "log_p_true", "log_p_false", "prediction"))
-    )
+
+    def read() -> PredictionTable:
+        table = predictions.read(path, ("sample_id", "label", "log_p_true", "log_p_false", "prediction"))
+        require_all(path, len(table), arm.run.facts, "minival")
+        return table
+
+    minival, reason = _or_reason(read)
     if minival is None:
         return None, None, reason
     scaled, reason = _or_reason(lambda: _scale(minival, dev))

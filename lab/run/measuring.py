@@ -111,8 +111,11 @@ def verify(x: Experiment, vlm: Vlm, examples: Examples, tokens: AnswerTokens, ru
 def stored_probe(run_dir: Path) -> torch.Tensor:
     """The probe's logits as they were when the model was trained. Raises `DataError` if they are gone or damaged."""
     try:
-        return load_file(run_dir / PROBE)["logits"]
-    except (OSError, KeyError, SafetensorError) as error:
+        logits = load_file(run_dir / PROBE)["logits"]
+        if logits.ndim != 2 or not logits.is_floating_point():
+            raise ValueError(f"they are {logits.dtype} of shape {list(logits.shape)}")
+        return logits
+    except (OSError, KeyError, ValueError, SafetensorError) as error:
         raise DataError(f"{run_dir / PROBE}: the probe's logits cannot be read ({error}).") from None
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.config import Experiment, as_dict
-from lab.errors import ConfigError, ModelError, TrainingError
+from lab.errors import ModelError, TrainingError
 
 READY = "ready"
 PATIENCE_S = 60.0
@@ -28,16 +28,13 @@ PATIENCE_S = 60.0
 def beside(x: Experiment, run_dir: Path, started: float, alike: dict[str, Any]) -> Iterator[None]:
     """Within, the other ranks of an arm are there, and this process is rank 0; nothing at all with one device.
 
-    Raises `ConfigError` where the machine has fewer devices, `ModelError` where a rank does not get ready.
+    Raises `ModelError` where a rank does not get ready; that the devices are there was seen to before (`devices.require`).
     """
     import torch
 
     if x.trainer.devices == 1:
         yield
         return
-    gpus = torch.cuda.device_count() if x.trainer.accelerator != "cpu" else 0
-    if 0 < gpus < x.trainer.devices:
-        raise ConfigError(f"trainer.devices={x.trainer.devices}: this machine has {gpus} GPU(s). Legal: 1 to {gpus}.")
     told = json.dumps({"config": as_dict(x), "run_dir": str(run_dir), "started": started, "alike": alike})
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(x.trainer.devices)}
     with variables({**meeting, "LOCAL_RANK": "0"}):

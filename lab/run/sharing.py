@@ -16,7 +16,7 @@ from lab.model.encoding import Encoder
 from lab.progress import Report, silent
 from lab.records import Splits
 from lab.run.assembly import assemble, rehearse, sized
-from lab.training import eviction
+from lab.training import devices, eviction
 from lab.training.datamodule import Examples
 from lab.training.features import FeatureStore
 
@@ -113,6 +113,7 @@ def prepare(x: Experiment, report: Report = silent) -> Prepared:
     """Load the data and the base of a group of arms. All that is wrong with them is said here, before any training."""
     import torch
 
+    devices.require(x.trainer)
     torch.set_num_threads(x.trainer.threads)
     cache = Path(x.tracking.cache_dir)
     splits = data.load(x.data, cache)

@@ -140,8 +140,10 @@ def run_sweep(arms: Sequence[Arm], origin: Origin, max_arms: int | None = None, 
     for arm in arms:
         record = running.new_run(arm.experiment, arm_command(origin.config_name, arm), sweep.identity)
         record.name = arm_name(arm.experiment, sweep.dials)
-        known = runs.load(runs_dir, record.identity)
-        if running.reusable(arm.experiment, known):
+        known = runs.look(runs_dir, record.identity)
+        if known is not None and known.status == runs.UNREADABLE:
+            log.error("arm %s is left out: %s", record.name, known.error)
+        elif running.reusable(arm.experiment, known):
             log.info("%s is finished already (runs/%s); trainer.if_finished=again trains it anew", record.name, record.identity)
         else:
             records[record.identity] = record
@@ -222,7 +224,7 @@ def run_group(
     else:
         threads = max(x.trainer.threads * x.trainer.devices for x, _ in todo)
         side_by_side(todo, prepared, started, max_arms or running.riders([x for x, _ in todo], prepared, max(1, cores // threads)))
-    ended = [(x, runs.load(Path(x.tracking.runs_dir), record.identity)) for x, record in todo]
+    ended = [(x, runs.look(Path(x.tracking.runs_dir), record.identity)) for x, record in todo]
     finished = [(x, known) for x, known in ended if known is not None and known.status == runs.FINISHED]
     running.interleaved_latency(finished, prepared, bars())
     return checked(todo, prepared)
@@ -290,7 +292,7 @@ def settle(exitcode: int, x: Experiment, record: Run) -> None:
     """Tell the truth about an arm whose process is gone without having said how it ended."""
     from lab import run as running
 
-    known = runs.load(Path(x.tracking.runs_dir), record.identity)
+    known = runs.look(Path(x.tracking.runs_dir), record.identity)
     if known is not None and known.status != runs.RUNNING:
         if known.status != runs.FINISHED:
             log.error("arm %s %s: %s (log: %s)", record.name, known.status, known.error, log_path(x, record))
@@ -364,7 +366,7 @@ def conclude(sweep: Sweep, courier: Courier, started: float) -> int:
     print(summary(courier.runs_dir, sweep, courier.uri), flush=True)
     for line in sweep.facts.get("self_check", []):
         print(f"check:    {line}", flush=True)
-    found = [runs.load(courier.runs_dir, name) for name in sweep.arms]
+    found = [runs.look(courier.runs_dir, name) for name in sweep.arms]
     firsts = [run.metrics["time/first_metric_s"] for run in found if run is not None and "time/first_metric_s" in run.metrics]
     if firsts:
         print(f"time:     first metric logged after {min(firsts):.1f} s, sweep done after {time.time() - started:.0f} s", flush=True)

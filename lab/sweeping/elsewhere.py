@@ -96,7 +96,7 @@ def settle(arm: Arm, record: Run, waits: bool = True) -> None:
     run_dir = runs.folder(runs_dir, record.identity)
     while waits and runs.is_held(run_dir):
         time.sleep(POLL_S)
-    known = runs.load(runs_dir, record.identity)
+    known = runs.look(runs_dir, record.identity)
     if runs.is_held(run_dir):
         log.warning("arm %s goes on in a process of its own", record.name)
     elif known is None:

@@ -45,7 +45,7 @@ def before(arms: Sequence[Named], runs_dir: Path) -> dict[str, Prepared]:
     accounts: dict[str, Account] = {}
     groups: dict[str, list[Named]] = {}
     for name, x in arms:
-        known = runs.load(runs_dir, identity(x))
+        known = runs.look(runs_dir, identity(x))
         if known is not None and running.reusable(x, known):
             accounts[name] = account_of(name, x, known.facts, known.metrics)
         else:
@@ -79,7 +79,7 @@ def after(arms: Sequence[Named], runs_dir: Path) -> int:
     """Hold what the finished arms recorded against what they require; 0 if it holds, else 1, with the difference told."""
     from lab.report import matching
 
-    found = [(name, x, runs.load(runs_dir, identity(x))) for name, x in arms] if required(arms) else []
+    found = [(name, x, runs.look(runs_dir, identity(x))) for name, x in arms] if required(arms) else []
     accounts = [
         account_of(name, x, run.facts, run.metrics) for name, x, run in found if run is not None and run.status == runs.FINISHED
     ]

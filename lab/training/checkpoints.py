@@ -111,7 +111,7 @@ def read(path: Path) -> Checkpoint:
     if checksum(tensors, facts) != crc:
         raise BrokenCheckpoint(f"{path}: its contents are not what was written")
     values = json.loads(facts)
-    if values.pop("version") != VERSION:
+    if not isinstance(values, dict) or values.pop("version", None) != VERSION:
         raise BrokenCheckpoint(f"{path}: written by another version of this laboratory")
     return Checkpoint(tensors, values)
 

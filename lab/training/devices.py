@@ -15,6 +15,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import Sampler
 
 from lab.config import TrainerSection
+from lab.errors import ConfigError
 from lab.records import Batch
 
 
@@ -27,6 +28,21 @@ def world() -> int:
     """How many processes train one arm together, once they have met."""
     met = torch.distributed.is_available() and torch.distributed.is_initialized()
     return torch.distributed.get_world_size() if met else 1
+
+
+def require(section: TrainerSection) -> None:
+    """Raise a `ConfigError` where `trainer.accelerator` or `trainer.devices` asks for what PyTorch does not see on this machine."""
+    cuda, mps = torch.cuda.device_count(), int(torch.backends.mps.is_available())
+    there = {"cpu": None, "cuda": cuda, "mps": mps}.get(section.accelerator, max(cuda, mps))
+    if there == 0 and section.accelerator != "auto":
+        raise ConfigError(
+            f"trainer.accelerator={section.accelerator}: PyTorch sees no such device on this machine. Legal here: "
+            f"{', '.join(['auto', 'cpu', *(['gpu', 'cuda'] if cuda else ['gpu', 'mps'] if mps else [])])}."
+        )
+    if there and section.devices > there:
+        raise ConfigError(
+            f"trainer.devices={section.devices}: this machine has {there} GPU(s). Legal: 1 to {there}, or trainer.accelerator=cpu."
+        )
 
 
 def strategy(section: TrainerSection) -> DDPStrategy | str:

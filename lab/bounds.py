@@ -1,0 +1,228 @@
+"""What each value of the schema may be: the bounds of every number, the words of every key that takes one of a few. Light.
+
+Types are OmegaConf's affair (`lab.config`), what values mean to each other is `lab.freezing`'s. A test walks the schema: a key
+that is in none of these tables fails it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import re
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from lab.config import PARTS, Experiment
+from lab.errors import ConfigError, did_you_mean
+
+
+@dataclasses.dataclass(frozen=True)
+class Bounds:
+    """A number, or each number of a list, lies in [least, most], or in [least, most) where `open_above`. Never nan.
+
+    length: how many numbers a list holds; None: at least one.
+    """
+
+    least: float
+    most: float
+    open_above: bool = False
+    length: int | None = None
+
+    def hold(self, value: float) -> bool:
+        """Whether a number is legal."""
+        return self.least <= value and (value < self.most if self.open_above else value <= self.most)
+
+    @property
+    def told(self) -> str:
+        """`it must be at least 0 and at most 1024`, `it must lie in [0, 1)`."""
+        if self.open_above:
+            return f"it must lie in [{self.least:g}, {self.most:g})"
+        return f"it must be at least {short(self.least)} and at most {short(self.most)}"
+
+
+COUNT = 2**31 - 1
+"""Most that is counted: samples, steps."""
+SIZE = 2**16
+"""Most that one dimension of a module is given."""
+MACHINES = 2**10
+"""Most processes or threads."""
+SEED = 2**32 - 1
+"""PyTorch's generator on the CPU keeps 32 bits of a seed: a larger one would draw what a smaller one draws."""
+RATE = Bounds(0.0, 1e6)
+SHARE = Bounds(0.0, 1.0, open_above=True)
+
+BOUNDS: Mapping[str, Bounds] = {
+    "data.seed": Bounds(0, 2**63 - 1),
+    "data.num_train": Bounds(1, COUNT),
+    "data.num_minival": Bounds(1, COUNT),
+    "data.num_dev": Bounds(1, COUNT),
+    "data.permutations": Bounds(1, 6),
+    "lora.r": Bounds(0, SIZE),
+    "lora.trainable_parameters": Bounds(1, 10**13),
+    "lora.lora_alpha": Bounds(1, COUNT),
+    "lora.lora_dropout": SHARE,
+    "lora.top_k_blocks": Bounds(1, SIZE),
+    "prompt.version": Bounds(0, COUNT),
+    "vision_tokens.budget": Bounds(1, SIZE),
+    "vision_tokens.width": Bounds(1, SIZE),
+    "vision_tokens.heads": Bounds(1, SIZE),
+    "conditioning.every": Bounds(1, SIZE),
+    "conditioning.layers": Bounds(0, SIZE),
+    "conditioning.width": Bounds(1, SIZE),
+    "conditioning.heads": Bounds(1, SIZE),
+    "optim.lr": RATE,
+    "optim.lr_vision": RATE,
+    "optim.lr_projector": RATE,
+    "optim.lr_extras": RATE,
+    "optim.lr_b_ratio": RATE,
+    "optim.weight_decay": RATE,
+    "optim.betas": dataclasses.replace(SHARE, length=2),
+    "optim.warmup_fraction": SHARE,
+    "trainer.max_steps": Bounds(0, COUNT),
+    "trainer.max_epochs": Bounds(0.0, 1e6),
+    "trainer.batch_size": Bounds(1, COUNT),
+    "trainer.accumulate_grad_batches": Bounds(1, COUNT),
+    "trainer.gradient_clip_val": RATE,
+    "trainer.val_every": Bounds(1, COUNT),
+    "trainer.patience": Bounds(1, COUNT),
+    "trainer.num_workers": Bounds(0, MACHINES),
+    "trainer.threads": Bounds(1, MACHINES),
+    "trainer.devices": Bounds(1, MACHINES),
+    "trainer.save_every": Bounds(1, COUNT),
+    "trainer.keep_checkpoints": Bounds(1, COUNT),
+    "evaluation.batch_size": Bounds(1, COUNT),
+    "evaluation.bootstrap": Bounds(2000, 10**6),
+    "evaluation.latency_warmup": Bounds(0, COUNT),
+    "evaluation.latency_examples": Bounds(0, COUNT),
+    "evaluation.probe_examples": Bounds(1, COUNT),
+    "sweep.replicates": Bounds(1, 1000),
+    "tracking.cache_gb": Bounds(0.0, 1e9),
+    "seed": Bounds(0, SEED),
+}
+"""Of every key that holds numbers. Where there is no natural bound, it is one beyond which nothing could be computed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Words:
+    """A key that takes one of a few words. also: a regular expression for more, as `also_told` writes it.
+
+    refused: words that are known, and why they cannot be had.
+    """
+
+    legal: tuple[str, ...]
+    also: str | None = None
+    also_told: str = ""
+    refused: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def hold(self, value: str) -> bool:
+        """Whether a word is legal."""
+        return value in self.legal or (self.also is not None and re.fullmatch(self.also, value, re.ASCII) is not None)
+
+
+NEEDS_DATA = "it needs activations of training data before the adapter exists"
+WORDS: Mapping[str, Words] = {
+    "model.attn_implementation": Words(("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")),
+    "data.difficulty": Words(("easy", "medium", "hard")),
+    "data.image_layout": Words(("whole", "boxes")),
+    "vision_tokens.name": Words(("native", "resize", "pool", "resampler", "prune", "merge")),
+    "conditioning.name": Words(("prefix", "cross_attention", "add_cross_attention")),
+    "lora.where": Words(PARTS),
+    "lora.init_lora_weights": Words(
+        ("default", "gaussian", "orthogonal", "mica", "pissa", "olora"),
+        also=r"pissa_niter_[1-9]\d{0,3}",
+        also_told="pissa_niter_N",
+        refused={
+            "loftq": "PEFT computes it with bitsandbytes on a GPU from a base that is not quantised yet",
+            "eva": NEEDS_DATA,
+            "corda": NEEDS_DATA,
+            "lora_ga": "it needs gradients of training data before the adapter exists",
+        },
+    ),
+    "trainer.accelerator": Words(("auto", "cpu", "gpu", "cuda", "mps")),
+    "trainer.max_time": Words((), also=r"\d{1,6}:[0-5]\d:[0-5]\d", also_told="hours, minutes, seconds, as in 11:45:00"),
+    "evaluation.controls": Words(("blank", "shuffled", "text_only")),
+}
+"""Of every text that is one of a few words, or a list of them. Enumerations are OmegaConf's affair."""
+
+
+def check(x: Experiment) -> None:
+    """Check every number and every word of an experiment. Raises `ConfigError` with the key, the value and what is legal."""
+    for key, bounds in BOUNDS.items():
+        check_number(key, value_of(x, key), bounds)
+    for key, words in WORDS.items():
+        check_word(key, value_of(x, key), words)
+
+
+def check_given(values: dict[str, Any]) -> None:
+    """Check the numbers of a config that is not typed yet: one that no float holds must not get as far as a conversion."""
+    for key, bounds in BOUNDS.items():
+        section, _, name = key.rpartition(".")
+        inside = values.get(section) if section else values
+        value = inside.get(name) if isinstance(inside, dict) else None
+        if all(map(is_number, value)) if isinstance(value, list) else is_number(value):
+            check_number(key, value, bounds)
+
+
+def is_number(value: Any) -> bool:
+    """Whether a plain value is a number, for which Python takes booleans too."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def value_of(x: Experiment, key: str) -> Any:
+    """The value of a dotted key."""
+    for name in key.split("."):
+        x = getattr(x, name)
+    return x
+
+
+def check_number(key: str, value: Any, bounds: Bounds) -> None:
+    """Check one number, or a list of them; None is legal where its type allows it."""
+    if isinstance(value, list) and len(value) != (bounds.length or max(1, len(value))):
+        wanted = f"{bounds.length} numbers are needed, as in {default_of(key)}" if bounds.length else "it must hold at least one number, or be null"
+        raise ConfigError(f"{key}={told(value)}: {wanted}.")
+    given = value if isinstance(value, list) else [value]
+    wrong = [one for one in given if one is not None and not bounds.hold(one)]
+    if wrong:
+        each = f" {short(wrong[0])} is out of bounds:" if isinstance(value, list) else ""
+        raise ConfigError(f"{key}={told(value)}:{each} {bounds.told}{', or null' if nullable(key) else ''}.")
+
+
+def check_word(key: str, value: Any, words: Words) -> None:
+    """Check one word, or a list of them; None is legal where its type allows it."""
+    given = value if isinstance(value, list) else [value]
+    wrong = [one for one in given if one is not None and not words.hold(one)]
+    if wrong:
+        legal = ", ".join([*words.legal, *filter(None, [words.also_told]), *(["null"] if nullable(key) else [])])
+        what = f" {short(repr(wrong[0]))} is none of them." if isinstance(value, list) else ""
+        why = f" {wrong[0]}: {words.refused[wrong[0]]}." if wrong[0] in words.refused else did_you_mean(wrong[0], words.legal)
+        raise ConfigError(f"{key}={told(value)}: legal values are {legal}.{what}{why}")
+
+
+def default_of(key: str) -> Any:
+    """The value of a key that nobody set."""
+    return value_of(Experiment(), key)
+
+
+@functools.cache
+def nullable(key: str) -> bool:
+    """Whether the schema lets a key be null."""
+    *sections, name = key.split(".")
+    owner: Any = Experiment
+    for section in sections:
+        owner = typing.get_type_hints(owner)[section]
+    return type(None) in typing.get_args(typing.get_type_hints(owner)[name])
+
+
+def told(value: Any) -> str:
+    """A given value for a message."""
+    return f"[{', '.join(map(short, value))}]" if isinstance(value, list) else short(value)
+
+
+def short(value: Any) -> str:
+    """A number or a word in at most some 60 characters."""
+    if isinstance(value, int) and abs(value) >= 10**30:
+        return f"{'-' if value < 0 else ''}(a number of about {round(math.log10(abs(value)))} digits)"
+    text = f"{value}"
+    return text if len(text) <= 60 else f"{text[:57]}..."
