@@ -33,7 +33,6 @@ def precision(scale: Scale, sheet: Sheet) -> None:
     from lab.config import DType
     from lab.training.learner import Learner, answer_loss
 
-    torch.backends.cudnn.allow_tf32 = False  # the patch embedding of the reference is a convolution
     path = scale.checkpoint("qwen2_vl", "2b", num_layers=2, depth=2)
     x = scale.experiment("qwen2_vl_2b", path)
     wide = replace(x, model=replace(x.model, dtype=DType.float32))
@@ -42,7 +41,8 @@ def precision(scale: Scale, sheet: Sheet) -> None:
         return answer_loss(vlm.logits(batch, batch.answer_rows), batch.labels)
 
     vlm, batch = model_and_batch(wide, scale)
-    reference = step(vlm, batch, plain)
+    with torch.backends.cudnn.flags(allow_tf32=False):  # the patch embedding is a convolution
+        reference = step(vlm, batch, plain)
     del vlm
     vlm, batch = model_and_batch(x, scale)
     learner = Learner(vlm, x.optim, x.prompt, 1)
