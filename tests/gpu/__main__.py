@@ -64,7 +64,8 @@ def alone(part: str, given: argparse.Namespace, packages: str) -> str:
     told = [part, "--inside", "--out", str(given.out), "--device", given.device, *(["--small"] if given.small else [])]
     told += ["--scratch", str(given.scratch)] if given.scratch else []
     paths = [str(ROOT), os.environ.get("PYTHONPATH", ""), packages]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    environment |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     path, start, late = given.out / f"{part}.json", time.perf_counter(), False
     path.unlink(missing_ok=True)
     try:

@@ -108,7 +108,8 @@ def measured(x: Experiment, prepared: Prepared, sheet: Sheet, name: str, number:
     settled = outcome.facts["gradient_checkpointing"]["on"]
     sheet.check(f"{name}: the plan recomputes as the run does", plan.recomputes == settled, f"plan {plan.recomputes}, run {settled}")
     memory(sheet, name, plan, latency.peak_memory_mb(device) * 2**20 if on_gpu else None)
-    utilisation(sheet, name, with_checkpointing(x, settled), prepared, seconds)
+    model = planned(with_checkpointing(x, False), prepared) if plan.recomputes else plan
+    utilisation(sheet, name, with_checkpointing(x, settled), prepared, model.train_flops * x.trainer.batch_size, seconds)
 
 
 def memory(sheet: Sheet, name: str, plan: Plan, peak: float | None) -> None:
@@ -126,13 +127,12 @@ def memory(sheet: Sheet, name: str, plan: Plan, peak: float | None) -> None:
     sheet.check(f"{name}: what is planned to fit fits", peak <= most, f"{peak / 1e9:.2f} of at most {most / 1e9:.2f} GB")
 
 
-def utilisation(sheet: Sheet, name: str, x: Experiment, prepared: Prepared, seconds: float) -> None:
-    """Note operations of a step and, where the device's peak is known, the share of it that they are."""
+def utilisation(sheet: Sheet, name: str, x: Experiment, prepared: Prepared, model: float, seconds: float) -> None:
+    """Note operations of a step and, where the device's peak is known, the share of it that they are. model: FLOPs by the plan."""
     import torch
 
     from lab.bench import steps
 
-    model = planned(with_checkpointing(x, False), prepared).train_flops * x.trainer.batch_size
     executed = steps.flops_of_step(x, prepared)
     sheet.add(f"{name}: model FLOPs of a step", model / 1e12, "TFLOP", "the plan's, without recomputation")
     sheet.add(f"{name}: executed FLOPs of a step", executed / 1e12, "TFLOP", "matrix products, padding included")

@@ -53,10 +53,10 @@ def precision(scale: Scale, sheet: Sheet) -> None:
         sheet.add(f"{name}: loss away from float32", away[name][0], "nats", f"float32: {float(reference[0]):.6f}")
         sheet.add(f"{name}: gradients away from float32", away[name][1], "", "norm of the difference over the norm")
         sheet.add(f"{name}: forward and backward", 1e3 * paced(vlm, batch, loss), "ms", f"median of 3, batch {EXAMPLES}, two blocks")
-    holds = away["lean"][1] <= FARTHER * away["plain"][1]
-    sheet.check("the lean step is as near to float32 as the plain one", holds, f"gradients: {away['lean'][1]:.2e} and {away['plain'][1]:.2e}")
-    holds = away["lean"][0] <= FARTHER * max(away["plain"][0], float(torch.finfo(torch.bfloat16).eps))
-    sheet.check("so is its loss", holds, f"{away['lean'][0]:.2e} and {away['plain'][0]:.2e} nats")
+    (lean_loss, lean), (plain_loss, other) = away["lean"], away["plain"]
+    sheet.check("the lean step's gradients are as near to float32 as the plain one's", lean <= FARTHER * other, f"{lean:.2e} and {other:.2e}")
+    most = FARTHER * max(plain_loss, torch.finfo(torch.bfloat16).eps)
+    sheet.check("so is its loss", lean_loss <= most, f"{lean_loss:.2e} and {plain_loss:.2e} nats")
 
 
 def model_and_batch(x: Experiment, scale: Scale) -> tuple[Vlm, Batch]:
@@ -75,9 +75,11 @@ def model_and_batch(x: Experiment, scale: Scale) -> tuple[Vlm, Batch]:
 
 
 Loss = Callable[["Vlm", "Batch"], "torch.Tensor"]
+Stepped = tuple["torch.Tensor", dict[str, "torch.Tensor"]]
+"""Loss and gradients."""
 
 
-def step(vlm: Vlm, batch: Batch, loss: Loss) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+def step(vlm: Vlm, batch: Batch, loss: Loss) -> Stepped:
     """Loss, and the gradients of everything that trains, on the CPU; the model's own are taken from it."""
     from lab import lora
 
@@ -88,7 +90,7 @@ def step(vlm: Vlm, batch: Batch, loss: Loss) -> tuple[torch.Tensor, dict[str, to
     return found.detach().float().cpu(), gradients
 
 
-def distances(one: tuple[torch.Tensor, dict[str, torch.Tensor]], other: tuple[torch.Tensor, dict[str, torch.Tensor]]) -> tuple[float, float]:
+def distances(one: Stepped, other: Stepped) -> tuple[float, float]:
     """Between losses in nats, and between gradients over the norm of the other's."""
     assert one[1].keys() == other[1].keys()
     squares = sum(float((one[1][name] - gradient).square().sum()) for name, gradient in other[1].items())

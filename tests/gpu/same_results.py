@@ -1,12 +1,13 @@
 """Ways to one result, at the published widths and two blocks: arms over one base and alone, stopped and never stopped, merged and not.
 
-On a CPU, and in float32, the laboratory promises the same bits; a GPU's kernels may add in another order from run to run, so that
-there `TOLERANCE` holds, and the sheet says whether the bits were the same too.
+On a CPU the bits must be the same. A GPU's kernels may add in another order from run to run: PyTorch is told to take those that do not
+where it has them, `TOLERANCE` holds, and the sheet says whether the bits were the same too.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,14 +21,18 @@ if TYPE_CHECKING:
     from lab.runs import Run
 
 STEPS, STOP = 6, 3
-TOLERANCE = {"cpu": 0.0, "cuda": 2e-2}
-"""Largest gap of the loss after `STEPS` steps, and of an adapter's numbers over the largest of them."""
+TOLERANCE = {"cpu": 0.0, "cuda": 5e-2}
+"""Largest gap of the loss after `STEPS` steps in nats, and of the B matrices, which begin at zero, over their norm."""
 
 
 def same_results(scale: Scale, sheet: Sheet) -> None:
     """Two ranks over one base, the first of them alone, and stopped in between; then the equivalence gate."""
+    import torch
+
     from lab import run as running
 
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it with its first product
+    torch.use_deterministic_algorithms(scale.device == "cuda", warn_only=True)
     path = scale.checkpoint("qwen2_vl", "2b", num_layers=2, depth=2)
     options = ("trainer.batch_size=4", f"trainer.max_steps={STEPS}", f"trainer.save_every={STOP}")
 
@@ -68,12 +73,12 @@ def alike(sheet: Sheet, name: str, scale: Scale, one: Run, other: Run) -> None:
     losses = [run.metrics["train/loss"] for run in (one, other)]
     adapters = [adapter(run) for run in (one, other)]
     assert adapters[0].keys() == adapters[1].keys()
-    largest = max(float(tensor.abs().max()) for tensor in adapters[1].values())
-    gap = max(float((adapters[0][key] - tensor).abs().max()) for key, tensor in adapters[1].items()) / largest
     bits = losses[0] == losses[1] and all(torch.equal(adapters[0][key], tensor) for key, tensor in adapters[1].items())
+    learned = [torch.cat([tensor.flatten() for key, tensor in sorted(each.items()) if "lora_B" in key]) for each in adapters]
+    gap = float((learned[0] - learned[1]).norm() / learned[1].norm())
     most = TOLERANCE[scale.device]
-    found = f"losses {losses[0]:.6f} and {losses[1]:.6f}, adapters {gap:.2e} apart, bits {'the same' if bits else 'other'}"
-    sheet.check(name, abs(losses[0] - losses[1]) <= most and gap <= most, found)
+    found = f"losses {losses[0]:.6f} and {losses[1]:.6f}, B {gap:.2e} of its norm apart, bits {'the same' if bits else 'other'}"
+    sheet.check(name, abs(losses[0] - losses[1]) <= most and gap <= most and (bits or most > 0), found)
 
 
 def adapter(run: Run) -> dict[str, Any]:
@@ -86,4 +91,5 @@ def adapter(run: Run) -> dict[str, Any]:
 
 def gate(row: dict[str, Any]) -> str:
     """One line of the gate in words."""
-    return f"largest gap {row['max_gap']}, tolerance {row['tolerance']}, {row['flips']} flips of {row['num_examples']} {row['note']}".strip()
+    flips = f"{row['flips']} flips of {row['num_examples']}"
+    return f"largest gap {row['max_gap']}, tolerance {row['tolerance']}, {flips} {row['note']}".strip()
