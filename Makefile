@@ -19,7 +19,10 @@ test:  ## install what tests need and run them
 report:  ## write report/ from the latest sweep
 	$(PYTHON) -m lab.report
 
+gpu-wheels:  ## bring along what a GPU machine without a package registry lacks, in cache/wheels, for python -m tests.gpu
+	$(PYTHON) -m pip wheel $(PIP_QUIET) --no-deps -w cache/wheels 'hydra-core>=1.3.8,<1.4' 'omegaconf>=2.3,<2.4' 'antlr4-python3-runtime==4.9.*'
+
 tiny-base:  ## make the shipped tiny base again, from nothing (about half an hour on one core)
 	$(PYTHON) -m lab.pretraining --out cache/tiny_base
 
-.PHONY: help install sweep test report tiny-base
+.PHONY: help install sweep test report gpu-wheels tiny-base

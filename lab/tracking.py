@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.metadata
+import importlib.util
 import logging
 import multiprocessing
 import os
@@ -30,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 from lab import delivered, paths, runs
 from lab.config import Tracking, flat
 from lab.delivered import LOCK, Delivered, one_at_a_time
-from lab.errors import DataError
+from lab.errors import ConfigError, DataError
 from lab.redaction import without_secrets
 from lab.runs import Run, Sweep
 
@@ -99,10 +100,15 @@ class Courier:
     """Delivers run folders of one `runs_dir` to one MLflow experiment. An absent server is said once and costs no run.
 
     away: why the server gave no answer to the last delivery, or None. told: whether the user knows. strange: what was said of
-    files that cannot be read.
+    files that cannot be read. Raises `ConfigError` where MLflow is not installed and `tracking.enabled` asks for it.
     """
 
     def __init__(self, section: Tracking) -> None:
+        if section.enabled and importlib.util.find_spec("mlflow") is None:
+            raise ConfigError(
+                "tracking.enabled=true: the package mlflow is not installed. Install it with `pip install mlflow`, or give "
+                "tracking.enabled=false: runs are kept in tracking.runs_dir all the same."
+            )
         self.section = section
         self.uri = store_uri(section)
         self.runs_dir = Path(section.runs_dir)

@@ -10,6 +10,7 @@ from typing import Any
 import checkpoints
 import pytest
 import torch
+from checkpoints import real_config
 from test_families import logits, move, sample
 
 from lab import adapter, lora, model
@@ -21,32 +22,6 @@ ALL = ["vision", "projector", "llm"]
 RANKS = (8, 16, 32, 64)
 LLM_7 = r"model\.language_model\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
 SUFFIXES = r".*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
-SHAPES = {"2b": (1536, 12, 2, 8960, 151936, True), "7b": (3584, 28, 4, 18944, 152064, False)}
-"""hidden, heads, kv heads, intermediate, vocabulary, tied (domain.md 2.2)."""
-
-
-def real_config(family: str, size: str, num_layers: int = 28, depth: int = 32) -> Any:
-    """The configuration of Qwen2-VL-2B, Qwen2-VL-7B or Qwen2.5-VL-7B, from its published facts."""
-    from transformers import Qwen2_5_VLConfig, Qwen2VLConfig
-
-    hidden, heads, kv_heads, intermediate, vocabulary, tied = SHAPES[size]
-    text = {
-        "vocab_size": vocabulary,
-        "hidden_size": hidden,
-        "intermediate_size": intermediate,
-        "num_hidden_layers": num_layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads,
-        "rms_norm_eps": 1e-6,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
-        "tie_word_embeddings": tied,
-    }
-    vision: dict[str, Any] = {"depth": depth, "num_heads": 16, "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2}
-    if family == "qwen2_vl":
-        vision |= {"embed_dim": 1280, "hidden_size": hidden, "mlp_ratio": 4}
-        return Qwen2VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=tied)
-    vision |= {"hidden_size": 1280, "intermediate_size": 3420, "out_hidden_size": hidden}
-    return Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=tied)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """Tables with images inside (parquet or Arrow, a local folder or the Hugging Face hub), read row by row.
 
-The only file of `lab.data` that imports `datasets`, and only inside functions. Images stay encoded and on disk until a
+The only file of `lab.data` that imports `datasets`, and only where a table is read (`library`). Images stay encoded and on disk until a
 sample is asked for; a picture is named `<table>[<split>]#<row>/<column>`.
 """
 
@@ -21,6 +21,18 @@ from lab.records import Picture
 
 HUB_ID = re.compile(r"(?P<path>[A-Za-z0-9][\w.-]*/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 SHARD = re.compile(r"(?P<split>[A-Za-z0-9_.]+?)(-[0-9]{5}-of-[0-9]{5}(-[0-9a-f]{16})?)?\.parquet")
+
+
+def library() -> Any:
+    """The package `datasets`. Raises `ConfigError` where it is not installed."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise ConfigError(
+            f"data: tables (parquet, Arrow, the hub) are read by the package datasets, which cannot be imported ({error}). "
+            "Install it with `pip install datasets`, or give data that are no tables, such as data=pairs or data=nlvr."
+        ) from None
+    return datasets
 
 
 class Table:
@@ -89,7 +101,7 @@ def open_tables(root: str, splits: Sequence[str], images: Sequence[str], cache_d
 
 def open_arrow(root: str) -> dict[str, Any]:
     """Open a folder written by `save_to_disk`: a `DatasetDict` by its splits, a single `Dataset` as `dev`."""
-    import datasets
+    datasets = library()
 
     folder = Path(root)
     if not folder.is_dir():
@@ -108,7 +120,7 @@ def open_arrow(root: str) -> dict[str, Any]:
 
 
 def _local(folder: Path, splits: Sequence[str], cache_dir: Path) -> dict[str, Any]:
-    import datasets
+    datasets = library()
 
     shards: dict[str, list[str]] = {}
     for place in (folder, folder / "data"):
@@ -131,7 +143,7 @@ def _local(folder: Path, splits: Sequence[str], cache_dir: Path) -> dict[str, An
 
 
 def _hub(root: str, splits: Sequence[str], cache_dir: Path) -> dict[str, Any]:
-    import datasets
+    datasets = library()
 
     named = HUB_ID.fullmatch(root)
     if named is None:
@@ -153,13 +165,13 @@ def _hub(root: str, splits: Sequence[str], cache_dir: Path) -> dict[str, Any]:
 
 
 def _is_scalar(dataset: Any, column: str) -> bool:
-    import datasets
+    datasets = library()
 
     return isinstance(dataset.features[column], (datasets.Value, datasets.ClassLabel))
 
 
 def _is_image(dataset: Any, column: str) -> bool:
-    import datasets
+    datasets = library()
 
     feature = dataset.features[column]
     return isinstance(feature, datasets.Image) or (isinstance(feature, Mapping) and "bytes" in feature)
@@ -167,7 +179,7 @@ def _is_image(dataset: Any, column: str) -> bool:
 
 def _encoded(name: str, dataset: Any, column: str) -> Any:
     """Return the table of one image column, its cells as {"bytes", "path"}."""
-    import datasets
+    datasets = library()
 
     if not _is_image(dataset, column):
         raise DataError(f"{name}: column {column!r} does not hold images but {dataset.features[column]}.")

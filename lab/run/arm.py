@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.metadata
 import logging
@@ -29,6 +30,9 @@ from lab.training import checkpoints, loop
 from lab.training.datamodule import Examples
 
 log = logging.getLogger(__name__)
+
+OPTIONAL = ("datasets", "mlflow")
+"""Libraries that a run does without where its data are no tables and `tracking.enabled` is false."""
 
 
 def new_run(x: Experiment, command: str, sweep: str | None = None) -> Run:
@@ -136,16 +140,19 @@ def data_facts(x: Experiment, prepared: Prepared, encoded: dict[str, Examples]) 
 
 def warm() -> None:
     """Do once what every arm would, so that arms forked from this process find it done."""
-    import pandas  # noqa: F401 (pyarrow imports it with its first table)
-
+    with contextlib.suppress(ImportError):  # it is no need of ours
+        import pandas  # noqa: F401 (pyarrow imports it with its first table)
     versions()
 
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """The libraries, the interpreter and the machine behind a run."""
+    """The libraries, the interpreter and the machine behind a run. `OPTIONAL` ones are left out where they are not installed."""
     names = (*contract.LIBRARIES, "lightning", "datasets", "hydra-core", "mlflow", "numpy")
-    found = {name: importlib.metadata.version(name) for name in names}
+    found = {}
+    for name in names:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError) if name in OPTIONAL else contextlib.nullcontext():
+            found[name] = importlib.metadata.version(name)
     return {**found, "python": platform.python_version(), "platform": platform.platform()}
 
 

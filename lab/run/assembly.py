@@ -88,5 +88,6 @@ def reload(x: Experiment, run_dir: Path, device: torch.device | str = "cpu") -> 
     vlm = assemble(x, model.load(x.model))
     if trains(x):
         adapter.load(vlm, run_dir / "adapter")
-    vlm.model.to(device)
+    for module in (vlm.model, *vlm.extras.values()):
+        module.to(device)
     return vlm
