@@ -1,7 +1,7 @@
 """Encoded, untrusted images -> RGB, strictly; and the check of every file once, before any training.
 
 What a file is, its content says and not its name: an NLVR2 `.png` may hold a JPEG. A file that is not exactly one
-complete picture is refused with its name: no half-decoded rows, no first frame of an animation.
+complete picture is refused with its name: no half-decoded rows (`lab.data.intact`), no first frame of an animation.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from tqdm import tqdm
 from lab.config import OnBad
 from lab.data.faults import Fault, settle
 from lab.data.files import open_regular, why_unreadable
+from lab.data.intact import damage
 from lab.data.verified import Stamp, Verified
 from lab.records import Picture
 
@@ -36,7 +37,6 @@ MAX_PIXELS = 64_000_000
 MAX_BYTES = 256 * 1024 * 1024
 """Largest encoded file that is read."""
 
-PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 BATCH = 128
 """Images decoded between two commits of what was learned."""
 
@@ -136,7 +136,7 @@ def _same(picture: Picture) -> Picture:
 
 def _rules() -> str:
     """What a verdict depends on besides the file."""
-    return f"1 pillow={PIL.__version__} pixels={MAX_PIXELS} bytes={MAX_BYTES}"
+    return f"2 pillow={PIL.__version__} pixels={MAX_PIXELS} bytes={MAX_BYTES}"
 
 
 def _reason(picture: Picture, outcome: tuple[int, int] | str) -> str | None:
@@ -187,6 +187,9 @@ def _whole(picture: Picture) -> Image.Image:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _refuse(image, data, picture.source)
             image.load()
+            reason = damage(image, data)
+            if reason:
+                raise Fault(picture.source, f"the image cannot be decoded ({reason})")
             return _rgb(ImageOps.exif_transpose(image), picture.source)
     except Fault:
         raise
@@ -211,8 +214,6 @@ def _refuse(image: Image.Image, data: bytes, source: str) -> None:
         raise Fault(source, f"the image is {width} x {height}, {limit}")
     if image.format != "MPO" and getattr(image, "is_animated", False):
         raise Fault(source, "the file holds more than one frame; a still image is needed")
-    if image.format == "PNG" and PNG_END not in data:  # Pillow is content once the pixels are complete
-        raise Fault(source, "the image cannot be decoded (truncated PNG: no IEND chunk)")
 
 
 def _rgb(image: Image.Image, source: str) -> Image.Image:
