@@ -133,7 +133,7 @@ def evaluate(run: Run, x: Experiment, given: argparse.Namespace, report: Report)
     from lab import run as running
     from lab.errors import DataError
     from lab.evaluation import metrics, predictions, scoring, winoground
-    from lab.training.datamodule import Examples
+    from lab.training.screening import screen
 
     log = logging.getLogger(__name__)
     run_dir = runs.folder(given.runs_dir, run.identity)
@@ -149,7 +149,8 @@ def evaluate(run: Run, x: Experiment, given: argparse.Namespace, report: Report)
     split = getattr(splits, given.split)
     if not len(split):
         raise DataError(f"--split {given.split}: it is empty in data={x.data.name}. {' '.join(splits.notes)}")
-    examples = Examples(split, encoder)
+    splits, made = screen(splits, (given.split,), encoder, x.data)
+    split, examples = getattr(splits, given.split), made[given.split]
     examples.prepare(running.Prepared(base, splits).store(x, vlm, encoder), vlm, report)
     if has_adapter(run):
         adapter.load(vlm, run_dir / "adapter")

@@ -55,13 +55,17 @@ def act(given: argparse.Namespace) -> int:
 
 
 def data_of(x: Experiment) -> Splits | None:
-    """The data if they are here; a plan can do without."""
-    from lab import data
+    """The data as the experiment would use them, if they are here; a plan can do without."""
+    from lab import data, planning
+    from lab.config import trains
+    from lab.training.screening import screen
 
     try:
-        return data.load(x.data, Path(x.tracking.cache_dir))
+        splits = data.load(x.data, Path(x.tracking.cache_dir))
+        encoder = planning.encoder_of(x)
+        return splits if encoder is None else screen(splits, ("train", "minival", "dev") if trains(x) else ("minival", "dev"), encoder, x.data)[0]
     except DataError as error:
-        print(f"The data are not here, so nothing is said of what a comparison could see: {error}", file=sys.stderr)
+        print(f"The data are not here or not usable, so nothing is said of what a comparison could see: {error}", file=sys.stderr)
         return None
 
 
@@ -78,7 +82,8 @@ def visible(splits: Splits | None) -> str:
     cluster = clusters_of(np.array([one.image_set for one in asked]), np.array([one.sentence_group for one in asked]))
     sizes = np.bincount(cluster).tolist()
     lines = [
-        f"dev: {len(splits.dev):,} examples in {len(sizes):,} clusters; train: {len(splits.train):,}",
+        f"dev: {len(splits.dev):,} examples in {len(sizes):,} clusters; train: {len(splits.train):,}"
+        + (f"; left out under data.on_bad=skip: {len(splits.skipped):,}" if splits.skipped else ""),
         "smallest difference in accuracy between two arms that is found with 80 % probability at 5 % (two-sided),",
         f"if the arms disagree on so many examples (correlation within a cluster {ICC}):",
     ]

@@ -17,14 +17,19 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from lab import activations, conditioning, flops, lora, model, vision_tokens
 from lab.activations import Kept
 from lab.config import Experiment, trains
-from lab.data.images import decode
+from lab.data.images import size_of
 from lab.errors import ConfigError, did_you_mean
 from lab.model import precision
+from lab.model.encoding import Encoder
 from lab.records import Sample
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, ProcessorMixin
 
 DEVICES = {
     "h200": (990e12, 141e9),
@@ -90,19 +95,41 @@ def on_meta(x: Experiment) -> model.Vlm:
     return vlm
 
 
-def seen_tokens(x: Experiment, sample: Sample) -> int | None:
-    """Tokens of the largest image of a sample, if the checkpoint's processor lies on this machine."""
+def processor_of(x: Experiment) -> tuple[ProcessorMixin, PretrainedConfig] | None:
+    """The checkpoint's processor and config, if they lie on this machine."""
     from transformers import AutoConfig
 
-    family, options = model.family(x.model.family), {"revision": x.model.revision, "local_files_only": True}
+    if x.model.path is None:
+        return None
+    options = {"revision": x.model.revision, "local_files_only": True}
     where = model.locate(x.model.path)
     try:
         config = AutoConfig.from_pretrained(where, **options)
-        processor = family.architecture.processor(where, config, options)
+        return model.family(x.model.family).architecture.processor(where, config, options), config
     except OSError:
         return None
-    _, grids = family.architecture.pixels(processor, config, [decode(picture) for picture in sample.images])
-    return max((math.prod(family.architecture.merged(config, grid)) for grid in grids), default=None)
+
+
+def encoder_of(x: Experiment) -> Encoder | None:
+    """The encoder of an experiment without the weights, if the checkpoint's processor lies on this machine."""
+    known = processor_of(x)
+    if known is None:
+        return None
+    vlm = on_meta(x)
+    vlm.processor = known[0]
+    if x.vision_tokens.name != "resampler":  # which is there already
+        vision_tokens.install(vlm, x.vision_tokens)
+    return Encoder(vlm, x.prompt, x.seed)
+
+
+def seen_tokens(x: Experiment, sample: Sample) -> int | None:
+    """Tokens of the largest image of a sample, if the checkpoint's processor lies on this machine."""
+    known = processor_of(x)
+    if known is None:
+        return None
+    architecture = model.family(x.model.family).architecture
+    grids = [architecture.grid(*known, size_of(picture)) for picture in sample.images]
+    return max((math.prod(architecture.merged(known[1], grid)) for grid in grids), default=None)
 
 
 def plan(x: Experiment, tokens_per_image: int, images: int, text_tokens: int, memory: float = math.inf) -> Plan:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import string
-from pathlib import Path
 from typing import Any
 
 from lab.config import ImageOrder, PromptDial
+from lab.data.files import read_text
 from lab.errors import ConfigError
 from lab.records import Chat, Sample
 
@@ -29,8 +29,8 @@ def template_text(dial: PromptDial) -> str:
     if dial.template_file is not None:
         key = f"prompt.template_file={dial.template_file}"
         try:
-            text = Path(dial.template_file).read_text(encoding="utf-8").rstrip("\n")
-        except (OSError, UnicodeDecodeError) as error:
+            text = read_text(dial.template_file).rstrip("\n")
+        except (OSError, ValueError) as error:
             raise ConfigError(f"{key}: it cannot be read as UTF-8 text ({error}).") from None
     try:
         fields = [name for _, name, _, _ in string.Formatter().parse(text) if name is not None]
@@ -41,6 +41,19 @@ def template_text(dial: PromptDial) -> str:
             f"{key}: its placeholders are {fields}, but exactly one {{statement}} and nothing else is legal: {text!r}."
         )
     return text
+
+
+def written(dial: PromptDial) -> dict[str, str]:
+    """The texts of the dial that end up in a prompt or an answer, by key; the template without a statement."""
+    template = "prompt.template" if dial.template_file is None else "prompt.template_file"
+    texts = {
+        "prompt.system": dial.system or "",
+        "prompt.separator": dial.separator,
+        template: template_text(dial).format(statement=""),
+        "prompt.answer_true": dial.answer_true,
+        "prompt.answer_false": dial.answer_false,
+    }
+    return {key: text for key, text in texts.items() if text}
 
 
 def image_order(sample: Sample, dial: PromptDial, seed: int) -> tuple[int, ...]:

@@ -25,11 +25,13 @@ class Picture:
     source: a file path, or `table#row/column` for an image inside a table: what an error names.
     data: the encoded bytes when the image lives in a table; None: `source` is a file to read.
     crop: (left, upper, right, lower) in pixels of the decoded image, or None for all of it.
+    size: (width, height) in pixels of the decoded image before the crop, where it is known.
     """
 
     source: str
     data: bytes | None = field(default=None, repr=False)
     crop: tuple[int, int, int, int] | None = None
+    size: tuple[int, int] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,7 @@ class Splits:
     train: to learn from. minival: held out of the training data, for early stopping, tuning and
     temperature scaling. dev: what is reported; nothing is ever chosen or fitted on it.
     notes: sentences for the log and the report (counts that differ from the official ones, ...).
+    together: the samples of an image set are left out as a whole, as a score is of all of them.
     """
 
     train: Loaded
@@ -101,6 +104,7 @@ class Splits:
     dev: Loaded
     skipped: tuple[Skipped, ...] = ()
     notes: tuple[str, ...] = ()
+    together: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,7 @@ def verify(runs_dir: Path, name: str, folder: Path | None = None) -> int:
     from lab.model import Vlm
     from lab.model.answers import answer_tokens
     from lab.model.encoding import Encoder
+    from lab.training.screening import screen
 
     x = from_dict(run.config, f"{runs.folder(runs_dir, run.identity) / 'run.json'}")
     torch.set_num_threads(x.trainer.threads)
@@ -56,7 +57,7 @@ def verify(runs_dir: Path, name: str, folder: Path | None = None) -> int:
         differing = contract.differences(trained, contract.load(folder))
         if differing:
             raise ContractError(f"{folder} was not exported from {run.identity}:\n  " + "\n  ".join(differing))
-    dev = data.load(x.data, Path(x.tracking.cache_dir)).dev
+    dev = screen(data.load(x.data, Path(x.tracking.cache_dir)), ("dev",), encoder, x.data)[0].dev
     samples = [dev[i] for i in range(min(x.evaluation.probe_examples, len(dev)))]
     with tempfile.TemporaryDirectory(prefix="lab-export-") as scratch:
 

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lab import adapter, data, model, run, runs, vision_tokens
 from lab.config import PruneRule
-from lab.errors import ConfigError
+from lab.errors import ConfigError, DataError
 from lab.evaluation import predictions, scoring
 from lab.model.answers import answer_tokens
 from lab.model.encoding import Encoder, Example
@@ -242,7 +242,7 @@ def test_resize_says_which_image_breaks_the_budget(installed, tmp_path: Path) ->
 
     Image.new("RGB", (16, 16 * 40)).save(tmp_path / "strip.png")
     _, encoder = installed("resize", 2)
-    with pytest.raises(ConfigError, match=r"vision_tokens.budget=2.*tokens of .*strip.png.*Ask for at least"):
+    with pytest.raises(DataError, match=r"strip.png: vision_tokens.budget=2: .* makes \d+ tokens of its .*ask for at least"):
         encoder.picture(Picture(str(tmp_path / "strip.png")))
 
 

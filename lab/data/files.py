@@ -1,12 +1,37 @@
-"""Open files that others named: a pipe, a device or a folder is refused before it can block a read."""
+"""Open files that others named: a pipe, a device or a folder is refused before it can block a read; text is UTF-8."""
 
 from __future__ import annotations
 
+import codecs
 import errno
 import os
 import stat
 from pathlib import Path
 from typing import BinaryIO
+
+
+MARKS = {
+    codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF32_BE: "UTF-32", codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16",
+}  # fmt: skip
+"""Byte-order marks of other encodings than UTF-8, the longer first: one begins with another."""
+
+
+def mark_length(head: bytes) -> int:
+    """How many bytes of the beginning of a text file are UTF-8's byte-order mark. Raises `ValueError` naming another encoding."""
+    for mark, encoding in MARKS.items():
+        if head.startswith(mark):
+            raise ValueError(f"the file is {encoding} by its byte-order mark; save it as UTF-8")
+    return len(codecs.BOM_UTF8) if head.startswith(codecs.BOM_UTF8) else 0
+
+
+def read_text(path: str | Path) -> str:
+    """Read a text file that a person may have written: UTF-8, with or without a byte-order mark.
+
+    Raises `OSError`, or `ValueError` (`UnicodeDecodeError` is one) for another encoding.
+    """
+    with open_regular(path) as file:
+        data = file.read()
+    return data[mark_length(data) :].decode("utf-8").replace("\r\n", "\n")
 
 
 def open_regular(path: str | Path) -> BinaryIO:

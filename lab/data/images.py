@@ -1,7 +1,7 @@
 """Encoded, untrusted images -> RGB, strictly; and the check of every file once, before any training.
 
 What a file is, its content says and not its name: an NLVR2 `.png` may hold a JPEG. A file that is not exactly one
-complete picture is refused with its name: no half-decoded rows, no first frame of an animation.
+complete picture is refused with its name: no half-decoded rows (`lab.data.intact`), no first frame of an animation.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from tqdm import tqdm
 from lab.config import OnBad
 from lab.data.faults import Fault, settle
 from lab.data.files import open_regular, why_unreadable
+from lab.data.intact import damage
 from lab.data.verified import Stamp, Verified
 from lab.records import Picture
 
@@ -36,7 +37,6 @@ MAX_PIXELS = 64_000_000
 MAX_BYTES = 256 * 1024 * 1024
 """Largest encoded file that is read."""
 
-PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 BATCH = 128
 """Images decoded between two commits of what was learned."""
 
@@ -69,6 +69,14 @@ def decode(picture: Picture) -> Image.Image:
     return image.crop(picture.crop)
 
 
+def size_of(picture: Picture) -> tuple[int, int]:
+    """Width and height of what `decode` gives, without decoding where they are known. Raises `Fault`."""
+    if picture.crop is not None and picture.size is not None and not _crop_reason(picture.crop, picture.size):
+        left, upper, right, lower = picture.crop
+        return right - left, lower - upper
+    return picture.size if picture.crop is None and picture.size is not None else decode(picture).size
+
+
 def verify(
     pictures: Iterable[Picture],
     cache_dir: Path,
@@ -76,14 +84,27 @@ def verify(
     progress: bool = True,
     tables: Tables | None = None,
 ) -> list[tuple[Picture, str]]:
-    """Decode every distinct source once; return the bad pictures with the reason.
+    """Look at every picture as `outcomes` does; return the bad ones with the reason.
 
-    Good ones are remembered in `cache_dir` by (absolute path, size, mtime_ns) and the rules they were decoded by, so
-    that a later call only stats them; bad ones are looked at again. Under `on_bad=fail` bad pictures raise one
-    `DataError` that names the first few and counts all. tables: where the bytes of `table#row/column` come from.
+    Under `on_bad=fail` bad pictures raise one `DataError` that names the first few and counts all.
     """
     pictures = list(pictures)
-    outcomes: dict[str, tuple[int, int] | str] = {}
+    found = outcomes(pictures, cache_dir, progress, tables)
+    bad = [(picture, reason) for picture in pictures if (reason := why_bad(picture, found[picture.source]))]
+    if on_bad is OnBad.fail:
+        settle([Fault(picture.source, reason) for picture, reason in bad], on_bad)
+    return bad
+
+
+def outcomes(
+    pictures: Iterable[Picture], cache_dir: Path, progress: bool = True, tables: Tables | None = None
+) -> dict[str, tuple[int, int] | str]:
+    """Decode every distinct source once; return the (width, height) of each, or why it is bad.
+
+    Good ones are remembered in `cache_dir` by (absolute path, size, mtime_ns) and the rules they were decoded by, so
+    that a later call only stats them; bad ones are looked at again. tables: where the bytes of `table#row/column` come from.
+    """
+    found: dict[str, tuple[int, int] | str] = {}
     stamps: dict[str, Stamp] = {}
     first: dict[str, Picture] = {}
     for picture in pictures:
@@ -92,22 +113,19 @@ def verify(
         try:
             stamps[source] = tables.stamp(source) if tables else _stamp(picture)
         except Fault as fault:
-            outcomes[source] = fault.reason
+            found[source] = fault.reason
     with Verified(Path(cache_dir) / "verified_images.sqlite", _rules()) as verified:
         keys = {source: source if tables else os.path.abspath(source) for source in stamps}
         known = verified.sizes({keys[source]: stamp for source, stamp in stamps.items()})
-        outcomes |= {source: known[key] for source, key in keys.items() if key in known}
-        new = [first[source] for source in first if source in stamps and source not in outcomes]
+        found |= {source: known[key] for source, key in keys.items() if key in known}
+        new = [first[source] for source in first if source in stamps and source not in found]
         log.info("images: %d sources, %d to decode for the first time", len(first), len(new))
         read = tables.fetch if tables else _same
         for source, outcome in _decoded(new, read, progress):
-            outcomes[source] = outcome
+            found[source] = outcome
             if not isinstance(outcome, str):
                 verified.add(keys[source], stamps[source], outcome)
-    bad = [(picture, reason) for picture in pictures if (reason := _reason(picture, outcomes[picture.source]))]
-    if on_bad is OnBad.fail:
-        settle([Fault(picture.source, reason) for picture, reason in bad], on_bad)
-    return bad
+    return found
 
 
 def _decoded(
@@ -136,10 +154,11 @@ def _same(picture: Picture) -> Picture:
 
 def _rules() -> str:
     """What a verdict depends on besides the file."""
-    return f"1 pillow={PIL.__version__} pixels={MAX_PIXELS} bytes={MAX_BYTES}"
+    return f"2 pillow={PIL.__version__} pixels={MAX_PIXELS} bytes={MAX_BYTES}"
 
 
-def _reason(picture: Picture, outcome: tuple[int, int] | str) -> str | None:
+def why_bad(picture: Picture, outcome: tuple[int, int] | str) -> str | None:
+    """Why a picture cannot be used, by the outcome of its source; None if it can."""
     if isinstance(outcome, str):
         return outcome
     return _crop_reason(picture.crop, outcome) if picture.crop is not None else None
@@ -187,6 +206,9 @@ def _whole(picture: Picture) -> Image.Image:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _refuse(image, data, picture.source)
             image.load()
+            reason = damage(image, data)
+            if reason:
+                raise Fault(picture.source, f"the image cannot be decoded ({reason})")
             return _rgb(ImageOps.exif_transpose(image), picture.source)
     except Fault:
         raise
@@ -211,8 +233,6 @@ def _refuse(image: Image.Image, data: bytes, source: str) -> None:
         raise Fault(source, f"the image is {width} x {height}, {limit}")
     if image.format != "MPO" and getattr(image, "is_animated", False):
         raise Fault(source, "the file holds more than one frame; a still image is needed")
-    if image.format == "PNG" and PNG_END not in data:  # Pillow is content once the pixels are complete
-        raise Fault(source, "the image cannot be decoded (truncated PNG: no IEND chunk)")
 
 
 def _rgb(image: Image.Image, source: str) -> Image.Image:

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, BinaryIO, NoReturn, TypeVar
 
 from lab.data.faults import Fault, shown
-from lab.data.files import open_regular
+from lab.data.files import mark_length, open_regular
 from lab.errors import DataError
 
 T = TypeVar("T")
@@ -153,9 +153,12 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any] | Fault]]:
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: the manifest cannot be read ({error}).") from None
     with opened as file:
-        head = file.read(4096).lstrip(BLANK.encode())
-        file.seek(0)
-        if not head.startswith(b"["):
+        head = file.read(4096)
+        try:
+            file.seek(mark_length(head))
+        except ValueError as error:
+            raise DataError(f"{path}: {error}.") from None
+        if not head[file.tell() :].lstrip(BLANK.encode()).startswith(b"["):
             yield from _lines(path, file)
             return
         data = file.read(MAX_LIST_BYTES + 1)

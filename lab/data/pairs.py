@@ -23,7 +23,7 @@ import PIL
 import pyarrow as pa
 
 from lab.config import DataDial
-from lab.data.scenes import PALETTES, Palette, Scene, compose_pair, draw, encode_png
+from lab.data.scenes import PALETTES, SIDE, Palette, Scene, compose_pair, draw, encode_png
 from lab.data.statements import HELD_BACK, Statement, propose
 from lab.errors import ConfigError, did_you_mean
 from lab.records import Choice, Picture, Sample, Splits
@@ -141,7 +141,8 @@ class PairsSplit:
             raise IndexError(f"row {index} of a split of {len(self)}")
         row = {name: self._samples.column(name)[index].as_py() for name in SAMPLES.names}
         pictures = tuple(
-            Picture(f"{self.images_path}#{row[side]}/png", self._png[row[side]].as_py()) for side in ("left", "right")
+            Picture(f"{self.images_path}#{row[side]}/png", self._png[row[side]].as_py(), size=(SIDE, SIDE))
+            for side in ("left", "right")
         )
         return Sample(
             sample_id=row["sample_id"],

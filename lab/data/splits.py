@@ -7,7 +7,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from lab.config import DataDial, OnBad
 from lab.data import images
@@ -101,7 +101,9 @@ def finish(
     absent: the sentence for whoever asks for a split that is empty. together: an image set is left out as a whole.
     """
     pictures = [picture for part in PARTS for sample in parts[part] for picture in sample.images]
-    bad = dict(images.verify(pictures, cache_dir, OnBad.skip, tables=tables))
+    outcomes = images.outcomes(pictures, cache_dir, tables=tables)
+    bad = {picture: reason for picture in pictures if (reason := images.why_bad(picture, outcomes[picture.source]))}
+    sizes = {size: size for size in outcomes.values() if isinstance(size, tuple)}  # one object a size, however many images
     if dial.on_bad is OnBad.fail:
         settle([*faults, *(Fault(picture.source, reason) for picture, reason in bad.items())], dial.on_bad)
     kept: dict[str, list[Sample]] = {part: [] for part in PARTS}
@@ -115,7 +117,7 @@ def finish(
         for sample in parts[part]:
             culprit = culprits.get(sample.image_set if together else sample.sample_id)
             if culprit is None:
-                kept[part].append(sample)
+                kept[part].append(_sized(sample, outcomes, sizes))
             else:
                 lost.append(Fault(culprit.source, f"{bad[culprit]}; {part} sample {sample.sample_id} is left out"))
     if not kept["dev"]:
@@ -126,7 +128,13 @@ def finish(
         log.warning("data=%s: left out under data.on_bad=skip: %d", dial.name, len(skipped))
     reasons = {part: why_empty(part, parts, kept, faults, lost) or absent for part in PARTS}
     splits = {part: Records(kept[part], reasons[part], tables) for part in PARTS}
-    return Splits(**splits, skipped=skipped, notes=tuple(notes))
+    return Splits(**splits, skipped=skipped, notes=tuple(notes), together=together)
+
+
+def _sized(sample: Sample, outcomes: Mapping[str, Any], sizes: Mapping[tuple[int, int], tuple[int, int]]) -> Sample:
+    """The sample with the sizes of its images, as they were found."""
+    pictures = (dataclasses.replace(each, size=sizes[outcomes[each.source]]) for each in sample.images)
+    return dataclasses.replace(sample, images=tuple(pictures))
 
 
 def why_empty(

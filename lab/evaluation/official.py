@@ -20,6 +20,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from lab.data.files import read_text
 from lab.errors import DataError, LabError, did_you_mean
 from lab.evaluation.predictions import PredictionTable
 
@@ -87,7 +88,11 @@ def nlvr_labels(path: str | os.PathLike, split: str) -> dict[str, str]:
 
 def _labels(path: str | os.PathLike, prefix: str) -> dict[str, str]:
     labels: dict[str, str] = {}
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
+    try:
+        lines = read_text(Path(path)).split("\n")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: it cannot be read as UTF-8 text ({error}).") from None
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:

@@ -56,6 +56,9 @@ class Architecture(Protocol):
     ) -> tuple[list[torch.Tensor], list[Grid]]:
         """Patches float32 [patches, features of a patch] and grid of each image."""
 
+    def grid(self, processor: ProcessorMixin, config: PretrainedConfig, size: tuple[int, int]) -> Grid:
+        """The grid that `pixels` makes of an image of (width, height) pixels. Raises `ValueError` where it takes none of that size."""
+
     def settings(self, processor: ProcessorMixin) -> dict[str, Any]:
         """What the image processor does, as plain values."""
 

@@ -92,6 +92,11 @@ class EncoderDecoder:
         grid = (1, patches.shape[2], patches.shape[3])
         return list(patches.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)), [grid] * len(made)
 
+    def grid(self, processor: Pair, config: PretrainedConfig, size: tuple[int, int]) -> Grid:
+        """The encoder's own."""
+        side = config.encoder.image_size // config.encoder.patch_size
+        return 1, side, side
+
     def settings(self, processor: Pair) -> dict[str, Any]:
         """Of the image processor; its size is the encoder's."""
         images = processor.image_processor

@@ -7,16 +7,18 @@ costs tokens. The result equals the processor's own call (tests/test_encoding.py
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lab.config import PromptDial
-from lab.data.images import decode
+from lab.data.faults import Fault, shown
+from lab.data.images import decode, size_of
 from lab.errors import ConfigError, ModelError
 from lab.model import Vlm
-from lab.prompt import to_chat
-from lab.records import Batch, Picture, Sample, Shape
+from lab.prompt import to_chat, written
+from lab.records import Batch, Chat, Picture, Sample, Shape
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,7 +56,11 @@ class Example:
 
 
 class Encoder:
-    """Turns samples into examples and examples into batches, for one checkpoint and one prompt."""
+    """Turns samples into examples and examples into batches, for one checkpoint and one prompt.
+
+    What it cannot take of a sample is a `Fault`: `lab.training.screening` meets all of them before anything trains.
+    Raises `ConfigError` if the prompt holds special tokens: the checkpoint's chat template alone may write them.
+    """
 
     def __init__(self, vlm: Vlm, prompt: PromptDial, seed: int = 0) -> None:
         self.architecture, self.config = vlm.family.architecture, vlm.bare.config
@@ -67,18 +73,62 @@ class Encoder:
         self.prefix = self.architecture.in_prompt and (vlm.conditioner is None or vlm.conditioner.prefix)
         self.rule = self.architecture.positions(vlm)
         self.pad_id = self.tokenizer.pad_token_id
+        self.positions_of_text = self.config.get_text_config(decoder=True).max_position_embeddings
+        self.special_ids = frozenset(self.tokenizer.added_tokens_decoder)
+        self.framing: dict[int, tuple[int, ...]] = {}
+        for key, text in written(prompt).items():
+            if special := self.special(self.ids(text)):
+                raise ConfigError(f"{key}={text!r}: {self.named(special)} of this checkpoint's tokenizer; only its chat template writes those.")
+
+    def ids(self, text: str) -> list[int]:
+        """Tokenise, without anything around it."""
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def special(self, ids: Sequence[int]) -> tuple[int, ...]:
+        """Those that were added to the vocabulary to mean more than their letters (turns, images), in order."""
+        return tuple(each for each in ids if each in self.special_ids)
+
+    def named(self, ids: Sequence[int]) -> str:
+        """Special tokens in words."""
+        names = self.tokenizer.convert_ids_to_tokens(list(dict.fromkeys(ids)))
+        return f"{', '.join(map(repr, names))} {'is a special token' if len(names) == 1 else 'are special tokens'}"
+
+    def framed(self, sample: Sample) -> tuple[Chat, list[int], list[int]]:
+        """A sample's chat, and the ids of prompt and answer."""
+        chat = to_chat(sample, self.prompt, self.seed)
+        prompt, answer = self.architecture.frame(self.processor, chat, self.prompt.numbered)
+        return chat, self.ids(prompt), self.ids(answer)
+
+    def check_text(self, sample: Sample, prompt: Sequence[int], answer: Sequence[int]) -> None:
+        """Raise a `Fault` if the sample's text writes special tokens, or is longer than the model has positions for text.
+
+        Special tokens are looked for in the whole prompt, where text may also form one with what stands beside it. They are not
+        tokenised as plain letters, since whoever uses the exported model with its own processor would get the tokens.
+        """
+        number = len(sample.images)
+        if number not in self.framing:
+            self.framing[number] = self.special(self.framed(replace(sample, text="x"))[1])
+        found = self.special(prompt)
+        if found != self.framing[number]:
+            beyond = tuple((Counter(found) - Counter(self.framing[number])).elements()) or found
+            reason = f"its text {shown(sample.text)} must not hold special tokens: {self.named(beyond)} of this checkpoint's tokenizer"
+            raise Fault(f"sample {sample.sample_id}", reason)
+        length = sum(each != self.image_id for each in prompt) + len(answer)
+        if length > self.positions_of_text:
+            reason = f"its prompt and answer are {length} tokens of text, and the model has {self.positions_of_text} positions"
+            raise Fault(f"sample {sample.sample_id}", reason)
 
     def text(self, sample: Sample) -> Text:
         """Frame and tokenise. The answer ends with the end-of-turn token, which is trained too.
 
-        Raises `ModelError` if the prompt does not hold one placeholder for each image that stands in it.
+        Raises `Fault` as `check_text` does, and `ModelError` if the chat template does not write one placeholder for each image
+        that stands in the prompt.
         """
         import numpy as np
 
-        chat = to_chat(sample, self.prompt, self.seed)
-        prompt, answer = self.architecture.frame(self.processor, chat, self.prompt.numbered)
-        prompt_ids = np.asarray(self.tokenizer(prompt, add_special_tokens=False)["input_ids"], dtype=np.int64)
-        answer_ids = self.tokenizer(answer, add_special_tokens=False)["input_ids"]
+        chat, prompt, answer_ids = self.framed(sample)
+        self.check_text(sample, prompt, answer_ids)
+        prompt_ids = np.asarray(prompt, dtype=np.int64)
         placeholders = int((prompt_ids == self.image_id).sum())
         if self.architecture.in_prompt and placeholders != len(sample.images):
             raise ModelError(
@@ -104,18 +154,26 @@ class Encoder:
         h, w = self.merged(grid)
         return h * w + self.architecture.beside_grid if self.reducer is None else self.reducer.count(h, w)
 
-    def check(self, grid: tuple[int, int, int], source: str) -> None:
-        """Raise a `ConfigError` if an image of this patch grid costs more tokens than `vision_tokens.budget`."""
+    def check(self, picture: Picture) -> None:
+        """Raise a `Fault` if the processor does not take an image of this size, or only at more tokens than `vision_tokens.budget`."""
+        size = size_of(picture)
+        try:
+            grid = self.architecture.grid(self.processor, self.config, size)
+        except ValueError as error:
+            reason = f"the checkpoint's image processor does not take its {size[0]} x {size[1]} pixels ({error})"
+            raise Fault(picture.source, reason) from None
         if self.budget is not None and self.tokens(grid) > self.budget:
-            raise ConfigError(
-                f"vision_tokens.budget={self.budget}: the processor of this checkpoint makes {self.tokens(grid)} tokens of "
-                f"{source} whatever it is told. Ask for at least {self.tokens(grid)}, or choose another vision_tokens option."
+            reason = (
+                f"vision_tokens.budget={self.budget}: the checkpoint's image processor makes {self.tokens(grid)} tokens of its "
+                f"{size[0]} x {size[1]} pixels whatever it is told; ask for at least so many, or choose another vision_tokens option"
             )
+            raise Fault(picture.source, reason)
 
     def picture(self, picture: Picture) -> tuple[torch.Tensor, tuple[int, int, int]]:
-        """Decode and process one image. Raises `ConfigError` if it breaks `vision_tokens.budget`."""
-        pixels, grids = self.pixels([decode(picture)])
-        self.check(grids[0], picture.source)
+        """Decode and process one image. Raises `Fault` for one that `decode` or `check` refuses."""
+        image = decode(picture)
+        self.check(replace(picture, crop=None, size=image.size))
+        pixels, grids = self.pixels([image])
         return pixels[0], grids[0]
 
     def example(self, sample: Sample) -> Example:

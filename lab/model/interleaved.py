@@ -72,6 +72,16 @@ class Interleaved:
         grids = [tuple(grid) for grid in out["image_grid_thw"].tolist()]
         return list(torch.split(out["pixel_values"], [t * h * w for t, h, w in grids])), grids
 
+    def grid(self, processor: ProcessorMixin, config: PretrainedConfig, size: tuple[int, int]) -> Grid:
+        """By the rule that all image processors of Qwen-VL share; it takes no image 200 times as long as wide."""
+        from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+
+        images = processor.image_processor
+        side, (width, height) = images.patch_size, size
+        area = images.size["shortest_edge"], images.size["longest_edge"]
+        h, w = smart_resize(height, width, side * images.merge_size, *area)
+        return 1, h // side, w // side
+
     def settings(self, processor: ProcessorMixin) -> dict[str, Any]:
         """Of the image processor; its size is a pixel budget."""
         images = processor.image_processor

@@ -128,13 +128,14 @@ def data_facts(x: Experiment, prepared: Prepared, encoded: dict[str, Examples]) 
     """Counts, hashes of samples and of their order, notes and skipped records: what makes arms comparable."""
     steps = loop.num_steps(x, len(encoded["train"])) if trains(x) else 0
     seen = steps * x.trainer.batch_size * x.trainer.accumulate_grad_batches
+    splits = prepared.splits_of(x)
     return {
-        "counts": {name: len(getattr(prepared.splits, name)) for name in SPLITS},
-        "samples": {name: data.fingerprint(getattr(prepared.splits, name)) for name in SPLITS},
+        "counts": {name: len(getattr(splits, name)) for name in SPLITS},
+        "samples": {name: data.fingerprint(getattr(splits, name)) for name in SPLITS},
         "order": {"seed": x.seed, "examples_seen": seen},
-        "notes": list(prepared.splits.notes),
-        "skipped": len(prepared.splits.skipped),
-        "skipped_records": [[record.source, record.reason] for record in prepared.splits.skipped[:200]],
+        "notes": list(splits.notes),
+        "skipped": len(splits.skipped),
+        "skipped_records": [[record.source, record.reason] for record in splits.skipped[:200]],
     }
 
 

@@ -19,6 +19,7 @@ from lab.run.assembly import assemble, rehearse, sized
 from lab.training import devices, eviction
 from lab.training.datamodule import Examples
 from lab.training.features import FeatureStore
+from lab.training.screening import screen
 
 log = logging.getLogger(__name__)
 
@@ -34,22 +35,40 @@ class Prepared:
     vlm: Vlm
     splits: Splits
     examples: dict[str, dict[str, Examples]] = field(default_factory=dict)
+    screened: dict[str, Splits] = field(default_factory=dict)
     stores: dict[str, FeatureStore] = field(default_factory=dict)
     rehearsed: set[str] = field(default_factory=set)
 
     def encoded(self, x: Experiment, report: Report = silent) -> dict[str, Examples]:
-        """The splits, tokenised with the experiment's prompt and token budget; built once per such pair."""
+        """The splits, tokenised with the experiment's prompt and token budget; built once per such pair.
+
+        Raises `DataError` for records that the checkpoint cannot take so, or leaves them out: `lab.training.screening`.
+        """
         key = encoding_key(x)
         if key not in self.examples:
             vlm = assemble(x, self.vlm)
             encoder = Encoder(vlm, x.prompt, x.seed)
-            made = {name: Examples(getattr(self.splits, name), encoder) for name in needed_splits(x)}
+            self.screened[key], made = screen(self.splits, needed_splits(x), encoder, x.data)
+            self.tell_apart(key)
             for examples in made.values():
-                if len(examples):
-                    encoder.picture(examples.split[0].images[0])
                 examples.prepare(self.store(x, vlm, encoder), vlm, report)
             self.examples[key] = made
         return self.examples[key]
+
+    def splits_of(self, x: Experiment) -> Splits:
+        """The splits as an experiment learns from them and is measured on them: without what its encoding cannot take."""
+        self.encoded(x)
+        return self.screened[encoding_key(x)]
+
+    def tell_apart(self, key: str) -> None:
+        """Warn if arms encoded in one way see other samples than those encoded before."""
+        first, this = next(iter(self.screened.values())), self.screened[key]
+        differing = [name for name in SPLITS if tuple(getattr(first, name).sample_ids) != tuple(getattr(this, name).sample_ids)]
+        if differing:
+            log.warning(
+                "data.on_bad=skip leaves these arms different samples in %s: %d records left out of some, %d of others, as some cannot be "
+                "encoded by every arm; sweep.require=[samples] refuses such a sweep", ", ".join(differing), len(first.skipped), len(this.skipped),
+            )  # fmt: skip
 
     def store(self, x: Experiment, vlm: Vlm, encoder: Encoder) -> FeatureStore | None:
         """The features of the frozen tower, one store for each way of preprocessing; None where they cannot be kept."""

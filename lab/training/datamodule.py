@@ -19,6 +19,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lab.config import TrainerSection
+from lab.data.faults import Fault
 from lab.model import Vlm
 from lab.model.encoding import Encoder, Example, Text
 from lab.progress import Report, silent
@@ -70,6 +71,24 @@ class Examples(Dataset[Example]):
 
     def __len__(self) -> int:
         return len(self.split)
+
+    def unfit(self) -> dict[int, Fault]:
+        """What the encoder refuses of the split, by place. Prompts are tokenised on the way, and kept if there is nothing."""
+        refused: dict[int, Fault] = {}
+
+        def fitting() -> Iterator[Text]:
+            for i in range(len(self)):
+                sample = self.split[i]
+                try:
+                    for picture in sample.images:
+                        self.encoder.check(picture)
+                    yield self.encoder.text(sample)
+                except Fault as fault:
+                    refused[i] = fault
+
+        texts = Texts(fitting())
+        self.texts = None if refused else texts
+        return refused
 
     def prepare(self, store: FeatureStore | None, vlm: Vlm, report: Report = silent) -> int:
         """Tokenise every prompt and, with a store, compute what features it lacks; return how many images that were."""

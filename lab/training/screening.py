@@ -1,0 +1,76 @@
+"""Records that a checkpoint cannot take: met before anything trains, all of them together, and settled by `data.on_bad`.
+
+Reading a data set finds what is wrong whatever the model; here it is what one encoding cannot take: an image too long and thin
+for its processor or its token budget, a text with the tokenizer's special tokens in it or without end. Whether a record is bad
+depends on the experiment's own checkpoint, prompt and dials alone, never on the arms beside it, so that an arm is the same alone.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from lab.config import DataDial, OnBad
+from lab.data.faults import Fault, settle
+from lab.errors import DataError
+from lab.model.encoding import Encoder
+from lab.records import Loaded, Sample, Splits
+from lab.training.datamodule import Examples
+
+log = logging.getLogger(__name__)
+
+PURPOSES = {"train": "to learn from", "dev": "to report on"}
+"""Splits that must not become empty."""
+
+
+class Kept:
+    """Some rows of a split, in their order."""
+
+    def __init__(self, split: Loaded, rows: Sequence[int]) -> None:
+        self.split, self.rows = split, tuple(rows)
+        self.sample_ids = tuple(split.sample_ids[row] for row in self.rows)
+
+    @property
+    def asked(self) -> Sequence[tuple[str, str, bool]]:
+        asked = self.split.asked
+        return tuple(asked[row] for row in self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.split[self.rows[index]]
+
+
+def screen(splits: Splits, parts: Sequence[str], encoder: Encoder, dial: DataDial) -> tuple[Splits, dict[str, Examples]]:
+    """Leave out what the encoder refuses of the named splits; return what is left, and the examples of these splits.
+
+    Raises one `DataError` over all of them under `data.on_bad=fail`, or if nothing is left of train or dev.
+    """
+    made = {part: Examples(getattr(splits, part), encoder) for part in parts}
+    refused = {part: faults for part, examples in made.items() if (faults := examples.unfit())}
+    if not refused:
+        return splits, made
+    if dial.on_bad is OnBad.fail:
+        settle([fault for faults in refused.values() for fault in faults.values()], dial.on_bad)
+    lost: list[Fault] = []
+    kept: dict[str, Any] = {}
+    for part, faults in refused.items():
+        split = getattr(splits, part)
+        dropped = along(split, faults) if splits.together else faults
+        lost += [Fault(fault.source, f"{fault.reason}; {part} sample {split.sample_ids[i]} is left out") for i, fault in dropped.items()]
+        kept[part] = Kept(split, [i for i in range(len(split)) if i not in dropped])
+        made[part] = Examples(kept[part], encoder)
+        if not kept[part] and part in PURPOSES:
+            what = f"nothing is left {PURPOSES[part]} in the {part} split"
+            raise DataError(f"data={dial.name}: {what}; bad records: {len(lost)}, the first: {lost[0]}.")
+    log.warning("data=%s: %d records that this checkpoint cannot take are left out (data.on_bad=skip)", dial.name, len(lost))
+    return replace(splits, **kept, skipped=(*splits.skipped, *settle(lost, OnBad.skip))), made
+
+
+def along(split: Loaded, faults: dict[int, Fault]) -> dict[int, Fault]:
+    """All samples of the image sets that have a bad one, with its fault."""
+    sets = {split[i].image_set: fault for i, fault in reversed(faults.items())}
+    return {i: sets[name] for i in range(len(split)) if (name := split[i].image_set) in sets}
