@@ -200,6 +200,15 @@ class FeatureStore:
         t, h, w = shard.grids[i].tolist()
         return shard.features(i), (t, h, w)
 
+    def sum_of(self, key: bytes) -> tuple[int, tuple[int, int, int]]:
+        """Checksum of an image's features, grid and name, and the grid; `fill` must have seen it."""
+        found = self.find(key)
+        if found is None:
+            raise KeyError(key)
+        shard, i = found
+        t, h, w = shard.grids[i].tolist()
+        return int(shard.crc[i]), (t, h, w)
+
     def fill(
         self, names: Names, read: Callable[[bytes], Picture], vlm: Vlm, encoder: Encoder, report: Report = silent
     ) -> int:
