@@ -11,11 +11,12 @@ import pytest
 
 from lab import run as running
 from lab.config import Experiment, as_dict
-from lab.report import compare, gather
+from lab.report import checks, compare, gather
 from lab.report.alike import Realised, alike, told
-from lab.report.measure import measure_all
+from lab.report.measure import Measured, measure_all
 from lab.run import Prepared
 from lab.sweeping import arms
+from synthetic_runs import Questions, answers, write_run
 
 SAME = {
     "a budget that never binds": (["vision_tokens=prune", "vision_tokens.budget=16"], ["vision_tokens=native"], "at most 16 tokens"),
@@ -127,3 +128,35 @@ def test_a_sweep_says_so_before_it_trains_and_the_report_does_not_compare_them(s
     assert len(compared.experiments) == 4 and len(compared.pairs) == 1
     (note,) = [note for note in compared.notes if "not compared with each other" in note]
     assert "at most 16 tokens" in note and "stands for them" in note
+
+
+def recorded(runs_dir: Path, *arms: tuple[dict[str, int], dict[str, str]]) -> list[Measured]:
+    """Finished runs with these settings and realised parts, measured."""
+    questions = Questions.draw("dev", 140)
+    for i, (overrides, parts) in enumerate(arms):
+        write_run(runs_dir, f"run{i}", overrides, answers(questions, 0.4, seed=i), facts={"realised": {"parts": parts}})
+    return measure_all(gather.choose(runs_dir).arms)
+
+
+def test_a_seed_that_touches_nothing_makes_no_noise_floor(tmp_path: Path) -> None:
+    seeds = [({"lora.r": 2, "seed": seed}, {"base": "a", "seed": str(seed)}) for seed in (0, 1)]
+    baseline = [({"lora.r": 0, "seed": seed}, {"base": "a", "seed": "none"}) for seed in (0, 1)]
+    compared = compare.compare_all(recorded(tmp_path / "runs", *seeds, *baseline))
+    assert compared.floor is not None and compared.floor.freedom == 1, "two degrees would count the baseline"
+    assert len(compared.pairs) == 1
+
+
+def test_experiments_of_several_seeds_are_alike_only_under_the_same_seeds(tmp_path: Path) -> None:
+    def arm(alpha: int, seed: int) -> tuple[dict[str, int], dict[str, str]]:
+        return {"lora.r": 2, "lora.lora_alpha": alpha, "seed": seed}, {"base": "a", "seed": str(seed)}
+
+    assert not compare.compare_all(recorded(tmp_path / "same", *(arm(a, s) for a in (4, 8) for s in (0, 1)))).pairs
+    other = [arm(4, 0), arm(4, 1), arm(8, 0), arm(8, 2)]
+    assert len(compare.compare_all(recorded(tmp_path / "other", *other)).pairs) == 1
+
+
+def test_a_base_that_has_changed_between_arms_is_told(tmp_path: Path) -> None:
+    measured = recorded(tmp_path / "runs", ({"lora.r": 2}, {"base": "a"}), ({"lora.r": 4}, {"base": "b"}))
+    (remark,) = checks.different_base(measured)
+    assert "held another checkpoint when some arms ran: lora.r=2 against lora.r=4" in remark
+    assert checks.different_base(recorded(tmp_path / "one", ({"lora.r": 2}, {"base": "a"}), ({"lora.r": 4}, {"base": "a"}))) == []

@@ -183,11 +183,11 @@ def measured_floor(every: Sequence[Experiment]) -> NoiseFloor | None:
 
     An experiment that no seed touches, as a zero-shot baseline, has no spread by construction and is left out.
     """
-    repeated = [[m.metrics["accuracy"] for m in e.members] for e in every if len(e.members) > 1 and not untouched(e)]
+    repeated = [[m.metrics["accuracy"] for m in e.members] for e in every if len(e.members) > 1 and not seedless(e)]
     return noise_floor(repeated) if repeated else None
 
 
-def untouched(experiment: Experiment) -> bool:
+def seedless(experiment: Experiment) -> bool:
     """Whether all its runs recorded that the same reached the model, whatever the seed."""
     facts = [member.arm.run.facts.get("realised") for member in experiment.members]
     return all(facts) and len({tuple(sorted(one["parts"].items())) for one in facts}) == 1
