@@ -22,11 +22,11 @@ from lab.runs import write_atomically
 
 VERSION = 2
 EARLIER = {
-    1: "that version hashed 64 numbers of each of the base's tensors and the tokenizer's words alone, so it cannot say whether base and "
-    "tokenizer are still what the adapter was trained with"
+    1: "that version hashed 64 numbers of each of the base's tensors and the tokenizer's words alone, so it cannot say whether base "
+    "and tokenizer are still what the adapter was trained with"
 }
-"""Why what an earlier version recorded of base and tokenizer says too little. 2: every byte of the weights, `config.json`, and all of
-the tokenizer that makes ids of text."""
+"""Why what an earlier version recorded of base and tokenizer says too little. 2: every byte of the weights, `config.json`, and all
+of the tokenizer that makes ids of text."""
 IDENTITIES = ("base.weights", "base.config", "tokenizer.hash")
 LIBRARIES = ("torch", "torchvision", "transformers", "peft", "tokenizers", "pillow")
 REMARKS = ("libraries", "visual_tokens", "base.path")

@@ -20,7 +20,11 @@ from synthetic_runs import Questions, answers, write_run
 
 SAME = {
     "a budget that never binds": (["vision_tokens=prune", "vision_tokens.budget=16"], ["vision_tokens=native"], "at most 16 tokens"),
-    "budgets that never bind": (["vision_tokens=merge", "vision_tokens.budget=16"], ["vision_tokens=merge", "vision_tokens.budget=64"], "vision_tokens.budget: every image"),
+    "budgets that never bind": (
+        ["vision_tokens=merge", "vision_tokens.budget=16"],
+        ["vision_tokens=merge", "vision_tokens.budget=64"],
+        "vision_tokens.budget: every image",
+    ),
     "a rule that never acts": (
         ["vision_tokens=prune", "vision_tokens.budget=20", "vision_tokens.rule=norm"],
         ["vision_tokens=prune", "vision_tokens.budget=20", "vision_tokens.rule=diverse"],
@@ -116,9 +120,10 @@ def test_what_is_not_known_is_not_told(composed) -> None:
     assert len(groups(prepared, two[0], two[0])) == 1
 
 
-def test_a_sweep_says_so_before_it_trains_and_the_report_does_not_compare_them(small, tmp_path: Path, caplog) -> None:
-    zero_shot = ["lora=none", "trainer.max_steps=0", "tracking.enabled=false", "evaluation.verify=false", "data.num_train=16"]
-    made = [small(*zero_shot)] + [small(*zero_shot, "vision_tokens=pool", f"vision_tokens.budget={n}") for n in (16, 64, 4)]
+def test_a_sweep_says_so_before_it_trains_and_the_report_does_not_compare_them(composed, tmp_path: Path, caplog) -> None:
+    cheap = ["lora=none", "trainer.max_steps=0", "evaluation.verify=false", "evaluation.latency_examples=0", "sweep.self_check=false"]
+    cheap += ["tracking.enabled=false", f"tracking.runs_dir={tmp_path}/runs"]
+    made = [composed(*cheap)] + [composed(*cheap, "vision_tokens=pool", f"vision_tokens.budget={n}") for n in (16, 64, 4)]
     origin = arms.Origin("test", "python -m lab.train ... -m", "train", None, time.time())
     with caplog.at_level(logging.WARNING):
         assert arms.run_sweep([arms.Arm(x, ()) for x in made], origin, max_arms=1) == 0

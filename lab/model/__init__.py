@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lab.config import ModelDial
+from lab.config import ModelDial, Quantisation
 from lab.errors import LabError, ModelError, did_you_mean
 from lab.model.family import Family
 from lab.model.identity import identify
@@ -198,8 +198,10 @@ def load(dial: ModelDial, cache_dir: Path | None = None, report: Report = silent
     if dial.fp32_layernorms:
         precision.norms_in_float32(model)
     processor.tokenizer.padding_side = "left"
-    base = {"path": dial.path, "revision": dial.revision, "dtype": dial.dtype.value, **identify(where, dial.revision, cache_dir, report)}
-    base |= {"quantisation": dial.quantisation.value, "fp32_layernorms": dial.fp32_layernorms}
+    base = {"path": dial.path, "revision": dial.revision, "dtype": dial.dtype.value}
+    base |= identify(where, dial.revision, cache_dir, report)
+    twice = dial.quantisation is Quantisation.nf4 and dial.double_quantisation
+    base |= {"quantisation": dial.quantisation.value, "double_quantisation": twice, "fp32_layernorms": dial.fp32_layernorms}
     return Vlm(model, processor, kind, base)
 
 

@@ -1,7 +1,7 @@
 """What stands for a checkpoint: a hash of every byte of its weights, and one of its config.
 
-A file is hashed once. Its digest is kept under what the file is recognised by (`Stamp`), in memory for this process and its forks
-and, where a cache folder is given, on disk for every later one:
+A file is hashed once. Its digest is kept under what the file is recognised by (`Stamp`), in memory for this process and its
+forks and, where a cache folder is given, on disk for every later one:
 
     <cache_dir>/weights/<name>.json       {"stamp": {...}, "sha256": "..."}; name: hash of the stamp
 
@@ -62,8 +62,8 @@ class Stamp:
 def identify(where: str, revision: str | None = None, cache_dir: Path | None = None, report: Report = silent) -> dict[str, str]:
     """`weights` and `config` of a checkpoint, SHA-256 in 64 hexadecimal digits each; equal for every copy of it.
 
-    where: a folder or a hub id. weights: of one file its own SHA-256, as `sha256sum` prints it and the hub names it; of several, the
-    SHA-256 of theirs, sorted, a line each. config: over the values of `config.json`. cache_dir: where digests of files are kept.
+    where: a folder or a hub id. weights: of one file its own SHA-256, as `sha256sum` prints it and the hub names it; of several,
+    the SHA-256 of theirs, sorted, a line each. config: over the values of `config.json`. cache_dir: where digests are kept.
     Raises `ModelError` where no safetensors weights are found, or where the cache folder cannot be written.
     """
     files = weight_files(where, revision)
@@ -71,7 +71,9 @@ def identify(where: str, revision: str | None = None, cache_dir: Path | None = N
         raise ModelError(f"model.path={where}: it holds neither {WEIGHTS} nor {INDEX}, so nothing can stand for its weights.")
     digests = sorted(file_digests(files, cache_dir, report))
     weights = digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
-    return {"weights": weights, "config": config_hash(json.loads(Path(located(where, "config.json", revision) or "").read_text("utf-8")))}
+    config = located(where, "config.json", revision)
+    assert config is not None, "a checkpoint that was loaded has one"
+    return {"weights": weights, "config": config_hash(json.loads(Path(config).read_text(encoding="utf-8")))}
 
 
 def config_hash(values: dict[str, Any]) -> str:
@@ -113,7 +115,7 @@ def weight_files(where: str, revision: str | None) -> list[Path]:
 def file_digests(files: Sequence[Path], cache_dir: Path | None, report: Report = silent) -> list[str]:
     """SHA-256 of every file, 64 hexadecimal digits each; files that are known are not read."""
     stamps = [Stamp.of(path) for path in files]
-    unknown = {stamp: None for stamp in stamps if recall(stamp, cache_dir) is None}
+    unknown = dict.fromkeys(stamp for stamp in stamps if recall(stamp, cache_dir) is None)
     total, done = sum(stamp.size for stamp in unknown), 0
     shown = report if total >= SHOWN_FROM else silent
     found: dict[Stamp, str] = {}

@@ -1,4 +1,4 @@
-"""Arms that are one experiment under several names: other keys, and the same base, inputs, adapters and steps (`lab.run.realised`).
+"""Arms that are one experiment under several names: other keys; the same base, inputs, adapters and steps (`lab.run.realised`).
 
 A difference between them could only be the machine's, so they are told before they train and are not compared afterwards.
 """

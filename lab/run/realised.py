@@ -20,10 +20,10 @@ from lab.training.learner import rate
 
 
 def realised(x: Experiment, prepared: Prepared) -> dict[str, Any]:
-    """What `run.json` keeps of it: `parts`, a digest by name; and, where features are cached, `image_tokens`, the most of any image
-    before a dial makes fewer, and `untouched`, whether none does.
+    """What `run.json` keeps of it: `parts`, a digest by name; and, where features are cached, `image_tokens`, the most of any
+    image before a dial makes fewer, and `untouched`, whether none does.
 
-    Never equal for arms that compute something else. Adapters must not be attached yet. Raises `ConfigError` as `lora.verify` does.
+    Never equal for arms that compute something else. Adapters must not be attached yet. Raises `ConfigError` as `lora.verify`.
     """
     vlm = assemble(x, prepared.vlm)
     examples = [prepared.encoded(x)[name] for name in needed_splits(x)]
@@ -33,10 +33,12 @@ def realised(x: Experiment, prepared: Prepared) -> dict[str, Any]:
     tokens = answer_tokens(vlm.processor.tokenizer, x.prompt)
     resampled = x.vision_tokens.name == "resampler"
     unknown = {"vision_tokens": values["vision_tokens"], "processor": prepared.encoded(x)["dev"].encoder.settings()}
+    base = {key: value for key, value in vlm.base.items() if key not in ("path", "revision")}
     drawn = trains(x) or adds_modules(x) or adapters(x, vlm) is not None or bool(x.evaluation.controls)
     parts = {
-        "base": [{key: value for key, value in vlm.base.items() if key not in ("path", "revision")}, values["model"]["attn_implementation"]],
-        "prompts": [[split.asked for split in examples], tokens.true_ids, tokens.false_ids, values["prompt"]["answer_true"]],
+        "base": [base, values["model"]["attn_implementation"]],
+        "prompts": [split.asked for split in examples],
+        "answers": [tokens.true_ids, tokens.false_ids, x.prompt.answer_true, x.prompt.answer_false],
         "images": [one.digest for one in known] if len(known) == len(shown) else unknown,
         "modules": [values["conditioning"], values["vision_tokens"] if resampled else None],
         "adapters": adapters(x, vlm),
