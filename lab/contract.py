@@ -20,7 +20,14 @@ from lab.model.encoding import Encoder
 from lab.prompt import describe as describe_prompt
 from lab.runs import write_atomically
 
-VERSION = 1
+VERSION = 2
+EARLIER = {
+    1: "that version hashed 64 numbers of each of the base's tensors and the tokenizer's words alone, so it cannot say whether base "
+    "and tokenizer are still what the adapter was trained with"
+}
+"""Why what an earlier version recorded of base and tokenizer says too little. 2: every byte of the weights, `config.json`, and all
+of the tokenizer that makes ids of text."""
+IDENTITIES = ("base.weights", "base.config", "tokenizer.hash")
 LIBRARIES = ("torch", "torchvision", "transformers", "peft", "tokenizers", "pillow")
 REMARKS = ("libraries", "visual_tokens", "base.path")
 """Recorded, and told when both sides know them and differ, but no reason to refuse: a checkpoint may move, its weights
@@ -46,9 +53,18 @@ def describe(x: Experiment, vlm: Vlm, encoder: Encoder, tokens: AnswerTokens) ->
 
 
 def describe_tokenizer(encoder: Encoder) -> dict[str, Any]:
-    """The class of the tokenizer, the size of its vocabulary and a hash over its words and their ids."""
+    """The class of the tokenizer, the size of its vocabulary and a hash over all that makes ids of text.
+
+    Words with their ids, added and special tokens, merges, normalisation and splitting; how it pads and truncates is each call's.
+    """
     words = sorted(encoder.tokenizer.get_vocab().items())
-    digest = hashlib.sha256(json.dumps(words).encode()).hexdigest()[:16]
+    added = {str(number): repr(token) for number, token in encoder.tokenizer.added_tokens_decoder.items()}
+    rules: dict[str, Any] = {}
+    if encoder.tokenizer.is_fast:
+        whole = json.loads(encoder.tokenizer.backend_tokenizer.to_str())
+        rules = {name: whole[name] for name in ("normalizer", "pre_tokenizer")}
+        rules["merges"] = [pair if isinstance(pair, str) else " ".join(pair) for pair in whole["model"].get("merges", ())]
+    digest = hashlib.sha256(json.dumps([words, added, rules], sort_keys=True).encode()).hexdigest()[:16]
     return {"class": type(encoder.tokenizer).__name__, "size": len(words), "hash": digest}
 
 
@@ -75,7 +91,11 @@ def compare(trained: dict[str, Any], now: dict[str, Any]) -> tuple[list[str], li
     """What differs, as lines `key: trained with A, now B`: reasons to refuse, and remarks."""
     before, after = (flat(json.loads(json.dumps(side))) for side in (trained, now))
     reasons, remarks = [], []
-    for key in sorted(before.keys() | after.keys()):
+    keys = before.keys() | after.keys()
+    if before.get("version") in EARLIER and before.get("version") != after.get("version"):
+        keys -= {"version", *IDENTITIES}
+        reasons.append(f"version: trained with {before['version']}, now {after.get('version')}: {EARLIER[before['version']]}")
+    for key in sorted(keys):
         if before.get(key) != after.get(key):
             line = f"{key}: trained with {short(before.get(key), after.get(key))}, now {short(after.get(key), before.get(key))}"
             told = any(key == name or key.startswith(f"{name}.") for name in REMARKS)

@@ -108,7 +108,7 @@ def merged(run: Run, overrides: Sequence[str]) -> Any:
     return config
 
 
-def rebuild(x: Experiment) -> tuple[Vlm, Vlm, Encoder, AnswerTokens]:
+def rebuild(x: Experiment, report: Report) -> tuple[Vlm, Vlm, Encoder, AnswerTokens]:
     """The base, the model that the dials make of it, and how it is prompted and read; no adapter yet."""
     import torch
 
@@ -118,7 +118,7 @@ def rebuild(x: Experiment) -> tuple[Vlm, Vlm, Encoder, AnswerTokens]:
     from lab.model.encoding import Encoder
 
     torch.set_num_threads(x.trainer.threads)
-    base = model.load(x.model)
+    base = model.load(x.model, Path(x.tracking.cache_dir), report)
     if x.trainer.accelerator != "cpu" and torch.cuda.is_available():
         base.model.to("cuda")
     vlm = running.assemble(x, base)
@@ -137,7 +137,7 @@ def evaluate(run: Run, x: Experiment, given: argparse.Namespace, report: Report)
 
     log = logging.getLogger(__name__)
     run_dir = runs.folder(given.runs_dir, run.identity)
-    base, vlm, encoder, tokens = rebuild(x)
+    base, vlm, encoder, tokens = rebuild(x, report)
     trained, now = contract.load(run_dir), contract.describe(x, vlm, encoder, tokens)
     reasons = contract.differences(trained, now)
     if given.break_contract:

@@ -187,8 +187,8 @@ def test_the_padding_side_is_refused_and_shown(
 ) -> None:
     load = model.load
 
-    def on_the_right(dial: Any) -> Any:
-        vlm = load(dial)
+    def on_the_right(*given: Any) -> Any:
+        vlm = load(*given)
         vlm.processor.tokenizer.padding_side = "right"
         return vlm
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from lab import data, model, vision_tokens
 from lab.model.encoding import Encoder, Text
@@ -57,21 +58,18 @@ def test_cached_equals_computed_bit_for_bit(world, tmp_path) -> None:
         assert torch.equal(again.get(key)[0], direct(vlm, encoder, picture))
 
 
-def test_the_key_knows_pixel_budget_weights_and_crop(world, composer, tmp_path) -> None:
+def test_the_key_knows_pixel_budget_attention_and_crop(world, composer, tmp_path) -> None:
     x, vlm, encoder, pictures = world
     smaller = vlm.share()
     vision_tokens.install(smaller, composer("vision_tokens=resize", "vision_tokens.budget=4").vision_tokens)
-    other = model.load(x.model)
-    with torch.no_grad():
-        other.model.model.visual.merger.mlp[0].weight.add_(1e-3)
-    other.base["weights"] = model.weights_hash(other.model)
-    keys = [FeatureStore(tmp_path, v, Encoder(v, x.prompt)).key for v in (vlm, smaller, other)]
+    eager = model.load(composer(f"model.path={x.model.path}", "model.attn_implementation=eager").model)
+    keys = [FeatureStore(tmp_path, v, Encoder(v, x.prompt)).key for v in (vlm, smaller, eager)]
     assert len(set(keys)) == 3
     picture = pictures[0][1]
     assert image_key(picture) != image_key(Picture(picture.source, picture.data, crop=(0, 0, 8, 8)))
 
 
-@pytest.mark.parametrize("damage", ["flip", "truncate", "garbage"])
+@pytest.mark.parametrize("damage", ["flip", "grid", "truncate", "garbage"])
 def test_a_damaged_shard_is_rebuilt_never_used(world, tmp_path, damage, caplog) -> None:
     _, vlm, encoder, pictures = world
     store = FeatureStore(tmp_path, vlm, encoder)
@@ -80,6 +78,11 @@ def test_a_damaged_shard_is_rebuilt_never_used(world, tmp_path, damage, caplog) 
     content = bytearray(shard.read_bytes())
     if damage == "flip":
         content[-4000] ^= 1
+    elif damage == "grid":
+        tensors = load_file(shard)
+        tensors["grids"][3] = tensors["grids"][3].flip(0)
+        save_file(tensors, tmp_path / "turned")
+        content = (tmp_path / "turned").read_bytes()
     elif damage == "truncate":
         content = content[: len(content) // 2]
     else:

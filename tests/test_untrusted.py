@@ -57,7 +57,7 @@ def marker(tmp_path: Path) -> Iterator[Path]:
 def bomb(request: pytest.FixtureRequest, marker: Path) -> bytes:
     """A malicious file as `pickle.dump` or as `torch.save` writes it."""
     if request.param == "pickle":
-        return pickle.dumps(Bomb(marker))
+        return pickle.dumps(Bomb(marker), protocol=2)  # torch.load's own
     file = io.BytesIO()
     torch.save({"weights": Bomb(marker)}, file)
     return file.getvalue()

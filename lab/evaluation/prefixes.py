@@ -13,6 +13,7 @@ from itertools import accumulate
 
 import torch
 
+from lab.evaluation.stages import kept
 from lab.model import Vlm
 from lab.model.encoding import Example, Text, to_device
 from lab.records import Batch
@@ -62,9 +63,10 @@ def answers(vlm: Vlm, examples: Examples, batch_size: int) -> Iterator[tuple[lis
         first = accumulate(map(len, batch[:-1]), initial=0)
         prefixes = [prefix_of(examples, asked[place]) for place in first]
         starts = to_device(encoder.collate(prefixes, with_answers=False, align=1), vlm.device)
-        cache = vlm.reader(**vlm.inputs(starts), use_cache=True, logits_to_keep=1).past_key_values
+        cache = kept(vlm.reader(**vlm.inputs(starts), use_cache=True, logits_to_keep=1))
         rows = torch.tensor([g for g, group in enumerate(batch) for _ in group], device=vlm.device)
-        cache.batch_select_indices(rows)
+        for held in cache.values():
+            held.batch_select_indices(rows)
         words = to_device(replace(whole, pixel_values=None, image_features=None), vlm.device)
         seen = starts.attention_mask[rows]
         rest = words.attention_mask.sum(dim=1) - seen.sum(dim=1)
@@ -74,7 +76,7 @@ def answers(vlm: Vlm, examples: Examples, batch_size: int) -> Iterator[tuple[lis
             input_ids=words.input_ids[:, -length:],
             attention_mask=torch.cat([seen, mask], dim=1),
             position_ids=words.position_ids[..., -length:],
-            past_key_values=cache,
+            **cache,
             use_cache=True,
             logits_to_keep=1,
         ).logits

@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Read:
-    """A prompt that was read. logits: of the answer, [B, vocabulary]. cache: Transformers' key-value cache of it."""
+    """A prompt that was read. logits: of the answer, [B, vocabulary]. cache: of it, as `kept` gives it."""
 
     logits: torch.Tensor
-    cache: Any
+    cache: Mapping[str, Any]
 
 
 def see(vlm: Vlm, batch: Batch) -> ModelOutput | None:
@@ -53,7 +53,13 @@ def read(vlm: Vlm, batch: Batch, seen: ModelOutput | None) -> Read:
     if seen is not None and not vlm.family.single_output:
         inputs["mm_encoder_outputs"] = {"image": seen}
     out = vlm.reader(**inputs, use_cache=True, logits_to_keep=1)
-    return Read(out.logits[:, -1], out.past_key_values)
+    return Read(out.logits[:, -1], kept(out))
+
+
+def kept(out: ModelOutput) -> dict[str, Any]:
+    """What a reader has cached, under the keyword by which it takes it back: `cache`, in earlier Transformers `past_key_values`."""
+    name = "cache" if "cache" in out else "past_key_values"
+    return {name: out[name]}
 
 
 def next_inputs(vlm: Vlm, batch: Batch, seen: ModelOutput | None, token: torch.Tensor) -> dict[str, Any]:
@@ -74,9 +80,9 @@ def next_inputs(vlm: Vlm, batch: Batch, seen: ModelOutput | None, token: torch.T
     return text | vlm.family.architecture.again(vlm, step) | added
 
 
-def write(vlm: Vlm, inputs: Mapping[str, Any], cache: Any) -> torch.Tensor:
+def write(vlm: Vlm, inputs: Mapping[str, Any], cache: Mapping[str, Any]) -> torch.Tensor:
     """Logits after one further token, [B, vocabulary]; the cache grows by it."""
-    return vlm.reader(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
+    return vlm.reader(**inputs, **cache, use_cache=True, logits_to_keep=1).logits[:, -1]
 
 
 def merged(vlm: Vlm) -> Vlm | None:

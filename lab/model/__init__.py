@@ -7,18 +7,18 @@ hub id. Weights are read from safetensors only.
 from __future__ import annotations
 
 import copy
-import hashlib
 import importlib
-import json
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lab.config import ModelDial
+from lab.config import ModelDial, Quantisation
 from lab.errors import LabError, ModelError, did_you_mean
 from lab.model.family import Family
+from lab.model.identity import identify
 from lab.model.visual import Conditioner, Reducer, at_places, reduce_images
+from lab.progress import Report, silent
 from lab.records import Batch
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Vlm:
 
     model: Transformers' model, or PEFT's wrapper around it once adapters are attached.
     processor: the checkpoint's own; `vision_tokens` may have changed its pixel budget.
-    base: what the contract stores of the checkpoint: path, revision, dtype and a hash of its weights.
+    base: what the contract stores of the checkpoint: path, revision, dtype and the hashes that stand for it (`lab.model.identity`).
     extras: modules that dials have added (a resampler, cross-attention); they train and are saved beside the adapter.
     starts: how adapters, and the base weights that their initialisation has changed, began (`lab.lora.settle`).
     budget: most tokens of one image by the dial `vision_tokens`, or None.
@@ -141,9 +141,10 @@ def locate(path: str) -> str:
     return path
 
 
-def load(dial: ModelDial) -> Vlm:
+def load(dial: ModelDial, cache_dir: Path | None = None, report: Report = silent) -> Vlm:
     """Load a checkpoint, frozen and in evaluation mode, on the CPU; a quantised one where bitsandbytes puts it.
 
+    cache_dir: where hashes of weight files are kept (`tracking.cache_dir`); without, each process hashes them once.
     Raises `ModelError` when the checkpoint is missing, is no safetensors checkpoint, is of another family or lacks weights,
     and `ConfigError` when its weights cannot be quantised here.
     """
@@ -197,8 +198,10 @@ def load(dial: ModelDial) -> Vlm:
     if dial.fp32_layernorms:
         precision.norms_in_float32(model)
     processor.tokenizer.padding_side = "left"
-    base = {"path": dial.path, "revision": dial.revision, "dtype": dial.dtype.value, "weights": weights_hash(model)}
-    base |= {"quantisation": dial.quantisation.value, "fp32_layernorms": dial.fp32_layernorms}
+    base = {"path": dial.path, "revision": dial.revision, "dtype": dial.dtype.value}
+    base |= identify(where, dial.revision, cache_dir, report)
+    twice = dial.quantisation is Quantisation.nf4 and dial.double_quantisation
+    base |= {"quantisation": dial.quantisation.value, "double_quantisation": twice, "fp32_layernorms": dial.fp32_layernorms}
     return Vlm(model, processor, kind, base)
 
 
@@ -212,16 +215,3 @@ def recognise(dial: ModelDial, kind: Family, config: PretrainedConfig) -> None:
                 f"model.family={dial.family}: the checkpoint {dial.path} is of type {found!r}, not {model_type!r}"
                 f"{f' ({name})' if name else ''}. Choose the model whose family fits."
             )
-
-
-def weights_hash(model: torch.nn.Module) -> str:
-    """A hash of names, shapes and a spread of 64 values of every tensor: tells two checkpoints apart in milliseconds."""
-    import torch
-
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        flat = tensor.detach().reshape(-1)
-        step = max(1, flat.numel() // 64)
-        values = flat[::step][:64].to(torch.float32).cpu().numpy().tobytes()
-        digest.update(json.dumps([name, list(tensor.shape), str(tensor.dtype)]).encode() + values)
-    return digest.hexdigest()[:16]

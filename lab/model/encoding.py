@@ -154,6 +154,17 @@ class Encoder:
         h, w = self.merged(grid)
         return h * w + self.architecture.beside_grid if self.reducer is None else self.reducer.count(h, w)
 
+    def reduces(self, grid: tuple[int, int, int]) -> str | None:
+        """How the tokens of an image of this patch grid are made fewer or others; None: they are left alone, bit for bit."""
+        import torch
+
+        h, w = self.merged(grid)
+        trained = isinstance(self.reducer, torch.nn.Module)
+        if self.reducer is None or (not trained and self.reducer.count(h, w) == h * w):
+            return None
+        rule = getattr(self.reducer, "rule", None)
+        return type(self.reducer).__name__ + ("" if rule is None else f" {rule.value}")
+
     def check(self, picture: Picture) -> None:
         """Raise a `Fault` if the processor does not take an image of this size, or only at more tokens than `vision_tokens.budget`."""
         size = size_of(picture)

@@ -23,7 +23,7 @@ def remarks(selection: Selection, results: Sequence[Result]) -> list[str]:
     """All that is wrong or odd with the arms of a report, in sentences; an empty list if nothing is."""
     measured = [result for result in results if isinstance(result, Measured)]
     found: list[str] = []
-    checks = (different_questions, different_training, smaller_batches, some_recompute)
+    checks = (different_base, different_questions, different_training, smaller_batches, some_recompute)
     for check in (*checks, different_tokens, little_mass, unlike_the_record, no_interval):
         found += check(measured)
     found += broken_requirements(measured)
@@ -31,6 +31,19 @@ def remarks(selection: Selection, results: Sequence[Result]) -> list[str]:
     if selection.also and len(measured) > 1:
         listed = ", ".join(selection.also)
         found.append(f"Besides the dials in their names, arms differ in {listed}: a difference may be due to these.")
+    return found
+
+
+def different_base(measured: Sequence[Measured]) -> list[str]:
+    """Arms that name one checkpoint, whose weights or config were others when some of them ran."""
+    found = []
+    for those in split_by(measured, lambda m: m.arm.run.config.get("model")).values():
+        groups = split_by([m for m in those if fact(m.arm, "realised")], lambda m: fact(m.arm, "realised", "parts", "base"))
+        if len(groups) > 1:
+            found.append(
+                f"model.path={those[0].arm.run.config['model'].get('path')} held another checkpoint when some arms ran: "
+                f"{contrast(groups)}. Do not compare them; trainer.if_finished=again trains an arm anew."
+            )
     return found
 
 

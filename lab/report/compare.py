@@ -16,6 +16,7 @@ from lab.evaluation.seeds import NoiseFloor, compare_seeds, noise_floor
 from lab.evaluation.statistics import Comparison, Paired, compare_paired, paired
 from lab.evaluation.verdict import Claim, verdicts
 from lab.progress import Report, silent
+from lab.report.alike import Realised, alike, told
 from lab.report.measure import Measured, Result
 
 ALL_PAIRS_UP_TO = 6
@@ -102,6 +103,7 @@ def compare_all(results: Sequence[Result], num_resamples: int = 2000, report: Re
     notes: list[str] = []
     comparable = same_items(every, notes)
     floor = measured_floor(comparable)
+    comparable = once(comparable, notes)
     reason = next((m.no_interval for experiment in comparable for m in experiment.members if m.no_interval), None)
     if reason:
         notes.append(f"Nothing is compared: {reason}")
@@ -156,10 +158,39 @@ def same_items(every: Sequence[Experiment], notes: list[str]) -> list[Experiment
     return kept
 
 
+def realised(experiment: Experiment) -> Realised:
+    """What an experiment's runs recorded of what reaches the model: of all its seeds, or nothing."""
+    facts = {str(_seed(member)): member.arm.run.facts.get("realised") for member in experiment.members}
+    first = experiment.members[0].arm.run
+    if any(not one for one in facts.values()):
+        return Realised(experiment.label, first.config, None)
+    parts = {f"{seed} {name}": value for seed, one in facts.items() for name, value in one["parts"].items()}
+    return Realised(experiment.label, first.config, {**first.facts["realised"], "parts": parts})
+
+
+def once(every: Sequence[Experiment], notes: list[str]) -> list[Experiment]:
+    """Keep the first of experiments that are one under several names: between them there is nothing to compare."""
+    left_out: set[str] = set()
+    for members in alike([realised(experiment) for experiment in every]):
+        rest = [member.label for member in members[1:]]
+        left_out |= set(rest)
+        notes.append(f"{told(members)} They are not compared with each other; {members[0].label} stands for them.")
+    return [experiment for experiment in every if experiment.label not in left_out]
+
+
 def measured_floor(every: Sequence[Experiment]) -> NoiseFloor | None:
-    """Spread of accuracy over seeds, pooled over the experiments with more than one; None if there is none."""
-    repeated = [[m.metrics["accuracy"] for m in experiment.members] for experiment in every if len(experiment.members) > 1]
+    """Spread of accuracy over seeds, pooled over the experiments with more than one; None if there is none.
+
+    An experiment that no seed touches, as a zero-shot baseline, has no spread by construction and is left out.
+    """
+    repeated = [[m.metrics["accuracy"] for m in e.members] for e in every if len(e.members) > 1 and not seedless(e)]
     return noise_floor(repeated) if repeated else None
+
+
+def seedless(experiment: Experiment) -> bool:
+    """Whether all its runs recorded that the same reached the model, whatever the seed."""
+    facts = [member.arm.run.facts.get("realised") for member in experiment.members]
+    return all(facts) and len({tuple(sorted(one["parts"].items())) for one in facts}) == 1
 
 
 def choose_pairs(every: Sequence[Experiment], notes: list[str]) -> list[tuple[Experiment, Experiment]]:

@@ -23,6 +23,7 @@ from lab.run import ranks
 from lab.run.accounting import costs
 from lab.run.assembly import assemble, attached, sized
 from lab.run.measuring import evaluate, require_effect, verify
+from lab.run.realised import realised
 from lab.run.sharing import SPLITS, Prepared, prepare, try_out
 from lab.runs import Run
 from lab.stopping import stoppable
@@ -57,6 +58,7 @@ def run_arm(
         go_on(x, run, runs.load(runs_dir, run.identity), run_dir)
         runs.save(runs_dir, run)
         prepared.encoded(x, report)  # before adapters sit in the tower
+        run.facts["realised"] = realised(x, prepared)
         with attached(x, prepared.vlm) as vlm:
             train_and_measure(x, vlm, prepared, run, run_dir, started, report, in_turn)
         run.status, run.ended = runs.FINISHED, runs.now()

@@ -85,7 +85,7 @@ def trained(x: Experiment, base: Vlm, run_dir: Path) -> Iterator[Vlm]:
 
 def reload(x: Experiment, run_dir: Path, device: torch.device | str = "cpu") -> Vlm:
     """The trained model of a run folder, from its files alone."""
-    vlm = assemble(x, model.load(x.model))
+    vlm = assemble(x, model.load(x.model, Path(x.tracking.cache_dir)))
     if trains(x):
         adapter.load(vlm, run_dir / "adapter")
     for module in (vlm.model, *vlm.extras.values()):

@@ -143,7 +143,7 @@ def prepare(x: Experiment, report: Report = silent) -> Prepared:
     for name in needed_splits(x):
         if name != "minival":
             data.demand(splits, name)
-    base = model.load(x.model)
+    base = model.load(x.model, cache, report)
     if x.trainer.accelerator != "cpu" and torch.cuda.is_available():
         base.model.to("cuda")
     if x.trainer.feature_cache and tower_trains(x):

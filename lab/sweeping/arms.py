@@ -210,6 +210,7 @@ def run_group(
         for arm in group:
             running.try_out(arm.experiment, prepared)
             prepared.encoded(arm.experiment, bars())
+        tell_alike([(records[identity(arm.experiment)].name, arm.experiment) for arm in group], prepared)
     except LabError as error:
         for arm in group:
             running.fail(arm.experiment, records[identity(arm.experiment)], error)
@@ -228,6 +229,15 @@ def run_group(
     finished = [(x, known) for x, known in ended if known is not None and known.status == runs.FINISHED]
     running.interleaved_latency(finished, prepared, bars())
     return checked(todo, prepared)
+
+
+def tell_alike(named: Sequence[tuple[str, Experiment]], prepared: Prepared) -> None:
+    """Warn of arms that would train the same model on the same inputs under several names."""
+    from lab import run as running
+    from lab.report.alike import Realised, alike, told
+
+    for members in alike([Realised(name, as_dict(x), running.realised(x, prepared)) for name, x in named]):
+        log.warning("%s", told(members))
 
 
 def checked(todo: Sequence[tuple[Experiment, Run]], prepared: Prepared) -> list[str]:

@@ -55,7 +55,7 @@ def largest_difference(x: Experiment, prepared: Prepared) -> float:
 
     x = brief(x)
     shared = weights(x, prepared, cached=True)
-    fresh = Fresh(model.load(x.model), prepared.splits_of(x))
+    fresh = Fresh(model.load(x.model, Path(x.tracking.cache_dir)), prepared.splits_of(x))
     fresh.vlm.model.to(prepared.vlm.device)
     alone = weights(x, fresh, cached=False)
     return max(float((shared[name] - alone[name]).abs().max()) for name in shared)

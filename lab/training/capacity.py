@@ -7,6 +7,7 @@ that an arm chooses alone as it does beside others. A run keeps its choice in it
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -108,7 +109,12 @@ def recompute(vlm: Vlm, on: bool) -> None:
     through a frozen tower.
     """
     if on:
-        vlm.bare.gradient_checkpointing_enable({"use_reentrant": False})
+        switch(vlm, "enable")({"use_reentrant": False})
         vlm.bare.disable_input_require_grads()
     elif any(getattr(module, "gradient_checkpointing", False) for module in vlm.bare.modules()):
-        vlm.bare.gradient_checkpointing_disable()
+        switch(vlm, "disable")()
+
+
+def switch(vlm: Vlm, way: str) -> Callable[..., None]:
+    """Transformers' own switch, `enable` or `disable`; it was called gradient checkpointing before it was activation checkpointing."""
+    return getattr(vlm.bare, f"activation_checkpointing_{way}", None) or getattr(vlm.bare, f"gradient_checkpointing_{way}")

@@ -6,10 +6,14 @@ features of the frozen tower come from the store.
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+import json
 import logging
+import math
 from array import array
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -18,6 +22,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from lab import data
 from lab.config import TrainerSection
 from lab.data.faults import Fault
 from lab.model import Vlm
@@ -56,6 +61,18 @@ class Texts:
         first, last = self.order_ends[index : index + 2]
         prompt, answer = self.ids[start:middle].astype(np.int64), self.ids[middle:end].astype(np.int64)
         return Text(prompt, answer, tuple(self.orders[first:last].tolist()))
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a split's images are to the language model. digest: of all of them in order, their features and reduced tokens.
+
+    most: tokens of the largest image before reduction. untouched: no image is made fewer tokens.
+    """
+
+    digest: str
+    most: int
+    untouched: bool
 
 
 class Examples(Dataset[Example]):
@@ -122,6 +139,34 @@ class Examples(Dataset[Example]):
             shape, answer = self.encoder.shape(example), len(example.text.answer_ids)
             found.append(replace(shape, length=shape.length + answer, rows=answer + 1))
         return max(found, key=lambda shape: (shape.length, shape.grids))
+
+    @cached_property
+    def asked(self) -> str:
+        """Digest of the samples and of their prompts as tokenised: ids, answers, order of images. `prepare` comes first."""
+        assert self.texts is not None
+        digest = hashlib.sha256(data.fingerprint(self.split).encode())
+        for values in (self.texts.ids, self.texts.ends, self.texts.orders, self.texts.order_ends):
+            digest.update(np.ascontiguousarray(values).tobytes())
+        return digest.hexdigest()
+
+    @cached_property
+    def shown(self) -> Shown | None:
+        """What becomes of the images, known without reading them anew; None where no features are kept."""
+        if self.store is None:
+            return None
+        digest, most, untouched = hashlib.sha256(), 0, True
+        known: dict[bytes, bytes] = {}
+        for start, end in itertools.pairwise(self.key_ends.tolist()):
+            for key in (row.tobytes() for row in self.keys[start:end]):
+                if key not in known:
+                    crc, grid = self.store.sum_of(key)
+                    cells = math.prod(self.encoder.merged(grid))
+                    how = self.encoder.reduces(grid)
+                    most, untouched = max(most, cells), untouched and how is None
+                    known[key] = json.dumps([crc, grid, how, self.encoder.tokens(grid)]).encode()
+                digest.update(known[key])
+            digest.update(b";")
+        return Shown(digest.hexdigest(), most, untouched)
 
     def image_keys(self, index: int) -> tuple[bytes, ...]:
         """`image_key` of each image of a sample."""

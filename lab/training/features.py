@@ -3,11 +3,11 @@
     <cache_dir>/features/<key>/<name>.safetensors      one shard: `values` [tokens, hidden], `offsets` [n + 1],
                                                        `grids` [n, 3], `images` uint8 [n, 32], `crc` int64 [n]
 
-`key` hashes what the features depend on: base weights, processor settings, dtype. Images are named by the sha256 of their
-bytes and crop. A shard appears under its name only when it is complete (written aside, then renamed), so readers and
-other writers never meet half of one, and a kill leaves nothing but a file nobody reads. Two writers may compute one
-image twice; both give the same bits. Every row is checked against its CRC-32 on its first read; a shard that
-fails, or cannot be opened, is deleted and computed again.
+`key` hashes what the features depend on, not where the base lies: every byte of the base's weights, its config, dtype and
+attention, and processor settings. Images are named by the sha256 of their bytes and crop. A shard appears under its name only
+when it is complete (written aside, then renamed), so readers and other writers never meet half of one, and a kill leaves
+nothing but a file nobody reads. Two writers may compute one image twice; both give the same bits. Every row is checked against
+its CRC-32 (values, grid and name) on its first read; a shard that fails, or cannot be opened, is deleted and computed again.
 """
 
 from __future__ import annotations
@@ -116,7 +116,9 @@ class FeatureStore:
     """A memory-mapped store of post-projector features for one tower and one way of preprocessing."""
 
     def __init__(self, cache_dir: Path, vlm: Vlm, encoder: Encoder) -> None:
-        described: dict[str, Any] = {"base": vlm.base, "processor": encoder.settings()}
+        base = {key: value for key, value in vlm.base.items() if key not in ("path", "revision")}
+        attention = vlm.bare.config._attn_implementation
+        described: dict[str, Any] = {"base": base, "attn_implementation": attention, "processor": encoder.settings()}
         self.key = hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()[:16]
         self.folder = cache_dir / "features" / self.key
         weakref.finalize(self, os.close, eviction.use(self.folder))
@@ -177,7 +179,7 @@ class FeatureStore:
             return False
         shard, i = found
         if not shard.checked[i]:
-            if checksum(shard.features(i)) != shard.crc[i]:
+            if checksum(shard.features(i), shard.grids[i].tolist(), key) != shard.crc[i]:
                 log.warning("feature cache: %s fails its checksum; its images are computed again", shard.path)
                 self.drop(shard)
                 return False
@@ -197,6 +199,15 @@ class FeatureStore:
         shard, i = found
         t, h, w = shard.grids[i].tolist()
         return shard.features(i), (t, h, w)
+
+    def sum_of(self, key: bytes) -> tuple[int, tuple[int, int, int]]:
+        """Checksum of an image's features, grid and name, and the grid; `fill` must have seen it."""
+        found = self.find(key)
+        if found is None:
+            raise KeyError(key)
+        shard, i = found
+        t, h, w = shard.grids[i].tolist()
+        return int(shard.crc[i]), (t, h, w)
 
     def fill(
         self, names: Names, read: Callable[[bytes], Picture], vlm: Vlm, encoder: Encoder, report: Report = silent
@@ -282,7 +293,7 @@ class FeatureStore:
             "offsets": torch.tensor([0, *np.cumsum(lengths).tolist()], dtype=torch.int64),
             "grids": torch.tensor([grid for _, _, grid in shard], dtype=torch.int64),
             "images": torch.from_numpy(np.frombuffer(b"".join(key for key, _, _ in shard), np.uint8).reshape(-1, 32).copy()),
-            "crc": torch.tensor([checksum(feature) for _, feature, _ in shard], dtype=torch.int64),
+            "crc": torch.tensor([checksum(feature, grid, key) for key, feature, grid in shard], dtype=torch.int64),
         }
         name = f"{uuid.uuid4().hex}.safetensors"
         temporary = self.folder / f".{name}.part"
@@ -304,11 +315,11 @@ def hands(vlm: Vlm, images: int) -> int:
     return 1 if alone else max(1, min(len(os.sched_getaffinity(0)), images // WORTH_A_PROCESS))
 
 
-def checksum(values: torch.Tensor) -> int:
-    """CRC-32 of a tensor's bytes."""
+def checksum(values: torch.Tensor, grid: Sequence[int], key: bytes) -> int:
+    """CRC-32 of an image's features, its grid and its name."""
     import torch
 
-    return zlib.crc32(values.contiguous().view(torch.uint8).numpy())
+    return zlib.crc32(values.contiguous().view(torch.uint8).numpy(), zlib.crc32(json.dumps(list(grid)).encode() + key))
 
 
 Loaded = tuple[bytes, "torch.Tensor", tuple[int, int, int]]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import logging
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,15 @@ from lab.training.resuming import Keeper, put_weights, trained
 from lab.training.watching import CURVE_EVERY, CurveLogger, Finite, Progress
 
 log = logging.getLogger(__name__)
+
+
+REMARKS = (
+    r".*does not have many workers",  # trainer.num_workers
+    r".*You have overridden `transfer_batch_to_device`",  # a `Batch` is no tensor, so it must be
+    r".*`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning's own call of PyTorch
+    r"The number of training batches \(\d+\) is smaller than the logging interval",  # a run of fewer steps than `CURVE_EVERY`
+)
+"""What Lightning says of every run here."""
 
 
 def num_steps(x: Experiment, num_train: int) -> int:
@@ -168,11 +178,12 @@ def fit(
     if resumed is None or not resumed.facts["ended"]:
         data = DataModule(splits["train"], splits["minival"], section, micro, x.seed, steps, resumed.step if resumed else 0)
         callbacks = [Progress(steps, effective, report), Finite(run_dir), *([early] if early else []), keeper, *watchers]
-        trainer = lightning_trainer(section, micro[1], steps, len(splits["minival"]) > 0, logger, callbacks)
+        with quiet_lightning():
+            trainer = lightning_trainer(section, micro[1], steps, len(splits["minival"]) > 0, logger, callbacks)
         prepare_model(x, learner)
         device = learner.vlm.device
         try:
-            with deferred():
+            with deferred(), quiet_lightning():
                 trainer.fit(learner, datamodule=data)
                 last = keeper.keep(trainer, learner, ended=True)
         finally:
@@ -207,7 +218,6 @@ def lightning_trainer(
     section: TrainerSection, accumulate: int, steps: int, has_minival: bool, logger: CurveLogger, callbacks: list[Callback]
 ) -> L.Trainer:
     """Lightning's Trainer for one arm; checkpoints are the `Keeper`'s."""
-    quiet_lightning()
     validates = section.val_every is not None and has_minival
     return L.Trainer(
         accelerator=section.accelerator,
@@ -232,10 +242,12 @@ def lightning_trainer(
     )
 
 
-def quiet_lightning() -> None:
-    """Silence Lightning's remarks on devices and loader workers: the config says both."""
+@contextlib.contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Within, Lightning keeps its remarks on devices, loader workers and short curves to itself: the config says all three."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*You have overridden `transfer_batch_to_device`.*")
-    warnings.filterwarnings("ignore", message=".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*")
+    with warnings.catch_warnings():
+        for remark in REMARKS:
+            warnings.filterwarnings("ignore", message=remark)
+        yield

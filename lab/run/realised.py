@@ -1,0 +1,89 @@
+"""What an arm's config comes to: the base, inputs, adapters and steps that are realised, each as a digest.
+
+Arms of equal digests are one experiment under several names: their keys differ, and nothing that these act on does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from lab import lora
+from lab.config import NOT_IDENTITY, Experiment, adds_modules, as_dict, trains
+from lab.model import Vlm
+from lab.model.answers import answer_tokens
+from lab.run.assembly import assemble
+from lab.run.sharing import Prepared, needed_splits
+from lab.training import loop
+from lab.training.learner import rate
+
+
+def realised(x: Experiment, prepared: Prepared) -> dict[str, Any]:
+    """What `run.json` keeps of it: `parts`, a digest by name; and, where features are cached, `image_tokens`, the most of any
+    image before a dial makes fewer, and `untouched`, whether none does.
+
+    Never equal for arms that compute something else. Adapters must not be attached yet. Raises `ConfigError` as `lora.verify`.
+    """
+    vlm = assemble(x, prepared.vlm)
+    examples = [prepared.encoded(x)[name] for name in needed_splits(x)]
+    shown = [split.shown for split in examples]
+    known = [one for one in shown if one is not None]
+    values = as_dict(x)
+    tokens = answer_tokens(vlm.processor.tokenizer, x.prompt)
+    resampled = x.vision_tokens.name == "resampler"
+    unknown = {"vision_tokens": values["vision_tokens"], "processor": prepared.encoded(x)["dev"].encoder.settings()}
+    base = {key: value for key, value in vlm.base.items() if key not in ("path", "revision")}
+    drawn = trains(x) or adds_modules(x) or adapters(x, vlm) is not None or bool(x.evaluation.controls)
+    parts = {
+        "base": [base, values["model"]["attn_implementation"]],
+        "prompts": [split.asked for split in examples],
+        "answers": [tokens.true_ids, tokens.false_ids, x.prompt.answer_true, x.prompt.answer_false],
+        "images": [one.digest for one in known] if len(known) == len(shown) else unknown,
+        "modules": [values["conditioning"], values["vision_tokens"] if resampled else None],
+        "adapters": adapters(x, vlm),
+        "steps": steps(x, vlm, prepared) if trains(x) else None,
+        "seed": x.seed if drawn else None,
+        "measures": {key: value for key, value in values["evaluation"].items() if key not in (NOT_IDENTITY["evaluation"] or ())},
+    }
+    found: dict[str, Any] = {"parts": {name: digest(part) for name, part in parts.items()}}
+    if len(known) == len(shown):
+        found |= {"image_tokens": max(one.most for one in known), "untouched": all(one.untouched for one in known)}
+    return found
+
+
+def adapters(x: Experiment, vlm: Vlm) -> dict[str, Any] | None:
+    """Which layers get what; None where there are no adapters, or only fresh ones that compute nothing."""
+    dial = lora.verify(vlm, x.lora)
+    if not dial.r or (lora.init_of(dial).starts_at_zero and not trains(x)):
+        return None
+    alpha = 2 * dial.r if dial.lora_alpha is None else dial.lora_alpha
+    return {
+        "layers": lora.target_names(vlm, dial),
+        "rank": dial.r,
+        "scaling": alpha / (dial.r**0.5 if dial.use_rslora else dial.r),
+        "dropout": dial.lora_dropout,
+        "dora": dial.use_dora,
+        "init": dial.init_lora_weights,
+    }
+
+
+def steps(x: Experiment, vlm: Vlm, prepared: Prepared) -> dict[str, Any]:
+    """The optimizer's steps: how many, over what, and every parameter's rate at each."""
+    number = loop.num_steps(x, len(prepared.splits.train))
+    layers = lora.target_names(vlm, x.lora) if x.lora.r else []
+    names = [f"base_model.model.{layer}.{matrix}.{lora.ADAPTER}.weight" for layer in layers for matrix in ("lora_A", "lora_B")]
+    names += [f"{extra}.{name}" for extra, module in vlm.extras.items() for name, _ in module.named_parameters()]
+    warmup = round(x.optim.warmup_fraction * number)
+    left_out = {*(NOT_IDENTITY["trainer"] or ()), "max_steps", "max_epochs"}
+    return {
+        "rates": [lora.learning_rate(vlm, name, x.optim) for name in names],
+        "schedule": [rate(x.optim.schedule, step, number, warmup) for step in range(number)],
+        "optimizer": [list(x.optim.betas), x.optim.weight_decay],
+        "trainer": {key: value for key, value in as_dict(x)["trainer"].items() if key not in left_out},
+    }
+
+
+def digest(part: Any) -> str:
+    """16 hexadecimal digits that name plain values."""
+    return hashlib.sha256(json.dumps(part, sort_keys=True, default=str).encode()).hexdigest()[:16]
