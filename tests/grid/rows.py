@@ -1,0 +1,131 @@
+"""Rows that hold every pair of choices: those that must finish, by `allpairspy`, and those that are refused, packed."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterable
+
+from allpairspy import AllPairs
+
+from grid.dimensions import DIMENSIONS, FIRST, REFUSALS, Member, Overrides, Row, refused
+
+Pair = frozenset[Member]
+"""Two choices in two dimensions."""
+
+
+def pairs_of(row: Row) -> set[Pair]:
+    """Every pair of choices in a row."""
+    return {frozenset(pair) for pair in itertools.combinations(row.items(), 2)}
+
+
+def all_pairs() -> set[Pair]:
+    """Every pair that there is."""
+    members = [[(dimension, name) for name in values] for dimension, values in DIMENSIONS.items()]
+    return {frozenset(pair) for a, b in itertools.combinations(members, 2) for pair in itertools.product(a, b)}
+
+
+def completed(row: Row, order: dict[str, list[str]]) -> Row | None:
+    """A row that is not refused and begins with these choices; None if there is none. order: values as they are tried."""
+    if refused(row):
+        return None
+    missing = [dimension for dimension in order if dimension not in row]
+    if not missing:
+        return row
+    tries = (completed(row | {missing[0]: name}, order) for name in order[missing[0]])
+    return next((found for found in tries if found is not None), None)
+
+
+def bound() -> dict[str, list[str]]:
+    """The dimensions that any refusal is about, and their values: the others are free."""
+    names = {dimension for refusal in REFUSALS for dimension in refusal.values}
+    return {dimension: list(values) for dimension, values in DIMENSIONS.items() if dimension in names}
+
+
+def impossible() -> set[Pair]:
+    """Pairs that no row can have: refused themselves, or each of them refused beside what the other needs."""
+    order = bound()
+    return {pair for pair in all_pairs() if {dimension for dimension, _ in pair} <= set(order) and not completed(dict(pair), order)}
+
+
+def finishing(seed: int, never: set[Pair]) -> list[Row]:
+    """Rows that hold every pair but those of `never`, and no refused choices. seed: of the order of dimensions and values."""
+    rng = random.Random(seed)
+    tied = bound()
+    largest_first = sorted(shuffled(rng), key=lambda item: (item[0] not in tied, -len(item[1])))
+    order = {dimension: rng.sample(list(values), len(values)) for dimension, values in largest_first}
+    names = list(order)
+
+    def legal(values: list[str]) -> bool:
+        row = dict(zip(names, values, strict=False))
+        last = (names[len(values) - 1], values[-1])
+        return not refused(row) and not any(frozenset((last, one)) in never for one in row.items())
+
+    rows = [dict(zip(names, found, strict=True)) for found in AllPairs(list(order.values()), filter_func=legal)]
+    missing = all_pairs() - never - set().union(*map(pairs_of, rows))
+    while missing:  # allpairspy ends when its next row, not when none, has a new pair
+        row = completed(dict(min(missing, key=sorted)), order)
+        assert row is not None
+        rows.append(row)
+        missing -= pairs_of(row)
+    return [{dimension: row[dimension] for dimension in DIMENSIONS} for row in rows]
+
+
+def shuffled(rng: random.Random) -> list[tuple[str, dict[str, Overrides]]]:
+    """The dimensions in another order."""
+    return rng.sample(list(DIMENSIONS.items()), len(DIMENSIONS))
+
+
+def refused_rows(seed: int, never: set[Pair]) -> list[Row]:
+    """Rows that hold all pairs of `never` and an example of each refusal, as many in one row as fit; else the defaults."""
+    rng = random.Random(seed)
+    wanted, rows = set(never), []
+    while wanted:
+        tries = [packed(dict(pair), wanted, rng) for pair in sorted(wanted, key=sorted)]
+        rows.append(max(tries, key=lambda row: len(wanted & pairs_of(row))))
+        wanted -= pairs_of(rows[-1])
+    rows += [choices for choices in examples() if len(choices) > 2]
+    return [FIRST | row for row in rows]
+
+
+def examples() -> list[Row]:
+    """The first choices of every refusal."""
+    return [{dimension: names[0] for dimension, names in refusal.values.items()} for refusal in REFUSALS]
+
+
+def packed(row: Row, wanted: set[Pair], rng: random.Random) -> Row:
+    """A row with these choices and as many other wanted pairs as can be added one after another, where there are any."""
+    for dimension, values in rng.sample(list(bound().items()), len(bound())):
+        if dimension not in row:
+            gains = {name: len(wanted & {frozenset(((dimension, name), one)) for one in row.items()}) for name in values}
+            best = max(gains, key=lambda name: gains[name])
+            row = row | {dimension: best} if gains[best] else row
+    return row
+
+
+def grid(seed: int) -> list[Row]:
+    """All rows, in the order of the seed."""
+    never = impossible()
+    rows = finishing(seed, never) + refused_rows(seed, never)
+    random.Random(seed).shuffle(rows)
+    return rows
+
+
+def slice_of(rows: Iterable[Row]) -> list[Row]:
+    """A few of these rows that together hold every choice that any of them holds."""
+    rows = list(rows)
+    missing = {member for row in rows for member in row.items()}
+    chosen: list[Row] = []
+    while missing:
+        chosen.append(max(rows, key=lambda row: len(missing & set(row.items()))))
+        missing -= set(chosen[-1].items())
+    return chosen
+
+
+def each_refused() -> list[Row]:
+    """Every refusal's choices alone, beside the laboratory's defaults; of one of more than two choices, an example."""
+    rows = []
+    for refusal in REFUSALS:
+        found = [dict(zip(refusal.values, names, strict=True)) for names in itertools.product(*refusal.values.values())]
+        rows += [FIRST | choices for choices in (found if len(refusal.values) == 2 else found[:1])]
+    return rows
