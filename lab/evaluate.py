@@ -115,6 +115,7 @@ def rebuild(x: Experiment) -> tuple[Vlm, Vlm, Encoder, AnswerTokens]:
     from lab.model.answers import answer_tokens
     from lab.model.encoding import Encoder
 
+    running.check(x)
     torch.set_num_threads(x.trainer.threads)
     base = model.load(x.model)
     if x.trainer.accelerator != "cpu" and torch.cuda.is_available():

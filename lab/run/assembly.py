@@ -8,12 +8,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lab import adapter, conditioning, lora, model, vision_tokens
+from lab import adapter, conditioning, data, lora, model, vision_tokens
 from lab.config import Experiment, trains
 from lab.model import Vlm
 
 if TYPE_CHECKING:
     import torch
+
+
+def check(x: Experiment) -> None:
+    """Say what the dials cannot do together or with the model's family, before data or a checkpoint is loaded.
+
+    `lab.freezing.check` says what needs no family. Raises `ConfigError` or `ModelError` with the keys.
+    """
+    family = model.check(x.model)
+    data.check(x.data, trains(x))
+    if x.prompt.numbered:
+        family.allow_numbered()
+    vision_tokens.check(x.vision_tokens, family)
+    conditioning.check(x.conditioning, family)
+    lora.check(x.lora, x.model.quantisation.value, family)
 
 
 def assemble(x: Experiment, base: Vlm) -> Vlm:

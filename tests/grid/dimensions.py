@@ -180,12 +180,15 @@ REFUSALS = (
     Refusal("DeepStack", {"model": of_family("qwen3_vl"), "vision_tokens": but("vision_tokens", "native", "resize")}),
     Refusal("DeepStack", {"model": of_family("qwen3_vl"), "conditioning": but("conditioning", "prefix", "add_cross_attention")}),
     Refusal("bitsandbytes knows no Conv1D", {"model": of_family("vit_gpt2"), "quantisation": QUANTISED}),
-    Refusal("PEFT turns Conv1D round", {"model": of_family("vit_gpt2"), "start": ("olora",)}),
+    Refusal(
+        "PEFT turns Conv1D round",
+        {"model": of_family("vit_gpt2"), "start": ("olora",), "lora": but("lora", "none", "vision", "projector")},
+    ),
     Refusal("no image stands in its prompt", {"model": of_family("vit_gpt2"), "numbered": ("true",)}),
     Refusal("words meet images in blocks", {"conditioning": but("conditioning", "prefix"), "shared prefix": ("true",)}),
     Refusal("nothing is learned from it", {"data": ("winoground",), "training": TRAINED}),
-    Refusal("the start reads weights", {"quantisation": QUANTISED, "start": READS_WEIGHTS}),
-    Refusal("no MiCA with DoRA", {"start": ("mica",), "adapter": ("dora",)}),
+    Refusal("the start reads weights", {"quantisation": QUANTISED, "start": READS_WEIGHTS, "lora": but("lora", "none")}),
+    Refusal("no MiCA with DoRA", {"start": ("mica",), "adapter": ("dora",), "lora": but("lora", "none")}),
     Refusal("a pattern names its blocks", {"lora": ("pattern", "pattern with head"), "size": ("top block",)}),
     Refusal("no adapter has a size", {"lora": ("none",), "size": ("parameters",)}),
     Refusal(

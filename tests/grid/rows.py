@@ -79,28 +79,33 @@ def shuffled(rng: random.Random) -> list[tuple[str, dict[str, Overrides]]]:
 def refused_rows(seed: int, never: set[Pair]) -> list[Row]:
     """Rows that hold all pairs of `never` and an example of each refusal, as many in one row as fit; else the defaults."""
     rng = random.Random(seed)
-    wanted, rows = set(never), []
+    wanted = [dict(pair) for pair in sorted(never, key=sorted)]
+    wanted += [choices for choices in examples() if len(choices) > 2]
+    rng.shuffle(wanted)
+    rows: list[Row] = []
     while wanted:
-        tries = [packed(dict(pair), wanted, rng) for pair in sorted(wanted, key=sorted)]
-        rows.append(max(tries, key=lambda row: len(wanted & pairs_of(row))))
-        wanted -= pairs_of(rows[-1])
-    rows += [choices for choices in examples() if len(choices) > 2]
-    return [FIRST | row for row in rows]
+        row: Row = {}
+        while fitting := [choices for choices in wanted if fits(choices, row)]:
+            row |= max(fitting, key=lambda choices: sum(held(other, row | choices) for other in wanted))
+            wanted = [choices for choices in wanted if not held(choices, row)]
+        rows.append(FIRST | row)
+    return rows
+
+
+def fits(choices: Row, row: Row) -> bool:
+    """Whether a row can have choices beside its own."""
+    return all(row.get(dimension, name) == name for dimension, name in choices.items())
+
+
+def held(choices: Row, row: Row) -> bool:
+    """Whether a row has choices."""
+    return choices.items() <= row.items()
 
 
 def examples() -> list[Row]:
-    """The first choices of every refusal."""
-    return [{dimension: names[0] for dimension, names in refusal.values.items()} for refusal in REFUSALS]
-
-
-def packed(row: Row, wanted: set[Pair], rng: random.Random) -> Row:
-    """A row with these choices and as many other wanted pairs as can be added one after another, where there are any."""
-    for dimension, values in rng.sample(list(bound().items()), len(bound())):
-        if dimension not in row:
-            gains = {name: len(wanted & {frozenset(((dimension, name), one)) for one in row.items()}) for name in values}
-            best = max(gains, key=lambda name: gains[name])
-            row = row | {dimension: best} if gains[best] else row
-    return row
+    """The first choices of every refusal; of what adapters do, those of `lora=llm`."""
+    first = [{dimension: names[0] for dimension, names in refusal.values.items()} for refusal in REFUSALS]
+    return [row | {"lora": "llm"} if "llm" in refusal.values.get("lora", ()) else row for row, refusal in zip(first, REFUSALS, strict=True)]
 
 
 def grid(seed: int) -> list[Row]:
@@ -123,9 +128,10 @@ def slice_of(rows: Iterable[Row]) -> list[Row]:
 
 
 def each_refused() -> list[Row]:
-    """Every refusal's choices alone, beside the laboratory's defaults; of one of more than two choices, an example."""
+    """Every pair of the first two choices of a refusal, with an example of its others, beside the laboratory's defaults."""
     rows = []
-    for refusal in REFUSALS:
-        found = [dict(zip(refusal.values, names, strict=True)) for names in itertools.product(*refusal.values.values())]
-        rows += [FIRST | choices for choices in (found if len(refusal.values) == 2 else found[:1])]
+    for refusal, example in zip(REFUSALS, examples(), strict=True):
+        first = list(refusal.values)[:2]
+        found = itertools.product(*(refusal.values[dimension] for dimension in first))
+        rows += [FIRST | example | dict(zip(first, names, strict=True)) for names in found]
     return rows
