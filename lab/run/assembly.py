@@ -47,9 +47,10 @@ def sized(x: Experiment, base: Vlm) -> Experiment:
 
 @contextlib.contextmanager
 def attached(x: Experiment, base: Vlm) -> Iterator[Vlm]:
-    """An arm's model with fresh adapters; whatever happens, the shared base is left as it was."""
+    """An arm's model, with fresh adapters if it trains; whatever happens, the shared base is left as it was."""
     vlm = assemble(x, base)
-    lora.attach(vlm, x.lora, x.seed)
+    if trains(x):
+        lora.attach(vlm, x.lora, x.seed)
     try:
         yield vlm
     finally:

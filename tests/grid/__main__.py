@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--seed", type=int, default=0, help="of the order of dimensions and values (default: 0)")
     made.add_argument("--rows", metavar="A:B", default=":", help="only these rows, as a slice (default: all)")
     made.add_argument("--jobs", type=int, default=2, help="processes (default: 2)")
-    made.add_argument("--slice", action="store_true", help="only the rows that hold every choice once, as CI does")
+    made.add_argument("--slice", action="store_true", help="only the rows that CI runs, which hold every choice once")
     made.add_argument("--refused", action="store_true", help="only rows that must be refused: every refused pair alone, beside defaults")
     made.add_argument("--out", type=Path, default=Path("grid.json"), help="the verdicts as JSON (default: grid.json)")
     made.add_argument("--keep", type=Path, help="keep the run folders here")
@@ -39,8 +39,7 @@ def parser() -> argparse.ArgumentParser:
 def main() -> int:
     """Run and tell."""
     given = parser().parse_args()
-    asked = gridding.each_refused() if given.refused else gridding.grid(given.seed)
-    asked = gridding.slice_of(asked) if given.slice else asked
+    asked = gridding.each_refused() if given.refused else gridding.single() if given.slice else gridding.grid(given.seed)
     first, _, last = given.rows.partition(":")
     asked = asked[int(first) if first else None : int(last) if last else None]
     root = given.keep or Path(tempfile.mkdtemp(prefix="lab-grid-"))

@@ -29,7 +29,7 @@ def faults(row: Row, known: Run, runs_dir: Path) -> list[str]:
     if known.status != runs.FINISHED:
         return [f"{known.status}: {known.error}"]
     x = from_dict(known.config)
-    found = [f"{key}={value}" for key, value in known.metrics.items() if not math.isfinite(value) and key.startswith("dev")]
+    found = [f"{key}={known.metrics[key]}" for key in ("dev/accuracy", "dev/nll") if not math.isfinite(known.metrics[key])]
     if x.evaluation.verify and known.metrics["verify/passed"] != 1.0:
         found.append(f"verify: {[check for check in known.facts['verify'] if check['passed'] is False]}")
     if row["training"] == "resumed" and not known.facts.get("interruptions") and x.trainer.if_unfinished.value == "resume":

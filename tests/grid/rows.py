@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterable
 
 from allpairspy import AllPairs
 
@@ -116,15 +115,20 @@ def grid(seed: int) -> list[Row]:
     return rows
 
 
-def slice_of(rows: Iterable[Row]) -> list[Row]:
-    """A few of these rows that together hold every choice that any of them holds."""
-    rows = list(rows)
-    missing = {member for row in rows for member in row.items()}
-    chosen: list[Row] = []
-    while missing:
-        chosen.append(max(rows, key=lambda row: len(missing & set(row.items()))))
-        missing -= set(chosen[-1].items())
-    return chosen
+def single(seed: int = 0) -> list[Row]:
+    """A few rows that must finish and together hold every choice: CI's slice of the grid. A choice not needed is the default."""
+    rng = random.Random(seed)
+    missing = {dimension: rng.sample(list(values), len(values)) for dimension, values in DIMENSIONS.items()}
+    order = bound()
+    rows: list[Row] = []
+    while any(missing.values()):
+        row: Row = {}
+        for dimension in [*order, *(name for name in DIMENSIONS if name not in order)]:
+            tries = [*missing[dimension], FIRST[dimension], *DIMENSIONS[dimension]]
+            row[dimension] = next(name for name in tries if completed(row | {dimension: name}, order))
+        missing = {dimension: [name for name in names if name != row[dimension]] for dimension, names in missing.items()}
+        rows.append({dimension: row[dimension] for dimension in DIMENSIONS})
+    return rows
 
 
 def each_refused() -> list[Row]:
