@@ -7,7 +7,7 @@ import random
 
 from allpairspy import AllPairs
 
-from grid.dimensions import DIMENSIONS, FIRST, REFUSALS, Member, Overrides, Row, refused
+from grid.dimensions import DIMENSIONS, FIRST, REFUSALS, Member, Overrides, Refusal, Row, refused
 
 Pair = frozenset[Member]
 """Two choices in two dimensions."""
@@ -24,14 +24,17 @@ def all_pairs() -> set[Pair]:
     return {frozenset(pair) for a, b in itertools.combinations(members, 2) for pair in itertools.product(a, b)}
 
 
-def completed(row: Row, order: dict[str, list[str]]) -> Row | None:
-    """A row that is not refused and begins with these choices; None if there is none. order: values as they are tried."""
-    if refused(row):
+def completed(row: Row, order: dict[str, list[str]], but: Refusal | None = None) -> Row | None:
+    """A row that is not refused, but for one reason, and begins with these choices; None if there is none.
+
+    order: values as they are tried.
+    """
+    if any(refusal is not but for refusal in refused(row)):
         return None
     missing = [dimension for dimension in order if dimension not in row]
     if not missing:
         return row
-    tries = (completed(row | {missing[0]: name}, order) for name in order[missing[0]])
+    tries = (completed(row | {missing[0]: name}, order, but) for name in order[missing[0]])
     return next((found for found in tries if found is not None), None)
 
 
@@ -132,10 +135,15 @@ def single(seed: int = 0) -> list[Row]:
 
 
 def each_refused() -> list[Row]:
-    """Every pair of the first two choices of a refusal, with an example of its others, beside the laboratory's defaults."""
-    rows = []
+    """Every pair of the first two choices of a refusal, with an example of its others, and no other reason to be refused.
+
+    The rest are the laboratory's defaults, as far as these are legal beside the choices.
+    """
+    order = {dimension: [FIRST[dimension], *names] for dimension, names in bound().items()}
+    rows: list[Row] = []
     for refusal, example in zip(REFUSALS, examples(), strict=True):
         first = list(refusal.values)[:2]
         found = itertools.product(*(refusal.values[dimension] for dimension in first))
-        rows += [FIRST | example | dict(zip(first, names, strict=True)) for names in found]
+        made = [completed(example | dict(zip(first, names, strict=True)), order, refusal) for names in found]
+        rows += [FIRST | row for row in made if row is not None]
     return rows
