@@ -16,6 +16,10 @@ test:  ## install what tests need and run them
 	$(PYTHON) -m pytest -n 0 --durations=0 tests/test_architecture.py -k answers_at_once
 	$(PYTHON) -m pytest
 
+grid:  ## every pair of options, run and verified: about 130 rows, a bar and a table
+	$(PYTHON) -m pip install $(PIP_QUIET) -e '.[test,quantised]'
+	PYTHONPATH=tests $(PYTHON) -m grid
+
 report:  ## write report/ from the latest sweep
 	$(PYTHON) -m lab.report
 
@@ -25,4 +29,4 @@ gpu-wheels:  ## bring along what a GPU machine without a package registry lacks,
 tiny-base:  ## make the shipped tiny base again, from nothing (about half an hour on one core)
 	$(PYTHON) -m lab.pretraining --out cache/tiny_base
 
-.PHONY: help install sweep test report gpu-wheels tiny-base
+.PHONY: help install sweep test grid report gpu-wheels tiny-base

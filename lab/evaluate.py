@@ -117,6 +117,7 @@ def rebuild(x: Experiment, report: Report) -> tuple[Vlm, Vlm, Encoder, AnswerTok
     from lab.model.answers import answer_tokens
     from lab.model.encoding import Encoder
 
+    running.check(x)
     torch.set_num_threads(x.trainer.threads)
     base = model.load(x.model, Path(x.tracking.cache_dir), report)
     if x.trainer.accelerator != "cpu" and torch.cuda.is_available():

@@ -56,8 +56,8 @@ def special_ids(tokenizer: Any) -> dict[str, int]:
     return {key: tokenizer.convert_tokens_to_ids(f"<|{word}|>") for key, word in words.items()}
 
 
-def text_config(tokenizer: Any) -> dict[str, Any]:
-    """Three blocks with grouped queries."""
+def text_config(tokenizer: Any, tied: bool = True) -> dict[str, Any]:
+    """Three blocks with grouped queries. tied: the head is the embedding."""
     return {
         "vocab_size": len(tokenizer),
         "hidden_size": HIDDEN,
@@ -71,22 +71,22 @@ def text_config(tokenizer: Any) -> dict[str, Any]:
         "bos_token_id": tokenizer.convert_tokens_to_ids("<|endoftext|>"),
         "eos_token_id": tokenizer.convert_tokens_to_ids("<|im_end|>"),
         "pad_token_id": tokenizer.convert_tokens_to_ids("<|endoftext|>"),
-        "tie_word_embeddings": True,
+        "tie_word_embeddings": tied,
     }
 
 
-def make(family: str, seed: int = 0) -> tuple[PreTrainedModel, ProcessorMixin]:
+def make(family: str, seed: int = 0, tied: bool = True) -> tuple[PreTrainedModel, ProcessorMixin]:
     """A random model of the family and its processor."""
     import torch
     import transformers as hf
 
     processor = processor_of(family)
     tokenizer = processor.tokenizer
-    text = text_config(tokenizer)
+    text = text_config(tokenizer, tied)
     rope: dict[str, Any] = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
     vision: dict[str, Any] = {"depth": 3, "num_heads": 4, "spatial_merge_size": 2, "temporal_patch_size": 2}
     vision |= {"patch_size": FACTOR[family] // 2, "initializer_range": 0.1}
-    shared = {**special_ids(tokenizer), "tie_word_embeddings": True, "dtype": "float32"}
+    shared = {**special_ids(tokenizer), "tie_word_embeddings": tied, "dtype": "float32"}
     match family:
         case "qwen2_vl":
             vision |= {"embed_dim": 32, "hidden_size": HIDDEN, "mlp_ratio": 2}
@@ -178,9 +178,9 @@ def moved(vlm: Vlm) -> Vlm:
     return vlm
 
 
-def save(family: str, folder: Path, seed: int = 0) -> ModelDial:
+def save(family: str, folder: Path, seed: int = 0, tied: bool = True) -> ModelDial:
     """Write a random checkpoint of the family; return the dial that loads it."""
-    model, processor = make_vit_gpt2(seed) if family == "vit_gpt2" else make(family, seed)
+    model, processor = make_vit_gpt2(seed) if family == "vit_gpt2" else make(family, seed, tied)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return ModelDial(name=family, family=family, path=str(folder), dtype=DType.float32)

@@ -125,8 +125,8 @@ def test_the_prompt_is_the_plain_framed_statement(vlm: Vlm) -> None:
     assert tokenizer.decode(text.answer_ids) == "False<|endoftext|>"
     system = Encoder(vlm, dataclasses.replace(PROMPT, system="Be brief."))
     assert tokenizer.decode(system.text(one).prompt_ids).startswith("Be brief.\nStatement:")
-    with pytest.raises(ConfigError, match="prompt.numbered=true: no image stands in"):
-        Encoder(vlm, dataclasses.replace(PROMPT, numbered=True)).text(one)
+    with pytest.raises(ConfigError, match="prompt.numbered=true: with model.family=vit_gpt2 no image stands in"):
+        vlm.family.allow_numbered()
     batch = encoder.collate([encoder.example(one)], with_answers=True)
     assert batch.visual_tokens == (17, 17) and not batch.mm_token_type_ids.any()
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from lab.config import ConditioningDial
 from lab.errors import ConfigError, did_you_mean
 from lab.model import Vlm
+from lab.model.family import Family
 from lab.records import Shape
 
 if TYPE_CHECKING:
@@ -30,17 +31,39 @@ METHODS = ("prefix", "cross_attention", "add_cross_attention")
 DEFAULT_EVERY, DEFAULT_HEADS = 1, 1
 
 
-def install(vlm: Vlm, dial: ConditioningDial, seed: int = 0) -> None:
-    """Let the image enter where the dial says; new modules are drawn from `seed` alone.
+def check(dial: ConditioningDial, family: Family) -> None:
+    """Check the dial against a family, before anything is loaded.
 
-    Raises `ConfigError` for an unknown method, blocks that the model does not have, or heads that do not divide the width.
+    Raises `ConfigError` for an unknown method, two ways of naming blocks or heads that do not divide the width that is given,
+    and `ModelError` for a method that the family does not take.
     """
     if dial.name not in METHODS:
         raise ConfigError(
             f"conditioning.name={dial.name}: there is no such method.{did_you_mean(dial.name, METHODS)} "
             f"Legal: {', '.join(METHODS)}."
         )
-    vlm.family.allow("conditioning", dial.name)
+    family.allow("conditioning", dial.name)
+    if dial.layers is not None and dial.every is not None:
+        raise ConfigError(
+            f"conditioning.every={dial.every}, conditioning.layers={list(dial.layers)}: give one of them and set the other "
+            "to null."
+        )
+    if dial.width is not None:
+        divide(dial.heads or DEFAULT_HEADS, dial.width)
+
+
+def divide(heads: int, width: int) -> None:
+    """Raise a `ConfigError` if the heads of cross-attention do not divide its width."""
+    if width % heads:
+        raise ConfigError(f"conditioning.heads={heads}: {heads} heads do not divide conditioning.width={width}.")
+
+
+def install(vlm: Vlm, dial: ConditioningDial, seed: int = 0) -> None:
+    """Let the image enter where the dial says; new modules are drawn from `seed` alone.
+
+    Raises what `check` raises, and `ConfigError` for blocks that the model does not have.
+    """
+    check(dial, vlm.family)
     if dial.name != "cross_attention":
         return
     import torch
@@ -49,8 +72,7 @@ def install(vlm: Vlm, dial: ConditioningDial, seed: int = 0) -> None:
 
     blocks = decoder_blocks(vlm)
     width, heads = dial.width or vlm.hidden, dial.heads or DEFAULT_HEADS
-    if width % heads:
-        raise ConfigError(f"conditioning.heads={heads}: {heads} heads do not divide conditioning.width={width}.")
+    divide(heads, width)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = CrossAttention(chosen_blocks(dial, len(blocks)), vlm.hidden, width, heads, dial.parallel, dial.keep_prefix)
@@ -62,11 +84,6 @@ def install(vlm: Vlm, dial: ConditioningDial, seed: int = 0) -> None:
 
 def chosen_blocks(dial: ConditioningDial, number: int) -> list[int]:
     """The numbers of the blocks that get cross-attention. `every` = k takes the k-th, 2 k-th, ... (from 1), as OpenFlamingo."""
-    if dial.layers is not None and dial.every is not None:
-        raise ConfigError(
-            f"conditioning.every={dial.every}, conditioning.layers={list(dial.layers)}: give one of them and set the other "
-            "to null."
-        )
     if dial.layers is None:
         every = DEFAULT_EVERY if dial.every is None else dial.every
         if every > number:

@@ -15,6 +15,19 @@ if TYPE_CHECKING:
     from lab.records import Loaded, Split, Splits
 
 NAMES = ("pairs", "nlvr", "nlvr2", "winoground")
+DIAGNOSTIC = ("winoground",)
+"""Data sets that nothing is learned from."""
+
+
+def check(dial: DataDial, trains: bool) -> None:
+    """Check the dial before anything is read. trains: there are to be optimizer steps. Raises `ConfigError`."""
+    if dial.name not in NAMES:
+        raise ConfigError(f"data.name={dial.name}: legal values are {', '.join(NAMES)}.{did_you_mean(dial.name, NAMES)}")
+    if dial.name in DIAGNOSTIC and trains:
+        raise ConfigError(
+            f"data={dial.name}: it is diagnostic only and has no train split, but trainer asks for steps. Add trainer.max_steps=0 "
+            f"lora=none for the zero-shot baseline, or score a trained run on it: python -m lab.evaluate --run ID data={dial.name}."
+        )
 
 
 def load(dial: DataDial, cache_dir: Path) -> Splits:
@@ -23,6 +36,7 @@ def load(dial: DataDial, cache_dir: Path) -> Splits:
     cache_dir: where made tables and the list of verified images are kept (`tracking.cache_dir`).
     Raises `ConfigError` for an illegal value of the dial, `DataError` for data that is missing or bad.
     """
+    check(dial, trains=False)
     if dial.root is not None:
         dial = dataclasses.replace(dial, root=paths.expanded(dial.root, "data.root"))
     match dial.name:
@@ -32,11 +46,8 @@ def load(dial: DataDial, cache_dir: Path) -> Splits:
             from lab.data import nlvr as chosen
         case "nlvr2":
             from lab.data import nlvr2 as chosen
-        case "winoground":
+        case _:
             from lab.data import winoground as chosen
-        case unknown:
-            hint = did_you_mean(str(unknown), NAMES)
-            raise ConfigError(f"data.name={unknown}: legal values are {', '.join(NAMES)}.{hint}")
     return chosen.load(dial, Path(cache_dir))
 
 

@@ -4,7 +4,7 @@ Identity: `lora=none` attaches nothing; a fresh adapter whose initialisation `st
 so its logits are bit-identical to the checkpoint's.
 """
 
-from lab.lora.attaching import ADAPTER, attach, detach, settle, verify
+from lab.lora.attaching import ADAPTER, attach, check, detach, settle, verify
 from lab.lora.counting import LedgerRow, ledger, ledger_facts, ledger_text
 from lab.lora.initialisations import INITS, Init, init_of
 from lab.lora.merging import merge
@@ -13,7 +13,8 @@ from lab.lora.sizing import adapter_parameters, added_parameters, sized
 from lab.lora.targets import PRESETS, features, is_linear, target_names, target_pattern
 
 __all__ = [
-    "ADAPTER", "INITS", "PRESETS", "Init", "LedgerRow", "adapter_parameters", "added_parameters", "attach", "detach", "features",
-    "init_of", "is_linear", "learning_rate", "ledger", "ledger_facts", "ledger_text", "merge", "parameter_groups", "parameters", "settle", "sized",
+    "ADAPTER", "INITS", "PRESETS", "Init", "LedgerRow", "adapter_parameters", "added_parameters", "attach", "check", "detach",
+    "features", "init_of", "is_linear", "learning_rate", "ledger", "ledger_facts", "ledger_text", "merge", "parameter_groups",
+    "parameters", "settle", "sized",
     "target_names", "target_pattern", "trainable", "verify",
 ]

@@ -8,8 +8,9 @@ from lab.config import LoraDial
 from lab.errors import ConfigError, ModelError
 from lab.lora.initialisations import INITS, init_of
 from lab.lora.sizing import sized
-from lab.lora.targets import features, target_names, target_pattern
+from lab.lora.targets import check_targets, features, reached, target_names, target_pattern
 from lab.model import Vlm
+from lab.model.family import Family
 
 if TYPE_CHECKING:
     import torch
@@ -19,26 +20,42 @@ ADAPTER = "default"
 """PEFT's name for a model's first adapter."""
 
 
+def check(dial: LoraDial, quantisation: str, family: Family) -> None:
+    """Check the dial against a base of a family, quantised so, before anything is loaded. Raises `ConfigError`."""
+    init = init_of(dial)
+    if not dial.r:
+        return
+    check_targets(dial)
+    key = f"lora.init_lora_weights={dial.init_lora_weights}"
+    if init.value == "orthogonal" and dial.r % 2 and dial.trainable_parameters is None:
+        raise ConfigError(f"{key}, lora.r={dial.r}: this initialisation needs an even rank.")
+    if not init.takes_quantised and quantisation != "none":
+        legal = ", ".join(name for name, other in INITS.items() if other.takes_quantised)
+        raise ConfigError(
+            f"{key}: it reads or changes the base's weights, which model.quantisation={quantisation} holds in few bits. "
+            f"Legal here: {legal}."
+        )
+    if init.value == "mica" and dial.use_dora:
+        raise ConfigError(f"{key}, lora.use_dora=true: there is no MiCA with DoRA. Choose one of them.")
+    if init.value == "olora" and family.conv1d and "llm" in reached(family, dial):
+        raise ConfigError(
+            f"{key}: PEFT's OLoRA takes the Conv1D weights of model.family={family.name} the wrong way round. "
+            "Choose another initialisation."
+        )
+
+
 def verify(vlm: Vlm, dial: LoraDial) -> LoraDial:
     """The dial with its rank (`sized`). Raises a `ConfigError` for what `attach` could not do to this model.
 
     Cheap, and meant to be called before any training. `vlm` has the modules that other dials add already.
     """
+    check(dial, vlm.base.get("quantisation", "none"), vlm.family)
     init = init_of(dial)
     if not dial.r:
         return dial
     names = target_names(vlm, dial)
     dial = sized(vlm, dial)
     key = f"lora.init_lora_weights={dial.init_lora_weights}"
-    if init.value == "orthogonal" and dial.r % 2:
-        raise ConfigError(f"{key}, lora.r={dial.r}: this initialisation needs an even rank.")
-    if not init.takes_quantised and vlm.base.get("quantisation", "none") != "none":
-        legal = ", ".join(name for name, other in INITS.items() if other.takes_quantised)
-        raise ConfigError(f"{key}: it reads or changes the base's weights, which are quantised. Legal here: {legal}.")
-    if init.value == "mica" and dial.use_dora:
-        raise ConfigError(f"{key}, lora.use_dora=true: there is no MiCA with DoRA. Choose one of them.")
-    if init.value == "olora" and any(transposed(vlm.bare.get_submodule(name)) for name in names):
-        raise ConfigError(f"{key}: PEFT's OLoRA takes GPT-2's Conv1D weights the wrong way round. Choose another initialisation.")
     narrow = min(min(features(vlm.bare.get_submodule(name))) for name in names)
     if isinstance(init.value, str) and init.value not in ("gaussian", "orthogonal") and dial.r > narrow:
         raise ConfigError(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from lab.config import PARTS, LoraDial
 from lab.errors import ConfigError
 from lab.model import Vlm
+from lab.model.family import Family
 
 if TYPE_CHECKING:
     import torch
@@ -15,12 +16,26 @@ if TYPE_CHECKING:
 PRESETS = ("attention", "mlp", "all-linear")
 
 
+def check_targets(dial: LoraDial) -> None:
+    """Check what can be known of the targets without a model. Raises `ConfigError`."""
+    if dial.target_modules not in PRESETS:
+        own_pattern(dial)
+    elif not dial.where:
+        raise ConfigError(f"lora.where=[]: name at least one part for target_modules={dial.target_modules}: {', '.join(PARTS)}.")
+
+
+def reached(family: Family, dial: LoraDial) -> set[str]:
+    """The parts of a family whose blocks get adapters: those of `where`, or those in which a pattern meets a layer's name."""
+    if dial.target_modules in PRESETS:
+        return set(dial.where)
+    return {name for name, part in family.parts.items() if any(re.fullmatch(dial.target_modules, one) for one in part.names())}
+
+
 def target_pattern(vlm: Vlm, dial: LoraDial) -> str:
     """The regular expression over full module names (`re.fullmatch`) that gets adapters."""
+    check_targets(dial)
     if dial.target_modules not in PRESETS:
-        return own_pattern(dial)
-    if not dial.where:
-        raise ConfigError(f"lora.where=[]: name at least one part for target_modules={dial.target_modules}: {', '.join(PARTS)}.")
+        return dial.target_modules
     patterns = []
     for name in (part for part in PARTS if part in dial.where):
         part = vlm.family.parts[name]
@@ -29,8 +44,8 @@ def target_pattern(vlm: Vlm, dial: LoraDial) -> str:
     return "|".join(pattern for pattern in patterns if pattern)
 
 
-def own_pattern(dial: LoraDial) -> str:
-    """The user's own regular expression, checked."""
+def own_pattern(dial: LoraDial) -> None:
+    """Check the user's own regular expression."""
     try:
         re.compile(dial.target_modules)
     except re.error as error:
@@ -43,7 +58,6 @@ def own_pattern(dial: LoraDial) -> str:
             f"lora.top_k_blocks={dial.top_k_blocks}: it narrows a preset ({', '.join(PRESETS)}); a regular expression "
             "names its blocks itself. Set it to null."
         )
-    return dial.target_modules
 
 
 def last_blocks(vlm: Vlm, name: str, k: int) -> str:

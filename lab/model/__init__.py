@@ -141,6 +141,25 @@ def locate(path: str) -> str:
     return path
 
 
+def check(dial: ModelDial) -> Family:
+    """The family of the checkpoint that the dial names. Light: what is wrong with the dial itself is said before anything is read.
+
+    Raises `ModelError` for an unknown family or a checkpoint that is not named or not there, `ConfigError` for one that cannot
+    be quantised.
+    """
+    from lab.model import precision
+
+    kind = family(dial.family)
+    if dial.path is None:
+        raise ModelError(
+            f"model.path=null: no checkpoint of {dial.name} is shipped or named. Give the folder of one in Hugging Face layout "
+            f"with safetensors weights; conf/model/{dial.name}.yaml says which."
+        )
+    locate(dial.path)
+    precision.check(dial, kind)
+    return kind
+
+
 def load(dial: ModelDial, cache_dir: Path | None = None, report: Report = silent) -> Vlm:
     """Load a checkpoint, frozen and in evaluation mode, on the CPU; a quantised one where bitsandbytes puts it.
 
@@ -153,12 +172,8 @@ def load(dial: ModelDial, cache_dir: Path | None = None, report: Report = silent
 
     from lab.model import precision
 
-    kind = family(dial.family)
-    if dial.path is None:
-        raise ModelError(
-            f"model.path=null: no checkpoint of {dial.name} is shipped or named. Give the folder of one in Hugging Face layout "
-            f"with safetensors weights; conf/model/{dial.name}.yaml says which."
-        )
+    kind = check(dial)
+    assert dial.path is not None
     where = locate(dial.path)
     options: dict[str, Any] = {"revision": dial.revision, "trust_remote_code": dial.trust_remote_code}
     try:

@@ -77,8 +77,6 @@ class EncoderDecoder:
 
     def frame(self, processor: Pair, chat: Chat, numbered: bool) -> tuple[str, str]:
         """The framed statement on its own, and the answer word with the end-of-text token."""
-        if numbered:
-            raise ConfigError("prompt.numbered=true: no image stands in this model's prompt to be numbered. Set it to false.")
         lines = [message["content"][-1]["text"] for message in chat.messages]
         return "\n".join(lines) + "\n", chat.answer + processor.tokenizer.eos_token
 

@@ -6,9 +6,13 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from lab.errors import ModelError
+from lab.errors import ConfigError, ModelError
 from lab.model.architecture import Architecture
 from lab.model.interleaved import Interleaved
+
+
+MOST_BLOCKS = 128
+"""More blocks than any part has."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,11 @@ class Part:
         """How many blocks of this part are among the full module names of a model; 0 where the part has none."""
         found = (re.fullmatch(self.block, name) for name in modules) if self.block else ()
         return len({match.group(1) for match in found if match})
+
+    def names(self, blocks: int = MOST_BLOCKS) -> list[str]:
+        """Full names of the linear layers inside the first blocks, whether a checkpoint has so many or not."""
+        places = [self.block.replace(r"(\d+)", str(block)).replace("\\", "") for block in range(blocks)] if self.block else []
+        return [f"{place}.{name}" for place in places for name in self.attention + self.mlp]
 
     def targets(self, preset: str, blocks: str = r"\d+") -> str:
         """Regular expression over full module names for `attention`, `mlp` or `all-linear`; empty if it has none.
@@ -76,7 +85,8 @@ class Family:
         cached, pooled or resampled. False where the tower also speaks to later blocks (DeepStack): images then always
         come as pixels.
     unused: names (a regular expression) of parameters that no forward pass needs, so that a checkpoint may lack them.
-    quantisable: bitsandbytes knows its linear layers. limits: by dial, where not every option is legal.
+    conv1d: the linear layers of its language model are GPT-2's Conv1D, whose weight is [in, out]. limits: by dial, where not
+        every option is legal.
     """
 
     name: str
@@ -86,7 +96,7 @@ class Family:
     components: dict[str, str] = field(default_factory=dict)
     architecture: Architecture = field(default_factory=Interleaved)
     unused: str = ""
-    quantisable: bool = True
+    conv1d: bool = False
     limits: dict[str, Limit] = field(default_factory=lambda: {"conditioning": NO_FLAG})
 
     def allow(self, dial: str, option: str) -> None:
@@ -96,6 +106,13 @@ class Family:
             raise ModelError(
                 f"{dial}={option}: model.family={self.name} does not take it: {limit.why}. "
                 f"Legal here: {', '.join(f'{dial}={legal}' for legal in limit.options)}."
+            )
+
+    def allow_numbered(self) -> None:
+        """Raise a `ConfigError` for `prompt.numbered` where no image stands in the prompt."""
+        if not self.architecture.in_prompt:
+            raise ConfigError(
+                f"prompt.numbered=true: with model.family={self.name} no image stands in the prompt to be numbered. Set it to false."
             )
 
     def part_of(self, parameter: str) -> str:

@@ -17,16 +17,12 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 
-def quantised(dial: ModelDial, family: Family, config: PretrainedConfig) -> dict[str, Any]:
-    """What `from_pretrained` must be told, so that bitsandbytes quantises the language model's blocks; often nothing.
-
-    The tower, the projector and the head keep `model.dtype`: they are small, and what they compute is cached or scored.
-    Raises `ConfigError` where bitsandbytes is not installed or has no kernels for this machine.
-    """
+def check(dial: ModelDial, family: Family) -> None:
+    """Raise a `ConfigError` where bitsandbytes is asked for layers that it does not know, or is not installed. Light."""
     if dial.quantisation is Quantisation.none:
-        return {}
+        return
     key = f"model.quantisation={dial.quantisation.value}"
-    if not family.quantisable:
+    if family.conv1d:
         raise ConfigError(
             f"{key}: bitsandbytes does not know the layers of model.family={family.name}. Give model.quantisation=none."
         )
@@ -35,6 +31,17 @@ def quantised(dial: ModelDial, family: Family, config: PretrainedConfig) -> dict
             f"{key}: bitsandbytes is not installed. Install it with `pip install 'vlm-lab[quantised]'`, or give "
             "model.quantisation=none."
         )
+
+
+def quantised(dial: ModelDial, family: Family, config: PretrainedConfig) -> dict[str, Any]:
+    """What `from_pretrained` must be told, so that bitsandbytes quantises the language model's blocks; often nothing.
+
+    The tower, the projector and the head keep `model.dtype`: they are small, and what they compute is cached or scored.
+    Raises `ConfigError` where bitsandbytes has no kernels for this machine.
+    """
+    if dial.quantisation is Quantisation.none:
+        return {}
+    key = f"model.quantisation={dial.quantisation.value}"
     import torch
     from transformers import BitsAndBytesConfig
     from transformers.integrations.bitsandbytes import validate_bnb_backend_availability

@@ -13,7 +13,7 @@ FAMILY = Family(
     components={"encoder": "vit", "decoder": "gpt2"},
     architecture=EncoderDecoder(),
     unused=r"encoder\.pooler\..+",
-    quantisable=False,
+    conv1d=True,
     limits={
         "vision_tokens": Limit(("native",), "its encoder makes one number of states of every image, whatever is asked for"),
         "conditioning": Limit(

@@ -6,7 +6,7 @@ folder. A run alone and an arm of a sweep go through the same two functions.
 
 from lab.run.accounting import foresee
 from lab.run.arm import data_facts, fail, new_run, reusable, run_alone, run_arm, warm
-from lab.run.assembly import assemble, reload, trained
+from lab.run.assembly import assemble, check, reload, trained
 from lab.run.measuring import PROBE, evaluate, require_effect, stored_probe, verify
 from lab.run.memory import riders
 from lab.run.realised import realised
@@ -14,7 +14,7 @@ from lab.run.sharing import Prepared, encoding_key, prepare, shared_key, tower_t
 from lab.run.turns import interleaved_latency
 
 __all__ = [
-    "PROBE", "Prepared", "assemble", "data_facts", "encoding_key", "evaluate", "fail", "foresee", "interleaved_latency",
+    "PROBE", "Prepared", "assemble", "check", "data_facts", "encoding_key", "evaluate", "fail", "foresee", "interleaved_latency",
     "new_run", "prepare", "realised", "reload", "require_effect", "reusable", "riders", "run_alone", "run_arm", "shared_key",
     "stored_probe", "tower_trains", "trained", "try_out", "verify", "warm",
 ]

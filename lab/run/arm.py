@@ -21,7 +21,7 @@ from lab.model.answers import answer_tokens
 from lab.progress import Report, silent
 from lab.run import ranks
 from lab.run.accounting import costs
-from lab.run.assembly import assemble, attached, sized
+from lab.run.assembly import assemble, attached, check, sized
 from lab.run.measuring import evaluate, require_effect, verify
 from lab.run.realised import realised
 from lab.run.sharing import SPLITS, Prepared, prepare, try_out
@@ -168,6 +168,7 @@ def run_alone(x: Experiment, command: str, started: float, report: Report = sile
     if reusable(x, known):
         assert known is not None
         return known
+    check(x)
     run = run or new_run(x, command)
     with stoppable():
         prepared = prepare(x, report)

@@ -9,13 +9,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lab import adapter, conditioning, lora, model, vision_tokens
+from lab import adapter, conditioning, data, lora, model, vision_tokens
 from lab.config import Experiment, trains
 from lab.errors import ModelError
 from lab.model import Vlm
 
 if TYPE_CHECKING:
     import torch
+
+
+def check(x: Experiment) -> None:
+    """Say what the dials cannot do together or with the model's family, before data or a checkpoint is loaded.
+
+    `lab.freezing.check` says what needs no family. Raises `ConfigError` or `ModelError` with the keys.
+    """
+    family = model.check(x.model)
+    data.check(x.data, trains(x))
+    if x.prompt.numbered:
+        family.allow_numbered()
+    vision_tokens.check(x.vision_tokens, family)
+    conditioning.check(x.conditioning, family)
+    lora.check(x.lora, x.model.quantisation.value, family)
 
 
 def assemble(x: Experiment, base: Vlm) -> Vlm:
@@ -35,9 +49,10 @@ def sized(x: Experiment, base: Vlm) -> Experiment:
 
 @contextlib.contextmanager
 def attached(x: Experiment, base: Vlm) -> Iterator[Vlm]:
-    """An arm's model with fresh adapters; whatever happens, the shared base is left as it was."""
+    """An arm's model, with fresh adapters if it trains; whatever happens, the shared base is left as it was."""
     vlm = assemble(x, base)
-    lora.attach(vlm, x.lora, x.seed)
+    if trains(x):
+        lora.attach(vlm, x.lora, x.seed)
     try:
         yield vlm
     finally:

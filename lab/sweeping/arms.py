@@ -122,13 +122,16 @@ def run_sweep(arms: Sequence[Arm], origin: Origin, max_arms: int | None = None, 
     """Run what is missing of a sweep, deliver it to the tracker, print the summary; 0 if every arm finished, else 1.
 
     launch: runs arms in another way than over shared bases (`lab.sweeping.elsewhere`).
-    Raises `ConfigError` before any arm trains if arms differ in what `sweep.require` names; 1 if it shows only at the end.
+    Raises `ConfigError` or `ModelError` before anything is loaded for an arm whose dials cannot be had together, and
+    `ConfigError` before any arm trains if arms differ in what `sweep.require` names; 1 if it shows only at the end.
     """
     from lab import run as running
     from lab.sweeping import ledger
     from lab.tracking import Background, Courier
 
     arms = distinct(arms)
+    for arm in arms:
+        running.check(arm.experiment)
     section = arms[0].experiment.tracking
     runs_dir = Path(section.runs_dir)
     dials = differing([arm.experiment for arm in arms])

@@ -18,31 +18,47 @@ import math
 from lab.config import PruneRule, VisionTokensDial
 from lab.errors import ConfigError, did_you_mean
 from lab.model import Vlm
+from lab.model.family import Family
 from lab.records import Shape
 
 METHODS = ("native", "resize", "pool", "resampler", "prune", "merge")
+DEFAULT_HEADS = 1
 
 
-def install(vlm: Vlm, dial: VisionTokensDial, seed: int = 0) -> None:
-    """Make every image cost what the dial says; a resampler is drawn from `seed` alone.
+def check(dial: VisionTokensDial, family: Family) -> None:
+    """Check the dial against a family, before anything is loaded.
 
-    Raises `ConfigError` for an unknown method or an impossible budget.
+    Raises `ConfigError` for an unknown method, an impossible budget or heads that do not divide the width that is given, and
+    `ModelError` for a method that the family does not take.
     """
     if dial.name not in METHODS:
         raise ConfigError(
             f"vision_tokens.name={dial.name}: there is no such method.{did_you_mean(dial.name, METHODS)} "
             f"Legal: {', '.join(METHODS)}."
         )
-    vlm.family.allow("vision_tokens", dial.name)
-    if dial.name == "native":
-        if dial.budget is not None:
-            raise ConfigError(
-                f"vision_tokens.budget={dial.budget}: vision_tokens=native takes no budget. "
-                f"Choose vision_tokens=resize vision_tokens.budget={dial.budget}."
-            )
-        return
-    if dial.budget is None:
+    family.allow("vision_tokens", dial.name)
+    if dial.name == "native" and dial.budget is not None:
+        raise ConfigError(
+            f"vision_tokens.budget={dial.budget}: vision_tokens=native takes no budget. "
+            f"Choose vision_tokens=resize vision_tokens.budget={dial.budget}."
+        )
+    if dial.name != "native" and dial.budget is None:
         raise ConfigError(f"vision_tokens.budget: vision_tokens={dial.name} needs one. Give vision_tokens.budget=16, say.")
+    if dial.width is not None:
+        divide(dial.heads or DEFAULT_HEADS, dial.width)
+
+
+def divide(heads: int, width: int) -> None:
+    """Raise a `ConfigError` if a resampler's heads do not divide its width."""
+    if width % heads:
+        raise ConfigError(f"vision_tokens.heads={heads}: {heads} heads do not divide vision_tokens.width={width}.")
+
+
+def install(vlm: Vlm, dial: VisionTokensDial, seed: int = 0) -> None:
+    """Make every image cost what the dial says; a resampler is drawn from `seed` alone. Raises what `check` raises."""
+    check(dial, vlm.family)
+    if dial.budget is None:
+        return
     vlm.budget = dial.budget
     match dial.name:
         case "resize":
@@ -82,9 +98,8 @@ def add_resampler(vlm: Vlm, dial: VisionTokensDial, budget: int, seed: int) -> N
 
     from lab.vision_tokens.resampling import Resampler
 
-    width, heads = dial.width or vlm.hidden, dial.heads or 1
-    if width % heads:
-        raise ConfigError(f"vision_tokens.heads={heads}: {heads} heads do not divide vision_tokens.width={width}.")
+    width, heads = dial.width or vlm.hidden, dial.heads or DEFAULT_HEADS
+    divide(heads, width)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         resampler = Resampler(budget, vlm.hidden, width, heads)

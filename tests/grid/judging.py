@@ -1,0 +1,71 @@
+"""Whether what a finished run reports is what its files say: the run is loaded anew and asked again, from pixels."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+from grid.dimensions import BUDGET, Row
+from lab import data, runs
+from lab import run as running
+from lab.config import Experiment
+from lab.evaluation import generation, predictions, scoring
+from lab.freezing import from_dict
+from lab.model import Vlm
+from lab.model.answers import answer_tokens
+from lab.model.encoding import Encoder, to_device
+from lab.records import Prediction
+from lab.runs import Run
+from lab.training.datamodule import Examples, eval_batches
+
+NOISE = {"float32": 1e-3, "bfloat16": 0.25, "float16": 0.25}
+"""Largest legal difference of a log-probability between features from the store and from pixels, batches of other sizes included."""
+
+
+def faults(row: Row, known: Run, runs_dir: Path) -> list[str]:
+    """What is wrong with a run, in words; empty if nothing is."""
+    if known.status != runs.FINISHED:
+        return [f"{known.status}: {known.error}"]
+    x = from_dict(known.config)
+    found = [f"{key}={known.metrics[key]}" for key in ("dev/accuracy", "dev/nll") if not math.isfinite(known.metrics[key])]
+    if x.evaluation.verify and known.metrics["verify/passed"] != 1.0:
+        found.append(f"verify: {[check for check in known.facts['verify'] if check['passed'] is False]}")
+    if row["training"] == "resumed" and not known.facts.get("interruptions") and x.trainer.if_unfinished.value == "resume":
+        found.append("it was interrupted and has not gone on")
+    if x.vision_tokens.budget is not None and known.metrics["visual_tokens/max"] > BUDGET:
+        found.append(f"visual_tokens/max={known.metrics['visual_tokens/max']} above the budget")
+    return found + asked_again(x, known, runs.folder(runs_dir, known.identity))
+
+
+def asked_again(x: Experiment, known: Run, run_dir: Path) -> list[str]:
+    """Score dev, and generate, with the arm from its files; hold that against the run's predictions and metrics."""
+    vlm = running.reload(x, run_dir)
+    examples = Examples(data.load(x.data, Path(x.tracking.cache_dir)).dev, Encoder(vlm, x.prompt, x.seed))
+    examples.prepare(None, vlm)
+    scored = scoring.score(vlm, examples, answer_tokens(vlm.processor.tokenizer, x.prompt), x.evaluation, "dev")
+    table = predictions.read(run_dir / "predictions" / "dev.parquet")
+    then = np.stack([table.log_p_true, table.log_p_false], 1)
+    gap = np.abs(then - np.array([[one.log_p_true, one.log_p_false] for one in scored])).max()
+    found = [] if gap <= NOISE[x.model.dtype.value] else [f"reloaded scores differ by {gap:.3g} in log p"]
+    return found + (generated_again(x, vlm, examples, scored, known) if x.evaluation.generate else [])
+
+
+def generated_again(x: Experiment, vlm: Vlm, examples: Examples, scored: list[Prediction], known: Run) -> list[str]:
+    """Generation must begin with the token that scoring finds most likely, up to ties, and its metrics must be the run's."""
+    texts = generation.generate(vlm, examples, x.prompt, x.evaluation.batch_size, "dev")
+    tokenizer, found, done = vlm.processor.tokenizer, [], 0
+    for batch in eval_batches(examples, x.evaluation.batch_size):
+        logits = scoring.answer_logits(vlm, to_device(batch, vlm.device)).float()
+        for one in logits.detach():
+            likely = (one >= one.max() - NOISE[x.model.dtype.value]).nonzero().flatten().tolist()
+            starts = tuple(tokenizer.decode([token], skip_special_tokens=True) for token in likely)
+            if not texts[done].text.startswith(starts):
+                found.append(f"{texts[done].sample_id}: generated {texts[done].text!r}, scoring would begin with {starts}")
+            done += 1
+    again = {f"dev/{key}": value for key, value in generation.compare(texts, scored).items()}
+    off = {key: (value, known.metrics[key]) for key, value in again.items() if abs(value - known.metrics[key]) > 1e-9}
+    if off and x.model.dtype.value == "float32":
+        found.append(f"generation of the reloaded arm has other metrics: {off}")
+    return found[:3]
