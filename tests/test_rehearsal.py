@@ -10,7 +10,7 @@ from checkpoints import FAMILIES, moved, save
 from test_families import PROMPT, sample
 
 from lab import adapter, contract, export, lora, model
-from lab.config import ConditioningDial, DataDial, Experiment, LoraDial, VisionTokensDial
+from lab.config import ConditioningDial, DataDial, Experiment, LoraDial, TrainerSection, VisionTokensDial
 from lab.errors import ConfigError, ModelError
 from lab.evaluation import stages
 from lab.evaluation.scoring import answer_logits
@@ -24,7 +24,7 @@ def experiment(dial, **values) -> Experiment:
     way = "add_cross_attention" if dial.family == "vit_gpt2" else "prefix"
     return Experiment(
         model=dial, data=DataDial(name="pairs"), lora=LoraDial(name="llm", r=2, **values), prompt=PROMPT,
-        vision_tokens=VisionTokensDial(name="native"), conditioning=ConditioningDial(name=way),
+        vision_tokens=VisionTokensDial(name="native"), conditioning=ConditioningDial(name=way), trainer=TrainerSection(max_steps=2),
     )  # fmt: skip
 
 
