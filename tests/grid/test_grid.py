@@ -91,8 +91,8 @@ def test_a_row_of_the_slice_finishes_and_is_verified(number: int, root: Path, tm
     assert verdict.outcome == FINISHED, f"{verdict.told}\n{verdict.trace}\n{verdict.arguments}"
 
 
-def test_a_worker_that_dies_is_a_verdict_and_is_replaced(root: Path) -> None:
-    """A row whose files cannot be made ends its call with an error; one that kills its process is told; the next row runs."""
+def test_a_row_that_raises_is_a_verdict_and_the_next_one_runs(root: Path) -> None:
+    """In a process of its own, as `make grid` runs them."""
     ended: list[Verdict] = []
     rows_asked = [FIRST | {"training": "none", "lora": "no such value"}, FIRST | {"conditioning": "add_cross_attention"}]
     verdicts = run_all(rows_asked, root, 1, lambda number, verdict: ended.append(verdict))
