@@ -1,0 +1,42 @@
+"""Every `conf/model` option as it is shipped: in its own dtype and attention, an arm trains, answers, is loaded again and merged."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import published
+import pytest
+import yaml
+
+from lab import run as running
+from lab import runs
+from lab.config import as_dict
+from lab.doors import process_started
+
+OPTIONS = sorted((Path(__file__).parents[1] / "conf" / "model").glob("*.yaml"), key=lambda path: path.stem)
+OWN = ("path", "name", "family")
+
+
+@pytest.mark.parametrize("file", OPTIONS, ids=lambda path: path.stem)
+def test_a_shipped_option_trains_and_is_what_was_trained(file: Path, composer, tmp_path) -> None:
+    """Nothing of the option is overridden but where its checkpoint lies."""
+    shipped = yaml.safe_load(file.read_text())
+    given = [f"model={file.stem}", *(["conditioning=add_cross_attention"] if shipped["family"] == "vit_gpt2" else [])]
+    if file.stem != "tiny":
+        published.save(file.stem, shipped["family"], tmp_path / "checkpoint")
+        given += [f"model.path={tmp_path}/checkpoint"]
+    x = composer(
+        *given, "data.num_train=6", "data.num_minival=4", "data.num_dev=4", "trainer.max_steps=3", "trainer.batch_size=2",
+        "evaluation.generate=true", "evaluation.probe_examples=2", "evaluation.latency_examples=1", "evaluation.latency_warmup=0",
+        "tracking.enabled=false", f"tracking.runs_dir={tmp_path}/runs", f"tracking.cache_dir={tmp_path}/cache",
+    )  # fmt: skip
+    assert {key: value for key, value in as_dict(x)["model"].items() if key not in OWN} == {
+        key: value for key, value in shipped.items() if key not in OWN
+    }
+    record = running.run_alone(x, "test", process_started())
+    assert record.status == runs.FINISHED and record.metrics["train/steps"] == 3
+    assert math.isfinite(record.metrics["train/loss"]) and 0 < record.metrics["dev/captured_mass"] < 1
+    checks = {check["name"]: check["passed"] for check in record.facts["verify"]}
+    merged = None if shipped["family"] == "vit_gpt2" else True
+    assert checks == {"reloaded": True, "batch of one": True, "right padding": True, "plain folder": merged, "generate": True}
