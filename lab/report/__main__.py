@@ -22,7 +22,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--run", metavar="ID", nargs="+", action="extend", default=[], help="runs, alone or beside --sweep")
     made.add_argument("--runs-dir", type=Path, default=Path("runs"), metavar="DIR", help="where run folders lie (default: runs)")
     made.add_argument("--out", type=Path, default=Path("report"), metavar="DIR", help="where to write (default: report)")
-    made.add_argument("--bootstrap", type=int, default=2000, metavar="N", help="resamples behind an interval (default: 2000)")
+    made.add_argument("--bootstrap", type=int, default=2000, metavar="N", help="resamples behind intervals but those of shares, which are exact (default: 2000)")
     return made
 
 

@@ -157,8 +157,9 @@ def same_items(every: Sequence[Experiment], notes: list[str]) -> list[Experiment
 
 
 def measured_floor(every: Sequence[Experiment]) -> NoiseFloor | None:
-    """Spread of accuracy over seeds, pooled over the experiments with more than one; None if there is none."""
-    repeated = [[m.metrics["accuracy"] for m in experiment.members] for experiment in every if len(experiment.members) > 1]
+    """Spread of accuracy over seeds, pooled over the trained experiments with more than one; None if there is none."""
+    several = [experiment for experiment in every if len(experiment.members) > 1 and not experiment.zero_shot]
+    repeated = [[m.metrics["accuracy"] for m in experiment.members] for experiment in several]
     return noise_floor(repeated) if repeated else None
 
 

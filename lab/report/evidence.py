@@ -32,9 +32,7 @@ def path_of(m: Measured, runs_dir: Path, name: str) -> Path:
 
 def written(found: Interval | None) -> str:
     """`71.2 [69.9, 72.4]`, or a dash."""
-    if found is None:
-        return NONE
-    return percent_within(found.estimate, None if np.isnan(found.low) else found)
+    return NONE if found is None else percent_within(found.estimate, found)
 
 
 def controls_table(measured: Sequence[Measured], runs_dir: Path, num_resamples: int) -> Table | None:
@@ -84,12 +82,12 @@ def agreement(m: Measured, runs_dir: Path, group: str, num_resamples: int) -> In
     return interval(swapped.replace(label=wanted), "accuracy", num_resamples=num_resamples)
 
 
-def winoground_table(measured: Sequence[Measured], runs_dir: Path, num_resamples: int) -> Table | None:
+def winoground_table(measured: Sequence[Measured], runs_dir: Path) -> Table | None:
     """Text, image and group scores of arms that were asked Winoground, in their run or by `lab.evaluate`; None if none was."""
     rows: list[tuple[Text, ...]] = []
     for m in best(measured):
         for path, broken in winoground_files(m, runs_dir):
-            found = winoground.intervals(predictions.read(path, COLUMNS), num_resamples)
+            found = winoground.intervals(predictions.read(path, COLUMNS))
             name = "" if path.stem == "dev" else f" evaluation {path.stem}"
             mark = " (contract broken)" if broken else ""
             size = count(next(iter(found.values())).num_clusters)

@@ -55,7 +55,7 @@ def evaluate(
             out["visual_tokens/mean"] = sum(counts) / len(counts)
             out["visual_tokens/min"], out["visual_tokens/max"] = float(min(counts)), float(max(counts))
             if x.data.name == "winoground":
-                found = winoground.intervals(predictions.read(path), section.bootstrap)
+                found = winoground.intervals(predictions.read(path))
                 log.info("%s", winoground.told(found))
                 out |= winoground.summary(found)
             if section.generate:
