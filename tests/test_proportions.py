@@ -46,10 +46,10 @@ def test_coverage_by_exact_sums() -> None:
 
 def test_the_ends_have_the_tails_they_are_defined_by() -> None:
     for right, size in ((3, 20), (19, 20), (1, 100), (990, 1000)):
-        low, high = proportions.limits(np.array(right), np.array(size), LEVEL)
+        low, high = map(float, proportions.limits(np.array(right), np.array(size), LEVEL))
         for p, tail in ((low, 0.025), (high, 0.975)):
             assert binom.sf(right, size, p) + binom.pmf(right, size, p) / 2 == pytest.approx(tail, abs=1e-12)
-        other = proportions.limits(np.array(size - right), np.array(size), LEVEL)
+        other = list(map(float, proportions.limits(np.array(size - right), np.array(size), LEVEL)))
         assert (1 - other[1], 1 - other[0]) == pytest.approx((low, high), abs=1e-12)
 
 

@@ -6,9 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from lab.evaluation import predictions, winoground
+from lab.evaluation import predictions, swap, winoground
 from lab.evaluation.statistics import Interval, interval
 from lab.report.document import Mono, Table, Text
 from lab.report.measure import Measured
@@ -35,27 +33,27 @@ def written(found: Interval | None) -> str:
     return NONE if found is None else percent_within(found.estimate, found)
 
 
-def controls_table(measured: Sequence[Measured], runs_dir: Path, num_resamples: int) -> Table | None:
+def controls_table(measured: Sequence[Measured], runs_dir: Path) -> Table | None:
     """Accuracy with the images taken away; None if no arm was asked so."""
     shown = [m for m in best(measured) if any(path_of(m, runs_dir, name).exists() for name in CONTROLS)]
     if not shown:
         return None
     rows: list[tuple[Text, ...]] = []
     for m in shown:
-        cells = [accuracy(path_of(m, runs_dir, name), num_resamples) for name in CONTROLS]
+        cells = [accuracy(path_of(m, runs_dir, name)) for name in CONTROLS]
         rows.append(((Mono(m.arm.label),), percent_within(m.metrics["accuracy"], m.intervals.get("accuracy")), *map(written, cells)))
     columns = ("arm", "accuracy, % [95 %]", *CONTROLS.values())
     return Table(columns, tuple(rows), frozenset(range(1, len(columns))), caption=shown_of(len(measured)))
 
 
-def accuracy(path: Path, num_resamples: int) -> Interval | None:
+def accuracy(path: Path) -> Interval | None:
     """Accuracy of a predictions file with its interval; None if there is no such file."""
     if not path.exists():
         return None
-    return interval(predictions.read(path, COLUMNS), "accuracy", num_resamples=num_resamples)
+    return interval(predictions.read(path, COLUMNS), "accuracy")
 
 
-def swap_table(measured: Sequence[Measured], runs_dir: Path, num_resamples: int) -> Table | None:
+def swap_table(measured: Sequence[Measured], runs_dir: Path) -> Table | None:
     """Share of answers that survive showing the images in the other order; None if no arm was asked so."""
     shown = [m for m in best(measured) if any(path_of(m, runs_dir, f"dev_swap_{group}").exists() for group in SWAPS)]
     if not shown:
@@ -63,23 +61,19 @@ def swap_table(measured: Sequence[Measured], runs_dir: Path, num_resamples: int)
     rows: list[tuple[Text, ...]] = []
     sizes: dict[str, int] = {}
     for m in shown:
-        found = {group: agreement(m, runs_dir, group, num_resamples) for group in SWAPS}
+        found = {group: agreement(m, runs_dir, group) for group in SWAPS}
         sizes |= {group: one.num_examples for group, one in found.items() if one is not None}
         rows.append(((Mono(m.arm.label),), *(written(one) for one in found.values())))
     columns = ("arm", *(f"{said} (n = {count(sizes.get(group, 0))}), % [95 %]" for group, said in SWAPS.items()))
     return Table(columns, tuple(rows), frozenset(range(1, len(columns))), caption=shown_of(len(measured)))
 
 
-def agreement(m: Measured, runs_dir: Path, group: str, num_resamples: int) -> Interval | None:
-    """Share of a group whose swapped answer equals the original one: accuracy against the original answer as the label."""
+def agreement(m: Measured, runs_dir: Path, group: str) -> Interval | None:
+    """Share of a group whose swapped answer equals the original one; None if it was not asked or is one cluster."""
     path = path_of(m, runs_dir, f"dev_swap_{group}")
     if not path.exists():
         return None
-    swapped = predictions.read(path, COLUMNS)
-    original = predictions.read(path_of(m, runs_dir, "dev"), COLUMNS)
-    answers = dict(zip(original.sample_id.tolist(), original.prediction.tolist(), strict=True))
-    wanted = np.array([answers[name] for name in swapped.sample_id.tolist()], dtype=bool)
-    return interval(swapped.replace(label=wanted), "accuracy", num_resamples=num_resamples)
+    return swap.agreement(predictions.read(path_of(m, runs_dir, "dev"), COLUMNS), predictions.read(path, COLUMNS))
 
 
 def winoground_table(measured: Sequence[Measured], runs_dir: Path) -> Table | None:

@@ -118,13 +118,13 @@ def ledger(findings: Findings) -> list[Block]:
 
 def looking(findings: Findings) -> list[Block]:
     """Controls, the swap test, Winoground and the equivalence gate, where arms were put to them."""
-    measured, runs_dir, resamples = findings.measured, findings.selection.runs_dir, findings.num_resamples
+    measured, runs_dir = findings.measured, findings.selection.runs_dir
     page: list[Block] = []
-    controls = evidence.controls_table(measured, runs_dir, resamples)
+    controls = evidence.controls_table(measured, runs_dir)
     if controls:
         said = "Accuracy on dev with the images taken away. What stays above one half was not seen but guessed."
         page += [Heading(2, "Is the model looking?"), Paragraph(said), controls]
-    turned = evidence.swap_table(measured, runs_dir, resamples)
+    turned = evidence.swap_table(measured, runs_dir)
     if turned:
         said = (
             "Share of dev answers that stay the same when the two images change places. The label is preserved in the first two "
