@@ -167,7 +167,7 @@ def evaluate(run: Run, x: Experiment, given: argparse.Namespace, report: Report)
     table = predictions.read(path)
     diagnosed = {}
     if x.data.name == "winoground":
-        diagnosed = winoground.summary(winoground.intervals(table, x.evaluation.bootstrap))
+        diagnosed = winoground.summary(winoground.intervals(table))
     facts = {
         "run": run.identity,
         "split": given.split,
@@ -211,13 +211,15 @@ def told(path: Path, facts: dict[str, Any], table: PredictionTable, num_resample
         lines.append(f"  CONTRACT BROKEN in {len(facts['differences'])} values; see the .json file")
     try:
         found = intervals(table, SHOWN, num_resamples=num_resamples)
-        lines += [f"  {name} {i.estimate:.4f} [{i.low:.4f}, {i.high:.4f}]" for name, i in found.items()]
+        for name, one in found.items():
+            within = f"[{one.low:.4f}, {one.high:.4f}]" if one.has_ends else f"[no interval: {one.method}]"
+            lines.append(f"  {name} {one.estimate:.4f} {within}")
         lines.append(f"  intervals over {found['accuracy'].num_clusters} clusters of samples that share images or sentences")
     except LabError as error:
         lines += [f"  {name} {facts['metrics'][name]:.4f}" for name in SHOWN]
         lines.append(f"  no intervals: {error}")
     if facts["data"]["name"] == "winoground":
-        lines += [f"  {line}" for line in winoground.told(winoground.intervals(table, num_resamples)).splitlines()]
+        lines += [f"  {line}" for line in winoground.told(winoground.intervals(table)).splitlines()]
     return "\n".join([*lines, f"written to {path}"])
 
 

@@ -21,7 +21,6 @@ import shlex
 import shutil
 import signal
 import sqlite3
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -100,7 +99,8 @@ class Courier:
     """Delivers run folders of one `runs_dir` to one MLflow experiment. An absent server is said once and costs no run.
 
     away: why the server gave no answer to the last delivery, or None. told: whether the user knows. strange: what was said of
-    files that cannot be read. Raises `ConfigError` where MLflow is not installed and `tracking.enabled` asks for it.
+    files that cannot be read. changed: runs whose record is no longer what was sent, which the user knows.
+    Raises `ConfigError` where MLflow is not installed and `tracking.enabled` asks for it.
     """
 
     def __init__(self, section: Tracking) -> None:
@@ -115,6 +115,7 @@ class Courier:
         self.away: str | None = None
         self.told = False
         self.strange: set[str] = set()
+        self.changed: set[str] = set()
         self._client: MlflowClient | None = None
         self._experiment: str | None = None
 
@@ -251,21 +252,27 @@ class Courier:
         return self.client().create_run(self.experiment(), milliseconds(run.started), tags, run_name=name).info.run_id
 
     def _bring(self, run: Run, run_dir: Path, note: Delivered) -> None:
-        """Send what the note says is missing: points of the curve, summary, files, status."""
+        """Send what the note says is missing: points of the curve, files, status, and the summary of a run that has finished.
+
+        MLflow forgets no point, so each name is sent once for a step. The summary of a run that has not finished may change when
+        it goes on; till then it is in `run.json` alone.
+        """
         rows = list(runs.curves(run_dir))
-        fresh = rows[note.points :]
-        if fresh:
-            self._send(run_dir, note, [point for row in fresh for point in points_of(row, run.started)])
+        if rows[note.points :]:
+            known = {same(point) for row in rows[: note.points] for point in points_of(row, run.started)}
+            fresh = {same(point): point for row in rows[note.points :] for point in points_of(row, run.started)}
+            self._send(run_dir, note, [point for name, point in fresh.items() if name not in known])
             note.points = len(rows)
             note.keep(run_dir)
-        new = {key: value for key, value in run.metrics.items() if repr(note.metrics.get(key)) != repr(value)}
+        new = {} if run.status != runs.FINISHED else {k: value for k, value in run.metrics.items() if k not in note.metrics}
+        self._tell_changed(run, note)
         if not new and run.status == note.status:
             return
         last = {key: value for row in rows for key, value in row.items()}
         step = int(run.metrics.get("train/steps", 0))
         summary = {key: value for key, value in new.items() if repr(last.get(key)) != repr(value)}
         self._send(run_dir, note, [metric(key, value, step, run.ended or run.started) for key, value in summary.items()])
-        note.metrics = dict(run.metrics)
+        note.metrics = {**note.metrics, **new}
         note.keep(run_dir)
         if run.status in FINAL:
             self._artifacts(run_dir, note.run_id)
@@ -274,6 +281,13 @@ class Courier:
             self.client().update_run(note.run_id, run.status)
         note.status = run.status
         note.keep(run_dir)
+
+    def _tell_changed(self, run: Run, note: Delivered) -> None:
+        """Say once which numbers of a run are no longer those that MLflow was sent."""
+        changed = [key for key, sent in note.metrics.items() if repr(run.metrics.get(key, sent)) != repr(sent)]
+        if changed and run.identity not in self.changed:
+            log.warning("%s: run.json has other numbers than MLflow was sent, which keeps those (%s)", run.identity, ", ".join(changed))
+        self.changed |= {run.identity} if changed else set()
 
     def _send(self, run_dir: Path, note: Delivered, points: list[Metric]) -> None:
         """Log points, each once, also where a delivery before this one was cut off and its points may be there."""
@@ -351,10 +365,9 @@ def points_of(row: dict[str, float], started: str) -> list[Metric]:
     return [metric(key, value, int(row["step"]), started, row["seconds"]) for key, value in values.items()]
 
 
-def same(point: Metric) -> tuple[str, int, str]:
-    """What a point is known by. Not by its time: a run that goes on from a checkpoint writes some lines a second time."""
-    largest = sys.float_info.max  # MLflow's infinity
-    return point.key, point.step, repr(min(max(point.value, -largest), largest))
+def same(point: Metric) -> tuple[str, int]:
+    """What a point is known by. Not by its time or value: a run that goes on from a checkpoint writes some lines a second time."""
+    return point.key, point.step
 
 
 class Background:

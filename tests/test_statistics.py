@@ -189,7 +189,11 @@ def test_an_arm_does_not_differ_from_itself():
     table = nested(30)
     for name in MEASURES:
         found = statistics.compare(table, table, name)
-        assert (found.difference, found.low, found.high, found.p_value) == (0, 0, 0, 1)
+        assert (found.difference, found.p_value) == (0, 1)
+        if name == "accuracy":  # 30 clusters or a little fewer, the larger counting for more: about 3 / 30
+            assert -found.low == found.high and 0.09 < found.high < 0.2
+        else:
+            assert not found.has_interval and "every resample gives the same number" in found.method
 
 
 def test_other_items_are_refused():

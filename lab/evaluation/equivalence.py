@@ -194,9 +194,14 @@ def passed(checks: Sequence[Check]) -> bool:
 
 
 def summary(checks: Sequence[Check]) -> dict[str, float]:
-    """The verdict as numbers for the run: passed (1 or 0), largest gap, flipped answers."""
+    """The verdict as numbers for the run: passed (1 or 0), largest gap, flipped answers; the last two of every check too."""
     gaps = [check.max_gap for check in checks if check.max_gap is not None]
-    return {
+    each: dict[str, float] = {}
+    for check in checks:
+        name = f"verify/{check.name.replace(' ', '_')}"
+        each |= {} if check.max_gap is None else {f"{name}/max_gap": check.max_gap}
+        each |= {} if check.flips is None else {f"{name}/flips": float(check.flips), f"{name}/num_examples": float(check.num_examples)}
+    return each | {
         "verify/passed": float(passed(checks)),
         "verify/max_gap": max(gaps, default=0.0),
         "verify/flips": float(sum(check.flips or 0 for check in checks)),

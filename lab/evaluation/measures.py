@@ -109,6 +109,14 @@ MEASURES: dict[str, Measure] = {
 }
 
 
+PROPORTIONS: dict[str, Column] = {
+    "accuracy": MEASURES["accuracy"].rows,
+    "consistency": MEASURES["consistency"].rows,
+    "captured_mass_below_half": mean_of(lambda table: table.captured_mass < 0.5),
+}
+"""Metrics that are shares of right and wrong, with their rows (right, 1): their intervals need no resampling."""
+
+
 def measure(name: str) -> Measure:
     """Look a measure up by name."""
     if name not in MEASURES:

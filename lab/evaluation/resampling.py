@@ -61,7 +61,7 @@ def drawn_sums(sums: np.ndarray, num_resamples: int, seed: int) -> Iterator[tupl
 
     sums: [C, ...]. The draws depend on C, B and seed only, so two arms with one seed are resampled alike.
     """
-    _enough(num_resamples)
+    enough(num_resamples)
     num_clusters = len(sums)
     flat = np.ascontiguousarray(sums.reshape(num_clusters, -1), dtype=np.float64)
     width, live = flat.shape[1], flat.any(axis=0)
@@ -80,7 +80,7 @@ def drawn_sums(sums: np.ndarray, num_resamples: int, seed: int) -> Iterator[tupl
 
 def drawn_rows(cluster: np.ndarray, num_resamples: int, seed: int) -> Iterator[np.ndarray]:
     """Draw clusters with replacement and give the example indices of each resample, for any statistic at all."""
-    _enough(num_resamples)
+    enough(num_resamples)
     size = cluster_sums(np.ones(len(cluster)), cluster).astype(np.int64)
     order, start = np.argsort(cluster, kind="stable"), np.cumsum(size) - size
     generator = np.random.default_rng([seed, len(size)])
@@ -134,7 +134,8 @@ def _signs(num_clusters: int, width: int, num_swaps: int, seed: int) -> Iterator
         yield 1.0 - 2.0 * bits.reshape(rows, -1)[:, :num_clusters]
 
 
-def _enough(num_resamples: int) -> None:
+def enough(num_resamples: int) -> None:
+    """Raise a `LabError` for fewer resamples than an interval needs."""
     if num_resamples < LEAST_RESAMPLES:
         raise LabError(
             f"evaluation.bootstrap={num_resamples}: too few resamples for the ends of an interval; "

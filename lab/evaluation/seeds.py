@@ -18,6 +18,7 @@ from lab.evaluation.statistics import LEVEL, Comparison, aligned, compare
 FEWEST = 3
 """Least number of seeds behind an interval over seeds."""
 NO_INTERVAL = "two seeds carry no interval; run at least three"
+ALIKE = "no interval: the difference is the same for every seed and cluster"
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def compare_seeds(
     p from Student's t with Satterthwaite's (1946) degrees of freedom. Simulated coverage of the 95 %
     interval: 93 to 99 % with three seeds or more. Two carry none: one degree of freedom makes it 13 standard
     errors wide, and where seeds move a run more than items do it still covers in 88 % only. They give
-    low = -inf, high = inf and p = 1. One seed: `compare`.
+    low = -inf, high = inf and p = 1, and so does a difference that no seed and no cluster changes. One seed: `compare`.
     """
     num_seeds = len(first)
     if num_seeds != len(second) or not num_seeds:
@@ -117,7 +118,7 @@ def crossed(
         reach = float(stdtrit(freedom, (1 + level) / 2)) * error
         p_value = 2 * float(stdtr(freedom, -abs(difference) / error))
     else:
-        freedom, reach, p_value = math.inf, 0.0, float(difference == 0)
+        freedom, reach, p_value, method = math.inf, math.inf, 1.0, ALIKE
     return Comparison(
         measure=chosen.name,
         first=float(values[0].mean()),

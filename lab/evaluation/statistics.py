@@ -1,4 +1,4 @@
-"""How sure a number is, and whether two runs differ: cluster bootstrap, swap test, McNemar, Holm.
+"""How sure a number is, and whether two runs differ: exact intervals of shares, cluster bootstrap, swap test, McNemar, Holm.
 
 One run: `interval`, `intervals`. Two runs on the same items: `compare`. Several arms: `holm` on their
 p-values, or `lab.evaluation.verdict.verdicts`, which also weighs the noise floor and writes the sentence.
@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from lab.errors import DataError, LabError, did_you_mean
-from lab.evaluation.measures import MEASURES, measure
+from lab.evaluation import proportions
+from lab.evaluation.measures import MEASURES, PROPORTIONS, measure
 from lab.evaluation.metrics import METRICS
 from lab.evaluation.predictions import PredictionTable
 from lab.evaluation.resampling import (
@@ -22,17 +23,26 @@ from lab.evaluation.resampling import (
     clusters,
     drawn_rows,
     drawn_sums,
+    enough,
     quantiles,
     swap_p_value,
 )
 
 NUM_SWAPS = 9999
 LEVEL = 0.95
+BOOTSTRAP = "percentile cluster bootstrap"
+ALIKE = "every resample gives the same number"
+"""Why a bootstrap has no interval."""
+_TIE = 1e-12
+"""Ends of an interval nearer than this are sums of the same numbers in another order."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A metric with its percentile interval over resampled clusters."""
+    """A metric with its interval: exact for shares (`lab.evaluation.proportions`), else of resampled clusters.
+
+    method: how it was made, or why there is none, its ends then being NaN. num_resamples: 0 where nothing was drawn.
+    """
 
     estimate: float
     low: float
@@ -42,15 +52,20 @@ class Interval:
     num_clusters: int
     num_resamples: int
     seed: int
+    method: str
+
+    @property
+    def has_ends(self) -> bool:
+        return math.isfinite(self.low) and math.isfinite(self.high)
 
 
 @dataclass(frozen=True)
 class Comparison:
     """Two arms on the same items; difference = first - second, in the metric's own unit (shares, not points).
 
-    p_value: two-sided, for "the arms do not differ". discordant: examples only the first, only the
-    second got right; mcnemar_p: exact, blind to clustering (both None unless the measure is accuracy
-    and there is one seed).
+    low, high: infinite where there is no interval, and `method` says why. p_value: two-sided, for "the arms do not
+    differ". discordant: examples only the first, only the second got right; mcnemar_p: exact, blind to clustering (both
+    None unless the measure is accuracy and there is one seed).
     """
 
     measure: str
@@ -83,7 +98,7 @@ def interval(
     seed: int = 0,
     cluster: np.ndarray | None = None,
 ) -> Interval:
-    """Percentile interval of one metric; see `intervals`."""
+    """Interval of one metric; see `intervals`."""
     return intervals(table, (name,), num_resamples=num_resamples, level=level, seed=seed, cluster=cluster)[name]
 
 
@@ -96,28 +111,40 @@ def intervals(
     seed: int = 0,
     cluster: np.ndarray | None = None,
 ) -> dict[str, Interval]:
-    """Percentile bootstrap over clusters (Efron 1979; Field and Welsh 2007) of several metrics at once.
+    """Intervals of several metrics at once, over clusters.
 
-    Metrics of sums (`MEASURES`) cost one matrix product; any other of `METRICS` is computed anew for
-    every resample, and its interval is NaN if one leaves it undefined. Binned calibration errors are
-    biased upward under resampling: show `ece_debiased` beside.
+    Shares of right and wrong (`PROPORTIONS`) have those of `lab.evaluation.proportions`. The others have the percentile bootstrap
+    over clusters (Efron 1979; Field and Welsh 2007): metrics of sums (`MEASURES`) cost one matrix product; any other of
+    `METRICS` is computed anew for every resample, and its interval is NaN if one leaves it undefined. Binned calibration
+    errors are biased upward under resampling: show `ece_debiased` beside.
     """
     for name in names:
         if name not in METRICS:
             raise LabError(f"metric={name!r}: legal are {', '.join(METRICS)}.{did_you_mean(name, METRICS)}")
+    enough(num_resamples)
     cluster = clusters(table) if cluster is None else cluster
-    fast = [name for name in names if name in MEASURES]
-    slow = [name for name in names if name not in MEASURES]
+    fast = [name for name in names if name in MEASURES and name not in PROPORTIONS]
+    slow = [name for name in names if name not in MEASURES and name not in PROPORTIONS]
     draws = _fast_draws(table, fast, cluster, num_resamples, seed) | _slow_draws(table, slow, cluster, num_resamples, seed)
     num_clusters = int(cluster.max()) + 1
     made = {}
     for name in names:
-        low, high = quantiles(draws[name], level)
-        estimate = METRICS[name](table)
-        made[name] = Interval(
-            estimate, float(low), float(high), level, len(table), num_clusters, num_resamples, seed
-        )
+        drawn = name not in PROPORTIONS
+        if drawn:
+            low, high, method = resampled(*quantiles(draws[name], level))
+        else:
+            low, high = proportions.interval(cluster_sums(PROPORTIONS[name](table), cluster), level)
+            method = proportions.METHOD
+        size, times = (len(table), num_clusters), num_resamples if drawn else 0
+        made[name] = Interval(METRICS[name](table), float(low), float(high), level, *size, times, seed, method)
     return made
+
+
+def resampled(low: float, high: float) -> tuple[float, float, str]:
+    """The ends that a bootstrap gives and its name; NaN and the reason where all resamples give the same number."""
+    if high - low <= _TIE * max(1.0, abs(high)):
+        return math.nan, math.nan, ALIKE
+    return float(low), float(high), BOOTSTRAP
 
 
 def compare(
@@ -141,10 +168,14 @@ def compare(
 
 @dataclass(frozen=True, eq=False)
 class Paired:
-    """Two runs on the same items, as sums over clusters: all that comparing them takes. sums: [C, 2, k]."""
+    """Two runs on the same items, as sums over clusters: all that comparing them takes.
+
+    sums: [C, 2, k]. sizes: examples in each cluster, int [C]. discordant: None unless the measure is accuracy.
+    """
 
     measure: str
     sums: np.ndarray
+    sizes: np.ndarray
     num_examples: int
     discordant: tuple[int, int] | None
 
@@ -154,7 +185,7 @@ def paired(first: PredictionTable, second: PredictionTable, name: str = "accurac
     chosen, second = measure(name), aligned(first, second)
     cluster = clusters(first)
     sums = np.stack([cluster_sums(chosen.rows(table), cluster) for table in (first, second)], axis=1)
-    return Paired(name, sums, len(first), _discordant(first, second) if name == "accuracy" else None)
+    return Paired(name, sums, np.bincount(cluster), len(first), _discordant(first, second) if name == "accuracy" else None)
 
 
 def compare_paired(
@@ -178,26 +209,45 @@ def compare_paired(
     low, high, error = paired_interval(sums[:, 0], sums[:, 1], chosen.value, num_resamples, level, seed)
     values = chosen.value(sums.sum(axis=0))
     p_value = swap_p_value(sums[:, 0], sums[:, 1], chosen.value, num_swaps, seed)
-    return [
-        Comparison(
-            measure=name,
-            first=float(values[0, i]),
-            second=float(values[1, i]),
-            difference=float(values[0, i] - values[1, i]),
-            low=float(low[i]),
-            high=float(high[i]),
-            level=level,
-            p_value=float(p_value[i]),
-            standard_error=float(error[i]),
-            num_examples=pair.num_examples,
-            num_clusters=len(sums),
-            num_seeds=1,
-            method="paired cluster bootstrap, swap test over clusters",
-            discordant=pair.discordant,
-            mcnemar_p=mcnemar(*pair.discordant) if pair.discordant else None,
+    made = []
+    for i, pair in enumerate(pairs):
+        ends = paired_ends(pair, float(values[0, i] - values[1, i]), float(low[i]), float(high[i]), level)
+        made.append(
+            Comparison(
+                measure=name,
+                first=float(values[0, i]),
+                second=float(values[1, i]),
+                difference=float(values[0, i] - values[1, i]),
+                low=ends[0],
+                high=ends[1],
+                level=level,
+                p_value=float(p_value[i]),
+                standard_error=float(error[i]),
+                num_examples=pair.num_examples,
+                num_clusters=len(sums),
+                num_seeds=1,
+                method=ends[2],
+                discordant=pair.discordant,
+                mcnemar_p=mcnemar(*pair.discordant) if pair.discordant else None,
+            )
         )
-        for i, pair in enumerate(pairs)
-    ]
+    return made
+
+
+def paired_ends(pair: Paired, difference: float, low: float, high: float, level: float) -> tuple[float, float, str]:
+    """The interval of a difference and how it was made: the bootstrap's, unless all its resamples are alike.
+
+    Two arms right on the same examples, or one right and the other wrong on all, show the same d = +1, 0 or -1 everywhere.
+    Examples with another d may still exist; their share has the bound b of `proportions.upper_bound`, so that the mean of d
+    lies from d - b (1 + d) to d + b (1 - d). Any other case has no interval.
+    """
+    if high - low > _TIE * max(1.0, abs(high)):
+        return low, high, "paired cluster bootstrap, swap test over clusters"
+    if pair.discordant is None or sorted(pair.discordant) not in ([0, 0], [0, pair.num_examples]):
+        return -math.inf, math.inf, f"no interval: {ALIKE}"
+    none = np.stack([np.zeros(len(pair.sizes)), pair.sizes], axis=1)
+    bound = proportions.upper_bound(float(proportions.effective_size(none, level)), level)
+    return difference - bound * (1 + difference), difference + bound * (1 - difference), "bound on what was not seen"
 
 
 def paired_interval(

@@ -16,7 +16,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from lab.data.controls import AlteredSplit
+from lab.errors import DataError
+from lab.evaluation.predictions import PredictionTable
+from lab.evaluation.resampling import clusters
+from lab.evaluation.statistics import Interval, interval
 from lab.records import Prediction, Sample, Split
 
 SIDES = {"left": "right", "right": "left"}
@@ -100,3 +106,19 @@ def summarise(original: Sequence[Prediction], swapped: dict[str, list[Prediction
         if group != "contradicted":
             out[f"swap/{group}_accuracy"] = sum(row.prediction == row.label for row in rows) / len(rows)
     return out
+
+
+def agreement(original: PredictionTable, swapped: PredictionTable) -> Interval | None:
+    """Share of a group whose swapped answer equals the original one; None for a group that is one cluster.
+
+    It is accuracy against the original answer as the label. Raises `DataError` for a sample that the original does not have.
+    """
+    cluster = clusters(swapped)
+    if cluster.max() == 0:
+        return None
+    answers = dict(zip(original.sample_id.tolist(), original.prediction.tolist(), strict=True))
+    foreign = [name for name in swapped.sample_id.tolist() if name not in answers]
+    if foreign:
+        raise DataError(f"swap: {len(foreign)} of its samples are not in the original answers, the first {foreign[0]!r}.")
+    wanted = np.array([answers[name] for name in swapped.sample_id.tolist()], dtype=bool)
+    return interval(swapped.replace(label=wanted), "accuracy", cluster=cluster)

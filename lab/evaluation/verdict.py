@@ -17,8 +17,9 @@ ALPHA = 0.05
 class Claim:
     """A verdict on `better` against `worse`, with `difference`, `low` and `high` so signed that better is positive.
 
-    claimed: Holm p < alpha, the interval excludes 0, and the difference exceeds the noise floor if known.
-    against: the guards that forbid the claim, in words; empty when claimed. noise_floor: None if not measured.
+    claimed: Holm p < alpha, there is an interval and it excludes 0, and the difference exceeds the noise floor if known.
+    against: the guards that forbid the claim, in words; empty when claimed. noise_floor: None if not measured,
+    or if all replicates came out alike, which bounds nothing.
     """
 
     better: str
@@ -49,7 +50,7 @@ def verdict(
     if abs(comparison.level - (1 - alpha)) > 1e-9:
         raise LabError(f"alpha={alpha}: the interval was made at level {comparison.level}; use level={1 - alpha:g}.")
     adjusted = comparison.p_value if holm_p is None else holm_p
-    bound = floor.bound(comparison.num_seeds) if floor is not None else None
+    bound = floor.bound(comparison.num_seeds) if floor is not None and floor.sd > 0 else None
     ahead = (comparison.difference >= 0) == measure(comparison.measure).higher_is_better
     better, worse = (first, second) if ahead or comparison.difference == 0 else (second, first)
     low, high = comparison.low, comparison.high

@@ -18,8 +18,8 @@ from collections.abc import Iterable
 import numpy as np
 
 from lab.errors import DataError
+from lab.evaluation import proportions
 from lab.evaluation.predictions import PredictionTable
-from lab.evaluation.resampling import LEAST_RESAMPLES, drawn_sums, quantiles
 from lab.evaluation.statistics import LEVEL, Interval
 from lab.records import Prediction
 
@@ -77,8 +77,8 @@ def arranged(scored: Iterable[tuple[str, float]]) -> tuple[list[str], np.ndarray
     return list(found), s.reshape(-1, 2, 2)
 
 
-def intervals(asked: PredictionTable, num_resamples: int = LEAST_RESAMPLES, seed: int = 0) -> dict[str, Interval]:
-    """Text, image and group score of a predictions table, each with the 95 % percentile interval over drawn examples.
+def intervals(asked: PredictionTable) -> dict[str, Interval]:
+    """Text, image and group score of a predictions table, each with its 95 % interval over examples (`lab.evaluation.proportions`).
 
     asked: with columns sample_id, log_p_true, log_p_false. One example alone has no interval: its ends are NaN.
     """
@@ -86,23 +86,24 @@ def intervals(asked: PredictionTable, num_resamples: int = LEAST_RESAMPLES, seed
     right = np.stack(list(correct(s).values()), axis=1).astype(np.float64)  # [n, 3]
     estimates, low, high = scores(s), np.full(3, np.nan), np.full(3, np.nan)
     if len(right) > 1:
-        low, high = quantiles(np.concatenate([made for _, made in drawn_sums(right, num_resamples, seed)]) / len(right), LEVEL)
+        low, high = proportions.limits(right.sum(axis=0), np.full(3, len(right)), LEVEL)
     return {
-        name: Interval(value, float(low[k]), float(high[k]), LEVEL, 4 * len(right), len(right), num_resamples, seed)
+        name: Interval(value, float(low[k]), float(high[k]), LEVEL, 4 * len(right), len(right), 0, 0, proportions.METHOD)
         for k, (name, value) in enumerate(estimates.items())
     }
 
 
 def summary(found: dict[str, Interval]) -> dict[str, float]:
-    """The scores and the ends of their intervals as numbers for a run: `winoground/text`, `winoground/text_low`, ..."""
+    """The scores, the ends of their intervals and the number of examples for a run: `winoground/text`, `winoground/text_low`, ..."""
     ends = {"": "estimate", "_low": "low", "_high": "high"}
-    return {f"winoground/{name}{end}": getattr(one, key) for name, one in found.items() for end, key in ends.items()}
+    numbers = {f"winoground/{name}{end}": getattr(one, key) for name, one in found.items() for end, key in ends.items()}
+    return {**numbers, "winoground/examples": float(found["group"].num_clusters)}
 
 
 def told(found: dict[str, Interval]) -> str:
     """The scores for a person, one a line, with intervals and chance."""
     lines = []
     for name, one in found.items():
-        within = "" if np.isnan(one.low) else f" [{one.low:.4f}, {one.high:.4f}]"
+        within = "" if not one.has_ends else f" [{one.low:.4f}, {one.high:.4f}]"
         lines.append(f"winoground {name:<5} {one.estimate:.4f}{within} (chance {CHANCE[name]:.4f}, {one.num_clusters} examples)")
     return "\n".join(lines)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lab.errors import ConfigError, ModelError
+from lab.errors import ModelError
 from lab.records import Batch, Chat, Shape
 
 if TYPE_CHECKING:

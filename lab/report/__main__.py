@@ -23,7 +23,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--run", metavar="ID", nargs="+", action="extend", default=[], help="runs, alone or beside --sweep")
     made.add_argument("--runs-dir", type=paths.argument, default=Path("runs"), metavar="DIR", help="where run folders lie (default: runs)")
     made.add_argument("--out", type=paths.argument, default=Path("report"), metavar="DIR", help="where to write (default: report)")
-    made.add_argument("--bootstrap", type=int, default=2000, metavar="N", help="resamples behind an interval (default: 2000)")
+    resamples = "resamples behind intervals but those of shares, which are exact (default: 2000)"
+    made.add_argument("--bootstrap", type=int, default=2000, metavar="N", help=resamples)
     return made
 
 

@@ -1,7 +1,7 @@
-"""Intervals of many arms from one set of draws: those of `lab.evaluation.statistics.intervals`, for a fraction of its cost.
+"""Intervals of many arms at once: those of `lab.evaluation.statistics.intervals`, for a fraction of its cost.
 
 Arms that were asked the same are resampled with the same clusters anyway, so the draws are made once and multiply the
-cluster sums of all arms side by side.
+cluster sums of all arms side by side. Shares have their exact intervals side by side too.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lab.evaluation.measures import MEASURES
+from lab.evaluation import proportions
+from lab.evaluation.measures import MEASURES, PROPORTIONS
 from lab.evaluation.metrics import METRICS
 from lab.evaluation.predictions import PredictionTable
-from lab.evaluation.resampling import drawn_sums, quantiles
-from lab.evaluation.statistics import LEVEL, Interval
+from lab.evaluation.resampling import cluster_sums, drawn_sums, quantiles
+from lab.evaluation.statistics import LEVEL, Interval, resampled
 
 SEED = 0
 
@@ -22,28 +23,36 @@ SEED = 0
 def intervals_of_arms(
     tables: Sequence[PredictionTable], names: Sequence[str], cluster: np.ndarray, num_resamples: int
 ) -> list[dict[str, Interval]]:
-    """Percentile intervals of metrics of sums (`MEASURES`), for tables of the same items in the same order."""
+    """Intervals of metrics of sums (`MEASURES`) and of shares, for tables of the same items in the same order."""
+    drawn = [name for name in names if name not in PROPORTIONS]
+    limits = draws(tables, drawn, cluster, num_resamples) if drawn else {}
+    for name in names:
+        if name in PROPORTIONS:
+            limits[name] = proportions.interval(
+                np.stack([cluster_sums(PROPORTIONS[name](table), cluster) for table in tables], axis=1), LEVEL
+            )
+    made: list[dict[str, Interval]] = []
+    for place, table in enumerate(tables):
+        made.append({})
+        for name in names:
+            low, high, method = float(limits[name][0][place]), float(limits[name][1][place]), proportions.METHOD
+            if name in drawn:
+                low, high, method = resampled(low, high)
+            size = (len(table), int(cluster.max()) + 1)
+            times = num_resamples if name in drawn else 0
+            made[place][name] = Interval(METRICS[name](table), low, high, LEVEL, *size, times, SEED, method)
+    return made
+
+
+def draws(
+    tables: Sequence[PredictionTable], names: Sequence[str], cluster: np.ndarray, num_resamples: int
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Both percentiles of every metric, one number a table."""
     parts = [[MEASURES[name].sums(table, cluster) for name in names] for table in tables]
     ends = np.cumsum([part.shape[1] for part in parts[0]])[:-1]
     sums = np.stack([np.concatenate(part, axis=1) for part in parts], axis=1)
-    draws = {name: np.empty((num_resamples, len(tables))) for name in names}
-    for chunk, drawn in drawn_sums(sums, num_resamples, SEED):
-        for name, part in zip(names, np.split(drawn, ends, axis=-1), strict=True):
-            draws[name][chunk] = MEASURES[name].value(part)
-    limits = {name: quantiles(draws[name], LEVEL) for name in names}
-    return [
-        {
-            name: Interval(
-                estimate=METRICS[name](table),
-                low=float(limits[name][0][place]),
-                high=float(limits[name][1][place]),
-                level=LEVEL,
-                num_examples=len(table),
-                num_clusters=len(sums),
-                num_resamples=num_resamples,
-                seed=SEED,
-            )
-            for name in names
-        }
-        for place, table in enumerate(tables)
-    ]
+    drawn = {name: np.empty((num_resamples, len(tables))) for name in names}
+    for chunk, resample in drawn_sums(sums, num_resamples, SEED):
+        for name, part in zip(names, np.split(resample, ends, axis=-1), strict=True):
+            drawn[name][chunk] = MEASURES[name].value(part)
+    return {name: quantiles(drawn[name], LEVEL) for name in names}

@@ -9,8 +9,13 @@ DEFINITIONS: tuple[Text, ...] = (
     "named run). Parameters, seconds, latency and memory are what the run recorded.",
     "accuracy: share of examples whose likelier answer is the label. P(True) = p(True) / (p(True) + p(False)), each summed "
     "over the single-token spellings of the answer word, from one forward pass.",
-    "95 % interval: percentiles of a bootstrap that draws whole clusters, not examples. Examples that share an image set or "
-    "a sentence group are in one cluster.",
+    "95 % interval of a share of right answers (accuracy, consistency, agreement, Winoground): mid-P exact binomial, with the "
+    "number of examples divided by what clusters take from it (design effect; Korn and Graubard 1998). Examples that share an "
+    "image set or a sentence group are in one cluster. Where all answers are right, clusters are counted as if they stood or fell "
+    "together, and the lower end is the bound that 3 / n approximates (rule of three).",
+    "95 % interval of any other number, and of a difference: percentiles of a bootstrap that draws whole clusters, not examples. "
+    "Where every resample gives the same number there is no interval. Two arms that are right on the same examples have the "
+    "bound on the share of examples on which they may yet differ.",
     "consistency: share of sentence groups all of whose examples are right; its chance level is the mean of 2 to the minus "
     "group size, which depends on the groups and is not comparable between data sets or subsets.",
     "ECE: top-label expected calibration error, sum over 15 equal-width bins (lo, hi] of the bin's share times |accuracy - "
@@ -36,5 +41,5 @@ DEFINITIONS: tuple[Text, ...] = (
     "two-sided 0.05 (of several seeds: the first in common). noise floor: how far apart two runs that differ only in their "
     "seed may lie (95 %).",
     "A claim needs all three: Holm p < 0.05, an interval that excludes 0, a difference above the noise floor if one was "
-    "measured.",
+    "measured; where there is no interval there is no claim.",
 )

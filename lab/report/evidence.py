@@ -9,10 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
-
-from lab.errors import DataError, LabError
-from lab.evaluation import predictions, winoground
+from lab.errors import LabError
+from lab.evaluation import predictions, swap, winoground
 from lab.evaluation.statistics import Interval, interval
 from lab.report.document import Mono, Table, Text
 from lab.report.measure import Measured
@@ -39,29 +37,27 @@ def path_of(m: Measured, runs_dir: Path, name: str) -> Path:
 
 def written(found: Interval | None) -> str:
     """`71.2 [69.9, 72.4]`, or a dash."""
-    if found is None:
-        return NONE
-    return percent_within(found.estimate, None if np.isnan(found.low) else found)
+    return NONE if found is None else percent_within(found.estimate, found)
 
 
-def controls_table(measured: Sequence[Measured], runs_dir: Path, num_resamples: int) -> Table | None:
+def controls_table(measured: Sequence[Measured], runs_dir: Path) -> Table | None:
     """Accuracy with the images taken away; None if no arm was asked so."""
     shown = [m for m in best(measured) if any(path_of(m, runs_dir, name).exists() for name in CONTROLS)]
     if not shown:
         return None
     rows: list[tuple[Text, ...]] = []
     for m in shown:
-        cells = [accuracy(path_of(m, runs_dir, name), num_resamples) for name in CONTROLS]
+        cells = [accuracy(path_of(m, runs_dir, name)) for name in CONTROLS]
         rows.append(((Mono(m.arm.label),), percent_within(m.metrics["accuracy"], m.intervals.get("accuracy")), *map(written, cells)))
     columns = ("arm", "accuracy, % [95 %]", *CONTROLS.values())
     return Table(columns, tuple(rows), frozenset(range(1, len(columns))), caption=shown_of(len(measured)))
 
 
-def accuracy(path: Path, num_resamples: int) -> Interval | None:
+def accuracy(path: Path) -> Interval | None:
     """Accuracy of a predictions file with its interval; None if there is no such file."""
     if not path.exists():
         return None
-    return or_dash(lambda: interval(predictions.read(path, COLUMNS), "accuracy", num_resamples=num_resamples))
+    return or_dash(lambda: interval(predictions.read(path, COLUMNS), "accuracy"))
 
 
 def or_dash(make: Callable[[], Made]) -> Made | None:
@@ -73,7 +69,7 @@ def or_dash(make: Callable[[], Made]) -> Made | None:
         return None
 
 
-def swap_table(measured: Sequence[Measured], runs_dir: Path, num_resamples: int) -> Table | None:
+def swap_table(measured: Sequence[Measured], runs_dir: Path) -> Table | None:
     """Share of answers that survive showing the images in the other order; None if no arm was asked so."""
     shown = [m for m in best(measured) if any(path_of(m, runs_dir, f"dev_swap_{group}").exists() for group in SWAPS)]
     if not shown:
@@ -81,38 +77,28 @@ def swap_table(measured: Sequence[Measured], runs_dir: Path, num_resamples: int)
     rows: list[tuple[Text, ...]] = []
     sizes: dict[str, int] = {}
     for m in shown:
-        found = {group: agreement(m, runs_dir, group, num_resamples) for group in SWAPS}
+        found = {group: agreement(m, runs_dir, group) for group in SWAPS}
         sizes |= {group: one.num_examples for group, one in found.items() if one is not None}
         rows.append(((Mono(m.arm.label),), *(written(one) for one in found.values())))
     columns = ("arm", *(f"{said} (n = {count(sizes.get(group, 0))}), % [95 %]" for group, said in SWAPS.items()))
     return Table(columns, tuple(rows), frozenset(range(1, len(columns))), caption=shown_of(len(measured)))
 
 
-def agreement(m: Measured, runs_dir: Path, group: str, num_resamples: int) -> Interval | None:
-    """Share of a group whose swapped answer equals the original one: accuracy against the original answer as the label."""
+def agreement(m: Measured, runs_dir: Path, group: str) -> Interval | None:
+    """Share of a group whose swapped answer equals the original one; None if it was not asked or is one cluster."""
     path = path_of(m, runs_dir, f"dev_swap_{group}")
     if not path.exists():
         return None
-    return or_dash(lambda: kept_answers(path, path_of(m, runs_dir, "dev"), num_resamples))
+    original = path_of(m, runs_dir, "dev")
+    return or_dash(lambda: swap.agreement(predictions.read(original, COLUMNS), predictions.read(path, COLUMNS)))
 
 
-def kept_answers(path: Path, original_path: Path, num_resamples: int) -> Interval:
-    """Share of a file's answers that another file's have too, by sample. Raises `DataError` for samples that are not in both."""
-    swapped, original = predictions.read(path, COLUMNS), predictions.read(original_path, COLUMNS)
-    answers = dict(zip(original.sample_id.tolist(), original.prediction.tolist(), strict=True))
-    foreign = [name for name in swapped.sample_id.tolist() if name not in answers]
-    if foreign:
-        raise DataError(f"{path}: {len(foreign)} of its samples are not in {original_path.name}, the first {foreign[0]!r}.")
-    wanted = np.array([answers[name] for name in swapped.sample_id.tolist()], dtype=bool)
-    return interval(swapped.replace(label=wanted), "accuracy", num_resamples=num_resamples)
-
-
-def winoground_table(measured: Sequence[Measured], runs_dir: Path, num_resamples: int) -> Table | None:
+def winoground_table(measured: Sequence[Measured], runs_dir: Path) -> Table | None:
     """Text, image and group scores of arms that were asked Winoground, in their run or by `lab.evaluate`; None if none was."""
     rows: list[tuple[Text, ...]] = []
     for m in best(measured):
         for path, broken in winoground_files(m, runs_dir):
-            found = or_dash(partial(winoground_intervals, path, num_resamples))
+            found = or_dash(partial(winoground_intervals, path))
             if found is None:
                 continue
             name = "" if path.stem == "dev" else f" evaluation {path.stem}"
@@ -128,9 +114,9 @@ def winoground_table(measured: Sequence[Measured], runs_dir: Path, num_resamples
     )
 
 
-def winoground_intervals(path: Path, num_resamples: int) -> dict[str, Interval]:
+def winoground_intervals(path: Path) -> dict[str, Interval]:
     """The scores of a predictions file. Raises `LabError` if it cannot be read."""
-    return winoground.intervals(predictions.read(path, COLUMNS), num_resamples)
+    return winoground.intervals(predictions.read(path, COLUMNS))
 
 
 def winoground_files(m: Measured, runs_dir: Path) -> list[tuple[Path, bool]]:

@@ -18,7 +18,6 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import ScaledTranslation
 
 from lab import runs
-from lab.errors import DataError
 from lab.report.gather import Arm
 from lab.report.measure import Measured
 from lab.report.wording import count, shorten
@@ -83,7 +82,7 @@ def accuracy_and_ece(measured: Sequence[Measured]) -> Figure:
     for axes, name in ((left, "accuracy"), (right, "ece")):
         for row, m in zip(rows, measured, strict=True):
             value, interval = 100 * m.metrics[name], m.intervals.get(name)
-            if interval is not None:
+            if interval is not None and interval.has_ends:
                 axes.plot([100 * interval.low, 100 * interval.high], [row, row], color=COLOURS[0], linewidth=1.6)
             face = "white" if m.arm.zero_shot else COLOURS[0]
             axes.plot(value, row, "o", color=COLOURS[0], markerfacecolor=face, markersize=5.5)
@@ -194,7 +193,7 @@ def _point(axes: Axes, m: Measured, cost: float, place: int, aside: float) -> No
     """One arm, set `aside` by so many typographic points."""
     where = axes.transData + ScaledTranslation(aside / 72, 0, axes.figure.dpi_scale_trans)
     value, interval = 100 * m.metrics["accuracy"], m.intervals.get("accuracy")
-    low, high = (value, value) if interval is None else (100 * interval.low, 100 * interval.high)
+    low, high = (100 * interval.low, 100 * interval.high) if interval is not None and interval.has_ends else (value, value)
     axes.plot([cost, cost], [low, high], color=COLOURS[place], linewidth=1, transform=where)
     axes.plot(
         cost, value, MARKERS[place], color=COLOURS[place], markersize=6, linestyle="none", label=written(m.arm), transform=where,
@@ -206,7 +205,7 @@ def _point(axes: Axes, m: Measured, cost: float, place: int, aside: float) -> No
 
 def _cloud(axes: Axes, at: Sequence[tuple[Measured, float]]) -> None:
     """Many arms: one grey, zero-shot hollow, intervals faint."""
-    ends = [(value, m.intervals["accuracy"]) for m, value in at if m.intervals]
+    ends = [(value, m.intervals["accuracy"]) for m, value in at if m.intervals and m.intervals["accuracy"].has_ends]
     axes.vlines(
         [value for value, _ in ends], [100 * i.low for _, i in ends], [100 * i.high for _, i in ends], color=QUIET, linewidth=0.8,
         alpha=max(0.08, min(0.4, 20 / len(at))),

@@ -15,7 +15,7 @@ from lab.report.definitions import DEFINITIONS
 from lab.report.document import Block, Bullets, Code, Figure, Heading, Mono, Paragraph, Strong, Warn
 from lab.report.findings import Findings
 from lab.report.matching import ledger_table, matched
-from lab.report.wording import arms, percent
+from lab.report.wording import arms, percent, unseen
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawn
@@ -44,8 +44,8 @@ def drawings(findings: Findings) -> dict[str, Drawing]:
         "accuracy_and_ece": (
             lambda: figures.accuracy_and_ece(tables.best(measured, figures.MOST_BARS)),
             "Accuracy and ECE of each arm with 95 % intervals",
-            "Accuracy and ECE on dev with 95 % cluster-bootstrap intervals. Hollow: zero-shot. Dashed: always the commoner "
-            f"label. {tables.shown_of(len(measured), figures.MOST_BARS)}",
+            "Accuracy and ECE on dev with 95 % intervals. Hollow: zero-shot. Dashed: always the commoner label. "
+            f"{tables.shown_of(len(measured), figures.MOST_BARS)}",
         ),
         "accuracy_against_cost": (
             lambda: figures.accuracy_against_cost(measured),
@@ -90,6 +90,7 @@ def blocks(findings: Findings, drawn: Mapping[str, Drawing], folder: Path) -> li
 
     page = opening(findings)
     page += [Heading(2, "Results"), *usual(findings), tables.main_table(findings.results)]
+    page += possible(findings)
     page += figure("accuracy_and_ece")
     page += claims(findings)
     if findings.measured:
@@ -117,20 +118,20 @@ def ledger(findings: Findings) -> list[Block]:
 
 def looking(findings: Findings) -> list[Block]:
     """Controls, the swap test, Winoground and the equivalence gate, where arms were put to them."""
-    measured, runs_dir, resamples = findings.measured, findings.selection.runs_dir, findings.num_resamples
+    measured, runs_dir = findings.measured, findings.selection.runs_dir
     page: list[Block] = []
-    controls = evidence.controls_table(measured, runs_dir, resamples)
+    controls = evidence.controls_table(measured, runs_dir)
     if controls:
         said = "Accuracy on dev with the images taken away. What stays above one half was not seen but guessed."
         page += [Heading(2, "Is the model looking?"), Paragraph(said), controls]
-    turned = evidence.swap_table(measured, runs_dir, resamples)
+    turned = evidence.swap_table(measured, runs_dir)
     if turned:
         said = (
             "Share of dev answers that stay the same when the two images change places. The label is preserved in the first two "
             "groups; in the third it may change, so agreement is no virtue there."
         )
         page += [Heading(2, "Left and right swapped"), Paragraph(said), turned]
-    diagnosed = evidence.winoground_table(measured, runs_dir, resamples)
+    diagnosed = evidence.winoground_table(measured, runs_dir)
     if diagnosed:
         said = (
             "Share of examples right by strict inequalities of the log-odds of the two answers; a tie is wrong. Text: each "
@@ -166,6 +167,15 @@ def usual(findings: Findings) -> list[Block]:
     """What the names of the arms leave unsaid."""
     said_once = findings.selection.usual
     return [Paragraph(("Unless its name says otherwise, an arm has ", Mono(said_once), "."))] if said_once else []
+
+
+def possible(findings: Findings) -> list[Block]:
+    """What the arms with all or no answers right leave possible, and which numbers have no interval."""
+    shown = [m for m in tables.best(findings.measured) if m.intervals]
+    said = [told for m in shown if (told := unseen(m.arm.label, m.intervals["accuracy"]))]
+    reasons = {one.method for m in shown for one in m.intervals.values() if not one.has_ends}
+    said += [f"No interval: {reason}, so resampling does not say how sure it is." for reason in sorted(reasons)]
+    return [Bullets(tuple(said))] if said else []
 
 
 def data_of(findings: Findings) -> list[str]:
@@ -204,8 +214,15 @@ def finest_of(findings: Findings) -> str:
     """The smallest detectable differences in a sentence."""
     resolved = [pair.resolution for pair in findings.compared.pairs]
     finest = [percent(seen.smallest_detectable) for seen in resolved if seen.discordance > 0]
+    alike = [pair.comparison for pair in findings.compared.pairs if pair.comparison.discordant == (0, 0)]
+    if alike and len(alike) == len(resolved):
+        most = percent(max(comparison.high for comparison in alike))
+        return (
+            f"The arms were right on the same examples throughout; that they differ on up to {most} % of all such examples is "
+            "compatible with this (95 % upper bound)."
+        )
     if not finest:
-        return "The arms answered alike throughout, so there is no difference to detect."
+        return "No example tells the arms apart, so there is no difference to detect."
     low, high = min(finest, key=float), max(finest, key=float)
     span = low if low == high else f"{low} to {high}"
     return f"The smallest difference that these comparisons would have found with probability 0.8 is {span} points."
@@ -218,6 +235,11 @@ def floor_of(findings: Findings) -> str:
         return (
             "The noise floor between seeds was not measured: no arm was run with a second seed, so a difference may be one "
             "that another seed would not show."
+        )
+    if floor.sd == 0:
+        return (
+            "The noise floor between seeds could not be measured: runs that differ only in their seed came out exactly alike in "
+            "accuracy, which bounds nothing."
         )
     alone = floor.freedom == 1
     return (
@@ -251,7 +273,7 @@ def provenance(findings: Findings) -> list[Block]:
         page += [Paragraph(("The sweep ", Mono(selection.sweep.identity), " was asked for by:")), Code(selection.sweep.command)]
     page.append(
         Paragraph(
-            ("Runs lie in ", Mono(str(selection.runs_dir)), f". Intervals: {findings.num_resamples:,} resamples, seed 0. ",
+            ("Runs lie in ", Mono(str(selection.runs_dir)), f". Resampled intervals: {findings.num_resamples:,} resamples, seed 0. ",
              "A row is made again by its command.")
         )  # fmt: skip
     )

@@ -12,7 +12,7 @@ from lab.redaction import without_secrets
 from lab.report.gather import Selection, choose, select
 from lab.report.measure import Measured, Result, measure_all
 from lab.report.tables import state_of
-from lab.report.wording import count, percent, percent_within, quantity, shorten
+from lab.report.wording import count, percent, percent_within, quantity, shorten, unseen
 from lab.runs import Run, Sweep
 from lab.tracking import store_uri
 
@@ -21,7 +21,7 @@ HEADER = ("arm", "status", "trainable", "dev accuracy, %", "ECE, %", "p50, ms", 
 
 
 def summary(runs_dir: Path, sweep: Sweep | str, uri: str | None = None) -> str:
-    """The arms of a sweep (a record, an id, or `latest`) as a plain table with 95 % cluster-bootstrap intervals.
+    """The arms of a sweep (a record, an id, or `latest`) as a plain table with 95 % intervals of accuracy.
 
     uri: the MLflow store that holds them; None: what the runs' own config says.
     """
@@ -42,6 +42,8 @@ def written(selection: Selection, command: str, uri: str | None) -> str:
     lines = table([HEADER, *map(cells, results)])
     if selection.usual:
         lines += textwrap.wrap(f"(unless an arm's name says otherwise: {selection.usual})", COLUMNS)
+    counted = [(r.arm.label, r.intervals["accuracy"]) for r in results if isinstance(r, Measured) and r.intervals]
+    lines += [line for one in counted if (said := unseen(*one)) for line in textwrap.wrap(said, COLUMNS)]
     errors = [result for result in results if not isinstance(result, Measured)]
     if errors:
         lines.append("")

@@ -109,7 +109,7 @@ def to_latex(findings: Findings) -> str:
     letters = "".join("r" if column.numeric else "l" for column in columns)
     lines = [
         f"% {shorten(latex(findings.selection.title), 200)}; needs \\usepackage{{booktabs}}",
-        "% intervals: 95 % percentile cluster bootstrap; definitions and provenance: report.md",
+        "% intervals: 95 %; how they are made, definitions and provenance: report.md",
         f"\\begin{{tabular}}{{{letters}}}",
         "\\toprule",
         " & ".join(latex(column.header) for column in columns) + r" \\",

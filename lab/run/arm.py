@@ -113,6 +113,7 @@ def train_and_measure(
         run.facts |= outcome.facts
         per_step = x.trainer.batch_size * x.trainer.accumulate_grad_batches
         run.facts["data"]["order"]["examples_seen"] = int(outcome.metrics["train/steps"]) * per_step  # fewer if it stopped early
+        run.metrics["train/examples_seen"] = float(run.facts["data"]["order"]["examples_seen"])
         lora.settle(vlm)
         require_effect(vlm, assemble(x, prepared.vlm), encoded["dev"])
         adapter.save(vlm, run_dir / "adapter")

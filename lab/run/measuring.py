@@ -15,7 +15,7 @@ from lab import contract, export
 from lab.config import Experiment
 from lab.data.controls import ControlSplit
 from lab.errors import DataError, ModelError
-from lab.evaluation import equivalence, generation, latency, metrics, predictions, scoring, swap, winoground
+from lab.evaluation import equivalence, generation, latency, predictions, scoring, summary, swap, winoground
 from lab.model import Vlm
 from lab.model.answers import AnswerTokens
 from lab.model.encoding import to_device
@@ -45,17 +45,19 @@ def evaluate(
     section = x.evaluation
     looked_at = {name: encoded[name] for name in ("minival", "dev") if len(encoded[name])}
     looked_at |= {f"dev_{name}": control_examples(name, encoded["dev"], x.seed) for name in section.controls}
+    tables: dict[str, predictions.PredictionTable] = {}
     for name, examples in looked_at.items():
         scored = scoring.score(vlm, examples, tokens, section, name, report)
         path = run_dir / "predictions" / f"{name}.parquet"
         predictions.write(path, scored)
-        out |= {f"{name}/{key}": value for key, value in metrics.summarise(predictions.read(path)).items()}
+        tables[name] = predictions.read(path)
+        out |= summary.of_split(name, tables[name], section.bootstrap)
         if name == "dev":
             counts = [count for row in scored for count in row.visual_tokens]
             out["visual_tokens/mean"] = sum(counts) / len(counts)
             out["visual_tokens/min"], out["visual_tokens/max"] = float(min(counts)), float(max(counts))
             if x.data.name == "winoground":
-                found = winoground.intervals(predictions.read(path), section.bootstrap)
+                found = winoground.intervals(tables[name])
                 log.info("%s", winoground.told(found))
                 out |= winoground.summary(found)
             if section.generate:
@@ -63,6 +65,8 @@ def evaluate(
                 out |= {f"dev/{key}": value for key, value in generation.compare(texts, scored).items()}
             if section.swap:
                 out |= swapped(x, vlm, examples, scored, tokens, run_dir, report)
+    out |= summary.of_subsets(tables["dev"]) if "dev" in tables else {}
+    out |= summary.of_scaling(tables["minival"], tables["dev"]) if {"minival", "dev"} <= tables.keys() else {}
     report("measuring latency", 0, 1, "")
     out["memory/peak_mb"] = latency.peak_memory_mb(vlm.device)
     out |= turns.glance(section, vlm, encoded["dev"]) if in_turn else turns.alone(section, vlm, encoded["dev"])
@@ -81,9 +85,13 @@ def swapped(
         again.prepare(examples.store, vlm)
         turned.append(scoring.score(vlm, again, tokens, x.evaluation, "dev, images swapped", report))
     groups = swap.by_group(rows, *turned)
+    out = swap.summarise(scored, groups)
     for group, rows in groups.items():
-        predictions.write(run_dir / "predictions" / f"dev_swap_{group}.parquet", rows)
-    return swap.summarise(scored, groups)
+        path = run_dir / "predictions" / f"dev_swap_{group}.parquet"
+        predictions.write(path, rows)
+        agreement = swap.agreement(predictions.table(scored), predictions.read(path))
+        out |= {} if agreement is None else summary.ends(f"swap/{group}_agreement", agreement)
+    return out
 
 
 def control_examples(control: str, examples: Examples, seed: int) -> Examples:

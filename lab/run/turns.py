@@ -30,7 +30,7 @@ ROUNDS = 3
 """Visits to each kind; a run alone passes as many batches in its one visit. A batch is what scoring reads together."""
 
 GLANCE = 2
-"""Examples of the short look at an arm whose turn comes later: what is known of it should the sweep die before."""
+"""Examples of the short look at an arm whose turn comes later: all that is known of it should the sweep die before."""
 
 Asked = tuple[str, int, int]
 """What arms are asked at a visit: how it is encoded, examples alone, examples in a batch."""
@@ -55,9 +55,13 @@ def alone(section: EvaluationSection, vlm: Vlm, examples: Examples) -> dict[str,
 
 
 def glance(section: EvaluationSection, vlm: Vlm, examples: Examples) -> dict[str, float]:
-    """Latency metrics at batch 1 from few examples, as trained."""
+    """Latency at batch 1 from few examples, as trained, beside what else the machine does: `glance/p50_ms` and its like.
+
+    Under names of its own, since `latency/...` is what is measured in turn: a tracker keeps both values of one name.
+    """
     work = latency.workload(examples, min(GLANCE, section.latency_examples), 1)
-    return latency.summarise([latency.visit(vlm, work, 1, batches=0)], [], work)
+    found = latency.summarise([latency.visit(vlm, work, 1, batches=0)], [], work)
+    return {f"glance/{name.removeprefix('latency/')}": value for name, value in found.items()}
 
 
 def interleaved_latency(arms: Sequence[tuple[Experiment, Run]], prepared: Prepared, report: Report = silent) -> None:
