@@ -73,10 +73,16 @@ def reread(vlm, batch, number: int) -> torch.Tensor:
     [*((family, "float32") for family in (*FAMILIES, "vit_gpt2")), ("qwen2_vl", "bfloat16"), ("qwen2_vl", "float16")],
 )
 def test_generation_reads_what_scoring_reads(base, family, dtype) -> None:
-    """All pairs of the two dials that the family allows; what it writes is what reading each token anew would write."""
+    """All pairs of the two dials that the family allows, in 16 bits each option alone.
+
+    What it writes in float32 is what reading each token anew would write.
+    """
     acted, whole = 0, base(family, dtype)
-    limit = equivalence.TOLERANCE[torch.float32 if dtype == "float32" else torch.bfloat16]["generate"]
+    exact = dtype == "float32"
+    limit = equivalence.TOLERANCE[torch.float32 if exact else torch.bfloat16]["generate"]
     for tokens, way in itertools.product(TOKENS, WAYS):
+        if not exact and tokens != TOKENS[0] and way != WAYS[0]:
+            continue
         try:
             vlm = arm(whole, tokens, way)
         except LabError as error:
@@ -86,14 +92,15 @@ def test_generation_reads_what_scoring_reads(base, family, dtype) -> None:
         with torch.inference_mode():
             scored, written = scoring.answer_logits(vlm, batch), generation.write(vlm, batch, 3)
             assert (written.logits - scored).abs().max() <= limit * scored.abs().max(), (tokens, way)
-            if dtype == "float32":
+            if exact:
                 after_end = torch.isin(written.tokens, torch.tensor(generation.end_ids(vlm))).cumsum(1).bool()[:, :-1]
                 again = reread(vlm, batch, written.tokens.shape[1])
                 agree = (again == written.tokens)[:, 1:] | after_end
                 assert agree.all() and torch.equal(again[:, 0], written.tokens[:, 0]), (tokens, way)
         lora.detach(vlm)
         whole.model = vlm.model
-    assert acted == {"qwen3_vl": 2, "vit_gpt2": 1}.get(family, len(TOKENS) * (len(WAYS) - 1))
+    legal = len(WAYS) - 1
+    assert acted == {"qwen3_vl": 2, "vit_gpt2": 1}.get(family, len(TOKENS) * legal if exact else len(TOKENS) + legal - 1)
 
 
 def test_every_way_is_walked() -> None:

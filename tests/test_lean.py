@@ -97,12 +97,16 @@ def test_other_families(world, arm, tmp_path, family) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("dials", [["lora=all"], ["conditioning=cross_attention"], ["vision_tokens=resampler", "vision_tokens.budget=4"]])
+@pytest.mark.parametrize(
+    ("family", "dials"),
+    [
+        ("qwen2_vl", ["lora=all", "conditioning=cross_attention"]),
+        ("qwen2_5_vl", ["vision_tokens=resampler", "vision_tokens.budget=4"]),
+        ("qwen3_vl", ["lora=all"]),
+    ],
+)
 def test_in_sixteen_bits_the_step_is_the_plain_one_to_the_bit(world, arm, tmp_path, family, dtype, dials) -> None:
     """And both lie as far from the same step in float32 as 16 bits are coarse: some units in the last place of the loss."""
-    if family == "qwen3_vl" and dials != ["lora=all"]:
-        dials = []
     saved = save(family, tmp_path)
     steps = {}
     for given in ("float32", dtype):

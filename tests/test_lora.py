@@ -330,7 +330,7 @@ def test_a_quantised_base_trains_saves_and_reloads(dial: ModelDial, kind: Quanti
     assert total == model.load(dial).model.num_parameters()
     bare = logits(vlm, samples)
     assert (bare - logits(model.load(dial), samples)).abs().max() > 0
-    with pytest.raises(ConfigError, match="quantised"):
+    with pytest.raises(ConfigError, match="model.quantisation="):
         lora.verify(vlm, LoraDial(r=2, init_lora_weights="pissa"))
     lora.attach(vlm, LoraDial(r=2))
     assert torch.equal(logits(vlm, samples), bare)

@@ -105,7 +105,7 @@ def test_each_statement_has_its_six_permutations_in_one_cluster(splits: Splits) 
 def test_boxes_are_where_the_pixels_and_the_structure_say(cache: Path) -> None:
     splits = load(DataDial(name="nlvr", root=str(SHARED), image_layout="boxes", num_train=20, num_dev=60), cache)
     colours = {"Black": (0, 0, 0), "Yellow": (255, 255, 0), "#0099ff": (0, 153, 255)}
-    rows = {f"test-{row['identifier']}-0": row for row in map(json.loads, (SHARED / "test" / "test.json").open())}
+    rows = {f"test-{row['identifier']}-0": row for row in map(json.loads, (SHARED / "test" / "test.json").read_text().splitlines())}
     for sample in (sample for sample in splits.dev if sample.sample_id in rows):
         assert [picture.crop for picture in sample.images] == list(nlvr.BOXES)
         seen = [np.asarray(decode(picture)) for picture in sample.images]

@@ -57,7 +57,7 @@ def train_rows(buckets: int | None, sets: int = 40) -> list[dict]:
 @real
 def test_the_official_dev_file(tmp_path: Path) -> None:
     shutil.copy(SHARED / "dev.json", tmp_path / "dev.json")
-    rows = [json.loads(line) for line in (SHARED / "dev.json").open()]
+    rows = [json.loads(line) for line in (SHARED / "dev.json").read_text().splitlines()]
     hang(tmp_path / "images" / "dev", rows)
     splits = load(DataDial(name="nlvr2", root=str(tmp_path)), tmp_path / "cache")
     dev = splits.dev
@@ -68,7 +68,7 @@ def test_the_official_dev_file(tmp_path: Path) -> None:
     assert Counter(sample.subset for sample in dev) == {"balanced": 2300, "unbalanced": 3562, "singleton": 1120}
     assert Counter(sample.answer.value for sample in dev) == {True: 3551, False: 3431}
     assert Counter(Counter(sample.sentence_group for sample in dev).values()) == {1: 36, 2: 196, 3: 590, 4: 1196}
-    official = {json.loads(line)["identifier"] for line in (SHARED / "balanced_dev.json").open()}
+    official = {json.loads(line)["identifier"] for line in (SHARED / "balanced_dev.json").read_text().splitlines()}
     assert {sample.sample_id for sample in dev if sample.subset == "balanced"} == official
     assert dev[0].sample_id == "dev-850-0-0"
     assert (dev[0].image_set, dev[0].sentence_group) == ("dev-850", "dev-850--0")

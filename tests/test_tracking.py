@@ -296,9 +296,10 @@ def opened(folder: Path, cache: Path, name: str = "store.db") -> Courier:
 
 
 def tables(database: Path) -> tuple[set[str], list[str]]:
-    """What makes a store's tables and indices, and its revision."""
+    """What makes a store's tables and indices, constraints in any order, and its revision."""
     with contextlib.closing(sqlite3.connect(database)) as store:
-        made = {sql for (sql,) in store.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")}
+        statements = [sql for (sql,) in store.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")]
+        made = {"\n".join(sorted(line.strip(" ,\t") for line in sql.splitlines())) for sql in statements}
         return made, [revision for (revision,) in store.execute("SELECT version_num FROM alembic_version")]
 
 

@@ -169,7 +169,7 @@ def test_what_is_not_legal_is_refused(vlm: Vlm, folder: Path, composer, tmp_path
         vision_tokens.install(vlm.share(), VisionTokensDial(name="pool", budget=4))
     with pytest.raises(ModelError, match="of type 'vision-encoder-decoder', not 'qwen2_vl'"):
         model.load(checkpoints.ModelDial(name="x", family="qwen2_vl", path=str(folder)))
-    with pytest.raises(ConfigError, match="OLoRA takes GPT-2's Conv1D weights the wrong way round"):
+    with pytest.raises(ConfigError, match="OLoRA takes the Conv1D weights of model.family=vit_gpt2 the wrong way round"):
         lora.verify(vlm, LoraDial(init_lora_weights="olora"))
     dial = checkpoints.ModelDial(name="vit_gpt2", family="vit_gpt2", path=str(folder), quantisation=Quantisation.nf4)
     with pytest.raises(ConfigError, match="model.quantisation=nf4: bitsandbytes"):
