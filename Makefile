@@ -20,6 +20,10 @@ grid:  ## every pair of options, run and verified: about 130 rows, a bar and a t
 	$(PYTHON) -m pip install $(PIP_QUIET) -e '.[test,quantised]'
 	PYTHONPATH=tests $(PYTHON) -m grid
 
+bars:  ## what takes minutes, at the size and in the dtype that users run: each command, how it ended, what it printed last
+	$(PYTHON) -m pip install $(PIP_QUIET) -e '.[test,quantised]'
+	$(PYTHON) tests/bars.py
+
 report:  ## write report/ from the latest sweep
 	$(PYTHON) -m lab.report
 
@@ -29,4 +33,4 @@ gpu-wheels:  ## bring along what a GPU machine without a package registry lacks,
 tiny-base:  ## make the shipped tiny base again, from nothing (about half an hour on one core)
 	$(PYTHON) -m lab.pretraining --out cache/tiny_base
 
-.PHONY: help install sweep test grid report gpu-wheels tiny-base
+.PHONY: help install sweep test grid bars report gpu-wheels tiny-base

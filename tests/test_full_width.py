@@ -7,9 +7,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import published
 import pytest
-import torch
-from test_lora import real_config
 
 from lab.config import Experiment
 
@@ -18,48 +17,10 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """qwen2_vl_2b, shrunk only in depth, as a user would keep it: weights in bfloat16, Qwen2-VL's processor classes."""
-    import checkpoints
-    from transformers import AutoModelForImageTextToText, Qwen2VLImageProcessor, Qwen2VLProcessor, Qwen2VLVideoProcessor
-
-    from lab.pretraining.tokenizer import make_processor
-
+    """qwen2_vl_2b, shrunk only in depth."""
     path = tmp_path_factory.mktemp("full_width") / "Qwen2-VL-2B-Instruct"
-    made = make_processor()
-    size = {"shortest_edge": 56 * 56, "longest_edge": 1280 * 28 * 28}
-    processor = Qwen2VLProcessor(
-        image_processor=Qwen2VLImageProcessor(size=size),
-        tokenizer=made.tokenizer,
-        video_processor=Qwen2VLVideoProcessor(size=size),
-        chat_template=made.chat_template,
-    )
-    config = real_config("qwen2_vl", "2b", num_layers=2, depth=2)
-    for key, value in checkpoints.special_ids(made.tokenizer).items():
-        setattr(config, key, value)
-    config.text_config.pad_token_id = made.tokenizer.pad_token_id
-    config.text_config.eos_token_id = made.tokenizer.eos_token_id
-    config.dtype = torch.bfloat16
-    with torch.device("meta"):
-        whole = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16)
-    whole.to_empty(device="cpu")
-    draw(whole)
-    whole.tie_weights()
-    whole.save_pretrained(path)
-    processor.save_pretrained(path)
+    published.save_full_width(path)
     return path
-
-
-def draw(whole: torch.nn.Module) -> None:
-    """Weights from one pool of normal numbers, norms 1, biases 0: seconds instead of a minute for 400 million."""
-    pool = 0.02 * torch.randn(1_000_003, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        for name, parameter in whole.named_parameters():
-            if name.endswith("bias"):
-                parameter.zero_()
-            elif parameter.ndim == 1:
-                parameter.fill_(1.0)
-            else:
-                parameter.copy_(pool.repeat(-(-parameter.numel() // len(pool)))[: parameter.numel()].view(parameter.shape))
 
 
 def test_the_real_widths_are_built_wrapped_and_stepped(
