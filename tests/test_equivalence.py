@@ -137,7 +137,7 @@ def test_scores_do_not_depend_on_batch_size_or_padding_side(trained, composer, d
     vlm = running.reload(x, runs.folder(runs_dir, run.identity))
     encoder, tokens = Encoder(vlm, x.prompt), answer_tokens(vlm.processor.tokenizer, x.prompt)
     dev = data.load(x.data, Path(x.tracking.cache_dir)).dev
-    samples = [dev[i] for i in range(32)]
+    samples = [dev[i] for i in range(32 if dtype == "float32" else 12)]  # many a CPU is slow in 16 bits
     reference = all_logits(vlm, encoder, samples, 32)
     for batch_size, side in ((1, "left"), (7, "left"), (1, "right"), (7, "right"), (32, "right")):
         other = all_logits(vlm, encoder, samples, batch_size, side)
