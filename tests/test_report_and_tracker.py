@@ -190,9 +190,8 @@ def test_every_number_of_an_arm_in_the_report_is_mlflows(finished: tuple[Path, s
         made = wanted(template(column, before_and_after), batch, metrics[label])
         if cell.endswith(" (at its limit)"):
             made += " (at its limit)" if metrics[label]["dev_scaled/temperature_at_limit"] else ""
-        if column.startswith("training examples, seed") and metrics[label].get("train/examples_seen") is None:
-            made = "–"
-        if cell == "not applicable":
+        untrained = "train/steps" not in metrics[label]  # the ledger of what arms have in common leaves a baseline out
+        if cell == "not applicable" or (cell == "–" and untrained):
             continue
         compared += len(re.findall(r"\d+", cell))
         if cell != made:
@@ -233,9 +232,9 @@ def test_a_run_that_failed_and_goes_on_sends_its_summary_once(small) -> None:
     runs_dir, courier = Path(x.tracking.runs_dir), Courier(x.tracking)
     run = Run(identity(x), "name", {"tracking": {}}, "command", status=runs.FAILED, started=runs.now())
     run.metrics = {"train/seconds": 1.0, "latency/p50_ms": 30.0, "train/steps": 4.0}
+    runs.save(runs_dir, run)
     for step in (0, 3):
         runs.append_curve(runs.folder(runs_dir, run.identity), {"step": step, "seconds": 0.1, "train/loss": 1.0})
-    runs.save(runs_dir, run)
     assert courier.deliver(run.identity)
     again = dataclasses.replace(run, status=runs.FINISHED, ended=runs.now(), metrics={**run.metrics, "train/seconds": 2.0})
     runs.save(runs_dir, again)
