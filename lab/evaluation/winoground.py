@@ -78,7 +78,7 @@ def arranged(scored: Iterable[tuple[str, float]]) -> tuple[list[str], np.ndarray
 
 
 def intervals(asked: PredictionTable) -> dict[str, Interval]:
-    """Text, image and group score of a predictions table, each with its 95 % interval over examples (`lab.evaluation.proportions`).
+    """Text, image and group score of a predictions table, each with its 95 % interval over examples.
 
     asked: with columns sample_id, log_p_true, log_p_false. One example alone has no interval: its ends are NaN.
     """
@@ -94,7 +94,7 @@ def intervals(asked: PredictionTable) -> dict[str, Interval]:
 
 
 def summary(found: dict[str, Interval]) -> dict[str, float]:
-    """The scores, the ends of their intervals and the number of examples for a run: `winoground/text`, `winoground/text_low`, ..."""
+    """The scores, the ends of their intervals and the number of examples, as a run records them: `winoground/text`, ..."""
     ends = {"": "estimate", "_low": "low", "_high": "high"}
     numbers = {f"winoground/{name}{end}": getattr(one, key) for name, one in found.items() for end, key in ends.items()}
     return {**numbers, "winoground/examples": float(found["group"].num_clusters)}

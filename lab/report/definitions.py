@@ -11,8 +11,8 @@ DEFINITIONS: tuple[Text, ...] = (
     "over the single-token spellings of the answer word, from one forward pass.",
     "95 % interval of a share of right answers (accuracy, consistency, agreement, Winoground): mid-P exact binomial, with the "
     "number of examples divided by what clusters take from it (design effect; Korn and Graubard 1998). Examples that share an "
-    "image set or a sentence group are in one cluster. Where all answers are right, clusters are counted as if they stood or fell "
-    "together, and the lower end is the bound that 3 / n approximates (rule of three).",
+    "image set or a sentence group are in one cluster. Where all answers are right, clusters are counted as if they stood or "
+    "fell together, and the lower end is the bound that 3 / n approximates (rule of three).",
     "95 % interval of any other number, and of a difference: percentiles of a bootstrap that draws whole clusters, not examples. "
     "Where every resample gives the same number there is no interval. Two arms that are right on the same examples have the "
     "bound on the share of examples on which they may yet differ.",

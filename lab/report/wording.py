@@ -30,7 +30,9 @@ def unseen(name: str, accuracy: Interval) -> str | None:
     """
     if not accuracy.has_ends or 0 < accuracy.estimate < 1:
         return None
-    what, rate, bound = ("wrong", "An error rate", 1 - accuracy.low) if accuracy.estimate else ("right", "An accuracy", accuracy.high)
+    what, rate, bound = "right", "An accuracy", accuracy.high
+    if accuracy.estimate == 1:
+        what, rate, bound = "wrong", "An error rate", 1 - accuracy.low
     clusters = "" if accuracy.num_clusters == accuracy.num_examples else f", over {accuracy.num_clusters:,} clusters"
     return (
         f"{name}: 0 of {accuracy.num_examples:,} {what}. {rate} of up to {percent(bound)} % is compatible with this "
