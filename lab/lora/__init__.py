@@ -10,11 +10,11 @@ from lab.lora.initialisations import INITS, Init, init_of
 from lab.lora.merging import merge
 from lab.lora.rates import learning_rate, parameter_groups, parameters, trainable
 from lab.lora.sizing import adapter_parameters, added_parameters, sized
-from lab.lora.targets import PRESETS, features, is_linear, target_names, target_pattern
+from lab.lora.targets import PRESETS, features, is_linear, reached, target_names, target_pattern
 
 __all__ = [
     "ADAPTER", "INITS", "PRESETS", "Init", "LedgerRow", "adapter_parameters", "added_parameters", "attach", "check", "detach",
     "features", "init_of", "is_linear", "learning_rate", "ledger", "ledger_facts", "ledger_text", "merge", "parameter_groups",
-    "parameters", "settle", "sized",
+    "parameters", "reached", "settle", "sized",
     "target_names", "target_pattern", "trainable", "verify",
 ]

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lab import adapter, conditioning, data, lora, model, vision_tokens
-from lab.config import Experiment, trains
-from lab.errors import ModelError
+from lab.config import Experiment, Quantisation, trains
+from lab.errors import ConfigError, ModelError
 from lab.model import Vlm
 
 if TYPE_CHECKING:
@@ -30,6 +30,19 @@ def check(x: Experiment) -> None:
     vision_tokens.check(x.vision_tokens, family)
     conditioning.check(x.conditioning, family)
     lora.check(x.lora, x.model.quantisation.value, family)
+    if trains(x) and x.model.quantisation is Quantisation.int8 and "llm" in lora.reached(family, x.lora):
+        check_scales(x)
+
+
+def check_scales(x: Experiment) -> None:
+    """Refuse DoRA over int8 layers on a CPU: PEFT moves their weights to where they are, and bitsandbytes loses the scales so."""
+    import torch
+
+    if x.lora.r and x.lora.use_dora and (x.trainer.accelerator == "cpu" or not torch.cuda.is_available()):
+        raise ConfigError(
+            "lora.use_dora=true, model.quantisation=int8: on a CPU PEFT's DoRA and bitsandbytes lose the scales of int8 weights in "
+            "the first step. Choose model.quantisation=nf4 or none, lora.use_dora=false, or a GPU."
+        )
 
 
 def assemble(x: Experiment, base: Vlm) -> Vlm:

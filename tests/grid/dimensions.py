@@ -189,6 +189,10 @@ REFUSALS = (
     Refusal("nothing is learned from it", {"data": ("winoground",), "training": TRAINED}),
     Refusal("the start reads weights", {"quantisation": QUANTISED, "start": READS_WEIGHTS, "lora": but("lora", "none")}),
     Refusal("no MiCA with DoRA", {"start": ("mica",), "adapter": ("dora",), "lora": but("lora", "none")}),
+    Refusal(
+        "DoRA forgets int8 scales on a CPU",
+        {"quantisation": ("int8",), "adapter": ("dora",), "training": TRAINED, "lora": but("lora", "none", "vision", "projector")},
+    ),
     Refusal("a pattern names its blocks", {"lora": ("pattern", "pattern with head"), "size": ("top block",)}),
     Refusal("no adapter has a size", {"lora": ("none",), "size": ("parameters",)}),
     Refusal(
