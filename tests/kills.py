@@ -27,7 +27,7 @@ OPTIONS = (
     "trainer.batch_size=2", "trainer.accumulate_grad_batches=2", "tracking.enabled=false", "data.num_train=40",
     "data.num_minival=8", "data.num_dev=16", "evaluation.latency_examples=1",
 )
-ELSEWHERE = ("latency/", "memory/", "time/", "train/seconds", "train/examples_per_second")
+ELSEWHERE = ("glance/", "latency/", "memory/", "time/", "train/seconds", "train/examples_per_second")
 """Metrics of the clock and the machine."""
 
 Make = Callable[..., Experiment]
