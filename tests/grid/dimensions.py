@@ -24,7 +24,7 @@ PATTERN = "model[.]language_model[.].*q_proj|decoder[.]transformer[.].*c_attn"
 HEAD = f"{PATTERN}|(decoder[.])?lm_head"
 SIZES = {
     "pairs": ("data.num_train=16", "data.num_minival=4", "data.num_dev=8"),
-    "nlvr": ("data.num_train=4", "data.num_minival=1", "data.num_dev=2", "data.permutations=2"),
+    "nlvr": ("data.num_train=8", "data.num_minival=1", "data.num_dev=2", "data.permutations=2"),
     "nlvr2": ("data.num_train=null",),
     "winoground": ("data.num_dev=2",),
 }
@@ -116,7 +116,7 @@ DIMENSIONS: dict[str, dict[str, Overrides]] = {
     "training": {
         "steps": ("trainer.max_steps=2",),
         "resumed": ("trainer.max_steps=2", "trainer.save_every=1"),
-        "epochs": ("trainer.max_steps=null", "trainer.max_epochs=0.25"),
+        "epochs": ("trainer.max_steps=null", "trainer.max_epochs=0.5"),
         "none": ("trainer.max_steps=0",),
     },
     "checkpointing": each("trainer.gradient_checkpointing", ("null", "true", "false")),
