@@ -4,9 +4,9 @@ import json
 import tempfile
 from pathlib import Path
 
-import pins
 from hydra import compose, initialize_config_dir
 
+import pins
 from lab.config import Experiment
 from lab.doors import register, shipped
 from lab.freezing import freeze

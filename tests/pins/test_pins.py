@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 
-import pins
 import pytest
+
+import pins
 
 
 def test_small_arms_give_the_pinned_bits(composer, tmp_path) -> None:
