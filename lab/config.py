@@ -16,7 +16,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from lab.redaction import without_secrets
+from lab.host.redaction import without_secrets
 
 DIALS = ("model", "data", "lora", "prompt", "vision_tokens", "conditioning")
 PARTS = ("vision", "projector", "llm")

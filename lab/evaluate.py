@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lab import paths
-from lab.doors import answer, explain, set_up_logging, shipped
+from lab.cli import answer, explain, set_up_logging, shipped
 
 if TYPE_CHECKING:
+    from lab.answers.predictions import PredictionTable
     from lab.config import Experiment
-    from lab.evaluation.predictions import PredictionTable
+    from lab.host.progress import Report
     from lab.model import Vlm
     from lab.model.answers import AnswerTokens
     from lab.model.encoding import Encoder
-    from lab.progress import Report
-    from lab.runs import Run
+    from lab.store.runs import Run
 
 SPLITS = ("dev", "minival")
 SPEED = ("threads", "accelerator", "feature_cache", "num_workers")
@@ -49,8 +49,8 @@ def parser() -> argparse.ArgumentParser:
 
 def find(runs_dir: Path, given: str) -> Run:
     """The run of an identity or of its first digits. Raises `DataError` unless there is exactly one, and it has finished."""
-    from lab import runs
     from lab.errors import DataError, did_you_mean
+    from lab.store import runs
 
     known = sorted(path.parent.name for path in runs_dir.glob("*/run.json"))
     fitting = [name for name in known if name == given] or [name for name in known if given and name.startswith(given)]
@@ -130,10 +130,14 @@ def evaluate(run: Run, x: Experiment, given: argparse.Namespace, report: Report)
     """Check the contract, score, and write predictions and facts; return the predictions' path and the facts."""
     import logging
 
-    from lab import adapter, contract, data, runs
+    from lab import data
     from lab import run as running
+    from lab.answers import predictions
+    from lab.artifacts import adapter, contract
     from lab.errors import DataError
-    from lab.evaluation import metrics, predictions, scoring, winoground
+    from lab.evaluation import scoring
+    from lab.statistics import metrics, winoground
+    from lab.store import runs
     from lab.training.screening import screen
 
     log = logging.getLogger(__name__)
@@ -203,8 +207,8 @@ def name_of(given: argparse.Namespace, broken: bool) -> str:
 def told(path: Path, facts: dict[str, Any], table: PredictionTable, num_resamples: int) -> str:
     """The lines that a person reads: metrics with 95 % intervals, or the reason why there are none."""
     from lab.errors import LabError
-    from lab.evaluation import winoground
-    from lab.evaluation.statistics import intervals
+    from lab.statistics import winoground
+    from lab.statistics.comparing import intervals
 
     lines = [f"run {facts['run']}, {facts['data']['name']}/{facts['split']}, n={facts['n']}"]
     if facts["contract_broken"]:
@@ -228,8 +232,8 @@ def act(given: argparse.Namespace) -> int:
     run = find(given.runs_dir, given.run)
     x = changed(run, given.overrides)
 
-    from lab.evaluation import predictions
-    from lab.progress import bars
+    from lab.answers import predictions
+    from lab.host.progress import bars
 
     path, facts = evaluate(run, x, given, bars())
     print(told(path, facts, predictions.read(path), x.evaluation.bootstrap), flush=True)

@@ -10,12 +10,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lab.doors import answer, register, set_up_logging, shipped
+from lab.cli import answer, register, set_up_logging, shipped
 from lab.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from lab.config import Experiment
-    from lab.planning import Plan
+    from lab.costs.planning import Plan
     from lab.records import Splits
 
 DISCORDANCES = (0.05, 0.10, 0.20)
@@ -56,8 +56,9 @@ def act(given: argparse.Namespace) -> int:
 
 def data_of(x: Experiment) -> Splits | None:
     """The data as the experiment would use them, if they are here; a plan can do without."""
-    from lab import data, planning
+    from lab import data
     from lab.config import trains
+    from lab.costs import planning
     from lab.training.screening import screen
 
     try:
@@ -75,8 +76,8 @@ def visible(splits: Splits | None) -> str:
         return ""
     import numpy as np
 
-    from lab.evaluation.resampling import clusters_of
-    from lab.evaluation.resolution import smallest_detectable
+    from lab.statistics.power_analysis import smallest_detectable
+    from lab.statistics.resampling import clusters_of
 
     asked = [splits.dev[i] for i in range(len(splits.dev))]
     cluster = clusters_of(np.array([one.image_set for one in asked]), np.array([one.sentence_group for one in asked]))
@@ -96,7 +97,7 @@ def visible(splits: Splits | None) -> str:
 
 def tokens_per_image(x: Experiment, given: argparse.Namespace, splits: Splits | None) -> tuple[int, str]:
     """Tokens of an image: as asked, as `vision_tokens` budgets, as the processor makes them of dev's first sample; else a guess."""
-    from lab import planning
+    from lab.costs import planning
 
     if asked := given.tokens_per_image or x.vision_tokens.budget:
         return asked, ""
@@ -108,7 +109,8 @@ def tokens_per_image(x: Experiment, given: argparse.Namespace, splits: Splits | 
 
 def cost(x: Experiment, given: argparse.Namespace, tokens: int, num_train: int | None) -> str:
     """Parameters per part, memory, FLOPs and floor times. Raises `ConfigError` if the device cannot hold it."""
-    from lab import lora, planning
+    from lab import lora
+    from lab.costs import planning
 
     flops, memory = planning.device(given.device)
     found = planning.plan(x, tokens, images=2, text_tokens=given.text_tokens, memory=memory)

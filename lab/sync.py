@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lab import paths
-from lab.doors import answer, set_up_logging
+from lab.cli import answer, set_up_logging
 from lab.errors import ConfigError, DataError
-from lab.redaction import HIDDEN, without_secrets
+from lab.host.redaction import HIDDEN, without_secrets
 
 if TYPE_CHECKING:
     from lab.config import Tracking
-    from lab.runs import Run
+    from lab.store.runs import Run
 
 
 def main() -> None:
@@ -34,8 +34,8 @@ def sync(runs_dir: str, uri: str | None, experiment: str | None) -> int:
     if not Path(runs_dir).is_dir():
         raise DataError(f"--runs-dir {runs_dir}: there is no such folder.")
 
-    from lab import runs
-    from lab.tracking import Courier, store_uri
+    from lab.store import runs
+    from lab.store.mlflow_sync import Courier, store_uri
 
     sections: dict[tuple[str, str], tuple[Tracking, list[Run]]] = {}
     for run in runs.all_runs(Path(runs_dir)):

@@ -8,7 +8,7 @@ import hydra
 from omegaconf import DictConfig
 
 from lab import manual
-from lab.doors import answer, process_started, register, set_up_logging, shipped
+from lab.cli import answer, process_started, register, set_up_logging, shipped
 from lab.errors import ConfigError
 
 register()
@@ -32,11 +32,11 @@ def alone(composed: DictConfig) -> int:
         raise ConfigError(f"sweep.replicates={x.sweep.replicates}: replicates are arms of a sweep, and this is one run. Add -m.")
 
     from lab import run as running
-    from lab import runs
-    from lab.progress import bars
+    from lab.host.progress import bars
     from lab.report.summary import summary_of_run
+    from lab.store import runs
+    from lab.store.mlflow_sync import Background, Courier
     from lab.sweeping.arms import quoted
-    from lab.tracking import Background, Courier
 
     hydra_config = HydraConfig.get()
     chosen = [] if hydra_config.job.config_name == "train" else ["-cn", str(hydra_config.job.config_name)]

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from lab import paths
-from lab.doors import answer, set_up_logging
+from lab.cli import answer, set_up_logging
 from lab.errors import ContractError
 
 
@@ -27,8 +27,8 @@ def verify(runs_dir: Path, name: str, folder: Path | None = None) -> int:
 
     Raises `DataError` if there is no such finished run, `ContractError` if its files would not be used as they were trained.
     """
-    from lab import runs
     from lab.evaluate import find
+    from lab.store import runs
 
     run = find(runs_dir, name)
 
@@ -36,10 +36,11 @@ def verify(runs_dir: Path, name: str, folder: Path | None = None) -> int:
 
     import torch
 
-    from lab import contract, data, export
+    from lab import data
     from lab import run as running
-    from lab.freezing import from_dict
+    from lab.artifacts import contract, export
     from lab.evaluation import equivalence
+    from lab.freezing import from_dict
     from lab.model import Vlm
     from lab.model.answers import answer_tokens
     from lab.model.encoding import Encoder

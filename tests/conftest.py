@@ -53,7 +53,7 @@ def composer() -> Callable[..., Experiment]:
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
-    from lab.doors import register
+    from lab.cli import register
 
     register()
 

@@ -19,8 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lab import runs
 from lab.config import Experiment, identity
+from lab.store import runs
 
 OPTIONS = (
     "lora.lora_dropout=0.1", "trainer.max_steps=20", "trainer.save_every=3", "trainer.val_every=6", "trainer.restore_best=true",
@@ -159,7 +159,7 @@ def differing(left: list[dict[str, Any]], right: list[dict[str, Any]]) -> str:
 if __name__ == "__main__":
     from hydra import compose, initialize_config_dir
 
-    from lab.doors import register
+    from lab.cli import register
     from lab.freezing import freeze
     from lab.pretraining.architecture import make_model
     from lab.pretraining.tokenizer import make_processor

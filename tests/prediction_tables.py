@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lab.evaluation.predictions import PredictionTable
+from lab.answers.predictions import PredictionTable
 
 LOG_MASS = -0.1
 

@@ -1,4 +1,4 @@
-"""Run folders made up on the spot, written through `lab.runs` and `lab.evaluation.predictions` as a real run writes them."""
+"""Run folders made up on the spot, written through `lab.store.runs` and `lab.answers.predictions` as a real run writes them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from lab import runs
-from lab.evaluation import metrics, predictions
+from lab.answers import predictions
 from lab.records import Prediction
-from lab.runs import Run, Sweep
+from lab.statistics import metrics
+from lab.store import runs
+from lab.store.runs import Run, Sweep
 
 CONFIG: dict[str, Any] = {
     "model": {"name": "tiny", "dtype": "float32"},

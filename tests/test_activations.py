@@ -10,8 +10,9 @@ import torch
 from checkpoints import FAMILIES, save
 from test_families import PROMPT, sample
 
-from lab import activations, lora, model
+from lab import lora, model
 from lab.config import PARTS, DType, LoraDial
+from lab.costs import activations
 from lab.model.encoding import Encoder
 from lab.training import capacity
 from lab.training.learner import answer_loss

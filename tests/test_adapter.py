@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from test_families import logits, move, sample
 
-from lab import adapter, lora, model
+from lab import lora, model
+from lab.artifacts import adapter
 from lab.config import LoraDial, ModelDial
 from lab.errors import ModelError
 from lab.model import Vlm

@@ -8,15 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from synthetic_runs import Questions, answers, write_run
 
 from lab import run as running
 from lab.config import Experiment, as_dict
-from lab.report import checks, compare, gather
+from lab.report import checks, compare, select_runs
 from lab.report.alike import Realised, alike, told
 from lab.report.measure import Measured, measure_all
 from lab.run import Prepared
 from lab.sweeping import arms
-from synthetic_runs import Questions, answers, write_run
 
 SAME = {
     "a budget that never binds": (["vision_tokens=prune", "vision_tokens.budget=16"], ["vision_tokens=native"], "at most 16 tokens"),
@@ -129,7 +129,7 @@ def test_a_sweep_says_so_before_it_trains_and_the_report_does_not_compare_them(c
         assert arms.run_sweep([arms.Arm(x, ()) for x in made], origin, max_arms=1) == 0
     (line,) = [record.getMessage() for record in caplog.records if "One experiment" in record.getMessage()]
     assert "2 names" in line and "at most 16 tokens" in line and "budget=16" in line and "budget=4" not in line
-    compared = compare.compare_all(measure_all(gather.choose(tmp_path / "runs").arms))
+    compared = compare.compare_all(measure_all(select_runs.choose(tmp_path / "runs").arms))
     assert len(compared.experiments) == 3 and len(compared.pairs) == 1
     (note,) = [note for note in compared.notes if "not compared with each other" in note]
     assert "at most 16 tokens" in note and "stands for them" in note
@@ -140,7 +140,7 @@ def recorded(runs_dir: Path, *arms: tuple[dict[str, int], dict[str, str]]) -> li
     questions = Questions.draw("dev", 140)
     for i, (overrides, parts) in enumerate(arms):
         write_run(runs_dir, f"run{i}", overrides, answers(questions, 0.4, seed=i), facts={"realised": {"parts": parts}})
-    return measure_all(gather.choose(runs_dir).arms)
+    return measure_all(select_runs.choose(runs_dir).arms)
 
 
 def test_a_seed_that_touches_nothing_makes_no_noise_floor(tmp_path: Path) -> None:

@@ -15,16 +15,20 @@ from lab.config import DIALS
 
 ROOT = Path(__file__).parents[1]
 FLOW = (
-    "errors redaction records config bounds paths freezing doors manual progress runs delivered stopping",
+    "errors host",
+    "records config bounds paths freezing manual",
+    "answers",
+    "statistics",
+    "store",
+    "cli",
     "data",
     "prompt",
     "model",
     "vision_tokens conditioning",
     "lora",
-    "adapter contract export flops activations planning",
+    "artifacts costs",
     "training",
     "evaluation",
-    "tracking",
     "report",
     "run",
     "sweeping",
@@ -32,7 +36,7 @@ FLOW = (
 )
 """Rooms of lab/ from left to right; a room imports from its own place and from the left."""
 PLACE = {room: i for i, rooms in enumerate(FLOW) for room in rooms.split()}
-LIGHT = {("doors", "sweeping"): "the doors register the launcher, whose module is light"}
+LIGHT = {("cli", "sweeping"): "the command lines register the launcher, whose module is light"}
 FORBIDDEN = {"utils", "util", "helpers", "helper", "common", "misc", "base", "core", "manager", "factory"}
 
 
@@ -100,8 +104,8 @@ def test_no_drawers() -> None:
 
 
 def test_only_tracking_imports_mlflow() -> None:
-    guilty = [p for p in modules() if p.name != "tracking.py" and any(
-        isinstance(n, ast.Import | ast.ImportFrom) and "mlflow" in ast.unparse(n).split()[1] for n in ast.walk(ast.parse(p.read_text()))
+    guilty = [p for p in modules() if p.name != "mlflow_sync.py" and any(
+        isinstance(n, ast.Import | ast.ImportFrom) and ast.unparse(n).split()[1].split(".")[0] == "mlflow" for n in ast.walk(ast.parse(p.read_text()))
     )]
     assert not guilty
 
@@ -109,7 +113,7 @@ def test_only_tracking_imports_mlflow() -> None:
 HEAVY = ("torch", "transformers", "lightning", "peft", "mlflow", "datasets", "matplotlib")
 
 
-@pytest.mark.parametrize("statement", ["import lab.config", "import lab.train", "import lab.records, lab.runs, lab.prompt, lab.data"])
+@pytest.mark.parametrize("statement", ["import lab.config", "import lab.train", "import lab.records, lab.store.runs, lab.prompt, lab.data"])
 def test_light_imports(statement: str) -> None:
     code = f"{statement}; import sys; print([name for name in {HEAVY!r} if name in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
@@ -142,9 +146,9 @@ def test_the_manual_answers_at_once(flags: list[str]) -> None:
 
 def test_the_manual_shows_the_experiment_as_asked(capsys) -> None:
     """A chosen sweep and overrides show in it; what only Hydra understands is left to Hydra."""
-    from lab import doors, manual
+    from lab import cli, manual
 
-    doors.register()
+    cli.register()
     assert manual.asked(["--help", "lora.r=4"]) and manual.asked(["-cn", "week1", "-h", "-m"])
     assert not manual.asked(["lora.r=4"]) and not manual.asked(["--help", "-cd", "mine"]) and not manual.asked(["--hydra-help"])
     assert manual.show(ROOT / "conf", ["--help", "-cn", "rank", "lora.lora_dropout=0.25", "seed=1,2"]) == 0

@@ -16,8 +16,7 @@ from sleeper import Sleeper
 
 from lab import data, model
 from lab import run as running
-from lab.bench import answering, breakdown, bundle, ceiling, checkpoint, comparing, figures, peer, pictures, processes, rounds
-from lab.bench import steps, sweep
+from lab.bench import answering, breakdown, bundle, ceiling, checkpoint, comparing, figures, peer, pictures, processes, rounds, steps, sweep
 from lab.bench.__main__ import PICTURES, asked, parser
 from lab.bench.figures import BenchError, Figure
 from lab.bench.rounds import Round, Taken
@@ -25,7 +24,7 @@ from lab.config import Experiment
 from lab.errors import ConfigError
 from lab.model.encoding import Encoder
 from lab.run.assembly import attached
-from lab.training.products import bands
+from lab.training.fast.autograd_ops import bands
 
 ROOT = Path(__file__).parents[1]
 needs_trl = pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="TRL is not installed: pip install -e '.[bench]'")

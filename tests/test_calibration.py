@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
+from prediction_tables import from_log_odds
 from scipy.optimize import minimize_scalar
 
 from lab.errors import LabError
-from lab.evaluation import calibration, metrics
-from prediction_tables import from_log_odds
+from lab.statistics import calibration, metrics
 
 _I = np.arange(1, 1001)
 P_B = np.mod(_I * 0.6180339887498949, 1)

@@ -8,14 +8,14 @@ correlation near 0.05, a design effect of 1.3. Everything is seeded; run with -s
 
 import numpy as np
 import pytest
+from prediction_tables import from_log_odds
 from scipy.special import ndtri
 
-from lab.evaluation import resolution
-from lab.evaluation.measures import ratio
-from lab.evaluation.resampling import cluster_sums, swap_p_value
-from lab.evaluation.statistics import Comparison, compare, paired_interval
-from lab.evaluation.verdict import verdict, verdicts
-from prediction_tables import from_log_odds
+from lab.statistics import power_analysis
+from lab.statistics.comparing import Comparison, compare, paired_interval
+from lab.statistics.measures import ratio
+from lab.statistics.resampling import cluster_sums, swap_p_value
+from lab.statistics.verdict import verdict, verdicts
 
 SIZES = np.repeat(np.arange(1, 9), [3, 18, 34, 62, 85, 177, 294, 381])
 SET, EXAMPLE, OWN_SET, OWN_EXAMPLE = 0.15, 0.70, 0.03, 0.12  # shares of the latent score's variance
@@ -65,7 +65,7 @@ def share_claimed(sizes, num_worlds, accuracies, own_sets=None, seed=0):
         claimed += sum(verdict(c, "a", "b").claimed for c in comparisons(first, second, cluster, batch))
         difference = first.astype(np.float64) - second
         discordance.append(np.abs(difference).mean())
-        icc += [resolution.intra_cluster_correlation(difference[:, world], cluster) for world in range(10)]
+        icc += [power_analysis.intra_cluster_correlation(difference[:, world], cluster) for world in range(10)]
     return claimed / num_worlds, float(np.mean(discordance)), float(np.mean(icc))
 
 
@@ -133,8 +133,8 @@ def test_power_is_what_the_planning_says(what, sizes, difference):
     """Share of 500 pairs claimed against `power_of` with the simulation's own discordance and correlation."""
     claimed, discordance, icc = share_claimed(sizes, 500, (0.715 + difference / 2, 0.715 - difference / 2), seed=4)
     plan = {"cluster_sizes": sizes, "icc": icc}
-    stated = resolution.power_of(difference, int(sizes.sum()), discordance, **plan)
-    smallest = resolution.smallest_detectable(int(sizes.sum()), discordance, **plan)
+    stated = power_analysis.power_of(difference, int(sizes.sum()), discordance, **plan)
+    smallest = power_analysis.smallest_detectable(int(sizes.sum()), discordance, **plan)
     print(
         f"\n{what}: found in {100 * claimed:.1f} % of 500 pairs, stated {100 * stated:.1f} %; smallest detectable "
         f"{100 * smallest:.2f} points (discordance {discordance:.3f}, icc {icc:.3f})"
@@ -146,7 +146,7 @@ def test_the_smallest_detectable_difference_is_found_four_times_in_five():
     """Plan with figures of a pilot, then make arms that differ by exactly what the plan calls detectable."""
     sizes = SIZES[::2]
     _, discordance, icc = share_claimed(sizes, 100, (0.73, 0.71), seed=5)
-    smallest = resolution.smallest_detectable(int(sizes.sum()), discordance, cluster_sizes=sizes, icc=icc)
+    smallest = power_analysis.smallest_detectable(int(sizes.sum()), discordance, cluster_sizes=sizes, icc=icc)
     claimed, *_ = share_claimed(sizes, 1000, (0.715 + smallest / 2, 0.715 - smallest / 2), seed=6)
     print(f"\n{100 * smallest:.2f} points, called detectable with power 80 %: found in {100 * claimed:.1f} % of 1,000 pairs")
     assert claimed == pytest.approx(0.80, rel=0.10)

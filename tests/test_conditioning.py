@@ -11,12 +11,15 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from lab import adapter, conditioning, data, lora, model, run, runs, vision_tokens
+from lab import conditioning, data, lora, model, run, vision_tokens
+from lab.answers import predictions
+from lab.artifacts import adapter
 from lab.errors import ConfigError
-from lab.evaluation import predictions, scoring
+from lab.evaluation import scoring
 from lab.model import Vlm
 from lab.model.answers import answer_tokens
 from lab.model.encoding import Encoder
+from lab.store import runs
 from lab.training import capacity
 from lab.training.learner import answer_loss
 

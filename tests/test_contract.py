@@ -13,11 +13,13 @@ from typing import Any
 
 import pytest
 
-from lab import contract, evaluate, model, runs
+from lab import evaluate, model
+from lab.answers import predictions
+from lab.artifacts import contract
 from lab.config import Experiment
 from lab.errors import ContractError
-from lab.evaluation import predictions
-from lab.runs import Run
+from lab.store import runs
+from lab.store.runs import Run
 
 ROOT = Path(__file__).parents[1]
 
@@ -41,7 +43,7 @@ class Trained:
 @pytest.fixture(scope="module")
 def trained(composer: Callable[..., Experiment], tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     from lab import run
-    from lab.doors import process_started
+    from lab.cli import process_started
 
     path = tmp_path_factory.mktemp("contract")
     x = composer(
@@ -269,7 +271,7 @@ def test_a_baseline_has_no_adapter_and_is_evaluated_all_the_same(
     composer: Callable[..., Experiment], trained: Trained, tmp_path: Path
 ) -> None:
     from lab import run
-    from lab.doors import process_started
+    from lab.cli import process_started
 
     config = trained.run.config
     x = composer(

@@ -15,10 +15,10 @@ import torch
 from safetensors.torch import load_file
 
 from lab import run as running
-from lab import runs
 from lab.config import Experiment, identity
 from lab.errors import ConfigError, ModelError, TrainingError
 from lab.run import ranks
+from lab.store import runs
 from lab.training import devices
 from lab.training.datamodule import SeededOrder
 

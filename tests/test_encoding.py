@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from lab import data, model, vision_tokens
+from lab.data.images import decode
 from lab.errors import ConfigError
 from lab.model.answers import answer_tokens, log_masses
 from lab.model.encoding import IGNORED, Encoder, expand
 from lab.prompt import to_chat
 from lab.training.learner import answer_loss
-from lab.data.images import decode
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lab import contract, data, export, model, runs
+from lab import data, model
 from lab import run as running
+from lab.artifacts import contract, export
 from lab.errors import ContractError, ModelError
 from lab.evaluation import equivalence
 from lab.model.answers import answer_tokens
 from lab.model.encoding import Encoder
+from lab.store import runs
 from lab.verify import verify
 
 

@@ -13,7 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from lab import adapter, lora, model
+from lab import lora, model
+from lab.artifacts import adapter
 from lab.config import Experiment, LoraDial, PromptDial
 from lab.errors import ModelError
 from lab.evaluation.scoring import answer_logits

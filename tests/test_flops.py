@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import checkpoints
 import pytest
 import torch
@@ -10,8 +9,9 @@ from test_families import PROMPT, sample
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from lab import conditioning, flops, lora, model, vision_tokens
+from lab import conditioning, lora, model, vision_tokens
 from lab.config import ConditioningDial, LoraDial, VisionTokensDial
+from lab.costs import flops
 from lab.model import Vlm
 from lab.model.encoding import Encoder
 from lab.records import Shape

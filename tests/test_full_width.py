@@ -26,8 +26,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_real_widths_are_built_wrapped_and_stepped(
     folder: Path, composer: Callable[..., Experiment], tmp_path: Path
 ) -> None:
-    from lab import run, runs
-    from lab.doors import process_started
+    from lab import run
+    from lab.cli import process_started
+    from lab.store import runs
 
     x = composer(
         "model=qwen2_vl_2b",

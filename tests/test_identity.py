@@ -14,7 +14,8 @@ import pytest
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from lab import contract, model
+from lab import model
+from lab.artifacts import contract
 from lab.config import Experiment
 from lab.errors import ContractError, ModelError
 from lab.model import identity

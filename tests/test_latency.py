@@ -12,18 +12,20 @@ import pytest
 import torch
 from test_families import PROMPT, sample
 
-from lab import adapter, conditioning, data, lora, model, runs, vision_tokens
+from lab import conditioning, data, lora, model, vision_tokens
 from lab import run as running
+from lab.artifacts import adapter
 from lab.config import LoraDial, identity
 from lab.evaluation import latency, stages
 from lab.evaluation.latency import peak_memory_mb
+from lab.host.progress import silent
 from lab.model import Vlm
 from lab.model.answers import answer_tokens
 from lab.model.encoding import Encoder
-from lab.progress import silent
 from lab.records import Batch
-from lab.run import turns
+from lab.run import latency_rounds
 from lab.run.assembly import attached
+from lab.store import runs
 from lab.training.datamodule import Examples
 
 CLOSE = {"rtol": 0.0, "atol": 2e-5}
@@ -171,7 +173,7 @@ def test_a_visit_measures_every_stage_both_ways(world) -> None:
 def test_nothing_merges_without_adapters_or_into_quantised_weights(world) -> None:
     x, base, dev = world
     given = dataclasses.replace(x.evaluation, latency_examples=1, latency_warmup=0, batch_size=1)
-    found = turns.alone(given, base, Examples(dev, Encoder(base, x.prompt)))
+    found = latency_rounds.alone(given, base, Examples(dev, Encoder(base, x.prompt)))
     assert keys("", "batch_") <= found.keys() and not any("merged" in key for key in found)
     vlm = dataclasses.replace(base, base={**base.base, "quantisation": "nf4"})
     lora.attach(vlm, LoraDial(name="llm", r=2))

@@ -11,14 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from lab import runs, train
+from lab import train
 from lab.config import Tracking
 from lab.errors import ConfigError
-from lab.runs import Run, Sweep
+from lab.store import runs
+from lab.store.mlflow_sync import Courier
+from lab.store.runs import Run, Sweep
 from lab.sweeping import elsewhere
 from lab.sweeping.arms import Arm
 from lab.sweeping.launcher import grid
-from lab.tracking import Courier
 
 PLUGINS = {"joblib": "hydra_plugins.hydra_joblib_launcher", "submitit_local": "hydra_plugins.hydra_submitit_launcher"}
 
@@ -66,7 +67,7 @@ def run_here(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     """`python -m lab.train ... -m` in this process, with Hydra's own launcher that runs jobs in it one after another."""
     from hydra.core.global_hydra import GlobalHydra
 
-    from lab.doors import register
+    from lab.cli import register
 
     GlobalHydra.instance().clear()
     register()

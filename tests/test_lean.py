@@ -7,17 +7,16 @@ import dataclasses
 import pytest
 import torch
 from checkpoints import FAMILIES, save, with_adapters
-
 from transformers.models.qwen2_vl.modeling_qwen2_vl import rotate_half
 
 from lab import data, lora
 from lab.config import DType, Optim
 from lab.model.encoding import Encoder
 from lab.training import capacity
-from lab.training.lean import Lean, keeps_weights, pairing
+from lab.training.fast.autograd_ops import Attended, Gated, Layer, Normed, adapted, bands
+from lab.training.fast.fused_step import Lean, keeps_weights, pairing
+from lab.training.fast.packing import Heads, Layout, Packed, Spread, pack
 from lab.training.learner import Learner, answer_loss
-from lab.training.packing import Heads, Layout, Packed, Spread, pack
-from lab.training.products import Attended, Gated, Layer, Normed, adapted, bands
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +129,7 @@ def test_dropout_keeps_pefts_forward_and_draws_for_every_token(world, arm, monke
     vlm, batch = arm(lora_dropout=0.5)
     assert len(Lean(vlm).forwards) == 2 * 5 + 1, "norms alone"
     shared = []
-    monkeypatch.setattr("lab.training.lean.pack", lambda given: shared.append(given.shared) or pack(given))
+    monkeypatch.setattr("lab.training.fast.fused_step.pack", lambda given: shared.append(given.shared) or pack(given))
     assert torch.isfinite(Learner(vlm, Optim(), world[0].prompt, 1).loss(batch))
     assert shared == [0] and batch.shared > 0
 
@@ -155,7 +154,7 @@ def test_an_error_leaves_the_model_as_it_was(arm) -> None:
 def test_what_begins_all_rows_is_read_once_and_the_last_block_asks_for_answer_rows_only(world, arm, monkeypatch) -> None:
     vlm, batch = arm()
     shapes = []
-    monkeypatch.setattr("lab.training.lean.adapted", lambda x, groups: shapes.append(x.shape[1]) or adapted(x, groups))
+    monkeypatch.setattr("lab.training.fast.fused_step.adapted", lambda x, groups: shapes.append(x.shape[1]) or adapted(x, groups))
     Learner(vlm, Optim(), world[0].prompt, 1).loss(batch)
     rows, length = batch.input_ids.shape
     packed, answers = batch.shared + rows * (length - 1 - batch.shared), rows * (batch.answer_rows - 1)
@@ -176,8 +175,8 @@ def test_rows_that_share_nothing_or_everything(world, arm) -> None:
 def test_long_rows_keep_no_attention_weights(world, arm, monkeypatch) -> None:
     vlm, batch = arm()
     found = compare(vlm, batch, world[0].prompt)
-    monkeypatch.setattr("lab.training.lean.keeps_weights", lambda *_: False)
-    monkeypatch.setattr("lab.training.lean.Attended.apply", None)
+    monkeypatch.setattr("lab.training.fast.fused_step.keeps_weights", lambda *_: False)
+    monkeypatch.setattr("lab.training.fast.fused_step.Attended.apply", None)
     compare(vlm, batch, world[0].prompt)
     monkeypatch.undo()
     block = found.blocks[0]
@@ -216,7 +215,7 @@ def test_gradients_in_float64() -> None:
 @pytest.mark.parametrize("shared", [0, 2])
 def test_attention_in_float64(monkeypatch, shared) -> None:
     """Of packed rows, in bands, against PyTorch's own over whole rows."""
-    monkeypatch.setattr("lab.training.products.Attended.BAND", 3)
+    monkeypatch.setattr("lab.training.fast.autograd_ops.Attended.BAND", 3)
     bands.cache_clear()
     layout = Layout(shared, 3, 5, torch.zeros(3, 1, dtype=torch.int64))
     x, angles = numbers(1, shared + 3 * 5, 32), torch.polar(torch.ones(shared + 15, 2), torch.randn(shared + 15, 2)).to(torch.complex128)

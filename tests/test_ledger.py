@@ -11,16 +11,17 @@ from pathlib import Path
 import pytest
 from synthetic_runs import Questions, answers, write_run, write_sweep
 
-from lab import lora, model, runs
+from lab import lora, model
 from lab import run as running
 from lab.config import Experiment, Respect, identity
 from lab.errors import ConfigError
 from lab.freezing import from_dict
 from lab.report import matching
-from lab.report.gather import choose
 from lab.report.matching import Account
+from lab.report.select_runs import choose
 from lab.report.write import write_report
 from lab.run.assembly import attached
+from lab.store import runs
 from lab.sweeping import arms, ledger
 
 ARM = Account("a", "x", 0, True, {"train": "t", "minival": "m", "dev": "d"}, 64, (16.0, 16, 16), 1000.0, 2e9)

@@ -7,14 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from lab import data, runs
+from lab import data
 from lab import run as running
+from lab.answers import predictions
 from lab.data.controls import ControlSplit
 from lab.data.images import decode
 from lab.errors import ConfigError
-from lab.evaluation import predictions, swap
+from lab.evaluation import swap
 from lab.evaluation.generation import Generated, compare, read_answer
 from lab.records import Choice, Picture, Prediction, Sample
+from lab.store import runs
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,8 @@ import torch
 from checkpoints import real_config
 from test_families import logits, move, sample
 
-from lab import adapter, lora, model
+from lab import lora, model
+from lab.artifacts import adapter
 from lab.config import DType, LoraDial, ModelDial, Optim, Quantisation
 from lab.errors import ConfigError, ModelError
 from lab.model import Vlm, precision
@@ -317,9 +318,10 @@ def test_only_the_blocks_are_quantised(dial: ModelDial) -> None:
 @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is an extra: pip install '.[quantised]'")
 @pytest.mark.parametrize("kind", [Quantisation.int8, Quantisation.nf4])
 def test_a_quantised_base_trains_saves_and_reloads(dial: ModelDial, kind: Quantisation, tmp_path: Path) -> None:
+    from test_families import PROMPT
+
     from lab.model.encoding import Encoder
     from lab.training.learner import answer_loss
-    from test_families import PROMPT
 
     asked = dataclasses.replace(dial, quantisation=kind)
     samples = [sample(i, ragged=True) for i in range(2)]

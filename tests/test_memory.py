@@ -8,8 +8,8 @@ import math
 import pytest
 import torch
 
-from lab import planning
 from lab import run as running
+from lab.costs import planning
 from lab.run import memory
 from lab.training import capacity
 

@@ -5,11 +5,11 @@ import sys
 
 import numpy as np
 import pytest
-
-from lab.errors import LabError
-from lab.evaluation import metrics
-from lab.evaluation.predictions import sigmoid
 from prediction_tables import from_log_odds
+
+from lab.answers.predictions import sigmoid
+from lab.errors import LabError
+from lab.statistics import metrics
 
 EXACT = 1e-9
 

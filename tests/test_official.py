@@ -5,12 +5,13 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
+import official_rules as official
 import pytest
 
+from lab.answers.predictions import table
 from lab.errors import DataError, LabError
-from lab.evaluation import metrics, official
-from lab.evaluation.predictions import table
 from lab.records import Prediction
+from lab.statistics import metrics
 
 SHARED = Path(__file__).parents[2] / "shared"
 WORDS = ("True", "False", "true", "FALSE", "maybe", "")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from test_nlvr2 import hang, statement, train_rows, write
 
-from lab import evaluate, model, paths, tracking
+from lab import evaluate, model, paths
 from lab.bounds import value_of
 from lab.config import DataDial, ModelDial, OnBad, Tracking, identity
 from lab.data import demand, load
@@ -18,6 +18,7 @@ from lab.errors import ConfigError, DataError
 from lab.paths import PATHS, When
 from lab.prompt import template_text
 from lab.report.__main__ import parser
+from lab.store import mlflow_sync
 
 NAMES = ("plain", "with space", "\u00fcml\u00e4ut \u65e5\u672c", "trailing/")
 
@@ -77,9 +78,9 @@ def test_addresses(uri: str, meant: str, home, composer, monkeypatch) -> None:
     """From the key, from --uri and from the environment."""
     meant = meant.format(home=home)
     assert composer(f"tracking.uri={quoted(uri)}").tracking.uri == meant
-    assert tracking.store_uri(Tracking(uri=uri)) == meant
+    assert mlflow_sync.store_uri(Tracking(uri=uri)) == meant
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    assert tracking.store_uri(Tracking()) == meant
+    assert mlflow_sync.store_uri(Tracking()) == meant
 
 
 def test_doors_expand_their_own_arguments(home) -> None:
@@ -121,7 +122,8 @@ def test_an_adapter_of_another_rank_than_its_config_says(tiny_folder, composer, 
     import torch
     from safetensors.torch import load_file, save_file
 
-    from lab import adapter, lora
+    from lab import lora
+    from lab.artifacts import adapter
     from lab.errors import ModelError
 
     vlm = model.load(ModelDial(name="tiny", family="qwen2_vl", path=str(tiny_folder)))

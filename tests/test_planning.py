@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from lab import planning
+from lab.answers import predictions
+from lab.costs import planning
 from lab.errors import ConfigError
-from lab.evaluation import predictions, resampling
 from lab.plan import DISCORDANCES, cost, tokens_per_image, visible
 from lab.records import Prediction
+from lab.statistics import resampling
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from lab.answers import predictions
 from lab.errors import DataError
-from lab.evaluation import predictions
 from lab.records import Prediction
 
 

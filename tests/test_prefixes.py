@@ -10,7 +10,7 @@ from checkpoints import FAMILIES, save
 
 from lab import data, model, vision_tokens
 from lab.errors import ConfigError
-from lab.evaluation import prefixes, scoring
+from lab.evaluation import scoring, shared_prefix
 from lab.model.answers import answer_tokens
 from lab.model.encoding import Encoder
 from lab.training.datamodule import Examples
@@ -55,7 +55,7 @@ def test_images_are_read_once_a_batch(splits, monkeypatch) -> None:
     x, found = splits
     vlm = model.load(x.model)
     examples = Examples(found.dev, Encoder(vlm, x.prompt))
-    groups = prefixes.grouped(examples)
+    groups = shared_prefix.grouped(examples)
     assert sorted(i for group in groups for i in group) == list(range(len(examples)))
     assert [{found.dev[i].image_set for i in group} for group in groups] == [
         {name} for name in dict.fromkeys(found.dev[i].image_set for i in range(len(examples)))
@@ -70,8 +70,8 @@ def test_images_are_read_once_a_batch(splits, monkeypatch) -> None:
 
 
 def test_packing_divides_what_does_not_fit() -> None:
-    assert list(prefixes.packed([[0, 1, 2], [3], [4, 5]], 2)) == [[[0, 1]], [[2], [3]], [[4, 5]]]
-    assert list(prefixes.packed([], 2)) == []
+    assert list(shared_prefix.packed([[0, 1, 2], [3], [4, 5]], 2)) == [[[0, 1]], [[2], [3]], [[4, 5]]]
+    assert list(shared_prefix.packed([], 2)) == []
 
 
 def test_words_that_meet_images_in_every_block_are_refused(composer) -> None:

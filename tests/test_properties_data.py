@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import official_rules as official
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from PIL import Image
 from test_intact import PLAIN, WAYS, made
 from test_screening import PROMPT, png, sample
 
@@ -24,7 +24,6 @@ from lab.data.faults import Fault
 from lab.data.files import read_text
 from lab.data.images import decode
 from lab.errors import LabError
-from lab.evaluation import official
 from lab.model.encoding import Encoder
 from lab.prompt import template_text
 from lab.records import Picture

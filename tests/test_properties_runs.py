@@ -16,14 +16,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from synthetic_runs import Questions, answers, write_run, write_sweep
 
-from lab import contract, runs, sync
+from lab import sync
+from lab.answers import predictions
+from lab.artifacts import contract
 from lab.errors import LabError
 from lab.evaluate import changed, find
-from lab.evaluation import predictions
 from lab.report import measure
-from lab.report.gather import choose
+from lab.report.select_runs import choose
 from lab.report.write import write_report
 from lab.run.measuring import PROBE, stored_probe
+from lab.store import runs
 
 FILES = ("run.json", "curves.jsonl", "contract.json", PROBE, "predictions/dev.parquet", "predictions/minival.parquet", "delivered.json")
 GONE, EMPTY, FOLDER = "removed", "emptied", "a folder"

@@ -9,7 +9,8 @@ import torch
 from checkpoints import FAMILIES, moved, save
 from test_families import PROMPT, sample
 
-from lab import adapter, contract, export, lora, model
+from lab import lora, model
+from lab.artifacts import adapter, contract, export
 from lab.config import ConditioningDial, DataDial, Experiment, LoraDial, TrainerSection, VisionTokensDial
 from lab.errors import ConfigError, ModelError
 from lab.evaluation import stages

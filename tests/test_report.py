@@ -24,15 +24,10 @@ from synthetic_runs import (
     write_sweep,
 )
 
-from lab import runs
+from lab.answers import predictions
 from lab.config import as_dict, flat
 from lab.errors import LabError
-from lab.evaluation import calibration, metrics, predictions
-from lab.evaluation.resampling import clusters
-from lab.evaluation.seeds import compare_seeds, noise_floor
-from lab.evaluation.statistics import compare, holm, intervals
-from lab.evaluation.verdict import verdict
-from lab.report import calibrated, figures, gather, tables
+from lab.report import calibrated, figures, select_runs, tables
 from lab.report.__main__ import main
 from lab.report.document import (
     Mono,
@@ -44,12 +39,18 @@ from lab.report.document import (
     markdown_text,
 )
 from lab.report.findings import study
-from lab.report.gather import choose
+from lab.report.formatting import quantity
 from lab.report.measure import POOL_FROM, measure_all
+from lab.report.select_runs import choose
 from lab.report.summary import summary, summary_of_run
-from lab.report.wording import quantity
 from lab.report.write import is_ours, latex, write_report
-from lab.runs import Run
+from lab.statistics import calibration, metrics
+from lab.statistics.comparing import compare, holm, intervals
+from lab.statistics.resampling import clusters
+from lab.statistics.seeds import compare_seeds, noise_floor
+from lab.statistics.verdict import verdict
+from lab.store import runs
+from lab.store.runs import Run
 
 ROOT = Path(__file__).parents[1]
 HOSTILE = '<script>alert("x")</script> & |`$1$` [a](javascript:b)\n\\input{c} #_*~'
@@ -578,12 +579,12 @@ def test_one_cluster_has_no_interval_and_says_why(tmp_path: Path) -> None:
 def test_labels_say_what_differs_and_no_more(tmp_path: Path, dials: list[str], arms: list[dict], labels: list[str]) -> None:
     found = [Run(str(i), " ".join(f"{k}={v}" for k, v in arm.items()), changed(arm), "c") for i, arm in enumerate(arms)]
     sweep = runs.Sweep("s", "s", "c", [run.identity for run in found], dials)
-    assert [arm.label for arm in gather.select("s", "s", tmp_path, found, sweep).arms] == labels
+    assert [arm.label for arm in select_runs.select("s", "s", tmp_path, found, sweep).arms] == labels
 
 
 def test_what_differs_besides_the_labels_is_listed(tmp_path: Path) -> None:
     found = [Run(str(r), "", changed({"lora.r": r, "optim.lr": 1 / r}), "c") for r in (2, 4, 8)]
-    selection = gather.select("s", "s", tmp_path, found, runs.Sweep("s", "s", "c", ["2", "4", "8"], ["lora.r"]))
+    selection = select_runs.select("s", "s", tmp_path, found, runs.Sweep("s", "s", "c", ["2", "4", "8"], ["lora.r"]))
     assert [arm.label for arm in selection.arms] == ["lora.r=2", "lora.r=4", "lora.r=8"] and selection.also == ("optim.lr",)
 
 

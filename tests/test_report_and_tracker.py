@@ -12,14 +12,15 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from lab import runs, sync
+from lab import sync
 from lab.config import identity
-from lab.report.gather import choose
-from lab.report.wording import count, decimal, percent, quantity, tokens
+from lab.report.formatting import count, decimal, percent, quantity, tokens
+from lab.report.select_runs import choose
 from lab.report.write import write_report
-from lab.runs import Run
+from lab.store import runs
+from lab.store.mlflow_sync import Courier
+from lab.store.runs import Run
 from lab.sweeping import arms
-from lab.tracking import Courier
 
 Metrics = dict[str, float]
 FORMATS: dict[str, Callable[[float | None], str]] = {

@@ -16,11 +16,11 @@ import torch
 from kills import PowerCut, campaign, cut, essence
 
 from lab import run as running
-from lab import runs
 from lab.config import Experiment, identity
 from lab.errors import BusyError, ContractError, ModelError, TrainingError
-from lab.stopping import EXIT_CODE, Stopped
-from lab.training import capacity, checkpoints, watching
+from lab.host.stopping import EXIT_CODE, Stopped
+from lab.store import runs
+from lab.training import callbacks, capacity, checkpoints
 from lab.training.checkpoints import BrokenCheckpoint, Checkpoint
 from lab.training.datamodule import SeededOrder
 from lab.training.learner import Learner
@@ -167,7 +167,7 @@ def test_sigterm_ends_in_a_checkpoint_of_that_step(reference, monkeypatch) -> No
 
 def test_slurm_is_asked_to_start_the_job_again(monkeypatch, tmp_path) -> None:
     """Called by its path with the job's number, and with nothing else that the environment might hold."""
-    from lab.stopping import requeue
+    from lab.host.stopping import requeue
 
     fake = tmp_path / "scontrol"
     fake.write_text(f"#!/bin/sh\necho \"$@\" >> {tmp_path}/asked\n")
@@ -192,7 +192,7 @@ def test_a_loss_that_is_no_number_names_its_samples(reference, monkeypatch) -> N
     monkeypatch.setattr(Learner, "training_step", poisoned)
     with pytest.raises(TrainingError, match=r"loss is nan.*not_finite.json"):
         alone(x)
-    assert json.loads((folder(x) / watching.NOT_FINITE).read_text())["sample_ids"] == seen[5]
+    assert json.loads((folder(x) / callbacks.NOT_FINITE).read_text())["sample_ids"] == seen[5]
     assert runs.load(Path(x.tracking.runs_dir), identity(x)).status == runs.FAILED
 
 

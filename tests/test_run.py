@@ -15,12 +15,13 @@ import torch
 from safetensors.torch import load_file
 
 from lab import run as running
-from lab import runs
+from lab.answers import predictions
 from lab.config import Experiment, identity
 from lab.errors import ConfigError, DataError, ModelError
-from lab.evaluation import metrics, predictions
+from lab.statistics import metrics
+from lab.store import runs
+from lab.store.mlflow_sync import Courier
 from lab.sweeping import arms
-from lab.tracking import Courier
 from lab.training.learner import Learner
 
 

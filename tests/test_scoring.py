@@ -9,11 +9,11 @@ import torch
 from checkpoints import FAMILIES, save, with_adapters
 
 from lab import data
-from lab.evaluation import inplace, scoring
+from lab.evaluation import fast_inference, scoring
 from lab.model.answers import answer_tokens
 from lab.model.encoding import Encoder
 from lab.training.datamodule import Examples
-from lab.training.lean import instead
+from lab.training.fast.fused_step import instead
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def both(vlm, splits, prompt) -> tuple[torch.Tensor, torch.Tensor]:
     batch = encoder.collate([encoder.example(splits.dev[i]) for i in range(0, 30, 5)], with_answers=False)
     with torch.inference_mode():
         plain = scoring.answer_logits(vlm, batch)
-        with instead(inplace.forwards(vlm, scoring.ROWS)):
+        with instead(fast_inference.forwards(vlm, scoring.ROWS)):
             found = scoring.answer_logits(vlm, batch)
     assert all("forward" not in vars(module) for module in vlm.bare.modules()), "the model is left as it was"
     return plain, found
@@ -58,8 +58,8 @@ def test_in_place_is_the_same_to_the_last_bit(world, composer, dials, values, dt
 def test_other_families(world, tmp_path, family) -> None:
     x, splits = world
     vlm = with_adapters(save(family, tmp_path), x)
-    more = len(inplace.forwards(vlm, scoring.ROWS)) - len(inplace.forwards(vlm))
-    assert len(inplace.forwards(vlm)) > 10 and more == (family != "qwen3_vl"), "the last block"
+    more = len(fast_inference.forwards(vlm, scoring.ROWS)) - len(fast_inference.forwards(vlm))
+    assert len(fast_inference.forwards(vlm)) > 10 and more == (family != "qwen3_vl"), "the last block"
     plain, found = both(vlm, splits, x.prompt)
     assert torch.equal(plain, found)
 
@@ -67,7 +67,7 @@ def test_other_families(world, tmp_path, family) -> None:
 def test_every_kind_of_module_is_found(world) -> None:
     """35 adapted layers, two norms in each of five blocks and one behind them, five feed-forwards."""
     x, _ = world
-    assert len(inplace.forwards(with_adapters(x.model, x))) == 35 + 11 + 5
+    assert len(fast_inference.forwards(with_adapters(x.model, x))) == 35 + 11 + 5
 
 
 def test_the_last_block_computes_the_last_rows_alone(world) -> None:

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from lab import data, runs
+from lab import data
 from lab.config import as_dict, identity
 from lab.errors import DataError
-from lab.redaction import Formatter, without_secrets
-from lab.runs import Run
+from lab.host.redaction import Formatter, without_secrets
+from lab.store import runs
+from lab.store.runs import Run
 from lab.sweeping.arms import quoted
 
 ROOT = Path(__file__).parents[1]

@@ -2,14 +2,14 @@
 
 import numpy as np
 import pytest
+from prediction_tables import nested, rival
 from scipy.special import ndtri
 from scipy.stats import t as student
 
 from lab.errors import LabError
-from lab.evaluation import metrics, seeds, statistics
-from lab.evaluation.measures import MEASURES
-from lab.evaluation.verdict import verdict
-from prediction_tables import nested, rival
+from lab.statistics import comparing, metrics, seeds
+from lab.statistics.measures import MEASURES
+from lab.statistics.verdict import verdict
 
 
 def test_noise_floor_by_hand():
@@ -46,7 +46,7 @@ def test_noise_floor_refusals():
 def test_one_seed_is_the_plain_comparison():
     first = nested(30)
     second = rival(first, 1)
-    assert seeds.compare_seeds([first], [second]) == statistics.compare(first, second)
+    assert seeds.compare_seeds([first], [second]) == comparing.compare(first, second)
     with pytest.raises(LabError, match="2 and 1 runs given"):
         seeds.compare_seeds([first, second], [second])
 

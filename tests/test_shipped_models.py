@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from lab import run as running
-from lab import runs
+from lab.cli import process_started
 from lab.config import as_dict
-from lab.doors import process_started
+from lab.store import runs
 
 OPTIONS = sorted((Path(__file__).parents[1] / "conf" / "model").glob("*.yaml"), key=lambda path: path.stem)
 OWN = ("path", "name", "family")

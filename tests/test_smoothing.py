@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from test_metrics import EXACT, P_A, P_B, Y_A, Y_B, top
 
 from lab.errors import LabError
-from lab.evaluation import metrics, smoothing
-from test_metrics import EXACT, P_A, P_B, Y_A, Y_B, top
+from lab.statistics import metrics, smoothing
 
 
 def summed(forecast, outcome, width, points=1500):

@@ -6,12 +6,12 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
+from prediction_tables import guesses, nested, rival
 from scipy.stats import binomtest
 
 from lab.errors import DataError, LabError
-from lab.evaluation import metrics, resampling, statistics
-from lab.evaluation.measures import MEASURES, ratio
-from prediction_tables import guesses, nested, rival
+from lab.statistics import comparing, metrics, resampling
+from lab.statistics.measures import MEASURES, ratio
 
 
 def draws_as_counts(num_clusters, num_resamples, seed):
@@ -38,7 +38,7 @@ def test_clusters_join_image_sets_that_share_a_sentence():
 def test_one_cluster_cannot_be_resampled():
     table = guesses(np.random.default_rng(0), ["a"] * 6, ["s"] * 6)
     with pytest.raises(LabError, match="all 6 examples hang together in one cluster"):
-        statistics.interval(table)
+        comparing.interval(table)
 
 
 # --- intervals --------------------------------------------------------------------------------------------------------
@@ -66,10 +66,10 @@ def test_resampled_sums_equal_resampled_examples(name):
 
 
 def test_interval_agrees_with_the_cluster_robust_error():
-    from lab.evaluation.resolution import cluster_error
+    from lab.statistics.power_analysis import cluster_error
 
     table = nested(400, seed=2)
-    found = statistics.interval(table, num_resamples=4000)
+    found = comparing.interval(table, num_resamples=4000)
     error = cluster_error(table.correct, resampling.clusters(table))
     assert found.estimate == table.correct.mean()
     assert found.high - found.low == pytest.approx(2 * 1.96 * error, rel=0.06)
@@ -79,7 +79,7 @@ def test_interval_agrees_with_the_cluster_robust_error():
 def test_any_other_metric_takes_the_general_path():
     table = nested(60)
     names = ("auroc_label", "aurc", "ece_debiased")
-    found = statistics.intervals(table, names, seed=3)
+    found = comparing.intervals(table, names, seed=3)
     cluster = resampling.clusters(table)
     drawn = [metrics.METRICS["aurc"](table.take(rows)) for rows in resampling.drawn_rows(cluster, 2000, 3)]
     expected = np.quantile(drawn, [0.025, 0.975])
@@ -105,8 +105,8 @@ def test_general_path_draws_whole_clusters():
 
 def test_seeds_give_the_same_interval_and_other_seeds_another():
     table = nested()
-    assert statistics.interval(table, seed=1) == statistics.interval(table, seed=1)
-    assert statistics.interval(table, seed=1) != statistics.interval(table, seed=2)
+    assert comparing.interval(table, seed=1) == comparing.interval(table, seed=1)
+    assert comparing.interval(table, seed=1) != comparing.interval(table, seed=2)
 
 
 def test_chunks_do_not_change_the_draws(monkeypatch):
@@ -123,7 +123,7 @@ def test_seven_thousand_examples_in_a_third_of_a_second(clustered):
     took = []
     for _ in range(5):
         start = time.process_time()
-        statistics.interval(table, "accuracy", num_resamples=2000, cluster=cluster)
+        comparing.interval(table, "accuracy", num_resamples=2000, cluster=cluster)
         took.append(time.process_time() - start)
     assert min(took) < 0.3
 
@@ -135,7 +135,7 @@ def test_seven_thousand_examples_in_a_third_of_a_second(clustered):
 def test_compare_against_a_loop(name):
     first = nested(10, seed=3)
     second = rival(first, 4)
-    found = statistics.compare(first, second, name, seed=6)
+    found = comparing.compare(first, second, name, seed=6)
     cluster = resampling.clusters(first)
     sums = [resampling.cluster_sums(MEASURES[name].rows(t), cluster) for t in (first, second)]
     value = MEASURES[name].value
@@ -174,13 +174,13 @@ def test_row_order_does_not_matter():
     first = nested(30)
     second = rival(first, 1)
     shuffled = second.take(np.random.default_rng(0).permutation(len(second)))
-    assert statistics.compare(first, shuffled) == statistics.compare(first, second)
+    assert comparing.compare(first, shuffled) == comparing.compare(first, second)
 
 
 def test_exchanging_the_arms_mirrors_the_result():
     first = nested(30)
     second = rival(first, 1)
-    one, other = statistics.compare(first, second), statistics.compare(second, first)
+    one, other = comparing.compare(first, second), comparing.compare(second, first)
     assert (one.difference, one.low, one.high) == pytest.approx((-other.difference, -other.high, -other.low), abs=1e-12)
     assert (one.p_value, one.mcnemar_p, one.discordant) == (other.p_value, other.mcnemar_p, other.discordant[::-1])
 
@@ -188,7 +188,7 @@ def test_exchanging_the_arms_mirrors_the_result():
 def test_an_arm_does_not_differ_from_itself():
     table = nested(30)
     for name in MEASURES:
-        found = statistics.compare(table, table, name)
+        found = comparing.compare(table, table, name)
         assert (found.difference, found.p_value) == (0, 1)
         if name == "accuracy":  # 30 clusters or a little fewer, the larger counting for more: about 3 / 30
             assert -found.low == found.high and 0.09 < found.high < 0.2
@@ -202,25 +202,25 @@ def test_other_items_are_refused():
     names = table.sample_id.copy()
     names[:2] = ["new-1", "new-2"]
     with pytest.raises(DataError, match=f"3 samples only in the first table and 2 only in the second, {n - 3} in both"):
-        statistics.compare(table, table.replace(sample_id=names).take(np.r_[0 : n - 1]))
+        comparing.compare(table, table.replace(sample_id=names).take(np.r_[0 : n - 1]))
     label = table.label.copy()
     label[5] = ~label[5]
     with pytest.raises(DataError, match=f"1 of {n} samples have another label"):
-        statistics.compare(table, table.replace(label=label))
+        comparing.compare(table, table.replace(label=label))
 
 
 def test_unknown_names_are_refused():
     table = nested(5)
     with pytest.raises(LabError, match="Did you mean 'accuracy'"):
-        statistics.interval(table, "acuracy")
+        comparing.interval(table, "acuracy")
     with pytest.raises(LabError, match="measure='aurc': legal are accuracy"):
-        statistics.compare(table, table, "aurc")
+        comparing.compare(table, table, "aurc")
     with pytest.raises(LabError, match="num_examples.: a count"):
-        statistics.interval(table, "num_examples")
+        comparing.interval(table, "num_examples")
     with pytest.raises(LabError, match="evaluation.bootstrap=100: too few"):
-        statistics.interval(table, num_resamples=100)
+        comparing.interval(table, num_resamples=100)
     with pytest.raises(LabError, match="level=95"):
-        statistics.interval(table, level=95)
+        comparing.interval(table, level=95)
 
 
 # --- p-values ---------------------------------------------------------------------------------------------------------
@@ -229,27 +229,27 @@ def test_unknown_names_are_refused():
 def test_mcnemar_is_the_exact_binomial_test():
     for b, c in itertools.product([0, 1, 2, 5, 9, 10, 30, 300, 700], repeat=2):
         expected = binomtest(min(b, c), b + c, 0.5).pvalue if b + c else 1.0
-        assert statistics.mcnemar(b, c) == pytest.approx(expected, rel=1e-9), (b, c)
-    assert statistics.mcnemar(40000, 41000) == pytest.approx(binomtest(40000, 81000, 0.5).pvalue, rel=1e-9)
+        assert comparing.mcnemar(b, c) == pytest.approx(expected, rel=1e-9), (b, c)
+    assert comparing.mcnemar(40000, 41000) == pytest.approx(binomtest(40000, 81000, 0.5).pvalue, rel=1e-9)
     with pytest.raises(LabError, match="counts"):
-        statistics.mcnemar(-1, 3)
+        comparing.mcnemar(-1, 3)
 
 
 def test_mcnemar_counts_discordant_examples():
     first = nested(30)
     second = rival(first, 1)
-    found = statistics.compare(first, second)
+    found = comparing.compare(first, second)
     only_first = sum(bool(a) and not b for a, b in zip(first.correct, second.correct, strict=True))
     only_second = sum(bool(b) and not a for a, b in zip(first.correct, second.correct, strict=True))
     assert found.discordant == (only_first, only_second)
     assert found.difference == pytest.approx((only_first - only_second) / len(first), abs=1e-12)
-    assert asdict(statistics.compare(first, second, "brier"))["mcnemar_p"] is None
+    assert asdict(comparing.compare(first, second, "brier"))["mcnemar_p"] is None
 
 
 def test_holm_by_hand_and_by_its_procedure():
-    assert statistics.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert statistics.holm([0.9, 0.8]).tolist() == [1, 1]
-    assert statistics.holm([]).tolist() == []
+    assert comparing.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert comparing.holm([0.9, 0.8]).tolist() == [1, 1]
+    assert comparing.holm([]).tolist() == []
     generator = np.random.default_rng(0)
     for _ in range(200):  # reject while p_(i) < alpha / (m - i + 1), then stop
         p = generator.uniform(0, 0.05, generator.integers(1, 8))
@@ -258,10 +258,10 @@ def test_holm_by_hand_and_by_its_procedure():
             if p[k] > alpha / (len(p) - i):
                 break
             rejected.add(int(k))
-        assert set(np.flatnonzero(statistics.holm(p) <= alpha).tolist()) == rejected
+        assert set(np.flatnonzero(comparing.holm(p) <= alpha).tolist()) == rejected
     for bad in ([0.5, float("nan")], [1.5], [-0.1]):
         with pytest.raises(LabError, match="from 0 to 1"):
-            statistics.holm(bad)
+            comparing.holm(bad)
 
 
 def test_many_pairs_side_by_side_are_each_pair_alone():
@@ -269,16 +269,16 @@ def test_many_pairs_side_by_side_are_each_pair_alone():
     first = nested(40)
     others = [rival(first, seed, 0.1 * (seed + 1)) for seed in range(5)]
     for name in ("accuracy", "ece"):
-        together = statistics.compare_paired([statistics.paired(first, other, name) for other in others])
-        alone = [statistics.compare(first, other, name) for other in others]
+        together = comparing.compare_paired([comparing.paired(first, other, name) for other in others])
+        alone = [comparing.compare(first, other, name) for other in others]
         if name == "accuracy":  # sums of whole numbers
             assert together == alone
         for one, other in zip(together, alone, strict=True):
             assert (one.low, one.high, one.p_value) == pytest.approx((other.low, other.high, other.p_value), abs=1e-12)
-    assert statistics.compare_paired([]) == []
+    assert comparing.compare_paired([]) == []
     small = nested(20)
     with pytest.raises(LabError, match="equally many clusters"):
-        statistics.compare_paired([statistics.paired(first, others[0]), statistics.paired(small, rival(small, 1))])
+        comparing.compare_paired([comparing.paired(first, others[0]), comparing.paired(small, rival(small, 1))])
 
 
 @pytest.mark.parametrize("name", sorted(MEASURES))

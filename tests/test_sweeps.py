@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from lab import run as running
+from lab.cli import sweep_question
 from lab.config import identity
-from lab.doors import sweep_question
 from lab.sweeping.arms import arm_name, differing, quoted
 
 ROOT = Path(__file__).parents[1]

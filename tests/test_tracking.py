@@ -23,11 +23,12 @@ from pathlib import Path
 
 import pytest
 
-from lab import delivered, runs, sync
+from lab import sync
 from lab.config import Tracking
 from lab.errors import ConfigError
-from lab.runs import Run, Sweep
-from lab.tracking import Background, Courier, lay_tables
+from lab.store import runs, sync_state
+from lab.store.mlflow_sync import Background, Courier, lay_tables
+from lab.store.runs import Run, Sweep
 
 ROOT = Path(__file__).parents[1]
 ARMS = 4
@@ -86,9 +87,9 @@ def told(tmp_path: Path) -> Iterator[Callable[[], str]]:
     """What this process and those forked from it have told the user."""
     path = tmp_path / "told"
     handler = logging.FileHandler(path)
-    logging.getLogger("lab.tracking").addHandler(handler)
+    logging.getLogger("lab.store.mlflow_sync").addHandler(handler)
     yield path.read_text
-    logging.getLogger("lab.tracking").removeHandler(handler)
+    logging.getLogger("lab.store.mlflow_sync").removeHandler(handler)
     handler.close()
 
 
@@ -368,7 +369,7 @@ def test_a_delivery_cut_before_its_note_is_made_good(tmp_path, monkeypatch, migr
         patch.setattr(courier.client(), "log_batch", cut_after)
         assert not courier.deliver("cut")
     if note == "lost":
-        (tmp_path / "cut" / delivered.NOTE).unlink()
+        (tmp_path / "cut" / sync_state.NOTE).unlink()
     runs.cut_curves(tmp_path / "cut", 2)  # the run goes on from a checkpoint: its third line is written again, at another time
     runs.append_curve(tmp_path / "cut", {"step": 2, "seconds": 9.0, "train/loss": 1.0 / 3, "lr": 0.2})
     write_rows(tmp_path / "cut", 2, first=3)
@@ -422,6 +423,6 @@ def test_sync_takes_each_run_where_it_belongs(tmp_path, migrated, capsys) -> Non
 def test_a_note_of_another_version_is_no_obstacle(tmp_path, migrated) -> None:
     shutil.copy(migrated, tmp_path / "old.db")
     begin(tmp_path, "old")
-    (tmp_path / "old" / delivered.NOTE).write_text(json.dumps({"uri": "x", "run_id": "y", "colour": "red"}))
+    (tmp_path / "old" / sync_state.NOTE).write_text(json.dumps({"uri": "x", "run_id": "y", "colour": "red"}))
     assert Courier(Tracking(runs_dir=str(tmp_path), uri=f"sqlite:///{tmp_path}/old.db")).deliver("old")
     assert "old" in stored(tmp_path / "old.db")

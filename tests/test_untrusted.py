@@ -16,14 +16,16 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from lab import adapter, data, evaluate, model, runs
+from lab import data, evaluate, model
 from lab import run as running
+from lab.answers import predictions
+from lab.artifacts import adapter
 from lab.config import Experiment, ModelDial, identity
 from lab.data import tables
 from lab.errors import ConfigError, DataError, LabError, ModelError
-from lab.evaluation import predictions
 from lab.pretraining import checkpoint as pretraining
 from lab.pretraining.recipe import Recipe
+from lab.store import runs
 from lab.training import checkpoints
 
 NAMES = (

@@ -6,9 +6,9 @@ import math
 import pytest
 
 from lab.errors import LabError
-from lab.evaluation.seeds import NoiseFloor
-from lab.evaluation.statistics import Comparison
-from lab.evaluation.verdict import verdict, verdicts
+from lab.statistics.comparing import Comparison
+from lab.statistics.seeds import NoiseFloor
+from lab.statistics.verdict import verdict, verdicts
 
 SEEN = Comparison(
     measure="accuracy",

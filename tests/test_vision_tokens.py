@@ -11,13 +11,16 @@ import torch
 from kills import PowerCut, cut, essence
 from torch.utils.flop_counter import FlopCounterMode
 
-from lab import adapter, data, model, run, runs, vision_tokens
+from lab import data, model, run, vision_tokens
+from lab.answers import predictions
+from lab.artifacts import adapter
 from lab.config import PruneRule
 from lab.errors import ConfigError, DataError
-from lab.evaluation import predictions, scoring
+from lab.evaluation import scoring
 from lab.model.answers import answer_tokens
 from lab.model.encoding import Encoder, Example
 from lab.model.visual import grid_places
+from lab.store import runs
 from lab.training.resuming import Keeper
 from lab.vision_tokens.merging import Merge
 from lab.vision_tokens.pooling import Pool, cell_centres, pooled_grid

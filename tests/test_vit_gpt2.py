@@ -142,7 +142,7 @@ def test_every_linear_layer_but_head_and_pooler_is_a_target(vlm: Vlm) -> None:
 @pytest.mark.parametrize("changes", [{"use_dora": True}, {"init_lora_weights": "mica"}, {"init_lora_weights": "pissa"}], ids=str)
 def test_adapters_on_conv1d_of_every_kind(folder: Path, changes: dict, tmp_path: Path) -> None:
     """GPT-2 keeps weights as [in, out]: counted, started, moved, saved and reloaded like any other."""
-    from lab import adapter
+    from lab.artifacts import adapter
 
     samples = [sample(i, ragged=True) for i in range(2)]
     arm = load(folder)

@@ -15,14 +15,15 @@ from PIL import Image, ImageDraw
 
 from lab import evaluate
 from lab import run as running
+from lab.answers import predictions
 from lab.config import DataDial, OnBad
 from lab.data import demand, load
 from lab.data.images import decode
 from lab.errors import ConfigError, DataError
-from lab.evaluation import predictions, winoground
 from lab.records import Choice, Prediction, Sample
-from lab.report.gather import choose
+from lab.report.select_runs import choose
 from lab.report.write import write_report
+from lab.statistics import winoground
 
 
 def png(value: int) -> bytes:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lab import paths
-from lab.doors import answer, register, set_up_logging, shipped
+from lab.cli import answer, register, set_up_logging, shipped
 
 if TYPE_CHECKING:
     from lab.bench.figures import Figure
@@ -111,7 +111,7 @@ def plain(x: Experiment) -> dict[str, object]:
 
 def make_missing(x: Experiment) -> None:
     """Make the bench's checkpoint and pictures on first use."""
-    from lab.progress import bars
+    from lab.host.progress import bars
 
     if Path(x.model.path).name == CHECKPOINT:
         from lab.bench import checkpoint
@@ -125,7 +125,7 @@ def make_missing(x: Experiment) -> None:
 
 def measure(given: argparse.Namespace, overrides: list[str], x: Experiment) -> tuple[str, list[Figure]]:
     """A title and the figures of what was asked for."""
-    from lab.progress import bars
+    from lab.host.progress import bars
 
     what = f"model={x.model.name}, data={x.data.name}, batch {x.trainer.batch_size}, {x.model.dtype.value}"
     if given.against:

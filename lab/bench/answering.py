@@ -9,15 +9,15 @@ import torch
 
 from lab.bench.figures import Figure
 from lab.config import Experiment
-from lab.evaluation import generation, inplace, scoring
+from lab.evaluation import fast_inference, generation, scoring
 from lab.evaluation.latency import now
+from lab.host.progress import Report, silent
 from lab.model import Vlm
 from lab.model.answers import answer_tokens, log_masses
 from lab.model.encoding import to_device
-from lab.progress import Report, silent
 from lab.records import Batch
 from lab.training.datamodule import Examples
-from lab.training.lean import instead
+from lab.training.fast.fused_step import instead
 
 
 @dataclass
@@ -47,7 +47,7 @@ def measure(x: Experiment, vlm: Vlm, examples: Examples, batches: int = 3, repor
     tokens = answer_tokens(vlm.processor.tokenizer, x.prompt)
     vlm.model.eval()
     todo = work(examples, x.evaluation.batch_size, batches, vlm.device)
-    in_place = inplace.forwards(vlm, scoring.ROWS)
+    in_place = fast_inference.forwards(vlm, scoring.ROWS)
     scored_s, generated_s = [], []
     differing = neither = count = 0
     with torch.inference_mode():

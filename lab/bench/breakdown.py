@@ -14,7 +14,7 @@ from lab.bench.rounds import Round
 from lab.config import Experiment, trains
 from lab.errors import ConfigError
 from lab.evaluation.latency import peak_memory_mb
-from lab.progress import Report, silent
+from lab.host.progress import Report, silent
 from lab.run.assembly import attached
 
 REST = "Lightning, logging, bookkeeping"

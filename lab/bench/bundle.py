@@ -16,8 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lab import adapter, lora, model
+from lab import lora, model
 from lab import run as running
+from lab.artifacts import adapter
 from lab.config import Experiment, Schedule
 from lab.errors import ConfigError
 from lab.records import Picture

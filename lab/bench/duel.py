@@ -12,7 +12,7 @@ from lab.bench.figures import Figure, spread
 from lab.bench.rounds import WARM_UP, Taken
 from lab.bench.steps import OurArm, lasting
 from lab.config import Experiment
-from lab.progress import Report, silent
+from lab.host.progress import Report, silent
 
 
 def measure(x: Experiment, num_rounds: int, steps: int, report: Report = silent) -> list[Figure]:

@@ -15,8 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from lab.cli import register, shipped
 from lab.config import Experiment
-from lab.doors import register, shipped
 
 REPEATS = 5
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lab.bench import processes
 from lab.bench.figures import Figure
-from lab.progress import Report, silent
+from lab.host.progress import Report, silent
 
 EXAMPLES = (1_000, 10_000, 100_000)
 ARMS = (1, 2, 4, 8, 24)

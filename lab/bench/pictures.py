@@ -19,7 +19,7 @@ from PIL import Image
 
 from lab.data.pairs import DECK, PER_BLOCK, make_block
 from lab.data.scenes import PALETTES, Scene, draw
-from lab.progress import Report, silent
+from lab.host.progress import Report, silent
 
 SIZE = (640, 480)
 QUALITY = 90

@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 from typing import Protocol
 
 from lab.bench.figures import BenchError
-from lab.progress import Report, silent
+from lab.host.progress import Report, silent
 
 WARM_UP = 2
 """First steps of a round that are not timed: allocators, caches and lazily built state."""

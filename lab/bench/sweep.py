@@ -21,7 +21,7 @@ from lab.bench import bundle, comparing, duel, peer, processes, steps
 from lab.bench.figures import Figure
 from lab.config import Experiment
 from lab.errors import ConfigError
-from lab.progress import Report, silent
+from lab.host.progress import Report, silent
 
 RANKS = (4, 8, 16, 32)
 RATES = (2e-4, 6e-4, 1.2e-3)

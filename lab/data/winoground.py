@@ -3,7 +3,7 @@
 400 examples of two captions with the same words and two images, of which caption c describes image i exactly if c = i.
 Each becomes four True/False questions about one image: `<id>-c<c>-i<i>`, text = caption c, answer = (c == i),
 `image_set` = id (the four share images), `sentence_group` = `<id>-c<c>`, `subset` = collapsed_tag (Object, Relation,
-Both). Text, image and group scores are functions of the four: `lab.evaluation.winoground`.
+Both). Text, image and group scores are functions of the four: `lab.statistics.winoground`.
 
 `data.root`: a local folder of parquet files with the columns of `facebook/winoground`, or a hub id with `@revision`;
 null takes `facebook/winoground`, which is gated. `data.num_dev` counts examples, four questions each.

@@ -19,12 +19,12 @@ from typing import Any
 
 import torch
 
+from lab.artifacts.export import exportable
 from lab.config import Experiment
 from lab.data.images import decode
 from lab.errors import ContractError, ModelError
 from lab.evaluation.generation import read_answer, texts, write
 from lab.evaluation.scoring import answer_logits
-from lab.export import exportable
 from lab.model import Vlm
 from lab.model.answers import AnswerTokens, log_masses
 from lab.model.encoding import Encoder, Example, to_device

@@ -11,9 +11,9 @@ import torch
 
 from lab.config import PromptDial
 from lab.evaluation import stages
+from lab.host.progress import Report, silent
 from lab.model import Vlm
 from lab.model.encoding import to_device
-from lab.progress import Report, silent
 from lab.prompt import spellings
 from lab.records import Batch, Prediction
 from lab.training.datamodule import Examples, eval_batches

@@ -9,7 +9,7 @@ Metrics of a run, `latency/[merged_][batch_][STAGE_]p50_ms` and `...p95_ms`:
 The whole is transfer + vision + prefill, in one pass; decode is one further token. p50 and p95 are order statistics of
 `latency/examples` examples a visit, or of `latency/batches` batches a visit, over `latency/visits` visits. Images come as
 pixels; decoding and preprocessing them is no part of it. An arm of a sweep has `glance/...` too: a short look at its end
-(`lab.run.turns`), beside the other arms.
+(`lab.run.latency_rounds`), beside the other arms.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Scores do not depend on the batch size: a matrix product with few rows takes another kernel than one with many, so the head
 is applied to the last `ROWS` positions of every sequence, though only the last one is read. So a CPU may read a large batch in
 parts: tensors that outgrow its caches cost more than they save. With `evaluation.shared_prefix` scores do depend on it, in
-their last bits (`lab.evaluation.prefixes`).
+their last bits (`lab.evaluation.shared_prefix`).
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from lab.config import EvaluationSection
-from lab.evaluation import inplace, prefixes
+from lab.evaluation import fast_inference, shared_prefix
+from lab.host.progress import Report, silent
 from lab.model import Vlm
 from lab.model.answers import AnswerTokens, log_masses
 from lab.model.encoding import to_device
-from lab.progress import Report, silent
 from lab.records import Batch, Prediction
 from lab.training.datamodule import Examples, eval_batches
-from lab.training.lean import instead
+from lab.training.fast.fused_step import instead
 
 ROWS = 16
 """Positions of each sequence that go through the head: at most 3 % of the forward pass of Qwen2-VL-2B at 16 tokens an image."""
@@ -59,9 +59,9 @@ def score(
 ) -> list[Prediction]:
     """Score every example of a split; predictions are in file order."""
     found: dict[int, Prediction] = {}
-    way, rows = (prefixes.answers, None) if section.shared_prefix else (answers, ROWS)
+    way, rows = (shared_prefix.answers, None) if section.shared_prefix else (answers, ROWS)
     vlm.model.eval()
-    with torch.inference_mode(), instead(inplace.forwards(vlm, rows)):
+    with torch.inference_mode(), instead(fast_inference.forwards(vlm, rows)):
         for indices, batch, logits in way(vlm, examples, section.batch_size):
             true, false = log_masses(logits, tokens)
             found |= zip(indices, rows_of(batch, examples, indices, true.tolist(), false.tolist()), strict=True)

@@ -18,12 +18,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from lab.answers.predictions import PredictionTable
 from lab.data.controls import AlteredSplit
 from lab.errors import DataError
-from lab.evaluation.predictions import PredictionTable
-from lab.evaluation.resampling import clusters
-from lab.evaluation.statistics import Interval, interval
 from lab.records import Prediction, Sample, Split
+from lab.statistics.comparing import Interval, interval
+from lab.statistics.resampling import clusters
 
 SIDES = {"left": "right", "right": "left"}
 WORDS = re.compile(r"\b(left|right)(most)?\b", re.IGNORECASE)

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from lab.config import ModelDial, Quantisation
 from lab.errors import LabError, ModelError, did_you_mean
+from lab.host.progress import Report, silent
 from lab.model.family import Family
 from lab.model.identity import identify
 from lab.model.visual import Conditioner, Reducer, at_places, reduce_images
-from lab.progress import Report, silent
 from lab.records import Batch
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, ProcessorMixin
 
 SHIPPED = Path(__file__).parent
-FAMILIES = tuple(sorted(path.stem for path in SHIPPED.glob("*.py") if "\nFAMILY = Family(" in path.read_text(encoding="utf-8")))
+FAMILIES = tuple(sorted(path.stem for path in (SHIPPED / "families").glob("*.py") if "\nFAMILY = Family(" in path.read_text(encoding="utf-8")))
 """Every module beside this one that describes a family: a new family is that file and its `conf/model/*.yaml`."""
 
 
@@ -127,7 +127,7 @@ def family(name: str) -> Family:
         raise ModelError(
             f"model.family={name}: there is no such family.{did_you_mean(name, FAMILIES)} Legal: {', '.join(FAMILIES)}."
         )
-    return importlib.import_module(f"lab.model.{name}").FAMILY
+    return importlib.import_module(f"lab.model.families.{name}").FAMILY
 
 
 def locate(path: str) -> str:

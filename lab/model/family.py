@@ -10,7 +10,6 @@ from lab.errors import ConfigError, ModelError
 from lab.model.architecture import Architecture
 from lab.model.interleaved import Interleaved
 
-
 MOST_BLOCKS = 128
 """More blocks than any part has."""
 
@@ -25,7 +24,7 @@ class Part:
     attention, mlp: names inside a block of its linear layers.
     linears: full names (a regular expression) of linear layers outside any block.
     llama_blocks: a block computes what Llama's does (RMSNorm before attention and before a gated feed-forward, rotary halves,
-        no norm of queries or keys) with its names of modules, so that `lab.training.lean` may train it.
+        no norm of queries or keys) with its names of modules, so that `lab.training.fast.fused_step` may train it.
     """
 
     modules: str

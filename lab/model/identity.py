@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from lab.errors import ModelError
-from lab.progress import Report, silent
-from lab.runs import write_atomically
+from lab.host.progress import Report, silent
+from lab.store.runs import write_atomically
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")

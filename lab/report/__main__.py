@@ -32,12 +32,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The door; 2 if the user must act."""
     given = parser().parse_args(arguments)
 
-    from lab.report.gather import choose
+    from lab.report.select_runs import choose
 
     try:
         selection = choose(given.runs_dir, given.sweep, given.run)
 
-        from lab.progress import bars
+        from lab.host.progress import bars
         from lab.report.write import write_report
 
         folder = write_report(selection, given.out, given.bootstrap, bars(), workers=len(os.sched_getaffinity(0)))

@@ -1,4 +1,4 @@
-"""Intervals of many arms at once: those of `lab.evaluation.statistics.intervals`, for a fraction of its cost.
+"""Intervals of many arms at once: those of `lab.statistics.comparing.intervals`, for a fraction of its cost.
 
 Arms that were asked the same are resampled with the same clusters anyway, so the draws are made once and multiply the
 cluster sums of all arms side by side. Shares have their exact intervals side by side too.
@@ -10,12 +10,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lab.evaluation import proportions
-from lab.evaluation.measures import MEASURES, PROPORTIONS
-from lab.evaluation.metrics import METRICS
-from lab.evaluation.predictions import PredictionTable
-from lab.evaluation.resampling import cluster_sums, drawn_sums, quantiles
-from lab.evaluation.statistics import LEVEL, Interval, resampled
+from lab.answers.predictions import PredictionTable
+from lab.statistics import proportions
+from lab.statistics.comparing import LEVEL, Interval, resampled
+from lab.statistics.measures import MEASURES, PROPORTIONS
+from lab.statistics.metrics import METRICS
+from lab.statistics.resampling import cluster_sums, drawn_sums, quantiles
 
 SEED = 0
 

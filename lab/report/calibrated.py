@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from lab.evaluation import calibration, metrics, predictions
-from lab.evaluation.metrics import METRICS
-from lab.evaluation.predictions import PredictionTable
+from lab.answers import predictions
+from lab.answers.predictions import PredictionTable
 from lab.report.document import Mono, Table, Text
+from lab.report.formatting import decimal, percent
 from lab.report.measure import Measured
 from lab.report.tables import best, shown_of
-from lab.report.wording import decimal, percent
+from lab.statistics import calibration, metrics
+from lab.statistics.metrics import METRICS
 
 READ = ("sample_id", "label", "log_p_true", "log_p_false", "captured_mass", "prediction")
 ARROW = " → "

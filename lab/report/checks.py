@@ -8,10 +8,10 @@ from datetime import datetime
 from typing import Any
 
 from lab.config import Respect
-from lab.report.gather import NOT_STARTED, Arm, Selection
+from lab.report.formatting import arms, count
 from lab.report.matching import Account, breaches
 from lab.report.measure import SHOWN, Measured, Result
-from lab.report.wording import arms, count
+from lab.report.select_runs import NOT_STARTED, Arm, Selection
 
 AGREEMENT = 1e-6
 """Largest difference between a recorded metric and the same one recomputed from the predictions."""

@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
+from lab.answers import predictions
+from lab.answers.predictions import PredictionTable
 from lab.errors import LabError
-from lab.evaluation import predictions
-from lab.evaluation.predictions import PredictionTable
-from lab.evaluation.resolution import Resolution, resolution
-from lab.evaluation.seeds import NoiseFloor, compare_seeds, noise_floor
-from lab.evaluation.statistics import Comparison, Paired, compare_paired, paired
-from lab.evaluation.verdict import Claim, verdicts
-from lab.progress import Report, silent
+from lab.host.progress import Report, silent
 from lab.report.alike import Realised, alike, told
 from lab.report.measure import Measured, Result
+from lab.statistics.comparing import Comparison, Paired, compare_paired, paired
+from lab.statistics.power_analysis import Resolution, resolution
+from lab.statistics.seeds import NoiseFloor, compare_seeds, noise_floor
+from lab.statistics.verdict import Claim, verdicts
 
 ALL_PAIRS_UP_TO = 6
 """Most experiments of which every pair is compared; above, only the reference and the baseline meet the others."""

@@ -17,10 +17,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import ScaledTranslation
 
-from lab import runs
-from lab.report.gather import Arm
+from lab.report.formatting import count, shorten
 from lab.report.measure import Measured
-from lab.report.wording import count, shorten
+from lab.report.select_runs import Arm
+from lab.store import runs
 
 WIDTH = 7.6
 """Inches."""

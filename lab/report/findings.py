@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lab.errors import LabError
-from lab.evaluation.resampling import LEAST_RESAMPLES
-from lab.progress import Report, silent
+from lab.host.progress import Report, silent
 from lab.report.checks import remarks
 from lab.report.compare import Compared, compare_all
-from lab.report.gather import Selection
 from lab.report.measure import Measured, Result, Unmeasured, measure_all
+from lab.report.select_runs import Selection
+from lab.statistics.resampling import LEAST_RESAMPLES
 
 
 @dataclass(frozen=True)

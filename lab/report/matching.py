@@ -5,7 +5,7 @@
                  replicates of one experiment and are not held against each other
     tokens       as many visual tokens of an image: mean, least and most over dev
     parameters   trainable parameters, within `MATCHED` (a rank is a whole number); zero-shot baselines are left out
-    flops        operations of one forward pass (`lab.flops`), within `MATCHED`; zero-shot baselines are left out
+    flops        operations of one forward pass (`lab.costs.flops`), within `MATCHED`; zero-shot baselines are left out
 
 A report shows the ledger of its arms; `sweep.require` makes a sweep stop that breaks it (`lab.sweeping.ledger`).
 """
@@ -18,7 +18,7 @@ from typing import Any
 
 from lab.config import Respect
 from lab.report.document import Mono, Table, Text
-from lab.report.wording import NONE, count, quantity, tokens
+from lab.report.formatting import NONE, count, quantity, tokens
 
 MATCHED = 0.05
 """Largest share by which the most of a number may exceed the least of it among matched arms."""

@@ -12,15 +12,16 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from lab.answers import predictions
+from lab.answers.predictions import PredictionTable
 from lab.errors import DataError, LabError
-from lab.evaluation import calibration, metrics, predictions
-from lab.evaluation.metrics import METRICS, Bins
-from lab.evaluation.predictions import PredictionTable
-from lab.evaluation.statistics import Interval
-from lab.progress import Report, silent
+from lab.host.progress import Report, silent
 from lab.report.bootstrap import intervals_of_arms
-from lab.report.gather import Arm
-from lab.report.items import Items, Reader
+from lab.report.question_set import Items, Reader
+from lab.report.select_runs import Arm
+from lab.statistics import calibration, metrics
+from lab.statistics.comparing import Interval
+from lab.statistics.metrics import METRICS, Bins
 
 SHOWN = (
     "accuracy", "consistency", "ece", "ece_equal_mass", "ece_debiased", "nll", "brier", "captured_mass",
@@ -48,7 +49,7 @@ class Scaled:
 class Measured:
     """What dev says of one finished arm.
 
-    metrics: `SHOWN`, by their names in `lab.evaluation.metrics`. intervals: of `WITH_INTERVAL`; empty, and
+    metrics: `SHOWN`, by their names in `lab.statistics.metrics`. intervals: of `WITH_INTERVAL`; empty, and
     `no_interval` the reason, where nothing can be resampled. bins: top-label reliability, 15 equal widths.
     majority: share and consistency of always giving the commoner label. subsets: name -> (examples, accuracy).
     tokens: mean, least and most visual tokens of one image. scaled: None, and `no_scaling` the reason, without minival.

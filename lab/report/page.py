@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lab.errors import LabError
-from lab.report import calibrated, evidence, figures, speed, tables
+from lab.report import calibrated, diagnostics, figures, speed, tables
 from lab.report.checks import account, fact
 from lab.report.definitions import DEFINITIONS
 from lab.report.document import Block, Bullets, Code, Figure, Heading, Mono, Paragraph, Strong, Warn
 from lab.report.findings import Findings
+from lab.report.formatting import arms, percent, unseen
 from lab.report.matching import ledger_table, matched
-from lab.report.wording import arms, percent, unseen
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawn
@@ -120,25 +120,25 @@ def looking(findings: Findings) -> list[Block]:
     """Controls, the swap test, Winoground and the equivalence gate, where arms were put to them."""
     measured, runs_dir = findings.measured, findings.selection.runs_dir
     page: list[Block] = []
-    controls = evidence.controls_table(measured, runs_dir)
+    controls = diagnostics.controls_table(measured, runs_dir)
     if controls:
         said = "Accuracy on dev with the images taken away. What stays above one half was not seen but guessed."
         page += [Heading(2, "Is the model looking?"), Paragraph(said), controls]
-    turned = evidence.swap_table(measured, runs_dir)
+    turned = diagnostics.swap_table(measured, runs_dir)
     if turned:
         said = (
             "Share of dev answers that stay the same when the two images change places. The label is preserved in the first two "
             "groups; in the third it may change, so agreement is no virtue there."
         )
         page += [Heading(2, "Left and right swapped"), Paragraph(said), turned]
-    diagnosed = evidence.winoground_table(measured, runs_dir)
+    diagnosed = diagnostics.winoground_table(measured, runs_dir)
     if diagnosed:
         said = (
             "Share of examples right by strict inequalities of the log-odds of the two answers; a tie is wrong. Text: each "
             "image's right caption wins. Image: each caption's right image wins. Group: both. Not comparable with scores by P(Yes) alone."
         )
         page += [Heading(2, "Winoground (diagnostic)"), Paragraph(said), diagnosed]
-    gate = evidence.gate_table(measured)
+    gate = diagnostics.gate_table(measured)
     if gate:
         said = "The trained model in memory against five other ways to compute it, on a few dev examples: largest logit gap, flipped answers."
         page += [Heading(2, "Equivalence gate"), Paragraph(said), gate]

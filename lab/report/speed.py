@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lab.report.document import Block, Paragraph, Table
+from lab.report.formatting import NONE, count, quantity
 from lab.report.measure import Measured
 from lab.report.tables import Column, best, name_of, recorded, shown_of, table_of
-from lab.report.wording import NONE, count, quantity
 
 STAGES = {"": "whole answer", "vision_": "vision", "prefill_": "prefill", "decode_": "one more token"}
 

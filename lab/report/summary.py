@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lab.config import Tracking
-from lab.redaction import without_secrets
-from lab.report.gather import Selection, choose, select
+from lab.host.redaction import without_secrets
+from lab.report.formatting import count, percent, percent_within, quantity, shorten, unseen
 from lab.report.measure import Measured, Result, measure_all
+from lab.report.select_runs import Selection, choose, select
 from lab.report.tables import state_of
-from lab.report.wording import count, percent, percent_within, quantity, shorten, unseen
-from lab.runs import Run, Sweep
-from lab.tracking import store_uri
+from lab.store.mlflow_sync import store_uri
+from lab.store.runs import Run, Sweep
 
 COLUMNS = 100
 HEADER = ("arm", "status", "trainable", "dev accuracy, %", "ECE, %", "p50, ms", "examples/s")

@@ -7,19 +7,9 @@ from dataclasses import dataclass
 
 from lab.report.compare import Compared, Experiment
 from lab.report.document import Mono, Strong, Table, Text
-from lab.report.gather import Selection
+from lab.report.formatting import NONE, count, decimal, p_value, percent, percent_within, points, quantity, tokens
 from lab.report.measure import Measured, Result, Unmeasured
-from lab.report.wording import (
-    NONE,
-    count,
-    decimal,
-    p_value,
-    percent,
-    percent_within,
-    points,
-    quantity,
-    tokens,
-)
+from lab.report.select_runs import Selection
 
 MOST_ROWS = 40
 """Most arms in a table other than the first, which has them all."""

@@ -14,16 +14,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from lab.errors import LabError
-from lab.evaluation.resampling import LEAST_RESAMPLES
-from lab.progress import Report, silent
+from lab.host.progress import Report, silent
 from lab.report.document import Text, plain, to_html, to_markdown
 from lab.report.findings import Findings, study
-from lab.report.gather import Selection
+from lab.report.formatting import shorten
 from lab.report.measure import Measured, Result
 from lab.report.page import DRAWINGS, MARK, blocks, drawings
+from lab.report.select_runs import Selection
 from lab.report.tables import MAIN, Column, state_of
-from lab.report.wording import shorten
-from lab.runs import write_atomically
+from lab.statistics.resampling import LEAST_RESAMPLES
+from lab.store.runs import write_atomically
 
 COMMENTS = {".md": "<!-- {} -->", ".html": "<!-- {} -->", ".tex": "% {}"}
 HEAD = 4096

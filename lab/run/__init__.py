@@ -7,11 +7,11 @@ folder. A run alone and an arm of a sweep go through the same two functions.
 from lab.run.accounting import foresee
 from lab.run.arm import data_facts, fail, new_run, reusable, run_alone, run_arm, warm
 from lab.run.assembly import assemble, check, reload, trained
+from lab.run.latency_rounds import interleaved_latency
 from lab.run.measuring import PROBE, evaluate, require_effect, stored_probe, verify
 from lab.run.memory import riders
 from lab.run.realised import realised
 from lab.run.sharing import Prepared, encoding_key, prepare, shared_key, tower_trains, try_out
-from lab.run.turns import interleaved_latency
 
 __all__ = [
     "PROBE", "Prepared", "assemble", "check", "data_facts", "encoding_key", "evaluate", "fail", "foresee", "interleaved_latency",

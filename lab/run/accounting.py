@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from lab import flops, lora
+from lab import lora
 from lab.config import Experiment, LoraDial
+from lab.costs import flops
 from lab.model import Vlm
 from lab.records import Shape
 from lab.run.assembly import assemble

@@ -12,21 +12,23 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from lab import adapter, contract, data, lora, runs
+from lab import data, lora
+from lab.artifacts import adapter, contract
 from lab.config import Experiment, IfUnfinished, as_dict, identity, trains
 from lab.errors import BusyError
 from lab.evaluation import equivalence
+from lab.host.progress import Report, silent
+from lab.host.stopping import stoppable
 from lab.model import Vlm
 from lab.model.answers import answer_tokens
-from lab.progress import Report, silent
 from lab.run import ranks
 from lab.run.accounting import costs
 from lab.run.assembly import assemble, attached, check, sized
 from lab.run.measuring import evaluate, require_effect, verify
 from lab.run.realised import realised
 from lab.run.sharing import SPLITS, Prepared, prepare, try_out
-from lab.runs import Run
-from lab.stopping import stoppable
+from lab.store import runs
+from lab.store.runs import Run
 from lab.training import checkpoints, loop
 from lab.training.datamodule import Examples
 

@@ -9,7 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lab import adapter, conditioning, data, lora, model, vision_tokens
+from lab import conditioning, data, lora, model, vision_tokens
+from lab.artifacts import adapter
 from lab.config import Experiment, Quantisation, trains
 from lab.errors import ConfigError, ModelError
 from lab.model import Vlm

@@ -11,18 +11,20 @@ from typing import TYPE_CHECKING
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from lab import contract, export
+from lab.answers import predictions
+from lab.artifacts import contract, export
 from lab.config import Experiment
 from lab.data.controls import ControlSplit
 from lab.errors import DataError, ModelError
-from lab.evaluation import equivalence, generation, latency, predictions, scoring, summary, swap, winoground
+from lab.evaluation import equivalence, generation, latency, scoring, swap
+from lab.host.progress import Report
 from lab.model import Vlm
 from lab.model.answers import AnswerTokens
 from lab.model.encoding import to_device
-from lab.progress import Report
 from lab.records import Prediction
-from lab.run import turns
+from lab.run import latency_rounds
 from lab.run.assembly import reload
+from lab.statistics import summary, winoground
 from lab.training.datamodule import Examples, eval_batches
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ def evaluate(
 ) -> dict[str, float]:
     """Score minival and dev, write their predictions, measure latency and memory; return the summary numbers.
 
-    in_turn: latency will be measured again with other arms in turn (`lab.run.turns`), so that a glance will do.
+    in_turn: latency will be measured again with other arms in turn (`lab.run.latency_rounds`), so that a glance will do.
     """  # fmt: skip
     out: dict[str, float] = {}
     section = x.evaluation
@@ -69,7 +71,7 @@ def evaluate(
     out |= summary.of_scaling(tables["minival"], tables["dev"]) if {"minival", "dev"} <= tables.keys() else {}
     report("measuring latency", 0, 1, "")
     out["memory/peak_mb"] = latency.peak_memory_mb(vlm.device)
-    out |= turns.glance(section, vlm, encoded["dev"]) if in_turn else turns.alone(section, vlm, encoded["dev"])
+    out |= latency_rounds.glance(section, vlm, encoded["dev"]) if in_turn else latency_rounds.alone(section, vlm, encoded["dev"])
     report("measuring latency", 1, 1, "")
     return out
 

@@ -20,9 +20,9 @@ def train(told: dict[str, Any], rank_0: int) -> None:
     import torch
 
     from lab import run as running
+    from lab.host.stopping import stoppable
     from lab.run.assembly import attached
     from lab.run.ranks import READY
-    from lab.stopping import stoppable
     from lab.training import devices, loop
 
     if x.trainer.accelerator != "cpu" and torch.cuda.is_available():
@@ -43,7 +43,7 @@ def end_with_rank_0() -> None:
 
 def main() -> None:
     """The process."""
-    from lab.doors import set_up_logging
+    from lab.cli import set_up_logging
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # rank 0 is asked, and decides
     rank_0 = os.dup(1)

@@ -11,9 +11,9 @@ from typing import Any
 
 from lab import data, lora, model
 from lab.config import Experiment, as_dict, trains
+from lab.host.progress import Report, silent
 from lab.model import Vlm
 from lab.model.encoding import Encoder
-from lab.progress import Report, silent
 from lab.records import Splits
 from lab.run.assembly import assemble, rehearse, sized
 from lab.training import devices, eviction

@@ -27,17 +27,17 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from lab import runs
 from lab.config import Experiment, as_dict, flat, identity, trains
 from lab.errors import BusyError, LabError
-from lab.progress import bars
-from lab.runs import Run, Sweep
-from lab.stopping import EXIT_CODE, REQUEST, Stopped, deferred, requeue, stoppable
-from lab.sweeping.forks import die_with, frozen_heap
+from lab.host.forks import die_with, frozen_heap
+from lab.host.progress import bars
+from lab.host.stopping import EXIT_CODE, REQUEST, Stopped, deferred, requeue, stoppable
+from lab.store import runs
+from lab.store.runs import Run, Sweep
 
 if TYPE_CHECKING:
     from lab.run import Prepared
-    from lab.tracking import Courier
+    from lab.store.mlflow_sync import Courier
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class Origin:
     @classmethod
     def of(cls, config: DictConfig) -> Origin:
         """Read Hydra's own record of the command."""
-        from lab.doors import process_started, sweep_question
+        from lab.cli import process_started, sweep_question
 
         config_name = str(config.hydra.job.config_name)
         overrides = list(config.hydra.overrides.task)
@@ -126,8 +126,8 @@ def run_sweep(arms: Sequence[Arm], origin: Origin, max_arms: int | None = None, 
     `ConfigError` before any arm trains if arms differ in what `sweep.require` names; 1 if it shows only at the end.
     """
     from lab import run as running
+    from lab.store.mlflow_sync import Background, Courier
     from lab.sweeping import ledger
-    from lab.tracking import Background, Courier
 
     arms = distinct(arms)
     for arm in arms:

@@ -22,14 +22,14 @@ from hydra.core.plugins import Plugins
 from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 
-from lab import runs
+from lab.cli import set_up_logging
 from lab.config import identity
-from lab.doors import set_up_logging
 from lab.errors import BusyError
 from lab.freezing import freeze
-from lab.redaction import without_secrets
-from lab.runs import Run, Sweep
-from lab.stopping import Stopped, requeue
+from lab.host.redaction import without_secrets
+from lab.host.stopping import Stopped, requeue
+from lab.store import runs
+from lab.store.runs import Run, Sweep
 from lab.sweeping.arms import Arm, Origin, arm_command, arm_name, log_path
 from lab.sweeping.launcher import PLUGINS
 

@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lab import runs
 from lab.config import Experiment, Respect, identity, trains
 from lab.errors import ConfigError, LabError
-from lab.progress import bars
+from lab.host.progress import bars
+from lab.store import runs
 
 if TYPE_CHECKING:
     from lab.report.matching import Account

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import torch
 
-from lab import activations, lora, planning
+from lab import lora
 from lab.config import Experiment, LoraDial
+from lab.costs import activations, planning
 from lab.model import Vlm
 from lab.training.datamodule import Examples
 

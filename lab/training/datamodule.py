@@ -25,9 +25,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from lab import data
 from lab.config import TrainerSection
 from lab.data.faults import Fault
+from lab.host.progress import Report, silent
 from lab.model import Vlm
 from lab.model.encoding import Encoder, Example, Text
-from lab.progress import Report, silent
 from lab.records import Batch, Picture, Shape, Split
 from lab.training import devices
 from lab.training.features import FeatureStore, Names, image_key

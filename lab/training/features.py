@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lab.errors import DataError
+from lab.host.progress import Report, silent
 from lab.model import Vlm
 from lab.model.encoding import Encoder
-from lab.progress import Report, silent
 from lab.records import Picture
 from lab.training import eviction
 

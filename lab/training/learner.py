@@ -16,7 +16,7 @@ from lab.model.answers import answer_tokens, log_masses
 from lab.model.encoding import IGNORED, to_device
 from lab.records import Batch
 from lab.training import devices
-from lab.training.lean import Lean
+from lab.training.fast.fused_step import Lean
 
 
 def answer_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

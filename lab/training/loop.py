@@ -19,17 +19,17 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping
 
 from lab.config import Experiment, TrainerSection
 from lab.errors import ContractError, ModelError
+from lab.host.progress import Report, silent
+from lab.host.stopping import deferred
 from lab.model import Vlm
-from lab.progress import Report, silent
-from lab.runs import cut_curves
-from lab.stopping import deferred
+from lab.store.runs import cut_curves
 from lab.training import capacity, checkpoints, devices
 from lab.training.allocation import keep_freed_memory
+from lab.training.callbacks import CURVE_EVERY, CurveLogger, Finite, Progress
 from lab.training.checkpoints import Checkpoint
 from lab.training.datamodule import DataModule, Examples
 from lab.training.learner import Learner
 from lab.training.resuming import Keeper, put_weights, trained
-from lab.training.watching import CURVE_EVERY, CurveLogger, Finite, Progress
 
 log = logging.getLogger(__name__)
 

@@ -18,11 +18,11 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping
 
 from lab.config import TrainerSection
 from lab.errors import ContractError
-from lab.runs import count_curves
-from lab.stopping import REQUEST, Stopped
+from lab.host.stopping import REQUEST, Stopped
+from lab.store.runs import count_curves
 from lab.training import checkpoints
+from lab.training.callbacks import CurveLogger
 from lab.training.checkpoints import Checkpoint
-from lab.training.watching import CurveLogger
 
 
 class Keeper(Callback):

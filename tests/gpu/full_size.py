@@ -21,7 +21,7 @@ from .sheet import Sheet
 
 if TYPE_CHECKING:
     from lab.config import Experiment
-    from lab.planning import Plan
+    from lab.costs.planning import Plan
     from lab.run import Prepared
 
 SLACK = 1.03
@@ -74,7 +74,7 @@ def with_checkpointing(x: Experiment, on: bool) -> Experiment:
 
 def planned(x: Experiment, prepared: Prepared) -> Plan:
     """What `lab.plan` says of the experiment, told the size of its examples and the device's memory."""
-    from lab import planning
+    from lab.costs import planning
     from lab.training import capacity
 
     longest = prepared.encoded(x)["train"].longest
@@ -114,7 +114,7 @@ def measured(x: Experiment, prepared: Prepared, sheet: Sheet, name: str, number:
 
 def memory(sheet: Sheet, name: str, plan: Plan, peak: float | None) -> None:
     """Note a plan's bytes beside those that were allocated at most. peak: None where the device does not say."""
-    from lab import planning
+    from lab.costs import planning
 
     sheet.add(f"{name}: memory, planned", plan.memory_bytes / 1e9, "GB", f"weights {plan.weight_bytes / 1e9:.3f}, "
               f"adapters {plan.adapter_bytes / 1e9:.3f}, activations {plan.activation_bytes / 1e9:.3f}")  # fmt: skip
@@ -146,8 +146,8 @@ def utilisation(sheet: Sheet, name: str, x: Experiment, prepared: Prepared, mode
 
 
 def peak_flops(name: str) -> float | None:
-    """FLOP/s of a device by what it calls itself; None for one that `lab.planning` does not know."""
-    from lab import planning
+    """FLOP/s of a device by what it calls itself; None for one that `lab.costs.planning` does not know."""
+    from lab.costs import planning
 
     plain = name.lower().replace(" ", "")
     return next((flops for known, (flops, _) in planning.DEVICES.items() if known in plain), None)

@@ -18,7 +18,7 @@ from .sheet import Sheet
 
 if TYPE_CHECKING:
     from lab.config import Experiment
-    from lab.runs import Run
+    from lab.store.runs import Run
 
 STEPS, STOP = 6, 3
 TOLERANCE = {"cpu": 0.0, "cuda": 5e-2}
@@ -56,7 +56,7 @@ def same_results(scale: Scale, sheet: Sheet) -> None:
 @contextlib.contextmanager
 def stopped_at(step: int) -> Any:
     """Within, a training keeps a checkpoint and leaves at this step, as on SIGTERM, and so does this block."""
-    from lab.stopping import Stopped
+    from lab.host.stopping import Stopped
     from lab.training.resuming import Keeper
 
     def reason(_: Keeper, trainer: Any) -> str | None:

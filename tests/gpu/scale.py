@@ -51,7 +51,7 @@ class Scale:
         from hydra import compose, initialize_config_dir
         from hydra.core.global_hydra import GlobalHydra
 
-        from lab.doors import register, shipped
+        from lab.cli import register, shipped
         from lab.freezing import freeze
 
         register()

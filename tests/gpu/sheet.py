@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.bench.figures import Figure, machine
-from lab.runs import write_atomically
+from lab.store.runs import write_atomically
 
 ROOT = Path(__file__).parents[2]
 RUNNING, PASSED, FAILED, SKIPPED = "running", "passed", "failed", "skipped"

@@ -17,7 +17,8 @@ from unittest import mock
 from kills import PowerCut
 
 from grid.dimensions import DIMENSIONS, Row, overrides, refused
-from lab import data, model, runs, train
+from lab import data, model, train
+from lab.store import runs
 from lab.training.learner import Learner
 
 FINISHED, REFUSED, FAILED = "finished", "refused", "failed"
@@ -96,7 +97,7 @@ def command(given: list[str]) -> int:
     """The exit code of `python -m lab.train`, in this process; another error than the user's is raised."""
     from hydra.core.global_hydra import GlobalHydra
 
-    from lab.doors import register
+    from lab.cli import register
 
     GlobalHydra.instance().clear()
     register()
@@ -145,7 +146,7 @@ def wanted_parameters(row: Row, root: Path, folder: Path) -> str:
     from hydra.core.global_hydra import GlobalHydra
 
     from lab import lora
-    from lab.doors import register, shipped
+    from lab.cli import register, shipped
     from lab.freezing import freeze
     from lab.run import assemble
 

@@ -8,8 +8,8 @@ from enum import Enum
 
 import yaml
 
+from lab.cli import shipped
 from lab.config import DType, IfFinished, IfUnfinished, ImageOrder, OnBad, PruneRule, Quantisation, Respect, Schedule
-from lab.doors import shipped
 from lab.lora import INITS
 
 Overrides = tuple[str, ...]

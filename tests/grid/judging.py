@@ -8,16 +8,18 @@ from pathlib import Path
 import numpy as np
 
 from grid.dimensions import BUDGET, Row
-from lab import data, runs
+from lab import data
 from lab import run as running
+from lab.answers import predictions
 from lab.config import Experiment
-from lab.evaluation import generation, predictions, scoring
+from lab.evaluation import generation, scoring
 from lab.freezing import from_dict
 from lab.model import Vlm
 from lab.model.answers import answer_tokens
 from lab.model.encoding import Encoder, to_device
 from lab.records import Prediction
-from lab.runs import Run
+from lab.store import runs
+from lab.store.runs import Run
 from lab.training.datamodule import Examples, eval_batches
 
 NOISE = {"float32": 1e-3, "bfloat16": 0.25, "float16": 0.25}

@@ -9,12 +9,12 @@ from enum import Enum
 from pathlib import Path
 
 import pytest
+
 from grid import baseline, rows
 from grid.commands import FINISHED, Verdict, names, run
-from grid.dimensions import DIMENSIONS, FIRST, REFUSALS, Row, options, overrides, refused
+from grid.dimensions import DIMENSIONS, FIRST, Row, options, overrides, refused
 from grid.drawing import draw
 from grid.workers import run_all
-
 from lab.config import DIALS, Experiment
 from lab.errors import LabError
 from lab.run import check

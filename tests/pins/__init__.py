@@ -20,11 +20,11 @@ from safetensors.numpy import load_file
 from synthetic_runs import write_example
 
 from lab import run as running
-from lab import runs
+from lab.answers import predictions
 from lab.config import Experiment, identity
-from lab.evaluation import predictions
-from lab.report.gather import choose
+from lab.report.select_runs import choose
 from lab.report.write import write_report
+from lab.store import runs
 
 ARMS_FILE, REPORT_FILE = Path(__file__).with_name("arms.json"), Path(__file__).with_name("report.md")
 SMALL = (

@@ -7,8 +7,8 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 
 import pins
+from lab.cli import register, shipped
 from lab.config import Experiment
-from lab.doors import register, shipped
 from lab.freezing import freeze
 
 

@@ -1,0 +1,1 @@
+"""What was answered: predictions, and how they are kept."""

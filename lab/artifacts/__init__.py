@@ -1,0 +1,1 @@
+"""What a trained arm leaves: adapter, contract, exported checkpoint."""

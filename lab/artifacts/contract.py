@@ -1,0 +1,134 @@
+"""The contract file: what an adapter was trained with, and must be used with.
+
+`contract.json` lies beside the adapter. Evaluation, export and resume describe themselves in the same terms and
+refuse to differ unless told to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+from pathlib import Path
+from typing import Any
+
+from lab.config import Experiment, as_dict, flat
+from lab.errors import ContractError
+from lab.model import Vlm
+from lab.model.answers import AnswerTokens
+from lab.model.encoding import Encoder
+from lab.prompt import describe as describe_prompt
+from lab.store.runs import write_atomically
+
+VERSION = 2
+EARLIER = {
+    1: "that version hashed 64 numbers of each of the base's tensors and the tokenizer's words alone, so it cannot say whether base "
+    "and tokenizer are still what the adapter was trained with"
+}
+"""Why what an earlier version recorded of base and tokenizer says too little. 2: every byte of the weights, `config.json`, and all
+of the tokenizer that makes ids of text."""
+IDENTITIES = ("base.weights", "base.config", "tokenizer.hash")
+LIBRARIES = ("torch", "torchvision", "transformers", "peft", "tokenizers", "pillow")
+REMARKS = ("libraries", "visual_tokens", "base.path")
+"""Recorded, and told when both sides know them and differ, but no reason to refuse: a checkpoint may move, its weights
+may not. `visual_tokens` (realised, of the dev split) is known only after scoring."""
+
+
+def describe(x: Experiment, vlm: Vlm, encoder: Encoder, tokens: AnswerTokens) -> dict[str, Any]:
+    """What this process would train or evaluate with, as plain values."""
+    return {
+        "version": VERSION,
+        "base": vlm.base,
+        "processor": encoder.settings(),
+        "tokenizer": describe_tokenizer(encoder),
+        "prompt": describe_prompt(x.prompt),
+        "chat_template": vlm.processor.chat_template,
+        "answers": {"true": list(tokens.true_spellings), "false": list(tokens.false_spellings)},
+        "padding_side": encoder.tokenizer.padding_side,
+        "vision_tokens": as_dict(x)["vision_tokens"],
+        "conditioning": as_dict(x)["conditioning"],
+        "lora": as_dict(x)["lora"],
+        "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
+    }
+
+
+def describe_tokenizer(encoder: Encoder) -> dict[str, Any]:
+    """The class of the tokenizer, the size of its vocabulary and a hash over all that makes ids of text.
+
+    Words with their ids, added and special tokens, merges, normalisation and splitting; how it pads and truncates is each call's.
+    """
+    words = sorted(encoder.tokenizer.get_vocab().items())
+    added = {str(number): repr(token) for number, token in encoder.tokenizer.added_tokens_decoder.items()}
+    rules: dict[str, Any] = {}
+    if encoder.tokenizer.is_fast:
+        whole = json.loads(encoder.tokenizer.backend_tokenizer.to_str())
+        rules = {name: whole[name] for name in ("normalizer", "pre_tokenizer")}
+        rules["merges"] = [pair if isinstance(pair, str) else " ".join(pair) for pair in whole["model"].get("merges", ())]
+    digest = hashlib.sha256(json.dumps([words, added, rules], sort_keys=True).encode()).hexdigest()[:16]
+    return {"class": type(encoder.tokenizer).__name__, "size": len(words), "hash": digest}
+
+
+def save(run_dir: Path, contract: dict[str, Any]) -> None:
+    """Write `contract.json`."""
+    write_atomically(run_dir / "contract.json", json.dumps(contract, indent=1) + "\n")
+
+
+def load(run_dir: Path) -> dict[str, Any]:
+    """Read `contract.json`; a `ContractError` if it is missing or no JSON."""
+    path = run_dir / "contract.json"
+    try:
+        contract = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(contract, dict) or "version" not in contract:
+            raise ValueError("it is no contract of this laboratory")
+        return contract
+    except (OSError, ValueError, RecursionError) as error:
+        raise ContractError(
+            f"{path}: the adapter's contract cannot be read ({error}); without it nothing says how to use it."
+        ) from None
+
+
+def compare(trained: dict[str, Any], now: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """What differs, as lines `key: trained with A, now B`: reasons to refuse, and remarks."""
+    before, after = (flat(json.loads(json.dumps(side))) for side in (trained, now))
+    reasons, remarks = [], []
+    keys = before.keys() | after.keys()
+    if before.get("version") in EARLIER and before.get("version") != after.get("version"):
+        keys -= {"version", *IDENTITIES}
+        reasons.append(f"version: trained with {before['version']}, now {after.get('version')}: {EARLIER[before['version']]}")
+    for key in sorted(keys):
+        if before.get(key) != after.get(key):
+            line = f"{key}: trained with {short(before.get(key), after.get(key))}, now {short(after.get(key), before.get(key))}"
+            told = any(key == name or key.startswith(f"{name}.") for name in REMARKS)
+            if not told:
+                reasons.append(line)
+            elif key in before and key in after:
+                remarks.append(line)
+    return reasons, remarks
+
+
+def differences(trained: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Reasons to refuse, as `key: trained with A, now B`."""
+    return compare(trained, now)[0]
+
+
+def enforce(trained: dict[str, Any], now: dict[str, Any], what: str) -> None:
+    """Raise a `ContractError` that lists every reason to refuse an evaluation, a verification or an export."""
+    remedy = "or say --break-contract to measure the difference; the result is then marked."
+    refuse(differences(trained, now), f"{what} would not use the adapter as it was trained", remedy)
+
+
+def refuse(reasons: list[str], what: str, remedy: str) -> None:
+    """Raise a `ContractError` if there is any reason to."""
+    if reasons:
+        raise ContractError(f"{what}:\n  " + "\n  ".join(reasons) + f"\nGive it the trained settings, {remedy}")
+
+
+def short(value: Any, other: Any) -> str:
+    """A value in at most some 80 characters; of a long text, the stretch in which it begins to differ from the other."""
+    text = json.dumps(value)
+    if len(text) <= 80:
+        return text
+    against = json.dumps(other)
+    same = next((i for i, (a, b) in enumerate(zip(text, against, strict=False)) if a != b), min(len(text), len(against)))
+    start = max(0, same - 20)
+    return f"{'...' if start else ''}{text[start : start + 60]}{'...' if start + 60 < len(text) else ''} ({len(text)} characters)"

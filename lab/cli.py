@@ -1,0 +1,143 @@
+"""What the doors (`python -m lab.train`, ...) have in common: Hydra's set-up, errors as sentences, logging. Light."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+from lab.errors import ConfigError, LabError, did_you_mean
+from lab.host.redaction import Formatter, without_secrets
+from lab.host.stopping import EXIT_CODE, Stopped, requeue
+
+PACKAGE = Path(__file__).parent
+
+
+def shipped(name: str) -> Path:
+    """The folder `conf` or `sweeps`: beside the package in a checkout, inside it in an installed wheel."""
+    inside = PACKAGE / name
+    return inside if inside.is_dir() else PACKAGE.parent / name
+
+
+def process_started() -> float:
+    """Unix time at which this process began, from the kernel."""
+    with open("/proc/self/stat", encoding="ascii") as file:
+        ticks = int(file.read().rpartition(")")[2].split()[19])
+    with open("/proc/uptime", encoding="ascii") as file:
+        uptime = float(file.read().split()[0])
+    return time.time() - uptime + ticks / os.sysconf("SC_CLK_TCK")
+
+
+def sweep_question(config_name: str) -> str | None:
+    """The question in the header of a sweep file (`# Question: ...`, continued on indented comment lines)."""
+    path = shipped("sweeps") / f"{config_name}.yaml"
+    if not path.is_file():
+        return None
+    words: list[str] = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        text = line.lstrip("#").strip()
+        if line.startswith("# Question:"):
+            words.append(text.removeprefix("Question:").strip())
+        elif words and line.startswith("#   "):
+            words.append(text)
+        elif words:
+            break
+    return " ".join(words) or None
+
+
+def register() -> None:
+    """Tell Hydra of the schema, of the sweeps folder, of the sweeper and the launcher."""
+    from hydra.core.config_search_path import ConfigSearchPath
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.plugins import Plugins
+    from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+    from lab.config import Experiment
+    from lab.sweeping.launcher import register as register_launcher
+
+    class Sweeps(SearchPathPlugin):
+        """Lets `-cn NAME` find `sweeps/NAME.yaml`."""
+
+        def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+            search_path.append("lab", f"file://{shipped('sweeps')}")
+
+    Plugins.instance().register(Sweeps)
+    ConfigStore.instance().store(name="experiment_schema", node=Experiment, provider="lab")
+    register_launcher()
+
+
+def set_up_logging() -> None:
+    """One line a message on standard error; neither a message nor a traceback shows a secret."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Formatter("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    sys.excepthook = lambda *error: sys.stderr.write(without_secrets("".join(traceback.format_exception(*error))))
+    old = "(is_)?gradient_checkpointing(_enable|_disable)?"
+    warnings.filterwarnings("ignore", message=f".*`{old}` is deprecated.*")  # by PEFT too; the new names are not in every 5.x
+    for name in ("httpx", "httpcore", "urllib3", "fsspec", "filelock", "alembic", "matplotlib", "datasets"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def answer(act: Callable[[], int | None]) -> int:
+    """Run a door's work; an error of the user's is one paragraph on standard error and exit code 2."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing; what is no user's error keeps its traceback
+    try:
+        refuse_endless_numbers(sys.argv[1:])
+        return act() or 0
+    except KeyboardInterrupt:
+        print("interrupted; the same command does what is missing", file=sys.stderr)
+        return 130
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        requeue()
+        return EXIT_CODE
+    except LabError as error:
+        print(f"error: {without_secrets(str(error))}", file=sys.stderr)
+    except (HydraException, OmegaConfBaseException) as error:
+        print(f"error: {without_secrets(explain(error, sys.argv[1:]))}", file=sys.stderr)
+    return 2
+
+
+def refuse_endless_numbers(arguments: list[str]) -> None:
+    """Raise a `ConfigError` for a number that no float holds, on which Hydra's parser and OmegaConf break off without a sentence."""
+    for argument in arguments:
+        if re.search(r"\d{300,}", argument):
+            raise ConfigError(f"{argument.partition('=')[0]}: it is given a number of 300 digits or more, which no key takes.")
+
+
+def explain(error: Exception, arguments: list[str]) -> str:
+    """Say in a sentence what Hydra or OmegaConf found wrong: the key, what was given, what is legal."""
+    from hydra.errors import MissingConfigException, OverrideParseException
+
+    from lab.config import Experiment
+    from lab.freezing import legal_keys
+
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        asked = str(error.missing_cfg_file)
+        dial, _, option = asked.rpartition("/")
+        legal = ", ".join(error.options)
+        return f"{dial}={option}: there is no such option.{did_you_mean(option, error.options)} Legal: {legal}."
+    if isinstance(error, OverrideParseException):
+        key, _, value = error.override.partition("=")
+        return f"{error.override}: Hydra cannot read it. Put what it would take apart in quotes of its own, as in \"{key}='{value}'\"."
+    root: BaseException = error
+    while root.__cause__ is not None:
+        root = root.__cause__
+    sentence = " ".join(line.strip() for line in str(root).splitlines() if line.strip()).split(" full_key:")[0]
+    for argument in arguments:
+        key = argument.lstrip("+~").partition("=")[0]
+        legal_here = legal_keys(Experiment)
+        if "=" in argument and key not in legal_here and key.partition(".")[0] != "hydra" and "/" not in key:
+            return f"{key}: there is no such key.{did_you_mean(key, legal_here)} `python -m lab.train --help` lists them all."
+        if "=" in argument and key in str(error):
+            return f"{argument}: {sentence}."
+    return f"{sentence}."

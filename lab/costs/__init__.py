@@ -1,0 +1,1 @@
+"""What an arm costs before it runs: FLOPs and memory."""

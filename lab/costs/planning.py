@@ -1,0 +1,211 @@
+"""What an experiment would cost and what its comparison could see, before any weight is loaded.
+
+The arithmetic, for one example, in operations of `lab.costs.flops`:
+
+    evaluation     one forward pass, adapters and added modules included
+    language model twice its forward pass: there is no gradient of frozen weights; a third time with gradient checkpointing
+    head           the same, for two answer rows
+    adapters       three times their forward pass (forward, and both gradients), as added modules
+    tower          its forward pass while it is frozen, twice that if an adapter sits in it; nothing where its features are cached
+
+Memory is weights, adapters with float32 gradient and two AdamW moments, and what a step keeps for its backward
+(`lab.costs.activations`), which decides whether gradient checkpointing is on where `trainer.gradient_checkpointing` is null.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from lab import conditioning, lora, model, vision_tokens
+from lab.config import Experiment, trains
+from lab.costs import activations, flops
+from lab.costs.activations import Kept
+from lab.data.images import size_of
+from lab.errors import ConfigError, did_you_mean
+from lab.model import precision
+from lab.model.encoding import Encoder
+from lab.records import Sample
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, ProcessorMixin
+
+DEVICES = {
+    "h200": (990e12, 141e9),
+    "h100": (990e12, 80e9),
+    "a100": (312e12, 80e9),
+    "l40s": (362e12, 48e9),
+    "rtx4090": (165e12, 24e9),
+    "t4": (65e12, 16e9),
+}
+"""Dense bfloat16 (T4: float16) FLOP/s and bytes of memory by the makers' data sheets."""
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+ANSWER_ROWS = 3
+"""Positions of an example whose logits a step computes: an answer of one token, the end of its turn, and the one before them."""
+FILLS = 0.9
+"""Share of a device's memory that a step may plan with: the rest is the driver's, the allocator's gaps, and what we do not count."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An experiment's size. tokens: positions of the language model; image_tokens: of one image; FLOPs of one example; bytes.
+
+    recomputes: with gradient checkpointing. plain_bytes: what activations would take without it.
+    """
+
+    ledger: list[lora.LedgerRow]
+    tokens: int
+    image_tokens: int
+    train_flops: float
+    eval_flops: float
+    weight_bytes: float
+    adapter_bytes: float
+    activation_bytes: float
+    plain_bytes: float
+    recomputes: bool
+
+    @property
+    def memory_bytes(self) -> float:
+        """Everything that training keeps on the device."""
+        return self.weight_bytes + self.adapter_bytes + self.activation_bytes
+
+
+def on_meta(x: Experiment) -> model.Vlm:
+    """The model of an experiment without its weights, with what `vision_tokens` and `conditioning` add; no adapter yet."""
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    family = model.family(x.model.family)
+    if x.model.path is None:
+        raise ConfigError(f"model.path=null: give your checkpoint's folder; conf/model/{x.model.name}.yaml says of what kind.")
+    try:
+        config = AutoConfig.from_pretrained(model.locate(x.model.path), revision=x.model.revision)
+    except OSError as error:
+        first = str(error).strip().split("\n")[0]
+        raise ConfigError(f"model.path={x.model.path}: its config.json cannot be read ({first}).") from None
+    family.allow("vision_tokens", x.vision_tokens.name)
+    with torch.device("meta"):
+        bare = AutoModelForImageTextToText.from_config(config, attn_implementation="eager", dtype=getattr(torch, x.model.dtype.value))
+        bare.requires_grad_(False)
+        vlm = model.Vlm(bare, None, family)  # no processor is needed to count
+        if x.vision_tokens.name == "resampler":
+            vision_tokens.install(vlm, x.vision_tokens)
+        conditioning.install(vlm, x.conditioning)
+    return vlm
+
+
+def processor_of(x: Experiment) -> tuple[ProcessorMixin, PretrainedConfig] | None:
+    """The checkpoint's processor and config, if they lie on this machine."""
+    from transformers import AutoConfig
+
+    if x.model.path is None:
+        return None
+    options = {"revision": x.model.revision, "local_files_only": True}
+    where = model.locate(x.model.path)
+    try:
+        config = AutoConfig.from_pretrained(where, **options)
+        return model.family(x.model.family).architecture.processor(where, config, options), config
+    except OSError:
+        return None
+
+
+def encoder_of(x: Experiment) -> Encoder | None:
+    """The encoder of an experiment without the weights, if the checkpoint's processor lies on this machine."""
+    known = processor_of(x)
+    if known is None:
+        return None
+    vlm = on_meta(x)
+    vlm.processor = known[0]
+    if x.vision_tokens.name != "resampler":  # which is there already
+        vision_tokens.install(vlm, x.vision_tokens)
+    return Encoder(vlm, x.prompt, x.seed)
+
+
+def seen_tokens(x: Experiment, sample: Sample) -> int | None:
+    """Tokens of the largest image of a sample, if the checkpoint's processor lies on this machine."""
+    known = processor_of(x)
+    if known is None:
+        return None
+    architecture = model.family(x.model.family).architecture
+    grids = [architecture.grid(*known, size_of(picture)) for picture in sample.images]
+    return max((math.prod(architecture.merged(known[1], grid)) for grid in grids), default=None)
+
+
+def plan(x: Experiment, tokens_per_image: int, images: int, text_tokens: int, memory: float = math.inf) -> Plan:
+    """Count parameters, FLOPs and bytes of an experiment whose examples have so many images and tokens.
+
+    memory: bytes of a device, which decide whether gradient checkpointing is needed.
+    """
+    import torch
+
+    vlm = on_meta(x)
+    shape = vlm.family.architecture.shape(vlm.bare.config, text_tokens, images, tokens_per_image)
+    if vlm.conditioner is not None and not vlm.conditioner.prefix:
+        shape = replace(shape, length=text_tokens)
+    parts, added, saved = flops.by_part(vlm, shape), flops.added(vlm, shape), saved_bytes(x, vlm)
+    with torch.device("meta"):
+        lora.attach(vlm, x.lora)
+    forward = flops.forward(vlm, [shape])
+    adapters = forward - sum(parts.values()) - added
+    ledger = lora.ledger(vlm)
+    trainable = sum(row.trainable for row in ledger)
+    trained_tower = any(row.trainable for row in ledger if row.part in ("vision", "projector"))
+    cached = x.trainer.feature_cache and not trained_tower
+    tower = parts["vision"] + parts["projector"]
+    size = BYTES[x.model.dtype.value]
+    weight_bytes = float(sum(row.total - row.trainable for row in ledger) * size) - saved
+    kept = activations.kept(vlm, replace(shape, rows=ANSWER_ROWS))
+    on = recomputes(x, weight_bytes + adapter_bytes(x, trainable), kept, memory)
+    steps = (3.0 if on else 2.0) * parts["llm"] + 4.0 * parts["head"] + 3.0 * (adapters + added)
+    steps += 0.0 if cached else tower * ((3.0 if on else 2.0) if trained_tower else 1.0)
+    return Plan(
+        ledger=ledger,
+        tokens=shape.length,
+        image_tokens=shape.tokens[0] if shape.tokens else 0,
+        train_flops=steps if trains(x) else 0.0,
+        eval_flops=forward,
+        weight_bytes=weight_bytes,
+        adapter_bytes=adapter_bytes(x, trainable),
+        activation_bytes=activation_bytes(x, kept, on),
+        plain_bytes=activation_bytes(x, kept, False),
+        recomputes=on,
+    )
+
+
+def saved_bytes(x: Experiment, vlm: model.Vlm) -> float:
+    """Bytes that quantisation takes from the weights of a model without adapters: it is the language model's blocks that are quantised."""
+    size = precision.bytes_a_weight(x.model)
+    if size is None:
+        return 0.0
+    block = re.compile(vlm.family.parts["llm"].block + r"\.")
+    weights = sum(math.prod(lora.features(each)) for name, each in vlm.bare.named_modules() if block.match(name) and lora.is_linear(each))
+    return weights * (BYTES[x.model.dtype.value] - size)
+
+
+def adapter_bytes(x: Experiment, trainable: int) -> float:
+    """Bytes of so many trainable parameters with their gradients and moments."""
+    return 16.0 * trainable if trains(x) else 0.0
+
+
+def activation_bytes(x: Experiment, kept: Kept, recomputing: bool) -> float:
+    """Bytes that one forward on one device keeps for its backward. kept: of one example."""
+    samples = x.trainer.batch_size // x.trainer.devices
+    return samples * (kept.checkpointed if recomputing else kept.plain) if trains(x) else 0.0
+
+
+def recomputes(x: Experiment, fixed: float, kept: Kept, memory: float) -> bool:
+    """Whether an experiment trains with gradient checkpointing: as asked, else where a step would not fit without.
+
+    fixed: bytes of weights and of all that belongs to adapters. memory: bytes of the device.
+    """
+    asked = x.trainer.gradient_checkpointing
+    return fixed + activation_bytes(x, kept, False) > FILLS * memory if asked is None else asked
+
+
+def device(name: str) -> tuple[float, float]:
+    """FLOP/s and bytes of a device by name."""
+    if name not in DEVICES:
+        raise ConfigError(f"--device {name}: there is no such device.{did_you_mean(name, DEVICES)} Legal: {', '.join(DEVICES)}.")
+    return DEVICES[name]

@@ -1,0 +1,1 @@
+"""What numbers say: metrics, intervals, paired tests, claims. Knows nothing of training."""

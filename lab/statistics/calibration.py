@@ -1,0 +1,119 @@
+"""Temperature scaling: one scalar, fitted on held-out predictions, that makes confidence honest.
+
+    z' = z / T,  z = log p_true - log p_false
+
+The predicted answer never changes. Guo, Pleiss, Sun and Weinberger (2017, 1706.04599), section 4.2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from lab.answers.predictions import PredictionTable, sigmoid
+from lab.errors import LabError
+
+COLDEST, HOTTEST = 1e-3, 1e3
+
+
+@dataclass(frozen=True)
+class Temperature:
+    """A fitted temperature and where it comes from.
+
+    split: the name of the split it was fitted on; nll_before, nll_after: mean NLL there, T = 1 and T = value.
+    at_limit: the optimum lies outside [1e-3, 1e3] (all answers right: T -> 0; anti-correlated: T -> inf).
+    """
+
+    value: float
+    split: str
+    nll_before: float
+    nll_after: float
+    num_examples: int
+    at_limit: bool
+    sample_ids: frozenset[str] = field(repr=False)
+
+
+def fit(table: PredictionTable, split: str) -> Temperature:
+    """Minimise the mean NLL of the renormalised answer over T in [1e-3, 1e3]."""
+    if not split:
+        raise LabError("split='': name the split the temperature is fitted on (minival), so that a report can say it.")
+    z, label = table.log_odds, table.label
+    value, at_limit = minimise(z, label)
+    return Temperature(
+        value=value,
+        split=split,
+        nll_before=nll_at(z, label, 1.0),
+        nll_after=nll_at(z, label, value),
+        num_examples=len(table),
+        at_limit=at_limit,
+        sample_ids=frozenset(table.sample_id.tolist()),
+    )
+
+
+def apply(temperature: Temperature, table: PredictionTable, allow_fitted: bool = False) -> PredictionTable:
+    """Scale a table's log-odds by 1/T; its captured mass, answers and every other column stay.
+
+    Refuses a table that shares samples with the one the temperature was fitted on, unless told otherwise.
+    """
+    shared = temperature.sample_ids.intersection(table.sample_id.tolist())
+    if shared and not allow_fitted:
+        raise LabError(
+            f"calibration: {len(shared)} of {len(table)} samples were used to fit the temperature on "
+            f"{temperature.split!r}; calibration measured on them flatters. Fit on minival and apply to dev, "
+            "or pass allow_fitted=True and say so in the report."
+        )
+    z = table.log_odds / temperature.value
+    mass = np.logaddexp(table.log_p_true, table.log_p_false)
+    return table.replace(log_p_true=mass - np.logaddexp(0.0, -z), log_p_false=mass - np.logaddexp(0.0, z))
+
+
+def nll_at(z: np.ndarray, label: np.ndarray, temperature: float) -> float:
+    """mean log(1 + exp(-s z / T)), s = +1 for True and -1 for False."""
+    return float(np.logaddexp(0.0, -_signed(z, label) / temperature).mean())
+
+
+def minimise(z: np.ndarray, label: np.ndarray) -> tuple[float, bool]:
+    """Find T* and whether it lies at a limit.
+
+    In b = 1/T the NLL is convex (logistic regression without intercept), so its slope
+    g(b) = -mean(s z sigmoid(-s z b)) rises and has at most one root: Newton steps, replaced by bisection
+    (in log b) where they leave the bracket, to a relative 1e-13.
+    """
+    margin = _signed(z, label)
+    low, high = 1 / HOTTEST, 1 / COLDEST
+    if not np.any(margin):
+        return 1.0, True
+    if _slope(margin, low)[0] >= 0:
+        return HOTTEST, True
+    if _slope(margin, high)[0] <= 0:
+        return COLDEST, True
+    b = 1.0
+    for _ in range(200):
+        slope, curvature = _slope(margin, b)
+        if abs(slope) <= 1e-13 * b * curvature:  # a Newton step would change nothing
+            break
+        low, high = (low, b) if slope > 0 else (b, high)
+        step = b - slope / curvature if curvature > 0 else low
+        after = step if low < step < high else float(np.sqrt(low * high))
+        if abs(after - b) <= 1e-13 * b:
+            break
+        b = after
+    return 1 / b, False
+
+
+def _signed(z: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """s z: the log-odds of the right answer, [n]."""
+    z = np.asarray(z, dtype=np.float64)
+    if not len(z) or not np.isfinite(z).all():
+        raise LabError(
+            f"calibration: {int((~np.isfinite(z)).sum())} of {len(z)} log-odds are not finite; "
+            "a temperature needs at least one example, and both answers with a probability above 0."
+        )
+    return np.where(np.asarray(label, dtype=bool), z, -z)
+
+
+def _slope(margin: np.ndarray, b: float) -> tuple[float, float]:
+    """First and second derivative of the mean NLL in b = 1/T."""
+    wrong = sigmoid(-margin * b)
+    return -float(np.mean(margin * wrong)), float(np.mean(margin**2 * wrong * (1 - wrong)))

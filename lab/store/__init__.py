@@ -1,0 +1,1 @@
+"""What is kept and sent: run folders, and their copies in MLflow."""

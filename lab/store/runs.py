@@ -1,0 +1,331 @@
+"""Run folders: where a run's results live, whatever happens to the tracker.
+
+    runs/<identity>/
+      run.json               status, config, metrics, counts, versions, command (see `Run`)
+      curves.jsonl           one JSON object a line: {"step": int, "seconds": float, "<split>/<metric>": float, ...}
+      predictions/<split>.parquet
+      adapter/               PEFT's own files (safetensors)
+      contract.json          what an evaluation of the adapter must agree with
+      checkpoints/           while the run is unfinished: what it goes on from (`lab.training.checkpoints`)
+      .lock                  held by the process at work in the folder
+    runs/sweeps/<sweep>.json the arms of a sweep, in order, and the command that asked for them
+
+JSON files are replaced atomically; `curves.jsonl` is only appended to, and a torn last line is ignored.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import functools
+import itertools
+import json
+import logging
+import os
+import tempfile
+import time
+import typing
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lab.errors import BusyError, DataError
+from lab.host.redaction import without_secrets
+
+log = logging.getLogger(__name__)
+
+RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
+UNREADABLE = "UNREADABLE"
+"""Status of the stand-in for a run whose `run.json` cannot be read; never written."""
+LOCK = ".lock"
+CONTENTS = ("contract.json", "curves.jsonl", "predictions", "adapter")
+"""What tells a run's folder from any other where `run.json` is missing."""
+
+
+@dataclass
+class Run:
+    """One arm. `metrics` holds its summary numbers (`dev/accuracy`, ...); `facts` what was counted on the way.
+
+    config: the resolved config, nested. command: what to type to get this run again, alone.
+    facts: data counts and hashes, parameter ledger, library versions, notes, skipped records.
+    process: pid and host of the process that runs it, so that a stale RUNNING can be told.
+    """
+
+    identity: str
+    name: str
+    config: dict[str, Any]
+    command: str
+    status: str = RUNNING
+    sweep: str | None = None
+    started: str = ""
+    ended: str | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+    process: dict[str, Any] = field(default_factory=dict)
+    error: str | None = None
+    mlflow_run_id: str | None = None
+
+
+@dataclass
+class Sweep:
+    """A set of arms asked for by one command. `dials` are the keys that differ between arms."""
+
+    identity: str
+    name: str
+    command: str
+    arms: list[str]
+    dials: list[str]
+    question: str | None = None
+    started: str = ""
+    ended: str | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    mlflow_run_id: str | None = None
+
+
+Record = TypeVar("Record", Run, Sweep)
+T = TypeVar("T")
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file so that a reader, or a kill, never meets half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def folder(runs_dir: Path, identity: str) -> Path:
+    """The folder of a run."""
+    return runs_dir / identity
+
+
+def save(runs_dir: Path, run: Run) -> None:
+    """Write `run.json`, without secrets that were typed in the command or that a library put in its error."""
+    _write(folder(runs_dir, run.identity) / "run.json", run, ("command", "error"))
+
+
+def save_sweep(runs_dir: Path, sweep: Sweep) -> None:
+    """Write `sweeps/<sweep>.json`, without secrets that were typed in the command."""
+    _write(runs_dir / "sweeps" / f"{sweep.identity}.json", sweep, ("command", "name"))
+
+
+def load(runs_dir: Path, identity: str) -> Run | None:
+    """Read a run, or None if there is none. Raises `DataError` for a file that is no run, or that of another folder."""
+    return _named(folder(runs_dir, identity) / "run.json", Run, identity)
+
+
+def look(runs_dir: Path, identity: str) -> Run | None:
+    """Read a run among others: for a file that is no run a stand-in of status UNREADABLE, whose error says why."""
+    try:
+        return load(runs_dir, identity)
+    except DataError as error:
+        return Run(identity, identity, {}, "", status=UNREADABLE, error=str(error))
+
+
+def load_sweep(runs_dir: Path, identity: str) -> Sweep | None:
+    """Read a sweep, or None if there is none. Raises `DataError` for a file that is no sweep, or that of another name."""
+    return _named(runs_dir / "sweeps" / f"{identity}.json", Sweep, identity)
+
+
+@contextlib.contextmanager
+def held(run_dir: Path, wait_s: float = 30.0) -> Iterator[None]:
+    """Hold a run folder, so that one process at a time is at work in it; the kernel lets go of it for a process that dies.
+
+    Raises `BusyError` if another holds it for longer than `wait_s` seconds (a killed sweep's arms take a moment to end).
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(run_dir / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    deadline = time.monotonic() + wait_s
+    try:
+        while not _lock(descriptor):
+            if time.monotonic() > deadline:
+                raise BusyError(f"{run_dir}: another process is at work on this run. Wait for it, or stop it.")
+            time.sleep(0.2)
+        yield
+    finally:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+        os.close(descriptor)
+
+
+def is_held(run_dir: Path) -> bool:
+    """Whether a process is at work in a run folder."""
+    try:
+        descriptor = os.open(run_dir / LOCK, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        return not _lock(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def truthful(runs_dir: Path, run: Run) -> Run:
+    """The run as it is: one that says RUNNING but has no process at work was killed."""
+    if run.status != RUNNING or is_held(folder(runs_dir, run.identity)):
+        return run
+    gone = f"its process (pid {run.process.get('pid')} on {run.process.get('host')}) is gone without a word"
+    return dataclasses.replace(run, status=KILLED, error=gone)
+
+
+def _lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def all_runs(runs_dir: Path) -> list[Run]:
+    """Every run in the folder, by the time it started; one that cannot be read is told in a line and left out."""
+    for path in sorted(runs_dir.glob("*/")):
+        there = [name for name in CONTENTS if (path / name).exists()]
+        if there and not (path / "run.json").exists():
+            log.warning("%s: it holds %s and no run.json, so the run is left out. Restore it, or move the folder.", path, there[0])
+    return _readable(load, runs_dir, (path.parent.name for path in runs_dir.glob("*/run.json")))
+
+
+def all_sweeps(runs_dir: Path) -> list[Sweep]:
+    """Every sweep in the folder, by the time it last started; one that cannot be read is told in a line and left out."""
+    return _readable(load_sweep, runs_dir, (path.stem for path in runs_dir.glob("sweeps/*.json")))
+
+
+def _readable(read: Callable[[Path, str], Record | None], runs_dir: Path, names: Iterable[str]) -> list[Record]:
+    found = []
+    for name in sorted(names):
+        try:
+            found.append(read(runs_dir, name))
+        except DataError as error:
+            log.warning("%s It is left out.", error)
+    return sorted((one for one in found if one is not None), key=lambda one: one.started)
+
+
+def append_curve(run_dir: Path, row: dict[str, float]) -> None:
+    """Add one line to `curves.jsonl`."""
+    with (run_dir / "curves.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def curves(run_dir: Path, skip: int = 0) -> Iterator[dict[str, float]]:
+    """Read `curves.jsonl` from line `skip` on; a last line without its newline is still being written.
+
+    A line that is no point is told once and left out. Raises `DataError` where the file cannot be read.
+    """
+    path = run_dir / "curves.jsonl"
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file):
+                if number >= skip and line.endswith(b"\n"):
+                    row = _point(line)
+                    if row is None:
+                        _tell_bad_line(path, number + 1)
+                    else:
+                        yield row
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise DataError(f"{path}: it cannot be read ({error}).") from None
+
+
+def _point(line: bytes) -> dict[str, float] | None:
+    """One line of a curve, or None if it is not what `append_curve` writes."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    whole = isinstance(row, dict) and {"step", "seconds"} <= row.keys() and type(row["step"]) is int
+    return row if whole and all(type(value) in (int, float) for value in row.values()) else None
+
+
+@functools.cache
+def _tell_bad_line(path: Path, number: int) -> None:
+    log.warning("%s:%d: this line is no point of a curve; it is left out.", path, number)
+
+
+def count_curves(run_dir: Path) -> int:
+    """How many whole lines `curves.jsonl` has."""
+    return sum(1 for _ in curves(run_dir))
+
+
+def cut_curves(run_dir: Path, rows: int) -> None:
+    """Keep the first `rows` lines of `curves.jsonl`: a run goes on from a checkpoint that was taken when it had so many."""
+    kept = list(itertools.islice(curves(run_dir), rows))
+    write_atomically(run_dir / "curves.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
+
+
+def _write(path: Path, record: Record, typed: tuple[str, ...]) -> None:
+    values = asdict(record)
+    values |= {key: without_secrets(values[key]) for key in typed if values[key] is not None}
+    write_atomically(path, json.dumps(values, indent=1) + "\n")
+
+
+def _named(path: Path, kind: type[Record], identity: str) -> Record | None:
+    try:
+        record = parsed(path, kind)
+        if record.identity != identity:
+            raise DataError(f"{path}: it is the {kind.__name__.lower()} {record.identity}, not {identity}; its folder was renamed or copied.")
+        if isinstance(record, Run) and record.status not in (RUNNING, FINISHED, FAILED, KILLED):
+            raise DataError(f"{path}: its status is {record.status!r:.60}, which this laboratory does not know.")
+        for time in (record.started, record.ended):
+            datetime.fromisoformat(time or now())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise error if isinstance(error, DataError) else DataError(f"{path}: {error}.") from None
+    return record
+
+
+def parsed(path: Path, kind: type[T]) -> T:
+    """A JSON file as one of the dataclasses that were written to it. Raises `DataError`, `FileNotFoundError`."""
+    what = f"this is no {kind.__name__.lower()} of this laboratory"
+    hints = typing.get_type_hints(kind)
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: {what} ({error or type(error).__name__}). Restore it, or move its folder away.") from None
+    if not isinstance(values, dict):
+        raise DataError(f"{path}: {what} (it holds no JSON object). Restore it, or move its folder away.")
+    unknown = sorted(values.keys() - hints.keys())
+    if unknown:
+        raise DataError(f"{path}: a later version of this laboratory wrote it (unknown field {unknown[0]!r:.60}). Update to read it.")
+    try:
+        made = kind(**values)
+    except TypeError as error:
+        raise DataError(f"{path}: {what} ({error}). Restore it, or move its folder away.") from None
+    wrong = [name for name, hint in hints.items() if not _fits(getattr(made, name), hint)]
+    if wrong:
+        raise DataError(f"{path}: {what} ({wrong[0]} is {getattr(made, wrong[0])!r:.60}). Restore it, or move its folder away.")
+    return made
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a JSON value is of the type that a field is declared with."""
+    if hint is Any:
+        return True
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is dict:
+        return isinstance(value, dict) and all(_fits(one, inner[1]) for one in value.values())
+    if origin is list:
+        return isinstance(value, list) and all(_fits(one, inner[0]) for one in value)
+    if inner:
+        return any(_fits(value, one) for one in inner)
+    if hint is float:
+        return type(value) in (int, float)
+    return type(value) is hint

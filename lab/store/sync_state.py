@@ -1,0 +1,56 @@
+"""What MLflow has of a run folder: the note that a delivery leaves in it, and the lock that lets one delivery in at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from lab.errors import DataError
+from lab.store.runs import parsed, write_atomically
+
+NOTE = "delivered.json"
+LOCK = ".delivery"
+
+
+@dataclass
+class Delivered:
+    """What MLflow has of a run.
+
+    uri (without credentials), experiment, started: which store, and which start of the run, this is about.
+    points: lines of `curves.jsonl` that are there. sending: more may be there, because a delivery began and did not end.
+    metrics, status: the last summary that is there.
+    """
+
+    uri: str
+    experiment: str
+    started: str
+    run_id: str
+    points: int = 0
+    sending: bool = False
+    metrics: dict[str, float] = field(default_factory=dict)
+    status: str | None = None
+
+    def keep(self, run_dir: Path) -> None:
+        """Write the note."""
+        write_atomically(run_dir / NOTE, json.dumps(asdict(self)) + "\n")
+
+
+def read(run_dir: Path, uri: str, experiment: str, started: str) -> Delivered | None:
+    """The note about this start of the run in this store; None if there is none, or one of another version."""
+    try:
+        known = parsed(run_dir / NOTE, Delivered)
+    except (FileNotFoundError, DataError):
+        return None
+    return known if (known.uri, known.experiment, known.started) == (uri, experiment, started) else None
+
+
+@contextlib.contextmanager
+def one_at_a_time(lock: Path) -> Iterator[None]:
+    """Wait until no other process holds a lock file; the kernel lets go of it for a process that dies."""
+    with lock.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,103 @@
+"""What looks on while an arm trains: its curve, the progress bar, and a loss that is no number."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+from lab.errors import TrainingError
+from lab.host.progress import Report
+from lab.store.runs import append_curve, write_atomically
+
+CURVE_EVERY = 10
+"""Optimizer steps between two rows of the training curve."""
+NOT_FINITE = "not_finite.json"
+
+
+class CurveLogger(Logger):
+    """Writes what Lightning logs to `curves.jsonl`; the tracker reads it from there."""
+
+    def __init__(self, run_dir: Path, started: float, first_metric_s: float | None = None) -> None:
+        super().__init__()
+        self.run_dir = run_dir
+        self.started = started
+        self.first_metric_s = first_metric_s
+
+    @property
+    def name(self) -> str:
+        return "curves"
+
+    @property
+    def version(self) -> str:
+        return self.run_dir.name
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Hyper-parameters are in `run.json` already."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        seconds = time.time() - self.started
+        if self.first_metric_s is None:
+            self.first_metric_s = seconds
+        kept = {key: value for key, value in metrics.items() if key != "epoch"}
+        append_curve(self.run_dir, {"step": step or 0, "seconds": round(seconds, 3), **kept})
+
+
+class Progress(Callback):
+    """Reports the loss and the examples a second every `CURVE_EVERY` steps."""
+
+    def __init__(self, steps: int, examples_per_step: int, report: Report) -> None:
+        self.steps = steps
+        self.examples_per_step = examples_per_step
+        self.report = report
+        self.seen = 0
+        self.start = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, *_: Any) -> None:
+        step = trainer.global_step
+        if step == self.seen or (step % CURVE_EVERY and step != self.steps):
+            return
+        self.seen = step
+        rate = step * self.examples_per_step / (time.perf_counter() - self.start)
+        self.report("training (steps)", step, self.steps, f"loss {float(outputs['loss']):.3f}, {rate:.0f} examples/s")
+
+
+class Finite(Callback):
+    """Stops a training whose loss is no number, and keeps the ids of the samples that were in the batch.
+
+    On a CPU it looks at every step; on a GPU every `CURVE_EVERY` steps at all since, because a look makes the host wait.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
+        self.recent: list[tuple[int, list[str], torch.Tensor]] = []
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.recent.append((trainer.global_step, list(batch.sample_ids), outputs["loss"].detach()))
+        if module.device.type == "cpu" or len(self.recent) >= CURVE_EVERY:
+            self.look()
+
+    def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self.look()
+
+    def look(self) -> None:
+        """Raise a `TrainingError` at the first loss of those not yet looked at that is not finite."""
+        losses = torch.stack([loss for _, _, loss in self.recent]).tolist() if self.recent else []
+        for (step, ids, _), loss in zip(self.recent, losses, strict=True):
+            if not math.isfinite(loss):
+                path = self.run_dir / NOT_FINITE
+                write_atomically(path, json.dumps({"step": step, "loss": str(loss), "sample_ids": ids}, indent=1) + "\n")
+                raise TrainingError(
+                    f"the loss is {loss} at optimizer step {step}; the {len(ids)} samples of that batch are named in {path}. "
+                    "Lower optim.lr, lengthen optim.warmup_fraction or lower trainer.gradient_clip_val."
+                )
+        self.recent.clear()

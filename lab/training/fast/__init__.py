@@ -1,0 +1,1 @@
+"""The training step in fewer operations, for float32 Llama blocks."""

@@ -1,0 +1,214 @@
+"""The same optimizer step in fewer operations; what it computes differs from the plain step by rounding alone.
+
+    products     LoRA layers, norms, gates and attention by `lab.training.fast.autograd_ops`, in fewer passes over large tensors
+                 than PEFT's and Transformers' own expressions make.
+    rows         packed: what begins all rows is read once, what ends them not at all, and attention needs no mask.
+    last block   of what it gives, only the answer rows are read: queries, and all behind them, are computed for those alone.
+
+Only while training: validation, scoring and every saved file know nothing of it. It is written for float32 alone: over a model
+that computes in 16 bits the step is PEFT's and Transformers' own. A layer that is not plain LoRA (dropout, DoRA, a quantised
+base) keeps PEFT's forward; with gradient checkpointing, whose second forward comes after the step's, nothing is changed at all.
+Equality with the plain step, in every dtype: tests/test_lean.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from peft.tuners.lora import Linear as LoraLinear
+from torch import nn
+from torch.nn import functional as F
+
+from lab.lora import ADAPTER
+from lab.model import Vlm
+from lab.records import Batch
+from lab.training.fast.autograd_ops import Attended, Gated, Layer, Normed, adapted
+from lab.training.fast.packing import Heads, Layout, Packed, Spread, pack
+
+Forward = tuple[nn.Module, Callable[..., torch.Tensor]]
+
+
+class Lean:
+    """What of a model can be trained leanly, found once."""
+
+    def __init__(self, vlm: Vlm) -> None:
+        self.vlm = vlm
+        self.checkpointed = [module for module in vlm.bare.modules() if hasattr(module, "gradient_checkpointing")]
+        known = computes_in(vlm) == torch.float32
+        modules = list(vlm.bare.modules()) if known else []
+        self.layers = {module: factors(module) for module in modules if is_plain(module)}
+        self.forwards: list[Forward] = [(module, partial(layer_forward, layer)) for module, layer in self.layers.items()]
+        self.forwards += [(module, partial(norm_forward, module)) for module in modules if is_norm(module)]
+        self.blocks = blocks(vlm) if known else []
+        self.random = any(isinstance(module, nn.Dropout) and module.p > 0 for module in modules)  # then no two tokens are alike
+        self.turned = {
+            layer: pairing(layer, block.self_attn.head_dim)
+            for block in self.blocks
+            for layer in (block.self_attn.q_proj, block.self_attn.k_proj)
+        }
+
+    def predicted(self, batch: Batch) -> torch.Tensor:
+        """Logits of what predicts the last `answer_rows` - 1 tokens of every row, [B, answer_rows - 1, vocabulary], for a backward."""
+        if any(module.gradient_checkpointing for module in self.checkpointed):
+            return self.vlm.logits(batch, batch.answer_rows)[:, :-1]
+        if not self.blocks:
+            with instead(self.forwards):
+                return self.vlm.logits(batch, batch.answer_rows)[:, :-1]
+        packed, layout = pack(replace(batch, shared=0) if self.random else batch)
+        last = [False] * (len(self.blocks) - 1) + [True]
+        forwards = [(block, partial(self.block, block, layout, ends)) for block, ends in zip(self.blocks, last, strict=True)]
+        with instead(self.forwards + forwards):
+            return self.vlm.logits(packed, layout.answers.numel()).view(*layout.answers.shape, -1)
+
+    def block(
+        self,
+        block: nn.Module,
+        layout: Layout,
+        last: bool,
+        hidden_states: torch.Tensor,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor],
+        **_: Any,
+    ) -> torch.Tensor:
+        """A block of Llama's kind over packed hidden_states [1, N, D], causal in every row and without padding.
+
+        The result is [1, N, D]; of the last block [1, answers, D], those of all rows.
+        """
+        attention, mlp, size = block.self_attn, block.mlp, block.self_attn.head_dim
+        short = keeps_weights(block, hidden_states, layout.length)
+        number, keyed = (layer.out_features // size for layer in (attention.q_proj, attention.k_proj))
+        asking = Heads(number, number // keyed, size, folded=short and not last)
+        reading = (Heads(keyed, 1, size, folded=False), Heads(keyed, 1, size, folded=False, turned=False))
+        angles = torch.complex(*(numbers[0, :, : size // 2] for numbers in position_embeddings))
+        entering = block.input_layernorm(hidden_states)
+        if last:
+            at, seen = layout.packed_answers(), torch.arange(layout.length, device=angles.device) <= layout.answers[..., None]
+            k, v = Spread.apply(*self.projected(entering, [attention.k_proj, attention.v_proj]), layout, reading, angles)
+            layout, residual, angles = layout.of_answers(), hidden_states[:, at], angles[at]
+            (q,) = Spread.apply(*self.projected(entering[:, at], [attention.q_proj]), layout, (asking,), angles)
+            found = F.scaled_dot_product_attention(q, k, v, attn_mask=seen[:, None], scale=attention.scaling, enable_gqa=True)
+        else:
+            residual, layers = hidden_states, [attention.q_proj, attention.k_proj, attention.v_proj]
+            q, k, v = Spread.apply(*self.projected(entering, layers), layout, (asking, *reading), angles)
+            if short:
+                found = Attended.apply(q, k, v, attention.scaling, layout.shared)
+            else:
+                found = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=attention.scaling, enable_gqa=True)
+        kept = residual + attention.o_proj(Packed.apply(found, layout, asking))
+        gate, up = self.projected(block.post_attention_layernorm(kept), [mlp.gate_proj], [mlp.up_proj])
+        return kept + mlp.down_proj(Gated.apply(gate, up))
+
+    def projected(self, x: torch.Tensor, *groups: list[nn.Module]) -> tuple[torch.Tensor, ...]:
+        """What layers make of x, those of a group side by side in one tensor: one product where all are plain.
+
+        What will be turned comes in the order of `pairing`.
+        """
+        found = [[self.plain(layer) for layer in group] for group in groups]
+        if all(None not in group for group in found):
+            return adapted(x, found)
+        return tuple(torch.cat([self.paired(layer, layer(x), -1) for layer in group], dim=-1) for group in groups)
+
+    def plain(self, layer: nn.Module) -> Layer | None:
+        """What a layer computes with, its outputs paired where they will be turned; None if it is not plain."""
+        found = self.layers.get(layer) or untouched(layer)
+        if found is None or layer not in self.turned:
+            return found
+        weight, bias, b = (x if x is None else self.paired(layer, x, 0) for x in (found.weight, found.bias, found.b))
+        return Layer(weight, bias, found.a, b, found.scaling)
+
+    def paired(self, layer: nn.Module, x: torch.Tensor, dim: int) -> torch.Tensor:
+        """What a layer gives, or gives it with, along dim, in the order of `pairing` if it will be turned."""
+        return x.index_select(dim, self.turned[layer]) if layer in self.turned else x
+
+
+@contextlib.contextmanager
+def instead(forwards: list[Forward]) -> Iterator[None]:
+    """Within it, modules have other forwards; they are left as they were."""
+    for module, forward in forwards:
+        module.forward = forward
+    try:
+        yield
+    finally:
+        for module, _ in forwards:
+            del module.forward  # the class's own shows again
+
+
+def layer_forward(layer: Layer, x: torch.Tensor) -> torch.Tensor:
+    """The forward of a plain LoRA layer."""
+    return adapted(x, [[layer]])[0]
+
+
+def norm_forward(norm: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """The forward of an RMSNorm; its class's own where it casts."""
+    if x.dtype != norm.weight.dtype:
+        return type(norm).forward(norm, x)
+    return Normed.apply(x, norm.weight, norm.variance_epsilon)
+
+
+def factors(layer: LoraLinear) -> Layer:
+    """What a plain LoRA layer computes with."""
+    base, a, b = layer.get_base_layer(), layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]
+    return Layer(base.weight, base.bias, a.weight, b.weight, layer.scaling[ADAPTER])
+
+
+def untouched(layer: nn.Module) -> Layer | None:
+    """A linear layer in float32 that nothing adapts, as one of rank 0."""
+    if type(layer) is not nn.Linear or layer.weight.dtype != torch.float32 or layer.weight.requires_grad:
+        return None
+    weight = layer.weight
+    return Layer(weight, layer.bias, weight.new_empty(0, weight.shape[1]), weight.new_empty(weight.shape[0], 0), 0.0)
+
+
+def computes_in(vlm: Vlm) -> torch.dtype:
+    """The dtype in which hidden states go from block to block; norms may compute in another (`model.fp32_layernorms`)."""
+    return vlm.bare.get_input_embeddings().weight.dtype
+
+
+def pairing(layer: nn.Module, size: int) -> torch.Tensor:
+    """For heads of so many numbers, int64 [outputs]: what rotary positions turn together side by side, 0, S / 2, 1, S / 2 + 1, ..."""
+    order = torch.arange(layer.out_features, device=layer.weight.device)
+    return order.view(-1, 2, size // 2).mT.flatten()
+
+
+def keeps_weights(block: nn.Module, x: torch.Tensor, length: int) -> bool:
+    """Whether attention over rows of so many positions keeps its weights: on a CPU, and fewer numbers than the feed-forward keeps."""
+    heads = block.self_attn.q_proj.out_features // block.self_attn.head_dim
+    return x.device.type == "cpu" and heads * length <= 3 * block.mlp.gate_proj.out_features
+
+
+def is_plain(layer: nn.Module) -> bool:
+    """Whether a module is a LoRA layer that computes W x + s B (A x) in float32 and nothing else."""
+    if type(layer) is not LoraLinear or list(layer.lora_A) != [ADAPTER] or layer.active_adapters != [ADAPTER]:
+        return False
+    base, a, b = layer.get_base_layer(), layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]
+    return (
+        type(base) is nn.Linear
+        and not layer.fan_in_fan_out
+        and ADAPTER not in layer.lora_variant
+        and isinstance(layer.lora_dropout[ADAPTER], nn.Identity)
+        and a.bias is None
+        and b.bias is None
+        and base.weight.dtype == a.weight.dtype == b.weight.dtype == torch.float32
+    )
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether a module is an RMSNorm in float32 whose weight does not train."""
+    known = type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon")
+    return known and module.weight.dtype == torch.float32 and not module.weight.requires_grad
+
+
+def blocks(vlm: Vlm) -> list[nn.Module]:
+    """The language model's blocks in order, if they are of Llama's kind and no dial puts anything into them; else none."""
+    part = vlm.family.parts["llm"]
+    if vlm.conditioner is not None or not part.llama_blocks:
+        return []
+    found = [module for name, module in vlm.bare.named_modules() if re.fullmatch(part.block, name)]
+    silu = vlm.bare.config.get_text_config().hidden_act == "silu"
+    plain = silu and all(not block.self_attn.attention_dropout and block.self_attn.sliding_window is None for block in found)
+    return found if plain else []
