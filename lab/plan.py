@@ -79,8 +79,8 @@ def visible(splits: Splits | None) -> str:
     from lab.statistics.power_analysis import smallest_detectable
     from lab.statistics.resampling import clusters_of
 
-    asked = [splits.dev[i] for i in range(len(splits.dev))]
-    cluster = clusters_of(np.array([one.image_set for one in asked]), np.array([one.sentence_group for one in asked]))
+    dev = [splits.dev.index(i) for i in range(len(splits.dev))]
+    cluster = clusters_of(np.array([one.image_set for one in dev]), np.array([one.question_group for one in dev]))
     sizes = np.bincount(cluster).tolist()
     lines = [
         f"dev: {len(splits.dev):,} examples in {len(sizes):,} clusters; train: {len(splits.train):,}"

@@ -84,7 +84,7 @@ def to_chat(sample: Sample, dial: PromptDial, seed: int = 0) -> Chat:
     messages = [{"role": "user", "content": content}]
     if dial.system is not None:
         messages.insert(0, {"role": "system", "content": [{"type": "text", "text": dial.system}]})
-    return Chat(tuple(messages), dial.answer_true if sample.answer.value else dial.answer_false, order)
+    return Chat(tuple(messages), (dial.answer_true, dial.answer_false)[sample.answer.right], order)
 
 
 def spellings(word: str) -> tuple[str, ...]:

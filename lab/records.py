@@ -36,10 +36,32 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The answer to a True/False question. Other kinds of answer (text, boxes) stand beside it."""
+    """The answer to a question with a few options: which of them is right, by place.
+
+    binary: there are two, so that P(True) exists, the probability of the first. text: the right option.
+    """
 
     kind: ClassVar[str] = "choice"
-    value: bool
+    right: int
+    options: tuple[str, ...] = ("True", "False")
+
+    @classmethod
+    def truth(cls, value: bool) -> Choice:
+        """The answer to a True/False question."""
+        return cls(0 if value else 1)
+
+    @property
+    def binary(self) -> bool:
+        return len(self.options) == 2
+
+    @property
+    def text(self) -> str:
+        return self.options[self.right]
+
+    @property
+    def key(self) -> str:
+        """What a fingerprint hashes: the right option, and all of them where they are not True and False."""
+        return self.text if self.options == Choice.truth(True).options else "\x1f".join((self.text, *self.options))
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +70,7 @@ class Sample:
 
     sample_id: unique in its split.
     image_set: samples with one value share images; every interval resamples these clusters.
-    sentence_group: samples with one value share a sentence; consistency is all-correct per group.
+    question_group: samples with one value share a question; consistency is all-correct per group.
     subset: a part of the split worth its own row (a statement family; balanced / unbalanced), or None.
     """
 
@@ -57,7 +79,7 @@ class Sample:
     images: tuple[Picture, ...]
     answer: Choice
     image_set: str
-    sentence_group: str
+    question_group: str
     subset: str | None = None
 
 
@@ -72,13 +94,8 @@ class Split(Protocol):
 
     def __getitem__(self, index: int) -> Sample: ...
 
-
-class Loaded(Split, Protocol):
-    """A split as a data set gives it."""
-
-    @property
-    def asked(self) -> Sequence[tuple[str, str, bool]]:
-        """Id, text and answer of every sample in order, without touching an image."""
+    def index(self, index: int) -> Sample:
+        """A sample whose images are not read: as many, but without their bytes. For what asks for its words, groups or answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +116,9 @@ class Splits:
     together: the samples of an image set are left out as a whole, as a score is of all of them.
     """
 
-    train: Loaded
-    minival: Loaded
-    dev: Loaded
+    train: Split
+    minival: Split
+    dev: Split
     skipped: tuple[Skipped, ...] = ()
     notes: tuple[str, ...] = ()
     together: bool = False

@@ -56,7 +56,7 @@ def test_pictures_are_photographs_in_size_and_balanced(photographs, composer, tm
     assert (len(splits.train), len(splits.minival), len(splits.dev)) == (19 * 16, 16, 16)
     groups: dict[str, list[bool]] = {}
     for sample in (splits.train[i] for i in range(len(splits.train))):
-        groups.setdefault(sample.sentence_group, []).append(sample.answer.value)
+        groups.setdefault(sample.question_group, []).append(sample.answer.right == 0)
     assert {(len(labels), sum(labels)) for labels in groups.values()} == {(4, 2)}
     picture = splits.dev[0].images[0]
     assert Path(picture.source).read_bytes()[:3] == b"\xff\xd8\xff"

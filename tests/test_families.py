@@ -39,7 +39,7 @@ def sample(index: int, ragged: bool) -> Sample:
     wide = 64 + 32 * (index % 3) if ragged else 64
     text = TEXTS[index % len(TEXTS)] if ragged else TEXTS[0]
     images = (picture(2 * index, wide), picture(2 * index + 1))
-    return Sample(f"s{index}", text, images, Choice(index % 2 == 0), f"set{index}", text)
+    return Sample(f"s{index}", text, images, Choice.truth(index % 2 == 0), f"set{index}", text)
 
 
 @pytest.fixture(scope="module", params=checkpoints.FAMILIES)

@@ -75,9 +75,12 @@ class Two:
     def __len__(self) -> int:
         return 2
 
+    def index(self, index: int) -> Sample:
+        return self[index]
+
     def __getitem__(self, index: int) -> Sample:
         text = ("Both are red.", "The left one is red.")[index]
-        return Sample("ab"[index], text, (Picture("1"), Picture("2")), Choice(True), "set", text)
+        return Sample("ab"[index], text, (Picture("1"), Picture("2")), Choice.truth(True), "set", text)
 
 
 def test_swap_groups_are_reported_apart() -> None:

@@ -64,14 +64,14 @@ def where(splits: Splits) -> dict[str, set[str]]:
 @real
 def test_official_counts_and_labels(splits: Splits) -> None:
     samples = [*splits.train, *splits.minival, *splits.dev]
-    counts = Counter((sample.sample_id.split("-")[0], sample.answer.value) for sample in samples)
+    counts = Counter((sample.sample_id.split("-")[0], sample.answer.right == 0) for sample in samples)
     assert counts == {
         ("dev", True): 547 * 6,
         ("dev", False): 442 * 6,
         ("test", True): 556 * 6,
         ("test", False): 434 * 6,
     }
-    groups = Counter(name.split("-")[0] for name in {sample.sentence_group for sample in samples})
+    groups = Counter(name.split("-")[0] for name in {sample.question_group for sample in samples})
     assert groups == {"dev": 267, "test": 266}
     assert len({sample.sample_id for sample in samples}) == len(samples) == (989 + 990) * 6
     assert splits.skipped == ()
@@ -86,7 +86,7 @@ def test_the_cut_by_directory(splits: Splits) -> None:
         "minival": {"test/1"},
         "dev": {f"test/{number}" for number in range(2, 7)},
     }
-    groups = [{sample.sentence_group for sample in part} for part in (splits.train, splits.minival, splits.dev)]
+    groups = [{sample.question_group for sample in part} for part in (splits.train, splits.minival, splits.dev)]
     assert len(groups[0] | groups[1] | groups[2]) == sum(map(len, groups))
     assert any(note.startswith("nlvr: sentence strings in more than one split: 27") for note in splits.notes)
     assert any("no score here compares with published" in note for note in splits.notes)
@@ -96,9 +96,9 @@ def test_the_cut_by_directory(splits: Splits) -> None:
 def test_each_statement_has_its_six_permutations_in_one_cluster(splits: Splits) -> None:
     sample = splits.dev[0]
     assert sample.sample_id == "test-3776-0-0"
-    assert sample.image_set == sample.sentence_group == "test-3776"
+    assert sample.image_set == sample.question_group == "test-3776"
     assert Counter(name.rpartition("-")[2] for name in splits.dev.sample_ids) == {str(k): 703 for k in range(6)}
-    assert {sample.image_set for sample in splits.dev} == {sample.sentence_group for sample in splits.dev}
+    assert {sample.image_set for sample in splits.dev} == {sample.question_group for sample in splits.dev}
 
 
 @real
@@ -167,7 +167,7 @@ def test_a_sentence_group_goes_whole_and_is_noted(tmp_path: Path) -> None:
         )
     path.write_text("\n".join(map(json.dumps, rows)))
     splits = load(DataDial(name="nlvr", root=str(tmp_path)), tmp_path / "cache")
-    groups = [{sample.sentence_group for sample in part} for part in (splits.train, splits.minival, splits.dev)]
+    groups = [{sample.question_group for sample in part} for part in (splits.train, splits.minival, splits.dev)]
     assert "dev-0" in groups[0]
     assert "dev-0" not in groups[1] | groups[2]
     assert any("sentence groups in several image directories: 1" in note for note in splits.notes)

@@ -62,16 +62,16 @@ def test_the_official_dev_file(tmp_path: Path) -> None:
     splits = load(DataDial(name="nlvr2", root=str(tmp_path)), tmp_path / "cache")
     dev = splits.dev
     assert len(dev) == len(set(dev.sample_ids)) == 6982
-    assert len({sample.sentence_group for sample in dev}) == 2018
+    assert len({sample.question_group for sample in dev}) == 2018
     assert len({sample.image_set for sample in dev}) == 1054
     assert len({sample.images for sample in dev}) == 4051
     assert Counter(sample.subset for sample in dev) == {"balanced": 2300, "unbalanced": 3562, "singleton": 1120}
-    assert Counter(sample.answer.value for sample in dev) == {True: 3551, False: 3431}
-    assert Counter(Counter(sample.sentence_group for sample in dev).values()) == {1: 36, 2: 196, 3: 590, 4: 1196}
+    assert Counter(sample.answer.right == 0 for sample in dev) == {True: 3551, False: 3431}
+    assert Counter(Counter(sample.question_group for sample in dev).values()) == {1: 36, 2: 196, 3: 590, 4: 1196}
     official = {json.loads(line)["identifier"] for line in (SHARED / "balanced_dev.json").read_text().splitlines()}
     assert {sample.sample_id for sample in dev if sample.subset == "balanced"} == official
     assert dev[0].sample_id == "dev-850-0-0"
-    assert (dev[0].image_set, dev[0].sentence_group) == ("dev-850", "dev-850--0")
+    assert (dev[0].image_set, dev[0].question_group) == ("dev-850", "dev-850--0")
     assert [Path(picture.source).name for picture in dev[0].images] == ["dev-850-0-img0.png", "dev-850-0-img1.png"]
     assert "nlvr2: dev: 2300 balanced, 1120 singleton, 3562 unbalanced." in splits.notes
     assert not any("officially" in note for note in splits.notes)
@@ -90,7 +90,7 @@ def test_every_official_layout_is_found(tmp_path: Path, manifest: str, images: s
     hang(tmp_path / images, rows)
     splits = load(DataDial(name="nlvr2", root=str(tmp_path)), tmp_path / "cache")
     assert [sample.subset for sample in splits.dev] == ["balanced", "balanced", "singleton"]
-    assert [sample.answer.value for sample in splits.dev] == [True, False, False]
+    assert [sample.answer.right == 0 for sample in splits.dev] == [True, False, False]
     assert decode(splits.dev[0].images[0]).size == (4, 4)
     assert any("has 3 good statements; officially dev has 6982" in note for note in splits.notes)
 
@@ -230,9 +230,9 @@ def test_lmms_lab_tables(tmp_path: Path) -> None:
     splits = load(DataDial(name="nlvr2", source="lmms-lab", root=str(root)), tmp_path / "cache")
     assert splits.dev.sample_ids == ("dev-1-0-0", "dev-1-0-1", "dev-2-0-0", "dev-3-0-0")
     assert [sample.subset for sample in splits.dev] == ["balanced", "balanced", "unbalanced", "unbalanced"]
-    assert [sample.answer.value for sample in splits.dev] == [True, False, True, False]
+    assert [sample.answer.right == 0 for sample in splits.dev] == [True, False, True, False]
     assert splits.dev[1].text == "Q dev-1-0-1"
-    assert (splits.dev[1].image_set, splits.dev[1].sentence_group) == ("dev-1", "dev-1--1")
+    assert (splits.dev[1].image_set, splits.dev[1].question_group) == ("dev-1", "dev-1--1")
     assert red(splits, 1) == [1, 101]
     assert splits.dev[1].images[0].source == f"{root}[balanced_dev]#1/left_image"
     with pytest.raises(DataError, match="has no train split"):

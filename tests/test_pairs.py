@@ -53,9 +53,9 @@ def test_labels_are_balanced_overall_and_within_each_sentence(splits):
     for split in (splits.train, splits.minival, splits.dev):
         groups = defaultdict(list)
         for sample in rows(split):
-            groups[sample.sentence_group].append(sample)
+            groups[sample.question_group].append(sample)
         for group in groups.values():
-            assert sorted(sample.answer.value for sample in group) == [False, False, True, True]
+            assert sorted(sample.answer.right == 0 for sample in group) == [False, False, True, True]
             assert len({sample.text for sample in group}) == 1
             assert len({sample.image_set for sample in group}) == 4
 

@@ -132,5 +132,5 @@ def test_the_plan_counts_clusters_as_the_report_does(composer, tmp_path) -> None
 
 
 def answered(one) -> Prediction:
-    names = (one.sample_id, one.image_set, one.sentence_group, one.subset, one.answer.value)
+    names = (one.sample_id, one.image_set, one.question_group, one.subset, one.answer.right == 0)
     return Prediction(*names, -0.5, -1.0, 0.97, True, (0, 1), (16, 16))

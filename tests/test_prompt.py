@@ -11,7 +11,7 @@ from lab.records import Choice, Picture, Sample
 
 def sample(name: str = "a", images: int = 2) -> Sample:
     pictures = tuple(Picture(f"{name}{i}") for i in range(images))
-    return Sample(name, "There is a {curly} cat.", pictures, Choice(True), "set", "group")
+    return Sample(name, "There is a {curly} cat.", pictures, Choice.truth(True), "set", "group")
 
 
 def texts(chat) -> list[str]:

@@ -88,7 +88,7 @@ def test_nlvr2_gives_all_records_or_says_which_it_does_not(rows: list[dict], for
     assert len(splits.dev) + len(splits.skipped) == len(rows)
     assert on_bad is OnBad.skip or not splits.skipped
     asked = {(row["identifier"], row["sentence"]) for row in rows if isinstance(row["sentence"], str) and isinstance(row["identifier"], str)}
-    assert {(name, text) for name, text, _ in splits.dev.asked} <= asked
+    assert {(sample.sample_id, sample.text) for sample in map(splits.dev.index, range(len(splits.dev)))} <= asked
 
 
 CELLS = st.one_of(st.just(png(4, 4)), st.none(), st.binary(max_size=30), st.integers(0, 60).map(lambda cut: png(4, 4)[:cut]))

@@ -37,7 +37,7 @@ def png(width: int = 64, height: int = 48) -> bytes:
 
 def sample(text: str, number: int = 2, name: str = "s", size: tuple[int, int] = (64, 48)) -> Sample:
     pictures = tuple(Picture(f"{name}-{k}", png(*size)) for k in range(number))
-    return Sample(name, text, pictures, Choice(True), name, name)
+    return Sample(name, text, pictures, Choice.truth(True), name, name)
 
 
 @pytest.fixture(scope="module", params=[*checkpoints.FAMILIES, "vit_gpt2"])
@@ -213,7 +213,7 @@ def test_an_image_set_goes_as_a_whole_where_a_score_is_of_all_of_it_and_no_split
     splits = Splits(split_of(), split_of(), dev, together=True)
     found, made = screen(splits, ("minival", "dev"), encoder, dial)
     assert list(found.dev.sample_ids) == list(made["dev"].split.sample_ids) == ["2"] and len(found.skipped) == 2
-    assert found.dev.asked == (("2", "other", True),)
+    assert [(one.sample_id, one.text) for one in map(found.dev.index, range(len(found.dev)))] == [("2", "other")]
     apart, _ = screen(dataclasses.replace(splits, together=False), ("dev",), encoder, dial)
     assert list(apart.dev.sample_ids) == ["1b", "2"] and len(apart.skipped) == 1
     with pytest.raises(DataError, match="data=winoground: nothing is left to report on in the dev split; bad records: 1, the first: sample 1: "):

@@ -54,7 +54,7 @@ def make(root: Path, count: int = 3, broken: int | None = None) -> Path:
 
 def predicted(sample: Sample, s: float) -> Prediction:
     true = -np.log1p(np.exp(-s))
-    return Prediction(sample.sample_id, sample.image_set, sample.sentence_group, sample.subset, sample.answer.value,
+    return Prediction(sample.sample_id, sample.image_set, sample.question_group, sample.subset, sample.answer.right == 0,
                       true, true - s, 1.0, s > 0, (0,), (1,))  # fmt: skip
 
 
@@ -62,10 +62,10 @@ def test_each_example_is_four_questions(tmp_path: Path) -> None:
     splits = load(DataDial(name="winoground", root=str(make(tmp_path / "w"))), tmp_path / "cache")
     assert splits.dev.sample_ids[:4] == ("0-c0-i0", "0-c0-i1", "0-c1-i0", "0-c1-i1")
     assert len(splits.dev) == 12
-    assert [sample.answer.value for sample in splits.dev][:4] == [True, False, False, True]
+    assert [sample.answer.right == 0 for sample in splits.dev][:4] == [True, False, False, True]
     sample = splits.dev[6]
     assert (sample.sample_id, sample.text) == ("1-c1-i0", "caption 1 of 1")
-    assert (sample.image_set, sample.sentence_group, sample.subset) == ("1", "1-c1", "Object")
+    assert (sample.image_set, sample.question_group, sample.subset) == ("1", "1-c1", "Object")
     (picture,) = sample.images
     assert decode(picture).getpixel((0, 0)) == (0, 10, 0)
     assert decode(splits.dev[7].images[0]).getpixel((0, 0)) == (0, 11, 0)
@@ -160,7 +160,7 @@ def test_intervals_are_over_examples_and_keep_text_and_image_apart() -> None:
 
 def asked(sample_id: str, s: float) -> Prediction:
     name, caption, image = sample_id.split("-")
-    return predicted(Sample(sample_id, "t", (), Choice(caption[1] == image[1]), name, f"{name}-{caption}"), s)
+    return predicted(Sample(sample_id, "t", (), Choice.truth(caption[1] == image[1]), name, f"{name}-{caption}"), s)
 
 
 def drawn(root: Path, count: int = 6) -> Path:

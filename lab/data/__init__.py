@@ -12,7 +12,7 @@ from lab.errors import ConfigError, DataError, did_you_mean
 
 if TYPE_CHECKING:
     from lab.config import DataDial
-    from lab.records import Loaded, Split, Splits
+    from lab.records import Split, Splits
 
 NAMES = ("pairs", "nlvr", "nlvr2", "winoground")
 DIAGNOSTIC = ("winoground",)
@@ -63,9 +63,9 @@ def demand(splits: Splits, part: str) -> Split:
     return split
 
 
-def fingerprint(split: Loaded) -> str:
+def fingerprint(split: Split) -> str:
     """Return the SHA-256 of ids, texts and answers in order: what a run was trained or scored on, but for its images."""
     digest = hashlib.sha256()
-    for sample_id, text, answer in split.asked:
-        digest.update(f"{sample_id}\0{text}\0{answer}\0".encode())
+    for sample in map(split.index, range(len(split))):
+        digest.update(f"{sample.sample_id}\0{sample.text}\0{sample.answer.key}\0".encode())
     return digest.hexdigest()

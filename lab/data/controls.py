@@ -46,6 +46,10 @@ class ControlSplit(AlteredSplit):
         self.control = control
         self.donors = donors(split, seed) if control == "shuffled" else []
 
+    def index(self, index: int) -> Sample:
+        sample = self.split.index(index)
+        return replace(sample, images=()) if self.control == "text_only" else sample
+
     def __getitem__(self, index: int) -> Sample:
         sample = self.split[index]
         match self.control:
@@ -80,7 +84,7 @@ def donors(split: Split, seed: int) -> list[int]:
     """
     members: dict[str, list[int]] = {}
     for index in range(len(split)):
-        members.setdefault(split[index].image_set, []).append(index)
+        members.setdefault(split.index(index).image_set, []).append(index)
     sets = sorted(members)
     if len(sets) < 2:
         raise ConfigError("evaluation.controls=[shuffled]: one image set alone cannot be shuffled.")

@@ -15,7 +15,7 @@ Dev and test alone (13 directories) give train = dev/0-5 test/0, minival = test/
 
 A statement (what `data.num_*` counts) is one line of the JSON: a sentence about one image. It becomes one sample for
 each permutation of the boxes, `<split>-<identifier>-<k>`; dev and minival always have all six (the official rule).
-`image_set` and `sentence_group` are both `<split>-<n>`, n the number before "-" in the identifier: consistency is
+`image_set` and `question_group` are both `<split>-<n>`, n the number before "-" in the identifier: consistency is
 counted by it and intervals resample it, for the images under one sentence were made together.
 """
 
@@ -193,7 +193,7 @@ def _sample(statement: Statement, k: int, layout: str) -> Sample:
         sample_id=f"{statement.name}-{k}",
         text=statement.sentence,
         images=tuple(Picture(file, crop=crop) for crop in crops),
-        answer=Choice(statement.label),
+        answer=Choice.truth(statement.label),
         image_set=statement.group,
-        sentence_group=statement.group,
+        question_group=statement.group,
     )

@@ -13,7 +13,7 @@ train file, the last twentieth of them; a file without buckets is cut by image s
 minival are empty, which is enough for zero-shot; `lab.data.demand` says why to whoever asks for them.
 
 An identifier is `<split>-<set>-<pair>-<sentence>`. `image_set` is `<split>-<set>`: all its pairs come from one search
-and carry the same sentences, so intervals resample it. `sentence_group` is the identifier with the pair blanked, the
+and carry the same sentences, so intervals resample it. `question_group` is the identifier with the pair blanked, the
 official key of consistency. `subset` is the bias split of nlvr2/data/filter_data.py: an image pair (by its two
 addresses) that occurs once is `singleton`; else `balanced` if it has both labels, `unbalanced` if one.
 """
@@ -182,9 +182,9 @@ def _sample(statement: Statement, subset: str) -> Sample:
         sample_id=statement.name,
         text=statement.sentence,
         images=(Picture(statement.left), Picture(statement.right)),
-        answer=Choice(statement.label),
+        answer=Choice.truth(statement.label),
         image_set=statement.image_set,
-        sentence_group=f"{split}-{image_set}--{sentence}",
+        question_group=f"{split}-{image_set}--{sentence}",
         subset=subset,
     )
 

@@ -2,7 +2,7 @@
 
 Made in blocks of four image pairs and four sentences: every sentence is asked of all four pairs and is true
 of exactly two, so labels are balanced overall and within each sentence, and a sentence alone tells nothing.
-Every pair carries four sentences. `image_set` names the pair, `sentence_group` the sentence, `subset` the
+Every pair carries four sentences. `image_set` names the pair, `question_group` the sentence, `subset` the
 family. Blocks never cross splits. Made once and kept as memory-mapped Arrow files under the cache folder.
 """
 
@@ -128,29 +128,31 @@ class PairsSplit:
     def sample_ids(self) -> Sequence[str]:
         return tuple(self._samples.column("sample_id").to_pylist())
 
-    @property
-    def asked(self) -> Sequence[tuple[str, str, bool]]:
-        columns = (self._samples.column(name).to_pylist() for name in ("sample_id", "text", "label"))
-        return tuple(zip(*columns, strict=True))
-
     def __len__(self) -> int:
         return self._samples.num_rows
 
     def __getitem__(self, index: int) -> Sample:
+        return self.sample(index, with_images=True)
+
+    def index(self, index: int) -> Sample:
+        return self.sample(index, with_images=False)
+
+    def sample(self, index: int, with_images: bool) -> Sample:
+        """One row of the tables, with or without the bytes of its images."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"row {index} of a split of {len(self)}")
         row = {name: self._samples.column(name)[index].as_py() for name in SAMPLES.names}
         pictures = tuple(
-            Picture(f"{self.images_path}#{row[side]}/png", self._png[row[side]].as_py(), size=(SIDE, SIDE))
-            for side in ("left", "right")
+            Picture(f"{self.images_path}#{at}/png", self._png[at].as_py() if with_images else None, size=(SIDE, SIDE))
+            for at in (row["left"], row["right"])
         )
         return Sample(
             sample_id=row["sample_id"],
             text=row["text"],
             images=pictures,
-            answer=Choice(row["label"]),
+            answer=Choice.truth(row["label"]),
             image_set=row["image_set"],
-            sentence_group=row["sentence_group"],
+            question_group=row["sentence_group"],
             subset=row["subset"],
         )
 

@@ -34,20 +34,19 @@ class Records:
         self.absent = absent
         self.sample_ids = tuple(sample.sample_id for sample in self._samples)
 
-    @property
-    def asked(self) -> Sequence[tuple[str, str, bool]]:
-        return tuple((sample.sample_id, sample.text, sample.answer.value) for sample in self._samples)
-
     def __len__(self) -> int:
         return len(self._samples)
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[index] for index in range(len(self)))
 
-    def __getitem__(self, index: int) -> Sample:
+    def index(self, index: int) -> Sample:
         if not self._samples and self.absent:
             raise DataError(self.absent)
-        sample = self._samples[index]
+        return self._samples[index]
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = self.index(index)
         if self._tables is None:
             return sample
         return dataclasses.replace(sample, images=tuple(map(self._tables.fetch, sample.images)))

@@ -2,7 +2,7 @@
 
 400 examples of two captions with the same words and two images, of which caption c describes image i exactly if c = i.
 Each becomes four True/False questions about one image: `<id>-c<c>-i<i>`, text = caption c, answer = (c == i),
-`image_set` = id (the four share images), `sentence_group` = `<id>-c<c>`, `subset` = collapsed_tag (Object, Relation,
+`image_set` = id (the four share images), `question_group` = `<id>-c<c>`, `subset` = collapsed_tag (Object, Relation,
 Both). Text, image and group scores are functions of the four: `lab.statistics.winoground`.
 
 `data.root`: a local folder of parquet files with the columns of `facebook/winoground`, or a hub id with `@revision`;
@@ -61,9 +61,9 @@ def questions(row: Row, name: str, table: Table, index: int) -> list[Sample]:
             sample_id=f"{name}-c{c}-i{i}",
             text=row.text(caption),
             images=(Picture(table.source(index, image)),),
-            answer=Choice(c == i),
+            answer=Choice.truth(c == i),
             image_set=name,
-            sentence_group=f"{name}-c{c}",
+            question_group=f"{name}-c{c}",
             subset=subset,
         )
         for c, caption in enumerate(CAPTIONS)

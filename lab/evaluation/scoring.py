@@ -75,16 +75,16 @@ def rows_of(
     """Put a batch's scores beside what its samples say."""
     rows, image = [], 0
     for b, sample_id in enumerate(batch.sample_ids):
-        sample = examples.split[indices[b]]
+        sample = examples.split.index(indices[b])
         assert sample.sample_id == sample_id
         stop = image + batch.num_images[b]
         rows.append(
             Prediction(
                 sample_id=sample_id,
                 image_set=sample.image_set,
-                sentence_group=sample.sentence_group,
+                sentence_group=sample.question_group,
                 subset=sample.subset,
-                label=sample.answer.value,
+                label=sample.answer.right == 0,
                 log_p_true=true[b],
                 log_p_false=false[b],
                 captured_mass=min(1.0, math.exp(true[b]) + math.exp(false[b])),

@@ -70,15 +70,21 @@ class SwappedSplit(AlteredSplit):
     def __len__(self) -> int:
         return len(self.rows)
 
+    def index(self, index: int) -> Sample:
+        return self.turned(self.split.index(self.rows[index]))
+
     def __getitem__(self, index: int) -> Sample:
-        sample = self.split[self.rows[index]]
+        return self.turned(self.split[self.rows[index]])
+
+    def turned(self, sample: Sample) -> Sample:
+        """A sample with its images reversed."""
         text = swap_words(sample.text) if self.rename else sample.text
         return replace(sample, images=sample.images[::-1], text=text)
 
 
 def sided(split: Split) -> list[int]:
     """The rows whose sentence names a side; of the others both passes would ask the same."""
-    return [i for i in range(len(split)) if names_a_side(split[i].text)]
+    return [i for i in range(len(split)) if names_a_side(split.index(i).text)]
 
 
 def by_group(rows: Sequence[int], renamed: Sequence[Prediction], kept: Sequence[Prediction]) -> dict[str, list[Prediction]]:

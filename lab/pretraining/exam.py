@@ -45,7 +45,7 @@ def examine(
         logits = model.lm_head(hidden[torch.arange(len(samples)), asked])
         false, true = (logits[:, words].logsumexp(-1) for words in spellings)
         for sample, said in zip(samples, (true > false).tolist(), strict=True):
-            tally[sample.subset][0] += said == sample.answer.value
+            tally[sample.subset][0] += said == (sample.answer.right == 0)
             tally[sample.subset][1] += 1
     return {family: (right, number) for family, (right, number) in tally.items()}
 

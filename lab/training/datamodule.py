@@ -127,7 +127,7 @@ class Examples(Dataset[Example]):
             computed = store.fill(names, read, vlm, self.encoder, report)
             self.store = store
         if self.texts is None:
-            self.texts = Texts(self.encoder.text(self.split[i]) for i in range(len(self)))
+            self.texts = Texts(self.encoder.text(self.split.index(i)) for i in range(len(self)))
         return computed
 
     @cached_property
@@ -176,7 +176,7 @@ class Examples(Dataset[Example]):
 
     def text(self, index: int) -> Text:
         """The tokenised prompt of a sample."""
-        return self.encoder.text(self.split[index]) if self.texts is None else self.texts[index]
+        return self.encoder.text(self.split.index(index)) if self.texts is None else self.texts[index]
 
     def __getitem__(self, index: int) -> Example:
         if self.store is None:

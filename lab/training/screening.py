@@ -16,7 +16,7 @@ from lab.config import DataDial, OnBad
 from lab.data.faults import Fault, settle
 from lab.errors import DataError
 from lab.model.encoding import Encoder
-from lab.records import Loaded, Sample, Splits
+from lab.records import Sample, Split, Splits
 from lab.training.datamodule import Examples
 
 log = logging.getLogger(__name__)
@@ -28,20 +28,18 @@ PURPOSES = {"train": "to learn from", "dev": "to report on"}
 class Kept:
     """Some rows of a split, in their order."""
 
-    def __init__(self, split: Loaded, rows: Sequence[int]) -> None:
+    def __init__(self, split: Split, rows: Sequence[int]) -> None:
         self.split, self.rows = split, tuple(rows)
         self.sample_ids = tuple(split.sample_ids[row] for row in self.rows)
-
-    @property
-    def asked(self) -> Sequence[tuple[str, str, bool]]:
-        asked = self.split.asked
-        return tuple(asked[row] for row in self.rows)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Sample:
         return self.split[self.rows[index]]
+
+    def index(self, index: int) -> Sample:
+        return self.split.index(self.rows[index])
 
 
 def screen(splits: Splits, parts: Sequence[str], encoder: Encoder, dial: DataDial) -> tuple[Splits, dict[str, Examples]]:
@@ -70,7 +68,7 @@ def screen(splits: Splits, parts: Sequence[str], encoder: Encoder, dial: DataDia
     return replace(splits, **kept, skipped=(*splits.skipped, *settle(lost, OnBad.skip))), made
 
 
-def along(split: Loaded, faults: dict[int, Fault]) -> dict[int, Fault]:
+def along(split: Split, faults: dict[int, Fault]) -> dict[int, Fault]:
     """All samples of the image sets that have a bad one, with its fault."""
-    sets = {split[i].image_set: fault for i, fault in reversed(faults.items())}
-    return {i: sets[name] for i in range(len(split)) if (name := split[i].image_set) in sets}
+    sets = {split.index(i).image_set: fault for i, fault in reversed(faults.items())}
+    return {i: sets[name] for i in range(len(split)) if (name := split.index(i).image_set) in sets}
