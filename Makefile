@@ -16,6 +16,10 @@ test:  ## install what tests need and run them
 	$(PYTHON) -m pytest -n 0 --durations=0 tests/test_architecture.py -k answers_at_once
 	$(PYTHON) -m pytest
 
+test-tools:  ## the tests of tools/, which no user needs
+	$(PYTHON) -m pip install $(PIP_QUIET) -e '.[test]'
+	$(PYTHON) -m pytest -n 0 tools/tests
+
 grid:  ## every pair of options, run and verified: about 130 rows, a bar and a table
 	$(PYTHON) -m pip install $(PIP_QUIET) -e '.[test,quantised]'
 	PYTHONPATH=tests $(PYTHON) -m grid
@@ -31,6 +35,6 @@ gpu-wheels:  ## bring along what a GPU machine without a package registry lacks,
 	$(PYTHON) -m pip wheel $(PIP_QUIET) --no-deps -w cache/wheels 'hydra-core>=1.3.8,<1.4' 'omegaconf>=2.3,<2.4' 'antlr4-python3-runtime==4.9.*'
 
 tiny-base:  ## make the shipped tiny base again, from nothing (about half an hour on one core)
-	$(PYTHON) -m lab.pretraining --out cache/tiny_base
+	$(PYTHON) -m tools.pretraining --out cache/tiny_base
 
-.PHONY: help install sweep test grid bars report gpu-wheels tiny-base
+.PHONY: help install sweep test test-tools grid bars report gpu-wheels tiny-base

@@ -9,12 +9,16 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lab.errors import ConfigError, LabError, did_you_mean
 from lab.host.redaction import Formatter, without_secrets
 from lab.host.stopping import EXIT_CODE, Stopped, requeue
+
+if TYPE_CHECKING:
+    from lab.config import Experiment
 
 PACKAGE = Path(__file__).parent
 
@@ -51,15 +55,14 @@ def sweep_question(config_name: str) -> str | None:
     return " ".join(words) or None
 
 
-def register() -> None:
-    """Tell Hydra of the schema, of the sweeps folder, of the sweeper and the launcher."""
+def register_schema() -> None:
+    """Tell Hydra of the schema and of the sweeps folder; `lab.sweeping.launcher.register` adds sweeper and launcher."""
     from hydra.core.config_search_path import ConfigSearchPath
     from hydra.core.config_store import ConfigStore
     from hydra.core.plugins import Plugins
     from hydra.plugins.search_path_plugin import SearchPathPlugin
 
     from lab.config import Experiment
-    from lab.sweeping.launcher import register as register_launcher
 
     class Sweeps(SearchPathPlugin):
         """Lets `-cn NAME` find `sweeps/NAME.yaml`."""
@@ -69,7 +72,19 @@ def register() -> None:
 
     Plugins.instance().register(Sweeps)
     ConfigStore.instance().store(name="experiment_schema", node=Experiment, provider="lab")
-    register_launcher()
+
+
+def compose(overrides: Sequence[str], config_name: str = "train") -> Experiment:
+    """One experiment from overrides, as `lab.train` composes it, checked; Hydra knows sweeper and launcher already."""
+    from hydra import compose as compose_config
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    from lab.freezing import freeze
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(shipped("conf")), version_base="1.3"):
+        return freeze(compose_config(config_name, overrides=list(overrides)))
 
 
 def set_up_logging() -> None:

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lab.cli import answer, register, set_up_logging, shipped
+from lab.cli import answer, compose, set_up_logging
 from lab.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -40,13 +40,10 @@ def main() -> None:
 
 def act(given: argparse.Namespace) -> int:
     """Compose, count and print."""
-    from hydra import compose, initialize_config_dir
-
-    from lab.freezing import freeze
+    from lab.sweeping.launcher import register
 
     register()
-    with initialize_config_dir(str(shipped("conf")), version_base="1.3"):
-        x = freeze(compose(given.config_name, overrides=given.overrides))
+    x = compose(given.overrides, given.config_name)
     splits = data_of(x)
     print(visible(splits))
     tokens, how = tokens_per_image(x, given, splits)

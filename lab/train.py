@@ -8,8 +8,9 @@ import hydra
 from omegaconf import DictConfig
 
 from lab import manual
-from lab.cli import answer, process_started, register, set_up_logging, shipped
+from lab.cli import answer, process_started, set_up_logging, shipped
 from lab.errors import ConfigError
+from lab.sweeping.launcher import register
 
 register()
 

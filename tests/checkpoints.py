@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lab.config import DType, ModelDial
-from lab.pretraining.tokenizer import make_processor
+from tools.pretraining.tokenizer import make_processor
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin

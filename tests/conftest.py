@@ -16,7 +16,6 @@ import pytest
 from hypothesis import settings
 
 from lab.config import Experiment
-from lab.freezing import freeze
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
@@ -37,8 +36,8 @@ def one_thread() -> None:
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real Qwen2-VL checkpoint of the shipped base's shape with random weights."""
-    from lab.pretraining.architecture import make_model
-    from lab.pretraining.tokenizer import make_processor
+    from tools.pretraining.architecture import make_model
+    from tools.pretraining.tokenizer import make_processor
 
     folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
     processor = make_processor()
@@ -50,19 +49,11 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def composer() -> Callable[..., Experiment]:
     """Compose an experiment from conf/ and overrides, as the door does."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-
-    from lab.cli import register
+    from lab.cli import compose
+    from lab.sweeping.launcher import register
 
     register()
-
-    def make(*overrides: str, config_name: str = "train") -> Experiment:
-        GlobalHydra.instance().clear()
-        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            return freeze(compose(config_name, overrides=list(overrides)))
-
-    return make
+    return lambda *overrides, config_name="train": compose(overrides, config_name)
 
 
 @pytest.fixture(scope="session")

@@ -157,12 +157,10 @@ def differing(left: list[dict[str, Any]], right: list[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    from hydra import compose, initialize_config_dir
-
-    from lab.cli import register
-    from lab.freezing import freeze
-    from lab.pretraining.architecture import make_model
-    from lab.pretraining.tokenizer import make_processor
+    from lab.cli import compose
+    from lab.sweeping.launcher import register
+    from tools.pretraining.architecture import make_model
+    from tools.pretraining.tokenizer import make_processor
 
     register()
     out = Path(sys.argv[1]).absolute()
@@ -171,8 +169,7 @@ if __name__ == "__main__":
     make_processor().save_pretrained(out / "base")
 
     def make(*overrides: str) -> Experiment:
-        with initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):
-            return freeze(compose("train", overrides=[f"model.path={out}/base", *overrides]))
+        return compose([f"model.path={out}/base", *overrides])
 
     wanted = int(sys.argv[2])
     found = campaign(make, out, wanted, int(sys.argv[3]))

@@ -36,8 +36,8 @@ def real_width() -> Vlm:
     """A Qwen2-VL of the 2B's widths with two language-model and two vision blocks, and a cut vocabulary."""
     from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLImageProcessor
 
-    from lab.pretraining.architecture import make_config
-    from lab.pretraining.tokenizer import make_processor
+    from tools.pretraining.architecture import make_config
+    from tools.pretraining.tokenizer import make_processor
 
     processor = make_processor()
     size = {"shortest_edge": 16 * 28 * 28, "longest_edge": 16 * 28 * 28}

@@ -122,8 +122,8 @@ def edit_json(path: Path, *keys: str, value: Any) -> None:
 
 
 def other_weights(folder: Path) -> None:
-    from lab.pretraining.architecture import make_model
-    from lab.pretraining.tokenizer import make_processor
+    from tools.pretraining.architecture import make_model
+    from tools.pretraining.tokenizer import make_processor
 
     make_model(make_processor(), seed=2).save_pretrained(folder)
 

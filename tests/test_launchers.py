@@ -67,7 +67,7 @@ def run_here(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     """`python -m lab.train ... -m` in this process, with Hydra's own launcher that runs jobs in it one after another."""
     from hydra.core.global_hydra import GlobalHydra
 
-    from lab.cli import register
+    from lab.sweeping.launcher import register
 
     GlobalHydra.instance().clear()
     register()

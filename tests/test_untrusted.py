@@ -22,9 +22,7 @@ from lab.answers import predictions
 from lab.artifacts import adapter
 from lab.config import Experiment, ModelDial, identity
 from lab.data import tables
-from lab.errors import ConfigError, DataError, LabError, ModelError
-from lab.pretraining import checkpoint as pretraining
-from lab.pretraining.recipe import Recipe
+from lab.errors import DataError, LabError, ModelError
 from lab.store import runs
 from lab.training import checkpoints
 
@@ -241,13 +239,10 @@ def test_code_in_a_checkpoint_runs_only_if_the_config_says_so(tiny_folder, tmp_p
         model.load(dial(folder))
 
 
-def test_predictions_and_the_state_of_a_pretraining(tmp_path, bomb) -> None:
+def test_predictions(tmp_path, bomb) -> None:
     (tmp_path / "dev.parquet").write_bytes(bomb)
     with pytest.raises(LabError, match="dev.parquet"):
         predictions.read(tmp_path / "dev.parquet")
-    plant(tmp_path / "state", bomb, "state.pt")
-    with pytest.raises(ConfigError, match="state.pt cannot be read"):
-        pretraining.load_state(tmp_path, Recipe())
 
 
 def test_nothing_in_the_laboratory_unpickles() -> None:

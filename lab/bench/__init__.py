@@ -1,1 +1,1 @@
-"""How fast, against what: `python -m lab.bench`. Parts that measure; the door is `__main__`."""
+"""How fast the composed config is: `python -m lab.bench`."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from lab.bench.figures import Figure
+from lab.bench.results import Figure
 from lab.config import Experiment
 from lab.evaluation import fast_inference, generation, scoring
 from lab.evaluation.latency import now

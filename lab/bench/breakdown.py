@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import statistics
 
 import torch
 
 from lab import run as running
-from lab.bench import answering, ceiling, steps
-from lab.bench.figures import BenchError, Figure, spread
-from lab.bench.rounds import Round
+from lab.bench import answering, peak_flops, steps
+from lab.bench.results import BenchError, Figure, Round, spread
 from lab.config import Experiment, trains
 from lab.errors import ConfigError
 from lab.evaluation.latency import peak_memory_mb
@@ -28,23 +26,22 @@ def measure(x: Experiment, rounds: int, num_steps: int, report: Report = silent)
         raise ConfigError("trainer.max_steps=0: nothing is trained, so there is no step to measure. Give it a number of steps.")
     prepared = running.prepare(x, report)
     device = prepared.vlm.device
-    top = ceiling.matrix_product_ceiling(getattr(torch, x.model.dtype.value), device)
+    top = peak_flops.matrix_product_peak(getattr(torch, x.model.dtype.value), device)
     flops = steps.flops_of_step(x, prepared)
-    real, bare = take_turns(x, prepared, rounds, num_steps, report)
+    real, bare = interleave(x, prepared, rounds, num_steps, report)
     figures = step_figures(x, real, bare, flops, top)
     figures.append(Figure("peak memory", peak_memory_mb(device), "MiB", "resident; on a GPU what was allocated"))
     report("training before answering", 0, 1, "")
-    section = dataclasses.replace(steps.lasting(x, TRAINED_STEPS).trainer)
     with attached(x, prepared.vlm) as vlm:
-        steps.bare_steps(dataclasses.replace(x, trainer=section), vlm, prepared.encoded(x)["train"])
+        steps.bare_steps(steps.lasting(x, TRAINED_STEPS), vlm, prepared.encoded(x)["train"])
         report("training before answering", 1, 1, "")
         return figures + answering.measure(x, vlm, prepared.encoded(x)["dev"], report=report)
 
 
-def take_turns(
+def interleave(
     x: Experiment, prepared: running.Prepared, rounds: int, num_steps: int, report: Report
 ) -> tuple[list[Round], list[Round]]:
-    """Rounds of the real loop and of the bare one in turn, their losses equal to the last bit."""
+    """Interleaved rounds of the real loop and of the bare one, their losses equal to the last bit."""
     real, bare = [], []
     for done in range(rounds):
         real.append(steps.through_lightning(x, prepared, num_steps))

@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,8 @@ from lightning.pytorch.callbacks import Callback
 
 from lab import lora
 from lab import run as running
-from lab.bench.ceiling import matrix_flops
-from lab.bench.rounds import WARM_UP, Round, cpu_seconds, differences
+from lab.bench.peak_flops import matrix_flops
+from lab.bench.results import WARM_UP, Round, differences
 from lab.config import Experiment
 from lab.evaluation.latency import now
 from lab.model import Vlm
@@ -30,18 +29,6 @@ from lab.training.datamodule import DataModule, Examples
 from lab.training.learner import Learner
 
 PARTS = ("data", "forward", "backward", "optimizer")
-
-
-@dataclass(frozen=True)
-class OurArm:
-    """One arm as `lab.train` trains it, features cached."""
-
-    x: Experiment
-
-    def open(self) -> Callable[[int], Round]:
-        """Load base and data, compute features that the cache lacks."""
-        prepared = running.prepare(self.x)
-        return lambda steps: through_lightning(self.x, prepared, steps)
 
 
 def lasting(x: Experiment, steps: int) -> Experiment:
@@ -65,14 +52,12 @@ class Clock(Callback):
 
 
 def through_lightning(x: Experiment, prepared: running.Prepared, steps: int) -> Round:
-    """Steps through `lab.training.loop.train`: Lightning, logging, the watch for losses that are no number, checkpoints."""
+    """Steps through `lab.training.loop.train`: Lightning, logging, the check for non-finite losses, checkpoints."""
     x = lasting(x, steps)
     clock = Clock(x.trainer.accumulate_grad_batches)
-    before = cpu_seconds()
     with attached(x, prepared.vlm) as vlm, tempfile.TemporaryDirectory(prefix="lab-bench-") as folder:
         loop.train(x, vlm, prepared.encoded(x), Path(folder), time.time(), watchers=(clock,))
-    spent = (cpu_seconds() - before) / (WARM_UP + steps)
-    return Round(differences(clock.ends), means(clock.losses, x.trainer.accumulate_grad_batches), spent)
+    return Round(differences(clock.ends), means(clock.losses, x.trainer.accumulate_grad_batches))
 
 
 def means(losses: list[torch.Tensor], accumulate: int) -> list[float]:
@@ -95,7 +80,6 @@ def bare_steps(x: Experiment, vlm: Vlm, train: Examples) -> Round:
     taken: dict[str, list[float]] = {part: [] for part in PARTS}
     whole: list[float] = []
     losses: list[torch.Tensor] = []
-    before = cpu_seconds()
     for _ in range(learner.steps):
         spent = dict.fromkeys(PARTS, 0.0)
         optimizer.zero_grad()
@@ -116,8 +100,7 @@ def bare_steps(x: Experiment, vlm: Vlm, train: Examples) -> Round:
         for part, seconds in spent.items():
             taken[part].append(seconds)
     after_warm_up = {part: seconds[WARM_UP:] for part, seconds in taken.items()}
-    cpu_s = (cpu_seconds() - before) / learner.steps
-    return Round(whole[WARM_UP:], means(losses, x.trainer.accumulate_grad_batches), cpu_s, after_warm_up)
+    return Round(whole[WARM_UP:], means(losses, x.trainer.accumulate_grad_batches), after_warm_up)
 
 
 def begin(x: Experiment, vlm: Vlm, train: Examples) -> tuple[Learner, Iterator[Batch]]:

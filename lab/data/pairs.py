@@ -31,7 +31,7 @@ from lab.records import Choice, Picture, Sample, Splits
 log = logging.getLogger(__name__)
 
 GENERATOR_VERSION = 1  # raise it whenever the same dial would give other rows: the cache is keyed by it
-STREAM = 0x9A125  # first word of every seed here; `lab.pretraining` draws from another stream
+STREAM = 0x9A125  # first word of every seed here; `tools.pretraining` draws from another stream
 DEFAULT_SIZES = {"train": 4000, "minival": 400, "dev": 1200}
 DEFAULT_DIFFICULTY = "medium"
 PER_BLOCK = 4  # image pairs in a block, and sentences in a block

@@ -26,6 +26,8 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
+from lab.cli import register_schema
+
 if TYPE_CHECKING:
     from lab.sweeping.arms import Arm
 
@@ -134,7 +136,8 @@ class SharedLauncherConfig:
 
 
 def register() -> None:
-    """Make `hydra/sweeper=arms` and `hydra/launcher=shared` known to Hydra."""
+    """Make the schema, `hydra/sweeper=arms` and `hydra/launcher=shared` known to Hydra."""
+    register_schema()
     try:
         package = importlib.import_module(PLUGINS.partition(".")[0])
     except ImportError:  # no other plugin is installed

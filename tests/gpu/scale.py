@@ -48,22 +48,17 @@ class Scale:
 
     def experiment(self, model: str, path: Path, *overrides: str, runs: str = "runs") -> Experiment:
         """The shipped YAML of a model on drawn pairs. runs: name of the folder for its run folders."""
-        from hydra import compose, initialize_config_dir
-        from hydra.core.global_hydra import GlobalHydra
-
-        from lab.cli import register, shipped
-        from lab.freezing import freeze
+        from lab.cli import compose
+        from lab.sweeping.launcher import register
 
         register()
-        GlobalHydra.instance().clear()
         common = (
             f"model={model}", f"model.path={path}", "data.num_train=64", "data.num_minival=8", "data.num_dev=8", "optim.lr=1e-4",
             f"trainer.accelerator={'gpu' if self.device == 'cuda' else 'cpu'}", "evaluation.batch_size=8",
             "evaluation.latency_examples=1", "evaluation.latency_warmup=0", "evaluation.verify=false", "tracking.enabled=false",
             f"tracking.runs_dir={self.home / runs}", f"tracking.cache_dir={self.home / 'cache'}",
         )  # fmt: skip
-        with initialize_config_dir(str(shipped("conf")), version_base="1.3"):
-            return freeze(compose("train", overrides=[*common, *overrides]))
+        return compose([*common, *overrides])
 
 
 def full_processor(family: str) -> ProcessorMixin:

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lab.bench.figures import Figure, machine
+from lab.bench.results import Figure, machine
 from lab.store.runs import write_atomically
 
 ROOT = Path(__file__).parents[2]

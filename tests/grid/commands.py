@@ -97,7 +97,7 @@ def command(given: list[str]) -> int:
     """The exit code of `python -m lab.train`, in this process; another error than the user's is raised."""
     from hydra.core.global_hydra import GlobalHydra
 
-    from lab.cli import register
+    from lab.sweeping.launcher import register
 
     GlobalHydra.instance().clear()
     register()
@@ -142,19 +142,13 @@ def wanted_parameters(row: Row, root: Path, folder: Path) -> str:
     """What an adapter of rank 4, and the modules of other dials, come to, where a row asks for a number of parameters."""
     if row["size"] != "parameters" or refused(row):
         return "1000000"
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-
     from lab import lora
-    from lab.cli import register, shipped
-    from lab.freezing import freeze
+    from lab.cli import compose
     from lab.run import assemble
+    from lab.sweeping.launcher import register
 
     register()
-    GlobalHydra.instance().clear()
-    asked = [one for one in arguments(row | {"size": "rank", "launcher": "alone"}, root, folder)]
-    with initialize_config_dir(str(shipped("conf")), version_base="1.3"):
-        x = freeze(compose("train", overrides=asked))
+    x = compose(arguments(row | {"size": "rank", "launcher": "alone"}, root, folder))
     vlm = assemble(x, model.load(x.model))
     return str(lora.adapter_parameters(vlm, x.lora) + lora.added_parameters(vlm))
 

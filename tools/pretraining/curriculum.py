@@ -6,9 +6,9 @@ import numpy as np
 
 from lab.data.scenes import PALETTES, Kind, Scene
 from lab.data.statements import SIDES, TAUGHT, article, draw_kind, propose
-from lab.pretraining.branches import Branch
-from lab.pretraining.recipe import Recipe
-from lab.pretraining.vocabulary import CAPTION, DECLARATIVE, QUESTION
+from tools.pretraining.recipe import Recipe
+from tools.pretraining.sequence_packing import Branch
+from tools.pretraining.vocabulary import CAPTION, DECLARATIVE, QUESTION
 
 OPENING = {"one_image": 0.7, "without": 0.15, "any_image": 0.15}
 LATER = {"one_image": 0.2, "without": 0.12, "any_image": 0.15, "each_side": 0.23, "count": 0.17, "more_inside": 0.13}

@@ -1,6 +1,6 @@
-"""The same arm through TRL's SFTTrainer (github.com/huggingface/trl), from a bundle of plain files (`lab.bench.bundle`).
+"""The same arm through TRL's SFTTrainer (github.com/huggingface/trl), from a bundle of plain files (`tools.bench.bundle`).
 
-`python -m lab.bench.peer BUNDLE` is a whole arm as a user of TRL would run it: load, train, evaluate on dev, save. Nothing of
+`python -m tools.bench.trl_baseline BUNDLE` is a whole arm as a user of TRL would run it: load, train, evaluate on dev, save. Nothing of
 this laboratory is imported but what notes times.
 """
 
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lab.bench.rounds import WARM_UP, Round, cpu_seconds, differences, quiet_environment
+from lab.bench.results import WARM_UP, Round, differences
 from lab.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -25,12 +25,10 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from trl import SFTTrainer
 
-INSTALL = "pip install -e '.[bench]'"
-
 
 @dataclass(frozen=True)
 class Settings:
-    """How TRL is told to go about it; the arithmetic is the same in all. workers: processes that read and prepare images."""
+    """What changes TRL's speed and not its arithmetic. workers: processes that read and prepare images."""
 
     name: str
     checkpointing: bool
@@ -55,7 +53,7 @@ def candidates(threads: tuple[int, ...], workers: tuple[int, ...] = (0, 1, 2)) -
 def require() -> None:
     """Raise a `ConfigError` with the command to type if TRL is not installed."""
     if importlib.util.find_spec("trl") is None:
-        raise ConfigError(f"--against trl: TRL is not installed here. Install it with: {INSTALL}")
+        raise ConfigError("TRL is not installed here. Install it with: pip install -e '.[bench]'")
 
 
 def read_spec(bundle: Path) -> dict[str, Any]:
@@ -127,8 +125,8 @@ def make_trainer(bundle: Path, settings: Settings, steps: int, output: Path) -> 
 
 
 @dataclass(frozen=True)
-class PeerArm:
-    """One arm through TRL, to take turns with ours."""
+class TrlArm:
+    """One arm through TRL, to be interleaved with ours."""
 
     bundle: Path
     settings: Settings
@@ -160,19 +158,17 @@ def one_round(bundle: Path, settings: Settings, steps: int) -> Round:
         trainer.add_callback(Clock)
         plain = trainer.training_step
 
-        def noted(*given: Any, **named: Any) -> torch.Tensor:
-            loss = plain(*given, **named)
+        def noted(*args: Any, **kwargs: Any) -> torch.Tensor:
+            loss = plain(*args, **kwargs)
             losses.append(loss.detach())
             return loss
 
         trainer.training_step = noted
-        before = cpu_seconds()
         trainer.train()
-        spent = (cpu_seconds() - before) / (WARM_UP + steps)
     accumulate = read_spec(bundle)["accumulate"]
     floats = [loss.item() for loss in losses]
     sums = [sum(floats[i : i + accumulate]) for i in range(0, len(floats), accumulate)]
-    return Round(differences(ends), sums, spent)
+    return Round(differences(ends), sums)
 
 
 def whole_arm(bundle: Path, settings: Settings, adapter: Path) -> dict[str, float]:
@@ -188,18 +184,24 @@ def whole_arm(bundle: Path, settings: Settings, adapter: Path) -> dict[str, floa
     return {key: float(value) for key, value in metrics.items()}
 
 
+def command(bundle: Path, settings: Settings, scratch: Path) -> list[str]:
+    """What Python is told to run a whole arm in a process of its own."""
+    flags = ["--checkpointing"] if settings.checkpointing else []
+    flags += ["--workers", str(settings.workers), "--threads", str(settings.threads), "--adapter", f"{scratch}/trl-adapter"]
+    return ["-m", "tools.bench.trl_baseline", str(bundle), *flags]
+
+
 def main() -> int:
     """One whole arm in this process; prints its metrics as JSON."""
-    parser = argparse.ArgumentParser(prog="python -m lab.bench.peer", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.bench.trl_baseline", description=__doc__)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--adapter", type=Path, required=True, help="where to save the trained adapter")
     parser.add_argument("--checkpointing", action="store_true")
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
-    given = parser.parse_args()
-    quiet_environment(given.threads)
-    settings = Settings("TRL", given.checkpointing, given.workers, given.threads)
-    print(json.dumps(whole_arm(given.bundle, settings, given.adapter)))
+    arguments = parser.parse_args()
+    settings = Settings("TRL", arguments.checkpointing, arguments.workers, arguments.threads)
+    print(json.dumps(whole_arm(arguments.bundle, settings, arguments.adapter)))
     return 0
 
 

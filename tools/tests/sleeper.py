@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lab.bench.rounds import Round
+from lab.bench.results import Round
 
 
 @dataclass(frozen=True)

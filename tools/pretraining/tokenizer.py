@@ -9,7 +9,7 @@ from transformers import Qwen2Tokenizer, Qwen2VLImageProcessor, Qwen2VLProcessor
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
 from lab.errors import ModelError
-from lab.pretraining.vocabulary import ANSWERS, corpus
+from tools.pretraining.vocabulary import ANSWERS, corpus
 
 VOCABULARY = 768
 SPECIAL = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 STREAM = 0x7B45E  # first word of every seed here; `lab.data.pairs` draws from another stream
 
@@ -28,6 +28,3 @@ class Recipe:
     words_weight: float = 0.3  # in stage 3, of what stage 2 taught, beside the answers
     opening_share: float = 0.05  # of the language steps that ask of existence only
     weight_decay: float = 0.01
-
-    def as_dict(self) -> dict:
-        return asdict(self)

@@ -7,11 +7,11 @@ import torch
 from torch.nn import functional
 from transformers import Qwen2VLForConditionalGeneration, Qwen2VLProcessor
 
-from lab.pretraining.branches import Branch, Prefix, hidden_states, lay_out
-from lab.pretraining.grounding import draw_pairs, see
-from lab.pretraining.lessons import LATER, OPENING, Pair, ask, caption, name
-from lab.pretraining.recipe import STREAM, Recipe
-from lab.pretraining.words import Probes, words_loss
+from tools.pretraining.concept_stage import Probes, words_loss
+from tools.pretraining.curriculum import LATER, OPENING, Pair, ask, caption, name
+from tools.pretraining.grounding_stage import draw_pairs, see
+from tools.pretraining.recipe import STREAM, Recipe
+from tools.pretraining.sequence_packing import Branch, Prefix, hidden_states, lay_out
 
 Lessons = tuple[list[Pair], list[list[Branch]]]
 

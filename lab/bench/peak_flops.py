@@ -15,7 +15,7 @@ SIDES = (768, 1024, 1536, 2048)
 """Sides of the square matrices that are multiplied."""
 
 
-def matrix_product_ceiling(dtype: torch.dtype, device: torch.device, seconds: float = 2.0) -> float:
+def matrix_product_peak(dtype: torch.dtype, device: torch.device, seconds: float = 2.0) -> float:
     """FLOP/s of the fastest single matrix product out of several sizes, at torch's current number of threads.
 
     seconds: how long to look. Nothing made of matrix products can be faster for long; most of what a model does is not one.

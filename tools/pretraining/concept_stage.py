@@ -22,8 +22,8 @@ from transformers import Qwen2VLForConditionalGeneration
 from transformers.models.qwen2_vl.modeling_qwen2_vl import rotate_half
 
 from lab.data.scenes import COLOURS, SHAPES
-from lab.pretraining.architecture import HIDDEN
-from lab.pretraining.branches import Layout, Prefix, positions, visible
+from tools.pretraining.architecture import HIDDEN
+from tools.pretraining.sequence_packing import Layout, Prefix, positions, visible
 
 NAMING_BLOCK, POINTING_BLOCK, COUNTING_BLOCK = 1, 2, 3  # counted from 1
 POINTERS = (0, 2)  # query heads for the left and the right image, of different key heads

@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLProcessor
 
-from lab.pretraining.recipe import STREAM
-from lab.pretraining.tokenizer import MERGE, PATCH
+from tools.pretraining.recipe import STREAM
+from tools.pretraining.tokenizer import MERGE, PATCH
 
 HIDDEN = 128
 EMBEDDING_STD = 0.1

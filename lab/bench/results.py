@@ -7,14 +7,35 @@ import json
 import os
 import platform
 import statistics
+import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lab.config import Experiment, as_dict
 from lab.errors import ConfigError, LabError
 
 LIBRARIES = ("torch", "transformers", "peft", "lightning", "datasets", "trl")
+WARM_UP = 2
+"""First steps of a round that are not timed: allocators, caches and lazily built state."""
+
+
+@dataclass
+class Round:
+    """Steps in a row. seconds: of each step after the warm-up, from the end of one to the end of the next.
+
+    losses: of every step, warm-up included. parts: seconds of each part of a step, a list each, where they were taken apart.
+    """
+
+    seconds: list[float]
+    losses: list[float]
+    parts: dict[str, list[float]] = field(default_factory=dict)
+
+
+def differences(ends: Sequence[float]) -> list[float]:
+    """Seconds of each step after the warm-up, from the times at which steps end."""
+    return [after - before for before, after in zip(ends[WARM_UP - 1 :], ends[WARM_UP:], strict=False)]
 
 
 class BenchError(LabError):
@@ -33,12 +54,12 @@ class Figure:
 
 def machine(threads: int) -> dict[str, Any]:
     """Processor, cores, load and libraries: what a figure depends on besides the config."""
-    found = {}
+    versions = {}
     for name in LIBRARIES:
         try:
-            found[name] = importlib.metadata.version(name)
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
+            versions[name] = "not installed"
     with open("/proc/cpuinfo", encoding="utf-8") as file:
         models = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
     return {
@@ -46,7 +67,7 @@ def machine(threads: int) -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "threads": threads,
         "load_average": round(os.getloadavg()[0], 2),
-        "versions": found,
+        "versions": versions,
     }
 
 
@@ -58,20 +79,25 @@ def spread(name: str, seconds: Sequence[float], note: str = "") -> list[Figure]:
     ]
 
 
-def table(title: str, figures: Sequence[Figure], facts: dict[str, Any]) -> str:
-    """Figures as aligned text, under what they were taken with."""
+def facts(x: Experiment) -> dict[str, Any]:
+    """What figures were taken with: command, machine, config."""
+    return {"command": " ".join(["python", *sys.argv]), "machine": machine(x.trainer.threads), "config": as_dict(x)}
+
+
+def publish(figures: Sequence[Figure], facts: dict[str, Any], path: Path | None) -> None:
+    """Print figures as aligned text under what they were taken with; write all of it as one JSON object if there is a path."""
+    on, config = facts["machine"], facts["config"]
     width = max(len(figure.name) for figure in figures)
-    versions = ", ".join(f"{name} {version}" for name, version in facts["machine"]["versions"].items())
-    found = facts["machine"]
-    lines = [
-        title,
-        f"{found['processor']}, {found['cores']} cores, {found['threads']} threads an arm, load {found['load_average']} before",
-        versions,
-        "",
-    ]
+    model = config["model"]
+    print(f"model={model['name']}, data={config['data']['name']}, batch {config['trainer']['batch_size']}, {model['dtype']}")
+    print(f"{on['processor']}, {on['cores']} cores, {on['threads']} threads an arm, load {on['load_average']} before")
+    print(", ".join(f"{name} {version}" for name, version in on["versions"].items()), end="\n\n")
     for figure in figures:
-        lines.append(f"{figure.name:<{width}}  {number(figure.value):>12} {figure.unit:<14} {figure.note}".rstrip())
-    return "\n".join(lines)
+        print(f"{figure.name:<{width}}  {number(figure.value):>12} {figure.unit:<14} {figure.note}".rstrip(), flush=True)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({**facts, "figures": [asdict(figure) for figure in figures]}, indent=1) + "\n", encoding="utf-8")
+        print(f"\nwritten to {path}")
 
 
 def number(value: float) -> str:
@@ -86,9 +112,3 @@ def require_writable(path: Path | None, force: bool) -> None:
     """Raise a `ConfigError` for a file that would be overwritten unasked, before anything is measured."""
     if path is not None and path.exists() and not force:
         raise ConfigError(f"--out {path}: the file is there already. Give another name, or --force to overwrite it.")
-
-
-def save(path: Path, figures: Sequence[Figure], facts: dict[str, Any]) -> None:
-    """Write figures and facts as one JSON object."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({**facts, "figures": [asdict(figure) for figure in figures]}, indent=1) + "\n", encoding="utf-8")

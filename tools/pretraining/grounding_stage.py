@@ -20,8 +20,8 @@ from torch.nn import functional
 from transformers import Qwen2VLForConditionalGeneration, Qwen2VLProcessor
 
 from lab.data.scenes import COLOURS, PALETTES, SHAPES, Scene, compose, compose_pair, draw
-from lab.pretraining.architecture import EMBEDDING_STD
-from lab.pretraining.recipe import STREAM, Recipe
+from tools.pretraining.architecture import EMBEDDING_STD
+from tools.pretraining.recipe import STREAM, Recipe
 
 SIZE = EMBEDDING_STD * 2**0.5  # of a sum of two words
 SCALE = 10.0 * SIZE  # s: a cell's right words then reach logits of about 12

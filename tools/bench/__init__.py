@@ -1,0 +1,1 @@
+"""The laboratory against TRL: `python -m tools.bench`."""

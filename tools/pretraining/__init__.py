@@ -1,0 +1,1 @@
+"""Make the shipped tiny base from nothing: `python -m tools.pretraining --out DIR`."""
