@@ -26,7 +26,6 @@ SPLITS = ("dev", "minival")
 SPEED = ("threads", "accelerator", "feature_cache", "num_workers")
 FREE = ("data", "evaluation", "tracking", *(f"trainer.{key}" for key in SPEED))
 """Keys that say what is evaluated, where and how fast; the six dials beside `data` are held to the contract."""
-SHOWN = ("accuracy", "consistency", "ece", "nll")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -209,18 +208,19 @@ def told(path: Path, facts: dict[str, Any], table: PredictionTable, num_resample
     from lab.errors import LabError
     from lab.statistics import winoground
     from lab.statistics.comparing import intervals
+    from lab.statistics.metrics import KINDS
 
+    shown = KINDS[table.kind].shown
     lines = [f"run {facts['run']}, {facts['data']['name']}/{facts['split']}, n={facts['n']}"]
     if facts["contract_broken"]:
         lines.append(f"  CONTRACT BROKEN in {len(facts['differences'])} values; see the .json file")
     try:
-        found = intervals(table, SHOWN, num_resamples=num_resamples)
-        for name, one in found.items():
+        for name, one in intervals([table], shown, num_resamples=num_resamples)[0].items():
             within = f"[{one.low:.4f}, {one.high:.4f}]" if one.has_ends else f"[no interval: {one.method}]"
             lines.append(f"  {name} {one.estimate:.4f} {within}")
-        lines.append(f"  intervals over {found['accuracy'].num_clusters} clusters of samples that share images or sentences")
+        lines.append(f"  intervals over {one.num_clusters} clusters of samples that share images or sentences")
     except LabError as error:
-        lines += [f"  {name} {facts['metrics'][name]:.4f}" for name in SHOWN]
+        lines += [f"  {name} {facts['metrics'][name]:.4f}" for name in shown]
         lines.append(f"  no intervals: {error}")
     if facts["data"]["name"] == "winoground":
         lines += [f"  {line}" for line in winoground.told(winoground.intervals(table)).splitlines()]

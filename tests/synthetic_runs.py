@@ -13,7 +13,7 @@ import numpy as np
 
 from lab.answers import predictions
 from lab.records import Prediction
-from lab.statistics import metrics
+from lab.statistics.metrics import summarise
 from lab.store import runs
 from lab.store.runs import Run, Sweep
 
@@ -118,7 +118,7 @@ def write_run(
         if rows:
             predictions.write(folder / "predictions" / f"{name}.parquet", rows)
             table = predictions.table(rows)
-            recorded |= {f"{name}/{key}": value for key, value in metrics.summarise(table).items()}
+            recorded |= {f"{name}/{key}": value for key, value in summarise(table).items()}
     if curve:
         generator = np.random.default_rng(int(config["seed"]))
         for step in range(9, 300, 10):

@@ -6,7 +6,8 @@ from prediction_tables import from_log_odds
 from scipy.optimize import minimize_scalar
 
 from lab.errors import LabError
-from lab.statistics import calibration, metrics
+from lab.statistics import calibration
+from lab.statistics.metrics import summarise
 
 _I = np.arange(1, 1001)
 P_B = np.mod(_I * 0.6180339887498949, 1)
@@ -24,7 +25,7 @@ def test_golden_b():
     assert fitted.nll_after == pytest.approx(0.5724082488731373, abs=1e-9)
     assert (fitted.split, fitted.num_examples, fitted.at_limit) == ("minival", 1000, False)
     scaled = calibration.apply(fitted, golden(), allow_fitted=True)
-    summary = metrics.summarise(scaled)
+    summary = summarise(scaled)
     assert summary["nll"] == pytest.approx(0.5724082488731373, abs=1e-9)
     assert summary["ece"] == pytest.approx(0.0608887, abs=5e-8)
     assert summary["brier"] == pytest.approx(0.1920093, abs=5e-8)
@@ -70,7 +71,7 @@ def test_apply_keeps_answers_mass_and_rank():
     assert ((after.p_true >= 0.5) == (before.p_true >= 0.5)).all()
     assert np.exp(after.log_p_true) + np.exp(after.log_p_false) == pytest.approx(before.captured_mass)
     assert after.log_odds == pytest.approx(before.log_odds / fitted.value)
-    kept, scaled = metrics.summarise(before), metrics.summarise(after)
+    kept, scaled = summarise(before), summarise(after)
     for name in ("accuracy", "auroc_label", "auroc_confidence", "aurc", "consistency", "captured_mass"):
         assert scaled[name] == pytest.approx(kept[name], abs=1e-12)
 

@@ -9,11 +9,11 @@ correlation near 0.05, a design effect of 1.3. Everything is seeded; run with -s
 import numpy as np
 import pytest
 from prediction_tables import from_log_odds
-from scipy.special import ndtri
+from scipy.special import ndtri, stdtr, stdtrit
 
 from lab.statistics import power_analysis
 from lab.statistics.comparing import Comparison, compare, paired_interval
-from lab.statistics.measures import ratio
+from lab.statistics.metrics import KINDS, ratio
 from lab.statistics.resampling import cluster_sums, swap_p_value
 from lab.statistics.verdict import verdict, verdicts
 
@@ -52,7 +52,7 @@ def comparisons(first, second, cluster, seed):
     p_value = swap_p_value(a, b, ratio, 1999, seed)
     value = ratio(a.sum(axis=0)), ratio(b.sum(axis=0))
     return [
-        Comparison("accuracy", x, y, x - y, lo, hi, 0.95, p, e, len(cluster), len(a), 1, "")
+        Comparison(KINDS["choice"].main, x, y, x - y, lo, hi, 0.95, p, e, len(cluster), len(a), 1, "")
         for x, y, lo, hi, p, e in zip(*value, low, high, p_value, error, strict=True)
     ]
 
@@ -130,11 +130,13 @@ def test_a_sweep_of_six_arms_without_differences():
     ],
 )
 def test_power_is_what_the_planning_says(what, sizes, difference):
-    """Share of 500 pairs claimed against `power_of` with the simulation's own discordance and correlation."""
+    """Share of 500 pairs claimed against the power of the test with the simulation's own discordance and correlation."""
     claimed, discordance, icc = share_claimed(sizes, 500, (0.715 + difference / 2, 0.715 - difference / 2), seed=4)
     plan = {"cluster_sizes": sizes, "icc": icc}
-    stated = power_analysis.power_of(difference, int(sizes.sum()), discordance, **plan)
     smallest = power_analysis.smallest_detectable(int(sizes.sum()), discordance, **plan)
+    bar, freedom = stdtrit(len(sizes) - 1, 0.975), len(sizes) - 1
+    reach = difference * (bar + stdtrit(freedom, 0.8)) / smallest
+    stated = stdtr(freedom, reach - bar) + stdtr(freedom, -reach - bar)
     print(
         f"\n{what}: found in {100 * claimed:.1f} % of 500 pairs, stated {100 * stated:.1f} %; smallest detectable "
         f"{100 * smallest:.2f} points (discordance {discordance:.3f}, icc {icc:.3f})"

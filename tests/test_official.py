@@ -11,7 +11,7 @@ import pytest
 from lab.answers.predictions import table
 from lab.errors import DataError, LabError
 from lab.records import Prediction
-from lab.statistics import metrics
+from lab.statistics import functional
 
 SHARED = Path(__file__).parents[2] / "shared"
 WORDS = ("True", "False", "true", "FALSE", "maybe", "")
@@ -118,8 +118,8 @@ def test_tables_score_as_files_do_and_as_our_metrics_do():
     made = table(rows_of(truth, answers, lambda name: "-".join(name.split("-")[:2]), group))
     score = official.score("nlvr2", made)
     assert score == official.score("nlvr2", made, labels)
-    assert score.accuracy == pytest.approx(metrics.accuracy(made.correct), abs=1e-15)
-    assert score.consistency == pytest.approx(metrics.consistency(made.correct, made.sentence_group), abs=1e-15)
+    assert score.accuracy == pytest.approx(functional.accuracy(made.correct), abs=1e-15)
+    assert score.consistency == pytest.approx(functional.consistency(made.correct, made.sentence_group), abs=1e-15)
     with pytest.raises(DataError, match="1 predictions are missing"):
         official.score("nlvr2", made.take(np.arange(1, len(made))), labels)
 
@@ -130,7 +130,7 @@ def test_nlvr_table_needs_all_six_permutations():
     answers = {name: bool(generator.uniform() < 0.9) == label for name, label in truth.items()}
     made = table(rows_of(truth, answers, group=lambda name: "-".join(name.split("-")[:2])))
     score = official.score("nlvr", made)
-    assert score.consistency == pytest.approx(metrics.consistency(made.correct, made.sentence_group), abs=1e-15)
+    assert score.consistency == pytest.approx(functional.consistency(made.correct, made.sentence_group), abs=1e-15)
     with pytest.raises(DataError, match="1 predictions are missing"):
         official.score("nlvr", made.take(np.arange(1, len(made))))
     mixed = made.label.copy()
@@ -181,11 +181,11 @@ def test_nlvr2_dev_counts():
     always_true = official.nlvr2(labels, dict.fromkeys(labels, "true"))
     assert len(labels) == 6982 and always_true.num_groups == len(np.unique(group)) == 2018
     assert len({name.split("-")[1] for name in labels}) == 1054
-    assert round(100 * metrics.consistency_by_chance(group), 2) == 10.68
+    assert round(100 * functional.consistency_by_chance(group), 2) == 10.68
     assert round(100 * always_true.consistency, 2) == 3.87
     assert round(100 * always_true.accuracy, 2) == 50.86
     truth = np.array([label == "True" for label in labels.values()])
-    assert metrics.consistency_by_majority(truth, group) == pytest.approx(always_true.consistency, abs=1e-15)
+    assert functional.consistency_by_majority(truth, group) == pytest.approx(always_true.consistency, abs=1e-15)
 
 
 @pytest.mark.parametrize(
@@ -201,4 +201,4 @@ def test_nlvr_counts(split, examples, groups, chance, always_true):
     assert (len(labels), score.num_scored, score.num_groups) == (examples, 6 * examples, groups)
     assert round(100 * score.consistency, 2) == always_true
     by_example = np.array([name.split("-")[1] for name in labels])
-    assert round(100 * metrics.consistency_by_chance(by_example), 2) == chance
+    assert round(100 * functional.consistency_by_chance(by_example), 2) == chance

@@ -9,9 +9,9 @@ import pytest
 from prediction_tables import from_log_odds, nested
 from scipy.stats import binom
 
-from lab.report.bootstrap import intervals_of_arms
 from lab.report.formatting import percent_within, points, unseen
-from lab.statistics import comparing, measures, proportions
+from lab.statistics import comparing, proportions
+from lab.statistics.metrics import KINDS
 from lab.statistics.seeds import compare_seeds, noise_floor
 from lab.statistics.verdict import verdict
 
@@ -97,7 +97,7 @@ def test_twenty_of_twenty_right_is_not_certain() -> None:
     z = np.full(20, 3.0)
     label = np.ones(20, dtype=bool)
     table = from_log_odds(z, label)
-    found = comparing.intervals(table, ("accuracy", "consistency", "captured_mass_below_half", "ece", "nll"))
+    found = comparing.intervals([table], ("accuracy", "consistency", "captured_mass_below_half", "ece", "nll"))[0]
     assert percent_within(1.0, found["accuracy"]) == percent_within(1.0, found["consistency"]) == "100.0 [86.1, 100.0]"
     assert percent_within(0.0, found["captured_mass_below_half"]) == "0.0 [0.0, 13.9]"
     assert unseen("r=8", found["accuracy"]) == (
@@ -112,11 +112,11 @@ def test_twenty_of_twenty_right_is_not_certain() -> None:
     sets = comparing.interval(table.replace(image_set=np.repeat([f"s{i}" for i in range(5)], 4)))
     assert sets.low < 0.6 and "over 5 clusters" in unseen("r=8", sets)
     assert unseen("r=8", dataclasses.replace(sets, estimate=0.95)) is None
-    together = intervals_of_arms([table, table], ("accuracy", "ece"), np.arange(20), 2000)
+    together = comparing.intervals([table, table], ("accuracy", "ece"), cluster=np.arange(20))
     assert repr(together[1]) == repr({name: found[name] for name in ("accuracy", "ece")})
 
 
-@pytest.mark.parametrize("name", sorted(measures.PROPORTIONS))
+@pytest.mark.parametrize("name", sorted(name for name, metric in KINDS["choice"].metrics.items() if metric.exact))
 def test_every_share_widens_with_its_clusters(name: str) -> None:
     """Five copies of every example in its own cluster narrow an interval hardly; counted alone they would by more than half."""
     table = nested(40)

@@ -44,14 +44,16 @@ from lab.report.measure import POOL_FROM, measure_all
 from lab.report.select_runs import choose
 from lab.report.summary import summary, summary_of_run
 from lab.report.write import is_ours, latex, write_report
-from lab.statistics import calibration, metrics
+from lab.statistics import calibration, functional
 from lab.statistics.comparing import compare, holm, intervals
+from lab.statistics.metrics import KINDS, summarise
 from lab.statistics.resampling import clusters
 from lab.statistics.seeds import compare_seeds, noise_floor
 from lab.statistics.verdict import verdict
 from lab.store import runs
 from lab.store.runs import Run
 
+METRICS = KINDS["choice"].metrics
 ROOT = Path(__file__).parents[1]
 HOSTILE = '<script>alert("x")</script> & |`$1$` [a](javascript:b)\n\\input{c} #_*~'
 
@@ -99,8 +101,8 @@ def test_every_number_of_the_table_comes_from_the_predictions(example: Path, wri
     for identity, label in {"zero": "lora=none", "rank8": "lora.r=8", "few": "lora.r=8 vision_tokens=resize"}.items():
         table = predictions.read(example / identity / "predictions" / "dev.parquet")
         run = runs.load(example, identity)
-        wanted, within = metrics.summarise(table), intervals(table, ("accuracy", "ece"))
-        chance = metrics.consistency_by_chance(table.sentence_group)
+        wanted, within = summarise(table), intervals([table], ("accuracy", "ece"))[0]
+        chance = functional.consistency_by_chance(table.sentence_group)
         spent = [count for row in table.visual_tokens for count in row]
         _, parameters, tokens, accuracy, consistency, ece, nll, brier, latency, rate, size, run_id = rows[label]
 
@@ -129,8 +131,8 @@ def test_what_arms_share_changes_no_number(example: Path) -> None:
     """Questions read once and draws made once give each arm what `lab.evaluation` gives of its file alone."""
     for measured in measure_all(choose(example).arms)[:5]:
         table = predictions.read(measured.arm.folder / "predictions" / "dev.parquet")
-        assert measured.metrics == {name: pytest.approx(metrics.METRICS[name](table), abs=1e-12) for name in measured.metrics}
-        for name, wanted in intervals(table, ("accuracy", "ece")).items():
+        assert measured.metrics == {name: pytest.approx(METRICS[name].of(table), abs=1e-12) for name in measured.metrics}
+        for name, wanted in intervals([table], ("accuracy", "ece"))[0].items():
             found = measured.intervals[name]
             assert (found.estimate, found.low, found.high) == pytest.approx((wanted.estimate, wanted.low, wanted.high), abs=1e-12)
             assert dataclasses.replace(found, estimate=0, low=0, high=0) == dataclasses.replace(wanted, estimate=0, low=0, high=0)
@@ -144,10 +146,10 @@ def test_calibration_is_fitted_on_minival_and_shown_on_dev(example: Path, writte
     for identity, label in {"rank2": "lora.r=2", "rank32": "lora.r=32"}.items():
         dev, minival = (predictions.read(example / identity / "predictions" / f"{s}.parquet") for s in ("dev", "minival"))
         fitted = calibration.fit(minival, "minival")
-        after = metrics.summarise(calibration.apply(fitted, dev))
+        after = summarise(calibration.apply(fitted, dev))
         assert rows[label][1] == f"{fitted.value:.3g}"
         assert rows[label][3] == f"{100 * after['ece']:.1f}" and rows[label][5] == f"{after['nll']:.3f}"
-    assert after["ece"] < metrics.summarise(dev)["ece"]
+    assert after["ece"] < summarise(dev)["ece"]
 
 
 def test_every_measure_of_calibration_before_and_after(example: Path, written: Path) -> None:
@@ -161,11 +163,11 @@ def test_every_measure_of_calibration_before_and_after(example: Path, written: P
         ("ECE, %", "ece", 1, 100), ("P(True), %", "ece_p_true", 1, 100), ("smooth ECE, %", "smece", 1, 100),
         ("MCE, %", "mce", 1, 100), ("NLL, nats", "nll", 3, 1), ("Brier", "brier", 3, 1),
     ):  # fmt: skip
-        one, other = (f"{scale * metrics.METRICS[name](table):.{digits}f}" for table in (dev, after))
+        one, other = (f"{scale * METRICS[name].of(table):.{digits}f}" for table in (dev, after))
         assert cells[header] == f"{one} → {other}"
-    assert cells["AUROC of confidence"] == f"{metrics.METRICS['auroc_confidence'](dev):.3f}"
-    assert metrics.METRICS["aurc"](after) == pytest.approx(metrics.METRICS["aurc"](dev), abs=1e-12)
-    parts = metrics.brier_parts(after.p_true, after.label)
+    assert cells["AUROC of confidence"] == f"{METRICS['auroc_confidence'].of(dev):.3f}"
+    assert METRICS["aurc"].of(after) == pytest.approx(METRICS["aurc"].of(dev), abs=1e-12)
+    parts = functional.brier_parts(after.p_true, after.label)
     assert cells["= reliability"].endswith(f"→ {parts.reliability:.3f}")
     assert cells["+ uncertainty"] == f"{parts.uncertainty:.3f}"
 

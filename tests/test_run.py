@@ -18,7 +18,7 @@ from lab import run as running
 from lab.answers import predictions
 from lab.config import Experiment, identity
 from lab.errors import ConfigError, DataError, ModelError
-from lab.statistics import metrics
+from lab.statistics.metrics import summarise
 from lab.store import runs
 from lab.store.mlflow_sync import Courier
 from lab.sweeping import arms
@@ -51,7 +51,7 @@ def test_every_summary_number_is_recomputed_from_the_predictions(small) -> None:
     for split, count in (("minival", 16), ("dev", 32)):
         table = predictions.read(folder / "predictions" / f"{split}.parquet")
         assert len(table.label) == count
-        for key, value in metrics.summarise(table).items():
+        for key, value in summarise(table).items():
             assert run.metrics[f"{split}/{key}"] == pytest.approx(value, abs=0, nan_ok=True)
     assert run.metrics["train/steps"] == 4
     assert run.metrics["parameters/trainable"] == sum(tensor.numel() for tensor in adapter(x).values())

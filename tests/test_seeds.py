@@ -7,9 +7,11 @@ from scipy.special import ndtri
 from scipy.stats import t as student
 
 from lab.errors import LabError
-from lab.statistics import comparing, metrics, seeds
-from lab.statistics.measures import MEASURES
+from lab.statistics import comparing, seeds
+from lab.statistics.metrics import KINDS
 from lab.statistics.verdict import verdict
+
+METRICS = KINDS["choice"].metrics
 
 
 def test_noise_floor_by_hand():
@@ -55,9 +57,9 @@ def test_several_seeds_from_tables():
     base = nested(80)
     first, second = [rival(base, s, 0.1) for s in range(3)], [rival(base, 10 + s, 0.6) for s in range(3)]
     shuffled = [second[0], second[1].take(np.arange(len(base))[::-1]), second[2]]
-    for name in MEASURES:
+    for name in (name for name, metric in METRICS.items() if metric.additive):
         found = seeds.compare_seeds(first, shuffled, name)
-        expected = np.mean([metrics.METRICS[name](t) for t in first]) - np.mean([metrics.METRICS[name](t) for t in second])
+        expected = np.mean([METRICS[name].of(t) for t in first]) - np.mean([METRICS[name].of(t) for t in second])
         assert found.difference == pytest.approx(expected, abs=1e-12)
         assert found.num_seeds == 3 and found.low < found.difference < found.high
         assert (found.p_value < 0.05) == (found.low > 0 or found.high < 0)
@@ -97,7 +99,7 @@ def test_interval_over_seeds_covers_no_difference(seed_sd, item_share):
         right = latent > -ndtri(0.7)
         sums = np.stack([right.sum(-1), np.full(shape[:-1], size)], axis=-1).astype(float)
         found = seeds.crossed(
-            sums, MEASURES["accuracy"], num_clusters * size, num_resamples=2000, level=0.95, seed=0
+            sums, METRICS["accuracy"], num_clusters * size, num_resamples=2000, level=0.95, seed=0
         )
         covered += found.low <= 0 <= found.high
     print(f"\nseed_sd={seed_sd}, item_share={item_share}: {100 * covered / 400:.1f} % covered")

@@ -7,11 +7,14 @@ import pytest
 
 from lab.errors import LabError
 from lab.statistics.comparing import Comparison
+from lab.statistics.metrics import KINDS
 from lab.statistics.seeds import NoiseFloor
 from lab.statistics.verdict import verdict, verdicts
 
+METRICS = KINDS["choice"].metrics
+
 SEEN = Comparison(
-    measure="accuracy",
+    metric=METRICS["accuracy"],
     first=0.712,
     second=0.691,
     difference=0.021,
@@ -77,9 +80,9 @@ def test_the_better_arm_comes_first():
     turned = but(first=0.691, second=0.712, difference=-0.021, low=-0.032, high=-0.010)
     claim = verdict(turned, "r=8", "r=32")
     assert (claim.better, claim.worse, claim.difference, claim.low, claim.high) == ("r=32", "r=8", 0.021, 0.010, 0.032)
-    lower = but(measure="ece", first=0.05, second=0.071, difference=-0.021, low=-0.032, high=-0.010)
+    lower = but(metric=METRICS["ece"], first=0.05, second=0.071, difference=-0.021, low=-0.032, high=-0.010)
     assert verdict(lower, "r=8", "r=32").sentence.startswith("r=8 beats r=32 by 2.1 points of ece (95 % interval 1.0 to 3.2")
-    higher = but(measure="nll", difference=0.021)
+    higher = but(metric=METRICS["nll"], difference=0.021)
     assert verdict(higher, "r=8", "r=32").sentence.startswith(
         "r=32 beats r=8 by 0.0210 of nll (95 % interval 0.0100 to 0.0320"
     )

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -68,6 +69,7 @@ class PredictionTable:
     prediction: np.ndarray
     image_order: np.ndarray
     visual_tokens: np.ndarray
+    kind: ClassVar[str] = "choice"
 
     def __getattr__(self, name: str) -> np.ndarray:
         """Reached only when a column is absent: say which, and how to get it."""

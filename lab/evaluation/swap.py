@@ -127,4 +127,4 @@ def agreement(original: PredictionTable, swapped: PredictionTable) -> Interval |
     if foreign:
         raise DataError(f"swap: {len(foreign)} of its samples are not in the original answers, the first {foreign[0]!r}.")
     wanted = np.array([answers[name] for name in swapped.sample_id.tolist()], dtype=bool)
-    return interval(swapped.replace(label=wanted), "accuracy", cluster=cluster)
+    return interval(swapped.replace(label=wanted), cluster=cluster)

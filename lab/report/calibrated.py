@@ -11,8 +11,8 @@ from lab.report.document import Mono, Table, Text
 from lab.report.formatting import decimal, percent
 from lab.report.measure import Measured
 from lab.report.tables import best, shown_of
-from lab.statistics import calibration, metrics
-from lab.statistics.metrics import METRICS
+from lab.statistics import calibration
+from lab.statistics.metrics import KINDS
 
 READ = ("sample_id", "label", "log_p_true", "log_p_false", "captured_mass", "prediction")
 ARROW = " → "
@@ -28,10 +28,7 @@ class Quantity:
     scaled: bool = True
 
 
-def brier_part(name: str) -> Callable[[PredictionTable], float]:
-    return lambda table: getattr(metrics.brier_parts(table.p_true, table.label), name)
-
-
+METRICS = {name: metric.of for name, metric in KINDS["choice"].metrics.items()}
 QUANTITIES = (
     Quantity("ECE, %", METRICS["ece"], percent),
     Quantity("equal mass, %", METRICS["ece_equal_mass"], percent),
@@ -41,10 +38,10 @@ QUANTITIES = (
     Quantity("MCE, %", METRICS["mce"], percent),
     Quantity("NLL, nats", METRICS["nll"], decimal),
     Quantity("Brier", METRICS["brier"], decimal),
-    Quantity("= reliability", brier_part("reliability"), decimal),
-    Quantity("- resolution", brier_part("resolution"), decimal),
-    Quantity("+ uncertainty", brier_part("uncertainty"), decimal, scaled=False),
-    Quantity("+ within bins", brier_part("within_bin"), decimal),
+    Quantity("= reliability", METRICS["brier_reliability"], decimal),
+    Quantity("- resolution", METRICS["brier_resolution"], decimal),
+    Quantity("+ uncertainty", METRICS["brier_uncertainty"], decimal, scaled=False),
+    Quantity("+ within bins", METRICS["brier_within_bin"], decimal),
     Quantity("AUROC of confidence", METRICS["auroc_confidence"], decimal, scaled=False),
     Quantity("area under risk-coverage", METRICS["aurc"], decimal, scaled=False),
 )

@@ -16,18 +16,17 @@ from lab.answers import predictions
 from lab.answers.predictions import PredictionTable
 from lab.errors import DataError, LabError
 from lab.host.progress import Report, silent
-from lab.report.bootstrap import intervals_of_arms
 from lab.report.question_set import Items, Reader
 from lab.report.select_runs import Arm
-from lab.statistics import calibration, metrics
-from lab.statistics.comparing import Interval
-from lab.statistics.metrics import METRICS, Bins
+from lab.statistics import calibration, functional
+from lab.statistics.comparing import Interval, intervals
+from lab.statistics.functional import Bins
+from lab.statistics.metrics import KINDS
 
 SHOWN = (
     "accuracy", "consistency", "ece", "ece_equal_mass", "ece_debiased", "nll", "brier", "captured_mass",
     "captured_mass_below_half",
 )  # fmt: skip
-WITH_INTERVAL = ("accuracy", "ece")
 BATCH = 32
 """Arms measured one after another by one process, so that they share what they were asked."""
 POOL_FROM = 48
@@ -49,7 +48,7 @@ class Scaled:
 class Measured:
     """What dev says of one finished arm.
 
-    metrics: `SHOWN`, by their names in `lab.statistics.metrics`. intervals: of `WITH_INTERVAL`; empty, and
+    metrics: `SHOWN`, by their names in `lab.statistics.metrics`. intervals: of the metrics with one; empty, and
     `no_interval` the reason, where nothing can be resampled. bins: top-label reliability, 15 equal widths.
     majority: share and consistency of always giving the commoner label. subsets: name -> (examples, accuracy).
     tokens: mean, least and most visual tokens of one image. scaled: None, and `no_scaling` the reason, without minival.
@@ -128,7 +127,7 @@ def measure_batch(arms: Sequence[Arm], num_resamples: int = 2000) -> list[Result
     within: dict[str, tuple[dict[str, Interval], str | None]] = {}
     for members in groups.values():
         tables, cluster = [one.table for one in members], members[0].items.cluster
-        made, reason = _or_reason(partial(intervals_of_arms, tables, WITH_INTERVAL, cluster, num_resamples))
+        made, reason = _or_reason(partial(intervals, tables, KINDS["choice"].with_interval, cluster=cluster, num_resamples=num_resamples))
         for place, one in enumerate(members):
             within[one.arm.run.identity] = (made[place] if made else {}, reason)
     return [_measure(one, *within[one.arm.run.identity]) if isinstance(one, Opened) else one for one in opened]
@@ -159,7 +158,7 @@ def require_all(path: Path, rows: int, facts: dict[str, Any], split: str) -> Non
 def _measure(one: Opened, within: dict[str, Interval], no_interval: str | None) -> Measured:
     table, items, tokens = one.table, one.items, one.tokens
     minival, scaled, no_scaling = _minival(one.arm, table)
-    bins = metrics.reliability_bins(table.confidence, table.correct)
+    bins = functional.reliability_bins(table.confidence, table.correct)
     return Measured(
         arm=one.arm,
         metrics=_shown(table, items, bins),
@@ -182,7 +181,7 @@ def _measure(one: Opened, within: dict[str, Interval], no_interval: str | None) 
 
 def _shown(table: PredictionTable, items: Items, bins: Bins) -> dict[str, float]:
     """`SHOWN`, with bins made once for the metrics that share them and groups counted once for all arms."""
-    alike = metrics.equal_mass_bins(table.confidence, table.correct)
+    alike = functional.equal_mass_bins(table.confidence, table.correct)
     group, size = items.group
     known = {
         "ece": bins.mean_gap,
@@ -190,7 +189,7 @@ def _shown(table: PredictionTable, items: Items, bins: Bins) -> dict[str, float]
         "ece_debiased": alike.debiased,
         "consistency": float((np.bincount(group, table.correct) == size).mean()),
     }
-    return {name: known[name] if name in known else METRICS[name](table) for name in SHOWN}
+    return {name: known[name] if name in known else KINDS[table.kind].metrics[name].of(table) for name in SHOWN}
 
 
 def _minival(arm: Arm, dev: PredictionTable) -> tuple[float | None, Scaled | None, str | None]:
@@ -208,13 +207,14 @@ def _minival(arm: Arm, dev: PredictionTable) -> tuple[float | None, Scaled | Non
     if minival is None:
         return None, None, reason
     scaled, reason = _or_reason(lambda: _scale(minival, dev))
-    return metrics.accuracy(minival.correct), scaled, reason
+    return functional.accuracy(minival.correct), scaled, reason
 
 
 def _scale(minival: PredictionTable, dev: PredictionTable) -> Scaled:
     fitted = calibration.fit(minival, "minival")
     after = calibration.apply(fitted, dev.select("sample_id", "label", "prediction", "log_p_true", "log_p_false"))
-    return Scaled(fitted.value, fitted.at_limit, len(minival), METRICS["ece"](after), METRICS["nll"](after))
+    ece, nll = (KINDS[dev.kind].metrics[name].of(after) for name in ("ece", "nll"))
+    return Scaled(fitted.value, fitted.at_limit, len(minival), ece, nll)
 
 
 def _or_reason(make: Callable[[], Made]) -> tuple[Made | None, str | None]:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from lab.answers import predictions
 from lab.answers.predictions import PredictionTable
-from lab.statistics import metrics
+from lab.statistics import functional
 from lab.statistics.resampling import clusters
 
 ASKED = ("sample_id", "image_set", "sentence_group", "subset", "label")
@@ -106,11 +106,11 @@ def derive(columns: pa.Table, table: PredictionTable) -> Items:
         group=(group, group_size),
         content=digest(sorted(f"{name}\0{label}" for name, label in zip(ids, table.label.tolist(), strict=True))),
         order=digest(ids),
-        consistency_by_chance=metrics.consistency_by_chance(table.sentence_group),
+        consistency_by_chance=functional.consistency_by_chance(table.sentence_group),
         majority=(
             commoner,
             float((table.label == commoner).mean()),
-            metrics.consistency_by_majority(table.label, table.sentence_group),
+            functional.consistency_by_majority(table.label, table.sentence_group),
         ),
     )
 

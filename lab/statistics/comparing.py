@@ -1,6 +1,6 @@
 """How sure a number is, and whether two runs differ: exact intervals of shares, cluster bootstrap, swap test, McNemar, Holm.
 
-One run: `interval`, `intervals`. Two runs on the same items: `compare`. Several arms: `holm` on their
+One run: `interval`; many on the same items: `intervals`. Two runs on the same items: `compare`. Several arms: `holm` on their
 p-values, or `lab.statistics.verdict.verdicts`, which also weighs the noise floor and writes the sentence.
 """
 
@@ -13,11 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from lab.answers.predictions import PredictionTable
-from lab.errors import DataError, LabError, did_you_mean
+from lab.errors import DataError, LabError
 from lab.statistics import proportions
-from lab.statistics.measures import MEASURES, PROPORTIONS, measure
-from lab.statistics.metrics import METRICS
-from lab.statistics.resampling import LEAST_RESAMPLES, cluster_sums, clusters, drawn_rows, drawn_sums, enough, quantiles, swap_p_value
+from lab.statistics.metrics import KINDS, Metric
+from lab.statistics.resampling import LEAST_RESAMPLES, clusters, drawn_rows, drawn_sums, enough, quantiles, swap_p_value
 
 NUM_SWAPS = 9999
 LEVEL = 0.95
@@ -56,10 +55,10 @@ class Comparison:
 
     low, high: infinite where there is no interval, and `method` says why. p_value: two-sided, for "the arms do not
     differ". discordant: examples only the first, only the second got right; mcnemar_p: exact, blind to clustering (both
-    None unless the measure is accuracy and there is one seed).
+    None unless the metric is the headline, a share of right answers, and there is one seed).
     """
 
-    measure: str
+    metric: Metric
     first: float
     second: float
     difference: float
@@ -82,76 +81,76 @@ class Comparison:
 
 def interval(
     table: PredictionTable,
-    name: str = "accuracy",
+    name: str | None = None,
     *,
     num_resamples: int = LEAST_RESAMPLES,
     level: float = LEVEL,
     seed: int = 0,
     cluster: np.ndarray | None = None,
 ) -> Interval:
-    """Interval of one metric; see `intervals`."""
-    return intervals(table, (name,), num_resamples=num_resamples, level=level, seed=seed, cluster=cluster)[name]
+    """Interval of one metric, the headline unless named; see `intervals`."""
+    name = KINDS[table.kind].metric(name).name
+    return intervals([table], (name,), num_resamples=num_resamples, level=level, seed=seed, cluster=cluster)[0][name]
 
 
 def intervals(
-    table: PredictionTable,
-    names: Sequence[str] = ("accuracy", "consistency", "ece"),
+    tables: Sequence[PredictionTable],
+    names: Sequence[str],
     *,
     num_resamples: int = LEAST_RESAMPLES,
     level: float = LEVEL,
     seed: int = 0,
     cluster: np.ndarray | None = None,
-) -> dict[str, Interval]:
-    """Intervals of several metrics at once, over clusters.
+) -> list[dict[str, Interval]]:
+    """Intervals of several metrics, over clusters, for tables of the same items in the same order, which share the draws.
 
-    Shares of right and wrong (`PROPORTIONS`) have those of `lab.statistics.proportions`. The others have the percentile bootstrap
-    over clusters (Efron 1979; Field and Welsh 2007): metrics of sums (`MEASURES`) cost one matrix product; any other of
-    `METRICS` is computed anew for every resample, and its interval is NaN if one leaves it undefined. Binned calibration
-    errors are biased upward under resampling: show `ece_debiased` beside.
+    Shares of right and wrong have those of `lab.statistics.proportions`. The others have the percentile bootstrap over clusters
+    (Efron 1979; Field and Welsh 2007): additive metrics cost one matrix product; any other is computed anew for every resample,
+    and its interval is NaN if one leaves it undefined. Binned calibration errors are biased upward under resampling: show
+    `ece_debiased` beside.
     """
-    for name in names:
-        if name not in METRICS:
-            raise LabError(f"metric={name!r}: legal are {', '.join(METRICS)}.{did_you_mean(name, METRICS)}")
+    metrics = [KINDS[tables[0].kind].metric(name) for name in names]
     enough(num_resamples)
-    cluster = clusters(table) if cluster is None else cluster
-    fast = [name for name in names if name in MEASURES and name not in PROPORTIONS]
-    slow = [name for name in names if name not in MEASURES and name not in PROPORTIONS]
-    draws = _fast_draws(table, fast, cluster, num_resamples, seed) | _slow_draws(table, slow, cluster, num_resamples, seed)
-    num_clusters = int(cluster.max()) + 1
-    made = {}
-    for name in names:
-        drawn = name not in PROPORTIONS
-        if drawn:
-            low, high, method = resampled(*quantiles(draws[name], level))
-        else:
-            low, high = proportions.interval(cluster_sums(PROPORTIONS[name](table), cluster), level)
-            method = proportions.METHOD
-        size, times = (len(table), num_clusters), num_resamples if drawn else 0
-        made[name] = Interval(METRICS[name](table), float(low), float(high), level, *size, times, seed, method)
-    return made
+    cluster = clusters(tables[0]) if cluster is None else cluster
+    drawn = [metric for metric in metrics if not metric.exact]
+    draws = _additive_draws(tables, [metric for metric in drawn if metric.additive], cluster, num_resamples, seed)
+    draws |= _other_draws(tables, [metric for metric in drawn if not metric.additive], cluster, num_resamples, seed)
+    ends = {name: quantiles(values, level) for name, values in draws.items()}
+    for metric in metrics:
+        if metric.exact:
+            ends[metric.name] = proportions.interval(np.stack([metric.cluster_sums(t, cluster) for t in tables], axis=1), level)
+    num_clusters, by_table = int(cluster.max()) + 1, []
+    for i, table in enumerate(tables):
+        of_table = {}
+        for metric in metrics:
+            low, high, method = float(ends[metric.name][0][i]), float(ends[metric.name][1][i]), proportions.METHOD
+            if not metric.exact:
+                low, high, method = resampled(low, high)
+            times = 0 if metric.exact else num_resamples
+            of_table[metric.name] = Interval(metric.of(table), low, high, level, len(table), num_clusters, times, seed, method)
+        by_table.append(of_table)
+    return by_table
 
 
 def resampled(low: float, high: float) -> tuple[float, float, str]:
     """The ends that a bootstrap gives and its name; NaN and the reason where all resamples give the same number."""
-    if high - low <= _TIE * max(1.0, abs(high)):
-        return math.nan, math.nan, ALIKE
-    return float(low), float(high), BOOTSTRAP
+    return (math.nan, math.nan, ALIKE) if high - low <= _TIE * max(1.0, abs(high)) else (low, high, BOOTSTRAP)
 
 
 def compare(
     first: PredictionTable,
     second: PredictionTable,
-    name: str = "accuracy",
+    name: str | None = None,
     *,
     num_resamples: int = LEAST_RESAMPLES,
     level: float = LEVEL,
     seed: int = 0,
     num_swaps: int = NUM_SWAPS,
 ) -> Comparison:
-    """Compare two runs on the same items: paired cluster bootstrap of the difference, swap test for its p.
+    """Compare two runs on the same items in one metric, the headline unless named: paired cluster bootstrap, swap test for its p.
 
     Both arms are resampled with the same clusters. The primary p is `swap_p_value`; McNemar's is beside
-    it for accuracy and ignores clustering.
+    it for the headline and ignores clustering.
     """
     pair = paired(first, second, name)
     return compare_paired([pair], num_resamples=num_resamples, level=level, seed=seed, num_swaps=num_swaps)[0]
@@ -161,22 +160,26 @@ def compare(
 class Paired:
     """Two runs on the same items, as sums over clusters: all that comparing them takes.
 
-    sums: [C, 2, k]. sizes: examples in each cluster, int [C]. discordant: None unless the measure is accuracy.
+    sums: [C, 2, k]. sizes: examples in each cluster, int [C]. discordant: see `Comparison`.
     """
 
-    measure: str
+    metric: Metric
     sums: np.ndarray
     sizes: np.ndarray
     num_examples: int
     discordant: tuple[int, int] | None
 
 
-def paired(first: PredictionTable, second: PredictionTable, name: str = "accuracy") -> Paired:
+def paired(first: PredictionTable, second: PredictionTable, name: str | None = None) -> Paired:
     """Bring two runs together item by item; refuse other items or other labels."""
-    chosen, second = measure(name), aligned(first, second)
-    cluster = clusters(first)
-    sums = np.stack([cluster_sums(chosen.rows(table), cluster) for table in (first, second)], axis=1)
-    return Paired(name, sums, np.bincount(cluster), len(first), _discordant(first, second) if name == "accuracy" else None)
+    kind, second = KINDS[first.kind], aligned(first, second)
+    metric, cluster = kind.metric(name), clusters(first)
+    sums = np.stack([metric.cluster_sums(table, cluster) for table in (first, second)], axis=1)
+    discordant = None
+    if metric is kind.main and metric.exact and metric.each:
+        one, other = metric.each(first), metric.each(second)
+        discordant = int((one & ~other).sum()), int((~one & other).sum())
+    return Paired(metric, sums, np.bincount(cluster), len(first), discordant)
 
 
 def compare_paired(
@@ -187,42 +190,32 @@ def compare_paired(
     seed: int = 0,
     num_swaps: int = NUM_SWAPS,
 ) -> list[Comparison]:
-    """Do what `compare` does for many pairs of one measure with equally many clusters, which share resamples and swaps.
+    """Do what `compare` does for many pairs of one metric with equally many clusters, which share resamples and swaps.
 
     Those depend on the number of clusters and the seed only, so every pair gets what it would get alone.
     """
     if not pairs:
         return []
-    name, chosen = pairs[0].measure, measure(pairs[0].measure)
-    if any(pair.measure != name or pair.sums.shape != pairs[0].sums.shape for pair in pairs):
-        raise LabError("compare_paired: pairs of one measure with equally many clusters share their draws; these differ.")
+    metric = pairs[0].metric
+    if any(pair.metric is not metric or pair.sums.shape != pairs[0].sums.shape for pair in pairs):
+        raise LabError("compare_paired: pairs of one metric with equally many clusters share their draws; these differ.")
     sums = np.stack([pair.sums for pair in pairs], axis=2)  # [C, 2, pairs, k]
-    low, high, error = paired_interval(sums[:, 0], sums[:, 1], chosen.value, num_resamples, level, seed)
-    values = chosen.value(sums.sum(axis=0))
-    p_value = swap_p_value(sums[:, 0], sums[:, 1], chosen.value, num_swaps, seed)
-    made = []
+    lows, highs, errors = paired_interval(sums[:, 0], sums[:, 1], metric.value, num_resamples, level, seed)
+    values = metric.value(sums.sum(axis=0))
+    p_values = swap_p_value(sums[:, 0], sums[:, 1], metric.value, num_swaps, seed)
+    comparisons = []
     for i, pair in enumerate(pairs):
-        ends = paired_ends(pair, float(values[0, i] - values[1, i]), float(low[i]), float(high[i]), level)
-        made.append(
+        first, second = float(values[0, i]), float(values[1, i])
+        difference = float(values[0, i] - values[1, i])
+        low, high, method = paired_ends(pair, difference, float(lows[i]), float(highs[i]), level)
+        exact_p = mcnemar(*pair.discordant) if pair.discordant else None
+        comparisons.append(
             Comparison(
-                measure=name,
-                first=float(values[0, i]),
-                second=float(values[1, i]),
-                difference=float(values[0, i] - values[1, i]),
-                low=ends[0],
-                high=ends[1],
-                level=level,
-                p_value=float(p_value[i]),
-                standard_error=float(error[i]),
-                num_examples=pair.num_examples,
-                num_clusters=len(sums),
-                num_seeds=1,
-                method=ends[2],
-                discordant=pair.discordant,
-                mcnemar_p=mcnemar(*pair.discordant) if pair.discordant else None,
-            )
+                metric, first, second, difference, low, high, level, float(p_values[i]), float(errors[i]), pair.num_examples,
+                len(sums), 1, method, pair.discordant, exact_p,
+            )  # fmt: skip
         )
-    return made
+    return comparisons
 
 
 def paired_ends(pair: Paired, difference: float, low: float, high: float, level: float) -> tuple[float, float, str]:
@@ -286,17 +279,12 @@ def _reordered(first: PredictionTable, second: PredictionTable) -> PredictionTab
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """Exact two-sided McNemar test: min(1, 2 P(X <= min(b, c))), X ~ Binomial(b + c, 1/2).
+    """Exact two-sided McNemar test: min(1, 2 P(X <= min(b, c))), X ~ Binomial(b + c, 1/2); McNemar (1947). Blind to clustering."""
+    from scipy.special import bdtr
 
-    McNemar (1947); equals `scipy.stats.binomtest(min(b, c), b + c)`. Blind to clustering.
-    """
     if only_first < 0 or only_second < 0:
         raise LabError(f"mcnemar: counts {only_first} and {only_second} given; counts are 0 or more.")
-    num, least = only_first + only_second, min(only_first, only_second)
-    k = np.arange(least)
-    log_terms = np.concatenate([[0.0], np.cumsum(np.log(num - k) - np.log(k + 1))]) - num * math.log(2)
-    top = log_terms.max()
-    return float(min(1.0, 2 * math.exp(top) * np.exp(log_terms - top).sum()))
+    return float(min(1.0, 2 * bdtr(min(only_first, only_second), only_first + only_second, 0.5)))
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
@@ -311,36 +299,35 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
     return adjusted
 
 
-def _fast_draws(
-    table: PredictionTable, names: Sequence[str], cluster: np.ndarray, num_resamples: int, seed: int
+def _additive_draws(
+    tables: Sequence[PredictionTable], metrics: Sequence[Metric], cluster: np.ndarray, num_resamples: int, seed: int
 ) -> dict[str, np.ndarray]:
-    if not names:
+    """Every resample's metrics from sums over clusters, name -> [B, tables]."""
+    if not metrics:
         return {}
-    rows = [MEASURES[name].rows(table) for name in names]
-    ends = np.cumsum([part.shape[1] for part in rows])[:-1]
-    draws = {name: np.empty(num_resamples) for name in names}
-    for chunk, sums in drawn_sums(cluster_sums(np.concatenate(rows, axis=1), cluster), num_resamples, seed):
-        for name, part in zip(names, np.split(sums, ends, axis=1), strict=True):
-            draws[name][chunk] = MEASURES[name].value(part)
+    parts = [[metric.cluster_sums(table, cluster) for metric in metrics] for table in tables]
+    ends = np.cumsum([part.shape[1] for part in parts[0]])[:-1]
+    draws = {metric.name: np.empty((num_resamples, len(tables))) for metric in metrics}
+    for chunk, sums in drawn_sums(np.stack([np.concatenate(part, axis=1) for part in parts], axis=1), num_resamples, seed):
+        for metric, part in zip(metrics, np.split(sums, ends, axis=-1), strict=True):
+            draws[metric.name][chunk] = metric.value(part)
     return draws
 
 
-def _slow_draws(
-    table: PredictionTable, names: Sequence[str], cluster: np.ndarray, num_resamples: int, seed: int
+def _other_draws(
+    tables: Sequence[PredictionTable], metrics: Sequence[Metric], cluster: np.ndarray, num_resamples: int, seed: int
 ) -> dict[str, np.ndarray]:
-    if not names:
+    """Every resample's metrics from its examples, name -> [B, tables]."""
+    if not metrics:
         return {}
-    refused = [name for name in names if name.startswith("num_")]
-    if refused:
-        raise LabError(f"metric={refused[0]!r}: a count of what was asked has no interval.")
-    light = table.select("label", "log_p_true", "log_p_false", "captured_mass", "prediction")
-    draws = {name: np.empty(num_resamples) for name in names}
+    for metric in metrics:
+        if metric.higher_is_better is None:
+            raise LabError(f"metric={metric.name!r}: more of it is neither better nor worse, so it has no interval.")
+    light = [table.select(*dict.fromkeys(name for metric in metrics for name in metric.needs)) for table in tables]
+    draws = {metric.name: np.empty((num_resamples, len(tables))) for metric in metrics}
     for i, rows in enumerate(drawn_rows(cluster, num_resamples, seed)):
-        resample = light.take(rows)
-        for name in names:
-            draws[name][i] = METRICS[name](resample)
+        for place, table in enumerate(light):
+            resample = table.take(rows)
+            for metric in metrics:
+                draws[metric.name][i, place] = metric.of(resample)
     return draws
-
-
-def _discordant(first: PredictionTable, second: PredictionTable) -> tuple[int, int]:
-    return int((first.correct & ~second.correct).sum()), int((~first.correct & second.correct).sum())

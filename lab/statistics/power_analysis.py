@@ -20,6 +20,7 @@ import numpy as np
 from lab.answers.predictions import PredictionTable
 from lab.errors import LabError
 from lab.statistics.comparing import aligned
+from lab.statistics.metrics import KINDS
 from lab.statistics.resampling import cluster_sums, clusters
 
 POWER, ALPHA = 0.8, 0.05
@@ -62,22 +63,6 @@ def smallest_detectable(
     return error * (_quantile(1 - alpha / 2, freedom) + _quantile(power, freedom))
 
 
-def power_of(
-    difference: float,
-    num_examples: int,
-    discordance: float,
-    *,
-    cluster_sizes: Sequence[int] | None = None,
-    num_clusters: int | None = None,
-    icc: float = 0.0,
-    alpha: float = ALPHA,
-) -> float:
-    """Probability of finding a true difference: the inverse of `smallest_detectable`, both tails."""
-    error, freedom = _planned(num_examples, discordance, cluster_sizes, num_clusters, icc)
-    reach, bar = abs(difference) / error, _quantile(1 - alpha / 2, freedom)
-    return _below(reach - bar, freedom) + _below(-reach - bar, freedom)
-
-
 def design_effect(cluster_sizes: Sequence[int], icc: float) -> float:
     """1 + (sum m^2 / sum m - 1) * icc: how much clustering multiplies the variance of a mean over examples."""
     sizes = np.asarray(cluster_sizes, dtype=np.float64)
@@ -115,13 +100,15 @@ def cluster_error(values: np.ndarray, cluster: np.ndarray) -> float:
 def resolution(
     first: PredictionTable, second: PredictionTable, *, power: float = POWER, alpha: float = ALPHA
 ) -> Resolution:
-    """Measure, on two runs, what a comparison of accuracies on these items can see.
+    """Measure, on two runs, what a comparison in the headline metric can see on these items.
 
     smallest_detectable uses the cluster-robust standard error; design_effect is its square against that
     of independent examples.
     """
-    second, cluster = aligned(first, second), clusters(first)
-    d = first.correct.astype(np.float64) - second.correct
+    second, cluster, metric = aligned(first, second), clusters(first), KINDS[first.kind].main
+    if metric.each is None:
+        raise LabError(f"power analysis: {metric.name} is no mean over examples, so what a comparison can see is not known.")
+    d = metric.each(first).astype(np.float64) - metric.each(second)
     error, num_clusters = cluster_error(d, cluster), int(cluster.max()) + 1
     freedom, alone = num_clusters - 1, d.var(ddof=1) / len(d)
     return Resolution(
@@ -171,9 +158,3 @@ def _quantile(p: float, freedom: float) -> float:
     if not 0 < p < 1:
         raise LabError(f"power and 1 - alpha/2 lie between 0 and 1; {p:g} given.")
     return float(ndtri(p) if math.isinf(freedom) else stdtrit(freedom, p))
-
-
-def _below(x: float, freedom: float) -> float:
-    from scipy.special import ndtr, stdtr
-
-    return float(ndtr(x) if math.isinf(freedom) else stdtr(freedom, x))

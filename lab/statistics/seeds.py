@@ -11,8 +11,8 @@ import numpy as np
 from lab.answers.predictions import PredictionTable
 from lab.errors import LabError
 from lab.statistics.comparing import LEVEL, Comparison, aligned, compare
-from lab.statistics.measures import Measure, measure
-from lab.statistics.resampling import LEAST_RESAMPLES, cluster_sums, clusters, drawn_sums
+from lab.statistics.metrics import KINDS, Metric
+from lab.statistics.resampling import LEAST_RESAMPLES, clusters, drawn_sums
 
 FEWEST = 3
 """Least number of seeds behind an interval over seeds."""
@@ -61,13 +61,13 @@ def noise_floor(replicates: Sequence[Sequence[float]], level: float = LEVEL) -> 
 def compare_seeds(
     first: Sequence[PredictionTable],
     second: Sequence[PredictionTable],
-    name: str = "accuracy",
+    name: str | None = None,
     *,
     num_resamples: int = LEAST_RESAMPLES,
     level: float = LEVEL,
     seed: int = 0,
 ) -> Comparison:
-    """Compare two arms, each run with the same seeds in the same order, with seeds and items both random.
+    """Compare two arms in one metric, each run with the same seeds in the same order, with seeds and items both random.
 
     d_s is the difference under seed s; seeds and clusters are crossed, so
 
@@ -88,24 +88,24 @@ def compare_seeds(
         raise LabError(f"compare_seeds: {len(first)} and {len(second)} runs given; pair them seed by seed.")
     if num_seeds == 1:
         return compare(first[0], second[0], name, num_resamples=num_resamples, level=level, seed=seed)
-    chosen, cluster = measure(name), clusters(first[0])
+    metric, cluster = KINDS[first[0].kind].metric(name), clusters(first[0])
     arms = [[aligned(first[0], table) for table in arm] for arm in (first, second)]
-    sums = np.stack([[cluster_sums(chosen.rows(table), cluster) for table in arm] for arm in arms])
+    sums = np.stack([[metric.cluster_sums(table, cluster) for table in arm] for arm in arms])
     sums = np.moveaxis(sums, 2, 0)  # [C, 2, S, k]
-    return crossed(sums, chosen, len(first[0]), num_resamples=num_resamples, level=level, seed=seed)
+    return crossed(sums, metric, len(first[0]), num_resamples=num_resamples, level=level, seed=seed)
 
 
 def crossed(
-    sums: np.ndarray, chosen: Measure, num_examples: int, *, num_resamples: int, level: float, seed: int
+    sums: np.ndarray, metric: Metric, num_examples: int, *, num_resamples: int, level: float, seed: int
 ) -> Comparison:
     """Do what `compare_seeds` says from the sums of each cluster, arm and seed, [C, 2, S, k]."""
     from scipy.special import stdtr, stdtrit
 
     num_clusters, _, num_seeds, _ = sums.shape
-    values = chosen.value(sums.sum(axis=0))  # [2, S]
+    values = metric.value(sums.sum(axis=0))  # [2, S]
     by_seed = values[0] - values[1]
     difference = float(by_seed.mean())
-    items, interaction = _item_variances(sums, chosen, num_resamples, seed)
+    items, interaction = _item_variances(sums, metric, num_resamples, seed)
     seeds = float(by_seed.var(ddof=1)) / num_seeds
     variance = items + max(0.0, seeds - interaction)
     error = math.sqrt(variance)
@@ -118,29 +118,19 @@ def crossed(
         p_value = 2 * float(stdtr(freedom, -abs(difference) / error))
     else:
         freedom, reach, p_value, method = math.inf, math.inf, 1.0, ALIKE
+    first, second = float(values[0].mean()), float(values[1].mean())
     return Comparison(
-        measure=chosen.name,
-        first=float(values[0].mean()),
-        second=float(values[1].mean()),
-        difference=difference,
-        low=difference - reach,
-        high=difference + reach,
-        level=level,
-        p_value=p_value,
-        standard_error=error,
-        num_examples=num_examples,
-        num_clusters=num_clusters,
-        num_seeds=num_seeds,
-        method=method.format(freedom),
-    )
+        metric, first, second, difference, difference - reach, difference + reach, level, p_value, error, num_examples, num_clusters,
+        num_seeds, method.format(freedom),
+    )  # fmt: skip
 
 
-def _item_variances(sums: np.ndarray, chosen: Measure, num_resamples: int, seed: int) -> tuple[float, float]:
+def _item_variances(sums: np.ndarray, metric: Metric, num_resamples: int, seed: int) -> tuple[float, float]:
     """V_items and V_interaction by resampling clusters, the same draws for every arm and seed."""
     num_seeds = sums.shape[2]
     draws = np.empty((num_resamples, num_seeds))
     for chunk, drawn in drawn_sums(sums, num_resamples, seed):
-        values = chosen.value(drawn)
+        values = metric.value(drawn)
         draws[chunk] = values[:, 0] - values[:, 1]
     mean = draws.mean(axis=1)
     rest = draws - mean[:, None]

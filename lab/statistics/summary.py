@@ -1,24 +1,24 @@
 """All numbers that a run records of its predictions, by the names under which `run.json` and the tracker have them.
 
-    SPLIT/METRIC              every metric of `lab.statistics.metrics`, and num_clusters, consistency_by_chance, brier_PART
-    SPLIT/accuracy_low, _high     ends of the 95 % interval; of dev also ece_low, ece_high. Absent where there is no interval
+    SPLIT/METRIC              every metric of `lab.statistics.metrics`, METRIC_by_chance where guessing gives some, and num_clusters
+    SPLIT/METRIC_low, _high       ends of the 95 % interval of the headline metric, of dev of all with an interval; absent without
     dev_scaled/METRIC         of dev at the temperature that minival gives, which is dev_scaled/temperature
-    dev_subset/NAME/accuracy  and num_examples
+    dev_subset/NAME/METRIC        the headline metric, and num_examples
 
 A report makes these anew from the same predictions; what it shows of one run, a run has recorded.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import logging
 import re
 
 from lab.answers.predictions import PredictionTable
 from lab.errors import LabError
-from lab.statistics import calibration, metrics
+from lab.statistics import calibration
 from lab.statistics.comparing import Interval, intervals
+from lab.statistics.metrics import KINDS, summarise
 from lab.statistics.resampling import clusters
 
 log = logging.getLogger(__name__)
@@ -29,27 +29,20 @@ LONGEST = 60
 
 def of_split(name: str, table: PredictionTable, num_resamples: int) -> dict[str, float]:
     """Numbers of the predictions of one split."""
-    cluster = clusters(table)
-    out = {f"{name}/{key}": value for key, value in metrics.summarise(table).items()}
-    out |= {f"{name}/{key}": value for key, value in brier_parts(table).items()}
+    kind, cluster = KINDS[table.kind], clusters(table)
+    out = {f"{name}/{key}": value for key, value in summarise(table).items()}
+    out |= {f"{name}/{key}_by_chance": metric.chance(table) for key, metric in kind.metrics.items() if metric.chance}
     out[f"{name}/num_clusters"] = float(cluster.max() + 1)
-    out[f"{name}/consistency_by_chance"] = metrics.consistency_by_chance(table.sentence_group)
     if cluster.max() > 0:
-        asked = ("accuracy", "ece") if name == "dev" else ("accuracy",)
-        for key, one in intervals(table, asked, num_resamples=num_resamples, cluster=cluster).items():
+        names = kind.with_interval if name == "dev" else (kind.headline,)
+        for key, one in intervals([table], names, num_resamples=num_resamples, cluster=cluster)[0].items():
             out |= ends(f"{name}/{key}", one)
     return out
 
 
-def ends(name: str, found: Interval) -> dict[str, float]:
+def ends(name: str, interval: Interval) -> dict[str, float]:
     """`NAME_low` and `NAME_high`; nothing where there is no interval."""
-    return {f"{name}_low": found.low, f"{name}_high": found.high} if found.has_ends else {}
-
-
-def brier_parts(table: PredictionTable) -> dict[str, float]:
-    """`brier_reliability` and its like."""
-    parts = dataclasses.asdict(metrics.brier_parts(table.p_true, table.label))
-    return {f"brier_{key}": value for key, value in parts.items()}
+    return {f"{name}_low": interval.low, f"{name}_high": interval.high} if interval.has_ends else {}
 
 
 def of_scaling(minival: PredictionTable, dev: PredictionTable) -> dict[str, float]:
@@ -59,18 +52,17 @@ def of_scaling(minival: PredictionTable, dev: PredictionTable) -> dict[str, floa
     except LabError as error:
         log.info("no temperature: %s", error)
         return {}
-    after = calibration.apply(fitted, dev)
-    out = {f"dev_scaled/{key}": value for key, value in (metrics.summarise(after) | brier_parts(after)).items()}
+    out = {f"dev_scaled/{key}": value for key, value in summarise(calibration.apply(fitted, dev)).items()}
     return {**out, "dev_scaled/temperature": fitted.value, "dev_scaled/temperature_at_limit": float(fitted.at_limit)}
 
 
 def of_subsets(dev: PredictionTable) -> dict[str, float]:
-    """Accuracy and size of every subset of dev that has a name."""
-    out: dict[str, float] = {}
+    """Headline metric and size of every subset of dev that has a name."""
+    headline, out = KINDS[dev.kind].main, {}
     for name in sorted({name for name in dev.subset.tolist() if name}):
-        inside = dev.subset == name
-        out[f"dev_subset/{metric_name(name)}/accuracy"] = float(dev.correct[inside].mean())
-        out[f"dev_subset/{metric_name(name)}/num_examples"] = float(inside.sum())
+        inside = dev.take(dev.subset == name)
+        out[f"dev_subset/{metric_name(name)}/{headline.name}"] = headline.of(inside)
+        out[f"dev_subset/{metric_name(name)}/num_examples"] = float(len(inside))
     return out
 
 

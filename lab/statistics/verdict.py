@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from lab.errors import LabError
 from lab.statistics.comparing import Comparison, holm
-from lab.statistics.measures import measure
+from lab.statistics.metrics import KINDS
 from lab.statistics.seeds import NoiseFloor
 
 ALPHA = 0.05
@@ -24,7 +24,7 @@ class Claim:
 
     better: str
     worse: str
-    measure: str
+    metric: str
     difference: float
     low: float
     high: float
@@ -51,7 +51,7 @@ def verdict(
         raise LabError(f"alpha={alpha}: the interval was made at level {comparison.level}; use level={1 - alpha:g}.")
     adjusted = comparison.p_value if holm_p is None else holm_p
     bound = floor.bound(comparison.num_seeds) if floor is not None and floor.sd > 0 else None
-    ahead = (comparison.difference >= 0) == measure(comparison.measure).higher_is_better
+    ahead = (comparison.difference >= 0) == comparison.metric.higher_is_better
     better, worse = (first, second) if ahead or comparison.difference == 0 else (second, first)
     low, high = comparison.low, comparison.high
     if comparison.difference < 0:
@@ -70,7 +70,7 @@ def verdict(
     return Claim(
         better=better,
         worse=worse,
-        measure=comparison.measure,
+        metric=comparison.metric.name,
         difference=size,
         low=low,
         high=high,
@@ -110,15 +110,15 @@ def _sentence(
     Without a claim nothing is said to beat anything: `r=32 is 0.6 points ahead of r=8 (...): no claim.` Two seeds:
     `(two seeds carry no interval; run at least three)` in place of interval and p.
     """
-    chosen = measure(comparison.measure)
-    unit = "points" if chosen.in_points else f"of {chosen.name}"
-    if chosen.in_points and chosen.name != "accuracy":
-        unit = f"points of {chosen.name}"
-    size, low, high, bound = _written(numbers, chosen.in_points)
+    metric = comparison.metric
+    unit = f"{'points ' if metric.in_points else ''}of {metric.name}"
+    if metric.in_points and any(metric is kind.main for kind in KINDS.values()):
+        unit = "points"
+    size, low, high, bound = _written(numbers, metric.in_points)
     p = "p < 0.001" if holm_p < 0.001 else f"p = {holm_p:.3f}" if holm_p < 0.1 else f"p = {holm_p:.2f}"
     guard = "noise floor not measured" if bound is None else f"noise floor {bound}"
     if comparison.difference == 0:
-        said = f"{better} and {worse} are level in {chosen.name}"
+        said = f"{better} and {worse} are level in {metric.name}"
     elif claimed:
         said = f"{better} beats {worse} by {size} {unit}"
     else:

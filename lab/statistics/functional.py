@@ -1,4 +1,4 @@
-"""Metrics of True/False predictions: pure functions on arrays, and `summarise` for a whole table.
+"""Metrics as pure functions on arrays.
 
 p_true: P(True) renormalised, [n] in [0, 1]. label: the truth, [n] of 0/1. confidence: probability
 of the answer given, [n]. correct: that answer is right, [n] of 0/1. group: any hashable, [n].
@@ -6,18 +6,15 @@ of the answer given, [n]. correct: that answer is right, [n] of 0/1. group: any 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from lab.answers.predictions import PredictionTable
 from lab.errors import LabError
 from lab.statistics import smoothing
 
 NUM_BINS = 15
 EDGES = ("(lo,hi]", "[lo,hi)")
-SMOOTHINGS = ("definition", "relplot")
 CLIP = 1e-12
 
 
@@ -134,16 +131,11 @@ def ece_debiased(confidence: np.ndarray, outcome: np.ndarray, num_bins: int = NU
     return equal_mass_bins(confidence, outcome, num_bins).debiased
 
 
-def smece(confidence: np.ndarray, outcome: np.ndarray, convention: str = SMOOTHINGS[0]) -> float:
-    """Smooth ECE, which has no bins; Blasiok and Nakkiran (2023, 2309.12236). Conventions: `lab.statistics.smoothing`."""
-    if convention not in SMOOTHINGS:
-        paper, package = SMOOTHINGS
-        raise LabError(f"convention={convention!r}: legal are {paper!r} (the paper's) and {package!r} (its package's).")
+def smece(confidence: np.ndarray, outcome: np.ndarray) -> float:
+    """Smooth ECE, which has no bins; Blasiok and Nakkiran (2023, 2309.12236), see `lab.statistics.smoothing`."""
     confidence, outcome = _pair(confidence, outcome)
     if confidence.min() < 0 or confidence.max() > 1:
         raise LabError(f"confidence: {confidence.min():g} to {confidence.max():g} given; probabilities lie in [0, 1].")
-    if convention == "relplot":
-        return smoothing.as_relplot(confidence, outcome - confidence)[0]
     return smoothing.by_definition(confidence, outcome - confidence)
 
 
@@ -221,18 +213,13 @@ def aurc(confidence: np.ndarray, correct: np.ndarray) -> float:
     return float(risk_coverage(confidence, correct)[1].mean())
 
 
-def all_correct(correct: np.ndarray, group: np.ndarray) -> np.ndarray:
-    """Whether every member of each group is right, float [groups], groups in sorted order."""
+def consistency(correct: np.ndarray, group: np.ndarray) -> float:
+    """Share of sentence groups whose every member is right; Suhr et al. (2017, 2019, 1811.00491)."""
     correct = _column("correct", correct)
     if len(correct) != len(group):
         raise LabError(f"correct has {len(correct)} examples and group {len(group)}; they must describe the same ones.")
     _, inverse, count = np.unique(group, return_inverse=True, return_counts=True)
-    return (np.bincount(inverse, correct) == count).astype(np.float64)
-
-
-def consistency(correct: np.ndarray, group: np.ndarray) -> float:
-    """Share of sentence groups whose every member is right; Suhr et al. (2017, 2019, 1811.00491)."""
-    return float(all_correct(correct, group).mean())
+    return float((np.bincount(inverse, correct) == count).mean())
 
 
 def consistency_by_chance(group: np.ndarray) -> float:
@@ -254,34 +241,6 @@ def captured_mass(mass: np.ndarray) -> float:
 def captured_mass_below_half(mass: np.ndarray) -> float:
     """Share of examples whose captured mass is under one half: there the renormalised P(True) means little."""
     return float((_column("captured_mass", mass) < 0.5).mean())
-
-
-METRICS: dict[str, Callable[[PredictionTable], float]] = {
-    "accuracy": lambda table: accuracy(table.correct),
-    "ece": lambda table: ece(table.confidence, table.correct),
-    "ece_equal_mass": lambda table: ece_equal_mass(table.confidence, table.correct),
-    "ece_p_true": lambda table: ece(table.p_true, table.label),
-    "ece_debiased": lambda table: ece_debiased(table.confidence, table.correct),
-    "smece": lambda table: smece(table.confidence, table.correct),
-    "mce": lambda table: mce(table.confidence, table.correct),
-    "brier": lambda table: brier(table.p_true, table.label),
-    "nll": lambda table: nll(table.p_true, table.label),
-    "auroc_label": lambda table: auroc(table.p_true, table.label),
-    "auroc_confidence": lambda table: auroc(table.confidence, table.correct),
-    "aurc": lambda table: aurc(table.confidence, table.correct),
-    "consistency": lambda table: consistency(table.correct, table.sentence_group),
-    "captured_mass": lambda table: captured_mass(table.captured_mass),
-    "captured_mass_below_half": lambda table: captured_mass_below_half(table.captured_mass),
-    "num_examples": lambda table: float(len(table)),
-    "num_image_sets": lambda table: float(len(np.unique(table.image_set))),
-    "num_sentence_groups": lambda table: float(len(np.unique(table.sentence_group))),
-}
-"""Every number of a run, by name. `ece`, `ece_equal_mass`, `ece_debiased`, `smece` and `mce` are of the top label."""
-
-
-def summarise(table: PredictionTable) -> dict[str, float]:
-    """All of `METRICS` for one table; NaN where a metric is undefined (an AUROC of one class)."""
-    return {name: metric(table) for name, metric in METRICS.items()}
 
 
 def _column(name: str, values: np.ndarray) -> np.ndarray:
