@@ -80,8 +80,9 @@ def small(
             "data.num_dev=32",
             "trainer.max_steps=4",
             "trainer.batch_size=4",
-            "evaluation.latency_examples=2",
+            "evaluation.latency_examples=0",
             "evaluation.latency_warmup=1",
+            "evaluation.verify=false",
             "evaluation.batch_size=8",  # latency passes full batches; scores do not depend on it
             "sweep.self_check=false",
             f"tracking.runs_dir={tmp_path}/runs",

@@ -15,7 +15,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from lab.store import runs
 OPTIONS = (
     "lora.lora_dropout=0.1", "trainer.max_steps=20", "trainer.save_every=3", "trainer.val_every=6", "trainer.restore_best=true",
     "trainer.batch_size=2", "trainer.accumulate_grad_batches=2", "tracking.enabled=false", "data.num_train=40",
-    "data.num_minival=8", "data.num_dev=16", "evaluation.latency_examples=1",
+    "data.num_minival=8", "data.num_dev=16", "evaluation.latency_examples=0",
 )
 ELSEWHERE = ("glance/", "latency/", "memory/", "time/", "train/seconds", "train/examples_per_second")
 """Metrics of the clock and the machine."""
@@ -128,11 +128,13 @@ def state(x: Experiment) -> str:
     return f"{runs.truthful(runs_dir, run).status} {', '.join(kept) or 'no checkpoint'}"
 
 
-def campaign(make: Make, folder: Path, kills: int, seed: int, say: Callable[[str], None] = print) -> int:
-    """Kill so many commands, alone and shared in turn, and return how many ended equal to the uninterrupted one."""
+def campaign(
+    make: Make, folder: Path, kills: int, seed: int, say: Callable[[str], None] = print, kinds: Sequence[bool] = (False, True)
+) -> int:
+    """Kill so many commands and return how many ended equal to the uninterrupted one. kinds: whether a sweep, in turn."""
     draw = random.Random(seed)
     references, seconds = {}, {}
-    for shared in (False, True):
+    for shared in kinds:
         begin = time.perf_counter()
         experiments = asked_for(make, folder / f"reference-{shared}", shared)
         process = start(experiments)
@@ -141,7 +143,7 @@ def campaign(make: Make, folder: Path, kills: int, seed: int, say: Callable[[str
         references[shared], seconds[shared] = [essence(x) for x in experiments], time.perf_counter() - begin
     equal = 0
     for i in range(kills):
-        shared, number = bool(i % 2), (signal.SIGKILL, signal.SIGTERM)[i // 2 % 2]
+        shared, number = kinds[i % len(kinds)], (signal.SIGKILL, signal.SIGTERM)[i // len(kinds) % 2]
         after_s = draw.uniform(0.3, 0.97) * seconds[shared]
         left, at, starts = kill_once(make, folder / str(i), shared, after_s, number)
         same = left == references[shared]

@@ -285,7 +285,7 @@ def prepared(composer, tiny_folder, tmp_path_factory):
 
     def make(*overrides: str):
         given = ("data.num_train=16", "data.num_minival=8", "data.num_dev=12", "trainer.max_steps=3", "trainer.batch_size=4")
-        given += ("optim.lr=0.01", "evaluation.batch_size=4", "evaluation.latency_examples=1", "evaluation.latency_warmup=0")
+        given += ("optim.lr=0.01", "evaluation.batch_size=4", "evaluation.latency_examples=0")
         given += ("evaluation.verify=false", "tracking.enabled=false")
         given += (f"tracking.runs_dir={folder}/runs", f"tracking.cache_dir={folder}/cache")
         return composer(f"model.path={tiny_folder}", *given, *overrides)

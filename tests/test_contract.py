@@ -53,7 +53,7 @@ def trained(composer: Callable[..., Experiment], tiny_folder: Path, tmp_path_fac
         "data.num_dev=32",
         "trainer.max_steps=3",
         "trainer.batch_size=4",
-        "evaluation.latency_examples=1",
+        "evaluation.latency_examples=0",
         "evaluation.latency_warmup=0",
         "evaluation.verify=false",
         f"tracking.runs_dir={path}/runs",

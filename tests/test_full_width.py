@@ -43,8 +43,7 @@ def test_the_real_widths_are_built_wrapped_and_stepped(
         "optim.lr=1e-4",
         "evaluation.batch_size=4",
         "evaluation.verify=false",
-        "evaluation.latency_examples=1",
-        "evaluation.latency_warmup=0",
+        "evaluation.latency_examples=0",
         f"tracking.runs_dir={tmp_path}/runs",
         f"tracking.cache_dir={tmp_path}/cache",
     )

@@ -43,7 +43,7 @@ def losses(x: Experiment) -> list[tuple[float, float]]:
 
 
 def test_every_summary_number_is_recomputed_from_the_predictions(small) -> None:
-    x = small()
+    x = small("evaluation.verify=true")
     run = running.run_alone(x, "command", time.time())
     folder = runs.folder(Path(x.tracking.runs_dir), run.identity)
     assert run.status == runs.FINISHED and run.metrics["verify/passed"] == 1.0
@@ -99,7 +99,7 @@ def test_arms_of_a_sweep_equal_arms_alone_bit_for_bit(small, tmp_path) -> None:
 def test_a_crash_a_divergence_a_full_memory_and_a_kill_do_not_touch_the_others(small, monkeypatch, caplog) -> None:
     """Statuses are truthful; the same command then runs only what is missing; every arm is in MLflow once, under one parent."""
     kinds = {"good": 2, "crashing": 3, "killed": 5, "diverging": 6, "hungry": 7}
-    asked = {kind: small(f"lora.r={r}", "trainer.save_every=1", "evaluation.verify=false") for kind, r in kinds.items()}
+    asked = {kind: small(f"lora.r={r}", "trainer.save_every=1") for kind, r in kinds.items()}
     real, step = running.run_arm, Learner.training_step
 
     def poisoned(self, batch, batch_idx):
@@ -150,7 +150,7 @@ def test_a_crash_a_divergence_a_full_memory_and_a_kill_do_not_touch_the_others(s
 
 
 def test_the_tracker_shows_dials_metrics_and_curves(small) -> None:
-    x = small("trainer.max_steps=20")
+    x = small("trainer.max_steps=20", "evaluation.latency_examples=2")
     running.run_alone(x, "python -m lab.train", time.time())
     courier = Courier(x.tracking)
     assert courier.deliver(identity(x)) and courier.deliver(identity(x))
