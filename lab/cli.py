@@ -18,6 +18,8 @@ from lab.host.redaction import Formatter, without_secrets
 from lab.host.stopping import EXIT_CODE, Stopped, requeue
 
 if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
     from lab.config import Experiment
 
 PACKAGE = Path(__file__).parent
@@ -75,16 +77,20 @@ def register_schema() -> None:
 
 
 def compose(overrides: Sequence[str], config_name: str = "train") -> Experiment:
-    """One experiment from overrides, as `lab.train` composes it, checked; Hydra knows sweeper and launcher already."""
-    from hydra import compose as compose_config
-    from hydra import initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-
+    """One experiment from overrides, as `lab.train` composes it, checked."""
     from lab.freezing import freeze
+
+    return freeze(compose_config(overrides, config_name))
+
+
+def compose_config(overrides: Sequence[str], config_name: str = "train", **options: bool) -> DictConfig:
+    """Hydra's composition of `conf`, not yet checked; `lab.sweeping.launcher.register` was called. options: of `hydra.compose`."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
 
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(shipped("conf")), version_base="1.3"):
-        return freeze(compose_config(config_name, overrides=list(overrides)))
+        return compose(config_name, overrides=list(overrides), **options)
 
 
 def set_up_logging() -> None:

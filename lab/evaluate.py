@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lab import paths
-from lab.cli import answer, explain, set_up_logging, shipped
+from lab.cli import answer, compose_config, explain, set_up_logging
 
 if TYPE_CHECKING:
     from lab.answers.predictions import PredictionTable
@@ -84,19 +84,15 @@ def merged(run: Run, overrides: Sequence[str]) -> Any:
     from omegaconf import OmegaConf
 
     from lab.config import DIALS
-    from lab.errors import ConfigError, did_you_mean
+    from lab.errors import ConfigError
+    from lab.sweeping.launcher import register
 
     config: Any = OmegaConf.create(run.config)
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         key = override.key_or_group
         if not override.is_sweep_override() and key in DIALS:
-            folder = shipped("conf") / key
-            path = folder / f"{override.value()}.yaml"
-            if not path.is_file():
-                legal = sorted(file.stem for file in folder.glob("*.yaml"))
-                hint = did_you_mean(str(override.value()), legal)
-                raise ConfigError(f"{key}={override.value()}: there is no such option.{hint} Legal: {', '.join(legal)}.")
-            config[key] = OmegaConf.load(path)
+            register()
+            config[key] = OmegaConf.to_container(compose_config([override.input_line])[key], enum_to_str=True)
         elif override.is_sweep_override() or override.is_delete():
             raise ConfigError(f"{override.input_line}: an evaluation takes one value of each key; start it once for each.")
         elif key.partition(".")[0] not in (*DIALS, *FREE) and key not in FREE:

@@ -62,7 +62,8 @@ def generated_again(x: Experiment, vlm: Vlm, examples: Examples, scored: list[Pr
         logits = scoring.answer_logits(vlm, to_device(batch, vlm.device)).float()
         for one in logits.detach():
             likely = (one >= one.max() - NOISE[x.model.dtype.value]).nonzero().flatten().tolist()
-            starts = tuple(tokenizer.decode([token], skip_special_tokens=True) for token in likely)
+            # a token may be the first bytes of a character only, which decode to U+FFFD
+            starts = tuple(tokenizer.decode([token], skip_special_tokens=True).rstrip("\ufffd") for token in likely)
             if not texts[done].text.startswith(starts):
                 found.append(f"{texts[done].sample_id}: generated {texts[done].text!r}, scoring would begin with {starts}")
             done += 1
