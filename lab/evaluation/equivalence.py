@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from lab.artifacts.export import exportable
-from lab.config import Experiment
+from lab.config import Experiment, Quantisation
 from lab.data.images import decode
 from lab.errors import ContractError, ModelError
 from lab.evaluation.generation import read_answer, texts, write
@@ -155,7 +155,8 @@ def verify(
     reload: loads base, dials and adapter anew. plain: exports what was loaded, which it may change, to a folder.
     stored: logits kept from training.
     """
-    tolerance = TOLERANCE.get(getattr(torch, x.model.dtype.value), TOLERANCE[torch.bfloat16])
+    rounded = x.model.quantisation is Quantisation.int8  # of activations, to as many bits as bfloat16 keeps
+    tolerance = TOLERANCE.get(torch.bfloat16 if rounded else getattr(torch, x.model.dtype.value), TOLERANCE[torch.bfloat16])
     examples = [encoder.example(sample) for sample in samples]
     batch = encoder.collate(examples, with_answers=False)
     reference = last_logits(vlm, batch)
