@@ -196,23 +196,34 @@ class Shape:
 
 
 @dataclass(frozen=True, slots=True)
+class Scored:
+    """What a model made of the options of a `Choice`.
+
+    log_p: natural logarithm of the probability mass of each option over its spellings, under the full vocabulary.
+    captured_mass: the sum of their probabilities, in [0, 1]. prediction: place of the option that is answered.
+    """
+
+    log_p: tuple[float, ...]
+    captured_mass: float
+    prediction: int
+
+
+@dataclass(frozen=True, slots=True)
 class Prediction:
     """One row of a run's predictions table.
 
-    label, prediction: True/False. log_p_true, log_p_false: natural logarithm of the probability mass
-    of each answer over its single-token spellings, under the full vocabulary.
-    captured_mass: exp(log_p_true) + exp(log_p_false), in [0, 1].
     visual_tokens: tokens that each image cost, in the order shown; image_order as in `Chat`.
     """
 
     sample_id: str
     image_set: str
-    sentence_group: str
+    question_group: str
     subset: str | None
-    label: bool
-    log_p_true: float
-    log_p_false: float
-    captured_mass: float
-    prediction: bool
+    answer: Choice
+    said: Scored
     image_order: tuple[int, ...]
     visual_tokens: tuple[int, ...]
+
+    @property
+    def correct(self) -> bool:
+        return self.said.prediction == self.answer.right

@@ -73,7 +73,7 @@ def score(dataset: str, table: PredictionTable, labels: Mapping[str, str] | None
 
 def answers_of(table: PredictionTable) -> dict[str, str]:
     """The recorded predictions as the official files have them, by sample id."""
-    return dict(zip(table.sample_id.tolist(), (str(bool(value)) for value in table.prediction), strict=True))
+    return dict(zip(table.sample_id.tolist(), (str(value == 0) for value in table.prediction), strict=True))
 
 
 def nlvr2_labels(path: str | os.PathLike) -> dict[str, str]:

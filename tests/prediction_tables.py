@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from lab.answers.predictions import PredictionTable
+from lab.answers.choice import ChoiceTable
+from lab.records import Choice, Prediction, Scored
 
 LOG_MASS = -0.1
 
@@ -12,19 +13,25 @@ def from_log_odds(z, label, image_set=None, group=None, split="dev", log_mass=LO
     names = np.array([f"{split}-{i}" for i in range(len(z))])
     lists = np.array([(0, 1)] * len(z), dtype=object)
     log_mass = np.broadcast_to(log_mass, len(z))
-    return PredictionTable(
+    return ChoiceTable(
         sample_id=names,
         image_set=names if image_set is None else np.asarray(image_set).astype(str),
-        sentence_group=names if group is None else np.asarray(group).astype(str),
+        question_group=names if group is None else np.asarray(group).astype(str),
         subset=np.full(len(z), None),
-        label=np.asarray(label, dtype=bool),
-        log_p_true=log_mass - np.logaddexp(0, -z),
-        log_p_false=log_mass - np.logaddexp(0, z),
+        options=np.array([None] * len(z)),
+        right=np.where(np.asarray(label, dtype=bool), 0, 1).astype(np.int16),
+        log_p=np.stack([log_mass - np.logaddexp(0, -z), log_mass - np.logaddexp(0, z)], axis=1),
         captured_mass=np.exp(log_mass),
-        prediction=z >= 0,
+        prediction=np.where(z >= 0, 0, 1).astype(np.int16),
         image_order=lists,
         visual_tokens=lists,
     )
+
+
+def prediction(name, label, log_p=(-0.1, -3.0), answer=True, mass=0.95, image_set=None, group=None, subset=None, tokens=(4, 4)):
+    """One row about a True/False question."""
+    said = Scored(tuple(map(float, log_p)), mass, 0 if answer else 1)
+    return Prediction(name, image_set or name, group or name, subset, Choice.truth(label), said, (0, 1), tokens)
 
 
 def guesses(generator, image_set, group):
@@ -48,8 +55,7 @@ def rival(table, seed, flips=0.2):
     z = table.log_odds + generator.normal(0, 1, n) + generator.normal(0, 8, n) * (generator.uniform(size=n) < flips)
     log_mass = LOG_MASS - generator.uniform(0, 0.2, n)
     return table.replace(
-        log_p_true=log_mass - np.logaddexp(0, -z),
-        log_p_false=log_mass - np.logaddexp(0, z),
+        log_p=np.stack([log_mass - np.logaddexp(0, -z), log_mass - np.logaddexp(0, z)], axis=1),
         captured_mass=np.exp(log_mass),
-        prediction=z >= 0,
+        prediction=np.where(z >= 0, 0, 1).astype(np.int16),
     )

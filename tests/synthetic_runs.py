@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from lab.answers import predictions
-from lab.records import Prediction
+from lab.records import Choice, Prediction, Scored
 from lab.statistics.metrics import summarise
 from lab.store import runs
 from lab.store.runs import Run, Sweep
@@ -62,13 +62,10 @@ def answers(questions: Questions, skill: float, sharpness: float = 1.0, tokens: 
         Prediction(
             sample_id=f"{questions.name}-{i}",
             image_set=f"{questions.name}-{image_set}",
-            sentence_group=f"{questions.name}-{image_set}-{i % 2}",
+            question_group=f"{questions.name}-{image_set}-{i % 2}",
             subset=FAMILIES[i % len(FAMILIES)],
-            label=label,
-            log_p_true=true,
-            log_p_false=false,
-            captured_mass=held,
-            prediction=true >= false,
+            answer=Choice.truth(label),
+            said=Scored((true, false), held, 0 if true >= false else 1),
             image_order=(0, 1),
             visual_tokens=(tokens, tokens - (i % 3)) if tokens < 196 else (tokens, tokens),
         )

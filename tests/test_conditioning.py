@@ -274,7 +274,7 @@ def test_trains_saves_reloads_and_evaluates(prepared, form, lora_option) -> None
     adapter.load(vlm, run_dir / "adapter")
     saved = predictions.read(run_dir / "predictions" / "dev.parquet")
     again = scoring.score(vlm, shared.encoded(x)["dev"], answer_tokens(vlm.processor.tokenizer, x.prompt), x.evaluation, "dev")
-    assert [row.log_p_true for row in again] == list(saved.log_p_true)
+    assert [list(row.said.log_p) for row in again] == saved.log_p.tolist()
     gates = [p for name, p in vlm.extras["cross_attention"].named_parameters() if name.endswith("gate")]
     assert all(gate.item() != 0.0 for gate in gates)
 

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+from prediction_tables import prediction
 
 from lab import data
 from lab import run as running
@@ -64,7 +65,7 @@ def test_side_words(text, swapped) -> None:
 
 
 def predicted(name: str, answer: bool, label: bool = True) -> Prediction:
-    return Prediction(name, name, name, None, label, -0.1, -3.0, 0.95, answer, (0, 1), (4, 4))
+    return prediction(name, label, answer=answer)
 
 
 class Two:
@@ -110,13 +111,13 @@ def test_a_symmetric_split_swapped_twice_is_itself(dev) -> None:
 
 def test_reading_generated_text(composer) -> None:
     dial = composer().prompt
-    assert read_answer(" True.", dial) is True and read_answer("FALSE", dial) is False
+    assert read_answer(" True.", dial) == 0 and read_answer("FALSE", dial) == 1
     assert read_answer("True enough", dial) is None and read_answer("", dial) is None
 
 
 def test_generation_against_scoring() -> None:
     scored = [predicted("a", True), predicted("b", False), predicted("c", True, label=False)]
-    texts = [Generated("a", "True", True), Generated("b", "maybe", None), Generated("c", "False", False)]
+    texts = [Generated("a", "True", 0), Generated("b", "maybe", None), Generated("c", "False", 1)]
     out = compare(texts, scored)
     assert out == {"generate_accuracy": 2 / 3, "generate_neither": 1 / 3, "generate_disagreement": 2 / 3}
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from prediction_tables import from_log_odds
 
-from lab.answers.predictions import sigmoid
+from lab.answers.choice import sigmoid
 from lab.errors import LabError
 from lab.statistics import functional
 from lab.statistics.metrics import summarise

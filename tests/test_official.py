@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import official_rules as official
 import pytest
+from prediction_tables import prediction
 
 from lab.answers.predictions import table
 from lab.errors import DataError, LabError
-from lab.records import Prediction
 from lab.statistics import functional
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -19,19 +19,7 @@ WORDS = ("True", "False", "true", "FALSE", "maybe", "")
 
 def rows_of(labels, answers, image_set=lambda name: name, group=lambda name: name):
     return [
-        Prediction(
-            sample_id=name,
-            image_set=image_set(name),
-            sentence_group=group(name),
-            subset=None,
-            label=label,
-            log_p_true=np.log(0.7 if answers[name] else 0.2),
-            log_p_false=np.log(0.2 if answers[name] else 0.7),
-            captured_mass=0.9,
-            prediction=answers[name],
-            image_order=(0, 1),
-            visual_tokens=(4, 4),
-        )
+        prediction(name, label, np.log((0.7, 0.2) if answers[name] else (0.2, 0.7)), answers[name], 0.9, image_set(name), group(name))
         for name, label in labels.items()
     ]
 
@@ -119,7 +107,7 @@ def test_tables_score_as_files_do_and_as_our_metrics_do():
     score = official.score("nlvr2", made)
     assert score == official.score("nlvr2", made, labels)
     assert score.accuracy == pytest.approx(functional.accuracy(made.correct), abs=1e-15)
-    assert score.consistency == pytest.approx(functional.consistency(made.correct, made.sentence_group), abs=1e-15)
+    assert score.consistency == pytest.approx(functional.consistency(made.correct, made.question_group), abs=1e-15)
     with pytest.raises(DataError, match="1 predictions are missing"):
         official.score("nlvr2", made.take(np.arange(1, len(made))), labels)
 
@@ -130,13 +118,13 @@ def test_nlvr_table_needs_all_six_permutations():
     answers = {name: bool(generator.uniform() < 0.9) == label for name, label in truth.items()}
     made = table(rows_of(truth, answers, group=lambda name: "-".join(name.split("-")[:2])))
     score = official.score("nlvr", made)
-    assert score.consistency == pytest.approx(functional.consistency(made.correct, made.sentence_group), abs=1e-15)
+    assert score.consistency == pytest.approx(functional.consistency(made.correct, made.question_group), abs=1e-15)
     with pytest.raises(DataError, match="1 predictions are missing"):
         official.score("nlvr", made.take(np.arange(1, len(made))))
-    mixed = made.label.copy()
-    mixed[0] = not mixed[0]
+    mixed = made.right.copy()
+    mixed[0] = 1 - mixed[0]
     with pytest.raises(DataError, match="different labels"):
-        official.score("nlvr", made.replace(label=mixed))
+        official.score("nlvr", made.replace(right=mixed))
 
 
 def test_a_word_that_is_no_answer_is_wrong_and_counted():

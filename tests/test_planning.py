@@ -6,12 +6,12 @@ import argparse
 from pathlib import Path
 
 import pytest
+from prediction_tables import prediction
 
 from lab.answers import predictions
 from lab.costs import planning
 from lab.errors import ConfigError
 from lab.plan import DISCORDANCES, cost, tokens_per_image, visible
-from lab.records import Prediction
 from lab.statistics import resampling
 
 
@@ -132,5 +132,4 @@ def test_the_plan_counts_clusters_as_the_report_does(composer, tmp_path) -> None
 
 
 def answered(one) -> Prediction:
-    names = (one.sample_id, one.image_set, one.question_group, one.subset, one.answer.right == 0)
-    return Prediction(*names, -0.5, -1.0, 0.97, True, (0, 1), (16, 16))
+    return prediction(one.sample_id, True, image_set=one.image_set, group=one.question_group)

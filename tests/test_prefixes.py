@@ -26,7 +26,7 @@ def scores(vlm, examples, x, **section):
     tokens = answer_tokens(vlm.processor.tokenizer, x.prompt)
     found = scoring.score(vlm, examples, tokens, dataclasses.replace(x.evaluation, **section), "dev")
     assert [row.sample_id for row in found] == list(examples.split.sample_ids)
-    return torch.tensor([[row.log_p_true, row.log_p_false] for row in found])
+    return torch.tensor([row.said.log_p for row in found])
 
 
 @pytest.mark.parametrize("family", FAMILIES)

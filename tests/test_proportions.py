@@ -107,7 +107,7 @@ def test_twenty_of_twenty_right_is_not_certain() -> None:
     for name in ("ece", "nll"):  # not shares, and the same in every resample
         assert not found[name].has_ends and found[name].method == comparing.ALIKE
         assert percent_within(0.05, found[name]) == "5.0 [no interval]"
-    wrong = comparing.interval(table.replace(label=~label))
+    wrong = comparing.interval(table.replace(right=1 - table.right))
     assert unseen("r=8", wrong).startswith("r=8: 0 of 20 right. An accuracy of up to 13.9 % is compatible")
     sets = comparing.interval(table.replace(image_set=np.repeat([f"s{i}" for i in range(5)], 4)))
     assert sets.low < 0.6 and "over 5 clusters" in unseen("r=8", sets)
@@ -121,10 +121,10 @@ def test_every_share_widens_with_its_clusters(name: str) -> None:
     """Five copies of every example in its own cluster narrow an interval hardly; counted alone they would by more than half."""
     table = nested(40)
     copied = table.take(np.repeat(np.arange(len(table)), 5))
-    group = np.array([f"{name}/{i % 5}" for i, name in enumerate(copied.sentence_group)])
+    group = np.array([f"{name}/{i % 5}" for i, name in enumerate(copied.question_group)])
     cluster = np.unique(table.image_set, return_inverse=True)[1]
     once = comparing.interval(table, name, cluster=cluster)
-    again = comparing.interval(copied.replace(sentence_group=group), name, cluster=np.repeat(cluster, 5))
+    again = comparing.interval(copied.replace(question_group=group), name, cluster=np.repeat(cluster, 5))
     assert once.estimate == pytest.approx(again.estimate)
     assert again.high - again.low >= 0.9 * (once.high - once.low)
 

@@ -27,6 +27,7 @@ from synthetic_runs import (
 from lab.answers import predictions
 from lab.config import as_dict, flat
 from lab.errors import LabError
+from lab.records import Scored
 from lab.report import calibrated, figures, select_runs, tables
 from lab.report.__main__ import main
 from lab.report.document import (
@@ -102,7 +103,7 @@ def test_every_number_of_the_table_comes_from_the_predictions(example: Path, wri
         table = predictions.read(example / identity / "predictions" / "dev.parquet")
         run = runs.load(example, identity)
         wanted, within = summarise(table), intervals([table], ("accuracy", "ece"))[0]
-        chance = functional.consistency_by_chance(table.sentence_group)
+        chance = functional.consistency_by_chance(table.question_group)
         spent = [count for row in table.visual_tokens for count in row]
         _, parameters, tokens, accuracy, consistency, ece, nll, brier, latency, rate, size, run_id = rows[label]
 
@@ -538,7 +539,7 @@ def test_little_captured_mass_is_told(tmp_path: Path) -> None:
     runs_dir = tmp_path / "runs"
     few(runs_dir, {"lora.r": 2})
     rows = [
-        dataclasses.replace(row, captured_mass=0.2, log_p_true=row.log_p_true - 1.6, log_p_false=row.log_p_false - 1.6)
+        dataclasses.replace(row, said=Scored(tuple(each - 1.6 for each in row.said.log_p), 0.2, row.said.prediction))
         for row in answers(Questions.draw("dev", 140), 0.4)
     ]
     predictions.write(runs_dir / "run0" / "predictions" / "dev.parquet", rows)

@@ -63,8 +63,8 @@ def test_resampled_sums_equal_resampled_examples(name):
                 rows += members.tolist()
                 copy += [k] * len(members)
         drawn = table.take(np.array(rows))
-        own = np.array([f"{g}/{k}" for g, k in zip(drawn.sentence_group, copy, strict=True)])
-        drawn = drawn.replace(sentence_group=own)  # a cluster drawn twice brings its groups twice
+        own = np.array([f"{g}/{k}" for g, k in zip(drawn.question_group, copy, strict=True)])
+        drawn = drawn.replace(question_group=own)  # a cluster drawn twice brings its groups twice
         assert fast[resample] == pytest.approx(METRICS[name].of(drawn), abs=1e-12)
     assert METRICS[name].value(sums.sum(axis=0)) == pytest.approx(METRICS[name].of(table), abs=1e-12)
 
@@ -152,8 +152,7 @@ def test_compare_against_a_loop(name):
         swap = np.array(swapped)[cluster]
         mixed = [
             a.replace(
-                log_p_true=np.where(swap, b.log_p_true, a.log_p_true),
-                log_p_false=np.where(swap, b.log_p_false, a.log_p_false),
+                log_p=np.where(swap[:, None], b.log_p, a.log_p),
                 captured_mass=np.where(swap, b.captured_mass, a.captured_mass),
                 prediction=np.where(swap, b.prediction, a.prediction),
             )
@@ -207,10 +206,10 @@ def test_other_items_are_refused():
     names[:2] = ["new-1", "new-2"]
     with pytest.raises(DataError, match=f"3 samples only in the first table and 2 only in the second, {n - 3} in both"):
         comparing.compare(table, table.replace(sample_id=names).take(np.r_[0 : n - 1]))
-    label = table.label.copy()
-    label[5] = ~label[5]
+    right = table.right.copy()
+    right[5] = 1 - right[5]
     with pytest.raises(DataError, match=f"1 of {n} samples have another label"):
-        comparing.compare(table, table.replace(label=label))
+        comparing.compare(table, table.replace(right=right))
 
 
 def test_unknown_names_are_refused():
@@ -290,5 +289,5 @@ def test_what_is_derived_from_a_table_cannot_be_written_to():
     with pytest.raises(ValueError, match="read-only"):
         table.correct[0] = True
     assert table.correct is table.correct and table.take(np.arange(3)).correct.tolist() == table.correct[:3].tolist()
-    turned = table.replace(prediction=~table.prediction)
+    turned = table.replace(prediction=1 - table.prediction)
     assert (turned.correct == ~table.correct).all()

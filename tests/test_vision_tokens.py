@@ -297,8 +297,7 @@ def test_trains_resumes_reloads_and_evaluates(prepared, monkeypatch, tmp_path, m
     adapter.load(vlm, run_dir / "adapter")
     saved = predictions.read(run_dir / "predictions" / "dev.parquet")
     again = scoring.score(vlm, shared.encoded(x)["dev"], answer_tokens(vlm.processor.tokenizer, x.prompt), x.evaluation, "dev")
-    assert [row.log_p_true for row in again] == list(saved.log_p_true)
-    assert [row.log_p_false for row in again] == list(saved.log_p_false)
+    assert [list(row.said.log_p) for row in again] == saved.log_p.tolist()
     assert {count for row in again for count in row.visual_tokens} <= set(range(1, budget + 1))
     elsewhere = make(*dials, f"tracking.runs_dir={tmp_path}")
     with monkeypatch.context() as patch:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageDraw
+from prediction_tables import prediction
 
 from lab import evaluate
 from lab import run as running
@@ -54,8 +55,8 @@ def make(root: Path, count: int = 3, broken: int | None = None) -> Path:
 
 def predicted(sample: Sample, s: float) -> Prediction:
     true = -np.log1p(np.exp(-s))
-    return Prediction(sample.sample_id, sample.image_set, sample.question_group, sample.subset, sample.answer.right == 0,
-                      true, true - s, 1.0, s > 0, (0,), (1,))  # fmt: skip
+    return prediction(sample.sample_id, sample.answer.right == 0, (true, true - s), s > 0, 1.0, sample.image_set, sample.question_group,
+                      sample.subset, (1,))  # fmt: skip
 
 
 def test_each_example_is_four_questions(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def measure(x: Experiment, vlm: Vlm, examples: Examples, batches: int = 3, repor
             scored_s.append((middle - start) / size)
             generated_s.append((end - middle) / size)
             read = [generation.read_answer(text, x.prompt) for text in texts]
-            answers = (true >= false).tolist()
+            answers = (~(true >= false)).long().tolist()
             differing += sum(a is not None and a != b for a, b in zip(read, answers, strict=True))
             neither += sum(a is None for a in read)
             count += size

@@ -115,9 +115,9 @@ def against(name: str, reference: torch.Tensor, other: torch.Tensor, tokens: Ans
 
 
 def answers(logits: torch.Tensor, tokens: AnswerTokens) -> torch.Tensor:
-    """The scored answers, bool [n]."""
+    """The scored answers, int64 [n]: places among the options."""
     true, false = log_masses(logits, tokens)
-    return true >= false
+    return (~(true >= false)).long()
 
 
 def generated(

@@ -24,19 +24,19 @@ MAX_NEW_TOKENS = 3
 
 @dataclass(frozen=True)
 class Generated:
-    """What was written for one sample, and how it reads: True, False, or None if it is neither answer word."""
+    """What was written for one sample, and which option it reads as; None if it is neither answer word."""
 
     sample_id: str
     text: str
-    prediction: bool | None
+    prediction: int | None
 
 
-def read_answer(text: str, dial: PromptDial) -> bool | None:
-    """Exact match of the text, stripped of white space and a final full stop, with a spelling of an answer word."""
+def read_answer(text: str, dial: PromptDial) -> int | None:
+    """The place of the answer word: exact match of the text, stripped of white space and a final full stop, with a spelling of an answer word."""
     stripped = text.strip().removesuffix(".")
-    for value, word in ((True, dial.answer_true), (False, dial.answer_false)):
+    for place, word in enumerate((dial.answer_true, dial.answer_false)):
         if stripped in {spelling.strip() for spelling in spellings(word)}:
-            return value
+            return place
     return None
 
 
@@ -103,7 +103,7 @@ def compare(generated: list[Generated], scored: list[Prediction]) -> dict[str, f
     assert all(text.sample_id == row.sample_id for text, row in pairs)
     count = max(len(pairs), 1)
     return {
-        "generate_accuracy": sum(text.prediction == row.label for text, row in pairs) / count,
+        "generate_accuracy": sum(text.prediction == row.answer.right for text, row in pairs) / count,
         "generate_neither": sum(text.prediction is None for text, _ in pairs) / count,
-        "generate_disagreement": sum(text.prediction != row.prediction for text, row in pairs) / count,
+        "generate_disagreement": sum(text.prediction != row.said.prediction for text, row in pairs) / count,
     }

@@ -19,7 +19,7 @@ from lab.host.progress import Report, silent
 from lab.model import Vlm
 from lab.model.answers import AnswerTokens, log_masses
 from lab.model.encoding import to_device
-from lab.records import Batch, Prediction
+from lab.records import Batch, Prediction, Scored
 from lab.training.datamodule import Examples, eval_batches
 from lab.training.fast.fused_step import instead
 
@@ -82,13 +82,10 @@ def rows_of(
             Prediction(
                 sample_id=sample_id,
                 image_set=sample.image_set,
-                sentence_group=sample.question_group,
+                question_group=sample.question_group,
                 subset=sample.subset,
-                label=sample.answer.right == 0,
-                log_p_true=true[b],
-                log_p_false=false[b],
-                captured_mass=min(1.0, math.exp(true[b]) + math.exp(false[b])),
-                prediction=true[b] >= false[b],
+                answer=sample.answer,
+                said=Scored((true[b], false[b]), min(1.0, math.exp(true[b]) + math.exp(false[b])), 0 if true[b] >= false[b] else 1),
                 image_order=batch.image_order[b],
                 visual_tokens=batch.visual_tokens[image:stop],
             )

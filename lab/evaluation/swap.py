@@ -104,20 +104,20 @@ def by_group(rows: Sequence[int], renamed: Sequence[Prediction], kept: Sequence[
 
 def summarise(original: Sequence[Prediction], swapped: dict[str, list[Prediction]]) -> dict[str, float]:
     """`swap/<group>_agreement`, `_examples` and, where the label is preserved, `_accuracy`."""
-    answers = {row.sample_id: row.prediction for row in original}
+    answers = {row.sample_id: row.said.prediction for row in original}
     out: dict[str, float] = {}
     for group, rows in swapped.items():
-        out[f"swap/{group}_agreement"] = sum(answers[row.sample_id] == row.prediction for row in rows) / len(rows)
+        out[f"swap/{group}_agreement"] = sum(answers[row.sample_id] == row.said.prediction for row in rows) / len(rows)
         out[f"swap/{group}_examples"] = float(len(rows))
         if group != "contradicted":
-            out[f"swap/{group}_accuracy"] = sum(row.prediction == row.label for row in rows) / len(rows)
+            out[f"swap/{group}_accuracy"] = sum(row.correct for row in rows) / len(rows)
     return out
 
 
 def agreement(original: PredictionTable, swapped: PredictionTable) -> Interval | None:
     """Share of a group whose swapped answer equals the original one; None for a group that is one cluster.
 
-    It is accuracy against the original answer as the label. Raises `DataError` for a sample that the original does not have.
+    It is accuracy against the original answer as the right one. Raises `DataError` for a sample that the original does not have.
     """
     cluster = clusters(swapped)
     if cluster.max() == 0:
@@ -126,5 +126,5 @@ def agreement(original: PredictionTable, swapped: PredictionTable) -> Interval |
     foreign = [name for name in swapped.sample_id.tolist() if name not in answers]
     if foreign:
         raise DataError(f"swap: {len(foreign)} of its samples are not in the original answers, the first {foreign[0]!r}.")
-    wanted = np.array([answers[name] for name in swapped.sample_id.tolist()], dtype=bool)
-    return interval(swapped.replace(label=wanted), cluster=cluster)
+    wanted = np.array([answers[name] for name in swapped.sample_id.tolist()], dtype=np.int16)
+    return interval(swapped.replace(right=wanted), cluster=cluster)

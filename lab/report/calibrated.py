@@ -14,7 +14,7 @@ from lab.report.tables import best, shown_of
 from lab.statistics import calibration
 from lab.statistics.metrics import KINDS
 
-READ = ("sample_id", "label", "log_p_true", "log_p_false", "captured_mass", "prediction")
+READ = ("sample_id", "right", "log_p", "captured_mass", "prediction")
 ARROW = " → "
 
 

@@ -23,7 +23,7 @@ ALL_PAIRS_UP_TO = 6
 """Most experiments of which every pair is compared; above, only the reference and the baseline meet the others."""
 MOST_RIVALS = 24
 """Most experiments that the reference is compared with."""
-READ = ("sample_id", "image_set", "sentence_group", "label", "prediction")
+READ = ("sample_id", "image_set", "question_group", "right", "prediction")
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,7 +29,7 @@ SWAPS = {
     "renamed": "sides named and swapped in the text",
     "contradicted": "sides named, text kept",
 }
-COLUMNS = ("sample_id", "image_set", "sentence_group", "label", "log_p_true", "log_p_false", "prediction")
+COLUMNS = ("sample_id", "image_set", "question_group", "right", "log_p", "prediction")
 
 
 def path_of(m: Measured, runs_dir: Path, name: str) -> Path:

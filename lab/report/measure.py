@@ -199,7 +199,7 @@ def _minival(arm: Arm, dev: PredictionTable) -> tuple[float | None, Scaled | Non
         return None, None, "no minival predictions"
 
     def read() -> PredictionTable:
-        table = predictions.read(path, ("sample_id", "label", "log_p_true", "log_p_false", "prediction"))
+        table = predictions.read(path, ("sample_id", "right", "log_p", "prediction"))
         require_all(path, len(table), arm.run.facts, "minival")
         return table
 
@@ -212,7 +212,7 @@ def _minival(arm: Arm, dev: PredictionTable) -> tuple[float | None, Scaled | Non
 
 def _scale(minival: PredictionTable, dev: PredictionTable) -> Scaled:
     fitted = calibration.fit(minival, "minival")
-    after = calibration.apply(fitted, dev.select("sample_id", "label", "prediction", "log_p_true", "log_p_false"))
+    after = calibration.apply(fitted, dev.select("sample_id", "right", "log_p", "prediction"))
     ece, nll = (KINDS[dev.kind].metrics[name].of(after) for name in ("ece", "nll"))
     return Scaled(fitted.value, fitted.at_limit, len(minival), ece, nll)
 

@@ -16,15 +16,15 @@ from lab.answers.predictions import PredictionTable
 from lab.statistics import functional
 from lab.statistics.resampling import clusters
 
-ASKED = ("sample_id", "image_set", "sentence_group", "subset", "label")
-SAID = ("label", "log_p_true", "log_p_false", "captured_mass", "prediction")
+ASKED = ("sample_id", "image_set", "question_group", "subset", "right")
+SAID = ("right", "log_p", "captured_mass", "prediction")
 
 
 @dataclass(frozen=True, eq=False)
 class Items:
     """The questions of one split in the order scored.
 
-    columns: `ASKED` as read. table: the same with image sets and sentence groups numbered, which metrics read faster.
+    columns: `ASKED` as read. table: the same with image sets and question groups numbered, which metrics read faster.
     cluster: number of each example's cluster, as `resampling.clusters` has it. subsets: names, and each example's place
     among them (-1: none). group: number of each example's sentence group, and how many examples each has. content: digest
     of ids with labels, in any order; order: digest of the ids in this order.
@@ -60,12 +60,12 @@ class Reader:
         chunks = stored(path, (*ASKED, "visual_tokens"))
         asked, spent = chunks[:-1], chunks[-1:]
         if self._known is None or asked != self._asked:
-            columns = pq.read_table(path, columns=list(ASKED), use_threads=False, page_checksum_verification=True)
+            columns = predictions.arrow(path, ASKED)
             if self._known is None or not columns.equals(self._known.columns):
                 self._known = derive(columns, predictions.read(path, ASKED))
             self._asked = asked
         if spent != self._spent:
-            column = pq.read_table(path, columns=["visual_tokens"], use_threads=False, page_checksum_verification=True).column(0).combine_chunks()
+            column = predictions.arrow(path, ["visual_tokens"]).column(0).combine_chunks()
             self._tokens, self._spent = np.asarray(column.flatten()), spent
         table = said.replace(**{name: getattr(self._known.table, name) for name in ASKED})
         return self._known, table, self._tokens
@@ -76,6 +76,8 @@ def stored(path: Path, names: Sequence[str]) -> list[bytes]:
     found = {name: hashlib.sha256() for name in names}
     with path.open("rb") as file:
         metadata = pq.read_metadata(file)
+        if not found.keys() <= set(metadata.schema.to_arrow_schema().names):  # version 1 names them otherwise
+            return [hashlib.sha256(path.read_bytes()).digest()] * len(names)
         for group in range(metadata.num_row_groups):
             rows = metadata.row_group(group)
             for chunk in map(rows.column, range(rows.num_columns)):
@@ -96,8 +98,8 @@ def derive(columns: pa.Table, table: PredictionTable) -> Items:
     if found[0] == "":
         found, place = found[1:], place - 1
     commoner = bool(table.label.mean() >= 0.5)
-    _, group, group_size = np.unique(table.sentence_group, return_inverse=True, return_counts=True)
-    numbered = table.replace(image_set=np.unique(table.image_set, return_inverse=True)[1], sentence_group=group)
+    _, group, group_size = np.unique(table.question_group, return_inverse=True, return_counts=True)
+    numbered = table.replace(image_set=np.unique(table.image_set, return_inverse=True)[1], question_group=group)
     return Items(
         columns=columns,
         table=numbered,
@@ -106,11 +108,11 @@ def derive(columns: pa.Table, table: PredictionTable) -> Items:
         group=(group, group_size),
         content=digest(sorted(f"{name}\0{label}" for name, label in zip(ids, table.label.tolist(), strict=True))),
         order=digest(ids),
-        consistency_by_chance=functional.consistency_by_chance(table.sentence_group),
+        consistency_by_chance=functional.consistency_by_chance(table.question_group),
         majority=(
             commoner,
             float((table.label == commoner).mean()),
-            functional.consistency_by_majority(table.label, table.sentence_group),
+            functional.consistency_by_majority(table.label, table.question_group),
         ),
     )
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lab.answers.predictions import PredictionTable, sigmoid
+from lab.answers.choice import sigmoid
+from lab.answers.predictions import PredictionTable
 from lab.errors import LabError
 
 COLDEST, HOTTEST = 1e-3, 1e3
@@ -65,7 +66,7 @@ def apply(temperature: Temperature, table: PredictionTable, allow_fitted: bool =
         )
     z = table.log_odds / temperature.value
     mass = np.logaddexp(table.log_p_true, table.log_p_false)
-    return table.replace(log_p_true=mass - np.logaddexp(0.0, -z), log_p_false=mass - np.logaddexp(0.0, z))
+    return table.replace(log_p=np.stack([mass - np.logaddexp(0.0, -z), mass - np.logaddexp(0.0, z)], axis=1))
 
 
 def nll_at(z: np.ndarray, label: np.ndarray, temperature: float) -> float:

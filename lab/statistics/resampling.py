@@ -24,13 +24,13 @@ def clusters(table: PredictionTable) -> np.ndarray:
     In NLVR and NLVR2 a sentence stays inside its image set, so these are the image sets; where sentences
     cross image sets (`data=pairs`: every sentence is asked of several pairs) they are the connected blocks.
     """
-    return clusters_of(table.image_set, table.sentence_group)
+    return clusters_of(table.image_set, table.question_group)
 
 
-def clusters_of(image_set: np.ndarray, sentence_group: np.ndarray) -> np.ndarray:
+def clusters_of(image_set: np.ndarray, question_group: np.ndarray) -> np.ndarray:
     """The same from the two columns."""
     _, image = np.unique(image_set, return_inverse=True)
-    _, group = np.unique(sentence_group, return_inverse=True)
+    _, group = np.unique(question_group, return_inverse=True)
     num_images, num_groups = int(image.max()) + 1, int(group.max()) + 1
     if len(np.unique(group * num_images + image)) == num_groups:  # every sentence group inside one image set
         return image

@@ -55,7 +55,7 @@ def table(predictions: Iterable[Prediction]) -> tuple[list[str], np.ndarray]:
 
     Raises `DataError` if an example has not exactly its four questions.
     """
-    return arranged((row.sample_id, row.log_p_true - row.log_p_false) for row in predictions)
+    return arranged((row.sample_id, row.said.log_p[0] - row.said.log_p[1]) for row in predictions)
 
 
 def arranged(scored: Iterable[tuple[str, float]]) -> tuple[list[str], np.ndarray]:
@@ -80,7 +80,7 @@ def arranged(scored: Iterable[tuple[str, float]]) -> tuple[list[str], np.ndarray
 def intervals(asked: PredictionTable) -> dict[str, Interval]:
     """Text, image and group score of a predictions table, each with its 95 % interval over examples.
 
-    asked: with columns sample_id, log_p_true, log_p_false. One example alone has no interval: its ends are NaN.
+    asked: with columns sample_id, log_p. One example alone has no interval: its ends are NaN.
     """
     _, s = arranged(zip(asked.sample_id.tolist(), asked.log_odds.tolist(), strict=True))
     right = np.stack(list(correct(s).values()), axis=1).astype(np.float64)  # [n, 3]

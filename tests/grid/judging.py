@@ -48,8 +48,7 @@ def asked_again(x: Experiment, known: Run, run_dir: Path) -> list[str]:
     examples.prepare(None, vlm)
     scored = scoring.score(vlm, examples, answer_tokens(vlm.processor.tokenizer, x.prompt), x.evaluation, "dev")
     table = predictions.read(run_dir / "predictions" / "dev.parquet")
-    then = np.stack([table.log_p_true, table.log_p_false], 1)
-    gap = np.abs(then - np.array([[one.log_p_true, one.log_p_false] for one in scored])).max()
+    gap = np.abs(table.log_p - np.array([one.said.log_p for one in scored])).max()
     found = [] if gap <= NOISE[x.model.dtype.value] else [f"reloaded scores differ by {gap:.3g} in log p"]
     return found + (generated_again(x, vlm, examples, scored, known) if x.evaluation.generate else [])
 

@@ -21,6 +21,7 @@ from synthetic_runs import write_example
 
 from lab import run as running
 from lab.answers import predictions
+from lab.answers.choice import ChoiceTable
 from lab.config import Experiment, identity
 from lab.report.select_runs import choose
 from lab.report.write import write_report
@@ -79,12 +80,12 @@ def arm(x: Experiment) -> dict[str, Any]:
     }
 
 
-def columns(table: predictions.PredictionTable) -> dict[str, str]:
+def columns(table: ChoiceTable) -> dict[str, str]:
     """Digests of the columns of a table of True/False predictions."""
     named = {
-        "sample_id": table.sample_id, "image_set": table.image_set, "sentence_group": table.sentence_group, "subset": table.subset,
+        "sample_id": table.sample_id, "image_set": table.image_set, "sentence_group": table.question_group, "subset": table.subset,
         "label": table.label, "log_p_true": table.log_p_true, "log_p_false": table.log_p_false, "captured_mass": table.captured_mass,
-        "prediction": table.prediction, "image_order": table.image_order, "visual_tokens": table.visual_tokens,
+        "prediction": table.prediction == 0, "image_order": table.image_order, "visual_tokens": table.visual_tokens,
     }  # fmt: skip
     return {name: digest(values) for name, values in named.items()}
 

@@ -52,7 +52,7 @@ class Metric:
     value: Callable[[np.ndarray], np.ndarray] = ratio
     exact: bool = False
     interval: bool = False
-    needs: tuple[str, ...] = ("label", "log_p_true", "log_p_false", "prediction")
+    needs: tuple[str, ...] = ("right", "log_p", "prediction")
     only: Callable[[PredictionTable], bool] = lambda table: True
     chance: Callable[[PredictionTable], float] | None = None
 
@@ -116,7 +116,7 @@ class Kind:
     def columns(self, *names: str) -> tuple[str, ...]:
         """Columns of a predictions file that some metrics and their clusters need."""
         needs = (column for name in names for column in self.metric(name).needs)
-        return tuple(dict.fromkeys(("sample_id", "image_set", "sentence_group", *needs)))
+        return tuple(dict.fromkeys(("sample_id", "image_set", "question_group", *needs)))
 
 
 def gap_rows(confidence: Column, outcome: Column) -> Column:

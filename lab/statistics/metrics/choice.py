@@ -13,7 +13,7 @@ from lab.statistics.metrics import Kind, Metric, gap_rows, mean_gap
 
 def group_rows(table: PredictionTable) -> np.ndarray:
     """(all right, 1) at the first example of each sentence group, 0 elsewhere, [n, 2]."""
-    _, first, inverse, count = np.unique(table.sentence_group, return_index=True, return_inverse=True, return_counts=True)
+    _, first, inverse, count = np.unique(table.question_group, return_index=True, return_inverse=True, return_counts=True)
     rows = np.zeros((len(table), 2))
     rows[first, 0] = np.bincount(inverse, table.correct) == count
     rows[first, 1] = 1.0
@@ -44,14 +44,14 @@ KIND = Kind.of(
             "accuracy", "accuracy", "%", True, lambda table: functional.accuracy(table.correct),
             "accuracy: share of examples whose likelier answer is the label. P(True) = p(True) / (p(True) + p(False)), each summed "
             "over the single-token spellings of the answer word, from one forward pass.",
-            each=lambda table: table.correct, exact=True, interval=True, needs=("label", "prediction"),
+            each=lambda table: table.correct, exact=True, interval=True, needs=("right", "prediction"),
         ),
         Metric(
-            "consistency", "consistency", "%", True, lambda table: functional.consistency(table.correct, table.sentence_group),
+            "consistency", "consistency", "%", True, lambda table: functional.consistency(table.correct, table.question_group),
             "consistency: share of sentence groups all of whose examples are right; its chance level is the mean of 2 to the minus "
             "group size, which depends on the groups and is not comparable between data sets or subsets.",
-            rows=group_rows, exact=True, needs=("label", "prediction"),
-            chance=lambda table: functional.consistency_by_chance(table.sentence_group),
+            rows=group_rows, exact=True, needs=("right", "prediction"),
+            chance=lambda table: functional.consistency_by_chance(table.question_group),
         ),
         Metric(
             "ece", "ECE", "%", False, lambda table: functional.ece(table.confidence, table.correct),
@@ -103,7 +103,7 @@ KIND = Kind.of(
         ),
         count("num_examples", len, ("sample_id",)),
         count("num_image_sets", lambda table: len(np.unique(table.image_set)), ("image_set",)),
-        count("num_sentence_groups", lambda table: len(np.unique(table.sentence_group)), ("sentence_group",)),
+        count("num_sentence_groups", lambda table: len(np.unique(table.question_group)), ("question_group",)),
     ),
     headline="accuracy",
     shown=("accuracy", "consistency", "ece", "nll", "brier"),
