@@ -144,6 +144,11 @@ class PromptDial:
     numbered: bool = False
     image_order: ImageOrder = ImageOrder.fixed
 
+    @property
+    def words(self) -> dict[str, str]:
+        """How the options of a True/False question are written, by key."""
+        return {"prompt.answer_true": self.answer_true, "prompt.answer_false": self.answer_false}
+
 
 @dataclass
 class VisionTokensDial:

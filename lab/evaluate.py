@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lab.config import Experiment
     from lab.host.progress import Report
     from lab.model import Vlm
-    from lab.model.answers import AnswerTokens
+    from lab.model.answers import Readout
     from lab.model.encoding import Encoder
     from lab.store.runs import Run
 
@@ -103,13 +103,13 @@ def merged(run: Run, overrides: Sequence[str]) -> Any:
     return config
 
 
-def rebuild(x: Experiment, report: Report) -> tuple[Vlm, Vlm, Encoder, AnswerTokens]:
+def rebuild(x: Experiment, report: Report) -> tuple[Vlm, Vlm, Encoder, Readout]:
     """The base, the model that the dials make of it, and how it is prompted and read; no adapter yet."""
     import torch
 
     from lab import model
     from lab import run as running
-    from lab.model.answers import answer_tokens
+    from lab.model.answers import readout
     from lab.model.encoding import Encoder
 
     running.check(x)
@@ -118,7 +118,7 @@ def rebuild(x: Experiment, report: Report) -> tuple[Vlm, Vlm, Encoder, AnswerTok
     if x.trainer.accelerator != "cpu" and torch.cuda.is_available():
         base.model.to("cuda")
     vlm = running.assemble(x, base)
-    return base, vlm, Encoder(vlm, x.prompt, x.seed), answer_tokens(vlm.processor.tokenizer, x.prompt)
+    return base, vlm, Encoder(vlm, x.prompt, x.seed), readout(vlm.processor.tokenizer, x.prompt)
 
 
 def evaluate(run: Run, x: Experiment, given: argparse.Namespace, report: Report) -> tuple[Path, dict[str, Any]]:
@@ -130,15 +130,15 @@ def evaluate(run: Run, x: Experiment, given: argparse.Namespace, report: Report)
     from lab.answers import predictions
     from lab.artifacts import adapter, contract
     from lab.errors import DataError
-    from lab.evaluation import scoring
+    from lab.evaluation import asking
     from lab.statistics import metrics, winoground
     from lab.store import runs
     from lab.training.screening import screen
 
     log = logging.getLogger(__name__)
     run_dir = runs.folder(given.runs_dir, run.identity)
-    base, vlm, encoder, tokens = rebuild(x, report)
-    trained, now = contract.load(run_dir), contract.describe(x, vlm, encoder, tokens)
+    base, vlm, encoder, reads = rebuild(x, report)
+    trained, now = contract.load(run_dir), contract.describe(x, vlm, encoder, reads)
     reasons = contract.differences(trained, now)
     if given.break_contract:
         for reason in reasons:
@@ -155,7 +155,7 @@ def evaluate(run: Run, x: Experiment, given: argparse.Namespace, report: Report)
     if has_adapter(run):
         adapter.load(vlm, run_dir / "adapter")
         running.require_effect(vlm, running.assemble(x, base), examples)
-    scored = scoring.score(vlm, examples, tokens, x.evaluation, given.split, report)
+    scored = asking.ask(vlm, examples, reads, x.evaluation, given.split, report)
     counts = [count for row in scored for count in row.visual_tokens]
     now["visual_tokens"] = {"mean": sum(counts) / len(counts), "min": float(min(counts)), "max": float(max(counts))}
     remarks = contract.compare(trained, now)[1]

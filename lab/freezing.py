@@ -116,8 +116,9 @@ def check(x: Experiment) -> None:
             "lora=none leaves nothing to train, but trainer asks for steps. Add trainer.max_steps=0 for the zero-shot "
             "baseline, or choose a LoRA with lora.r=16, vision_tokens=resampler or conditioning=cross_attention."
         )
-    if x.prompt.answer_true == x.prompt.answer_false:
-        raise ConfigError(f"prompt.answer_true and prompt.answer_false are both {x.prompt.answer_true!r}: they must differ.")
+    words = x.prompt.words
+    if len(set(words.values())) < len(words):
+        raise ConfigError(f"{' and '.join(words)} are both {next(iter(words.values()))!r}: they must differ.")
 
 
 def check_lora(dial: LoraDial) -> None:

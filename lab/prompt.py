@@ -11,6 +11,7 @@ import json
 import string
 from typing import Any
 
+from lab.answers import choice
 from lab.config import ImageOrder, PromptDial
 from lab.data.files import read_text
 from lab.errors import ConfigError
@@ -50,8 +51,7 @@ def written(dial: PromptDial) -> dict[str, str]:
         "prompt.system": dial.system or "",
         "prompt.separator": dial.separator,
         template: template_text(dial).format(statement=""),
-        "prompt.answer_true": dial.answer_true,
-        "prompt.answer_false": dial.answer_false,
+        **dial.words,
     }
     return {key: text for key, text in texts.items() if text}
 
@@ -84,13 +84,7 @@ def to_chat(sample: Sample, dial: PromptDial, seed: int = 0) -> Chat:
     messages = [{"role": "user", "content": content}]
     if dial.system is not None:
         messages.insert(0, {"role": "system", "content": [{"type": "text", "text": dial.system}]})
-    return Chat(tuple(messages), (dial.answer_true, dial.answer_false)[sample.answer.right], order)
-
-
-def spellings(word: str) -> tuple[str, ...]:
-    """Ways a model may write an answer word: three cases, with and without a leading space."""
-    cases = dict.fromkeys((word, word.lower(), word.upper(), word.capitalize()))
-    return tuple(cases) + tuple(f" {case}" for case in cases)
+    return Chat(tuple(messages), choice.target(sample.answer, dial), order)
 
 
 def describe(dial: PromptDial) -> dict[str, Any]:
@@ -103,6 +97,6 @@ def describe(dial: PromptDial) -> dict[str, Any]:
         "separator": dial.separator,
         "numbered": dial.numbered,
         "image_order": dial.image_order.value,
-        "answers": {"true": dial.answer_true, "false": dial.answer_false},
+        "answers": choice.described(dial),
     }
     return {**facts, "hash": hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]}

@@ -42,7 +42,7 @@ def verify(runs_dir: Path, name: str, folder: Path | None = None) -> int:
     from lab.evaluation import equivalence
     from lab.freezing import from_dict
     from lab.model import Vlm
-    from lab.model.answers import answer_tokens
+    from lab.model.answers import readout
     from lab.model.encoding import Encoder
     from lab.training.screening import screen
 
@@ -51,9 +51,9 @@ def verify(runs_dir: Path, name: str, folder: Path | None = None) -> int:
     run_dir = runs.folder(runs_dir, run.identity)
     vlm = running.reload(x, run_dir)
     encoder = Encoder(vlm, x.prompt, x.seed)
-    tokens = answer_tokens(vlm.processor.tokenizer, x.prompt)
+    reads = readout(vlm.processor.tokenizer, x.prompt)
     trained = contract.load(run_dir)
-    contract.enforce(trained, contract.describe(x, vlm, encoder, tokens), f"verifying {run.identity}")
+    contract.enforce(trained, contract.describe(x, vlm, encoder, reads), f"verifying {run.identity}")
     if folder is not None:
         differing = contract.differences(trained, contract.load(folder))
         if differing:
@@ -69,7 +69,7 @@ def verify(runs_dir: Path, name: str, folder: Path | None = None) -> int:
             return Path(scratch) / "export"
 
         checks, _ = equivalence.verify(
-            x, vlm, samples, encoder, tokens, lambda: running.reload(x, run_dir), plain, running.stored_probe(run_dir)
+            x, vlm, samples, encoder, reads, lambda: running.reload(x, run_dir), plain, running.stored_probe(run_dir)
         )
     print(equivalence.table(checks))
     return 0 if equivalence.passed(checks) else 1

@@ -17,7 +17,7 @@ from lab.artifacts import adapter
 from lab.errors import ConfigError
 from lab.evaluation import scoring
 from lab.model import Vlm
-from lab.model.answers import answer_tokens
+from lab.model.answers import readout
 from lab.model.encoding import Encoder
 from lab.store import runs
 from lab.training import capacity
@@ -273,7 +273,7 @@ def test_trains_saves_reloads_and_evaluates(prepared, form, lora_option) -> None
     vlm = run.assemble(x, model.load(x.model))
     adapter.load(vlm, run_dir / "adapter")
     saved = predictions.read(run_dir / "predictions" / "dev.parquet")
-    again = scoring.score(vlm, shared.encoded(x)["dev"], answer_tokens(vlm.processor.tokenizer, x.prompt), x.evaluation, "dev")
+    again = scoring.score(vlm, shared.encoded(x)["dev"], readout(vlm.processor.tokenizer, x.prompt), x.evaluation, "dev")
     assert [list(row.said.log_p) for row in again] == saved.log_p.tolist()
     gates = [p for name, p in vlm.extras["cross_attention"].named_parameters() if name.endswith("gate")]
     assert all(gate.item() != 0.0 for gate in gates)

@@ -154,7 +154,7 @@ VIOLATIONS: dict[str, tuple[list[str], Callable[[Path], None] | None, str]] = {
     "template version": (["prompt.version=2"], None, "prompt.version: trained with 1, now 2"),
     "another template": (["prompt=qa"], None, "prompt.answers.true: trained with \"True\", now \"Yes\""),
     "system prompt": (["prompt.system='Look closely.'"], None, "prompt.system: trained with null, now \"Look closely.\""),
-    "answer words": (["prompt.answer_true=Yes", "prompt.answer_false=No"], None, "answers.true: trained with [\"True\""),
+    "answer words": (["prompt.answer_true=Yes", "prompt.answer_false=No"], None, "answers.options: trained with [[\"True\""),
     "separator": (["prompt.separator=' '"], None, "prompt.separator: trained with \"\\n\", now \" \""),
     "numbered pictures": (["prompt.numbered=true"], None, "prompt.numbered: trained with false, now true"),
     "image order": (["prompt.image_order=swap"], None, "prompt.image_order: trained with \"fixed\", now \"swap\""),

@@ -10,7 +10,7 @@ import torch
 from lab import data, model, vision_tokens
 from lab.data.images import decode
 from lab.errors import ConfigError
-from lab.model.answers import answer_tokens, log_masses
+from lab.model.answers import readout
 from lab.model.encoding import IGNORED, Encoder, expand
 from lab.prompt import to_chat
 from lab.training.learner import answer_loss
@@ -113,12 +113,12 @@ def test_expand() -> None:
 def test_captured_mass_of_spellings(world) -> None:
     """log p_A sums the probability of every single-token spelling, by hand."""
     x, vlm, splits, encoder = world
-    tokens = answer_tokens(vlm.processor.tokenizer, x.prompt)
-    assert not set(tokens.true_ids) & set(tokens.false_ids)
-    assert {"True", "true", " True"} <= set(tokens.true_spellings)
+    tokens = readout(vlm.processor.tokenizer, x.prompt)
+    assert not set(tokens.ids[0]) & set(tokens.ids[1])
+    assert {"True", "true", " True"} <= set(tokens.spellings[0])
     logits = torch.randn(4, vlm.bare.config.text_config.vocab_size, dtype=torch.float32)
-    true, _ = log_masses(logits, tokens)
-    by_hand = logits.double().softmax(-1)[:, list(tokens.true_ids)].sum(-1).log()
+    true = tokens.log_p(logits)[:, 0]
+    by_hand = logits.double().softmax(-1)[:, list(tokens.ids[0])].sum(-1).log()
     assert torch.allclose(true.double(), by_hand, atol=1e-5)
 
 
@@ -126,7 +126,7 @@ def test_an_answer_of_many_tokens_is_refused(world, composer) -> None:
     _, vlm, *_ = world
     dial = composer("prompt.answer_true=indubitably").prompt
     with pytest.raises(ConfigError, match="prompt.answer_true='indubitably'.*tokens"):
-        answer_tokens(vlm.processor.tokenizer, dial)
+        readout(vlm.processor.tokenizer, dial)
 
 
 @pytest.mark.parametrize("budget", [1, 4, 9, 16])

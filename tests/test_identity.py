@@ -19,7 +19,7 @@ from lab.artifacts import contract
 from lab.config import Experiment
 from lab.errors import ContractError, ModelError
 from lab.model import identity
-from lab.model.answers import answer_tokens
+from lab.model.answers import readout
 from lab.model.encoding import Encoder
 from lab.training.features import FeatureStore
 
@@ -180,7 +180,7 @@ def between(folder: Path) -> None:
 
 def described(x: Experiment) -> dict[str, Any]:
     vlm = model.load(x.model)
-    return contract.describe(x, vlm, Encoder(vlm, x.prompt), answer_tokens(vlm.processor.tokenizer, x.prompt))
+    return contract.describe(x, vlm, Encoder(vlm, x.prompt), readout(vlm.processor.tokenizer, x.prompt))
 
 
 def test_an_edited_base_has_other_features_and_another_contract(composer: Callable[..., Experiment], base: Path, tmp_path: Path) -> None:
@@ -222,5 +222,13 @@ def test_a_contract_of_the_first_version_is_refused_with_the_reason(composer: Ca
     del trained["base"]["config"]
     with pytest.raises(ContractError, match="64 numbers of each of the base's tensors") as refused:
         contract.enforce(trained, now, "this evaluation")
-    assert "base.weights:" not in str(refused.value) and "version: trained with 1, now 2" in str(refused.value)
+    assert "base.weights:" not in str(refused.value) and "version: trained with 1, now 3" in str(refused.value)
     assert contract.differences(trained, trained) == []
+
+
+def test_a_contract_of_the_second_version_is_read(composer: Callable[..., Experiment], tiny_folder: Path, tmp_path: Path) -> None:
+    """It named the spellings of True and of False; all else is as it is now."""
+    now = json.loads(json.dumps(described(composer(f"model.path={tiny_folder}"))))
+    true, false = now["answers"]["options"]
+    contract.save(tmp_path, {**now, "version": 2, "answers": {"true": true, "false": false}})
+    assert contract.load(tmp_path) == now

@@ -20,7 +20,7 @@ from lab.evaluation import latency, stages
 from lab.evaluation.latency import peak_memory_mb
 from lab.host.progress import silent
 from lab.model import Vlm
-from lab.model.answers import answer_tokens
+from lab.model.answers import readout
 from lab.model.encoding import Encoder
 from lab.records import Batch
 from lab.run import latency_rounds
@@ -232,7 +232,7 @@ def test_arms_in_turn_encode_once(small, monkeypatch) -> None:
 def test_a_run_alone_looks_long_and_an_arm_in_turn_looks_short(small) -> None:
     x = small("lora=none", "trainer.max_steps=0", "evaluation.latency_examples=6", "evaluation.batch_size=4", "data.num_dev=8")
     prepared = running.prepare(x)
-    words = answer_tokens(prepared.vlm.processor.tokenizer, x.prompt)
+    words = readout(prepared.vlm.processor.tokenizer, x.prompt)
     folder = Path(x.tracking.runs_dir) / "look"
     given = (x, prepared.vlm, prepared.encoded(x), words, folder, silent)
     long, short = (running.evaluate(*given, in_turn=in_turn) for in_turn in (False, True))

@@ -11,11 +11,12 @@ from prediction_tables import prediction
 from lab import data
 from lab import run as running
 from lab.answers import predictions
+from lab.answers.choice import read
 from lab.data.controls import ControlSplit
 from lab.data.images import decode
 from lab.errors import ConfigError
 from lab.evaluation import swap
-from lab.evaluation.generation import Generated, compare, read_answer
+from lab.evaluation.generation import Generated, compare
 from lab.records import Choice, Picture, Prediction, Sample
 from lab.store import runs
 
@@ -110,9 +111,9 @@ def test_a_symmetric_split_swapped_twice_is_itself(dev) -> None:
 
 
 def test_reading_generated_text(composer) -> None:
-    dial = composer().prompt
-    assert read_answer(" True.", dial) == 0 and read_answer("FALSE", dial) == 1
-    assert read_answer("True enough", dial) is None and read_answer("", dial) is None
+    words = tuple(composer().prompt.words.values())
+    assert read(" True.", words) == 0 and read("FALSE", words) == 1
+    assert read("True enough", words) is None and read("", words) is None
 
 
 def test_generation_against_scoring() -> None:

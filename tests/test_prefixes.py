@@ -11,7 +11,7 @@ from checkpoints import FAMILIES, save
 from lab import data, model, vision_tokens
 from lab.errors import ConfigError
 from lab.evaluation import scoring, shared_prefix
-from lab.model.answers import answer_tokens
+from lab.model.answers import readout
 from lab.model.encoding import Encoder
 from lab.training.datamodule import Examples
 
@@ -23,7 +23,7 @@ def splits(composer, tiny_folder, tmp_path_factory):
 
 
 def scores(vlm, examples, x, **section):
-    tokens = answer_tokens(vlm.processor.tokenizer, x.prompt)
+    tokens = readout(vlm.processor.tokenizer, x.prompt)
     found = scoring.score(vlm, examples, tokens, dataclasses.replace(x.evaluation, **section), "dev")
     assert [row.sample_id for row in found] == list(examples.split.sample_ids)
     return torch.tensor([row.said.log_p for row in found])

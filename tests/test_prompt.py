@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from lab.answers.choice import spellings
 from lab.errors import ConfigError
-from lab.prompt import describe, image_order, spellings, template_text, to_chat
+from lab.prompt import describe, image_order, template_text, to_chat
 from lab.records import Choice, Picture, Sample
 
 

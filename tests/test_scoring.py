@@ -10,7 +10,7 @@ from checkpoints import FAMILIES, save, with_adapters
 
 from lab import data
 from lab.evaluation import fast_inference, scoring
-from lab.model.answers import answer_tokens
+from lab.model.answers import readout
 from lab.model.encoding import Encoder
 from lab.training.datamodule import Examples
 from lab.training.fast.fused_step import instead
@@ -84,7 +84,7 @@ def test_the_last_block_computes_the_last_rows_alone(world) -> None:
 def test_scores_are_those_of_one_batch_and_of_many(world, monkeypatch) -> None:
     x, splits = world
     vlm = with_adapters(x.model, x)
-    examples, tokens = Examples(splits.dev, Encoder(vlm, x.prompt)), answer_tokens(vlm.processor.tokenizer, x.prompt)
+    examples, tokens = Examples(splits.dev, Encoder(vlm, x.prompt)), readout(vlm.processor.tokenizer, x.prompt)
     shapes = []
     real = scoring.answer_logits
     monkeypatch.setattr(scoring, "answer_logits", lambda vlm, batch: (shapes.append(len(batch.sample_ids)), real(vlm, batch))[1])

@@ -17,7 +17,7 @@ from lab.artifacts import adapter
 from lab.config import PruneRule
 from lab.errors import ConfigError, DataError
 from lab.evaluation import scoring
-from lab.model.answers import answer_tokens
+from lab.model.answers import readout
 from lab.model.encoding import Encoder, Example
 from lab.model.visual import grid_places
 from lab.store import runs
@@ -296,7 +296,7 @@ def test_trains_resumes_reloads_and_evaluates(prepared, monkeypatch, tmp_path, m
     vlm = run.assemble(x, model.load(x.model))
     adapter.load(vlm, run_dir / "adapter")
     saved = predictions.read(run_dir / "predictions" / "dev.parquet")
-    again = scoring.score(vlm, shared.encoded(x)["dev"], answer_tokens(vlm.processor.tokenizer, x.prompt), x.evaluation, "dev")
+    again = scoring.score(vlm, shared.encoded(x)["dev"], readout(vlm.processor.tokenizer, x.prompt), x.evaluation, "dev")
     assert [list(row.said.log_p) for row in again] == saved.log_p.tolist()
     assert {count for row in again for count in row.visual_tokens} <= set(range(1, budget + 1))
     elsewhere = make(*dials, f"tracking.runs_dir={tmp_path}")

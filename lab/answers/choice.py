@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +12,9 @@ import pyarrow as pa
 from lab.answers.table import PredictionTable, read_only
 from lab.errors import DataError
 from lab.records import Choice, Prediction
+
+if TYPE_CHECKING:
+    from lab.config import PromptDial
 
 TOLERANCE = 1e-4
 """Rounding allowed to a sum of probabilities computed in float32."""
@@ -65,9 +68,8 @@ class ChoiceTable(PredictionTable):
             bad = ~((values >= low) & (values <= high))  # true for NaN as well
             if bad.any():
                 row = int(bad.reshape(len(self), -1).any(axis=1).argmax())
-                raise DataError(
-                    f"{source}: column {name!r} holds {values[bad][0]} in row {row} ({int(bad.sum())} such values); legal: {low} to {high:g}."
-                )
+                many = f"{values[bad][0]} in row {row} ({int(bad.sum())} such values)"
+                raise DataError(f"{source}: column {name!r} holds {many}; legal: {low} to {high:g}.")
         if "log_p" not in self.columns:
             return
         if num := int(np.isneginf(self.log_p).all(axis=1).sum()):
@@ -129,3 +131,25 @@ def sigmoid(z: np.ndarray) -> np.ndarray:
     """1 / (1 + exp(-z)) without overflow; exact at z = 0 and at +-inf."""
     small = np.exp(-np.abs(z))
     return np.where(z >= 0, 1.0, small) / (1.0 + small)
+
+
+def target(answer: Choice, dial: PromptDial) -> str:
+    """What a model is taught to say."""
+    return tuple(dial.words.values())[answer.right]
+
+
+def described(dial: PromptDial) -> dict[str, str]:
+    """The words as a contract names them."""
+    return {key.rpartition("_")[2]: word for key, word in dial.words.items()}
+
+
+def spellings(word: str) -> tuple[str, ...]:
+    """Ways a model may write an answer word: three cases, with and without a leading space."""
+    cases = dict.fromkeys((word, word.lower(), word.upper(), word.capitalize()))
+    return tuple(cases) + tuple(f" {case}" for case in cases)
+
+
+def read(text: str, options: Sequence[str]) -> int | None:
+    """The place of the option whose spelling equals the text, stripped of white space and a final full stop; None: of no option."""
+    stripped = text.strip().removesuffix(".")
+    return next((place for place, word in enumerate(options) if stripped in {each.strip() for each in spellings(word)}), None)

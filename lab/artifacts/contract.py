@@ -15,18 +15,19 @@ from typing import Any
 from lab.config import Experiment, as_dict, flat
 from lab.errors import ContractError
 from lab.model import Vlm
-from lab.model.answers import AnswerTokens
+from lab.model.answers import Readout
 from lab.model.encoding import Encoder
 from lab.prompt import describe as describe_prompt
+from lab.records import Choice
 from lab.store.runs import write_atomically
 
-VERSION = 2
+VERSION = 3
 EARLIER = {
     1: "that version hashed 64 numbers of each of the base's tensors and the tokenizer's words alone, so it cannot say whether base "
     "and tokenizer are still what the adapter was trained with"
 }
 """Why what an earlier version recorded of base and tokenizer says too little. 2: every byte of the weights, `config.json`, and all
-of the tokenizer that makes ids of text."""
+of the tokenizer that makes ids of text. 3: answers by kind; 2 knew True/False alone, and is read as 3."""
 IDENTITIES = ("base.weights", "base.config", "tokenizer.hash")
 LIBRARIES = ("torch", "torchvision", "transformers", "peft", "tokenizers", "pillow")
 REMARKS = ("libraries", "visual_tokens", "base.path")
@@ -34,7 +35,7 @@ REMARKS = ("libraries", "visual_tokens", "base.path")
 may not. `visual_tokens` (realised, of the dev split) is known only after scoring."""
 
 
-def describe(x: Experiment, vlm: Vlm, encoder: Encoder, tokens: AnswerTokens) -> dict[str, Any]:
+def describe(x: Experiment, vlm: Vlm, encoder: Encoder, readout: Readout) -> dict[str, Any]:
     """What this process would train or evaluate with, as plain values."""
     return {
         "version": VERSION,
@@ -43,7 +44,7 @@ def describe(x: Experiment, vlm: Vlm, encoder: Encoder, tokens: AnswerTokens) ->
         "tokenizer": describe_tokenizer(encoder),
         "prompt": describe_prompt(x.prompt),
         "chat_template": vlm.processor.chat_template,
-        "answers": {"true": list(tokens.true_spellings), "false": list(tokens.false_spellings)},
+        "answers": readout.describe(),
         "padding_side": encoder.tokenizer.padding_side,
         "vision_tokens": as_dict(x)["vision_tokens"],
         "conditioning": as_dict(x)["conditioning"],
@@ -80,8 +81,10 @@ def load(run_dir: Path) -> dict[str, Any]:
         contract = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(contract, dict) or "version" not in contract:
             raise ValueError("it is no contract of this laboratory")
+        if contract["version"] == 2:
+            contract |= {"version": VERSION, "answers": {"kind": Choice.kind, "options": list(contract["answers"].values())}}
         return contract
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError, KeyError, AttributeError) as error:
         raise ContractError(
             f"{path}: the adapter's contract cannot be read ({error}); without it nothing says how to use it."
         ) from None

@@ -13,7 +13,7 @@ from lab.evaluation import fast_inference, generation, scoring
 from lab.evaluation.latency import now
 from lab.host.progress import Report, silent
 from lab.model import Vlm
-from lab.model.answers import answer_tokens, log_masses
+from lab.model.answers import readout
 from lab.model.encoding import to_device
 from lab.records import Batch
 from lab.training.datamodule import Examples
@@ -44,7 +44,7 @@ def work(examples: Examples, batch_size: int, batches: int, device: torch.device
 
 def measure(x: Experiment, vlm: Vlm, examples: Examples, batches: int = 3, report: Report = silent) -> list[Figure]:
     """Time both ways in turn. Inputs are ready before the clock starts: decoding images, which only generation needs, is free."""
-    tokens = answer_tokens(vlm.processor.tokenizer, x.prompt)
+    reads = readout(vlm.processor.tokenizer, x.prompt)
     vlm.model.eval()
     todo = work(examples, x.evaluation.batch_size, batches, vlm.device)
     in_place = fast_inference.forwards(vlm, scoring.ROWS)
@@ -55,7 +55,7 @@ def measure(x: Experiment, vlm: Vlm, examples: Examples, batches: int = 3, repor
             start = now(vlm.device)
             with instead(in_place):
                 logits = [scoring.answer_logits(vlm, to_device(part, vlm.device)) for part in item.features]
-            true, false = log_masses(torch.cat(logits), tokens)
+            answers = reads.answers(torch.cat(logits))
             middle = now(vlm.device)
             texts = generation.texts(vlm, generation.write(vlm, to_device(item.pixels, vlm.device)))
             end = now(vlm.device)
@@ -65,9 +65,8 @@ def measure(x: Experiment, vlm: Vlm, examples: Examples, batches: int = 3, repor
             size = len(item.pixels.sample_ids)
             scored_s.append((middle - start) / size)
             generated_s.append((end - middle) / size)
-            read = [generation.read_answer(text, x.prompt) for text in texts]
-            answers = (~(true >= false)).long().tolist()
-            differing += sum(a is not None and a != b for a, b in zip(read, answers, strict=True))
+            read = [reads.read(text) for text in texts]
+            differing += sum(a is not None and a != b for a, b in zip(read, answers.tolist(), strict=True))
             neither += sum(a is None for a in read)
             count += size
     scored, generated = statistics.median(scored_s), statistics.median(generated_s)

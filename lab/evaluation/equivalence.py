@@ -23,10 +23,10 @@ from lab.artifacts.export import exportable
 from lab.config import Experiment, Quantisation
 from lab.data.images import decode
 from lab.errors import ContractError, ModelError
-from lab.evaluation.generation import read_answer, texts, write
+from lab.evaluation.generation import texts, write
 from lab.evaluation.scoring import answer_logits
 from lab.model import Vlm
-from lab.model.answers import AnswerTokens, log_masses
+from lab.model.answers import Readout
 from lab.model.encoding import Encoder, Example, to_device
 from lab.prompt import to_chat
 from lab.records import Batch, Sample
@@ -104,24 +104,18 @@ def plain_logits(folder: Path, samples: Sequence[Sample], x: Experiment) -> torc
         return model.eval()(**inputs, logits_to_keep=1).logits[:, -1].float()
 
 
-def against(name: str, reference: torch.Tensor, other: torch.Tensor, tokens: AnswerTokens, tolerance: float) -> Check:
+def against(name: str, reference: torch.Tensor, other: torch.Tensor, readout: Readout, tolerance: float) -> Check:
     """Compare two sets of logits [n, vocabulary]."""
     if reference.shape != other.shape:
         shapes = f"shapes {tuple(reference.shape)} and {tuple(other.shape)}"
         return Check(name, float("inf"), None, len(reference), tolerance, False, shapes)
     gap = (reference - other).abs().max().item()
-    flips = int((answers(reference, tokens) != answers(other, tokens)).sum())
+    flips = int((readout.answers(reference) != readout.answers(other)).sum())
     return Check(name, gap, flips, len(reference), tolerance, bool(flips == 0 and gap <= tolerance))
 
 
-def answers(logits: torch.Tensor, tokens: AnswerTokens) -> torch.Tensor:
-    """The scored answers, int64 [n]: places among the options."""
-    true, false = log_masses(logits, tokens)
-    return (~(true >= false)).long()
-
-
 def generated(
-    vlm: Vlm, batch: Batch, reference: torch.Tensor, x: Experiment, tokens: AnswerTokens, tolerance: float
+    vlm: Vlm, batch: Batch, reference: torch.Tensor, readout: Readout, tolerance: float
 ) -> Check:
     """Free generation sees the model that scoring sees: logits of its first token, and what is written after it.
 
@@ -131,10 +125,10 @@ def generated(
     vlm.model.eval()
     with torch.inference_mode():
         written = write(vlm, to_device(batch, vlm.device))
-    check = against("generate", reference, written.logits.float().cpu(), tokens, tolerance)
-    read = [read_answer(text, x.prompt) for text in texts(vlm, written)]
+    check = against("generate", reference, written.logits.float().cpu(), readout, tolerance)
+    read = [readout.read(text) for text in texts(vlm, written)]
     neither = [text for text, said in zip(texts(vlm, written), read, strict=True) if said is None]
-    other = sum(said is not None and said != scored for said, scored in zip(read, answers(reference, tokens).tolist(), strict=True))
+    other = sum(said is not None and said != scored for said, scored in zip(read, readout.answers(reference).tolist(), strict=True))
     notes = [f"{len(neither)} texts are neither answer word, such as {neither[0]!r}"] if neither else []
     notes += [f"{other} texts are the other word, which one spelling wins and the sum of all loses"] if other else []
     return replace(check, note="; ".join([check.note, *notes] if check.note else notes))
@@ -145,7 +139,7 @@ def verify(
     vlm: Vlm,
     samples: Sequence[Sample],
     encoder: Encoder,
-    tokens: AnswerTokens,
+    readout: Readout,
     reload: Callable[[], Vlm],
     plain: Callable[[Vlm], Path],
     stored: torch.Tensor | None = None,
@@ -162,21 +156,21 @@ def verify(
     reference = last_logits(vlm, batch)
     checks = []
     if stored is not None:
-        checks.append(against("stored", stored, reference, tokens, tolerance["stored"]))
+        checks.append(against("stored", stored, reference, readout, tolerance["stored"]))
     again = reload()
     reloaded = probe_logits(again, Encoder(again, x.prompt, x.seed), examples)
-    checks.append(against("reloaded", reference, reloaded, tokens, tolerance["reloaded"]))
+    checks.append(against("reloaded", reference, reloaded, readout, tolerance["reloaded"]))
     alone = torch.cat([probe_logits(vlm, encoder, [example]) for example in examples])
-    checks.append(against("batch of one", reference, alone, tokens, tolerance["batch of one"]))
+    checks.append(against("batch of one", reference, alone, readout, tolerance["batch of one"]))
     right = right_padded_logits(vlm, encoder, examples)
-    checks.append(against("right padding", reference, right, tokens, tolerance["right padding"]))
-    checks.append(exported(x, again, samples, reference, tokens, plain, tolerance["plain folder"]))
-    checks.append(generated(vlm, batch, reference, x, tokens, tolerance["generate"]))
+    checks.append(against("right padding", reference, right, readout, tolerance["right padding"]))
+    checks.append(exported(x, again, samples, reference, readout, plain, tolerance["plain folder"]))
+    checks.append(generated(vlm, batch, reference, readout, tolerance["generate"]))
     return checks, reference
 
 
 def exported(
-    x: Experiment, vlm: Vlm, samples: Sequence[Sample], reference: torch.Tensor, tokens: AnswerTokens,
+    x: Experiment, vlm: Vlm, samples: Sequence[Sample], reference: torch.Tensor, readout: Readout,
     plain: Callable[[Vlm], Path], tolerance: float,
 ) -> Check:
     """Merge, export, run by Transformers alone, and compare."""
@@ -184,7 +178,7 @@ def exported(
     if why is not None:
         return Check("plain folder", None, None, len(samples), None, None, why)
     try:
-        return against("plain folder", reference, plain_logits(plain(vlm), samples, x), tokens, tolerance)
+        return against("plain folder", reference, plain_logits(plain(vlm), samples, x), readout, tolerance)
     except (ModelError, ContractError) as error:
         return Check("plain folder", None, None, len(samples), tolerance, False, str(error))
 

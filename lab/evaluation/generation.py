@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from lab.config import PromptDial
+from lab.config import EvaluationSection
 from lab.evaluation import stages
 from lab.host.progress import Report, silent
 from lab.model import Vlm
+from lab.model.answers import Readout
 from lab.model.encoding import to_device
-from lab.prompt import spellings
 from lab.records import Batch, Prediction
 from lab.training.datamodule import Examples, eval_batches
 
@@ -29,15 +29,6 @@ class Generated:
     sample_id: str
     text: str
     prediction: int | None
-
-
-def read_answer(text: str, dial: PromptDial) -> int | None:
-    """The place of the answer word: exact match of the text, stripped of white space and a final full stop, with a spelling of an answer word."""
-    stripped = text.strip().removesuffix(".")
-    for place, word in enumerate((dial.answer_true, dial.answer_false)):
-        if stripped in {spelling.strip() for spelling in spellings(word)}:
-            return place
-    return None
 
 
 @dataclass(frozen=True)
@@ -81,15 +72,15 @@ def texts(vlm: Vlm, written: Written) -> list[str]:
 
 
 def generate(
-    vlm: Vlm, examples: Examples, dial: PromptDial, batch_size: int, split: str, report: Report = silent
+    vlm: Vlm, examples: Examples, readout: Readout, section: EvaluationSection, split: str, report: Report = silent
 ) -> list[Generated]:
     """Generate an answer for every example of a split, from pixels, in file order."""
     out: list[Generated] = []
     vlm.model.eval()
     with torch.inference_mode():
-        for batch in eval_batches(examples, batch_size, pixels=True):
+        for batch in eval_batches(examples, section.batch_size, pixels=True):
             pairs = zip(batch.sample_ids, texts(vlm, write(vlm, to_device(batch, vlm.device))), strict=True)
-            out += [Generated(sample_id, text, read_answer(text, dial)) for sample_id, text in pairs]
+            out += [Generated(sample_id, text, readout.read(text)) for sample_id, text in pairs]
             report(f"generating {split} (examples)", len(out), len(examples), "")
     return out
 

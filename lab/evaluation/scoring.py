@@ -1,4 +1,4 @@
-"""Answers from logits: one forward pass an example gives P(True), P(False) and the mass they capture.
+"""Answers from logits: one forward pass an example gives the probability of each option and the mass they capture.
 
 Scores do not depend on the batch size: a matrix product with few rows takes another kernel than one with many, so the head
 is applied to the last `ROWS` positions of every sequence, though only the last one is read. So a CPU may read a large batch in
@@ -17,7 +17,7 @@ from lab.config import EvaluationSection
 from lab.evaluation import fast_inference, shared_prefix
 from lab.host.progress import Report, silent
 from lab.model import Vlm
-from lab.model.answers import AnswerTokens, log_masses
+from lab.model.answers import Readout
 from lab.model.encoding import to_device
 from lab.records import Batch, Prediction, Scored
 from lab.training.datamodule import Examples, eval_batches
@@ -52,7 +52,7 @@ def answers(vlm: Vlm, examples: Examples, batch_size: int) -> Iterator[tuple[lis
 def score(
     vlm: Vlm,
     examples: Examples,
-    tokens: AnswerTokens,
+    readout: Readout,
     section: EvaluationSection,
     split: str,
     report: Report = silent,
@@ -63,16 +63,13 @@ def score(
     vlm.model.eval()
     with torch.inference_mode(), instead(fast_inference.forwards(vlm, rows)):
         for indices, batch, logits in way(vlm, examples, section.batch_size):
-            true, false = log_masses(logits, tokens)
-            found |= zip(indices, rows_of(batch, examples, indices, true.tolist(), false.tolist()), strict=True)
+            found |= zip(indices, rows_of(batch, examples, indices, readout.log_p(logits).tolist()), strict=True)
             report(f"scoring {split} (examples)", len(found), len(examples), "")
     return [found[i] for i in range(len(examples))]
 
 
-def rows_of(
-    batch: Batch, examples: Examples, indices: Sequence[int], true: list[float], false: list[float]
-) -> list[Prediction]:
-    """Put a batch's scores beside what its samples say."""
+def rows_of(batch: Batch, examples: Examples, indices: Sequence[int], log_p: list[list[float]]) -> list[Prediction]:
+    """Put a batch's scores, [B, options], beside what its samples say."""
     rows, image = [], 0
     for b, sample_id in enumerate(batch.sample_ids):
         sample = examples.split.index(indices[b])
@@ -85,7 +82,7 @@ def rows_of(
                 question_group=sample.question_group,
                 subset=sample.subset,
                 answer=sample.answer,
-                said=Scored((true[b], false[b]), min(1.0, math.exp(true[b]) + math.exp(false[b])), 0 if true[b] >= false[b] else 1),
+                said=Scored(tuple(log_p[b]), min(1.0, sum(map(math.exp, log_p[b]))), max(range(len(log_p[b])), key=log_p[b].__getitem__)),
                 image_order=batch.image_order[b],
                 visual_tokens=batch.visual_tokens[image:stop],
             )

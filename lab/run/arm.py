@@ -20,7 +20,7 @@ from lab.evaluation import equivalence
 from lab.host.progress import Report, silent
 from lab.host.stopping import stoppable
 from lab.model import Vlm
-from lab.model.answers import answer_tokens
+from lab.model.answers import readout
 from lab.run import ranks
 from lab.run.accounting import costs
 from lab.run.assembly import assemble, attached, check, sized
@@ -93,7 +93,7 @@ def train_and_measure(
     encoded = prepared.encoded(x, report)
     ledger = lora.ledger(vlm)
     log.info("parameters\n%s", lora.ledger_text(ledger))
-    tokens = answer_tokens(vlm.processor.tokenizer, x.prompt)
+    reads = readout(vlm.processor.tokenizer, x.prompt)
     run.facts |= {"data": data_facts(x, prepared, encoded), "ledger": lora.ledger_facts(ledger), "versions": dict(versions())}
     run.metrics = {
         "parameters/total": float(sum(row.total for row in ledger)),
@@ -101,7 +101,7 @@ def train_and_measure(
     }
     run.metrics |= costs(vlm, encoded["dev"])
     runs.save(Path(x.tracking.runs_dir), run)
-    described = contract.describe(x, vlm, encoded["dev"].encoder, tokens)
+    described = contract.describe(x, vlm, encoded["dev"].encoder, reads)
     if checkpoints.saved(run_dir):  # also where training has ended and only the evaluation was cut off
         reasons = contract.differences(contract.load(run_dir), described)
         what = f"going on with {run.identity} would not train what it began"
@@ -119,11 +119,11 @@ def train_and_measure(
         lora.settle(vlm)
         require_effect(vlm, assemble(x, prepared.vlm), encoded["dev"])
         adapter.save(vlm, run_dir / "adapter")
-    run.metrics |= evaluate(x, vlm, encoded, tokens, run_dir, report, in_turn)
+    run.metrics |= evaluate(x, vlm, encoded, reads, run_dir, report, in_turn)
     realised = {key: run.metrics[f"visual_tokens/{key}"] for key in ("mean", "min", "max")}
     contract.save(run_dir, {**described, "visual_tokens": realised})
     if x.evaluation.verify:
-        checks = verify(x, vlm, encoded["dev"], tokens, run_dir)
+        checks = verify(x, vlm, encoded["dev"], reads, run_dir)
         run.metrics |= equivalence.summary(checks)
         run.facts["verify"] = equivalence.facts(checks)
         log.info("equivalence gate\n%s", equivalence.table(checks))

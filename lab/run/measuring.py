@@ -16,10 +16,10 @@ from lab.artifacts import contract, export
 from lab.config import Experiment
 from lab.data.controls import ControlSplit
 from lab.errors import DataError, ModelError
-from lab.evaluation import equivalence, generation, latency, scoring, swap
+from lab.evaluation import asking, equivalence, generation, latency, scoring, swap
 from lab.host.progress import Report
 from lab.model import Vlm
-from lab.model.answers import AnswerTokens
+from lab.model.answers import Readout
 from lab.model.encoding import to_device
 from lab.records import Prediction
 from lab.run import latency_rounds
@@ -36,7 +36,7 @@ PROBE = "probe.safetensors"
 
 
 def evaluate(
-    x: Experiment, vlm: Vlm, encoded: dict[str, Examples], tokens: AnswerTokens, run_dir: Path, report: Report,
+    x: Experiment, vlm: Vlm, encoded: dict[str, Examples], readout: Readout, run_dir: Path, report: Report,
     in_turn: bool = False,
 ) -> dict[str, float]:
     """Score minival and dev, write their predictions, measure latency and memory; return the summary numbers.
@@ -49,7 +49,7 @@ def evaluate(
     looked_at |= {f"dev_{name}": control_examples(name, encoded["dev"], x.seed) for name in section.controls}
     tables: dict[str, predictions.PredictionTable] = {}
     for name, examples in looked_at.items():
-        scored = scoring.score(vlm, examples, tokens, section, name, report)
+        scored = asking.ask(vlm, examples, readout, section, name, report)
         path = run_dir / "predictions" / f"{name}.parquet"
         predictions.write(path, scored)
         tables[name] = predictions.read(path)
@@ -63,10 +63,10 @@ def evaluate(
                 log.info("%s", winoground.told(found))
                 out |= winoground.summary(found)
             if section.generate:
-                texts = generation.generate(vlm, examples, x.prompt, section.batch_size, name, report)
+                texts = asking.ask(vlm, examples, readout, section, name, report, "generate")
                 out |= {f"dev/{key}": value for key, value in generation.compare(texts, scored).items()}
             if section.swap:
-                out |= swapped(x, vlm, examples, scored, tokens, run_dir, report)
+                out |= swapped(x, vlm, examples, scored, readout, run_dir, report)
     out |= summary.of_subsets(tables["dev"]) if "dev" in tables else {}
     out |= summary.of_scaling(tables["minival"], tables["dev"]) if {"minival", "dev"} <= tables.keys() else {}
     report("measuring latency", 0, 1, "")
@@ -77,7 +77,7 @@ def evaluate(
 
 
 def swapped(
-    x: Experiment, vlm: Vlm, examples: Examples, scored: list[Prediction], tokens: AnswerTokens, run_dir: Path, report: Report
+    x: Experiment, vlm: Vlm, examples: Examples, scored: list[Prediction], readout: Readout, run_dir: Path, report: Report
 ) -> dict[str, float]:
     """Score dev with its images in the other order, side words swapped and kept; write each group, return the agreement."""
     rows = swap.sided(examples.split)
@@ -85,7 +85,7 @@ def swapped(
     for split in (swap.SwappedSplit(examples.split, rename=True), swap.SwappedSplit(examples.split, rename=False, rows=rows)):
         again = Examples(split, examples.encoder)
         again.prepare(examples.store, vlm)
-        turned.append(scoring.score(vlm, again, tokens, x.evaluation, "dev, images swapped", report))
+        turned.append(asking.ask(vlm, again, readout, x.evaluation, "dev, images swapped", report))
     groups = swap.by_group(rows, *turned)
     out = swap.summarise(scored, groups)
     for group, rows in groups.items():
@@ -101,7 +101,7 @@ def control_examples(control: str, examples: Examples, seed: int) -> Examples:
     return Examples(ControlSplit(examples.split, control, seed), examples.encoder)
 
 
-def verify(x: Experiment, vlm: Vlm, examples: Examples, tokens: AnswerTokens, run_dir: Path) -> list[equivalence.Check]:
+def verify(x: Experiment, vlm: Vlm, examples: Examples, readout: Readout, run_dir: Path) -> list[equivalence.Check]:
     """Run the equivalence gate on the first examples of dev and keep the probe's logits in the run folder."""
     samples = [examples.split[i] for i in range(min(x.evaluation.probe_examples, len(examples)))]
     with tempfile.TemporaryDirectory(prefix="lab-export-") as scratch:
@@ -112,7 +112,7 @@ def verify(x: Experiment, vlm: Vlm, examples: Examples, tokens: AnswerTokens, ru
             return folder
 
         checks, reference = equivalence.verify(
-            x, vlm, samples, examples.encoder, tokens, lambda: reload(x, run_dir, vlm.device), plain
+            x, vlm, samples, examples.encoder, readout, lambda: reload(x, run_dir, vlm.device), plain
         )
     save_file({"logits": reference.contiguous()}, run_dir / PROBE)
     return checks

@@ -12,7 +12,7 @@ from typing import Any
 from lab import lora
 from lab.config import NOT_IDENTITY, Experiment, adds_modules, as_dict, trains
 from lab.model import Vlm
-from lab.model.answers import answer_tokens
+from lab.model.answers import readout
 from lab.run.assembly import assemble
 from lab.run.sharing import Prepared, needed_splits
 from lab.training import loop
@@ -30,7 +30,7 @@ def realised(x: Experiment, prepared: Prepared) -> dict[str, Any]:
     shown = [split.shown for split in examples]
     known = [one for one in shown if one is not None]
     values = as_dict(x)
-    tokens = answer_tokens(vlm.processor.tokenizer, x.prompt)
+    reads = readout(vlm.processor.tokenizer, x.prompt)
     resampled = x.vision_tokens.name == "resampler"
     unknown = {"vision_tokens": values["vision_tokens"], "processor": prepared.encoded(x)["dev"].encoder.settings()}
     base = {key: value for key, value in vlm.base.items() if key not in ("path", "revision")}
@@ -38,7 +38,7 @@ def realised(x: Experiment, prepared: Prepared) -> dict[str, Any]:
     parts = {
         "base": [base, values["model"]["attn_implementation"]],
         "prompts": [split.asked for split in examples],
-        "answers": [tokens.true_ids, tokens.false_ids, x.prompt.answer_true, x.prompt.answer_false],
+        "answers": [*reads.ids, *reads.words],
         "images": [one.digest for one in known] if len(known) == len(shown) else unknown,
         "modules": [values["conditioning"], values["vision_tokens"] if resampled else None],
         "adapters": adapters(x, vlm),

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from lab.config import Optim, PromptDial, Schedule
 from lab.lora import parameter_groups
 from lab.model import Vlm
-from lab.model.answers import answer_tokens, log_masses
+from lab.model.answers import readout
 from lab.model.encoding import IGNORED, to_device
 from lab.records import Batch
 from lab.training import devices
@@ -57,8 +57,7 @@ class Learner(L.LightningModule):
         self.section = optim
         self.steps = steps
         self.lean = Lean(vlm)
-        self.answers = answer_tokens(vlm.processor.tokenizer, prompt)
-        self.true_id = vlm.processor.tokenizer.encode(prompt.answer_true, add_special_tokens=False)[0]
+        self.readout = readout(vlm.processor.tokenizer, prompt)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         return to_device(batch, device)
@@ -81,8 +80,8 @@ class Learner(L.LightningModule):
         first = (batch.labels != IGNORED).int().argmax(dim=1)
         rows = torch.arange(len(first), device=first.device)
         position = first - 1 - (batch.labels.shape[1] - logits.shape[1])
-        true, false = log_masses(logits[rows, position], self.answers)
-        wanted = batch.labels[rows, first] == self.true_id
+        true, false = self.readout.log_p(logits[rows, position]).unbind(dim=1)
+        wanted = batch.labels[rows, first] == self.readout.first[0]
         log_p = torch.where(wanted, true, false) - torch.logaddexp(true, false)
         size = len(batch.sample_ids)
         options = {"batch_size": size, "sync_dist": devices.world() > 1}

@@ -15,7 +15,7 @@ from lab.config import Experiment
 from lab.evaluation import generation, scoring
 from lab.freezing import from_dict
 from lab.model import Vlm
-from lab.model.answers import answer_tokens
+from lab.model.answers import readout
 from lab.model.encoding import Encoder, to_device
 from lab.records import Prediction
 from lab.store import runs
@@ -46,7 +46,7 @@ def asked_again(x: Experiment, known: Run, run_dir: Path) -> list[str]:
     vlm = running.reload(x, run_dir)
     examples = Examples(data.load(x.data, Path(x.tracking.cache_dir)).dev, Encoder(vlm, x.prompt, x.seed))
     examples.prepare(None, vlm)
-    scored = scoring.score(vlm, examples, answer_tokens(vlm.processor.tokenizer, x.prompt), x.evaluation, "dev")
+    scored = scoring.score(vlm, examples, readout(vlm.processor.tokenizer, x.prompt), x.evaluation, "dev")
     table = predictions.read(run_dir / "predictions" / "dev.parquet")
     gap = np.abs(table.log_p - np.array([one.said.log_p for one in scored])).max()
     found = [] if gap <= NOISE[x.model.dtype.value] else [f"reloaded scores differ by {gap:.3g} in log p"]
@@ -55,7 +55,7 @@ def asked_again(x: Experiment, known: Run, run_dir: Path) -> list[str]:
 
 def generated_again(x: Experiment, vlm: Vlm, examples: Examples, scored: list[Prediction], known: Run) -> list[str]:
     """Generation must begin with the token that scoring finds most likely, up to ties, and its metrics must be the run's."""
-    texts = generation.generate(vlm, examples, x.prompt, x.evaluation.batch_size, "dev")
+    texts = generation.generate(vlm, examples, readout(vlm.processor.tokenizer, x.prompt), x.evaluation, "dev")
     tokenizer, found, done = vlm.processor.tokenizer, [], 0
     for batch in eval_batches(examples, x.evaluation.batch_size):
         logits = scoring.answer_logits(vlm, to_device(batch, vlm.device)).float()

@@ -1,0 +1,28 @@
+"""Asking a model the questions of a split, in a way that their kind of answer allows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from lab.config import EvaluationSection
+from lab.errors import ConfigError
+from lab.evaluation import generation, scoring
+from lab.host.progress import Report, silent
+from lab.model import Vlm
+from lab.model.answers import Readout
+from lab.records import Choice
+from lab.training.datamodule import Examples
+
+WAYS: dict[str, dict[str, Callable[..., list[Any]]]] = {Choice.kind: {"score": scoring.score, "generate": generation.generate}}
+"""By kind of answer. The first way gives the `Prediction`s that a table holds, any other what it is compared with."""
+
+
+def ask(
+    vlm: Vlm, examples: Examples, readout: Readout, section: EvaluationSection, split: str, report: Report = silent, way: str | None = None
+) -> list[Any]:
+    """What the model answers to every example of a split, in file order; way: None for the kind's first."""
+    ways = WAYS[readout.kind]
+    if way is not None and way not in ways:
+        raise ConfigError(f"evaluation.ask=[{way}]: a {readout.kind} can be asked by {', '.join(ways)}.")
+    return ways[way or next(iter(ways))](vlm, examples, readout, section, split, report)
