@@ -15,7 +15,7 @@ from lab.config import PARTS, DType, LoraDial
 from lab.costs import activations
 from lab.model.encoding import Encoder
 from lab.training import capacity
-from lab.training.learner import answer_loss
+from lab.training.objective import answer_loss
 
 EVERYWHERE = LoraDial("one", r=4, where=list(PARTS), target_modules="all-linear")
 DIALS = {

@@ -21,7 +21,7 @@ from lab.model.answers import readout
 from lab.model.encoding import Encoder
 from lab.store import runs
 from lab.training import capacity
-from lab.training.learner import answer_loss
+from lab.training.objective import answer_loss
 
 FORMS = {
     "serial": ("conditioning=cross_attention",),

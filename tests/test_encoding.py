@@ -13,7 +13,7 @@ from lab.errors import ConfigError
 from lab.model.answers import readout
 from lab.model.encoding import IGNORED, Encoder, expand
 from lab.prompt import to_chat
-from lab.training.learner import answer_loss
+from lab.training.objective import answer_loss
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,8 @@ from lab.training import capacity
 from lab.training.fast.autograd_ops import Attended, Gated, Layer, Normed, adapted, bands
 from lab.training.fast.fused_step import Lean, keeps_weights, pairing
 from lab.training.fast.packing import Heads, Layout, Packed, Spread, pack
-from lab.training.learner import Learner, answer_loss
+from lab.training.learner import Learner
+from lab.training.objective import answer_loss
 
 
 @pytest.fixture(scope="module")

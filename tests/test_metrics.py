@@ -286,7 +286,7 @@ def test_summarise_is_the_functions_on_the_columns():
 def test_confidence_is_of_the_recorded_answer():
     table = table_of(np.array([0.8, 0.3]), np.array([1, 1]))
     assert table.confidence == pytest.approx([0.8, 0.7])
-    other = table.replace(prediction=np.array([False, False]))  # free text may disagree with the likelier answer
+    other = table.replace(prediction=np.array([1, 1]))  # free text may disagree with the likelier answer
     assert other.confidence == pytest.approx([0.2, 0.7])
 
 

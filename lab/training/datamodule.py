@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+MOST_TRAIN = 256
+"""Examples of train that are scored beside minival, at most."""
 LOOKED_AT = 16
 """Examples whose length is looked at, to know what memory a batch takes."""
 
@@ -235,8 +237,10 @@ class DataModule(L.LightningDataModule):
         epochs = -(-steps * effective // max(len(train), 1))
         self.order = SeededOrder(len(train), seed, epochs, done * effective)
 
-    def loader(self, examples: Examples, sampler: Sampler[int] | None, batch_size: int) -> DataLoader[Batch]:
-        """A loader of batches with answers."""
+    def loader(
+        self, examples: Examples, sampler: Iterable[int] | None, batch_size: int, generator: torch.Generator | None = None
+    ) -> DataLoader[Batch]:
+        """A loader of batches with answers; generator: what it draws from instead of PyTorch's global one, which dropout draws from."""
 
         def collate(items: Sequence[Example]) -> Batch:
             return examples.encoder.collate(items, with_answers=True)
@@ -249,6 +253,7 @@ class DataModule(L.LightningDataModule):
             num_workers=self.section.num_workers,
             pin_memory=self.section.accelerator != "cpu" and torch.cuda.is_available(),
             persistent_workers=False,
+            generator=generator,
         )
 
     def train_dataloader(self) -> DataLoader[Batch]:
@@ -256,8 +261,10 @@ class DataModule(L.LightningDataModule):
             return self.loader(self.train, self.order, self.batch_size)
         return self.loader(self.train, devices.Share(self.order, self.batch_size), self.batch_size // devices.world())
 
-    def val_dataloader(self) -> DataLoader[Batch]:
-        return self.loader(self.minival, None, self.batch_size)
+    def val_dataloader(self) -> list[DataLoader[Batch]]:
+        """Minival, and as much of train as it is large, so that both are scored alike (`objective.WATCHED_SPLITS`)."""
+        first = range(min(len(self.minival), len(self.train), MOST_TRAIN))
+        return [self.loader(self.minival, None, self.batch_size), self.loader(self.train, first, self.batch_size, torch.Generator())]
 
 
 def eval_batches(examples: Examples, batch_size: int, pixels: bool = False) -> Iterator[Batch]:

@@ -7,7 +7,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch.nn import functional as F
 
 from lab.config import Optim, PromptDial, Schedule
 from lab.lora import parameter_groups
@@ -17,19 +16,7 @@ from lab.model.encoding import IGNORED, to_device
 from lab.records import Batch
 from lab.training import devices
 from lab.training.fast.fused_step import Lean
-
-
-def answer_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy over the answer tokens, a scalar in nats; equals Transformers' `labels=` loss.
-
-    logits: [B, R, V], the last R positions; labels: [B, T], `IGNORED` outside the answer. Position t predicts token t + 1.
-    """
-    return predicted_loss(logits[:, :-1], labels)
-
-
-def predicted_loss(predicted: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """The same of the logits [B, R, V] that predict the last R tokens."""
-    return F.cross_entropy(predicted.float().flatten(0, 1), labels[:, -predicted.shape[1] :].flatten(), ignore_index=IGNORED)
+from lab.training.objective import WATCHED_SPLITS, ChoiceObjective, predicted_loss
 
 
 def rate(schedule: Schedule, step: int, steps: int, warmup: int) -> float:
@@ -47,7 +34,7 @@ def rate(schedule: Schedule, step: int, steps: int, warmup: int) -> float:
 
 
 class Learner(L.LightningModule):
-    """Trains what `lora` attached. Loss on the answer tokens only; minival is scored as in evaluation."""
+    """Trains what `lora` attached. Loss on the answer tokens only; minival and a slice of train are scored as in evaluation."""
 
     def __init__(self, vlm: Vlm, optim: Optim, prompt: PromptDial, steps: int) -> None:
         super().__init__()
@@ -57,7 +44,7 @@ class Learner(L.LightningModule):
         self.section = optim
         self.steps = steps
         self.lean = Lean(vlm)
-        self.readout = readout(vlm.processor.tokenizer, prompt)
+        self.objective = ChoiceObjective(readout(vlm.processor.tokenizer, prompt))
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         return to_device(batch, device)
@@ -73,21 +60,12 @@ class Learner(L.LightningModule):
         self.log("train/loss", loss, batch_size=len(batch.sample_ids), sync_dist=devices.world() > 1)
         return loss
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         assert batch.labels is not None
-        logits = self.vlm.logits(batch, batch.answer_rows)
-        loss = answer_loss(logits, batch.labels)
-        first = (batch.labels != IGNORED).int().argmax(dim=1)
-        rows = torch.arange(len(first), device=first.device)
-        position = first - 1 - (batch.labels.shape[1] - logits.shape[1])
-        true, false = self.readout.log_p(logits[rows, position]).unbind(dim=1)
-        wanted = batch.labels[rows, first] == self.readout.first[0]
-        log_p = torch.where(wanted, true, false) - torch.logaddexp(true, false)
-        size = len(batch.sample_ids)
-        options = {"batch_size": size, "sync_dist": devices.world() > 1}
-        self.log("minival/loss", loss, **options)
-        self.log("minival/nll", -log_p.mean(), **options)
-        self.log("minival/accuracy", ((true >= false) == wanted).float().mean(), **options)
+        split = WATCHED_SPLITS[dataloader_idx]
+        options = {"batch_size": len(batch.sample_ids), "sync_dist": devices.world() > 1, "add_dataloader_idx": False}
+        for name, value in self.objective.score(split, self.vlm.logits(batch, batch.answer_rows), batch.labels).items():
+            self.log(f"{split}/{name}", value, **options)
 
     def configure_optimizers(self) -> Any:
         optim = self.section

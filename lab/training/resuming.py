@@ -23,6 +23,7 @@ from lab.store.runs import count_curves
 from lab.training import checkpoints
 from lab.training.callbacks import CurveLogger
 from lab.training.checkpoints import Checkpoint
+from lab.training.learner import Learner
 
 
 class Keeper(Callback):
@@ -93,9 +94,11 @@ class Keeper(Callback):
         return f"stopped by trainer.max_time={self.section.max_time}" if late else None
 
     def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        nll = float(trainer.callback_metrics["minival/nll"])
-        if self.section.restore_best and (self.best is None or nll < self.best["nll"]):
-            self.best = {"nll": nll, "step": trainer.global_step}
+        assert isinstance(module, Learner)
+        watched = module.objective.watched
+        value = float(trainer.callback_metrics[f"minival/{watched}"])
+        if self.section.restore_best and (self.best is None or value < self.best[watched]):
+            self.best = {watched: value, "step": trainer.global_step}
             if trainer.is_global_zero:
                 path = checkpoints.folder(self.run_dir) / checkpoints.BEST
                 checkpoints.write(path, Checkpoint({f"weights.{k}": v for k, v in trained(module).items()}, dict(self.best)))

@@ -31,7 +31,8 @@ def precision(scale: Scale, sheet: Sheet) -> None:
     import torch
 
     from lab.config import DType
-    from lab.training.learner import Learner, answer_loss
+    from lab.training.learner import Learner
+    from lab.training.objective import answer_loss
 
     path = scale.checkpoint("qwen2_vl", "2b", num_layers=2, depth=2)
     x = scale.experiment("qwen2_vl_2b", path)

@@ -39,6 +39,7 @@ ARMS = {
         "vision_tokens.width=16", "vision_tokens.heads=2", "trainer.accumulate_grad_batches=2", "trainer.gradient_checkpointing=true",
     ),
 }  # fmt: skip
+CURVES = ("step", "train/loss", "minival/loss", "minival/nll", "minival/accuracy")
 UNSTEADY = ("latency", "glance", "time", "memory", "flops")
 """Metrics that are times or sizes of this process, or counted anew by intent."""
 
@@ -67,7 +68,7 @@ def arm(x: Experiment) -> dict[str, Any]:
     tables = {path.stem: predictions.read(path) for path in sorted((folder / "predictions").glob("*.parquet"))}
     steady = {key: repr(value) for key, value in sorted(run.metrics.items()) if key.split("/")[0] not in UNSTEADY and "second" not in key}
     curves = [
-        {key: repr(value) for key, value in row.items() if "second" not in key} for row in runs.curves(folder)
+        {key: repr(value) for key, value in row.items() if key in CURVES} for row in runs.curves(folder)
     ]
     return {
         "metrics": steady,
