@@ -131,5 +131,5 @@ def test_the_plan_counts_clusters_as_the_report_does(composer, tmp_path) -> None
     assert f"120 examples in {number:,} clusters" in visible(splits)
 
 
-def answered(one) -> Prediction:
+def answered(one):
     return prediction(one.sample_id, True, image_set=one.image_set, group=one.question_group)

@@ -10,7 +10,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibratio
 
 from lab.model.answers import Readout
 from lab.model.encoding import IGNORED
-from lab.statistics.metrics import NUM_BINS
+from lab.statistics.functional import NUM_BINS
 
 WATCHED_SPLITS = ("minival", "train_slice")
 """Splits that are scored during training, in the order of `DataModule.val_dataloader`."""
