@@ -8,7 +8,6 @@ One dataclass per dial (`model data lora prompt vision_tokens conditioning`), th
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from dataclasses import dataclass, field
 from enum import Enum
@@ -16,6 +15,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from lab.host.files import values_hash
 from lab.host.redaction import without_secrets
 
 DIALS = ("model", "data", "lora", "prompt", "vision_tokens", "conditioning")
@@ -359,4 +359,4 @@ def identity(x: Experiment) -> str:
         else:
             for key in keys:
                 del values[section][key]
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:10]
+    return values_hash(values, 10)

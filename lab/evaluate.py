@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import sys
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lab import paths
 from lab.cli import answer, compose_config, explain, set_up_logging
+from lab.host.files import values_hash, write_atomically
 
 if TYPE_CHECKING:
     from lab.answers.predictions import PredictionTable
@@ -182,7 +182,7 @@ def evaluate(run: Run, x: Experiment, given: argparse.Namespace, report: Report)
         "contract": now,
         "ended": runs.now(),
     }
-    runs.write_atomically(path.with_suffix(".json"), json.dumps(facts, indent=1) + "\n")
+    write_atomically(path.with_suffix(".json"), json.dumps(facts, indent=1) + "\n")
     return path, facts
 
 
@@ -194,8 +194,7 @@ def has_adapter(run: Run) -> bool:
 
 def name_of(given: argparse.Namespace, broken: bool) -> str:
     """A file name from the split and the changes; a broken contract shows in it."""
-    changes = json.dumps(sorted(given.overrides)).encode()
-    name = f"{given.split}-{hashlib.sha256(changes).hexdigest()[:8]}" if given.overrides else given.split
+    name = f"{given.split}-{values_hash(sorted(given.overrides), 8)}" if given.overrides else given.split
     return f"{name}-broken" if broken else name
 
 

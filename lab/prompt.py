@@ -7,7 +7,6 @@ statement in it. Special tokens are never written here: the checkpoint's own cha
 from __future__ import annotations
 
 import hashlib
-import json
 import string
 from typing import Any
 
@@ -15,6 +14,7 @@ from lab.answers import choice
 from lab.config import ImageOrder, PromptDial
 from lab.data.files import read_text
 from lab.errors import ConfigError
+from lab.host.files import values_hash
 from lab.records import Chat, Sample
 
 FIELDS = ("statement",)
@@ -99,4 +99,4 @@ def describe(dial: PromptDial) -> dict[str, Any]:
         "image_order": dial.image_order.value,
         "answers": choice.described(dial),
     }
-    return {**facts, "hash": hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]}
+    return {**facts, "hash": values_hash(facts)}

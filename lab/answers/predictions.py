@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -21,6 +20,7 @@ import pyarrow.parquet as pq
 from lab.answers.choice import ChoiceTable
 from lab.answers.table import PredictionTable
 from lab.errors import DataError, did_you_mean
+from lab.host.files import write_atomically
 from lab.records import Choice, Prediction
 
 SCHEMA_VERSION = 2
@@ -43,23 +43,11 @@ def table(predictions: Iterable[Prediction]) -> PredictionTable:
 
 
 def write(path: str | os.PathLike, predictions: Iterable[Prediction]) -> None:
-    """Write a predictions file whole or not at all: a temporary file in the same folder, then `os.replace`."""
+    """Write a predictions file whole or not at all."""
     path = Path(path)
     rows = _arrow(predictions, str(path))
     _checked(rows, str(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            pq.write_table(rows, stream, compression="zstd", write_page_checksum=True)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
+    write_atomically(path, lambda temporary: pq.write_table(rows, temporary, compression="zstd", write_page_checksum=True))
 
 
 def read(path: str | os.PathLike, columns: Sequence[str] | None = None) -> PredictionTable:

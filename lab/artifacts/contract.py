@@ -6,7 +6,6 @@ refuse to differ unless told to.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 from pathlib import Path
@@ -14,12 +13,12 @@ from typing import Any
 
 from lab.config import Experiment, as_dict, flat
 from lab.errors import ContractError
+from lab.host.files import values_hash, write_atomically
 from lab.model import Vlm
 from lab.model.answers import Readout
 from lab.model.encoding import Encoder
 from lab.prompt import describe as describe_prompt
 from lab.records import Choice
-from lab.store.runs import write_atomically
 
 VERSION = 3
 EARLIER = {
@@ -65,7 +64,7 @@ def describe_tokenizer(encoder: Encoder) -> dict[str, Any]:
         whole = json.loads(encoder.tokenizer.backend_tokenizer.to_str())
         rules = {name: whole[name] for name in ("normalizer", "pre_tokenizer")}
         rules["merges"] = [pair if isinstance(pair, str) else " ".join(pair) for pair in whole["model"].get("merges", ())]
-    digest = hashlib.sha256(json.dumps([words, added, rules], sort_keys=True).encode()).hexdigest()[:16]
+    digest = values_hash([words, added, rules])
     return {"class": type(encoder.tokenizer).__name__, "size": len(words), "hash": digest}
 
 

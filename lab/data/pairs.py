@@ -8,7 +8,6 @@ family. Blocks never cross splits. Made once and kept as memory-mapped Arrow fil
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -26,6 +25,7 @@ from lab.config import DataDial
 from lab.data.scenes import PALETTES, SIDE, Palette, Scene, compose_pair, draw, encode_png
 from lab.data.statements import HELD_BACK, Statement, propose
 from lab.errors import ConfigError, did_you_mean
+from lab.host.files import text_hash
 from lab.records import Choice, Picture, Sample, Splits
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ def load(dial: DataDial, cache_dir: Path) -> Splits:
     """
     recipe = resolve(dial)
     text = json.dumps(recipe, sort_keys=True)
-    folder = Path(cache_dir) / f"pairs-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    folder = Path(cache_dir) / f"pairs-{text_hash(text, digits=16)}"
     if not folder.is_dir():
         _write(recipe, folder)
     try:

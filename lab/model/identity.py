@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from lab.errors import ModelError
+from lab.host.files import text_hash, values_hash, write_atomically
 from lab.host.progress import Report, silent
-from lab.store.runs import write_atomically
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
@@ -70,7 +70,7 @@ def identify(where: str, revision: str | None = None, cache_dir: Path | None = N
     if not files:
         raise ModelError(f"model.path={where}: it holds neither {WEIGHTS} nor {INDEX}, so nothing can stand for its weights.")
     digests = sorted(file_digests(files, cache_dir, report))
-    weights = digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
+    weights = digests[0] if len(digests) == 1 else text_hash("\n".join(digests))
     config = located(where, "config.json", revision)
     assert config is not None, "a checkpoint that was loaded has one"
     return {"weights": weights, "config": config_hash(json.loads(Path(config).read_text(encoding="utf-8")))}
@@ -79,7 +79,7 @@ def identify(where: str, revision: str | None = None, cache_dir: Path | None = N
 def config_hash(values: dict[str, Any]) -> str:
     """SHA-256 over what a `config.json` says of the model, however it is laid out."""
     kept = {key: value for key, value in values.items() if key not in WRITTEN_BY}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+    return values_hash(kept, 64)
 
 
 def located(where: str, name: str, revision: str | None) -> str | None:
@@ -133,7 +133,7 @@ def file_digests(files: Sequence[Path], cache_dir: Path | None, report: Report =
 
 def entry(stamp: Stamp, cache_dir: Path) -> Path:
     """Where a file's digest is kept."""
-    return cache_dir / "weights" / f"{hashlib.sha256(json.dumps(asdict(stamp)).encode()).hexdigest()[:32]}.json"
+    return cache_dir / "weights" / f"{text_hash(json.dumps(asdict(stamp)), digits=32)}.json"
 
 
 def recall(stamp: Stamp, cache_dir: Path | None) -> str | None:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from lab.answers import predictions
 from lab.answers.predictions import PredictionTable
+from lab.host.files import text_hash
 from lab.statistics import functional
 from lab.statistics.resampling import clusters
 
@@ -106,8 +107,8 @@ def derive(columns: pa.Table, table: PredictionTable) -> Items:
         cluster=clusters(table),
         subsets=(tuple(found.tolist()), place),
         group=(group, group_size),
-        content=digest(sorted(f"{name}\0{label}" for name, label in zip(ids, table.label.tolist(), strict=True))),
-        order=digest(ids),
+        content=text_hash(*sorted(f"{name}\0{label}" for name, label in zip(ids, table.label.tolist(), strict=True)), digits=16),
+        order=text_hash(*ids, digits=16),
         consistency_by_chance=functional.consistency_by_chance(table.question_group),
         majority=(
             commoner,
@@ -115,8 +116,3 @@ def derive(columns: pa.Table, table: PredictionTable) -> Items:
             functional.consistency_by_majority(table.label, table.question_group),
         ),
     )
-
-
-def digest(lines: Sequence[str]) -> str:
-    """Sixteen hexadecimal digits that name a list of lines."""
-    return hashlib.sha256("\0".join(lines).encode()).hexdigest()[:16]

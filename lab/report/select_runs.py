@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections import Counter
@@ -13,6 +12,7 @@ from typing import Any
 
 from lab.config import DIALS, NOT_IDENTITY, flat
 from lab.errors import LabError, did_you_mean
+from lab.host.files import text_hash, values_hash
 from lab.store import runs
 from lab.store.runs import FINISHED, UNREADABLE, Run, Sweep
 
@@ -81,11 +81,11 @@ def choose(runs_dir: Path, sweep: str | None = None, run_ids: Sequence[str] = ()
     alone = record is None and len(set(run_ids)) == 1
     named = [load_named(runs_dir, identity, alone) for identity in dict.fromkeys(run_ids)]
     if record is None:
-        name = named[0].identity if len(named) == 1 else f"runs-{digest(*(run.identity for run in named))}"
+        name = named[0].identity if len(named) == 1 else f"runs-{text_hash(*(run.identity for run in named), digits=8)}"
         return select(name, named[0].name if len(named) == 1 else f"{len(named)} runs", runs_dir, named, None)
     arms = [told(runs.look(runs_dir, identity)) or absent(identity) for identity in dict.fromkeys(record.arms)]
     extra = [run for run in named if run.identity not in record.arms]
-    name = f"{record.identity}-{digest(*(run.identity for run in extra))}" if extra else record.identity
+    name = f"{record.identity}-{text_hash(*(run.identity for run in extra), digits=8)}" if extra else record.identity
     return select(name, record.name, runs_dir, arms + extra, record)
 
 
@@ -140,7 +140,7 @@ def select(name: str, title: str, runs_dir: Path, found: Sequence[Run], sweep: S
                 run=run,
                 folder=runs.folder(runs_dir, run.identity),
                 label=label(values, told, usual) or run.name,
-                group=digest(json.dumps(seedless, sort_keys=True)) if values else run.identity,
+                group=values_hash(seedless, 8) if values else run.identity,
                 group_label=label(seedless, told, usual) or "all seeds",
                 zero_shot=is_zero_shot(values),
             )
@@ -232,8 +232,3 @@ def is_zero_shot(values: dict[str, str]) -> bool:
     """Whether the run answers with the untouched base model."""
     steps = {values.get("trainer.max_steps", "null"), values.get("trainer.max_epochs", "null")}
     return values.get("lora.r") == "0" and steps <= {"0", "0.0", "null"}
-
-
-def digest(*parts: str) -> str:
-    """Eight hexadecimal digits that name a list of strings."""
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:8]

@@ -6,14 +6,12 @@ a figure carries the mark in its PNG `Software` field.
 
 from __future__ import annotations
 
-import hashlib
-import os
 import re
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from lab.errors import LabError
+from lab.host.files import text_hash, write_atomically
 from lab.host.progress import Report, silent
 from lab.report.document import Text, plain, to_html, to_markdown
 from lab.report.findings import Findings, study
@@ -23,7 +21,6 @@ from lab.report.page import DRAWINGS, MARK, blocks, drawings
 from lab.report.select_runs import Selection
 from lab.report.tables import MAIN, Column, state_of
 from lab.statistics.resampling import LEAST_RESAMPLES
-from lab.store.runs import write_atomically
 
 COMMENTS = {".md": "<!-- {} -->", ".html": "<!-- {} -->", ".tex": "% {}"}
 HEAD = 4096
@@ -43,7 +40,7 @@ def write_report(
     for name, path in places.items():
         data = drawn[name].png if name in drawn else None
         if data is not None:
-            write_bytes(path, data)
+            write_atomically(path, data)
         else:
             path.unlink(missing_ok=True)
     page = blocks(findings, drawn, folder / "figures")
@@ -74,33 +71,15 @@ def is_ours(path: Path) -> bool:
     for number, line in enumerate(lines[:2]):
         found = re.search(re.escape(MARK) + r"; sha256 of the other lines: ([0-9a-f]{64})", line)
         if found:
-            return found[1] == sha256("".join(lines[:number] + lines[number + 1 :]))
+            return found[1] == text_hash("".join(lines[:number] + lines[number + 1 :]))
     return False
 
 
 def stamped(body: str, suffix: str) -> str:
     """The text with its mark as the first line; in HTML as the second, after the doctype."""
-    mark = COMMENTS[suffix].format(f"{MARK}; sha256 of the other lines: {sha256(body)}") + "\n"
+    mark = COMMENTS[suffix].format(f"{MARK}; sha256 of the other lines: {text_hash(body)}") + "\n"
     first, end, rest = body.partition("\n")
     return f"{first}{end}{mark}{rest}" if suffix == ".html" else mark + body
-
-
-def sha256(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", errors="replace")).hexdigest()
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def to_latex(findings: Findings) -> str:

@@ -5,12 +5,11 @@ Arms of equal digests are one experiment under several names: their keys differ,
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import Any
 
 from lab import lora
 from lab.config import NOT_IDENTITY, Experiment, adds_modules, as_dict, trains
+from lab.host.files import values_hash
 from lab.model import Vlm
 from lab.model.answers import readout
 from lab.run.assembly import assemble
@@ -46,7 +45,7 @@ def realised(x: Experiment, prepared: Prepared) -> dict[str, Any]:
         "seed": x.seed if drawn else None,
         "measures": {key: value for key, value in values["evaluation"].items() if key not in (NOT_IDENTITY["evaluation"] or ())},
     }
-    found: dict[str, Any] = {"parts": {name: digest(part) for name, part in parts.items()}}
+    found: dict[str, Any] = {"parts": {name: values_hash(part) for name, part in parts.items()}}
     if len(known) == len(shown):
         found |= {"image_tokens": max(one.most for one in known), "untouched": all(one.untouched for one in known)}
     return found
@@ -82,8 +81,3 @@ def steps(x: Experiment, vlm: Vlm, prepared: Prepared) -> dict[str, Any]:
         "optimizer": [list(x.optim.betas), x.optim.weight_decay],
         "trainer": {key: value for key, value in as_dict(x)["trainer"].items() if key not in left_out},
     }
-
-
-def digest(part: Any) -> str:
-    """16 hexadecimal digits that name plain values."""
-    return hashlib.sha256(json.dumps(part, sort_keys=True, default=str).encode()).hexdigest()[:16]

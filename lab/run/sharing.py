@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from lab import data, lora, model
 from lab.config import Experiment, as_dict, trains
+from lab.host.files import values_hash
 from lab.host.progress import Report, silent
 from lab.model import Vlm
 from lab.model.encoding import Encoder
@@ -92,7 +91,7 @@ def shared_key(x: Experiment) -> str:
     kept = {name: values[name] for name in ("model", "data")}
     kept["tower trains"] = tower_trains(x)
     kept["cache"] = x.trainer.feature_cache
-    return digest(kept)
+    return values_hash(kept)
 
 
 def encoding_key(x: Experiment) -> str:
@@ -100,12 +99,7 @@ def encoding_key(x: Experiment) -> str:
     values = as_dict(x)
     order_seed = x.seed if values["prompt"]["image_order"] == "random" else None
     kept = {name: values[name] for name in ("prompt", "vision_tokens", "conditioning")}
-    return digest({**kept, "order seed": order_seed, "trains": trains(x), "tower trains": tower_trains(x)})
-
-
-def digest(values: dict[str, Any]) -> str:
-    """16 hexadecimal digits that name plain values."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+    return values_hash({**kept, "order seed": order_seed, "trains": trains(x), "tower trains": tower_trains(x)})
 
 
 def tower_trains(x: Experiment) -> bool:
@@ -122,7 +116,7 @@ def try_out(x: Experiment, prepared: Prepared) -> None:
     lora.verify(assemble(x, prepared.vlm), x.lora)
     values = as_dict(x)
     adapters = {key: value for key, value in values["lora"].items() if key not in SIZES}
-    key = digest({"lora": adapters, **{name: values[name] for name in ("vision_tokens", "conditioning")}})
+    key = values_hash({"lora": adapters, **{name: values[name] for name in ("vision_tokens", "conditioning")}})
     if trains(x) and key not in prepared.rehearsed:
         rehearse(sized(x, prepared.vlm), prepared.vlm)
         prepared.rehearsed.add(key)

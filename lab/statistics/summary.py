@@ -10,12 +10,12 @@ A report makes these anew from the same predictions; what it shows of one run, a
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
 
 from lab.answers.predictions import PredictionTable
 from lab.errors import LabError
+from lab.host.files import text_hash
 from lab.statistics import calibration
 from lab.statistics.comparing import Interval, intervals
 from lab.statistics.metrics import KINDS, summarise
@@ -69,4 +69,4 @@ def of_subsets(dev: PredictionTable) -> dict[str, float]:
 def metric_name(text: str) -> str:
     """A name from data as a tracker takes it; one that had to be changed ends in digits of its hash, so that none meet."""
     kept = re.sub(r"[^A-Za-z0-9_. -]", "_", text)[:LONGEST].strip(" .")
-    return kept if kept == text else f"{kept}-{hashlib.sha256(text.encode(errors='replace')).hexdigest()[:8]}"
+    return kept if kept == text else f"{kept}-{text_hash(text, digits=8)}"

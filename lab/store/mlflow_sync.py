@@ -11,7 +11,6 @@ then asks MLflow what it has, and sends the rest: every point is there once, and
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.metadata
 import importlib.util
 import logging
@@ -30,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 from lab import paths
 from lab.config import Tracking, flat
 from lab.errors import ConfigError, DataError
+from lab.host.files import text_hash
 from lab.host.redaction import without_secrets
 from lab.store import runs, sync_state
 from lab.store.runs import Run, Sweep
@@ -61,7 +61,7 @@ def store_uri(section: Tracking) -> str:
 
 def tables_lock(uri: str) -> Path:
     """Held while a store is opened: MLflow makes the tables of a new one, and two processes at it break each other's."""
-    name = hashlib.sha256(f"{os.getcwd()} {uri}".encode()).hexdigest()[:16]
+    name = text_hash(f"{os.getcwd()} {uri}", digits=16)
     return Path(tempfile.gettempdir()) / f"vlm-lab-{os.getuid()}-{name}.lock"
 
 

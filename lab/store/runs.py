@@ -23,7 +23,6 @@ import itertools
 import json
 import logging
 import os
-import tempfile
 import time
 import typing
 from collections.abc import Callable, Iterable, Iterator
@@ -33,6 +32,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lab.errors import BusyError, DataError
+from lab.host.files import write_atomically
 from lab.host.redaction import without_secrets
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,6 @@ class Run:
     facts: dict[str, Any] = field(default_factory=dict)
     process: dict[str, Any] = field(default_factory=dict)
     error: str | None = None
-    mlflow_run_id: str | None = None
 
 
 @dataclass
@@ -82,7 +81,6 @@ class Sweep:
     started: str = ""
     ended: str | None = None
     facts: dict[str, Any] = field(default_factory=dict)
-    mlflow_run_id: str | None = None
 
 
 Record = TypeVar("Record", Run, Sweep)
@@ -92,22 +90,6 @@ T = TypeVar("T")
 def now() -> str:
     """The time in UTC, ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that a reader, or a kill, never meets half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def folder(runs_dir: Path, identity: str) -> Path:
@@ -302,6 +284,7 @@ def parsed(path: Path, kind: type[T]) -> T:
         raise DataError(f"{path}: {what} ({error or type(error).__name__}). Restore it, or move its folder away.") from None
     if not isinstance(values, dict):
         raise DataError(f"{path}: {what} (it holds no JSON object). Restore it, or move its folder away.")
+    values.pop("mlflow_run_id", None)  # always null, in files of 662f32b and before
     unknown = sorted(values.keys() - hints.keys())
     if unknown:
         raise DataError(f"{path}: a later version of this laboratory wrote it (unknown field {unknown[0]!r:.60}). Update to read it.")

@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from lab.errors import DataError
-from lab.store.runs import parsed, write_atomically
+from lab.host.files import write_atomically
+from lab.store.runs import parsed
 
 NOTE = "delivered.json"
 LOCK = ".delivery"

@@ -8,7 +8,6 @@ another over the resident base. Training code is that of a run alone (`lab.run.r
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import multiprocessing
 import multiprocessing.connection
@@ -29,6 +28,7 @@ from tqdm import tqdm
 
 from lab.config import Experiment, as_dict, flat, identity, trains
 from lab.errors import BusyError, LabError
+from lab.host.files import text_hash
 from lab.host.forks import die_with, frozen_heap
 from lab.host.progress import bars
 from lab.host.stopping import EXIT_CODE, REQUEST, Stopped, deferred, requeue, stoppable
@@ -189,7 +189,7 @@ def distinct(arms: Sequence[Arm]) -> list[Arm]:
 def new_sweep(arms: Sequence[Arm], origin: Origin, runs_dir: Path) -> Sweep:
     """Write the sweep's record. The same arms asked for again are the same sweep."""
     ids = [identity(arm.experiment) for arm in arms]
-    name = hashlib.sha256(" ".join(ids).encode()).hexdigest()[:10]
+    name = text_hash(" ".join(ids), digits=10)
     dials = differing([arm.experiment for arm in arms]) if len(arms) > 1 else []
     sweep = Sweep(name, origin.name, origin.command, ids, dials, origin.question, started=runs.now())
     runs.save_sweep(runs_dir, sweep)

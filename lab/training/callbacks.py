@@ -15,8 +15,9 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from lab.errors import TrainingError
+from lab.host.files import write_atomically
 from lab.host.progress import Report
-from lab.store.runs import append_curve, write_atomically
+from lab.store.runs import append_curve
 
 CURVE_EVERY = 10
 """Optimizer steps between two rows of the training curve."""

@@ -23,6 +23,8 @@ from safetensors.torch import save_file
 
 log = logging.getLogger(__name__)
 
+from lab.host.files import write_atomically
+
 VERSION = 1
 BEST = "best.safetensors"
 
@@ -68,16 +70,10 @@ def save(run_dir: Path, checkpoint: Checkpoint, keep: int) -> Path:
 
 def write(path: Path, checkpoint: Checkpoint) -> None:
     """Replace a file as a whole: a kill, or a power cut, leaves the old one or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.detach().cpu().contiguous() for name, value in checkpoint.tensors.items()}
     facts = json.dumps({"version": VERSION, **checkpoint.facts}, sort_keys=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        save_file(tensors, temporary, metadata={"facts": facts, "crc": str(checksum(tensors, facts))})
-        synchronise(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    metadata = {"facts": facts, "crc": str(checksum(tensors, facts))}
+    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
     synchronise(path.parent)
 
 

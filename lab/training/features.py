@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lab.errors import DataError
+from lab.host.files import values_hash, write_atomically
 from lab.host.progress import Report, silent
 from lab.model import Vlm
 from lab.model.encoding import Encoder
@@ -119,14 +120,12 @@ class FeatureStore:
         base = {key: value for key, value in vlm.base.items() if key not in ("path", "revision")}
         attention = vlm.bare.config._attn_implementation
         described: dict[str, Any] = {"base": base, "attn_implementation": attention, "processor": encoder.settings()}
-        self.key = hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        self.key = values_hash(described)
         self.folder = cache_dir / "features" / self.key
         weakref.finalize(self, os.close, eviction.use(self.folder))
         about = self.folder / "about.json"
         if not about.exists():
-            temporary = self.folder / f".about-{uuid.uuid4().hex}"
-            temporary.write_text(json.dumps(described, indent=1, default=str))
-            os.replace(temporary, about)
+            write_atomically(about, json.dumps(described, indent=1, default=str))
         self.shards: list[Shard] = []
         self.refresh()
 
@@ -295,12 +294,7 @@ class FeatureStore:
             "images": torch.from_numpy(np.frombuffer(b"".join(key for key, _, _ in shard), np.uint8).reshape(-1, 32).copy()),
             "crc": torch.tensor([checksum(feature, grid, key) for key, feature, grid in shard], dtype=torch.int64),
         }
-        name = f"{uuid.uuid4().hex}.safetensors"
-        temporary = self.folder / f".{name}.part"
-        save_file(tensors, temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, self.folder / name)
+        write_atomically(self.folder / f"{uuid.uuid4().hex}.safetensors", lambda temporary: save_file(tensors, temporary))
         self.refresh()
 
 

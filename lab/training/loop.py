@@ -51,12 +51,6 @@ def num_steps(x: Experiment, num_train: int) -> int:
     return max(1, round(x.trainer.max_epochs * num_train / (x.trainer.batch_size * x.trainer.accumulate_grad_batches)))
 
 
-def micro_batches(effective: int, batch_size: int) -> tuple[int, int]:
-    """Samples per forward and forwards per step after a step back: the next smaller divisor of the samples per step."""
-    smaller = max(size for size in range(1, batch_size) if effective % size == 0)
-    return smaller, effective // smaller
-
-
 @dataclass
 class Outcome:
     """What a training gives: summary numbers, and what had to be changed or was gone on from."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.bench.results import Figure, machine
-from lab.store.runs import write_atomically
+from lab.host.files import write_atomically
 
 ROOT = Path(__file__).parents[2]
 RUNNING, PASSED, FAILED, SKIPPED = "running", "passed", "failed", "skipped"

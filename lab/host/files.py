@@ -1,0 +1,40 @@
+"""Files that are written whole or not at all, and short names of values by their SHA-256."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def write_atomically(path: Path, content: str | bytes | Callable[[Path], object]) -> None:
+    """Replace a file so that a reader, or a kill, never meets half of it. content: text, bytes, or what writes a given path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        if callable(content):
+            content(temporary)
+        else:
+            temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def text_hash(*texts: str, digits: int = 64) -> str:
+    """The first hexadecimal digits of the SHA-256 of texts with a zero byte between them."""
+    return hashlib.sha256("\0".join(texts).encode(errors="replace")).hexdigest()[:digits]
+
+
+def values_hash(values: Any, digits: int = 16) -> str:
+    """The same of plain values, whatever the order of their keys."""
+    return text_hash(json.dumps(values, sort_keys=True, default=str), digits=digits)
