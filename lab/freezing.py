@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 import typing
 from enum import Enum
 from typing import Any
@@ -67,11 +68,20 @@ def wrong_type(error: OmegaConfBaseException, composed: DictConfig) -> str:
 def from_dict(values: dict[str, Any], source: str = "") -> Experiment:
     """The experiment of a run's stored config (`as_dict`), checked as any config is; source: the file, for the message."""
     try:
-        return freeze(OmegaConf.create(values))
+        return freeze(OmegaConf.create(literal(values)))
     except (ConfigError, OmegaConfBaseException) as error:
         if not source:
             raise
         raise ConfigError(f"{source}: its config is none of this version of the laboratory: {error}") from None
+
+
+def literal(value: Any) -> Any:
+    """A stored value with its texts escaped, so that OmegaConf reads `${` in them as these two characters, not as a reference."""
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", value)
+    if isinstance(value, dict):
+        return {key: literal(one) for key, one in value.items()}
+    return [literal(one) for one in value] if isinstance(value, list) else value
 
 
 def reject_unknown(given: dict[str, Any], schema: type, prefix: str = "") -> None:

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from lab.bounds import BOUNDS, WORDS, default_of, value_of
 from lab.config import as_dict
 from lab.errors import ConfigError
-from lab.freezing import from_dict
+from lab.freezing import from_dict, literal
 from lab.paths import PATHS
 
 NUMBERS = (
@@ -55,6 +56,12 @@ def held(shipped: dict[str, Any], key: str, value: Any) -> None:
 @given(key=st.sampled_from(sorted(BOUNDS)), number=NUMBERS, length=st.integers(0, 3))
 def test_a_number(shipped, key: str, number: Any, length: int) -> None:
     held(shipped, key, [number] * length if isinstance(default_of(key), list) or key == "conditioning.layers" else number)
+
+
+@given(text=st.text(max_size=20) | st.text(alphabet="\\${}ab:.'", max_size=8))
+def test_a_stored_text_is_read_as_it_was(text: str) -> None:
+    """Also one that OmegaConf would take for a reference to another key, as `from_dict` gives it what is stored."""
+    assert OmegaConf.to_container(OmegaConf.create(literal({"a": [text]})), resolve=True) == {"a": [text]}
 
 
 @given(key=st.sampled_from(sorted({*WORDS, *PATHS})), text=TEXTS)
