@@ -2,7 +2,8 @@
 
     PNG     the CRC-32 of every chunk, to the end chunk (PNG 1.2, 3.4)
     JPEG    decoded again by libjpeg-turbo, which tells a warning from silence: scans that end too early or too late, bad codes,
-            restart markers out of order. At an eighth of the size: every code is read, few pixels are made
+            restart markers out of order. At an eighth of the size: every code is read, few pixels are made. And a stretch of
+            zeros, as a file system leaves it, that happens to be codes, where none of them ends a block (T.81, F.1.2.2)
     WebP    has no checksum, but its compressed data are needed to the last byte (RFC 9649): with the end of them taken away
             a whole picture cannot be decoded, and one that still can has been read to its end without them
     TIFF    the JPEGs in it, as JPEGs; other compressions as libtiff sees it
@@ -14,12 +15,16 @@ JPEGs whose sampling factors TurboJPEG has no name for (such as 3x1; cameras and
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 
 from PIL import Image
 
 JPEG_DAMAGE = ("Corrupt JPEG data", "Premature end of JPEG", "Inconsistent progression")
 """How libjpeg's warnings begin that speak of data; the others are about headers that it can do without."""
+
+ZEROS = re.compile(rb"\0{64,}")
+PROGRESSIVE, HUFFMAN_TABLE, START_OF_SCAN = 0xC2, 0xC4, 0xDA
 
 SPARE = 16
 """Bytes taken away from compressed WebP data: more than an arithmetic coder's last write, an even number as chunks are padded."""
@@ -62,7 +67,22 @@ def jpeg_damage(data: bytes, mode: str) -> str | None:
     except ValueError as error:
         if str(error).startswith(JPEG_DAMAGE):
             return str(error)
-    return None
+    return "a stretch of its data is zeros" if zeroed(data) else None
+
+
+def zeroed(data: bytes) -> bool:
+    """Whether a sequential JPEG holds zeros for data: a run that its encoder wrote would be blocks that end where they begin."""
+    at, end_of_block = 2, False
+    while at + 4 <= len(data) and data[at + 1] != START_OF_SCAN:
+        kind, stop = data[at + 1], at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        if kind == PROGRESSIVE:
+            return False
+        table = at + 4
+        while kind == HUFFMAN_TABLE and table + 17 < stop <= len(data):
+            end_of_block |= data[table] >= 16 and data[table + 17] == 0  # the shortest code, all zeros, of an AC table
+            table += 17 + sum(data[table + 1 : table + 17])
+        at = stop
+    return not end_of_block and ZEROS.search(data, at, max(at, data.find(b"\xff\xd9", at))) is not None
 
 
 def webp_damage(data: bytes) -> str | None:
