@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -345,18 +346,27 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return out
 
 
+def differing(flats: Sequence[dict[str, Any]]) -> list[str]:
+    """Keys of flat configs whose values are not the same in all; one that a config lacks is None there."""
+    keys = dict.fromkeys(key for values in flats for key in values)
+    return [key for key in keys if len({repr(values.get(key)) for values in flats}) > 1]
+
+
+def identity_values(values: dict[str, Any]) -> dict[str, Any]:
+    """A config, nested, without `NOT_IDENTITY`; `lora.r` is None where it follows from `lora.trainable_parameters`."""
+    kept: dict[str, Any] = {}
+    for section, fields in values.items():
+        skipped = NOT_IDENTITY.get(section, ())
+        if skipped is not None:
+            kept[section] = {key: value for key, value in fields.items() if key not in skipped} if isinstance(fields, dict) else fields
+    if kept.get("lora", {}).get("trainable_parameters") is not None:
+        kept["lora"]["r"] = None
+    return kept
+
+
 def identity(x: Experiment) -> str:
-    """Ten hexadecimal digits that name the experiment: sha256 of its config without `NOT_IDENTITY`.
+    """Ten hexadecimal digits that name the experiment: sha256 of its `identity_values`.
 
     Two spellings of one experiment (overrides in another order, a default written out) have one identity.
     """
-    values = as_dict(x)
-    if values["lora"]["trainable_parameters"] is not None:
-        values["lora"]["r"] = None  # it follows from the number
-    for section, keys in NOT_IDENTITY.items():
-        if keys is None:
-            del values[section]
-        else:
-            for key in keys:
-                del values[section][key]
-    return values_hash(values, 10)
+    return values_hash(identity_values(as_dict(x)), 10)

@@ -130,7 +130,7 @@ def test_a_sweep_says_so_before_it_trains_and_the_report_does_not_compare_them(c
     (line,) = [record.getMessage() for record in caplog.records if "One experiment" in record.getMessage()]
     assert "2 names" in line and "at most 16 tokens" in line and "budget=16" in line and "budget=4" not in line
     compared = compare.compare_all(measure_all(select_runs.choose(tmp_path / "runs").arms))
-    assert len(compared.experiments) == 3 and len(compared.pairs) == 1
+    assert len(compared.groups) == 3 and len(compared.pairs) == 1
     (note,) = [note for note in compared.notes if "not compared with each other" in note]
     assert "at most 16 tokens" in note and "stands for them" in note
 

@@ -111,6 +111,15 @@ def test_only_tracking_imports_mlflow() -> None:
     assert {path.name for path in importing} == {"mlflow_sync.py"}
 
 
+def test_what_reads_predictions_knows_nothing_of_models() -> None:
+    guilty = [
+        path for path in modules() if room_of(path) in ("statistics", "answers", "report", "store")
+        for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)
+        and ast.unparse(node).split()[1].split(".")[0] in ("torch", "transformers")
+    ]  # fmt: skip
+    assert not guilty
+
+
 HEAVY = ("torch", "transformers", "lightning", "peft", "mlflow", "datasets", "matplotlib")
 
 

@@ -23,7 +23,7 @@ def test_torchmetrics_of_batches_equal_the_report_s_numbers() -> None:
         numbers = objective.score("minival", logits[rows], labels[rows])
     log_p = words.log_p(logits[:, 0]).double().numpy()
     table = ChoiceTable(log_p=log_p, right=right.numpy(), prediction=log_p.argmax(axis=1))
-    assert float(numbers["accuracy"].compute()) == pytest.approx(functional.accuracy(table.correct))
+    assert float(numbers["accuracy"].compute()) == pytest.approx(functional.mean("correct", table.correct))
     assert float(numbers["ece"].compute()) == pytest.approx(functional.ece(table.confidence, table.correct), abs=1e-6)
     whole = objective.score("train_slice", logits, labels)
     assert float(whole["nll"]) == pytest.approx(functional.nll(table.p_true, table.label), abs=1e-6)

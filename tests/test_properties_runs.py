@@ -134,7 +134,7 @@ def test_reading_for_a_report(whole, place, name: str, damage: object, by_sweep:
         measured = measure.measure_all(selection.arms)
         rows = {arm.run.identity: list(runs.curves(arm.folder)) for arm in selection.arms if (arm.folder / "curves.jsonl").is_file()}
     reasons = text.getvalue() + " ".join(one.reason for one in measured if isinstance(one, measure.Unmeasured))
-    reasons += " ".join(one.no_scaling or "" for one in measured if isinstance(one, measure.Measured))
+    reasons += " ".join(one.details.unscaled or "" for one in measured if isinstance(one, measure.Measured))
     found = {one.arm.run.identity: one for one in measured}
     assert isinstance(found["two"], measure.Measured) and found["two"].num_examples == 60
     one = found.get("one")

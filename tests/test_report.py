@@ -28,7 +28,7 @@ from lab.answers import predictions
 from lab.config import as_dict, flat
 from lab.errors import LabError
 from lab.records import Scored
-from lab.report import calibrated, figures, select_runs, tables
+from lab.report import figures, select_runs, tables
 from lab.report.__main__ import main
 from lab.report.document import (
     Mono,
@@ -41,6 +41,7 @@ from lab.report.document import (
 )
 from lab.report.findings import study
 from lab.report.formatting import quantity
+from lab.report.kinds import choice
 from lab.report.measure import POOL_FROM, measure_all
 from lab.report.select_runs import choose
 from lab.report.summary import summary, summary_of_run
@@ -159,7 +160,7 @@ def test_every_measure_of_calibration_before_and_after(example: Path, written: P
     folder = example / "rank32" / "predictions"
     dev = predictions.read(folder / "dev.parquet")
     after = calibration.apply(calibration.fit(predictions.read(folder / "minival.parquet"), "minival"), dev)
-    cells = dict(zip((quantity.header for quantity in calibrated.QUANTITIES), rows["lora.r=32"][1:], strict=True))
+    cells = dict(zip((METRICS[name].title for name in choice.FORMULAS), rows["lora.r=32"][1:], strict=True))
     for header, name, digits, scale in (
         ("ECE, %", "ece", 1, 100), ("P(True), %", "ece_p_true", 1, 100), ("smooth ECE, %", "smece", 1, 100),
         ("MCE, %", "mce", 1, 100), ("NLL, nats", "nll", 3, 1), ("Brier", "brier", 3, 1),
@@ -169,8 +170,8 @@ def test_every_measure_of_calibration_before_and_after(example: Path, written: P
     assert cells["AUROC of confidence"] == f"{METRICS['auroc_confidence'].of(dev):.3f}"
     assert METRICS["aurc"].of(after) == pytest.approx(METRICS["aurc"].of(dev), abs=1e-12)
     parts = functional.brier_parts(after.p_true, after.label)
-    assert cells["= reliability"].endswith(f"→ {parts.reliability:.3f}")
-    assert cells["+ uncertainty"] == f"{parts.uncertainty:.3f}"
+    assert cells["= reliability"].endswith(f"→ {parts['reliability']:.3f}")
+    assert cells["+ uncertainty"] == f"{parts['uncertainty']:.3f}"
 
 
 def test_claims_are_the_statistics_own_sentences(example: Path, written: Path) -> None:
@@ -373,10 +374,10 @@ def test_arms_that_differ_only_in_their_seed_are_one_experiment(tmp_path: Path) 
     arms = [{"lora.r": rank, "seed": seed} for rank in (2, 8) for seed in (0, 1, 2)]
     few(runs_dir, *arms, {"lora.name": "none", "lora.r": 0, "trainer.max_steps": 0})
     findings = study(choose(runs_dir))
-    by_label = {experiment.label: experiment for experiment in findings.compared.experiments}
+    by_label = {group.label: group for group in findings.compared.groups}
     assert {label: len(e.members) for label, e in by_label.items()} == {"lora.r=2": 3, "lora.r=8": 3, "lora=none": 1}
     accuracies = [m.metrics["accuracy"] for m in by_label["lora.r=8"].members]
-    row = tables.seeds_table(findings.compared.experiments).rows[1]
+    row = tables.seeds_table(findings.compared.groups, findings.kind).rows[1]
     assert row[1] == "0, 1, 2"
     assert row[2] == f"{100 * statistics.fmean(accuracies):.1f} ± {100 * statistics.stdev(accuracies):.1f}"
     floor = noise_floor([[m.metrics["accuracy"] for m in e.members] for e in by_label.values()])
@@ -432,7 +433,7 @@ def test_many_arms_meet_the_best_on_minival_only(tmp_path: Path) -> None:
     zero = {"lora.name": "none", "lora.r": 0, "trainer.max_steps": 0}
     few(tmp_path / "runs", zero, *({"lora.r": 2**i} for i in range(1, 8)))
     findings = study(choose(tmp_path / "runs"))
-    best = max(findings.measured, key=lambda m: m.minival_accuracy)
+    best = max(findings.measured, key=lambda m: m.minival)
     assert {pair.first for pair in findings.compared.pairs} == {best.arm.label} and len(findings.compared.pairs) == 7
     assert "the best on minival" in findings.compared.notes[0]
 

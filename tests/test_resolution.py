@@ -26,9 +26,7 @@ def test_clusters_widen_it_by_the_root_of_the_design_effect():
     effect = power_analysis.design_effect(SIZES, 0.05)
     assert effect == pytest.approx(1 + (48660 / 6982 - 1) * 0.05, abs=1e-12)
     assert clustered == pytest.approx(alone * effect**0.5, rel=1e-3)  # and Student's quantile for 1,053
-    equal = power_analysis.smallest_detectable(6000, 0.15, num_clusters=1000, icc=0.05)
-    assert equal == pytest.approx(power_analysis.smallest_detectable(6000, 0.15, cluster_sizes=[6] * 1000, icc=0.05))
-    assert power_analysis.smallest_detectable(60, 0.15, num_clusters=4) > 1.4 * power_analysis.smallest_detectable(60, 0.15)
+    assert power_analysis.smallest_detectable(60, 0.15, cluster_sizes=[15] * 4) > 1.4 * power_analysis.smallest_detectable(60, 0.15)
 
 
 def test_intra_cluster_correlation_is_found_again():
@@ -77,10 +75,9 @@ def test_measured_on_two_runs():
     [
         ({"discordance": 0}, "discordance in"),
         ({"discordance": 0.2, "icc": 2}, "icc in"),
-        ({"discordance": 0.2, "num_clusters": 5, "cluster_sizes": [2]}, "not both"),
         ({"discordance": 0.2, "cluster_sizes": [2, 3]}, "add up to 5, num_examples=100"),
-        ({"discordance": 0.2, "num_clusters": 101}, "101 clusters for 100"),
-        ({"discordance": 0.2, "num_clusters": 5, "icc": -0.5}, "too negative"),
+        ({"discordance": 0.2, "cluster_sizes": [100]}, "two or more"),
+        ({"discordance": 0.2, "cluster_sizes": [20] * 5, "icc": -0.5}, "too negative"),
         ({"discordance": 0.2, "power": 1.0}, "between 0 and 1"),
     ],
 )

@@ -130,15 +130,15 @@ def test_what_cannot_be_scored_is_refused(s: np.ndarray) -> None:
 def test_predictions_become_the_matrix_in_any_order(tmp_path: Path) -> None:
     splits = load(DataDial(name="winoground", root=str(make(tmp_path / "w"))), tmp_path / "cache")
     s = np.random.default_rng(0).normal(size=(3, 2, 2))
-    made = [predicted(sample, s.reshape(-1)[k]) for k, sample in enumerate(splits.dev)]
+    made = [(sample.sample_id, s.reshape(-1)[k]) for k, sample in enumerate(splits.dev)]
     order = np.random.default_rng(1).permutation(12)
-    names, table = winoground.table(made[k] for k in order)
+    names, table = winoground.arranged(made[k] for k in order)
     assert sorted(names) == ["0", "1", "2"]
     assert np.allclose(table, s[[int(name) for name in names]])
     with pytest.raises(DataError, match="3 of its four questions"):
-        winoground.table(made[:-1])
+        winoground.arranged(made[:-1])
     with pytest.raises(DataError, match="predicted twice"):
-        winoground.table([*made, made[0]])
+        winoground.arranged([*made, made[0]])
 
 
 def test_intervals_are_over_examples_and_keep_text_and_image_apart() -> None:

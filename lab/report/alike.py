@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lab import config
 from lab.config import flat
 
 UNSAID = ("tracking", "sweep")
@@ -50,9 +51,7 @@ def told(members: Sequence[Realised]) -> str:
 
 def differing(members: Sequence[Realised]) -> list[str]:
     """Keys that the arms give other values. Where they chose other options of a dial, the dial: its keys come with the option."""
-    flats = [flat(dict(arm.config)) for arm in members]
-    keys = dict.fromkeys(key for values in flats for key in values if key.partition(".")[0] not in UNSAID)
-    changed = [key for key in keys if len({repr(values.get(key)) for values in flats}) > 1]
+    changed = [key for key in config.differing([flat(dict(arm.config)) for arm in members]) if key.partition(".")[0] not in UNSAID]
     dials = {key.removesuffix(".name") for key in changed if key.endswith(".name")}
     return list(dict.fromkeys(key.partition(".")[0] if key.partition(".")[0] in dials else key for key in changed))
 

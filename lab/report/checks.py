@@ -9,9 +9,10 @@ from typing import Any
 
 from lab.config import Respect
 from lab.report.formatting import arms, count
+from lab.report.kinds import page_of
 from lab.report.matching import Account, breaches
-from lab.report.measure import SHOWN, Measured, Result
-from lab.report.select_runs import NOT_STARTED, Arm, Selection
+from lab.report.measure import Measured, Result
+from lab.report.select_runs import NOT_STARTED, Row, Selection
 
 AGREEMENT = 1e-6
 """Largest difference between a recorded metric and the same one recomputed from the predictions."""
@@ -24,7 +25,7 @@ def remarks(selection: Selection, results: Sequence[Result]) -> list[str]:
     measured = [result for result in results if isinstance(result, Measured)]
     found: list[str] = []
     checks = (different_base, different_questions, different_training, smaller_batches, some_recompute)
-    for check in (*checks, different_tokens, little_mass, unlike_the_record, no_interval):
+    for check in (*checks, different_tokens, of_the_kind, unlike_the_record, no_interval):
         found += check(measured)
     found += broken_requirements(measured)
     found += different_versions([m.arm for m in measured]) + shared_machine(selection.arms, measured)
@@ -124,23 +125,16 @@ def broken_requirements(measured: Sequence[Measured]) -> list[str]:
     return [paragraph.partition("\n")[0] + " The ledger under Cost has them arm by arm." for paragraph in found]
 
 
-def little_mass(measured: Sequence[Measured]) -> list[str]:
-    """Answers that hold little of the model's probability."""
-    poor = [m for m in measured if m.metrics["captured_mass_below_half"] > 0.05]
-    if not poor:
-        return []
-    worst = max(m.metrics["captured_mass_below_half"] for m in poor)
-    return [
-        f"The two answers hold less than half of the model's probability in more than 5 % of the examples of {named(poor)} "
-        f"(up to {100 * worst:.0f} %): their P(True) is renormalised over little, and ECE and NLL of them mean little."
-    ]
+def of_the_kind(measured: Sequence[Measured]) -> list[str]:
+    """What the page of the arms' kind of answer has to say."""
+    return [remark for kind, those in split_by(measured, lambda m: m.kind.name).items() for remark in page_of(kind).remarks(those)]
 
 
 def unlike_the_record(measured: Sequence[Measured]) -> list[str]:
     """Metrics recorded by the run that its predictions do not give."""
     found = []
     for m in measured:
-        for name in SHOWN:
+        for name in m.metrics:
             recorded = m.arm.run.metrics.get(f"dev/{name}")
             if recorded is not None and not math.isclose(recorded, m.metrics[name], abs_tol=AGREEMENT):
                 found.append(
@@ -157,7 +151,7 @@ def no_interval(measured: Sequence[Measured]) -> list[str]:
     return [f"No interval for {named(those)}: {reason}" for reason, those in groups.items()]
 
 
-def different_versions(those: Sequence[Arm]) -> list[str]:
+def different_versions(those: Sequence[Row]) -> list[str]:
     """Libraries, interpreter or platform that differ between arms."""
     names = sorted({name for arm in those for name in arm.run.facts.get("versions", {})})
     found = []
@@ -168,7 +162,7 @@ def different_versions(those: Sequence[Arm]) -> list[str]:
     return [f"Arms ran on different versions: {'; '.join(found)}."] if found else []
 
 
-def shared_machine(every: Sequence[Arm], measured: Sequence[Measured]) -> list[str]:
+def shared_machine(every: Sequence[Row], measured: Sequence[Measured]) -> list[str]:
     """Latencies that were measured, at the end of an arm, while another arm ran on the same host, or on several hosts."""
     timed = [m.arm for m in measured if "latency/p50_ms" in m.arm.run.metrics and m.arm.run.started and m.arm.run.ended]
     timed = [arm for arm in timed if arm.run.metrics.get("latency/visits", 1) == 1]  # more: timed in turn, after all had ended
@@ -200,7 +194,7 @@ def seconds(moment: str) -> float:
     return datetime.fromisoformat(moment).timestamp()
 
 
-def fact(arm: Arm, *keys: str) -> Any:
+def fact(arm: Row, *keys: str) -> Any:
     """A nested value of `run.facts`, or None."""
     value: Any = arm.run.facts
     for key in keys:

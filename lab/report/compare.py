@@ -1,4 +1,4 @@
-"""Which arms are compared, and what may be claimed of each pair. Arms that differ only in their seed are one experiment."""
+"""Which arms are compared, and what may be claimed of each pair. Arms that differ only in their seed are one group."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from lab.host.progress import Report, silent
 from lab.report.alike import Realised, alike, told
 from lab.report.measure import Measured, Result
 from lab.statistics.comparing import Comparison, Paired, compare_paired, paired
+from lab.statistics.metrics import columns
 from lab.statistics.power_analysis import Resolution, resolution
 from lab.statistics.seeds import NoiseFloor, compare_seeds, noise_floor
 from lab.statistics.verdict import Claim, verdicts
 
 ALL_PAIRS_UP_TO = 6
-"""Most experiments of which every pair is compared; above, only the reference and the baseline meet the others."""
+"""Most groups of which every pair is compared; above, only the reference and the baseline meet the others."""
 MOST_RIVALS = 24
-"""Most experiments that the reference is compared with."""
-READ = ("sample_id", "image_set", "question_group", "right", "prediction")
+"""Most groups that the reference is compared with."""
+INDEX = ("sample_id", "image_set", "question_group")
 
 
 @dataclass(frozen=True, eq=False)
-class Experiment:
+class Group:
     """Measured arms that differ only in their seed, by seed."""
 
     label: str
@@ -36,6 +37,10 @@ class Experiment:
     @property
     def zero_shot(self) -> bool:
         return self.members[0].arm.zero_shot
+
+    @property
+    def by_seed(self) -> dict[int, Measured]:
+        return {_seed(member): member for member in self.members}
 
     def mean(self, metric: str) -> float:
         return statistics.fmean(member.metrics[metric] for member in self.members)
@@ -47,14 +52,16 @@ class Experiment:
 
     @property
     def rank(self) -> float:
-        """What the reference is chosen by: accuracy on minival, on dev only where minival was not scored."""
-        held_out = [member.minival_accuracy for member in self.members if member.minival_accuracy is not None]
-        return statistics.fmean(held_out) if len(held_out) == len(self.members) else self.mean("accuracy")
+        """What the reference is chosen by, most first: the headline on minival, on dev only where minival was not scored."""
+        held_out = [member.minival for member in self.members if member.minival is not None]
+        complete = len(held_out) == len(self.members)
+        value = statistics.fmean(held_out if complete else [member.headline for member in self.members])
+        return value if self.members[0].kind.main.higher_is_better else -value
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two experiments on the same items. resolution: of their first common seed."""
+    """Two groups on the same items. resolution: of their first common seed."""
 
     first: str
     second: str
@@ -64,168 +71,150 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Meeting:
-    """A pair before its claim is judged among all others."""
-
-    first: str
-    second: str
-    comparison: Comparison
-    resolution: Resolution
-
-
-@dataclass(frozen=True)
 class Compared:
     """All comparisons of a report. notes: how pairs were chosen and which could not be compared, in sentences."""
 
-    experiments: tuple[Experiment, ...]
+    groups: tuple[Group, ...]
     pairs: tuple[Pair, ...]
     floor: NoiseFloor | None
     notes: tuple[str, ...]
 
 
-def experiments(results: Sequence[Result]) -> list[Experiment]:
+def groups_of(results: Sequence[Result]) -> list[Group]:
     """Gather replicates, in the order of the arms."""
-    groups: dict[str, list[Measured]] = {}
+    by_group: dict[str, list[Measured]] = {}
     for result in results:
         if isinstance(result, Measured):
-            groups.setdefault(result.arm.group, []).append(result)
-    made = []
-    for members in groups.values():
-        members.sort(key=_seed)
-        label = members[0].arm.group_label if len(members) > 1 else members[0].arm.label
-        made.append(Experiment(label, tuple(members)))
-    return made
+            by_group.setdefault(result.arm.group, []).append(result)
+    return [
+        Group(members[0].arm.group_label if len(members) > 1 else members[0].arm.label, tuple(sorted(members, key=_seed)))
+        for members in by_group.values()
+    ]
 
 
 def compare_all(results: Sequence[Result], num_resamples: int = 2000, report: Report = silent) -> Compared:
-    """Compare experiments of which the same questions were asked, in accuracy, with Holm's correction over all pairs."""
-    every = experiments(results)
+    """Compare groups of which the same questions were asked, in the headline metric, with Holm's correction over all pairs."""
+    every = groups_of(results)
     notes: list[str] = []
     comparable = same_items(every, notes)
     floor = measured_floor(comparable)
     comparable = once(comparable, notes)
-    reason = next((m.no_interval for experiment in comparable for m in experiment.members if m.no_interval), None)
+    reason = next((m.no_interval for group in comparable for m in group.members if m.no_interval), None)
     if reason:
         notes.append(f"Nothing is compared: {reason}")
         return Compared(tuple(every), (), floor, tuple(notes))
-    chosen = choose_pairs(comparable, notes)
-    met = meet(chosen, notes, num_resamples, report)
-    claims = verdicts([(m.comparison, m.first, m.second) for m in met], floor=floor)
-    pairs = [Pair(m.first, m.second, m.comparison, m.resolution, claim) for m, claim in zip(met, claims, strict=True)]
-    return Compared(tuple(every), tuple(pairs), floor, tuple(notes))
+    compared = compare_pairs(choose_pairs(comparable, notes), notes, num_resamples, report)
+    claims = verdicts([(comparison, first, second) for first, second, comparison, _ in compared], floor=floor)
+    pairs = tuple(Pair(*one, claim) for one, claim in zip(compared, claims, strict=True))
+    return Compared(tuple(every), pairs, floor, tuple(notes))
 
 
-def meet(
-    chosen: Sequence[tuple[Experiment, Experiment]], notes: list[str], num_resamples: int, report: Report
-) -> list[Meeting]:
+def compare_pairs(
+    chosen: Sequence[tuple[Group, Group]], notes: list[str], num_resamples: int, report: Report
+) -> list[tuple[str, str, Comparison, Resolution]]:
     """Compare each pair; those of one seed share their draws. What cannot be compared is noted."""
     tables: dict[str, PredictionTable] = {}
-    left = Counter(experiment.label for pair in chosen for experiment in pair)
-    found: list[tuple[str, str, Comparison | Paired, Resolution]] = []
-    for number, (first, second) in enumerate(chosen, start=1):
+    remaining = Counter(group.label for pair in chosen for group in pair)
+    compared: list[tuple[str, str, Comparison | Paired, Resolution]] = []
+    for number, pair in enumerate(chosen, start=1):
         try:
-            one, other = paired_tables(first, second, tables)
+            one, other = paired_tables(*pair, tables)
+            alone = len(one) == 1
+            comparison = paired(one[0], other[0]) if alone else compare_seeds(one, other, num_resamples=num_resamples)
+            compared.append((pair[0].label, pair[1].label, comparison, resolution(one[0], other[0])))
         except LabError as error:
             notes.append(str(error))
-        else:
-            alone = len(one) == 1
-            compared = paired(one[0], other[0]) if alone else compare_seeds(one, other, num_resamples=num_resamples)
-            found.append((first.label, second.label, compared, resolution(one[0], other[0])))
-        for experiment in (first, second):
-            left[experiment.label] -= 1
-            if not left[experiment.label]:
-                for member in experiment.members:
+        for group in pair:
+            remaining[group.label] -= 1
+            if not remaining[group.label]:
+                for member in group.members:
                     tables.pop(member.arm.run.identity, None)
         report("comparing (pairs)", number, len(chosen), "")
-    together = iter(compare_paired([pair for _, _, pair, _ in found if isinstance(pair, Paired)], num_resamples=num_resamples))
-    return [
-        Meeting(first, second, next(together) if isinstance(pair, Paired) else pair, seen) for first, second, pair, seen in found
-    ]
+    single = iter(compare_paired([pair for _, _, pair, _ in compared if isinstance(pair, Paired)], num_resamples=num_resamples))
+    return [(first, second, next(single) if isinstance(pair, Paired) else pair, seen) for first, second, pair, seen in compared]
 
 
-def same_items(every: Sequence[Experiment], notes: list[str]) -> list[Experiment]:
-    """Keep the experiments that were asked what most were asked."""
+def same_items(every: Sequence[Group], notes: list[str]) -> list[Group]:
+    """Keep the groups that were asked what most were asked."""
     if not every:
         return []
-    usual = Counter(member.items for experiment in every for member in experiment.members).most_common(1)[0][0]
-    kept = [e for e in every if all(member.items == usual for member in e.members)]
-    for experiment in every:
-        if experiment not in kept:
-            notes.append(
-                f"{experiment.label} is not compared: its dev questions or labels are not those of most arms, "
-                "and unpaired numbers say little about a difference."
-            )
+    usual = Counter(member.items for group in every for member in group.members).most_common(1)[0][0]
+    kept = [group for group in every if all(member.items == usual for member in group.members)]
+    notes += [
+        f"{group.label} is not compared: its dev questions or labels are not those of most arms, "
+        "and unpaired numbers say little about a difference."
+        for group in every
+        if group not in kept
+    ]
     return kept
 
 
-def realised(experiment: Experiment) -> Realised:
-    """What an experiment's runs recorded of what reaches the model: of all its seeds, or nothing."""
-    facts = {str(_seed(member)): member.arm.run.facts.get("realised") for member in experiment.members}
-    first = experiment.members[0].arm.run
-    if any(not one for one in facts.values()):
-        return Realised(experiment.label, first.config, None)
+def realised(group: Group) -> Realised:
+    """What a group's runs recorded of what reaches the model: of all its seeds, or nothing."""
+    facts = {str(seed): member.arm.run.facts.get("realised") for seed, member in group.by_seed.items()}
+    first = group.members[0].arm.run
+    if not all(facts.values()):
+        return Realised(group.label, first.config, None)
     parts = {f"{seed} {name}": value for seed, one in facts.items() for name, value in one["parts"].items()}
-    return Realised(experiment.label, first.config, {**first.facts["realised"], "parts": parts})
+    return Realised(group.label, first.config, {**first.facts["realised"], "parts": parts})
 
 
-def once(every: Sequence[Experiment], notes: list[str]) -> list[Experiment]:
-    """Keep the first of experiments that are one under several names: between them there is nothing to compare."""
+def once(every: Sequence[Group], notes: list[str]) -> list[Group]:
+    """Keep the first of groups that are one experiment under several names: between them there is nothing to compare."""
     left_out: set[str] = set()
-    for members in alike([realised(experiment) for experiment in every]):
-        rest = [member.label for member in members[1:]]
-        left_out |= set(rest)
+    for members in alike([realised(group) for group in every]):
+        left_out |= {member.label for member in members[1:]}
         notes.append(f"{told(members)} They are not compared with each other; {members[0].label} stands for them.")
-    return [experiment for experiment in every if experiment.label not in left_out]
+    return [group for group in every if group.label not in left_out]
 
 
-def measured_floor(every: Sequence[Experiment]) -> NoiseFloor | None:
-    """Spread of accuracy over seeds, pooled over the experiments with more than one; None if there is none.
+def measured_floor(every: Sequence[Group]) -> NoiseFloor | None:
+    """Spread of the headline over seeds, pooled over the groups with more than one; None if there is none.
 
-    An experiment that no seed touches, as a zero-shot baseline, has no spread by construction and is left out.
+    A group that no seed touches, as a zero-shot baseline, has no spread by construction and is left out.
     """
-    repeated = [[m.metrics["accuracy"] for m in e.members] for e in every if len(e.members) > 1 and not seedless(e)]
+    repeated = [[m.headline for m in group.members] for group in every if len(group.members) > 1 and not seedless(group)]
     return noise_floor(repeated) if repeated else None
 
 
-def seedless(experiment: Experiment) -> bool:
+def seedless(group: Group) -> bool:
     """Whether all its runs recorded that the same reached the model, whatever the seed."""
-    facts = [member.arm.run.facts.get("realised") for member in experiment.members]
+    facts = [member.arm.run.facts.get("realised") for member in group.members]
     return all(facts) and len({tuple(sorted(one["parts"].items())) for one in facts}) == 1
 
 
-def choose_pairs(every: Sequence[Experiment], notes: list[str]) -> list[tuple[Experiment, Experiment]]:
-    """All pairs of a few experiments; of many, the best on minival against the next best and against the baseline."""
+def choose_pairs(every: Sequence[Group], notes: list[str]) -> list[tuple[Group, Group]]:
+    """All pairs of a few groups; of many, the best on minival against the next best and against the baseline."""
     if len(every) <= ALL_PAIRS_UP_TO:
         return list(combinations(every, 2))
-    ranked = sorted(every, key=lambda experiment: -experiment.rank)
-    reference, rivals = ranked[0], ranked[1 : MOST_RIVALS + 1]
-    baselines = [experiment for experiment in every if experiment.zero_shot and experiment is not reference]
+    reference, *others = sorted(every, key=lambda group: -group.rank)
+    rivals = others[:MOST_RIVALS]
+    baselines = [group for group in every if group.zero_shot and group is not reference]
     rivals += [baseline for baseline in baselines[:1] if baseline not in rivals]
-    on_minival = all(member.minival_accuracy is not None for experiment in every for member in experiment.members)
+    on_minival = all(member.minival is not None for group in every for member in group.members)
     chosen_on = "minival" if on_minival else "dev (not every arm has minival predictions)"
-    others = "each of the others"
-    if len(rivals) < len(every) - 1:
-        others = f"{len(rivals)} others: those next to it{', and the zero-shot baseline' if baselines else ''}"
+    against = "each of the others"
+    if len(rivals) < len(others):
+        against = f"{len(rivals)} others: those next to it{', and the zero-shot baseline' if baselines else ''}"
     notes.append(
         f"{len(every)} experiments make {len(every) * (len(every) - 1) // 2:,} pairs. Compared are only {reference.label}, "
-        f"the best on {chosen_on}, and {others}."
+        f"the best on {chosen_on}, and {against}."
     )
     return [(reference, rival) for rival in rivals]
 
 
 def paired_tables(
-    first: Experiment, second: Experiment, tables: dict[str, PredictionTable]
+    first: Group, second: Group, tables: dict[str, PredictionTable]
 ) -> tuple[list[PredictionTable], list[PredictionTable]]:
     """Predictions of both under the seeds they share; a zero-shot baseline, which no seed touches, meets every seed."""
 
     def load(member: Measured) -> PredictionTable:
         name = member.arm.run.identity
         if name not in tables:
-            tables[name] = predictions.read(member.arm.folder / "predictions" / "dev.parquet", READ)
+            tables[name] = predictions.read(member.arm.folder / "predictions" / "dev.parquet", (*INDEX, *columns()))
         return tables[name]
 
-    one = {_seed(member): member for member in first.members}
-    other = {_seed(member): member for member in second.members}
+    one, other = first.by_seed, second.by_seed
     if first.zero_shot and len(one) == 1:
         one = dict.fromkeys(other, first.members[0])
     if second.zero_shot and len(other) == 1:

@@ -10,6 +10,7 @@ from lab.report.checks import remarks
 from lab.report.compare import Compared, compare_all
 from lab.report.measure import Measured, Result, Unmeasured, measure_all
 from lab.report.select_runs import Selection
+from lab.statistics.metrics import KINDS, Kind
 from lab.statistics.resampling import LEAST_RESAMPLES
 
 
@@ -26,6 +27,11 @@ class Findings:
     @property
     def measured(self) -> list[Measured]:
         return [result for result in self.results if isinstance(result, Measured)]
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of answer of the arms; the first there is, if none was measured."""
+        return self.measured[0].kind if self.measured else next(iter(KINDS.values()))
 
     @property
     def unmeasured(self) -> list[Unmeasured]:

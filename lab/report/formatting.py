@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from lab.statistics.comparing import Interval
+from lab.statistics.metrics import Metric
 
 NONE = "–"
 
@@ -14,13 +15,23 @@ def percent(share: float | None, digits: int = 1) -> str:
     return NONE if share is None or math.isnan(share) else f"{100 * share:.{digits}f}"
 
 
-def percent_within(share: float, interval: Interval | None) -> str:
+def number(metric: Metric, value: float | None) -> str:
+    """A metric's value, a share in %."""
+    return percent(value) if metric.unit == "%" else decimal(value)
+
+
+def number_within(metric: Metric, value: float, interval: Interval | None) -> str:
     """`71.2 [69.9, 72.4]`; `71.2 [no interval]` where there should be one and resampling gave none."""
     if interval is None:
-        return percent(share)
-    if not interval.has_ends:
-        return f"{percent(share)} [no interval]"
-    return f"{percent(share)} [{percent(interval.low)}, {percent(interval.high)}]"
+        return number(metric, value)
+    ends = f"{number(metric, interval.low)}, {number(metric, interval.high)}" if interval.has_ends else "no interval"
+    return f"{number(metric, value)} [{ends}]"
+
+
+def percent_within(share: float, interval: Interval) -> str:
+    """The same of a share that is no metric of a table."""
+    ends = f"{percent(interval.low)}, {percent(interval.high)}" if interval.has_ends else "no interval"
+    return f"{percent(share)} [{ends}]"
 
 
 def unseen(name: str, accuracy: Interval) -> str | None:
@@ -69,6 +80,11 @@ def tokens(spent: tuple[float, int, int]) -> str:
     """`196`, or `182.4 (64 to 256)` where images cost different numbers."""
     mean, least, most = spent
     return str(least) if least == most else f"{mean:.1f} ({least} to {most})"
+
+
+def capital(text: str) -> str:
+    """The text as a sentence begins."""
+    return text[:1].upper() + text[1:]
 
 
 def arms(number: int) -> str:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lab.config import Respect
-from lab.report.document import Mono, Table, Text
+from lab.report.document import Mono, Table
 from lab.report.formatting import NONE, count, quantity, tokens
 
 MATCHED = 0.05
@@ -70,34 +70,26 @@ class Account:
 
     def value(self, respect: Respect) -> Any:
         """What must be equal among arms; None where it is not known or does not count."""
-        match respect:
-            case Respect.samples:
-                return tuple(self.samples.get(split) for split in self.splits) if self.samples else None
-            case Respect.order:
-                return self.examples_seen if self.trains else None
-            case Respect.tokens:
-                return self.tokens
-            case Respect.parameters:
-                return self.parameters if self.trains else None
-            case Respect.flops:
-                return self.flops if self.trains else None
+        if respect is Respect.samples:
+            return tuple(self.samples.get(split) for split in self.splits) if self.samples else None
+        if respect is Respect.tokens:
+            return self.tokens
+        known = {Respect.order: self.examples_seen, Respect.parameters: self.parameters, Respect.flops: self.flops}
+        return known[respect] if self.trains else None
 
     def written(self, respect: Respect) -> str:
         """The value as a table shows it."""
-        if self.value(respect) is None:
+        value = self.value(respect)
+        if value is None:
             return NONE
         match respect:
             case Respect.samples:
                 return " ".join(f"{split} {self.samples.get(split, NONE)[:8]}" for split in self.splits)
             case Respect.order:
-                return f"{count(self.examples_seen)}, seed {self.seed}"
+                return f"{count(value)}, seed {self.seed}"
             case Respect.tokens:
-                mean, least, most = self.tokens or (0.0, 0.0, 0.0)
-                return tokens((mean, round(least), round(most)))
-            case Respect.parameters:
-                return count(self.parameters)
-            case Respect.flops:
-                return quantity((self.flops or 0.0) / 1e9)
+                return tokens((value[0], round(value[1]), round(value[2])))
+        return count(value) if respect is Respect.parameters else quantity(value / 1e9)
 
 
 def unknown(accounts: Sequence[Account], respect: Respect) -> list[str]:
@@ -187,16 +179,16 @@ def matched(accounts: Sequence[Account]) -> str:
     return " ".join([*said, *unsaid])
 
 
+LEDGER = {
+    "training examples, seed": Respect.order,
+    "visual tokens per image": Respect.tokens,
+    "trainable parameters": Respect.parameters,
+    "forward GFLOP per example": Respect.flops,
+    "samples (first digits of their hash)": Respect.samples,
+}
+
+
 def ledger_table(accounts: Sequence[Account], caption: str = "") -> Table:
     """The ledger, one row an arm."""
-    columns = {
-        "training examples, seed": Respect.order,
-        "visual tokens per image": Respect.tokens,
-        "trainable parameters": Respect.parameters,
-        "forward GFLOP per example": Respect.flops,
-        "samples (first digits of their hash)": Respect.samples,
-    }
-    rows: list[tuple[Text, ...]] = []
-    for account in accounts:
-        rows.append(((Mono(account.label),), *(account.written(respect) for respect in columns.values())))
-    return Table(("arm", *columns), tuple(rows), frozenset(range(1, 5)), caption=caption)
+    rows = tuple(((Mono(account.label),), *(account.written(respect) for respect in LEDGER.values())) for account in accounts)
+    return Table(("arm", *LEDGER), rows, frozenset(range(1, 5)), caption=caption)

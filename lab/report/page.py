@@ -1,28 +1,25 @@
-"""What the page says, from the question to the definitions."""
+"""What the page says, from the question to the definitions; what only one kind of answer has is in `lab.report.kinds`."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lab.errors import LabError
-from lab.report import calibrated, diagnostics, figures, speed, tables
+from lab.report import diagnostics, figures, speed, tables
 from lab.report.checks import account, fact
-from lab.report.definitions import DEFINITIONS
+from lab.report.definitions import definitions
 from lab.report.document import Block, Bullets, Code, Figure, Heading, Mono, Paragraph, Strong, Warn
+from lab.report.figures import Picture
 from lab.report.findings import Findings
-from lab.report.formatting import arms, percent, unseen
+from lab.report.formatting import arms, capital, percent, unseen
+from lab.report.kinds import page_of
 from lab.report.matching import ledger_table, matched
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure as Drawn
+from lab.statistics.metrics import KINDS, Kind
 
 MARK = "written by lab.report"
-DRAWINGS = ("accuracy_and_ece", "accuracy_against_cost", "reliability", "training_curves")
-"""Names of the figures, which are also their file names."""
 
 
 @dataclass(frozen=True)
@@ -34,48 +31,56 @@ class Drawing:
     caption: str
 
 
+def names_of(kind: Kind) -> tuple[str, str]:
+    """File names of the figures of metrics with intervals, and of the headline against cost."""
+    return "_and_".join(kind.with_interval), f"{kind.headline}_against_cost"
+
+
+def drawing_names() -> list[str]:
+    """The names of all figures, which are also their file names."""
+    return [name for kind in KINDS.values() for name in (*names_of(kind), *page_of(kind.name).pictures)] + ["training_curves"]
+
+
 def drawings(findings: Findings) -> dict[str, Drawing]:
     """The figures that these arms give, by name; one that has nothing to show is left out."""
-    measured = findings.measured
+    measured, kind = findings.measured, findings.kind
     if not measured:
         return {}
+    page, title = page_of(kind.name), capital(kind.main.header)
     trained, most = [m for m in measured if not m.arm.zero_shot], figures.MOST_LINES
-    asked: dict[str, tuple[Callable[[], Drawn | None], str, str]] = {
-        "accuracy_and_ece": (
-            lambda: figures.accuracy_and_ece(tables.best(measured, figures.MOST_BARS)),
-            "Accuracy and ECE of each arm with 95 % intervals",
-            "Accuracy and ECE on dev with 95 % intervals. Hollow: zero-shot. Dashed: always the commoner label. "
+    intervals = " and ".join([title, *(kind.metrics[name].header for name in kind.with_interval if name != kind.headline)])
+    with_intervals, against_cost = names_of(kind)
+    pictures = {
+        with_intervals: Picture(
+            lambda: figures.with_intervals(tables.best(measured, figures.MOST_BARS), page.baseline_name),
+            f"{intervals} of each arm with 95 % intervals",
+            f"{intervals} on dev with 95 % intervals. Hollow: zero-shot. Dashed: always the {page.baseline_name}. "
             f"{tables.shown_of(len(measured), figures.MOST_BARS)}",
         ),
-        "accuracy_against_cost": (
-            lambda: figures.accuracy_against_cost(measured),
-            "Accuracy of each arm against its latency and its visual tokens",
-            "Accuracy on dev (95 % interval) against what an answer costs; arms of equal cost are set side by side. Dashed: "
+        against_cost: Picture(
+            lambda: figures.against_cost(measured),
+            f"{title} of each arm against its latency and its visual tokens",
+            f"{title} on dev (95 % interval) against what an answer costs; arms of equal cost are set side by side. Dashed: "
             "the arms that no other beats in both.",
         ),
-        "reliability": (
-            lambda: figures.reliability(tables.best(measured, figures.MOST_PANELS)),
-            "Reliability diagrams of each arm with the number of examples in each bin",
-            "Reliability on dev: right answers against confidence in 15 equal-width bins, and the number of examples in each "
-            f"bin. Points below the dashed line are overconfident. {tables.shown_of(len(measured), figures.MOST_PANELS)}",
-        ),
-        "training_curves": (
+        **{name: picture(measured) for name, picture in page.pictures.items()},
+        "training_curves": Picture(
             lambda: figures.training_curves(measured if len(measured) <= most else tables.best(trained, most)),
-            "Training loss and minival accuracy of each arm over optimizer steps",
-            "Training loss and accuracy on minival as recorded. "
+            f"Training loss and minival {kind.main.header} of each arm over optimizer steps",
+            f"Training loss and {kind.main.header} on minival as recorded. "
             f"{tables.shown_of(len(trained), most) if len(measured) > most else ''}",
         ),
     }
-    made = {}
-    for name, (draw, alt, caption) in asked.items():
+    drawn = {}
+    for name, picture in pictures.items():
         try:
-            data = figures.png(draw, MARK)
+            data = figures.png(picture.draw, MARK)
         except LabError as error:
-            made[name] = Drawing(None, alt, str(error))
+            drawn[name] = Drawing(None, picture.alt, str(error))
         else:
             if data is not None:
-                made[name] = Drawing(data, alt, caption.strip())
-    return made
+                drawn[name] = Drawing(data, picture.alt, picture.caption.strip())
+    return drawn
 
 
 def blocks(findings: Findings, drawn: Mapping[str, Drawing], folder: Path) -> list[Block]:
@@ -88,25 +93,21 @@ def blocks(findings: Findings, drawn: Mapping[str, Drawing], folder: Path) -> li
             return [Warn(f"No figure: {drawn[name].caption}")]
         return [Figure(folder / f"{name}.png", drawn[name].alt, drawn[name].caption)]
 
+    measured, kind = findings.measured, findings.kind
+    own, (with_intervals, against_cost) = page_of(kind.name), names_of(kind)
     page = opening(findings)
-    page += [Heading(2, "Results"), *usual(findings), tables.main_table(findings.results)]
-    page += possible(findings)
-    page += figure("accuracy_and_ece")
-    page += claims(findings)
-    if findings.measured:
-        seeds = tables.seeds_table(findings.compared.experiments)
+    page += [Heading(2, "Results"), *usual(findings), tables.main_table(findings.results, kind)]
+    page += [*possible(findings), *figure(with_intervals), *claims(findings)]
+    if measured:
+        seeds, subsets = tables.seeds_table(findings.compared.groups, kind), tables.subsets_table(measured)
         page += [Heading(2, "Over seeds"), Paragraph("Mean ± standard deviation."), seeds] if seeds else []
-        page += [Heading(2, "Calibration"), *calibration(findings), *figure("reliability")]
-        subsets = tables.subsets_table(findings.measured)
-        page += [Heading(2, "Accuracy by subset, %"), subsets] if subsets else []
-        page += looking(findings)
-        shown = tables.best(findings.measured)
-        page += [Heading(2, "Cost"), *figure("accuracy_against_cost")]
-        page += [tables.table_of(tables.COST, shown, tables.shown_of(len(findings.measured)))]
-        page += speed.latency_blocks(findings.measured)
-        page += ledger(findings)
+        page += own.calibration(findings, figure)
+        page += [Heading(2, capital(kind.main.title_with("by subset"))), subsets] if subsets else []
+        page += diagnostics.controls_blocks(findings) + own.diagnostics(findings) + diagnostics.gate_blocks(measured)
+        page += [Heading(2, "Cost"), *figure(against_cost), tables.best_table(tables.COST, measured)]
+        page += speed.latency_blocks(measured) + ledger(findings)
         page += [Heading(2, "Training"), *figure("training_curves")] if "training_curves" in drawn else []
-    return page + provenance(findings) + [Heading(2, "Definitions"), Bullets(DEFINITIONS)]
+    return page + provenance(findings) + [Heading(2, "Definitions"), Bullets(definitions(own))]
 
 
 def ledger(findings: Findings) -> list[Block]:
@@ -114,35 +115,6 @@ def ledger(findings: Findings) -> list[Block]:
     said = matched([account(m) for m in findings.measured])
     table = ledger_table([account(m) for m in tables.best(findings.measured)], tables.shown_of(len(findings.measured)))
     return [Heading(3, "Matched arms"), *([Paragraph(said)] if said else []), table]
-
-
-def looking(findings: Findings) -> list[Block]:
-    """Controls, the swap test, Winoground and the equivalence gate, where arms were put to them."""
-    measured, runs_dir = findings.measured, findings.selection.runs_dir
-    page: list[Block] = []
-    controls = diagnostics.controls_table(measured, runs_dir)
-    if controls:
-        said = "Accuracy on dev with the images taken away. What stays above one half was not seen but guessed."
-        page += [Heading(2, "Is the model looking?"), Paragraph(said), controls]
-    turned = diagnostics.swap_table(measured, runs_dir)
-    if turned:
-        said = (
-            "Share of dev answers that stay the same when the two images change places. The label is preserved in the first two "
-            "groups; in the third it may change, so agreement is no virtue there."
-        )
-        page += [Heading(2, "Left and right swapped"), Paragraph(said), turned]
-    diagnosed = diagnostics.winoground_table(measured, runs_dir)
-    if diagnosed:
-        said = (
-            "Share of examples right by strict inequalities of the log-odds of the two answers; a tie is wrong. Text: each "
-            "image's right caption wins. Image: each caption's right image wins. Group: both. Not comparable with scores by P(Yes) alone."
-        )
-        page += [Heading(2, "Winoground (diagnostic)"), Paragraph(said), diagnosed]
-    gate = diagnostics.gate_table(measured)
-    if gate:
-        said = "The trained model in memory against five other ways to compute it, on a few dev examples: largest logit gap, flipped answers."
-        page += [Heading(2, "Equivalence gate"), Paragraph(said), gate]
-    return page
 
 
 def opening(findings: Findings) -> list[Block]:
@@ -172,7 +144,7 @@ def usual(findings: Findings) -> list[Block]:
 def possible(findings: Findings) -> list[Block]:
     """What the arms with all or no answers right leave possible, and which numbers have no interval."""
     shown = [m for m in tables.best(findings.measured) if m.intervals]
-    said = [told for m in shown if (told := unseen(m.arm.label, m.intervals["accuracy"]))]
+    said = [told for m in shown if (told := unseen(m.arm.label, m.intervals[m.kind.headline]))]
     reasons = {one.method for m in shown for one in m.intervals.values() if not one.has_ends}
     said += [f"No interval: {reason}, so resampling does not say how sure it is." for reason in sorted(reasons)]
     return [Bullets(tuple(said))] if said else []
@@ -199,8 +171,8 @@ def claims(findings: Findings) -> list[Block]:
         page.append(Bullets(tuple(pair.claim.sentence for pair in compared.pairs)))
         page.append(
             Paragraph(
-                f"Accuracy on dev; Holm's correction is over {len(compared.pairs)} comparisons. {finest_of(findings)} "
-                f"{floor_of(findings)}"
+                f"{capital(findings.kind.main.header)} on dev; Holm's correction is over {len(compared.pairs)} comparisons. "
+                f"{finest_of(findings)} {floor_of(findings)}"
             )
         )
     else:
@@ -239,7 +211,7 @@ def floor_of(findings: Findings) -> str:
     if floor.sd == 0:
         return (
             "The noise floor between seeds could not be measured: runs that differ only in their seed came out exactly alike in "
-            "accuracy, which bounds nothing."
+            f"{findings.kind.main.header}, which bounds nothing."
         )
     alone = floor.freedom == 1
     return (
@@ -247,22 +219,6 @@ def floor_of(findings: Findings) -> str:
         f"{percent(floor.sd, 2)} points, {floor.freedom} degree{'' if alone else 's'} of freedom)."
         f"{' It rests on one pair of runs and is wide for that: three seeds narrow it to a third.' if alone else ''}"
     )
-
-
-def calibration(findings: Findings) -> list[Block]:
-    """ECE before and after temperature scaling."""
-    measured = findings.measured
-    shown = tables.best(measured)
-    fitted = sorted({m.scaled.num_examples for m in measured if m.scaled})
-    page: list[Block] = []
-    if fitted:
-        sizes = " or ".join(f"{size:,}" for size in fitted)
-        page.append(Paragraph(f"Temperatures are fitted on the {sizes} minival examples and applied to dev."))
-    reasons = Counter(m.no_scaling for m in measured if m.no_scaling)
-    page += [Paragraph(f"No temperature for {arms(number)}: {reason}") for reason, number in reasons.items()]
-    page.append(tables.table_of(tables.CALIBRATION, shown, tables.shown_of(len(measured))))
-    said = "Before → after scaling, where a temperature can change the number. Parts of Brier over 15 bins of P(True)."
-    return [*page, Paragraph(said), calibrated.calibration_table(measured)]
 
 
 def provenance(findings: Findings) -> list[Block]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lab.config import DIALS, NOT_IDENTITY, flat
+from lab.config import DIALS, differing, flat, identity_values
 from lab.errors import LabError, did_you_mean
 from lab.host.files import text_hash, values_hash
 from lab.store import runs
@@ -23,7 +23,7 @@ NOT_STARTED = "NOT STARTED"
 
 
 @dataclass(frozen=True)
-class Arm:
+class Row:
     """One run as a row of the report.
 
     label: the dials in which the arms differ, as `lora.r=8 seed=1`, unique in the report.
@@ -55,13 +55,13 @@ class Selection:
     name: str
     title: str
     runs_dir: Path
-    arms: tuple[Arm, ...]
+    arms: tuple[Row, ...]
     sweep: Sweep | None
     usual: str
     also: tuple[str, ...]
 
     @property
-    def finished(self) -> tuple[Arm, ...]:
+    def finished(self) -> tuple[Row, ...]:
         return tuple(arm for arm in self.arms if arm.finished)
 
 
@@ -83,7 +83,7 @@ def choose(runs_dir: Path, sweep: str | None = None, run_ids: Sequence[str] = ()
     if record is None:
         name = named[0].identity if len(named) == 1 else f"runs-{text_hash(*(run.identity for run in named), digits=8)}"
         return select(name, named[0].name if len(named) == 1 else f"{len(named)} runs", runs_dir, named, None)
-    arms = [told(runs.look(runs_dir, identity)) or absent(identity) for identity in dict.fromkeys(record.arms)]
+    arms = [told(runs.look(runs_dir, name)) or Run(name, name, {}, "", status=NOT_STARTED) for name in dict.fromkeys(record.arms)]
     extra = [run for run in named if run.identity not in record.arms]
     name = f"{record.identity}-{text_hash(*(run.identity for run in extra), digits=8)}" if extra else record.identity
     return select(name, record.name, runs_dir, arms + extra, record)
@@ -120,14 +120,9 @@ def told(run: Run | None) -> Run | None:
     return run
 
 
-def absent(identity: str) -> Run:
-    """A row for an arm that was asked for and never began."""
-    return Run(identity=identity, name=identity, config={}, command="", status=NOT_STARTED)
-
-
 def select(name: str, title: str, runs_dir: Path, found: Sequence[Run], sweep: Sweep | None) -> Selection:
     """Label the arms by what differs between them."""
-    configs = [identity_values(run.config) for run in found]
+    configs = [short_values(run.config) for run in found]
     known = [values for values in configs if values]
     keys = label_keys(known, sweep.dials if sweep else ())
     usual = usual_values(known, keys)
@@ -136,7 +131,7 @@ def select(name: str, title: str, runs_dir: Path, found: Sequence[Run], sweep: S
         told = told_keys(values, keys, known)
         seedless = {key: value for key, value in values.items() if key != "seed"}
         arms.append(
-            Arm(
+            Row(
                 run=run,
                 folder=runs.folder(runs_dir, run.identity),
                 label=label(values, told, usual) or run.name,
@@ -151,23 +146,13 @@ def select(name: str, title: str, runs_dir: Path, found: Sequence[Run], sweep: S
     return Selection(name, title, runs_dir, tuple(arms), sweep, label(usual, keys, {}), besides(trained, keys))
 
 
-def identity_values(config: dict[str, Any]) -> dict[str, str]:
+def short_values(config: dict[str, Any]) -> dict[str, str]:
     """The config that makes an experiment what it is: flat keys, values as short text."""
-    out = {}
-    for key, value in flat(config).items():
-        section, _, field = key.partition(".")
-        skipped = NOT_IDENTITY.get(section, ())
-        if skipped is not None and field not in skipped:
-            out[key] = value if isinstance(value, str) else json.dumps(value, separators=(",", ":")).replace('"', "")
-    if out.get("lora.trainable_parameters", "null") != "null":
-        del out["lora.r"]  # it follows from the number, as in `lab.config.identity`
-    return out
-
-
-def differing(configs: Sequence[dict[str, str]]) -> set[str]:
-    """Keys whose value is not the same in all configs; one that a config lacks differs."""
-    keys = {key for values in configs for key in values}
-    return {key for key in keys if len({values.get(key) for values in configs}) > 1}
+    return {
+        key: value if isinstance(value, str) else json.dumps(value, separators=(",", ":")).replace('"', "")
+        for key, value in flat(identity_values(config)).items()
+        if (key, value) != ("lora.r", None)
+    }
 
 
 def label_keys(configs: Sequence[dict[str, str]], dials: Sequence[str]) -> tuple[str, ...]:

@@ -9,19 +9,19 @@ from pathlib import Path
 
 from lab.config import Tracking
 from lab.host.redaction import without_secrets
-from lab.report.formatting import count, percent, percent_within, quantity, shorten, unseen
+from lab.report.formatting import count, number, number_within, quantity, shorten, unseen
 from lab.report.measure import Measured, Result, measure_all
 from lab.report.select_runs import Selection, choose, select
 from lab.report.tables import state_of
+from lab.statistics.metrics import KINDS, Kind
 from lab.store.mlflow_sync import store_uri
 from lab.store.runs import Run, Sweep
 
 COLUMNS = 100
-HEADER = ("arm", "status", "trainable", "dev accuracy, %", "ECE, %", "p50, ms", "examples/s")
 
 
 def summary(runs_dir: Path, sweep: Sweep | str, uri: str | None = None) -> str:
-    """The arms of a sweep (a record, an id, or `latest`) as a plain table with 95 % intervals of accuracy.
+    """The arms of a sweep (a record, an id, or `latest`) as a plain table with the 95 % interval of the headline.
 
     uri: the MLflow store that holds them; None: what the runs' own config says.
     """
@@ -39,10 +39,12 @@ def summary_of_run(runs_dir: Path, run: Run, uri: str | None = None) -> str:
 def written(selection: Selection, command: str, uri: str | None) -> str:
     """The table, the errors of arms without numbers, and the commands."""
     results = measure_all(selection.arms, workers=1)
-    lines = table([HEADER, *map(cells, results)])
+    kind = next((r.kind for r in results if isinstance(r, Measured)), next(iter(KINDS.values())))
+    titles = [f"dev {kind.main.title}", *(kind.metrics[name].title for name in others(kind))]
+    lines = table([("arm", "status", "trainable", *titles, "p50, ms", "examples/s"), *(cells(result, kind) for result in results)])
     if selection.usual:
         lines += textwrap.wrap(f"(unless an arm's name says otherwise: {selection.usual})", COLUMNS)
-    counted = [(r.arm.label, r.intervals["accuracy"]) for r in results if isinstance(r, Measured) and r.intervals]
+    counted = [(r.arm.label, r.intervals[r.kind.headline]) for r in results if isinstance(r, Measured) and r.intervals]
     lines += [line for one in counted if (said := unseen(*one)) for line in textwrap.wrap(said, COLUMNS)]
     errors = [result for result in results if not isinstance(result, Measured)]
     if errors:
@@ -52,18 +54,23 @@ def written(selection: Selection, command: str, uri: str | None) -> str:
     return "\n".join([*lines, "", "compare:  " + command + where, *tracker(selection, uri)])
 
 
-def cells(result: Result) -> tuple[str, ...]:
+def others(kind: Kind) -> list[str]:
+    """Metrics with a column beside the headline."""
+    return [name for name in kind.with_interval if name != kind.headline]
+
+
+def cells(result: Result, kind: Kind) -> tuple[str, ...]:
     """One row."""
     recorded = result.arm.run.metrics.get
     label = result.arm.label + (" (zero-shot)" if result.arm.zero_shot else "")
     if not isinstance(result, Measured):
-        return (label, state_of(result), count(recorded("parameters/trainable")), "–", "–", "–", "–")
+        return (label, state_of(result), count(recorded("parameters/trainable")), *["–"] * (3 + len(others(kind))))
     return (
         label,
         result.arm.run.status,
         count(recorded("parameters/trainable")),
-        percent_within(result.metrics["accuracy"], result.intervals.get("accuracy")),
-        percent(result.metrics["ece"]),
+        number_within(kind.main, result.headline, result.intervals.get(kind.headline)),
+        *(number(kind.metrics[name], result.metrics[name]) for name in others(kind)),
         quantity(recorded("latency/p50_ms")),
         quantity(recorded("latency/examples_per_second")),
     )
@@ -71,15 +78,15 @@ def cells(result: Result) -> tuple[str, ...]:
 
 def table(rows: Sequence[tuple[str, ...]]) -> list[str]:
     """Columns two spaces apart, the first one flush left and wrapped so that no line is wider than `COLUMNS`."""
-    widths = [max(len(row[i]) for row in rows) for i in range(1, len(HEADER))]
+    widths = [max(len(row[i]) for row in rows) for i in range(1, len(rows[0]))]
     first = min(max(len(row[0]) for row in rows), max(12, COLUMNS - sum(widths) - 2 * len(widths)))
     lines = []
-    for number, row in enumerate(rows):
+    for place, row in enumerate(rows):
         head, *rest = textwrap.wrap(row[0], first, break_long_words=True) or [""]
         numbers = [row[1].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[2:], widths[1:], strict=True))]
         lines.append("  ".join([head.ljust(first), *numbers]).rstrip())
         lines += [f"  {more}" if len(more) + 2 <= first else more for more in rest]
-        if number == 0:
+        if place == 0:
             lines.append("-" * (first + sum(widths) + 2 * len(widths)))
     return lines
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from lab.report.compare import Compared, Experiment
+from lab.report.compare import Compared, Group
 from lab.report.document import Mono, Strong, Table, Text
-from lab.report.formatting import NONE, count, decimal, p_value, percent, percent_within, points, quantity, tokens
+from lab.report.formatting import NONE, count, decimal, number, number_within, p_value, percent, points, quantity, tokens
 from lab.report.measure import Measured, Result, Unmeasured
 from lab.report.select_runs import Selection
+from lab.statistics.metrics import Kind, Metric
 
 MOST_ROWS = 40
 """Most arms in a table other than the first, which has them all."""
@@ -17,12 +19,12 @@ MOST_ROWS = 40
 
 @dataclass(frozen=True)
 class Column:
-    """header: with its unit. cell: of a measured arm. majority: of the row that always gives the commoner label."""
+    """header: with its unit. cell: of a measured arm. baseline: of the row that always gives one answer."""
 
     header: str
     cell: Callable[[Measured], Text]
     numeric: bool = True
-    majority: Callable[[Measured], Text] = lambda m: NONE
+    baseline: Callable[[Measured], Text] = lambda m: NONE
 
 
 def recorded(key: str, write: Callable[[float | None], str]) -> Callable[[Measured], Text]:
@@ -30,8 +32,12 @@ def recorded(key: str, write: Callable[[float | None], str]) -> Callable[[Measur
     return lambda m: write(m.arm.run.metrics.get(key))
 
 
+def label_of(m: Measured) -> Text:
+    return (Mono(m.arm.label),)
+
+
 def name_of(m: Measured) -> Text:
-    return (Mono(m.arm.label), " zero-shot") if m.arm.zero_shot else (Mono(m.arm.label),)
+    return (Mono(m.arm.label), " zero-shot") if m.arm.zero_shot else label_of(m)
 
 
 def latency(m: Measured) -> str:
@@ -40,32 +46,35 @@ def latency(m: Measured) -> str:
     return " / ".join(map(quantity, both)) if any(value is not None for value in both) else NONE
 
 
-MAIN = (
-    Column("arm", name_of, False, lambda m: f"always {m.majority[0]}"),
-    Column("trainable parameters", recorded("parameters/trainable", count), majority=lambda m: "0"),
-    Column("visual tokens per image", lambda m: tokens(m.tokens)),
-    Column(
-        "accuracy, % [95 %]",
-        lambda m: percent_within(m.metrics["accuracy"], m.intervals.get("accuracy")),
-        majority=lambda m: percent(m.majority[1]),
-    ),
-    Column(
-        "consistency, % (chance)",
-        lambda m: f"{percent(m.metrics['consistency'])} ({percent(m.consistency_by_chance)})",
-        majority=lambda m: f"{percent(m.majority[2])} ({percent(m.consistency_by_chance)})",
-    ),
-    Column("ECE, % [95 %]", lambda m: percent_within(m.metrics["ece"], m.intervals.get("ece"))),
-    Column("NLL, nats", lambda m: decimal(m.metrics["nll"])),
-    Column("Brier", lambda m: decimal(m.metrics["brier"])),
-    Column("latency p50 / p95, ms", latency),
-    Column("examples/s", recorded("latency/examples_per_second", quantity)),
-    Column(
-        "examples / clusters",
-        lambda m: f"{count(m.num_examples)} / {count(m.num_clusters)}",
-        majority=lambda m: f"{count(m.num_examples)} / {count(m.num_clusters)}",
-    ),
-    Column("run", lambda m: (Mono(m.arm.run.identity),), False),
-)
+def metric_column(metric: Metric) -> Column:
+    """A metric with its interval or its chance level, where it has one."""
+
+    def cell(m: Measured) -> str:
+        text = number_within(metric, m.metrics[metric.name], m.intervals.get(metric.name)) if metric.name in m.metrics else NONE
+        return f"{text} ({number(metric, m.chance[metric.name])})" if metric.chance else text
+
+    def baseline(m: Measured) -> str:
+        text = number(metric, m.baseline[1].get(metric.name))
+        return f"{text} ({number(metric, m.chance[metric.name])})" if metric.chance else text
+
+    suffix = " [95 %]" if metric.interval else " (chance)" if metric.chance else ""
+    return Column(metric.title + suffix, cell, baseline=baseline)
+
+
+def main_columns(kind: Kind) -> tuple[Column, ...]:
+    """The columns of the first table."""
+    sizes = lambda m: f"{count(m.num_examples)} / {count(m.num_clusters)}"  # noqa: E731
+    return (
+        Column("arm", name_of, False, lambda m: m.baseline[0]),
+        Column("trainable parameters", recorded("parameters/trainable", count), baseline=lambda m: "0"),
+        Column("visual tokens per image", lambda m: tokens(m.tokens)),
+        *(metric_column(kind.metrics[name]) for name in kind.shown),
+        Column("latency p50 / p95, ms", latency),
+        Column("examples/s", recorded("latency/examples_per_second", quantity)),
+        Column("examples / clusters", sizes, baseline=sizes),
+        Column("run", lambda m: (Mono(m.arm.run.identity),), False),
+    )
+
 
 COST = (
     Column("arm", name_of, False),
@@ -76,49 +85,33 @@ COST = (
     Column("first metric after, s", recorded("time/first_metric_s", quantity)),
 )
 
-CALIBRATION = (
-    Column("arm", name_of, False),
-    Column("temperature", lambda m: temperature(m)),
-    Column("ECE before, %", lambda m: percent(m.metrics["ece"])),
-    Column("ECE after, %", lambda m: percent(m.scaled.ece_after if m.scaled else None)),
-    Column("NLL before", lambda m: decimal(m.metrics["nll"])),
-    Column("NLL after", lambda m: decimal(m.scaled.nll_after if m.scaled else None)),
-    Column("ECE, equal mass, %", lambda m: percent(m.metrics["ece_equal_mass"])),
-    Column("ECE, debiased L2, %", lambda m: percent(m.metrics["ece_debiased"])),
-    Column("captured mass, %", lambda m: percent(m.metrics["captured_mass"])),
-    Column("examples with mass < 1/2, %", lambda m: percent(m.metrics["captured_mass_below_half"])),
-)
-
-
-def temperature(m: Measured) -> str:
-    if m.scaled is None:
-        return NONE
-    return f"{m.scaled.temperature:.3g}{' (at its limit)' if m.scaled.at_limit else ''}"
-
-
 def table_of(columns: Sequence[Column], measured: Sequence[Measured], caption: str = "") -> Table:
     """One row an arm."""
-    return Table(
-        columns=tuple(column.header for column in columns),
-        rows=tuple(tuple(column.cell(m) for column in columns) for m in measured),
-        numeric=frozenset(i for i, column in enumerate(columns) if column.numeric),
-        caption=caption,
-    )
+    return table_with(columns, [tuple(column.cell(m) for column in columns) for m in measured], caption)
 
 
-def main_table(results: Sequence[Result]) -> Table:
-    """Every arm, in order: with its numbers, or with the state that it is in; last, the commoner label of the dev set."""
-    rows: list[tuple[Text, ...]] = []
+def table_with(columns: Sequence[Column], rows: Iterable[tuple[Text, ...]], caption: str = "") -> Table:
+    numeric = frozenset(i for i, column in enumerate(columns) if column.numeric)
+    return Table(tuple(column.header for column in columns), tuple(rows), numeric, caption)
+
+
+def best_table(columns: Sequence[Column], measured: Sequence[Measured]) -> Table:
+    """One row an arm, of at most `MOST_ROWS`."""
+    return table_of(columns, best(measured), shown_of(len(measured)))
+
+
+def main_table(results: Sequence[Result], kind: Kind) -> Table:
+    """Every arm, in order: with its numbers, or with the state that it is in; last, always the same answer to the dev set."""
+    columns, rows = main_columns(kind), []
     for result in results:
         if isinstance(result, Unmeasured):
             state = (Mono(result.arm.label), " ", Strong(state_of(result)))
-            rows.append((state, *[NONE] * (len(MAIN) - 2), (Mono(result.arm.run.identity),)))
+            rows.append((state, *[NONE] * (len(columns) - 2), (Mono(result.arm.run.identity),)))
         else:
-            rows.append(tuple(column.cell(result) for column in MAIN))
+            rows.append(tuple(column.cell(result) for column in columns))
     references = {m.items: m for m in reversed([r for r in results if isinstance(r, Measured)])}
-    rows += [tuple(column.majority(m) for column in MAIN) for m in references.values()]
-    numeric = frozenset(i for i, column in enumerate(MAIN) if column.numeric)
-    return Table(tuple(column.header for column in MAIN), tuple(rows), numeric)
+    rows += [tuple(column.baseline(m) for column in columns) for m in references.values()]
+    return table_with(columns, rows)
 
 
 def state_of(result: Unmeasured) -> str:
@@ -126,35 +119,37 @@ def state_of(result: Unmeasured) -> str:
     return "NO PREDICTIONS" if result.arm.finished else result.arm.run.status
 
 
-def seeds_table(every: Sequence[Experiment]) -> Table | None:
-    """Mean and spread over seeds of the experiments that have several; None if none has."""
-    repeated = [experiment for experiment in every if len(experiment.members) > 1]
+def seeds_table(every: Sequence[Group], kind: Kind) -> Table | None:
+    """Mean and spread over seeds of the groups that have several; None if none has."""
+    repeated = [group for group in every if len(group.members) > 1]
     if not repeated:
         return None
-    metrics = (("accuracy, %", "accuracy", percent), ("ECE, %", "ece", percent), ("NLL, nats", "nll", decimal))
-    rows = []
-    for experiment in repeated[:MOST_ROWS]:
-        seeds = ", ".join(str(m.arm.run.config.get("seed", 0)) for m in experiment.members)
-        cells = [f"{write(experiment.mean(key))} ± {write(experiment.spread(key))}" for _, key, write in metrics]
-        values = [m.metrics["accuracy"] for m in experiment.members]
-        rows.append(((Mono(experiment.label),), seeds, *cells, f"{percent(min(values))} to {percent(max(values))}"))
+    metrics, rows = [kind.metrics[name] for name in dict.fromkeys((*kind.with_interval, kind.watched))], []
+    for group in repeated[:MOST_ROWS]:
+        seeds = ", ".join(str(m.arm.run.config.get("seed", 0)) for m in group.members)
+        cells = [f"{number(metric, group.mean(metric.name))} ± {number(metric, group.spread(metric.name))}" for metric in metrics]
+        values = [m.headline for m in group.members]
+        rows.append(((Mono(group.label),), seeds, *cells, f"{number(kind.main, min(values))} to {number(kind.main, max(values))}"))
     cut = f"The first {MOST_ROWS} of {len(repeated):,}." if len(repeated) > MOST_ROWS else ""
-    columns = ("experiment", "seeds", *(header for header, _, _ in metrics), "accuracy, lowest to highest, %")
+    lowest = f"{kind.main.header}, lowest to highest{f', {kind.main.unit}' if kind.main.unit else ''}"
+    columns = ("experiment", "seeds", *(metric.title for metric in metrics), lowest)
     return Table(columns, tuple(rows), frozenset(range(2, len(columns))), caption=cut)
 
 
 def subsets_table(measured: Sequence[Measured]) -> Table | None:
-    """Accuracy per subset (statement family); None if the data has no subsets."""
-    names = sorted({name for m in measured for name in m.subsets})
-    if not names:
+    """The headline per subset (statement family); None if the data has no subsets."""
+    sizes: dict[str, int] = {}
+    for m in measured:
+        sizes |= {name: max(size, sizes.get(name, 0)) for name, (size, _) in m.subsets.items()}
+    if not sizes:
         return None
-    sizes = {name: max(m.subsets[name][0] for m in measured if name in m.subsets) for name in names}
-    shown = best(measured)
-    rows = [
-        ((Mono(m.arm.label),), *(percent(m.subsets[name][1]) if name in m.subsets else NONE for name in names)) for m in shown
-    ]
-    columns = ("arm", *(f"{name} (n = {count(sizes[name])})" for name in names))
-    return Table(columns, tuple(rows), frozenset(range(1, len(columns))), caption=shown_of(len(measured)))
+
+    def cell(m: Measured, name: str) -> str:
+        return number(m.kind.main, m.subsets[name][1]) if name in m.subsets else NONE
+
+    columns = [Column("arm", label_of, False)]
+    columns += [Column(f"{name} (n = {count(sizes[name])})", partial(cell, name=name)) for name in sorted(sizes)]
+    return best_table(columns, measured)
 
 
 def pairs_table(compared: Compared) -> Table:
@@ -176,9 +171,10 @@ def pairs_table(compared: Compared) -> Table:
                 str(c.num_seeds),
             )
         )
+    header = f"{compared.pairs[0].comparison.metric.header}, first - second, points [95 %]"
     columns = (
-        "first", "second", "accuracy, first - second, points [95 %]", "p", "p, Holm", "only first / only second right",
-        "p, McNemar", "smallest detectable, points", "design effect", "seeds",
+        "first", "second", header, "p", "p, Holm", "only first / only second right", "p, McNemar", "smallest detectable, points",
+        "design effect", "seeds",
     )  # fmt: skip
     return Table(columns, tuple(rows), frozenset(range(2, len(columns))))
 
@@ -203,7 +199,8 @@ def best(measured: Sequence[Measured], most: int = MOST_ROWS) -> list[Measured]:
     """At most `most` arms: the best on minival (on dev where there is none), in the order of the sweep."""
     if len(measured) <= most:
         return list(measured)
-    chosen = sorted(measured, key=lambda m: -(m.metrics["accuracy"] if m.minival_accuracy is None else m.minival_accuracy))[:most]
+    sign = -1 if measured[0].kind.main.higher_is_better else 1
+    chosen = sorted(measured, key=lambda m: sign * (m.headline if m.minival is None else m.minival))[:most]
     return [m for m in measured if any(m is other for other in chosen)]
 
 

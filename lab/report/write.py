@@ -17,9 +17,9 @@ from lab.report.document import Text, plain, to_html, to_markdown
 from lab.report.findings import Findings, study
 from lab.report.formatting import shorten
 from lab.report.measure import Measured, Result
-from lab.report.page import DRAWINGS, MARK, blocks, drawings
+from lab.report.page import MARK, blocks, drawing_names, drawings
 from lab.report.select_runs import Selection
-from lab.report.tables import MAIN, Column, state_of
+from lab.report.tables import Column, main_columns, state_of
 from lab.statistics.resampling import LEAST_RESAMPLES
 
 COMMENTS = {".md": "<!-- {} -->", ".html": "<!-- {} -->", ".tex": "% {}"}
@@ -33,7 +33,7 @@ def write_report(
     """Write `out/<selection>/report.md`, `report.html`, `table.tex` and `figures/*.png`; return the folder."""
     folder = out / selection.name
     texts = [folder / name for name in ("report.md", "report.html", "table.tex")]
-    places = {name: folder / "figures" / f"{name}.png" for name in DRAWINGS}
+    places = {name: folder / "figures" / f"{name}.png" for name in drawing_names()}
     refuse_foreign([*texts, *places.values()])
     findings = study(selection, num_resamples, report, workers)
     drawn = drawings(findings)
@@ -84,7 +84,7 @@ def stamped(body: str, suffix: str) -> str:
 
 def to_latex(findings: Findings) -> str:
     """The main table as a `booktabs` tabular, to be `\\input` inside a table environment of the paper."""
-    columns = [column for column in MAIN if column.header not in ("examples / clusters", "examples/s", "run")]
+    columns = [column for column in main_columns(findings.kind) if column.header not in ("examples / clusters", "examples/s", "run")]
     letters = "".join("r" if column.numeric else "l" for column in columns)
     lines = [
         f"% {shorten(latex(findings.selection.title), 200)}; needs \\usepackage{{booktabs}}",
@@ -96,7 +96,7 @@ def to_latex(findings: Findings) -> str:
         *(latex_row(columns, result) for result in findings.results),
     ]
     if findings.measured:
-        lines += ["\\midrule", " & ".join(latex(column.majority(findings.measured[0])) for column in columns) + r" \\"]
+        lines += ["\\midrule", " & ".join(latex(column.baseline(findings.measured[0])) for column in columns) + r" \\"]
     return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"]) + "\n"
 
 

@@ -22,14 +22,12 @@ COLDEST, HOTTEST = 1e-3, 1e3
 class Temperature:
     """A fitted temperature and where it comes from.
 
-    split: the name of the split it was fitted on; nll_before, nll_after: mean NLL there, T = 1 and T = value.
+    split: the name of the split it was fitted on.
     at_limit: the optimum lies outside [1e-3, 1e3] (all answers right: T -> 0; anti-correlated: T -> inf).
     """
 
     value: float
     split: str
-    nll_before: float
-    nll_after: float
     num_examples: int
     at_limit: bool
     sample_ids: frozenset[str] = field(repr=False)
@@ -39,17 +37,8 @@ def fit(table: PredictionTable, split: str) -> Temperature:
     """Minimise the mean NLL of the renormalised answer over T in [1e-3, 1e3]."""
     if not split:
         raise LabError("split='': name the split the temperature is fitted on (minival), so that a report can say it.")
-    z, label = table.log_odds, table.label
-    value, at_limit = minimise(z, label)
-    return Temperature(
-        value=value,
-        split=split,
-        nll_before=nll_at(z, label, 1.0),
-        nll_after=nll_at(z, label, value),
-        num_examples=len(table),
-        at_limit=at_limit,
-        sample_ids=frozenset(table.sample_id.tolist()),
-    )
+    value, at_limit = minimise(table.log_odds, table.label)
+    return Temperature(value, split, len(table), at_limit, frozenset(table.sample_id.tolist()))
 
 
 def apply(temperature: Temperature, table: PredictionTable, allow_fitted: bool = False) -> PredictionTable:
@@ -67,11 +56,6 @@ def apply(temperature: Temperature, table: PredictionTable, allow_fitted: bool =
     z = table.log_odds / temperature.value
     mass = np.logaddexp(table.log_p_true, table.log_p_false)
     return table.replace(log_p=np.stack([mass - np.logaddexp(0.0, -z), mass - np.logaddexp(0.0, z)], axis=1))
-
-
-def nll_at(z: np.ndarray, label: np.ndarray, temperature: float) -> float:
-    """mean log(1 + exp(-s z / T)), s = +1 for True and -1 for False."""
-    return float(np.logaddexp(0.0, -_signed(z, label) / temperature).mean())
 
 
 def minimise(z: np.ndarray, label: np.ndarray) -> tuple[float, bool]:

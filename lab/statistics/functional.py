@@ -14,7 +14,6 @@ from lab.errors import LabError
 from lab.statistics import smoothing
 
 NUM_BINS = 15
-EDGES = ("(lo,hi]", "[lo,hi)")
 CLIP = 1e-12
 
 
@@ -55,36 +54,26 @@ class Bins:
         return float(np.sqrt(max(0.0, self.weight @ squared)))
 
 
-@dataclass(frozen=True)
-class BrierParts:
-    """brier = reliability - resolution + uncertainty + within_bin, exactly."""
-
-    reliability: float
-    resolution: float
-    uncertainty: float
-    within_bin: float
+def mean(name: str, values: np.ndarray) -> float:
+    """Mean of one column; `accuracy` is that of what is right."""
+    return float(_column(name, values).mean())
 
 
-def accuracy(correct: np.ndarray) -> float:
-    """Share of right answers."""
-    return float(_column("correct", correct).mean())
+def bin_index(confidence: np.ndarray, num_bins: int = NUM_BINS) -> np.ndarray:
+    """Give every confidence the number of its equal-width bin (lo, hi] on [0, 1]; 0 is in the first. Guo et al. (2017).
 
-
-def bin_index(confidence: np.ndarray, num_bins: int = NUM_BINS, edge: str = EDGES[0]) -> np.ndarray:
-    """Give every confidence the number of its equal-width bin on [0, 1]; 0 and 1 are never dropped."""
-    if edge not in EDGES:
-        raise LabError(f"edge={edge!r}: legal are {EDGES[0]!r} (Guo et al. 2017) and {EDGES[1]!r} (netcal, torchmetrics).")
+    netcal and torchmetrics take [lo, hi): they differ where a confidence is an edge.
+    """
     if num_bins < 1:
         raise LabError(f"num_bins={num_bins}: at least one bin is needed.")
-    side = "left" if edge == EDGES[0] else "right"
-    index = np.searchsorted(np.linspace(0, 1, num_bins + 1), confidence, side=side) - 1
+    index = np.searchsorted(np.linspace(0, 1, num_bins + 1), confidence) - 1
     return np.clip(index, 0, num_bins - 1)
 
 
-def reliability_bins(confidence: np.ndarray, outcome: np.ndarray, num_bins: int = NUM_BINS, edge: str = EDGES[0]) -> Bins:
+def reliability_bins(confidence: np.ndarray, outcome: np.ndarray, num_bins: int = NUM_BINS) -> Bins:
     """Bin by equal widths; the reliability diagram of DeGroot and Fienberg (1983)."""
     confidence, outcome = _pair(confidence, outcome)
-    index = bin_index(confidence, num_bins, edge)
+    index = bin_index(confidence, num_bins)
     edges = np.linspace(0, 1, num_bins + 1)
     return _bins(index, num_bins, confidence, outcome, edges[:-1], edges[1:])
 
@@ -102,13 +91,13 @@ def equal_mass_bins(confidence: np.ndarray, outcome: np.ndarray, num_bins: int =
     return _bins(index, num_bins, confidence, outcome, lower, upper)
 
 
-def ece(confidence: np.ndarray, outcome: np.ndarray, num_bins: int = NUM_BINS, edge: str = EDGES[0]) -> float:
+def ece(confidence: np.ndarray, outcome: np.ndarray, num_bins: int = NUM_BINS) -> float:
     """Expected calibration error, sum_b |B_b|/n * |mean outcome - mean confidence|, equal-width bins.
 
     Guo et al. (2017, 1706.04599), section 2. With (confidence, correct) it is the top-label ECE, the
     headline; with (p_true, label) the P(True) ECE, a different number.
     """
-    return reliability_bins(confidence, outcome, num_bins, edge).mean_gap
+    return reliability_bins(confidence, outcome, num_bins).mean_gap
 
 
 def ece_equal_mass(confidence: np.ndarray, outcome: np.ndarray, num_bins: int = NUM_BINS) -> float:
@@ -116,9 +105,9 @@ def ece_equal_mass(confidence: np.ndarray, outcome: np.ndarray, num_bins: int = 
     return equal_mass_bins(confidence, outcome, num_bins).mean_gap
 
 
-def mce(confidence: np.ndarray, outcome: np.ndarray, num_bins: int = NUM_BINS, edge: str = EDGES[0]) -> float:
+def mce(confidence: np.ndarray, outcome: np.ndarray, num_bins: int = NUM_BINS) -> float:
     """Maximum calibration error: the widest gap of any bin; Guo et al. (2017, 1706.04599), section 2."""
-    return float(reliability_bins(confidence, outcome, num_bins, edge).gap.max())
+    return float(reliability_bins(confidence, outcome, num_bins).gap.max())
 
 
 def ece_debiased(confidence: np.ndarray, outcome: np.ndarray, num_bins: int = NUM_BINS) -> float:
@@ -145,24 +134,23 @@ def brier(p_true: np.ndarray, label: np.ndarray) -> float:
     return float(np.mean((p_true - label) ** 2))
 
 
-def brier_parts(p_true: np.ndarray, label: np.ndarray, num_bins: int = NUM_BINS, edge: str = EDGES[0]) -> BrierParts:
-    """Murphy's (1973) partition over equal-width bins, with the rest that binning leaves.
+def brier_parts(p_true: np.ndarray, label: np.ndarray, num_bins: int = NUM_BINS) -> dict[str, float]:
+    """Murphy's (1973) partition over equal-width bins: brier = reliability - resolution + uncertainty + within_bin, exactly.
 
     reliability = sum_b w_b (p_b - y_b)^2, resolution = sum_b w_b (y_b - y)^2, uncertainty = y (1 - y);
     within_bin = variance of p inside bins - 2 covariance of p and y inside bins; Stephenson, Coelho and
     Jolliffe (2008). within_bin is 0 when all forecasts of a bin are equal.
     """
     p_true, label = _pair(p_true, label)
-    bins = reliability_bins(p_true, label, num_bins, edge)
-    index = bin_index(p_true, num_bins, edge)
+    bins, index = reliability_bins(p_true, label, num_bins), bin_index(p_true, num_bins)
     p_in, y_in = p_true - bins.mean_confidence[index], label - bins.mean_outcome[index]
     base = label.mean()
-    return BrierParts(
-        reliability=float(bins.weight @ bins.gap**2),
-        resolution=float(bins.weight @ np.nan_to_num(bins.mean_outcome - base) ** 2),
-        uncertainty=float(base * (1 - base)),
-        within_bin=float(np.mean(p_in**2) - 2 * np.mean(p_in * y_in)),
-    )
+    return {
+        "reliability": float(bins.weight @ bins.gap**2),
+        "resolution": float(bins.weight @ np.nan_to_num(bins.mean_outcome - base) ** 2),
+        "uncertainty": float(base * (1 - base)),
+        "within_bin": float(np.mean(p_in**2) - 2 * np.mean(p_in * y_in)),
+    }
 
 
 def nll(p_true: np.ndarray, label: np.ndarray) -> float:
@@ -231,16 +219,6 @@ def consistency_by_majority(label: np.ndarray, group: np.ndarray) -> float:
     """Consistency of always giving the commoner answer of all examples (True when they are equal)."""
     label = _column("label", label)
     return consistency(label == float(label.mean() >= 0.5), group)
-
-
-def captured_mass(mass: np.ndarray) -> float:
-    """Mean probability that the answer spellings hold together under the full vocabulary."""
-    return float(_column("captured_mass", mass).mean())
-
-
-def captured_mass_below_half(mass: np.ndarray) -> float:
-    """Share of examples whose captured mass is under one half: there the renormalised P(True) means little."""
-    return float((_column("captured_mass", mass) < 0.5).mean())
 
 
 def _column(name: str, values: np.ndarray) -> np.ndarray:

@@ -34,8 +34,6 @@ class Resolution:
     """
 
     smallest_detectable: float
-    power: float
-    alpha: float
     discordance: float
     icc: float
     design_effect: float
@@ -48,7 +46,6 @@ def smallest_detectable(
     discordance: float,
     *,
     cluster_sizes: Sequence[int] | None = None,
-    num_clusters: int | None = None,
     icc: float = 0.0,
     power: float = POWER,
     alpha: float = ALPHA,
@@ -56,10 +53,10 @@ def smallest_detectable(
     """Difference of two accuracies found with probability `power`: (t_(1-alpha/2) + t_power) * standard error.
 
     standard error = sqrt(q deff / n), q the discordance; Connor (1987, Biometrics 43) with the null variance
-    on both sides. Give `cluster_sizes`, or `num_clusters` for equal ones; neither: independent examples.
+    on both sides. Without `cluster_sizes`: independent examples.
     The quantiles are Student's with C - 1 degrees of freedom (normal without clusters); Bloom (1995).
     """
-    error, freedom = _planned(num_examples, discordance, cluster_sizes, num_clusters, icc)
+    error, freedom = _planned(num_examples, discordance, cluster_sizes, icc)
     return error * (_quantile(1 - alpha / 2, freedom) + _quantile(power, freedom))
 
 
@@ -113,8 +110,6 @@ def resolution(
     freedom, alone = num_clusters - 1, d.var(ddof=1) / len(d)
     return Resolution(
         smallest_detectable=error * (_quantile(1 - alpha / 2, freedom) + _quantile(power, freedom)),
-        power=power,
-        alpha=alpha,
         discordance=float(np.abs(d).mean()),
         icc=intra_cluster_correlation(d, cluster),
         design_effect=float(error**2 / alone) if alone > 0 else 1.0,
@@ -127,7 +122,6 @@ def _planned(
     num_examples: int,
     discordance: float,
     cluster_sizes: Sequence[int] | None,
-    num_clusters: int | None,
     icc: float,
 ) -> tuple[float, float]:
     """Standard error of the difference under no difference, and the degrees of freedom (inf: normal)."""
@@ -136,19 +130,17 @@ def _planned(
             f"smallest detectable difference: num_examples={num_examples}, discordance={discordance}, icc={icc} given; "
             "legal: at least 2 examples, discordance in (0, 1], icc in [-1, 1]."
         )
-    if cluster_sizes is not None and num_clusters is not None:
-        raise LabError("smallest detectable difference: give cluster_sizes or num_clusters, not both.")
-    if cluster_sizes is not None and sum(cluster_sizes) != num_examples:
-        raise LabError(f"cluster_sizes add up to {sum(cluster_sizes)}, num_examples={num_examples}; they must agree.")
-    if cluster_sizes is None and num_clusters is None:
+    if cluster_sizes is None:
         return math.sqrt(discordance / num_examples), math.inf
-    number = num_clusters if cluster_sizes is None else len(cluster_sizes)
-    if not 2 <= number <= num_examples:
-        raise LabError(f"{number} clusters for {num_examples} examples; legal: 2 to {num_examples}.")
-    effect = 1 + (num_examples / number - 1) * icc if cluster_sizes is None else design_effect(cluster_sizes, icc)
+    if sum(cluster_sizes) != num_examples or len(cluster_sizes) < 2:
+        raise LabError(
+            f"cluster_sizes: {len(cluster_sizes)} that add up to {sum(cluster_sizes)}, num_examples={num_examples}; "
+            "legal: two or more that add up to it."
+        )
+    effect = design_effect(cluster_sizes, icc)
     if effect <= 0:
         raise LabError(f"icc={icc}: too negative for clusters of this size (design effect {effect:.3g}, must be above 0).")
-    return math.sqrt(discordance * effect / num_examples), number - 1.0
+    return math.sqrt(discordance * effect / num_examples), len(cluster_sizes) - 1.0
 
 
 def _quantile(p: float, freedom: float) -> float:

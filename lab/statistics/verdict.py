@@ -24,12 +24,9 @@ class Claim:
 
     better: str
     worse: str
-    metric: str
     difference: float
     low: float
     high: float
-    level: float
-    p_value: float
     holm_p: float
     noise_floor: float | None
     claimed: bool
@@ -66,22 +63,8 @@ def verdict(
         against.append("the interval includes 0")
     if bound is not None and size <= bound:
         against.append("the difference is within the noise floor")
-    numbers = (size, low, high, bound)
-    return Claim(
-        better=better,
-        worse=worse,
-        metric=comparison.metric.name,
-        difference=size,
-        low=low,
-        high=high,
-        level=comparison.level,
-        p_value=comparison.p_value,
-        holm_p=adjusted,
-        noise_floor=bound,
-        claimed=not against,
-        against=tuple(against),
-        sentence=_sentence(comparison, better, worse, numbers, adjusted, claimed=not against),
-    )
+    sentence = _sentence(comparison, better, worse, (size, low, high, bound), adjusted, claimed=not against)
+    return Claim(better, worse, size, low, high, adjusted, bound, not against, tuple(against), sentence)
 
 
 def verdicts(

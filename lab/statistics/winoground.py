@@ -19,7 +19,6 @@ import numpy as np
 
 from lab.answers.predictions import PredictionTable
 from lab.errors import DataError
-from lab.records import Prediction
 from lab.statistics import proportions
 from lab.statistics.comparing import LEVEL, Interval
 
@@ -50,16 +49,11 @@ def scores(s: np.ndarray) -> dict[str, float]:
     return {name: float(each.mean()) for name, each in right.items()}
 
 
-def table(predictions: Iterable[Prediction]) -> tuple[list[str], np.ndarray]:
-    """Arrange predictions as (ids [n] in order of appearance, s [n, 2, 2]).
+def arranged(scored: Iterable[tuple[str, float]]) -> tuple[list[str], np.ndarray]:
+    """Arrange pairs of a sample id and its score as (ids [n] in order of appearance, s [n, 2, 2]).
 
     Raises `DataError` if an example has not exactly its four questions.
     """
-    return arranged((row.sample_id, row.said.log_p[0] - row.said.log_p[1]) for row in predictions)
-
-
-def arranged(scored: Iterable[tuple[str, float]]) -> tuple[list[str], np.ndarray]:
-    """The same from pairs of a sample id and its score."""
     found: dict[str, dict[tuple[int, int], float]] = {}
     for sample_id, score in scored:
         named = SAMPLE_ID.fullmatch(sample_id)

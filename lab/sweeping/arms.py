@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 from tqdm import tqdm
 
+from lab import config
 from lab.config import Experiment, as_dict, flat, identity, trains
 from lab.errors import BusyError, LabError
 from lab.host.files import text_hash
@@ -95,8 +96,7 @@ def arm_command(config_name: str, arm: Arm) -> str:
 def differing(experiments: Sequence[Experiment]) -> list[str]:
     """Config keys whose values are not the same in all experiments; names that only label an option are left out."""
     flats = [flat(as_dict(x)) for x in experiments]
-    keys = [key for key in flats[0] if not key.startswith("tracking.")]
-    changed = [key for key in keys if len({repr(values[key]) for values in flats}) > 1]
+    changed = [key for key in config.differing(flats) if not key.startswith("tracking.")]
     names = {key.rpartition(".")[0] for key in changed if key.endswith(".name")}
     beside_name = [key for key in changed if key.rpartition(".")[0] in names and not key.endswith(".name")]
     free = [key for key in beside_name if varies_within_name(flats, key)]

@@ -59,11 +59,20 @@ class Metric:
     @property
     def title(self) -> str:
         """`ECE, %`."""
-        return f"{self.header}, {self.unit}" if self.unit else self.header
+        return self.title_with()
+
+    def title_with(self, *words: str) -> str:
+        """`ECE on dev, %`."""
+        return " ".join((self.header, *words)) + (f", {self.unit}" if self.unit else "")
 
     @property
     def in_points(self) -> bool:
         return self.unit == "%"
+
+    @property
+    def scale(self) -> float:
+        """From the number to the unit shown."""
+        return 100.0 if self.unit == "%" else 1.0
 
     @property
     def additive(self) -> bool:
@@ -85,6 +94,7 @@ class Kind:
 
     headline: what arms are compared in, claims are about and the best arm is chosen by; `each` of it says which examples are right.
     shown: columns of a report's main table and lines of an evaluation. watched: what ends training early and picks its weights.
+    truth: the column of right answers.
     """
 
     name: str
@@ -92,10 +102,7 @@ class Kind:
     headline: str
     shown: list[str]
     watched: str
-
-    @classmethod
-    def of(cls, name: str, metrics: Iterable[Metric], *, headline: str, shown: Iterable[str], watched: str) -> Kind:
-        return cls(name, {metric.name: metric for metric in metrics}, headline, list(shown), watched)
+    truth: str
 
     @property
     def main(self) -> Metric:
@@ -112,11 +119,6 @@ class Kind:
         if name is not None and name not in self.metrics:
             raise LabError(f"metric={name!r}: legal are {', '.join(self.metrics)}.{did_you_mean(name, self.metrics)}")
         return self.main if name is None else self.metrics[name]
-
-    def columns(self, *names: str) -> tuple[str, ...]:
-        """Columns of a predictions file that some metrics and their clusters need."""
-        needs = (column for name in names for column in self.metric(name).needs)
-        return tuple(dict.fromkeys(("sample_id", "image_set", "question_group", *needs)))
 
 
 def gap_rows(confidence: Column, outcome: Column) -> Column:
@@ -140,6 +142,16 @@ def mean_gap(sums: np.ndarray) -> np.ndarray:
 def summarise(table: PredictionTable) -> dict[str, float]:
     """Every metric that the table can have; NaN where it is undefined (an AUROC of one class)."""
     return {name: metric.of(table) for name, metric in KINDS[table.kind].metrics.items() if metric.only(table)}
+
+
+def headlines(kind: Kind) -> tuple[str, ...]:
+    return (kind.headline,)
+
+
+def columns(names: Callable[[Kind], Iterable[str]] = headlines) -> tuple[str, ...]:
+    """Columns that some metrics of each kind need, to be read of a file whose kind is not yet known."""
+    needs = (column for kind in KINDS.values() for name in names(kind) for column in kind.metrics[name].needs)
+    return tuple(dict.fromkeys(needs))
 
 
 def register(kind: str, metric: Metric, *, shown: bool = True) -> None:

@@ -29,7 +29,7 @@ def of_top(
 
 def brier_part(name: str, header: str, better: bool | None) -> Metric:
     """A term of Murphy's partition of the Brier score."""
-    return Metric(f"brier_{name}", header, "", better, lambda t: getattr(functional.brier_parts(t.p_true, t.label), name))
+    return Metric(f"brier_{name}", header, "", better, lambda t: functional.brier_parts(t.p_true, t.label)[name])
 
 
 def count(name: str, of: Callable[[PredictionTable], int], needs: tuple[str, ...]) -> Metric:
@@ -37,75 +37,78 @@ def count(name: str, of: Callable[[PredictionTable], int], needs: tuple[str, ...
     return Metric(name, name.replace("_", " "), "", None, lambda table: float(of(table)), needs=needs)
 
 
-KIND = Kind.of(
-    "choice",
-    (
-        Metric(
-            "accuracy", "accuracy", "%", True, lambda table: functional.accuracy(table.correct),
-            "accuracy: share of examples whose likelier answer is the label. P(True) = p(True) / (p(True) + p(False)), each summed "
-            "over the single-token spellings of the answer word, from one forward pass.",
-            each=lambda table: table.correct, exact=True, interval=True, needs=("right", "prediction"),
-        ),
-        Metric(
-            "consistency", "consistency", "%", True, lambda table: functional.consistency(table.correct, table.question_group),
-            "consistency: share of sentence groups all of whose examples are right; its chance level is the mean of 2 to the minus "
-            "group size, which depends on the groups and is not comparable between data sets or subsets.",
-            rows=group_rows, exact=True, needs=("right", "prediction"),
-            chance=lambda table: functional.consistency_by_chance(table.question_group),
-        ),
-        Metric(
-            "ece", "ECE", "%", False, lambda table: functional.ece(table.confidence, table.correct),
-            "ECE: top-label expected calibration error, sum over 15 equal-width bins (lo, hi] of the bin's share times |accuracy - "
-            "mean confidence| (Guo et al. 2017). Binned errors are biased upward, and more so under resampling: the interval may lie "
-            "above the estimate.",
-            rows=gap_rows(lambda table: table.confidence, lambda table: table.correct), value=mean_gap, interval=True,
-        ),
-        of_top("ece_equal_mass", "equal mass", "%", False, functional.ece_equal_mass, "Equal mass: 15 bins of equal counts."),
-        of_top("ece_debiased", "debiased L2", "%", False, functional.ece_debiased, "Debiased L2: Kumar et al. 2019."),
-        of_top("smece", "smooth ECE", "%", False, functional.smece, "Smooth ECE: without bins, Blasiok and Nakkiran 2023."),
-        of_top("mce", "MCE", "%", False, functional.mce, "MCE: the widest gap of any bin."),
-        Metric(
-            "ece_p_true", "P(True)", "%", False, lambda table: functional.ece(table.p_true, table.label),
-            "P(True): of P(True) against the label instead of the top label.",
-            rows=gap_rows(lambda table: table.p_true, lambda table: table.label), value=mean_gap,
-        ),
-        Metric(
-            "nll", "NLL", "nats", False, lambda table: functional.nll(table.p_true, table.label),
-            "NLL: mean negative natural logarithm of the renormalised probability of the label.",
-            each=lambda table: functional.nll_items(table.p_true, table.label),
-        ),
-        Metric(
-            "brier", "Brier", "", False, lambda table: functional.brier(table.p_true, table.label),
-            "Brier: mean (P(True) - label)^2, 0.25 for P(True) = 1/2 throughout.", each=lambda table: (table.p_true - table.label) ** 2,
-        ),
-        brier_part("reliability", "= reliability", False),
-        brier_part("resolution", "- resolution", True),
-        brier_part("uncertainty", "+ uncertainty", None),
-        brier_part("within_bin", "+ within bins", None),
-        Metric("auroc_label", "AUROC of P(True)", "", True, lambda table: functional.auroc(table.p_true, table.label)),
-        of_top(
-            "auroc_confidence", "AUROC of confidence", "", True, functional.auroc,
-            "AUROC of confidence: probability that a right answer is more confident than a wrong one.",
-        ),
-        of_top(
-            "aurc", "area under risk-coverage", "", False, functional.aurc,
-            "Risk-coverage: error rate of the k most confident answers, mean over k; less is better.",
-        ),
-        Metric(
-            "captured_mass", "captured mass", "%", True, lambda table: functional.captured_mass(table.captured_mass),
-            "captured mass: mean of p(True) + p(False) under the full vocabulary, before renormalisation.",
-            each=lambda table: table.captured_mass, needs=("captured_mass",),
-        ),
-        Metric(
-            "captured_mass_below_half", "examples with mass < 1/2", "%", False,
-            lambda table: functional.captured_mass_below_half(table.captured_mass),
-            each=lambda table: table.captured_mass < 0.5, exact=True, needs=("captured_mass",),
-        ),
-        count("num_examples", len, ("sample_id",)),
-        count("num_image_sets", lambda table: len(np.unique(table.image_set)), ("image_set",)),
-        count("num_sentence_groups", lambda table: len(np.unique(table.question_group)), ("question_group",)),
+METRICS = (
+    Metric(
+        "accuracy", "accuracy", "%", True, lambda table: functional.mean("correct", table.correct),
+        "accuracy: share of examples whose likelier answer is the label. P(True) = p(True) / (p(True) + p(False)), each summed "
+        "over the single-token spellings of the answer word, from one forward pass.",
+        each=lambda table: table.correct, exact=True, interval=True, needs=("right", "prediction"),
     ),
-    headline="accuracy",
-    shown=("accuracy", "consistency", "ece", "nll", "brier"),
-    watched="nll",
+    Metric(
+        "consistency", "consistency", "%", True, lambda table: functional.consistency(table.correct, table.question_group),
+        "consistency: share of sentence groups all of whose examples are right; its chance level is the mean of 2 to the minus "
+        "group size, which depends on the groups and is not comparable between data sets or subsets.",
+        rows=group_rows, exact=True, needs=("right", "prediction"),
+        chance=lambda table: functional.consistency_by_chance(table.question_group),
+    ),
+    Metric(
+        "ece", "ECE", "%", False, lambda table: functional.ece(table.confidence, table.correct),
+        "ECE: top-label expected calibration error, sum over 15 equal-width bins (lo, hi] of the bin's share times |accuracy - "
+        "mean confidence| (Guo et al. 2017). Binned errors are biased upward, and more so under resampling: the interval may lie "
+        "above the estimate.",
+        rows=gap_rows(lambda table: table.confidence, lambda table: table.correct), value=mean_gap, interval=True,
+    ),
+    of_top("ece_equal_mass", "equal mass", "%", False, functional.ece_equal_mass, "Equal mass: 15 bins of equal counts."),
+    of_top("ece_debiased", "debiased L2", "%", False, functional.ece_debiased, "Debiased L2: Kumar et al. 2019."),
+    of_top("smece", "smooth ECE", "%", False, functional.smece, "Smooth ECE: without bins, Blasiok and Nakkiran 2023."),
+    of_top("mce", "MCE", "%", False, functional.mce, "MCE: the widest gap of any bin."),
+    Metric(
+        "ece_p_true", "P(True)", "%", False, lambda table: functional.ece(table.p_true, table.label),
+        "P(True): of P(True) against the label instead of the top label.",
+        rows=gap_rows(lambda table: table.p_true, lambda table: table.label), value=mean_gap,
+    ),
+    Metric(
+        "nll", "NLL", "nats", False, lambda table: functional.nll(table.p_true, table.label),
+        "NLL: mean negative natural logarithm of the renormalised probability of the label.",
+        each=lambda table: functional.nll_items(table.p_true, table.label),
+    ),
+    Metric(
+        "brier", "Brier", "", False, lambda table: functional.brier(table.p_true, table.label),
+        "Brier: mean (P(True) - label)^2, 0.25 for P(True) = 1/2 throughout.", each=lambda table: (table.p_true - table.label) ** 2,
+    ),
+    brier_part("reliability", "= reliability", False),
+    brier_part("resolution", "- resolution", True),
+    brier_part("uncertainty", "+ uncertainty", None),
+    brier_part("within_bin", "+ within bins", None),
+    Metric("auroc_label", "AUROC of P(True)", "", True, lambda table: functional.auroc(table.p_true, table.label)),
+    of_top(
+        "auroc_confidence", "AUROC of confidence", "", True, functional.auroc,
+        "AUROC of confidence: probability that a right answer is more confident than a wrong one.",
+    ),
+    of_top(
+        "aurc", "area under risk-coverage", "", False, functional.aurc,
+        "Risk-coverage: error rate of the k most confident answers, mean over k; less is better.",
+    ),
+    Metric(
+        "captured_mass", "captured mass", "%", True, lambda table: functional.mean("captured_mass", table.captured_mass),
+        "captured mass: mean of p(True) + p(False) under the full vocabulary, before renormalisation.",
+        each=lambda table: table.captured_mass, needs=("captured_mass",),
+    ),
+    Metric(
+        "captured_mass_below_half", "examples with mass < 1/2", "%", False,
+        lambda table: functional.mean("captured_mass", table.captured_mass < 0.5),
+        each=lambda table: table.captured_mass < 0.5, exact=True, needs=("captured_mass",),
+    ),
+    count("num_examples", len, ("sample_id",)),
+    count("num_image_sets", lambda table: len(np.unique(table.image_set)), ("image_set",)),
+    count("num_sentence_groups", lambda table: len(np.unique(table.question_group)), ("question_group",)),
 )  # fmt: skip
+
+KIND = Kind(
+    name="choice",
+    metrics={metric.name: metric for metric in METRICS},
+    headline="accuracy",
+    shown=["accuracy", "consistency", "ece", "nll", "brier"],
+    watched="nll",
+    truth="right",
+)

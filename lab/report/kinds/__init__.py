@@ -1,0 +1,54 @@
+"""What a report says of one kind of answer only, in a file of the kind's name that holds its `PAGE`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from lab.statistics.metrics import KINDS
+
+if TYPE_CHECKING:
+    from lab.answers.predictions import PredictionTable
+    from lab.report.document import Block
+    from lab.report.figures import Picture
+    from lab.report.findings import Findings
+    from lab.report.measure import Measured
+
+
+@dataclass(frozen=True)
+class KindPage:
+    """The parts of a page that a kind of answer fills.
+
+    also: metrics of its own tables, beside those of the main table. paragraphs: metrics whose definitions stand together, in order.
+    definitions: further words. shares: numbers with an exact interval, in words.
+    baseline: a row that always gives one answer: its name, and its metrics where they say something; baseline_name: in a figure.
+    details: own numbers of an arm, from dev and minival (None, and why). remarks: what a reader must know first.
+    pictures: own figures by name. calibration, diagnostics: own chapters, the first with a function that places a figure by its name.
+    """
+
+    kind: str
+    also: tuple[str, ...]
+    paragraphs: tuple[tuple[str, ...], ...]
+    definitions: tuple[str, ...]
+    shares: str
+    baseline: Callable[[PredictionTable], tuple[str, dict[str, float]]]
+    baseline_name: str
+    details: Callable[[PredictionTable, PredictionTable | None, str | None], Any]
+    remarks: Callable[[Sequence[Measured]], list[str]]
+    pictures: Mapping[str, Callable[[Sequence[Measured]], Picture]]
+    calibration: Callable[[Findings, Callable[[str], list[Block]]], list[Block]]
+    diagnostics: Callable[[Findings], list[Block]]
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """Names of the metrics that a report computes of every arm."""
+        return tuple(dict.fromkeys((*KINDS[self.kind].shown, *self.also)))
+
+
+@cache
+def page_of(kind: str) -> KindPage:
+    """The page of a kind, imported on first use, since it draws with what measures."""
+    return import_module(f"{__name__}.{kind}").PAGE

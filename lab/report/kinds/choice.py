@@ -1,0 +1,245 @@
+"""True/False answers on a page: always the commoner label, reliability, temperature scaling, swapped images, Winoground."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from lab.answers import predictions
+from lab.answers.predictions import PredictionTable
+from lab.errors import LabError
+from lab.evaluation import swap
+from lab.report import figures
+from lab.report.checks import named
+from lab.report.diagnostics import INDEX, or_dash, path_of, written
+from lab.report.document import Block, Heading, Mono, Paragraph, Table, Text
+from lab.report.findings import Findings
+from lab.report.formatting import NONE, arms, count, number, percent
+from lab.report.kinds import KindPage
+from lab.report.measure import Measured
+from lab.report.tables import Column, best, best_table, label_of, name_of, shown_of
+from lab.statistics import calibration, functional, winoground
+from lab.statistics.functional import Bins
+from lab.statistics.metrics import KINDS
+from lab.store.runs import folder
+
+log = logging.getLogger(__name__)
+
+METRICS = KINDS["choice"].metrics
+COLUMNS = tuple(dict.fromkeys(column for metric in METRICS.values() for column in metric.needs if column not in INDEX))
+FORMULAS = (
+    "ece", "ece_equal_mass", "ece_p_true", "ece_debiased", "smece", "mce", "nll", "brier", "brier_reliability", "brier_resolution",
+    "brier_uncertainty", "brier_within_bin", "auroc_confidence", "aurc",
+)  # fmt: skip
+"""Columns of the table of all measures of calibration."""
+UNSCALED = ("brier_uncertainty", "auroc_confidence", "aurc")
+"""Those that no temperature can change."""
+SWAPS = {
+    "neutral": "no side named",
+    "renamed": "sides named and swapped in the text",
+    "contradicted": "sides named, text kept",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Details:
+    """bins: top-label reliability, 15 equal widths. temperature: fitted on minival; None, and `unscaled` the reason, without one.
+
+    after: ECE and NLL of dev at that temperature.
+    """
+
+    bins: Bins
+    temperature: calibration.Temperature | None
+    after: dict[str, float]
+    unscaled: str | None
+
+
+def details(dev: PredictionTable, minival: PredictionTable | None, reason: str | None) -> Details:
+    """Reliability of an arm, and what a temperature fitted on minival does to it."""
+    bins = functional.reliability_bins(dev.confidence, dev.correct)
+    if minival is None:
+        return Details(bins, None, {}, reason)
+    try:
+        temperature = calibration.fit(minival, "minival")
+        scaled = calibration.apply(temperature, dev)
+    except LabError as error:
+        return Details(bins, None, {}, str(error))
+    temperature = replace(temperature, sample_ids=frozenset())  # thousands of ids an arm, just checked against those of dev
+    return Details(bins, temperature, {name: METRICS[name].of(scaled) for name in ("ece", "nll")}, None)
+
+
+def baseline(table: PredictionTable) -> tuple[str, dict[str, float]]:
+    """Always the commoner label."""
+    commoner = bool(table.label.mean() >= 0.5)
+    consistency = functional.consistency_by_majority(table.label, table.question_group)
+    return f"always {commoner}", {"accuracy": float((table.label == commoner).mean()), "consistency": consistency}
+
+
+def little_mass(measured: Sequence[Measured]) -> list[str]:
+    """Answers that hold little of the model's probability."""
+    poor = [m for m in measured if m.metrics["captured_mass_below_half"] > 0.05]
+    if not poor:
+        return []
+    worst = max(m.metrics["captured_mass_below_half"] for m in poor)
+    return [
+        f"The two answers hold less than half of the model's probability in more than 5 % of the examples of {named(poor)} "
+        f"(up to {100 * worst:.0f} %): their P(True) is renormalised over little, and ECE and NLL of them mean little."
+    ]
+
+
+def reliability(measured: Sequence[Measured]) -> figures.Picture:
+    """Reliability diagrams of the best arms."""
+    most = figures.MOST_PANELS
+    return figures.Picture(
+        lambda: figures.reliability([(m, m.details.bins, m.metrics["ece"]) for m in best(measured, most)]),
+        "Reliability diagrams of each arm with the number of examples in each bin",
+        "Reliability on dev: right answers against confidence in 15 equal-width bins, and the number of examples in each "
+        f"bin. Points below the dashed line are overconfident. {shown_of(len(measured), most)}",
+    )
+
+
+def temperature(m: Measured) -> str:
+    fitted = m.details.temperature
+    return NONE if fitted is None else f"{fitted.value:.3g}{' (at its limit)' if fitted.at_limit else ''}"
+
+
+def plain(name: str, header: str) -> Column:
+    return Column(header, lambda m: number(METRICS[name], m.metrics[name]))
+
+
+def after(name: str, header: str) -> Column:
+    return Column(header, lambda m: number(METRICS[name], m.details.after.get(name)))
+
+
+SCALING = (
+    Column("arm", name_of, False),
+    Column("temperature", temperature),
+    plain("ece", "ECE before, %"),
+    after("ece", "ECE after, %"),
+    plain("nll", "NLL before"),
+    after("nll", "NLL after"),
+    *(plain(name, f"ECE, {METRICS[name].title}") for name in ("ece_equal_mass", "ece_debiased")),
+    *(plain(name, METRICS[name].title) for name in ("captured_mass", "captured_mass_below_half")),
+)
+
+
+def calibration_blocks(findings: Findings, figure: Callable[[str], list[Block]]) -> list[Block]:
+    """Calibration before and after temperature scaling."""
+    measured = findings.measured
+    page: list[Block] = [Heading(2, "Calibration")]
+    fitted = sorted({m.details.temperature.num_examples for m in measured if m.details.temperature})
+    if fitted:
+        sizes = " or ".join(f"{size:,}" for size in fitted)
+        page.append(Paragraph(f"Temperatures are fitted on the {sizes} minival examples and applied to dev."))
+    reasons = Counter(m.details.unscaled for m in measured if m.details.unscaled)
+    page += [Paragraph(f"No temperature for {arms(times)}: {reason}") for reason, times in reasons.items()]
+    page.append(best_table(SCALING, measured))
+    said = "Before → after scaling, where a temperature can change the number. Parts of Brier over 15 bins of P(True)."
+    return [*page, Paragraph(said), formulas_table(measured), *figure("reliability")]
+
+
+def formulas_table(measured: Sequence[Measured]) -> Table:
+    """Every measure of calibration of the arms that are shown: `before → after` where a temperature can change the number."""
+    columns, rows = ("arm", *(METRICS[name].title for name in FORMULAS)), []
+    for m in best(measured):
+        dev = predictions.read(m.arm.folder / "predictions" / "dev.parquet", ("sample_id", *COLUMNS))
+        scaled = m.details.temperature and calibration.apply(m.details.temperature, dev)
+        cells = [number(METRICS[name], METRICS[name].of(dev)) for name in FORMULAS]
+        if scaled is not None:
+            cells = [
+                cell if name in UNSCALED else f"{cell} → {number(METRICS[name], METRICS[name].of(scaled))}"
+                for name, cell in zip(FORMULAS, cells, strict=True)
+            ]
+        rows.append((label_of(m), *cells))
+    return Table(columns, tuple(rows), frozenset(range(1, len(columns))), caption=shown_of(len(measured)))
+
+
+def swapped_blocks(findings: Findings) -> list[Block]:
+    """Share of answers that survive showing the images in the other order; nothing if no arm was asked so."""
+    measured, runs_dir = findings.measured, findings.selection.runs_dir
+    shown = [m for m in best(measured) if any(path_of(m, runs_dir, f"dev_swap_{group}").exists() for group in SWAPS)]
+    if not shown:
+        return []
+
+    def agreement(m: Measured, group: str):
+        path, original = path_of(m, runs_dir, f"dev_swap_{group}"), path_of(m, runs_dir, "dev")
+        columns = (*INDEX, *METRICS["accuracy"].needs)
+        return or_dash(path, lambda: swap.agreement(predictions.read(original, columns), predictions.read(path, columns)))
+
+    sizes, rows = dict.fromkeys(SWAPS, 0), []
+    for m in shown:
+        intervals = {group: agreement(m, group) for group in SWAPS}
+        sizes |= {group: one.num_examples for group, one in intervals.items() if one is not None}
+        rows.append((label_of(m), *map(written, intervals.values())))
+    columns = ("arm", *(f"{said} (n = {count(sizes[group])}), % [95 %]" for group, said in SWAPS.items()))
+    said = (
+        "Share of dev answers that stay the same when the two images change places. The label is preserved in the first two "
+        "groups; in the third it may change, so agreement is no virtue there."
+    )
+    table = Table(columns, tuple(rows), frozenset(range(1, len(columns))), caption=shown_of(len(measured)))
+    return [Heading(2, "Left and right swapped"), Paragraph(said), table]
+
+
+def winoground_blocks(findings: Findings) -> list[Block]:
+    """Text, image and group scores of arms that were asked Winoground, in their run or by `lab.evaluate`; nothing if none was."""
+    measured, rows = findings.measured, []
+    for m in best(measured):
+        for path, broken in winoground_files(m, findings.selection.runs_dir):
+            scores = or_dash(path, lambda path=path: winoground.intervals(predictions.read(path, ("sample_id", *METRICS["nll"].needs))))
+            if scores is not None:
+                name = "" if path.stem == "dev" else f" evaluation {path.stem}"
+                arm: Text = (Mono(m.arm.label), name, " (contract broken)" if broken else "")
+                rows.append((arm, count(scores["group"].num_clusters), *map(written, scores.values())))
+    if not rows:
+        return []
+    rows.append(("chance", NONE, *(percent(share) for share in winoground.CHANCE.values())))
+    columns = ("arm", "examples", *(f"{name}, % [95 %]" for name in winoground.CHANCE))
+    said = (
+        "Share of examples right by strict inequalities of the log-odds of the two answers; a tie is wrong. Text: each "
+        "image's right caption wins. Image: each caption's right image wins. Group: both. Not comparable with scores by P(Yes) alone."
+    )
+    table = Table(columns, tuple(rows), frozenset(range(1, 5)), caption=shown_of(len(measured)))
+    return [Heading(2, "Winoground (diagnostic)"), Paragraph(said), table]
+
+
+def winoground_files(m: Measured, runs_dir: Path) -> list[tuple[Path, bool]]:
+    """Predictions of an arm on Winoground, and whether they broke its contract."""
+    files = []
+    if m.arm.run.config.get("data", {}).get("name") == "winoground":
+        files.append((path_of(m, runs_dir, "dev"), False))
+    for path in sorted((folder(runs_dir, m.arm.run.identity) / "evaluations").glob("*.json")):
+        try:
+            facts = json.loads(path.read_text(encoding="utf-8"))
+            name, broken = facts["data"]["name"], bool(facts["contract_broken"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            log.warning("%s: this is no evaluation of this laboratory (%s); it is left out.", path, error)
+            continue
+        if name == "winoground":
+            files.append((path.with_suffix(".parquet"), broken))
+    return files
+
+
+PAGE = KindPage(
+    kind="choice",
+    also=("ece_equal_mass", "ece_debiased", "captured_mass", "captured_mass_below_half"),
+    paragraphs=(
+        ("consistency",),
+        ("ece", "ece_equal_mass", "ece_debiased", "smece", "mce", "ece_p_true"),
+        ("nll", "brier"),
+        ("auroc_confidence", "aurc"),
+        ("captured_mass",),
+    ),
+    definitions=("temperature: T minimises NLL on minival and divides the log-odds on dev; nothing is fitted on dev.",),
+    shares="accuracy, consistency, agreement, Winoground",
+    baseline=baseline,
+    baseline_name="commoner label",
+    details=details,
+    remarks=little_mass,
+    pictures={"reliability": reliability},
+    calibration=calibration_blocks,
+    diagnostics=lambda findings: swapped_blocks(findings) + winoground_blocks(findings),
+)
