@@ -35,7 +35,8 @@ def sync(runs_dir: str, uri: str | None, experiment: str | None) -> int:
         raise DataError(f"--runs-dir {runs_dir}: there is no such folder.")
 
     from lab.store import runs
-    from lab.store.mlflow_sync import Courier, store_uri
+    from lab.store.mlflow_sync import Courier
+    from lab.store.sync_state import store_uri
 
     sections: dict[tuple[str, str], tuple[Tracking, list[Run]]] = {}
     for run in runs.all_runs(Path(runs_dir)):

@@ -18,7 +18,7 @@ from lab.errors import ConfigError, DataError
 from lab.paths import PATHS, When
 from lab.prompt import template_text
 from lab.report.__main__ import parser
-from lab.store import mlflow_sync
+from lab.store import sync_state
 
 NAMES = ("plain", "with space", "\u00fcml\u00e4ut \u65e5\u672c", "trailing/")
 
@@ -78,9 +78,9 @@ def test_addresses(uri: str, meant: str, home, composer, monkeypatch) -> None:
     """From the key, from --uri and from the environment."""
     meant = meant.format(home=home)
     assert composer(f"tracking.uri={quoted(uri)}").tracking.uri == meant
-    assert mlflow_sync.store_uri(Tracking(uri=uri)) == meant
+    assert sync_state.store_uri(Tracking(uri=uri)) == meant
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    assert mlflow_sync.store_uri(Tracking()) == meant
+    assert sync_state.store_uri(Tracking()) == meant
 
 
 def test_doors_expand_their_own_arguments(home) -> None:

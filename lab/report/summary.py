@@ -14,8 +14,8 @@ from lab.report.measure import Measured, Result, measure_all
 from lab.report.select_runs import Selection, choose, select
 from lab.report.tables import state_of
 from lab.statistics.metrics import KINDS, Kind
-from lab.store.mlflow_sync import store_uri
 from lab.store.runs import Run, Sweep
+from lab.store.sync_state import store_uri
 
 COLUMNS = 100
 

@@ -26,14 +26,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lab import paths
 from lab.config import Tracking, flat
 from lab.errors import ConfigError, DataError
 from lab.host.files import text_hash
 from lab.host.redaction import without_secrets
 from lab.store import runs, sync_state
 from lab.store.runs import Run, Sweep
-from lab.store.sync_state import LOCK, Delivered, one_at_a_time
+from lab.store.sync_state import LOCK, Delivered, one_at_a_time, store_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -52,11 +51,6 @@ EVERY_S = 5.0
 TOLD = 3
 """Exit code of a background courier that has told the user that the tracker is away."""
 FINAL = (runs.FINISHED, runs.FAILED, runs.KILLED)
-
-
-def store_uri(section: Tracking) -> str:
-    """Where runs are shown: `tracking.uri`, else MLFLOW_TRACKING_URI, else a SQLite file in the working folder."""
-    return paths.expanded(section.uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db", "tracking.uri")
 
 
 def tables_lock(uri: str) -> Path:

@@ -1,14 +1,17 @@
-"""What MLflow has of a run folder: the note that a delivery leaves in it, and the lock that lets one delivery in at a time."""
+"""Which store runs are sent to, and what it has of a run folder: the note of a delivery, and the lock that lets in one at a time."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from lab import paths
+from lab.config import Tracking
 from lab.errors import DataError
 from lab.host.files import write_atomically
 from lab.store.runs import parsed
@@ -47,6 +50,11 @@ def read(run_dir: Path, uri: str, experiment: str, started: str) -> Delivered | 
     except (FileNotFoundError, DataError):
         return None
     return known if (known.uri, known.experiment, known.started) == (uri, experiment, started) else None
+
+
+def store_uri(section: Tracking) -> str:
+    """Where runs are shown: `tracking.uri`, else MLFLOW_TRACKING_URI, else a SQLite file in the working folder."""
+    return paths.expanded(section.uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db", "tracking.uri")
 
 
 @contextlib.contextmanager
