@@ -76,7 +76,7 @@ Block = Heading | Paragraph | Bullets | Code | Warn | Table | Figure
 
 STYLE = """
 :root{color-scheme:light}
-body{font:15px/1.5 system-ui,-apple-system,"Segoe UI",sans-serif;color:#1a1a1a;background:#fff;max-width:1240px;
+body{font:15px/1.5 system-ui,-apple-system,"Segoe UI",sans-serif;color:#1a1a1a;background:#fff;max-width:1500px;
 margin:2rem auto;padding:0 1.5rem}
 h1{font-size:1.7rem;line-height:1.25;margin:0 0 .3rem}h2{font-size:1.2rem;margin:2.2rem 0 .5rem;border-bottom:1px solid #ddd;
 padding-bottom:.2rem}h3{font-size:1rem;margin:1.3rem 0 .3rem}p,li{max-width:75ch}
@@ -86,7 +86,8 @@ pre{background:#f4f4f4;padding:.7rem .9rem;border-radius:4px;overflow-x:auto}pre
 .scroll{overflow-x:auto}table{border-collapse:collapse;font-size:.86rem;font-variant-numeric:tabular-nums;margin:.4rem 0}
 caption{caption-side:top;text-align:left;color:#555;padding-bottom:.3rem}
 th{text-align:left;vertical-align:bottom;border-bottom:2px solid #333;padding:.25rem .6rem;font-weight:600}
-td{border-bottom:1px solid #e3e3e3;padding:.22rem .6rem;vertical-align:top}td.n,th.n{text-align:right;white-space:nowrap}
+td{border-bottom:1px solid #e3e3e3;padding:.22rem .6rem;vertical-align:top}td.n,th.n{text-align:right}td.n{white-space:nowrap}
+td code{overflow-wrap:normal}td:first-child,th:first-child{position:sticky;left:0;background:#fff;min-width:7rem}
 figure{margin:1rem 0}img{max-width:100%;height:auto}figcaption{color:#555;font-size:.88rem;max-width:85ch}
 .warn{border-left:4px solid #d55e00;background:#fdf3ec;padding:.4rem .8rem;max-width:85ch}
 @media print{body{max-width:none;margin:0;font-size:11px}.scroll{overflow:visible}h2{break-after:avoid}figure{break-inside:avoid}}
