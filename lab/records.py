@@ -182,7 +182,7 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class ExampleSize:
     """How large one example is, without what is in it: what a forward pass costs is a function of it.
 
     length: positions of the language model, image tokens in the prompt among them. grids: (t, h, w) of each image in patches.

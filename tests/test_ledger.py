@@ -91,7 +91,7 @@ def test_the_rank_is_recorded_and_costs_are_as_foreseen(small) -> None:
     prepared = running.prepare(x)
     foreseen = running.foresee(x, prepared)
     run = running.run_arm(x, prepared, running.new_run(x, "test"), time.time())
-    assert {key: run.metrics[key] for key in foreseen} == foreseen and len(foreseen) == 5
+    assert {key: run.metrics[key] for key in foreseen} == foreseen and len(foreseen) == 6
     assert foreseen["parameters/trainable"] <= 50_000
     assert run.metrics["flops/forward_per_example"] > run.metrics["flops/added_per_example"] > 0
     folder = runs.folder(Path(x.tracking.runs_dir), run.identity)

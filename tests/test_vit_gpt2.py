@@ -26,7 +26,6 @@ from test_families import (  # noqa: F401  the same contract, over this module's
     test_left_padding_changes_no_score,
     test_parts_cover_every_parameter,
 )
-from test_flops import test_a_forward_pass, test_adapters_are_counted_before_they_are_attached  # noqa: F401
 from test_generation import reread
 
 from lab import conditioning, lora, model, vision_tokens

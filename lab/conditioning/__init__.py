@@ -22,7 +22,6 @@ from lab.config import ConditioningDial
 from lab.errors import ConfigError, did_you_mean
 from lab.model import Vlm
 from lab.model.family import Family
-from lab.records import Shape
 
 if TYPE_CHECKING:
     import torch
@@ -133,12 +132,3 @@ def beside_attention(
         return None
     seen = memory.module.gated(index, kwargs["hidden_states"], memory)
     return (output[0] + seen, *output[1:])
-
-
-def extra_flops(vlm: Vlm, shape: Shape) -> float:
-    """Floating-point operations that the dial adds to a forward pass of one example, in matrix products.
-
-    2 per multiply-add; as if the sample were alone, without padding.
-    """
-    module = vlm.extras.get("cross_attention")
-    return 0.0 if module is None else float(module.flops(shape.length, sum(shape.tokens)))

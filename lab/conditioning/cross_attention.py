@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.utils.rnn import pad_sequence
 
 from lab.records import Batch
 
@@ -116,13 +115,14 @@ class CrossAttention(nn.Module):
             where.append(torch.cat([nowhere, *said]))
             image += number
         lengths = torch.tensor([len(one) for one in tokens], device=device)
-        seen = torch.arange(int(max(len(one) for one in tokens)), device=device) < lengths.unsqueeze(1)
+        most = max(len(one) for one in tokens)
+        seen = torch.arange(most, device=device) < lengths.unsqueeze(1)
         any_image = lengths.view(-1, 1) > 0
         text = (batch.mm_token_type_ids == 0) & any_image
         memory = Memory(
             module=self,
-            tokens=pad_sequence(tokens, batch_first=True),
-            places=pad_sequence(where, batch_first=True),
+            tokens=torch.stack([F.pad(one, (0, 0, 0, most - len(one))) for one in tokens]),
+            places=torch.stack([F.pad(one, (0, 0, 0, most - len(one))) for one in where]),
             seen=(seen | ~any_image)[:, None, None],
             text=text.unsqueeze(2).to(dtype),
         )
@@ -138,10 +138,3 @@ class CrossAttention(nn.Module):
     def gated(self, layer: int, hidden: torch.Tensor, memory: Memory) -> torch.Tensor:
         """What the images add to a block's self-attention, [B, T, D]."""
         return self.blocks[str(layer)].attend(hidden.to(memory.tokens.dtype), memory).to(hidden.dtype)
-
-    def flops(self, length: int, num_tokens: int) -> int:
-        """Operations for one row of `length` positions and `num_tokens` image tokens."""
-        attention = 2 * length * self.hidden * self.width + 2 * length * num_tokens * self.width
-        attention += 2 * num_tokens * self.width * (self.hidden + PLACE_FEATURES)
-        feeding = 0 if self.parallel else 4 * length * self.hidden * self.width
-        return 2 * len(self.layers) * (attention + feeding)

@@ -1,15 +1,14 @@
 """What an experiment would cost and what its comparison could see, before any weight is loaded.
 
-The arithmetic, for one example, in operations of `lab.costs.flops`:
+Of the operations of one forward pass (`lab.costs.counting`) a training step takes
 
-    evaluation     one forward pass, adapters and added modules included
-    language model twice its forward pass: there is no gradient of frozen weights; a third time with gradient checkpointing
-    head           the same, for two answer rows
-    adapters       three times their forward pass (forward, and both gradients), as added modules
-    tower          its forward pass while it is frozen, twice that if an adapter sits in it; nothing where its features are cached
+    language model twice as many: there is no gradient of frozen weights; a third time with gradient checkpointing
+    head           twice, for the answer's rows
+    adapters       three times (forward, and both gradients), as added modules
+    tower          once while it is frozen, as the language model if an adapter sits in it; none where its features are cached
 
-Memory is weights, adapters with float32 gradient and two AdamW moments, and what a step keeps for its backward
-(`lab.costs.activations`), which decides whether gradient checkpointing is on where `trainer.gradient_checkpointing` is null.
+Memory is weights, adapters with float32 gradient and two AdamW moments, and what a step keeps for its backward, which decides
+whether gradient checkpointing is on where `trainer.gradient_checkpointing` is null.
 """
 
 from __future__ import annotations
@@ -21,8 +20,7 @@ from typing import TYPE_CHECKING
 
 from lab import conditioning, lora, model, vision_tokens
 from lab.config import Experiment, trains
-from lab.costs import activations, flops
-from lab.costs.activations import Kept
+from lab.costs.counting import CostModel, Kept
 from lab.data.images import size_of
 from lab.errors import ConfigError, did_you_mean
 from lab.model import precision
@@ -138,38 +136,35 @@ def plan(x: Experiment, tokens_per_image: int, images: int, text_tokens: int, me
 
     memory: bytes of a device, which decide whether gradient checkpointing is needed.
     """
-    import torch
 
     vlm = on_meta(x)
-    shape = vlm.family.architecture.shape(vlm.bare.config, text_tokens, images, tokens_per_image)
+    images_of, config = vlm.family.architecture, vlm.bare.config
+    size = images_of.planned_size(config, text_tokens, images, tokens_per_image)
+    if vlm.reducer is not None:
+        tokens = tuple(vlm.reducer.count(*images_of.merged(config, grid)) for grid in size.grids)
+        size = replace(size, length=text_tokens + sum(tokens), tokens=tokens)
     if vlm.conditioner is not None and not vlm.conditioner.prefix:
-        shape = replace(shape, length=text_tokens)
-    parts, added, saved = flops.by_part(vlm, shape), flops.added(vlm, shape), saved_bytes(x, vlm)
-    with torch.device("meta"):
-        lora.attach(vlm, x.lora)
-    forward = flops.forward(vlm, [shape])
-    adapters = forward - sum(parts.values()) - added
-    ledger = lora.ledger(vlm)
+        size = replace(size, length=text_tokens)
+    saved = saved_bytes(x, vlm)
+    costs = CostModel(vlm, x.lora)
+    ledger = lora.ledger(costs.vlm)
     trainable = sum(row.trainable for row in ledger)
+    weight_bytes = float(sum(row.total - row.trainable for row in ledger) * BYTES[x.model.dtype.value]) - saved
+    step = costs.cost(replace(size, rows=ANSWER_ROWS))
+    on = recomputes(x, weight_bytes + adapter_bytes(x, trainable), step.kept, memory)
     trained_tower = any(row.trainable for row in ledger if row.part in ("vision", "projector"))
-    cached = x.trainer.feature_cache and not trained_tower
-    tower = parts["vision"] + parts["projector"]
-    size = BYTES[x.model.dtype.value]
-    weight_bytes = float(sum(row.total - row.trainable for row in ledger) * size) - saved
-    kept = activations.kept(vlm, replace(shape, rows=ANSWER_ROWS))
-    on = recomputes(x, weight_bytes + adapter_bytes(x, trainable), kept, memory)
-    steps = (3.0 if on else 2.0) * parts["llm"] + 4.0 * parts["head"] + 3.0 * (adapters + added)
-    steps += 0.0 if cached else tower * ((3.0 if on else 2.0) if trained_tower else 1.0)
+    passes = {"llm": 3 if on else 2, "head": 2, "adapters": 3, "added": 3}
+    passes |= dict.fromkeys(("vision", "projector"), passes["llm"] if trained_tower else 0 if x.trainer.feature_cache else 1)
     return Plan(
         ledger=ledger,
-        tokens=shape.length,
-        image_tokens=shape.tokens[0] if shape.tokens else 0,
-        train_flops=steps if trains(x) else 0.0,
-        eval_flops=forward,
+        tokens=size.length,
+        image_tokens=size.tokens[0] if size.tokens else 0,
+        train_flops=float(sum(passes[part] * number for part, number in step.flops.items())) if trains(x) else 0.0,
+        eval_flops=float(sum(costs.cost(size).flops.values())),
         weight_bytes=weight_bytes,
         adapter_bytes=adapter_bytes(x, trainable),
-        activation_bytes=activation_bytes(x, kept, on),
-        plain_bytes=activation_bytes(x, kept, False),
+        activation_bytes=activation_bytes(x, step.kept, on),
+        plain_bytes=activation_bytes(x, step.kept, False),
         recomputes=on,
     )
 

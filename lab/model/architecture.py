@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from lab.records import Batch, Chat, Shape
+from lab.records import Batch, Chat, ExampleSize
 
 if TYPE_CHECKING:
     import torch
@@ -80,17 +80,5 @@ class Architecture(Protocol):
     def again(self, vlm: Vlm, batch: Batch) -> dict[str, Any]:
         """Those of them that it must be given again with every further token, beside its cache. Images come as features."""
 
-    def place(self, module: str, part: str) -> str:
-        """Where a layer is applied: a key of `counts`. part: of the model, or `head` for the output embedding."""
-
-    def counts(self, config: PretrainedConfig, shape: Shape) -> dict[str, int]:
-        """How often a layer is applied at each place, for one example alone."""
-
-    def attention_flops(self, config: PretrainedConfig, shape: Shape) -> dict[str, float]:
-        """Operations of the attention products Q K^T and A V, by part."""
-
-    def causal_flops(self, config: PretrainedConfig, shape: Shape) -> float:
-        """The part of them in which text attends to the text before it, counted half of what all pairs would take."""
-
-    def shape(self, config: PretrainedConfig, text: int, images: int, tokens: int) -> Shape:
+    def planned_size(self, config: PretrainedConfig, text: int, images: int, tokens: int) -> ExampleSize:
         """An example of so many tokens of text and images of about so many tokens, for planning."""

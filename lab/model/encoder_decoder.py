@@ -12,14 +12,13 @@ Identity: the model is the checkpoint's, and nothing is added to it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lab.errors import ModelError
-from lab.records import Batch, Chat, Shape
+from lab.records import Batch, Chat, ExampleSize
 
 if TYPE_CHECKING:
     import torch
@@ -136,38 +135,10 @@ class EncoderDecoder:
         states, seen = joined(vlm, batch)
         return {"encoder_hidden_states": states, "encoder_attention_mask": seen}
 
-    def place(self, module: str, part: str) -> str:
-        """Keys and values of cross-attention are made of states, the pooler's of one state an image."""
-        if part == "llm" and "crossattention.c_attn" in module:
-            return "states"
-        if part == "vision":
-            return "patches" if "patch_embeddings" in module else "images" if ".pooler." in module else "states"
-        return {"projector": "states", "llm": "text", "head": "rows"}[part]
-
-    def counts(self, config: PretrainedConfig, shape: Shape) -> dict[str, int]:
-        """Patches, patches and class tokens, images, positions of text, rows."""
-        patches, images = sum(math.prod(grid) for grid in shape.grids), len(shape.grids)
-        return {"patches": patches, "states": patches + images, "images": images, "text": shape.length, "rows": shape.rows}
-
-    def attention_flops(self, config: PretrainedConfig, shape: Shape) -> dict[str, float]:
-        """The tower's within an image; the decoder's causal among text, and whole from text to the states of all images.
-
-        4 n m W for n positions attending to m in width W, and half of that where attention is causal.
-        """
-        encoder, decoder = config.encoder, config.decoder
-        states = [math.prod(grid) + self.beside_grid for grid in shape.grids]
-        tower = sum(4.0 * encoder.num_hidden_layers * encoder.hidden_size * number**2 for number in states)
-        across = 4.0 * decoder.num_hidden_layers * decoder.hidden_size * shape.length * sum(states)
-        return {"vision": tower, "llm": self.causal_flops(config, shape) + across}
-
-    def causal_flops(self, config: PretrainedConfig, shape: Shape) -> float:
-        """Text on text."""
-        return 2.0 * config.decoder.num_hidden_layers * config.decoder.hidden_size * shape.length**2
-
-    def shape(self, config: PretrainedConfig, text: int, images: int, tokens: int) -> Shape:
+    def planned_size(self, config: PretrainedConfig, text: int, images: int, tokens: int) -> ExampleSize:
         """Images cost what the encoder makes of them, whatever is asked for."""
         side = config.encoder.image_size // config.encoder.patch_size
-        return Shape(text, ((1, side, side),) * images, (side * side + self.beside_grid,) * images)
+        return ExampleSize(text, ((1, side, side),) * images, (side * side + self.beside_grid,) * images)
 
 
 def side_of(images: BaseImageProcessor) -> tuple[int, int]:
@@ -186,7 +157,7 @@ def counted(
 def joined(vlm: Vlm, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """States that each sample attends to, [B, M, D], and which of them are there, int64 [B, M]."""
     import torch
-    from torch.nn.utils.rnn import pad_sequence
+    from torch.nn.functional import pad
 
     features = batch.image_features
     if features is None and batch.image_grid_thw is not None:
@@ -197,5 +168,5 @@ def joined(vlm: Vlm, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         rows.append(torch.cat(list((features or ())[image : image + number])) if number else nothing)
         image += number
     lengths = torch.tensor([len(row) for row in rows], device=batch.input_ids.device)
-    states = pad_sequence(rows, batch_first=True)
+    states = torch.stack([pad(row, (0, 0, 0, int(lengths.max()) - len(row))) for row in rows])
     return states, (torch.arange(states.shape[1], device=lengths.device) < lengths[:, None]).long()

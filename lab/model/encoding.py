@@ -18,7 +18,7 @@ from lab.data.images import decode, size_of
 from lab.errors import ConfigError, ModelError
 from lab.model import Vlm
 from lab.prompt import to_chat, written
-from lab.records import Batch, Chat, Picture, Sample, Shape
+from lab.records import Batch, Chat, ExampleSize, Picture, Sample
 
 if TYPE_CHECKING:
     import numpy as np
@@ -193,11 +193,11 @@ class Encoder:
         shown = [self.picture(sample.images[i]) for i in text.image_order]
         return Example(sample.sample_id, text, tuple(grid for _, grid in shown), pixels=tuple(p for p, _ in shown))
 
-    def shape(self, example: Example) -> Shape:
+    def size(self, example: Example) -> ExampleSize:
         """How large an example is, without padding."""
         tokens = tuple(self.tokens(grid) for grid in example.grids)
         words = int((example.text.prompt_ids != self.image_id).sum())
-        return Shape(words + (sum(tokens) if self.prefix else 0), example.grids, tokens)
+        return ExampleSize(words + (sum(tokens) if self.prefix else 0), example.grids, tokens)
 
     def collate(
         self, examples: Sequence[Example], with_answers: bool, padding_side: str = "left", align: int = ALIGN

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lab.errors import ModelError
-from lab.records import Batch, Chat, Shape
+from lab.records import Batch, Chat, ExampleSize
 
 if TYPE_CHECKING:
     import numpy as np
@@ -126,38 +126,12 @@ class Interleaved:
         """Nothing: images are in the cache."""
         return {}
 
-    def place(self, module: str, part: str) -> str:
-        """One place a part."""
-        return {"vision": "patches", "projector": "merged", "llm": "text", "head": "rows"}[part]
-
-    def counts(self, config: PretrainedConfig, shape: Shape) -> dict[str, int]:
-        """Patches, merged tokens, positions of text and images, rows."""
-        patches = sum(math.prod(grid) for grid in shape.grids)
-        merged = patches // config.vision_config.spatial_merge_size**2
-        return {"patches": patches, "merged": merged, "text": shape.length, "rows": shape.rows}
-
-    def attention_flops(self, config: PretrainedConfig, shape: Shape) -> dict[str, float]:
-        """The tower's within an image (or window), the text's causal.
-
-        4 n^2 W for n positions attending to one another in W = heads x size of a head, and half of that where it is causal.
-        """
-        vision = config.vision_config
-        width = getattr(vision, "embed_dim", None) or vision.hidden_size
-        tower = sum(4.0 * width * frames * pairs(vision, h, w) for frames, h, w in shape.grids)
-        return {"vision": tower, "llm": self.causal_flops(config, shape)}
-
-    def causal_flops(self, config: PretrainedConfig, shape: Shape) -> float:
-        """Text on text, images in the prompt among it."""
-        text = config.get_text_config()
-        head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-        return 2.0 * text.num_hidden_layers * text.num_attention_heads * head * shape.length**2
-
-    def shape(self, config: PretrainedConfig, text: int, images: int, tokens: int) -> Shape:
+    def planned_size(self, config: PretrainedConfig, text: int, images: int, tokens: int) -> ExampleSize:
         """Images as square as their number of tokens lets them be."""
         side = config.vision_config.spatial_merge_size
         height = next(h for h in range(math.isqrt(tokens), 0, -1) if tokens % h == 0)
         grid = (1, height * side, tokens // height * side)
-        return Shape(text + images * tokens, (grid,) * images, (tokens,) * images)
+        return ExampleSize(text + images * tokens, (grid,) * images, (tokens,) * images)
 
 
 class MRope:
@@ -199,19 +173,3 @@ class MRope:
             asked = (torch.from_numpy(ids)[None], torch.from_numpy(kinds)[None])
             self.known[key] = self.rope_index(*asked, image_grid_thw=grids)[0][:, 0].numpy()
         return self.known[key]
-
-
-def pairs(vision: PretrainedConfig, h: int, w: int) -> int:
-    """Pairs of patches that attend to one another, over all blocks of the tower, in an image of h x w patches.
-
-    Where the tower has windows (Qwen2.5-VL), only the blocks of `fullatt_block_indexes` attend across them; a window is a
-    square of `window_size` pixels, cut off at the image's right and lower edge.
-    """
-    whole = (h * w) ** 2
-    window = getattr(vision, "window_size", None)
-    if not window:
-        return vision.depth * whole
-    side = window // vision.patch_size
-    inside = sum((min(side, h - i) * min(side, w - j)) ** 2 for i in range(0, h, side) for j in range(0, w, side))
-    full = len(vision.fullatt_block_indexes)
-    return full * whole + (vision.depth - full) * inside

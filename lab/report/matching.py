@@ -5,7 +5,7 @@
                  replicates of one experiment and are not held against each other
     tokens       as many visual tokens of an image: mean, least and most over dev
     parameters   trainable parameters, within `MATCHED` (a rank is a whole number); zero-shot baselines are left out
-    flops        operations of one forward pass (`lab.costs.flops`), within `MATCHED`; zero-shot baselines are left out
+    flops        operations of one forward pass (`lab.costs.counting`), within `MATCHED`; zero-shot baselines are left out
 
 A report shows the ledger of its arms; `sweep.require` makes a sweep stop that breaks it (`lab.sweeping.ledger`).
 """

@@ -4,30 +4,31 @@ from __future__ import annotations
 
 from lab import lora
 from lab.config import Experiment, LoraDial
-from lab.costs import flops
+from lab.costs.counting import CostModel
 from lab.model import Vlm
-from lab.records import Shape
+from lab.records import ExampleSize
 from lab.run.assembly import assemble
 from lab.run.sharing import Prepared
 from lab.training.datamodule import Examples
 
-DECODED = 16
-"""Examples that are looked at where no feature is cached, so that images must be decoded to know their size."""
+LOOKED_AT, COUNTED = 16, 4
+"""Examples that are looked at where no feature is cached, so that images must be decoded to know their size; of these, how many first
+ones have their operations counted."""
 
 
-def shapes(examples: Examples) -> list[Shape]:
-    """Sizes of a split's examples: of all where features are cached, else of the first `DECODED`."""
-    number = len(examples) if examples.store is not None else min(DECODED, len(examples))
-    return [examples.encoder.shape(examples[i]) for i in range(number)]
+def sizes_of(examples: Examples) -> list[ExampleSize]:
+    """Sizes of a split's examples: of all where features are cached, else of the first `LOOKED_AT`."""
+    number = len(examples) if examples.store is not None else min(LOOKED_AT, len(examples))
+    return [examples.encoder.size(examples[i]) for i in range(number)]
 
 
-def costs(vlm: Vlm, examples: Examples) -> dict[str, float]:
-    """Operations of one forward pass of an arm's model with its adapters, and what dials add to it, mean over the examples."""
-    sizes = shapes(examples)
-    return {
-        "flops/forward_per_example": flops.forward(vlm, sizes),
-        "flops/added_per_example": flops.added_per_example(vlm, sizes),
-    }
+def costs(vlm: Vlm, examples: Examples, dial: LoraDial | None = None) -> dict[str, float]:
+    """Operations of one forward pass of an arm's model with its adapters, and what dials add to it, mean over the first examples.
+
+    dial: an adapter that is not attached yet.
+    """
+    flops = CostModel(vlm, dial).flops([examples.encoder.size(examples[i]) for i in range(min(COUNTED, len(examples)))])
+    return {"flops/forward_per_example": float(sum(flops.values())), "flops/added_per_example": float(flops["added"])}
 
 
 def trainable_parameters(vlm: Vlm, dial: LoraDial) -> int:
@@ -43,12 +44,12 @@ def foresee(x: Experiment, prepared: Prepared) -> dict[str, float]:
     vlm = assemble(x, prepared.vlm)
     dial = lora.verify(vlm, x.lora)
     examples = prepared.encoded(x)["dev"]
-    sizes = shapes(examples)
+    sizes = sizes_of(examples)
     found = {
         "parameters/trainable": float(trainable_parameters(vlm, dial)),
-        "flops/forward_per_example": flops.forward(vlm, sizes, dial),
+        **costs(vlm, examples, dial),
     }
-    counts = [count for shape in sizes for count in shape.tokens]
+    counts = [count for size in sizes for count in size.tokens]
     if len(sizes) == len(examples) and counts:
         found |= {"visual_tokens/mean": sum(counts) / len(counts)}
         found |= {"visual_tokens/min": float(min(counts)), "visual_tokens/max": float(max(counts))}

@@ -15,7 +15,8 @@ import torch
 
 from lab import lora
 from lab.config import Experiment, LoraDial
-from lab.costs import activations, planning
+from lab.costs import planning
+from lab.costs.counting import CostModel
 from lab.model import Vlm
 from lab.training.datamodule import Examples
 
@@ -55,7 +56,7 @@ def choose(x: Experiment, vlm: Vlm, train: Examples, dial: LoraDial | None = Non
     """
     trainable = sum(parameter.numel() for parameter in lora.trainable(vlm).values())
     trainable += lora.adapter_parameters(vlm, dial) if dial is not None and dial.r else 0
-    kept = activations.kept(vlm, train.longest, dial)
+    kept = CostModel(vlm, dial).cost(train.longest).kept
     weights = sum(parameter.nbytes for parameter in vlm.bare.parameters() if not parameter.requires_grad)
     fixed, there = weights + planning.adapter_bytes(x, trainable), total(vlm.device, x.trainer.devices)
     return Choice(

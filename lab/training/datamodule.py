@@ -28,7 +28,7 @@ from lab.data.faults import Fault
 from lab.host.progress import Report, silent
 from lab.model import Vlm
 from lab.model.encoding import Encoder, Example, Text
-from lab.records import Batch, Picture, Shape, Split
+from lab.records import Batch, ExampleSize, Picture, Split
 from lab.training import devices
 from lab.training.features import FeatureStore, Names, image_key
 
@@ -133,12 +133,12 @@ class Examples(Dataset[Example]):
         return computed
 
     @cached_property
-    def longest(self) -> Shape:
+    def longest(self) -> ExampleSize:
         """The size of the longest of the first `LOOKED_AT` examples, with its answer. Arms that share examples look once."""
         found = []
         for i in range(min(LOOKED_AT, len(self))):
             example = self[i]
-            shape, answer = self.encoder.shape(example), len(example.text.answer_ids)
+            shape, answer = self.encoder.size(example), len(example.text.answer_ids)
             found.append(replace(shape, length=shape.length + answer, rows=answer + 1))
         return max(found, key=lambda shape: (shape.length, shape.grids))
 

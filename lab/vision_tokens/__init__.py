@@ -13,13 +13,10 @@ leave an image alone that costs no more than the budget, bit for bit.
 
 from __future__ import annotations
 
-import math
-
 from lab.config import PruneRule, VisionTokensDial
 from lab.errors import ConfigError, did_you_mean
 from lab.model import Vlm
 from lab.model.family import Family
-from lab.records import Shape
 
 METHODS = ("native", "resize", "pool", "resampler", "prune", "merge")
 DEFAULT_HEADS = 1
@@ -104,16 +101,3 @@ def add_resampler(vlm: Vlm, dial: VisionTokensDial, budget: int, seed: int) -> N
         torch.manual_seed(seed)
         resampler = Resampler(budget, vlm.hidden, width, heads)
     vlm.extras["resampler"] = vlm.reducer = resampler.to(vlm.device)
-
-
-def extra_flops(vlm: Vlm, shape: Shape) -> float:
-    """Floating-point operations that the dial adds to a forward pass of one example, in trained matrix products.
-
-    2 per multiply-add. Only the resampler has any; the similarities that `merge` and `prune` compare are not counted.
-    """
-    from lab.vision_tokens.resampling import Resampler
-
-    if not isinstance(vlm.reducer, Resampler):
-        return 0.0
-    merge = vlm.bare.config.vision_config.spatial_merge_size**2
-    return float(sum(vlm.reducer.flops(math.prod(grid) // merge) for grid in shape.grids))

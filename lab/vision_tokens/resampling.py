@@ -83,8 +83,3 @@ class Resampler(nn.Module):
         above, below = lattice(self.number)
         places = above * torch.tensor([h, w]) // below
         return tokens.to(features.dtype), places.to(features.device).expand(n, -1, -1)
-
-    def flops(self, length: int) -> int:
-        """Operations for one image of `length` tokens."""
-        attention = 2 * length * self.hidden * self.width + self.number * length * (2 * self.width + self.hidden)
-        return 2 * (attention + 3 * self.number * self.hidden * self.width)

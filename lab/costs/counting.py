@@ -1,0 +1,255 @@
+"""What one example costs: floating-point operations and the bytes that a training step keeps for its backward.
+
+Counted by torch itself, on a copy of the arm's model without weights (`FakeTensorMode`): every operation of a forward pass from pixels
+to logits gets the operations of torch's own formulas (`torch.utils.flop_counter`, 2 for each multiply-add, causal attention whole),
+and autograd tells what it keeps (`saved_tensors_hooks`), each storage once, weights apart. The first token is padding, so that
+attention has a mask, as it has where examples are of unequal length. A quantised layer is counted as the plain one that it stands for.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
+from torch.utils.flop_counter import flop_registry, sdpa_flop_count
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from lab import lora
+from lab.config import LoraDial
+from lab.model import Vlm
+from lab.records import Batch, ExampleSize
+
+aten = torch.ops.aten
+FAKES = FakeTensorMode(allow_non_fake_inputs=True)
+FORMULAS = {
+    **flop_registry,
+    aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q.shape, k.shape, v.shape),
+}
+INDEXING = (aten.index.Tensor, aten.index_put.default, aten.index_put_.default)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Bytes that the forward of one example keeps for its backward.
+
+    plain: of all. between: what is kept with gradient checkpointing. largest: of the block that keeps most, which is computed again.
+    """
+
+    plain: float
+    between: float
+    largest: float
+
+    @property
+    def checkpointed(self) -> float:
+        """What a step keeps with gradient checkpointing."""
+        return self.between + self.largest
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one forward pass. flops: by part (`vision`, `projector`, `llm`, `head`, `adapters`, and `added` by other dials)."""
+
+    flops: Counter[str]
+    kept: Kept
+
+
+class CostModel:
+    """An arm's model without weights, in training mode, to be asked what an example costs. dial: an adapter that is not attached yet."""
+
+    def __init__(self, vlm: Vlm, dial: LoraDial | None = None) -> None:
+        self.vlm = without_weights(vlm, dial)
+        self.counter = OperationCounter(each for module in modules_of(self.vlm) for each in (*module.parameters(), *module.buffers()))
+        self.costs: dict[ExampleSize, Cost] = {}
+        head = self.vlm.bare.get_output_embeddings()
+        parts = {module: self.vlm.family.part_of(name) for name, module in self.vlm.bare.named_modules()}
+        parts |= dict.fromkeys(head.modules(), "head")
+        parts |= {module: "adapters" for name, module in self.vlm.bare.named_modules() if ".lora_" in name}
+        parts |= {module: "added" for extra in self.vlm.extras.values() for module in extra.modules()}
+        for module, part in parts.items():
+            if isinstance(module, GradientCheckpointingLayer):
+                kind = id(module) if module._forward_pre_hooks else structure(module)  # of hooks of `conditioning` no two are alike
+                module.forward = partial(self.counter.block, module.forward, kind)
+            module.register_forward_pre_hook(partial(self.counter.enter, part))
+            module.register_forward_hook(self.counter.leave)
+
+    def cost(self, size: ExampleSize) -> Cost:
+        """Of an example of this size, alone."""
+        if size not in self.costs:
+            with self.counter.counting(), torch.autograd.graph.saved_tensors_hooks(self.counter.pack, lambda tensor: tensor):
+                logits = self.vlm.logits(blank(self.vlm, size), size.rows).flatten(0, 1)
+                loss = F.cross_entropy(logits.float(), torch.zeros(size.rows, dtype=torch.int64))
+                self.costs[size] = self.counter.cost()
+                del loss  # with which all that was kept goes
+        return self.costs[size]
+
+    def flops(self, sizes: Sequence[ExampleSize]) -> Counter[str]:
+        """Operations of a forward pass by part, mean over examples."""
+        total = sum((self.cost(size).flops for size in sizes), Counter())
+        return Counter({part: number / len(sizes) for part, number in total.items()})
+
+
+class OperationCounter(TorchDispatchMode):
+    """Counts what runs within it, by the part that is running, and what autograd keeps of it. weights: tensors that are there anyway.
+
+    Of blocks that are alike, in what they are and in what comes into them, one is run for all: models have dozens, and an operation
+    without weights takes as long as a small one with them.
+    """
+
+    def __init__(self, weights: Iterable[torch.Tensor]) -> None:
+        super().__init__()
+        self.weights = {each.untyped_storage()._cdata: each.untyped_storage() for each in weights}
+        self.blocks: dict[Any, tuple[Any, Counter[str], float]] = {}
+
+    def counting(self) -> OperationCounter:
+        """From nothing."""
+        self.flops, self.parts = Counter[str](), ["other"]
+        self.packed: list[weakref.ref[torch.Tensor]] = []
+        self.seen, self.entering, self.in_blocks = dict(self.weights), 0.0, [0.0]
+        self.shared = 0.0
+        return self
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in INDEXING:  # a mask with values says what a fake one does not: how many it chooses
+            places = [each.nonzero(as_tuple=True) if is_mask(each) else (each,) for each in args[1]]
+            args = (args[0], [each for some in places for each in some], *args[2:])
+        out = func(*args, **(kwargs or {}))
+        if formula := FORMULAS.get(func.overloadpacket):
+            self.flops[self.parts[-1]] += formula(*args, **(kwargs or {}), out_val=out)
+        return out
+
+    def enter(self, part: str, *_: Any) -> None:
+        """A module of this part begins."""
+        self.parts.append(part)
+
+    def leave(self, *_: Any) -> None:
+        """A module has ended."""
+        self.parts.pop()
+
+    def pack(self, tensor: torch.Tensor) -> torch.Tensor:
+        """What autograd packs, it keeps as long as what comes of it is alive."""
+        self.packed.append(weakref.ref(tensor))
+        return tensor
+
+    def fresh(self, tensors: Iterable[Any]) -> float:
+        """Bytes of storages that were not counted before."""
+        memories = [each.untyped_storage() for each in tensors if isinstance(each, torch.Tensor)]
+        new = {each._cdata: each for each in memories if each._cdata not in self.seen}
+        self.seen |= new  # which holds them, so that none comes to lie where another was
+        return float(sum(each.nbytes() for each in new.values()))
+
+    def kept(self) -> float:
+        """Bytes of what was packed, is still kept, and was not counted before."""
+        packed, self.packed = [each() for each in self.packed], []
+        return self.fresh(packed)
+
+    def block(self, forward: Callable[..., Any], kind: Any, *args: Any, **kwargs: Any) -> Any:
+        """Run a block, or give what one alike has given, counted as it was."""
+        self.shared += self.kept() + self.fresh(tree_leaves((args[1:], kwargs)))
+        key = (kind, tree_map(described, (args, kwargs)).__repr__())
+        if key not in self.blocks:
+            before = Counter(self.flops)
+            out = forward(*args, **kwargs)
+            self.blocks[key] = out, self.flops - before, self.kept()
+        else:
+            self.flops += self.blocks[key][1]
+            out = tree_map_only(FakeTensor, lambda each: torch.empty_like(each).requires_grad_(each.requires_grad), self.blocks[key][0])
+        if kept := self.blocks[key][2]:
+            self.entering += args[0].untyped_storage().nbytes()
+            self.in_blocks.append(kept)
+        return out
+
+    def cost(self) -> Cost:
+        """Of all that was counted."""
+        outside = self.shared + self.kept()
+        return Cost(self.flops, Kept(outside + sum(self.in_blocks), outside + self.entering, max(self.in_blocks)))
+
+
+def is_mask(index: Any) -> bool:
+    """Whether an index is a mask with values."""
+    return isinstance(index, torch.Tensor) and index.dtype == torch.bool and not isinstance(index, FakeTensor)
+
+
+def described(value: Any) -> Any:
+    """What two inputs of blocks that are alike have in common."""
+    if isinstance(value, FakeTensor):
+        return value.dtype, tuple(value.shape), value.requires_grad
+    return hash(value.reshape(-1).view(torch.uint8).numpy().tobytes()) if isinstance(value, torch.Tensor) else value
+
+
+def structure(module: nn.Module) -> str:
+    """What two modules that compute alike have in common."""
+    return repr(module) + str([(each.dtype, tuple(each.shape), each.requires_grad) for each in module.parameters()])
+
+
+def modules_of(vlm: Vlm) -> list[nn.Module]:
+    """The model and what dials have added to it."""
+    return [vlm.model, *vlm.extras.values()]
+
+
+def without_weights(vlm: Vlm, dial: LoraDial | None) -> Vlm:
+    """A copy of a model in training mode, its tensors fake, with an adapter on it."""
+    memo: dict[int, Any] = {id(each): each for each in (vlm.processor, vlm.family)}
+    for module in vlm.bare.modules():
+        if type(module).__module__.startswith("bitsandbytes"):
+            dtype = getattr(torch, vlm.base["dtype"])
+            linear = nn.Linear(module.in_features, module.out_features, module.bias is not None, device="meta", dtype=dtype)
+            memo[id(module)] = linear.requires_grad_(False)
+    for module in modules_of(vlm):
+        memo |= {id(each): nn.Parameter(each.detach().to("meta"), each.requires_grad) for each in module.parameters()}
+        memo |= {id(each): each.to("meta") for each in module.buffers()}
+    twin = copy.deepcopy(replace(vlm, starts={}), memo)
+    if dial is not None and dial.r:
+        with torch.device("meta"):
+            lora.attach(twin, replace(dial, init_lora_weights="default"))
+    fakes: dict[int, Any] = {}
+    for module in (each for root in modules_of(twin) for each in root.modules()):
+        module.training, module.gradient_checkpointing = True, False
+        for tensors in (module._parameters, module._buffers):
+            for name, each in tensors.items():
+                if each is not None and not isinstance(each, FakeTensor):
+                    fake = FakeTensor(FAKES, each.detach(), torch.device("cpu")).requires_grad_(each.requires_grad)
+                    tensors[name] = fakes.setdefault(id(each), fake)
+    return twin
+
+
+def blank(vlm: Vlm, size: ExampleSize) -> Batch:
+    """A batch of one example of this size, its first token padding, its pixels fake."""
+    images = vlm.family.architecture
+    config, number = vlm.bare.config, sum(size.tokens)
+    ids = torch.zeros(1, size.length, dtype=torch.int64)
+    prefix = images.in_prompt and (vlm.conditioner is None or vlm.conditioner.prefix)
+    ids[:, 1 : 1 + number * prefix] = getattr(config, "image_token_id", 0)
+    types, mask = torch.zeros_like(ids), torch.ones_like(ids)
+    types[:, 1 : 1 + number * prefix], mask[:, 0] = 1, 0
+    filters = next(module.weight for module in vlm.bare.modules() if isinstance(module, nn.Conv2d | nn.Conv3d))
+    with FAKES:
+        pixels = torch.empty(sum(map(math.prod, size.grids)), filters[0].numel())
+    return Batch(
+        sample_ids=("",),
+        input_ids=ids,
+        attention_mask=mask,
+        mm_token_type_ids=types,
+        position_ids=torch.zeros(3, *ids.shape, dtype=torch.int64) if images.in_prompt else torch.zeros_like(ids),
+        pixel_values=pixels if size.grids else None,
+        image_grid_thw=torch.tensor(size.grids) if size.grids else None,
+        image_features=None,
+        labels=None,
+        answer_rows=size.rows,
+        shared=0,
+        num_images=(len(size.grids),),
+        image_grids=tuple(images.merged(config, grid) for grid in size.grids),
+        visual_tokens=size.tokens,
+        image_order=((),),
+    )
