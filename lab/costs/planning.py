@@ -73,7 +73,7 @@ class Plan:
 def on_meta(x: Experiment) -> model.Vlm:
     """The model of an experiment without its weights, with what `vision_tokens` and `conditioning` add; no adapter yet."""
     import torch
-    from transformers import AutoConfig, AutoModelForImageTextToText
+    from transformers import AutoConfig
 
     family = model.family(x.model.family)
     if x.model.path is None:
@@ -85,7 +85,7 @@ def on_meta(x: Experiment) -> model.Vlm:
         raise ConfigError(f"model.path={x.model.path}: its config.json cannot be read ({first}).") from None
     family.allow("vision_tokens", x.vision_tokens.name)
     with torch.device("meta"):
-        bare = AutoModelForImageTextToText.from_config(config, attn_implementation="eager", dtype=getattr(torch, x.model.dtype.value))
+        bare = family.auto_class().from_config(config, attn_implementation="eager", dtype=getattr(torch, x.model.dtype.value))
         bare.requires_grad_(False)
         vlm = model.Vlm(bare, None, family)  # no processor is needed to count
         if x.vision_tokens.name == "resampler":

@@ -25,7 +25,7 @@ from lab.data.images import decode
 from lab.errors import ContractError, ModelError
 from lab.evaluation.generation import texts, write
 from lab.evaluation.scoring import answer_logits
-from lab.model import Vlm
+from lab.model import Vlm, family
 from lab.model.answers import Readout
 from lab.model.encoding import Encoder, Example, to_device
 from lab.prompt import to_chat
@@ -86,10 +86,11 @@ def plain_logits(folder: Path, samples: Sequence[Sample], x: Experiment) -> torc
 
     Pixel budget, chat template and padding side are the folder's own, so that a wrong one shows.
     """
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoProcessor
 
     dtype = getattr(torch, x.model.dtype.value)
-    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, attn_implementation=x.model.attn_implementation)
+    auto = family(x.model.family).auto_class()
+    model = auto.from_pretrained(folder, dtype=dtype, attn_implementation=x.model.attn_implementation)
     processor = AutoProcessor.from_pretrained(folder)
     chats = [to_chat(sample, x.prompt, x.seed) for sample in samples]
     texts = [

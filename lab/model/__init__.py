@@ -168,7 +168,7 @@ def load(dial: ModelDial, cache_dir: Path | None = None, report: Report = silent
     and `ConfigError` when its weights cannot be quantised here.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForImageTextToText
+    from transformers import AutoConfig
 
     from lab.model import precision
 
@@ -179,7 +179,7 @@ def load(dial: ModelDial, cache_dir: Path | None = None, report: Report = silent
     try:
         config = AutoConfig.from_pretrained(where, **options)
         recognise(dial, kind, config)
-        model, info = AutoModelForImageTextToText.from_pretrained(
+        model, info = kind.auto_class().from_pretrained(
             where,
             dtype=getattr(torch, dial.dtype.value),
             attn_implementation=dial.attn_implementation,

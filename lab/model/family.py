@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from lab.errors import ConfigError, ModelError
 from lab.model.architecture import Architecture
@@ -79,7 +80,7 @@ class Family:
     """A model family: how its checkpoints are recognised, its parts, and what they can be asked for.
 
     model_type: `config.model_type` of its checkpoints. components: the same of configs inside theirs. parts: vision,
-    projector, llm. architecture: how images and text meet in it.
+    projector, llm. auto: Transformers' auto class that loads them. architecture: how images and text meet in it.
     single_output: the language model sees one tensor [tokens, hidden] of each image, so that this tensor can be
         cached, pooled or resampled. False where the tower also speaks to later blocks (DeepStack): images then always
         come as pixels.
@@ -91,12 +92,19 @@ class Family:
     name: str
     model_type: str
     parts: dict[str, Part]
+    auto: str = "AutoModelForImageTextToText"
     single_output: bool = True
     components: dict[str, str] = field(default_factory=dict)
     architecture: Architecture = field(default_factory=Interleaved)
     unused: str = ""
     conv1d: bool = False
     limits: dict[str, Limit] = field(default_factory=lambda: {"conditioning": NO_FLAG})
+
+    def auto_class(self) -> Any:
+        """The class of Transformers that loads such a checkpoint."""
+        import transformers
+
+        return getattr(transformers, self.auto)
 
     def allow(self, dial: str, option: str) -> None:
         """Raise a `ModelError` for an option of a dial that is not legal with this family."""

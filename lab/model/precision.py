@@ -83,10 +83,9 @@ def bytes_a_weight(dial: ModelDial) -> float | None:
 def outside_the_blocks(family: Family, config: PretrainedConfig) -> list[str]:
     """Full names of the linear layers that are not inside a block of the language model."""
     import torch
-    from transformers import AutoModelForImageTextToText
 
     with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(config)
+        model = family.auto_class().from_config(config)
     block = family.parts["llm"].block
     linears = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
     return [name for name in linears if not re.match(block + r"\.", name)]
