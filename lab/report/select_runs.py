@@ -83,10 +83,16 @@ def choose(runs_dir: Path, sweep: str | None = None, run_ids: Sequence[str] = ()
     if record is None:
         name = named[0].identity if len(named) == 1 else f"runs-{text_hash(*(run.identity for run in named), digits=8)}"
         return select(name, named[0].name if len(named) == 1 else f"{len(named)} runs", runs_dir, named, None)
-    arms = [told(runs.look(runs_dir, name)) or Run(name, name, {}, "", status=NOT_STARTED) for name in dict.fromkeys(record.arms)]
+    arms = [told(runs.look(runs_dir, name)) or not_started(runs_dir, name) for name in dict.fromkeys(record.arms)]
     extra = [run for run in named if run.identity not in record.arms]
     name = f"{record.identity}-{text_hash(*(run.identity for run in extra), digits=8)}" if extra else record.identity
     return select(name, record.name, runs_dir, arms + extra, record)
+
+
+def not_started(runs_dir: Path, identity: str) -> Run:
+    """The stand-in for an arm without a record."""
+    reason = runs.why_no_record(runs.folder(runs_dir, identity))
+    return Run(identity, identity, {}, "", status=NOT_STARTED, error=reason)
 
 
 def find_sweep(runs_dir: Path, asked: str | None) -> Sweep | None:

@@ -173,12 +173,19 @@ def _lock(descriptor: int) -> bool:
     return True
 
 
+def why_no_record(run_dir: Path) -> str | None:
+    """What is strange about a folder that holds results of a run and no record of it; None: nothing is."""
+    present = [name for name in CONTENTS if (run_dir / name).exists()]
+    if not present or (run_dir / "run.json").exists():
+        return None
+    return f"{run_dir}: it holds {present[0]} and no run.json. Restore it, or move the folder."
+
+
 def all_runs(runs_dir: Path) -> list[Run]:
     """Every run in the folder, by the time it started; one that cannot be read is told in a line and left out."""
     for path in sorted(runs_dir.glob("*/")):
-        there = [name for name in CONTENTS if (path / name).exists()]
-        if there and not (path / "run.json").exists():
-            log.warning("%s: it holds %s and no run.json, so the run is left out. Restore it, or move the folder.", path, there[0])
+        if reason := why_no_record(path):
+            log.warning("%s It is left out.", reason)
     return _readable(load, runs_dir, (path.parent.name for path in runs_dir.glob("*/run.json")))
 
 
