@@ -142,6 +142,9 @@ WORDS: Mapping[str, Words] = {
     ),
     "trainer.accelerator": Words(("auto", "cpu", "gpu", "cuda", "mps")),
     "trainer.max_time": Words((), also=r"\d{1,6}:[0-5]\d:[0-5]\d", also_told="hours, minutes, seconds, as in 11:45:00"),
+    "data.rule": Words(("winoground",)),
+    "evaluation.ask": Words(("score", "generate")),
+    "evaluation.splits": Words(("train", "minival", "dev")),
     "evaluation.controls": Words(("blank", "shuffled", "text_only")),
 }
 """Of every text that is one of a few words, or a list of them. Enumerations are OmegaConf's affair."""

@@ -2,7 +2,7 @@
 
 One dataclass per dial (`model data lora prompt vision_tokens conditioning`), then what is held still
 (`optim trainer evaluation sweep tracking`). YAML in `conf/` holds values for these fields and nothing else.
-`lab.freezing` turns a composed config into an `Experiment`; `identity` names it.
+`lab.freezing` turns a composed config into an `Experiment`; `identity` names the run that it trains, `asked` what is measured of it.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class ModelDial:
 
 @dataclass
 class DataDial:
-    """Which questions. Sizes are numbers of statements; None means all there are."""
+    """Which questions. Sizes are numbers of statements; None means all there are. rule: how a benchmark scores its answers."""
 
     name: str = MISSING
     root: str | None = None
@@ -106,6 +106,7 @@ class DataDial:
     difficulty: str | None = None
     image_layout: str | None = None
     permutations: int | None = None
+    rule: str | None = None
 
 
 @dataclass
@@ -239,6 +240,8 @@ class TrainerSection:
 class EvaluationSection:
     """What is measured after training. Batch size and repeats never change a score, only its cost.
 
+    ask: ways to answer dev, the first for the record; generate is held against it. also: other data options whose dev is asked, each
+    with its own keys behind it, as in "winoground root=/data/winoground".
     shared_prefix: questions about the same images share what the model made of them; scores agree to rounding, not to the bit.
     """
 
@@ -247,7 +250,9 @@ class EvaluationSection:
     bootstrap: int = 2000
     latency_warmup: int = 5
     latency_examples: int = 50
-    generate: bool = False
+    ask: list[str] = field(default_factory=lambda: ["score"])
+    splits: list[str] = field(default_factory=lambda: ["minival", "dev"])
+    also: list[str] = field(default_factory=list)
     controls: list[str] = field(default_factory=list)
     swap: bool = False
     verify: bool = True
@@ -303,16 +308,32 @@ class Experiment:
     seed: int = 0
 
 
-NOT_IDENTITY = {
-    "sweep": None,
-    "tracking": None,
-    "trainer": (
-        "num_workers", "threads", "accelerator", "devices", "feature_cache", "if_finished", "if_unfinished", "save_every",
-        "keep_checkpoints", "max_time",
-    ),
-    "evaluation": ("batch_size", "bootstrap", "latency_warmup", "latency_examples", "verify", "probe_examples"),
-}
-"""What names where and how fast a run happens, not what it is: left out of `identity`."""
+TRAINED, ASKED, NEITHER = "trained", "asked", "neither"
+ROLES: dict[str, str] = {
+    **dict.fromkeys(("model", "lora", "prompt", "vision_tokens", "conditioning", "optim", "seed"), TRAINED),
+    **dict.fromkeys((
+        "data.name", "data.root", "data.source", "data.seed", "data.num_train", "data.num_minival", "data.on_bad", "data.difficulty",
+        "data.image_layout", "data.permutations", "trainer.max_steps", "trainer.max_epochs", "trainer.batch_size",
+        "trainer.accumulate_grad_batches", "trainer.gradient_clip_val", "trainer.val_every", "trainer.patience",
+        "trainer.gradient_checkpointing", "trainer.restore_best",
+    ), TRAINED),
+    **dict.fromkeys((
+        "data.num_dev", "data.rule", "evaluation.ask", "evaluation.splits", "evaluation.also", "evaluation.controls", "evaluation.swap",
+        "evaluation.shared_prefix",
+    ), ASKED),
+    **dict.fromkeys((
+        "trainer.num_workers", "trainer.threads", "trainer.accelerator", "trainer.devices", "trainer.feature_cache", "trainer.if_finished",
+        "trainer.if_unfinished", "trainer.save_every", "trainer.keep_checkpoints", "trainer.max_time", "evaluation.batch_size",
+        "evaluation.bootstrap", "evaluation.latency_warmup", "evaluation.latency_examples", "evaluation.verify",
+        "evaluation.probe_examples", "sweep", "tracking",
+    ), NEITHER),
+}  # fmt: skip
+"""What each key, or each key of a section, says of a run: what made its weights, what was measured of them, or neither."""
+
+
+def role(key: str) -> str:
+    """The role of a dotted key; a key that is none of this schema, of an earlier version's record, has none."""
+    return ROLES.get(key) or ROLES.get(key.partition(".")[0], NEITHER)
 
 
 ADDRESSES = (("tracking", "uri"), ("model", "path"), ("data", "root"))
@@ -353,20 +374,30 @@ def differing(flats: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def identity_values(values: dict[str, Any]) -> dict[str, Any]:
-    """A config, nested, without `NOT_IDENTITY`; `lora.r` is None where it follows from `lora.trainable_parameters`."""
-    kept: dict[str, Any] = {}
-    for section, fields in values.items():
-        skipped = NOT_IDENTITY.get(section, ())
-        if skipped is not None:
-            kept[section] = {key: value for key, value in fields.items() if key not in skipped} if isinstance(fields, dict) else fields
-    if kept.get("lora", {}).get("trainable_parameters") is not None:
-        kept["lora"]["r"] = None
-    return kept
+    """What made a run's weights, of a config: flat keys; `lora.r` is None where it follows from `lora.trainable_parameters`."""
+    kept = {key: value for key, value in flat(values).items() if role(key) == TRAINED}
+    return kept | ({} if kept.get("lora.trainable_parameters") is None else {"lora.r": None})
 
 
 def identity(x: Experiment) -> str:
-    """Ten hexadecimal digits that name the experiment: sha256 of its `identity_values`.
+    """Ten hexadecimal digits that name a run: the hash of its `identity_values`.
 
     Two spellings of one experiment (overrides in another order, a default written out) have one identity.
     """
     return values_hash(identity_values(as_dict(x)), 10)
+
+
+def asked(x: Experiment) -> dict[str, str]:
+    """What is measured of a run: each thing by name, with a digest of the other keys that its answers depend on."""
+    section = x.evaluation
+    of_dev = ("dev", *(f"dev_{control}" for control in section.controls), *section.ask[1:], *(["swap"] if section.swap else []))
+    things: dict[str, list[Any]] = dict.fromkeys((*section.splits, *(f"also {option}" for option in section.also)), [section.shared_prefix])
+    things |= dict.fromkeys(of_dev, [section.shared_prefix, x.data.num_dev, x.data.rule])
+    return {name: values_hash(keys, 10) for name, keys in things.items()}
+
+
+def also_asked(x: Experiment, earlier: dict[str, Any]) -> Experiment:
+    """The experiment with what was asked before of the same run (`as_dict` of it) asked too."""
+    section, before = x.evaluation, earlier["evaluation"]
+    lists = {key: list(dict.fromkeys([*before[key], *getattr(section, key)])) for key in ("ask", "splits", "also", "controls")}
+    return dataclasses.replace(x, evaluation=dataclasses.replace(section, **lists, swap=section.swap or before["swap"]))

@@ -131,7 +131,7 @@ def evaluate(run: Run, x: Experiment, given: argparse.Namespace, report: Report)
     from lab.artifacts import adapter, contract
     from lab.errors import DataError
     from lab.evaluation import asking
-    from lab.statistics import metrics, winoground
+    from lab.statistics import metrics, rules
     from lab.store import runs
     from lab.training.screening import screen
 
@@ -164,9 +164,8 @@ def evaluate(run: Run, x: Experiment, given: argparse.Namespace, report: Report)
     path = run_dir / "evaluations" / f"{given.name or name_of(given, bool(reasons))}.parquet"
     predictions.write(path, scored)
     table = predictions.read(path)
-    diagnosed = {}
-    if x.data.name == "winoground":
-        diagnosed = winoground.summary(winoground.intervals(table))
+    rule = rules.rule_of(vars(x.data))
+    diagnosed = {} if rule is None else rule.summary(rule.intervals(table))
     facts = {
         "run": run.identity,
         "split": given.split,
@@ -175,7 +174,7 @@ def evaluate(run: Run, x: Experiment, given: argparse.Namespace, report: Report)
         "differences": reasons,
         "remarks": remarks,
         "overrides": list(given.overrides),
-        "data": {"name": x.data.name, "samples": data.fingerprint(split)},
+        "data": {"name": x.data.name, "rule": x.data.rule, "samples": data.fingerprint(split)},
         "notes": list(splits.notes),
         "skipped": len(splits.skipped),
         "metrics": metrics.summarise(table) | diagnosed,
@@ -201,9 +200,9 @@ def name_of(given: argparse.Namespace, broken: bool) -> str:
 def told(path: Path, facts: dict[str, Any], table: PredictionTable, num_resamples: int) -> str:
     """The lines that a person reads: metrics with 95 % intervals, or the reason why there are none."""
     from lab.errors import LabError
-    from lab.statistics import winoground
     from lab.statistics.comparing import intervals
     from lab.statistics.metrics import KINDS
+    from lab.statistics.rules import rule_of
 
     shown = KINDS[table.kind].shown
     lines = [f"run {facts['run']}, {facts['data']['name']}/{facts['split']}, n={facts['n']}"]
@@ -217,8 +216,9 @@ def told(path: Path, facts: dict[str, Any], table: PredictionTable, num_resample
     except LabError as error:
         lines += [f"  {name} {facts['metrics'][name]:.4f}" for name in shown]
         lines.append(f"  no intervals: {error}")
-    if facts["data"]["name"] == "winoground":
-        lines += [f"  {line}" for line in winoground.told(winoground.intervals(table)).splitlines()]
+    rule = rule_of(facts["data"])
+    if rule is not None:
+        lines += [f"  {line}" for line in rule.told(rule.intervals(table)).splitlines()]
     return "\n".join([*lines, f"written to {path}"])
 
 

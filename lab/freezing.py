@@ -72,7 +72,7 @@ def from_dict(values: dict[str, Any], source: str = "") -> Experiment:
     except (ConfigError, OmegaConfBaseException) as error:
         if not source:
             raise
-        raise ConfigError(f"{source}: its config is none of this version of the laboratory: {error}") from None
+        raise ConfigError(f"{source}: its config is none of this version of the laboratory, and a checkout of the version that wrote it (facts.versions) reads it: {error}") from None
 
 
 def literal(value: Any) -> Any:
@@ -115,6 +115,10 @@ def check(x: Experiment) -> None:
             f"sweep.replicates={x.sweep.replicates}: the last would have seed {x.seed + x.sweep.replicates - 1}, and {bounds.SEED} is "
             "the largest. Lower seed."
         )
+    for key, first in (("ask", "score"), ("splits", "dev")):
+        values = getattr(x.evaluation, key)
+        if first not in values or (key == "ask" and values[0] != first):
+            raise ConfigError(f"evaluation.{key}={bounds.told(values)}: {first} is always asked; add it{' first' if key == 'ask' else ''}.")
     if x.evaluation.shared_prefix and x.conditioning.name != "prefix":
         raise ConfigError(
             f"evaluation.shared_prefix=true: with conditioning={x.conditioning.name} a question's words meet the images in every "

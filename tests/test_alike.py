@@ -72,7 +72,6 @@ DIFFERENT = {
     "steps": (["trainer.max_steps=3"], []),
     "samples a step": (["trainer.batch_size=8"], []),
     "clipping": (["trainer.gradient_clip_val=0.5"], []),
-    "controls": (["evaluation.controls=[blank]"], []),
 }
 
 

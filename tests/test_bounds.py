@@ -24,6 +24,7 @@ TEXTS = {
     "model.revision": "of a hub",
     "data.source": "lab.data.nlvr2 says why some are refused, before a model is loaded",
     "lora.target_modules": "a regular expression",
+    "evaluation.also": "options of data, composed before anything loads",
     "tracking.experiment": "MLflow's name",
 }
 """Keys of the schema whose text is free, and why."""

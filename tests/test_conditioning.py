@@ -270,7 +270,7 @@ def test_trains_saves_reloads_and_evaluates(prepared, form, lora_option) -> None
     run_dir = runs.folder(Path(x.tracking.runs_dir), record.identity)
     vlm = run.assemble(x, model.load(x.model))
     adapter.load(vlm, run_dir / "adapter")
-    saved = predictions.read(run_dir / "predictions" / "dev.parquet")
+    saved = predictions.read(run_dir / "predictions" / "pairs.dev.parquet")
     again = scoring.score(vlm, shared.encoded(x)["dev"], readout(vlm.processor.tokenizer, x.prompt), x.evaluation, "dev")
     assert [list(row.said.log_p) for row in again] == saved.log_p.tolist()
     gates = [p for name, p in vlm.extras["cross_attention"].named_parameters() if name.endswith("gate")]

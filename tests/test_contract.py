@@ -82,7 +82,7 @@ def test_the_same_settings_give_the_same_predictions(trained: Trained, capsys: p
     """Rebuilt from its files alone, the run answers bit for bit as it did when it had just been trained."""
     assert trained.evaluate() == 0
     again = predictions.read(trained.folder / "evaluations" / "dev.parquet")
-    first = predictions.read(trained.folder / "predictions" / "dev.parquet")
+    first = predictions.read(trained.folder / "predictions" / "pairs.dev.parquet")
     for column in predictions.COLUMNS:
         assert getattr(again, column).tolist() == getattr(first, column).tolist(), column
     facts = json_of(trained.folder, "dev")

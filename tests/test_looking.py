@@ -90,7 +90,7 @@ def test_swap_groups_are_reported_apart() -> None:
     assert rows == [1]
     original = [predicted("a", True), predicted("b", True)]
     renamed = [predicted("a", False), predicted("b", True)]
-    out = swap.summarise(original, swap.by_group(rows, renamed, [predicted("b", False)]))
+    out = swap.summarise(predictions.table(original), swap.by_group(rows, renamed, [predicted("b", False)]))
     assert out["swap/neutral_agreement"] == 0.0 and out["swap/neutral_examples"] == 1
     assert out["swap/renamed_agreement"] == 1.0 and out["swap/renamed_accuracy"] == 1.0
     assert out["swap/contradicted_agreement"] == 0.0 and "swap/contradicted_accuracy" not in out
@@ -119,18 +119,18 @@ def test_reading_generated_text(composer) -> None:
 def test_generation_against_scoring() -> None:
     scored = [predicted("a", True), predicted("b", False), predicted("c", True, label=False)]
     texts = [Generated("a", "True", 0), Generated("b", "maybe", None), Generated("c", "False", 1)]
-    out = compare(texts, scored)
+    out = compare(texts, predictions.table(scored))
     assert out == {"generate_accuracy": 2 / 3, "generate_neither": 1 / 3, "generate_disagreement": 2 / 3}
 
 
 def test_all_of_it_in_one_run(small) -> None:
-    x = small("evaluation.controls=[blank,shuffled,text_only]", "evaluation.swap=true", "evaluation.generate=true", "evaluation.verify=false")
+    x = small("evaluation.controls=[blank,shuffled,text_only]", "evaluation.swap=true", "evaluation.ask=[score,generate]", "evaluation.verify=false")
     run = running.run_alone(x, "command", time.time())
     folder = runs.folder(Path(x.tracking.runs_dir), run.identity) / "predictions"
     for name in ("dev_blank", "dev_shuffled", "dev_text_only", ):
-        assert len(predictions.read(folder / f"{name}.parquet").label) == 32
-    turned = [len(predictions.read(folder / f"dev_swap_{group}.parquet").label) for group in ("neutral", "renamed", "contradicted")]
+        assert len(predictions.read(folder / f"pairs.{name}.parquet").label) == 32
+    turned = [len(predictions.read(folder / f"pairs.dev_swap_{group}.parquet").label) for group in ("neutral", "renamed", "contradicted")]
     assert turned[0] + turned[1] == 32 and turned[1] == turned[2]
-    assert predictions.read(folder / "dev_text_only.parquet").visual_tokens[0] == ()
+    assert predictions.read(folder / "pairs.dev_text_only.parquet").visual_tokens[0] == ()
     for key in ("dev_blank/accuracy", "dev_text_only/nll", "swap/renamed_agreement", "dev/generate_disagreement"):
         assert key in run.metrics

@@ -49,7 +49,7 @@ def test_every_summary_number_is_recomputed_from_the_predictions(small) -> None:
     assert run.status == runs.FINISHED and run.metrics["verify/passed"] == 1.0
     assert runs.load(Path(x.tracking.runs_dir), run.identity).metrics == run.metrics
     for split, count in (("minival", 16), ("dev", 32)):
-        table = predictions.read(folder / "predictions" / f"{split}.parquet")
+        table = predictions.read(folder / "predictions" / f"pairs.{split}.parquet")
         assert len(table.label) == count
         for key, value in summarise(table).items():
             assert run.metrics[f"{split}/{key}"] == pytest.approx(value, abs=0, nan_ok=True)
@@ -91,7 +91,7 @@ def test_arms_of_a_sweep_equal_arms_alone_bit_for_bit(small, tmp_path) -> None:
         assert losses(alone) == losses(shared) and len(losses(shared)) == 2
         for name, tensor in adapter(alone).items():
             assert torch.equal(tensor, adapter(shared)[name]), name
-        files = [runs.folder(Path(x.tracking.runs_dir), identity(x)) / "predictions/dev.parquet" for x in (alone, shared)]
+        files = [runs.folder(Path(x.tracking.runs_dir), identity(x)) / "predictions/pairs.dev.parquet" for x in (alone, shared)]
         tables = [predictions.read(file) for file in files]
         assert (tables[0].log_p_true == tables[1].log_p_true).all()
 

@@ -29,7 +29,7 @@ def test_a_shipped_option_trains_and_is_what_was_trained(file: Path, composer, t
         given += [f"model.path={tmp_path}/checkpoint"]
     x = composer(
         *given, "data.num_train=8", "data.num_minival=4", "data.num_dev=4", "trainer.max_steps=3", "trainer.batch_size=2",
-        "evaluation.generate=true", "evaluation.probe_examples=2", "evaluation.latency_examples=1", "evaluation.latency_warmup=0",
+        "evaluation.ask=[score,generate]", "evaluation.probe_examples=2", "evaluation.latency_examples=1", "evaluation.latency_warmup=0",
         "tracking.enabled=false", f"tracking.runs_dir={tmp_path}/runs", f"tracking.cache_dir={tmp_path}/cache",
     )  # fmt: skip
     values = as_dict(x)["model"]

@@ -294,7 +294,7 @@ def test_trains_resumes_reloads_and_evaluates(prepared, monkeypatch, tmp_path, m
     run_dir = runs.folder(Path(x.tracking.runs_dir), record.identity)
     vlm = run.assemble(x, model.load(x.model))
     adapter.load(vlm, run_dir / "adapter")
-    saved = predictions.read(run_dir / "predictions" / "dev.parquet")
+    saved = predictions.read(run_dir / "predictions" / "pairs.dev.parquet")
     again = scoring.score(vlm, shared.encoded(x)["dev"], readout(vlm.processor.tokenizer, x.prompt), x.evaluation, "dev")
     assert [list(row.said.log_p) for row in again] == saved.log_p.tolist()
     assert {count for row in again for count in row.visual_tokens} <= set(range(1, budget + 1))

@@ -219,7 +219,7 @@ def test_an_arm_trains_evaluates_and_passes_the_gate(folder: Path, composer: Cal
     """Features cached, LoRA on cross-attention and the rest, controls without images, reload and batch size in the gate."""
     x = composer(
         "model=vit_gpt2", f"model.path={folder}", "conditioning=add_cross_attention", "trainer.max_steps=3", "trainer.batch_size=4",
-        "data.num_train=16", "data.num_minival=4", "data.num_dev=8", "evaluation.latency_examples=1", "evaluation.generate=true",
+        "data.num_train=16", "data.num_minival=4", "data.num_dev=8", "evaluation.latency_examples=1", "evaluation.ask=[score,generate]",
         "evaluation.controls=[text_only]", f"tracking.runs_dir={tmp_path}/runs", f"tracking.cache_dir={tmp_path}/cache",
         "tracking.enabled=false",
     )  # fmt: skip

@@ -210,7 +210,7 @@ def test_through_the_doors(small, tmp_path: Path, capsys, caplog) -> None:
     with caplog.at_level("INFO"):
         zero = running.run_alone(alone, "python -m lab.train data=winoground", time.time())
     runs_dir = tmp_path / "runs"
-    wanted = by_hand(runs_dir / zero.identity / "predictions" / "dev.parquet")
+    wanted = by_hand(runs_dir / zero.identity / "predictions" / "winoground.dev.parquet")
     assert {name: zero.metrics[f"winoground/{name}"] for name in wanted} == wanted
     assert zero.metrics["winoground/image_low"] <= wanted["image"] <= zero.metrics["winoground/image_high"]
     assert f"winoground text  {wanted['text']:.4f} [" in caplog.text and "(chance 0.2500, 6 examples)" in caplog.text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,6 +50,27 @@ def load(dial: DataDial, cache_dir: Path) -> Splits:
         case _:
             from lab.data import winoground as chosen
     return chosen.load(dial, Path(cache_dir))
+
+
+def option(spelled: str) -> DataDial:
+    """A data option and its keys in one text, such as `winoground root=/data/w`. Raises `ConfigError`."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    from lab.cli import shipped
+    from lab.config import DataDial
+
+    name, *keys = shlex.split(spelled) or [""]
+    path = shipped("conf") / "data" / f"{name}.yaml"
+    if name not in NAMES or not path.is_file():
+        raise ConfigError(f"evaluation.also=[{spelled}]: legal values begin with {', '.join(NAMES)}.{did_you_mean(name, NAMES)}")
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(DataDial), OmegaConf.load(path), OmegaConf.from_dotlist(keys))
+        made: DataDial = OmegaConf.to_object(merged)  # type: ignore[assignment]
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"evaluation.also=[{spelled}]: {(error.msg or str(error)).strip()}.") from None
+    check(made, trains=False)
+    return made
 
 
 def demand(splits: Splits, part: str) -> Split:

@@ -9,13 +9,14 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from lab.answers.predictions import PredictionTable
 from lab.config import EvaluationSection
 from lab.evaluation import stages
 from lab.host.progress import Report, silent
 from lab.model import Vlm
 from lab.model.answers import Readout
 from lab.model.encoding import to_device
-from lab.records import Batch, Prediction
+from lab.records import Batch
 from lab.training.datamodule import Examples, eval_batches
 
 MAX_NEW_TOKENS = 3
@@ -85,16 +86,15 @@ def generate(
     return out
 
 
-def compare(generated: list[Generated], scored: list[Prediction]) -> dict[str, float]:
-    """Accuracy of generation (neither word counts as wrong), share that is neither, and share that scoring answers otherwise.
+def compare(generated: list[Generated], scored: PredictionTable) -> dict[str, float]:
+    """Accuracy of generation (no option counts as wrong), share that is none, and share that scoring answers otherwise.
 
-    Disagreement is taken over all examples; a generated text that is neither word disagrees.
+    Disagreement is taken over all examples; a generated text that is no option disagrees.
     """
-    pairs = list(zip(generated, scored, strict=True))
-    assert all(text.sample_id == row.sample_id for text, row in pairs)
-    count = max(len(pairs), 1)
+    assert [text.sample_id for text in generated] == scored.sample_id.tolist()
+    pairs = list(zip([text.prediction for text in generated], scored.right.tolist(), scored.prediction.tolist(), strict=True))
     return {
-        "generate_accuracy": sum(text.prediction == row.answer.right for text, row in pairs) / count,
-        "generate_neither": sum(text.prediction is None for text, _ in pairs) / count,
-        "generate_disagreement": sum(text.prediction != row.said.prediction for text, row in pairs) / count,
+        "generate_accuracy": sum(text == right for text, right, _ in pairs) / len(pairs),
+        "generate_neither": sum(text is None for text, _, _ in pairs) / len(pairs),
+        "generate_disagreement": sum(text != prediction for text, _, prediction in pairs) / len(pairs),
     }

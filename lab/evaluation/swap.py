@@ -102,9 +102,9 @@ def by_group(rows: Sequence[int], renamed: Sequence[Prediction], kept: Sequence[
     return {group: members for group, members in found.items() if members}
 
 
-def summarise(original: Sequence[Prediction], swapped: dict[str, list[Prediction]]) -> dict[str, float]:
+def summarise(original: PredictionTable, swapped: dict[str, list[Prediction]]) -> dict[str, float]:
     """`swap/<group>_agreement`, `_examples` and, where the label is preserved, `_accuracy`."""
-    answers = {row.sample_id: row.said.prediction for row in original}
+    answers = dict(zip(original.sample_id.tolist(), original.prediction.tolist(), strict=True))
     out: dict[str, float] = {}
     for group, rows in swapped.items():
         out[f"swap/{group}_agreement"] = sum(answers[row.sample_id] == row.said.prediction for row in rows) / len(rows)

@@ -16,7 +16,7 @@ from lab.report.measure import Measured
 from lab.report.tables import Column, best, label_of, shown_of, table_of
 from lab.statistics.comparing import Interval, interval
 from lab.statistics.metrics import columns
-from lab.store.runs import folder
+from lab.store.runs import folder, own_predictions
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ INDEX = ("sample_id", "image_set", "question_group")
 
 def path_of(m: Measured, runs_dir: Path, name: str) -> Path:
     """A predictions file of an arm."""
-    return folder(runs_dir, m.arm.run.identity) / "predictions" / f"{name}.parquet"
+    return own_predictions(m.arm.run, folder(runs_dir, m.arm.run.identity), name)
 
 
 def written(interval: Interval | None) -> str:

@@ -21,6 +21,7 @@ from lab.report.question_set import QuestionSet, Reader
 from lab.report.select_runs import Row
 from lab.statistics.comparing import Interval, intervals
 from lab.statistics.metrics import KINDS, Kind, columns
+from lab.store.runs import own_predictions
 
 BATCH = 32
 """Arms measured one after another by one process, so that they share what they were asked."""
@@ -127,7 +128,7 @@ def _open(arm: Row, reader: Reader) -> Opened | Unmeasured:
     if not arm.finished:
         return Unmeasured(arm, arm.run.error or "no error was recorded")
     try:
-        path = arm.folder / "predictions" / "dev.parquet"
+        path = own_predictions(arm.run, arm.folder, "dev")
         with predictions.readable(path):
             opened = Opened(arm, *reader.read(path))
         require_all(path, len(opened.table), arm.run.facts, "dev")
@@ -170,7 +171,7 @@ def _measure(one: Opened, within: dict[str, Interval], no_interval: str | None) 
 
 def _minival(arm: Row) -> tuple[PredictionTable | None, str | None]:
     """The minival predictions, or why there are none."""
-    path = arm.folder / "predictions" / "minival.parquet"
+    path = own_predictions(arm.run, arm.folder, "minival")
     if not path.exists():
         return None, "no minival predictions"
 

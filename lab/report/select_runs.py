@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lab.config import DIALS, differing, flat, identity_values
+from lab.config import DIALS, differing, identity_values
 from lab.errors import LabError, did_you_mean
 from lab.host.files import text_hash, values_hash
 from lab.store import runs
@@ -153,10 +153,10 @@ def select(name: str, title: str, runs_dir: Path, found: Sequence[Run], sweep: S
 
 
 def short_values(config: dict[str, Any]) -> dict[str, str]:
-    """The config that makes an experiment what it is: flat keys, values as short text."""
+    """What made a run's weights: flat keys, values as short text."""
     return {
         key: value if isinstance(value, str) else json.dumps(value, separators=(",", ":")).replace('"', "")
-        for key, value in flat(identity_values(config)).items()
+        for key, value in identity_values(config).items()
         if (key, value) != ("lora.r", None)
     }
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from lab import data, lora
 from lab.artifacts import adapter, contract
-from lab.config import Experiment, IfUnfinished, as_dict, identity, trains
+from lab.config import Experiment, IfFinished, IfUnfinished, also_asked, as_dict, asked, identity, trains
 from lab.errors import BusyError
 from lab.evaluation import equivalence
 from lab.host.progress import Report, silent
@@ -23,8 +23,8 @@ from lab.model import Vlm
 from lab.model.answers import readout
 from lab.run import ranks
 from lab.run.accounting import costs
-from lab.run.assembly import assemble, attached, check, sized
-from lab.run.measuring import evaluate, require_effect, verify
+from lab.run.assembly import assemble, attached, check, sized, trained
+from lab.run.measuring import evaluate, require_effect, unasked, verify
 from lab.run.realised import realised
 from lab.run.sharing import SPLITS, Prepared, prepare, try_out
 from lab.store import runs
@@ -57,7 +57,10 @@ def run_arm(
     runs_dir = Path(x.tracking.runs_dir)
     run_dir = runs.folder(runs_dir, run.identity)
     with runs.held(run_dir):
-        go_on(x, run, runs.load(runs_dir, run.identity), run_dir)
+        earlier = runs.load(runs_dir, run.identity)
+        if earlier is not None and stands(x, earlier):
+            return ask_more(x, prepared, earlier, run_dir, report)
+        go_on(x, run, earlier, run_dir)
         runs.save(runs_dir, run)
         prepared.encoded(x, report)  # before adapters sit in the tower
         run.facts["realised"] = realised(x, prepared)
@@ -66,6 +69,27 @@ def run_arm(
         run.status, run.ended = runs.FINISHED, runs.now()
         runs.save(runs_dir, run)
         checkpoints.clear(run_dir)
+    return run
+
+
+def ask_more(x: Experiment, prepared: Prepared, run: Run, run_dir: Path, report: Report = silent) -> Run:
+    """Measure of a finished run what is asked beyond its record, and add it to that; no step is taken. The folder is held.
+
+    Raises `ContractError` if its adapter would not be used as it was trained.
+    """
+    todo = unasked(x, run)
+    encoded = prepared.encoded(x, report)
+    log.info("run %s is trained; asked of it now: %s", run.identity, ", ".join(sorted(todo)))
+    with trained(x, prepared.vlm, run_dir) as vlm:
+        reads = readout(vlm.processor.tokenizer, x.prompt)
+        described = contract.describe(x, vlm, encoded["dev"].encoder, reads)
+        contract.enforce(contract.load(run_dir), described, f"asking more of run {run.identity}")
+        run.metrics |= evaluate(x, vlm, encoded, reads, run_dir, report, todo=todo)
+    run.facts["asked"] = run.facts.get("asked", {}) | asked(x)
+    run.facts["data"] |= {key: value for key, value in data_facts(x, prepared, encoded).items() if key in ("counts", "samples", "notes")}
+    run.config["evaluation"] = as_dict(also_asked(x, run.config))["evaluation"]
+    run.config["data"] |= {"num_dev": x.data.num_dev, "rule": x.data.rule}
+    runs.save(Path(x.tracking.runs_dir), run)
     return run
 
 
@@ -120,7 +144,8 @@ def train_and_measure(
         require_effect(vlm, assemble(x, prepared.vlm), encoded["dev"])
         adapter.save(vlm, run_dir / "adapter")
     run.metrics |= evaluate(x, vlm, encoded, reads, run_dir, report, in_turn)
-    realised = {key: run.metrics[f"visual_tokens/{key}"] for key in ("mean", "min", "max")}
+    run.facts["asked"] = asked(x)
+    realised = {key: run.metrics[f"visual_tokens/{key}"] for key in ("mean", "min", "max") if f"visual_tokens/{key}" in run.metrics}
     contract.save(run_dir, {**described, "visual_tokens": realised})
     if x.evaluation.verify:
         checks = verify(x, vlm, encoded["dev"], reads, run_dir)
@@ -185,13 +210,22 @@ def run_alone(x: Experiment, command: str, started: float, report: Report = sile
             raise
 
 
-def reusable(x: Experiment, known: Run | None) -> bool:
+def stands(x: Experiment, known: Run) -> bool:
     """Whether a finished run of this identity stands in for training it again."""
-    return known is not None and known.status == runs.FINISHED and x.trainer.if_finished.value == "reuse"
+    return known.status == runs.FINISHED and x.trainer.if_finished is IfFinished.reuse
+
+
+def reusable(x: Experiment, known: Run | None) -> bool:
+    """Whether it does, and has also answered all that is asked."""
+    return known is not None and stands(x, known) and not unasked(x, known)
 
 
 def fail(x: Experiment, run: Run, error: BaseException) -> None:
-    """Record why a run stopped."""
+    """Record why a run stopped. One that is finished stays so: only what was asked of it beyond is missing."""
+    known = runs.look(Path(x.tracking.runs_dir), run.identity)
+    if known is not None and stands(x, known):
+        log.error("run %s is finished, and what is asked of it now failed: %s", run.identity, error)
+        return
     stopped = isinstance(error, KeyboardInterrupt | SystemExit)
     run.status = runs.KILLED if stopped else runs.FAILED
     run.error = f"{type(error).__name__}: {error}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,9 @@ def check(x: Experiment) -> None:
     """
     family = model.check(x.model)
     data.check(x.data, trains(x))
+    names = [x.data.name, *(data.option(option).name for option in x.evaluation.also)]
+    if twice := [name for name, number in Counter(names).items() if number > 1]:
+        raise ConfigError(f"evaluation.also={x.evaluation.also}: data={twice[0]} would be asked twice, and a run keeps one answer of each.")
     if x.prompt.numbered:
         family.allow_numbered()
     vision_tokens.check(x.vision_tokens, family)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from lab import data
 from lab.answers import predictions
 from lab.artifacts import contract, export
-from lab.config import Experiment
+from lab.config import DataDial, Experiment, asked
 from lab.data.controls import ControlSplit
 from lab.errors import DataError, ModelError
 from lab.evaluation import asking, equivalence, generation, latency, scoring, swap
@@ -21,11 +24,13 @@ from lab.host.progress import Report
 from lab.model import Vlm
 from lab.model.answers import Readout
 from lab.model.encoding import to_device
-from lab.records import Prediction
 from lab.run import latency_rounds
 from lab.run.assembly import reload
-from lab.statistics import summary, winoground
+from lab.statistics import rules, summary
+from lab.store import runs
+from lab.store.runs import Run
 from lab.training.datamodule import Examples, eval_batches
+from lab.training.screening import screen
 
 if TYPE_CHECKING:
     import torch
@@ -35,49 +40,94 @@ log = logging.getLogger(__name__)
 PROBE = "probe.safetensors"
 
 
+def unasked(x: Experiment, run: Run) -> set[str]:
+    """What of `lab.config.asked` a run's record does not have yet."""
+    known = run.facts.get("asked", {})
+    return {name for name, digest in asked(x).items() if known.get(name) != digest}
+
+
 def evaluate(
     x: Experiment, vlm: Vlm, encoded: dict[str, Examples], readout: Readout, run_dir: Path, report: Report,
-    in_turn: bool = False,
+    in_turn: bool = False, todo: Collection[str] | None = None,
 ) -> dict[str, float]:
-    """Score minival and dev, write their predictions, measure latency and memory; return the summary numbers.
+    """Score splits and write their predictions, measure latency and memory; return the summary numbers.
 
     in_turn: latency will be measured again with other arms in turn (`lab.run.latency_rounds`), so that a glance will do.
+    todo: the names of `asked` that are wanted, of a run whose speed is known; None: all, and the speed.
     """  # fmt: skip
     out: dict[str, float] = {}
-    section = x.evaluation
-    looked_at = {name: encoded[name] for name in ("minival", "dev") if len(encoded[name])}
-    looked_at |= {f"dev_{name}": control_examples(name, encoded["dev"], x.seed) for name in section.controls}
+    section, wanted = x.evaluation, asked(x).keys() if todo is None else todo
     tables: dict[str, predictions.PredictionTable] = {}
-    for name, examples in looked_at.items():
-        scored = asking.ask(vlm, examples, readout, section, name, report)
-        path = run_dir / "predictions" / f"{name}.parquet"
-        predictions.write(path, scored)
-        tables[name] = predictions.read(path)
-        out |= summary.of_split(name, tables[name], section.bootstrap)
-        if name == "dev":
-            counts = [count for row in scored for count in row.visual_tokens]
-            out["visual_tokens/mean"] = sum(counts) / len(counts)
-            out["visual_tokens/min"], out["visual_tokens/max"] = float(min(counts)), float(max(counts))
-            if x.data.name == "winoground":
-                found = winoground.intervals(tables[name])
-                log.info("%s", winoground.told(found))
-                out |= winoground.summary(found)
-            if section.generate:
-                texts = asking.ask(vlm, examples, readout, section, name, report, "generate")
-                out |= {f"dev/{key}": value for key, value in generation.compare(texts, scored).items()}
-            if section.swap:
-                out |= swapped(x, vlm, examples, scored, readout, run_dir, report)
-    out |= summary.of_subsets(tables["dev"]) if "dev" in tables else {}
-    out |= summary.of_scaling(tables["minival"], tables["dev"]) if {"minival", "dev"} <= tables.keys() else {}
-    report("measuring latency", 0, 1, "")
-    out["memory/peak_mb"] = latency.peak_memory_mb(vlm.device)
-    out |= latency_rounds.glance(section, vlm, encoded["dev"]) if in_turn else latency_rounds.alone(section, vlm, encoded["dev"])
-    report("measuring latency", 1, 1, "")
+    for name in (*section.splits, *(f"dev_{control}" for control in section.controls)):
+        path = runs.predictions_file(run_dir, x.data.name, name)
+        control = name.removeprefix("dev_")
+        if name in wanted:
+            examples = encoded[name] if control == name else control_examples(control, encoded["dev"], x.seed)
+            if not len(examples):
+                continue
+            predictions.write(path, asking.ask(vlm, examples, readout, section, name, report))
+        if path.exists():
+            tables[name] = predictions.read(path)
+        if name in wanted:
+            out |= summary.of_split(name, tables[name], section.bootstrap)
+    dev = tables["dev"]
+    if "dev" in wanted:
+        out |= {**visual_tokens(dev), **by_rule(x.data, dev), **summary.of_subsets(dev)}
+    if "generate" in wanted:
+        texts = asking.ask(vlm, encoded["dev"], readout, section, "dev", report, "generate")
+        out |= {f"dev/{key}": value for key, value in generation.compare(texts, dev).items()}
+    if "swap" in wanted:
+        out |= swapped(x, vlm, encoded["dev"], dev, readout, run_dir, report)
+    if {"minival", "dev"} <= tables.keys() and {"minival", "dev"} & set(wanted):
+        out |= summary.of_scaling(tables["minival"], dev)
+    for option in section.also:
+        if f"also {option}" in wanted:
+            out |= also(x, option, vlm, encoded["dev"], readout, run_dir, report)
+    if todo is None:
+        report("measuring latency", 0, 1, "")
+        out["memory/peak_mb"] = latency.peak_memory_mb(vlm.device)
+        out |= latency_rounds.glance(section, vlm, encoded["dev"]) if in_turn else latency_rounds.alone(section, vlm, encoded["dev"])
+        report("measuring latency", 1, 1, "")
     return out
 
 
+def visual_tokens(table: predictions.PredictionTable) -> dict[str, float]:
+    """Tokens that an image cost; nothing where no sample has one."""
+    counts = [count for row in table.visual_tokens for count in row]
+    if not counts:
+        return {}
+    return {
+        "visual_tokens/mean": sum(counts) / len(counts), "visual_tokens/min": float(min(counts)), "visual_tokens/max": float(max(counts)),
+    }  # fmt: skip
+
+
+def by_rule(dial: DataDial, table: predictions.PredictionTable) -> dict[str, float]:
+    """A benchmark's own scores of a table, where it has a rule."""
+    rule = rules.rule_of(dataclasses.asdict(dial))
+    if rule is None:
+        return {}
+    scores = rule.intervals(table)
+    log.info("%s", rule.told(scores))
+    return rule.summary(scores)
+
+
+def also(
+    x: Experiment, option: str, vlm: Vlm, dev: Examples, readout: Readout, run_dir: Path, report: Report
+) -> dict[str, float]:
+    """Ask dev of another data option, encoded as the run's own is; write the predictions and return `<data>.dev/...`."""
+    dial = data.option(option)
+    splits, examples = screen(data.load(dial, Path(x.tracking.cache_dir)), ("dev",), dev.encoder, dial)
+    for note in splits.notes:
+        log.info("data: %s", note)
+    examples["dev"].prepare(dev.store, vlm, report)
+    path = runs.predictions_file(run_dir, dial.name, "dev")
+    predictions.write(path, asking.ask(vlm, examples["dev"], readout, x.evaluation, f"{dial.name}.dev", report))
+    table = predictions.read(path)
+    return summary.of_split(f"{dial.name}.dev", table, x.evaluation.bootstrap) | by_rule(dial, table)
+
+
 def swapped(
-    x: Experiment, vlm: Vlm, examples: Examples, scored: list[Prediction], readout: Readout, run_dir: Path, report: Report
+    x: Experiment, vlm: Vlm, examples: Examples, dev: predictions.PredictionTable, readout: Readout, run_dir: Path, report: Report
 ) -> dict[str, float]:
     """Score dev with its images in the other order, side words swapped and kept; write each group, return the agreement."""
     rows = swap.sided(examples.split)
@@ -87,11 +137,11 @@ def swapped(
         again.prepare(examples.store, vlm)
         turned.append(asking.ask(vlm, again, readout, x.evaluation, "dev, images swapped", report))
     groups = swap.by_group(rows, *turned)
-    out = swap.summarise(scored, groups)
-    for group, rows in groups.items():
-        path = run_dir / "predictions" / f"dev_swap_{group}.parquet"
-        predictions.write(path, rows)
-        agreement = swap.agreement(predictions.table(scored), predictions.read(path))
+    out = swap.summarise(dev, groups)
+    for group, members in groups.items():
+        path = runs.predictions_file(run_dir, x.data.name, f"dev_swap_{group}")
+        predictions.write(path, members)
+        agreement = swap.agreement(dev, predictions.read(path))
         out |= {} if agreement is None else summary.ends(f"swap/{group}_agreement", agreement)
     return out
 

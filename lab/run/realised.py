@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from lab import lora
-from lab.config import NOT_IDENTITY, Experiment, adds_modules, as_dict, trains
+from lab.config import NEITHER, Experiment, adds_modules, as_dict, role, trains
 from lab.host.files import values_hash
 from lab.model import Vlm
 from lab.model.answers import readout
@@ -43,7 +43,6 @@ def realised(x: Experiment, prepared: Prepared) -> dict[str, Any]:
         "adapters": adapters(x, vlm),
         "steps": steps(x, vlm, prepared) if trains(x) else None,
         "seed": x.seed if drawn else None,
-        "measures": {key: value for key, value in values["evaluation"].items() if key not in (NOT_IDENTITY["evaluation"] or ())},
     }
     found: dict[str, Any] = {"parts": {name: values_hash(part) for name, part in parts.items()}}
     if len(known) == len(shown):
@@ -74,10 +73,12 @@ def steps(x: Experiment, vlm: Vlm, prepared: Prepared) -> dict[str, Any]:
     names = [f"base_model.model.{layer}.{matrix}.{lora.ADAPTER}.weight" for layer in layers for matrix in ("lora_A", "lora_B")]
     names += [f"{extra}.{name}" for extra, module in vlm.extras.items() for name, _ in module.named_parameters()]
     warmup = round(x.optim.warmup_fraction * number)
-    left_out = {*(NOT_IDENTITY["trainer"] or ()), "max_steps", "max_epochs"}
     return {
         "rates": [lora.learning_rate(vlm, name, x.optim) for name in names],
         "schedule": [rate(x.optim.schedule, step, number, warmup) for step in range(number)],
         "optimizer": [list(x.optim.betas), x.optim.weight_decay],
-        "trainer": {key: value for key, value in as_dict(x)["trainer"].items() if key not in left_out},
+        "trainer": {
+            key: value for key, value in as_dict(x)["trainer"].items()
+            if key not in ("max_steps", "max_epochs") and role(f"trainer.{key}") != NEITHER
+        },
     }

@@ -81,8 +81,8 @@ class Prepared:
 
 
 def needed_splits(x: Experiment) -> tuple[str, ...]:
-    """The zero-shot baseline reads no training data."""
-    return SPLITS if trains(x) else ("minival", "dev")
+    """The zero-shot baseline reads no training data, unless it is asked for."""
+    return SPLITS if trains(x) or "train" in x.evaluation.splits else ("minival", "dev")
 
 
 def shared_key(x: Experiment) -> str:

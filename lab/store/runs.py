@@ -3,7 +3,7 @@
     runs/<identity>/
       run.json               status, config, metrics, counts, versions, command (see `Run`)
       curves.jsonl           one JSON object a line: {"step": int, "seconds": float, "<split>/<metric>": float, ...}
-      predictions/<split>.parquet
+      predictions/<data>.<split>.parquet   (in earlier versions <split>.parquet)
       adapter/               PEFT's own files (safetensors)
       contract.json          what an evaluation of the adapter must agree with
       checkpoints/           while the run is unfinished: what it goes on from (`lab.training.checkpoints`)
@@ -95,6 +95,17 @@ def now() -> str:
 def folder(runs_dir: Path, identity: str) -> Path:
     """The folder of a run."""
     return runs_dir / identity
+
+
+def predictions_file(run_dir: Path, data: str, split: str) -> Path:
+    """Where the predictions of a split of a data option lie, or lay in earlier versions."""
+    path, earlier = (run_dir / "predictions" / name for name in (f"{data}.{split}.parquet", f"{split}.parquet"))
+    return earlier if earlier.exists() and not path.exists() else path
+
+
+def own_predictions(run: Run, run_dir: Path, split: str) -> Path:
+    """The predictions of a split of the data option that a run was made with."""
+    return predictions_file(run_dir, run.config.get("data", {}).get("name", ""), split)
 
 
 def save(runs_dir: Path, run: Run) -> None:

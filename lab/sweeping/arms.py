@@ -18,7 +18,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from lab import config
-from lab.config import Experiment, as_dict, flat, identity, trains
+from lab.config import Experiment, also_asked, as_dict, flat, identity, trains
 from lab.errors import BusyError, LabError
 from lab.host.files import text_hash
 from lab.host.forks import die_with, frozen_heap
@@ -176,13 +176,14 @@ def run_sweep(arms: Sequence[Arm], origin: Origin, max_arms: int | None = None, 
 
 
 def distinct(arms: Sequence[Arm]) -> list[Arm]:
-    """Arms of different identity; a repeated one is dropped with a warning."""
+    """Arms of different identity; what a repeated one asks is asked of the first, with a warning."""
     kept: dict[str, Arm] = {}
     for arm in arms:
         name = identity(arm.experiment)
         if name in kept:
-            log.warning("%s is the same experiment as %s: run once", " ".join(arm.overrides), " ".join(kept[name].overrides))
-        kept.setdefault(name, arm)
+            log.warning("%s trains the same run as %s: it is trained once", " ".join(arm.overrides), " ".join(kept[name].overrides))
+            arm = replace(kept[name], experiment=also_asked(kept[name].experiment, as_dict(arm.experiment)))
+        kept[name] = arm
     return list(kept.values())
 
 

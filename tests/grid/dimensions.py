@@ -130,7 +130,7 @@ DIMENSIONS: dict[str, dict[str, Overrides]] = {
     "rates": {"one": (), "by part": ("optim.lr_vision=5e-3", "optim.lr_projector=5e-3", "optim.lr_extras=5e-3", "optim.lr_b_ratio=4")},
     "finished": each("trainer.if_finished", IfFinished),
     "unfinished": each("trainer.if_unfinished", IfUnfinished),
-    "generate": switch("evaluation.generate"),
+    "generate": {"off": (), "on": ("evaluation.ask=[score,generate]",)},
     "swap": switch("evaluation.swap"),
     "controls": {"none": (), "all": ("evaluation.controls=[blank,shuffled,text_only]",)},
     "shared prefix": switch("evaluation.shared_prefix"),

@@ -47,10 +47,10 @@ def asked_again(x: Experiment, known: Run, run_dir: Path) -> list[str]:
     examples = Examples(data.load(x.data, Path(x.tracking.cache_dir)).dev, Encoder(vlm, x.prompt, x.seed))
     examples.prepare(None, vlm)
     scored = scoring.score(vlm, examples, readout(vlm.processor.tokenizer, x.prompt), x.evaluation, "dev")
-    table = predictions.read(run_dir / "predictions" / "dev.parquet")
+    table = predictions.read(runs.predictions_file(run_dir, x.data.name, "dev"))
     gap = np.abs(table.log_p - np.array([one.said.log_p for one in scored])).max()
     found = [] if gap <= NOISE[x.model.dtype.value] else [f"reloaded scores differ by {gap:.3g} in log p"]
-    return found + (generated_again(x, vlm, examples, scored, known) if x.evaluation.generate else [])
+    return found + (generated_again(x, vlm, examples, scored, known) if "generate" in x.evaluation.ask else [])
 
 
 def generated_again(x: Experiment, vlm: Vlm, examples: Examples, scored: list[Prediction], known: Run) -> list[str]:
@@ -66,7 +66,7 @@ def generated_again(x: Experiment, vlm: Vlm, examples: Examples, scored: list[Pr
             if not texts[done].text.startswith(starts):
                 found.append(f"{texts[done].sample_id}: generated {texts[done].text!r}, scoring would begin with {starts}")
             done += 1
-    again = {f"dev/{key}": value for key, value in generation.compare(texts, scored).items()}
+    again = {f"dev/{key}": value for key, value in generation.compare(texts, predictions.table(scored)).items()}
     off = {key: (value, known.metrics[key]) for key, value in again.items() if abs(value - known.metrics[key]) > 1e-9}
     if off and x.model.dtype.value == "float32":
         found.append(f"generation of the reloaded arm has other metrics: {off}")

@@ -65,7 +65,7 @@ def arm(x: Experiment) -> dict[str, Any]:
     """Train an arm and write down what it gives."""
     run = running.run_alone(x, "command", time.time())
     folder = runs.folder(Path(x.tracking.runs_dir), identity(x))
-    tables = {path.stem: predictions.read(path) for path in sorted((folder / "predictions").glob("*.parquet"))}
+    tables = {path.stem.rpartition(".")[2]: predictions.read(path) for path in sorted((folder / "predictions").glob("*.parquet"))}
     steady = {key: repr(value) for key, value in sorted(run.metrics.items()) if key.split("/")[0] not in UNSTEADY and "second" not in key}
     curves = [
         {key: repr(value) for key, value in row.items() if key in CURVES} for row in runs.curves(folder)

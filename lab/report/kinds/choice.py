@@ -25,7 +25,8 @@ from lab.report.tables import Column, best, best_table, label_of, name_of, shown
 from lab.statistics import calibration, functional, winoground
 from lab.statistics.functional import Bins
 from lab.statistics.metrics import KINDS
-from lab.store.runs import folder
+from lab.statistics.rules import rule_of
+from lab.store.runs import folder, own_predictions
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +147,7 @@ def formulas_table(measured: Sequence[Measured]) -> Table:
     """Every measure of calibration of the arms that are shown: `before → after` where a temperature can change the number."""
     columns, rows = ("arm", *(METRICS[name].title for name in FORMULAS)), []
     for m in best(measured):
-        dev = predictions.read(m.arm.folder / "predictions" / "dev.parquet", ("sample_id", *COLUMNS))
+        dev = predictions.read(own_predictions(m.arm.run, m.arm.folder, "dev"), ("sample_id", *COLUMNS))
         scaled = m.details.temperature and calibration.apply(m.details.temperature, dev)
         cells = [number(METRICS[name], METRICS[name].of(dev)) for name in FORMULAS]
         if scaled is not None:
@@ -191,7 +192,7 @@ def winoground_blocks(findings: Findings) -> list[Block]:
         for path, broken in winoground_files(m, findings.selection.runs_dir):
             scores = or_dash(path, lambda path=path: winoground.intervals(predictions.read(path, ("sample_id", *METRICS["nll"].needs))))
             if scores is not None:
-                name = "" if path.stem == "dev" else f" evaluation {path.stem}"
+                name = "" if path.parent.name == "predictions" else f" evaluation {path.stem}"
                 arm: Text = (Mono(m.arm.label), name, " (contract broken)" if broken else "")
                 rows.append((arm, count(scores["group"].num_clusters), *map(written, scores.values())))
     if not rows:
@@ -208,17 +209,18 @@ def winoground_blocks(findings: Findings) -> list[Block]:
 
 def winoground_files(m: Measured, runs_dir: Path) -> list[tuple[Path, bool]]:
     """Predictions of an arm on Winoground, and whether they broke its contract."""
-    files = []
-    if m.arm.run.config.get("data", {}).get("name") == "winoground":
+    also = folder(runs_dir, m.arm.run.identity) / "predictions" / "winoground.dev.parquet"
+    files = [(also, False)] if also.exists() else []
+    if not files and rule_of(m.arm.run.config.get("data", {})) is winoground:
         files.append((path_of(m, runs_dir, "dev"), False))
     for path in sorted((folder(runs_dir, m.arm.run.identity) / "evaluations").glob("*.json")):
         try:
             facts = json.loads(path.read_text(encoding="utf-8"))
-            name, broken = facts["data"]["name"], bool(facts["contract_broken"])
+            rule, broken = rule_of(facts["data"]), bool(facts["contract_broken"])
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             log.warning("%s: this is no evaluation of this laboratory (%s); it is left out.", path, error)
             continue
-        if name == "winoground":
+        if rule is winoground:
             files.append((path.with_suffix(".parquet"), broken))
     return files
 

@@ -1,0 +1,77 @@
+"""A run is what made its weights; what is measured of it is asked of the finished run, and takes no step."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from test_winoground import drawn
+
+from lab import run as running
+from lab.answers import predictions
+from lab.config import ASKED, NEITHER, ROLES, TRAINED, Experiment, asked, identity, role
+from lab.errors import ConfigError
+from lab.freezing import legal_keys
+from lab.store import runs
+
+SMALL = ("trainer.max_steps=2", "evaluation.verify=false", "evaluation.latency_examples=0", "tracking.enabled=false")
+
+
+def leaves() -> list[str]:
+    """Keys of the schema that hold values."""
+    keys = legal_keys(Experiment)
+    return [key for key in keys if not any(other.startswith(f"{key}.") for other in keys)]
+
+
+def test_every_key_has_one_role() -> None:
+    for key in leaves():
+        assert (key in ROLES) != (key.partition(".")[0] in ROLES) or "." not in key, key
+        assert role(key) in (TRAINED, ASKED, NEITHER)
+    assert {key.partition(".")[0] for key in ROLES} == {field.name for field in dataclasses.fields(Experiment)}
+    assert {key for key in ROLES if "." in key} <= set(leaves())
+
+
+CHANGES = {
+    "evaluation.ask": ("[score,generate]", "dev/generate_accuracy"),
+    "evaluation.controls": ("[blank]", "dev_blank/accuracy"),
+    "evaluation.swap": ("true", "swap/neutral_agreement"),
+    "evaluation.splits": ("[minival,dev,train]", "train/accuracy"),
+    "evaluation.shared_prefix": ("true", "dev/accuracy"),
+    "data.num_dev": ("16", "dev/accuracy"),
+    "evaluation.also": ("['winoground root={root} num_dev=2']", "winoground/group"),
+}
+
+
+def test_asking_more_of_a_finished_run_takes_no_step(small, tmp_path: Path, monkeypatch) -> None:
+    assert CHANGES.keys() == {key for key in leaves() if role(key) == ASKED} - {"data.rule"}
+    first = small(*SMALL)
+    before = running.run_alone(first, "command", time.time())
+    folder = runs.folder(Path(first.tracking.runs_dir), identity(first))
+    weights = (folder / "adapter" / "adapter_model.safetensors").read_bytes()
+    steps: list[int] = []
+    step = torch.optim.AdamW.step
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, *a, **k: (steps.append(1), step(self, *a, **k))[1])
+    root = drawn(tmp_path / "w")
+    for key, (value, metric) in CHANGES.items():
+        x = small(*SMALL, f"{key}={value.format(root=root)}")
+        assert identity(x) == identity(first) and asked(x) != asked(first), key
+        after = running.run_alone(x, "command", time.time())
+        assert metric in after.metrics and not running.unasked(x, after), key
+        assert after.metrics["train/loss"] == before.metrics["train/loss"] and after.started == before.started
+        seen = dict.fromkeys(path.name for path in (folder / "predictions").iterdir())
+        running.run_alone(x, "command", time.time())
+        assert json.loads((folder / "run.json").read_text())["metrics"] == after.metrics
+    assert not steps and (folder / "adapter" / "adapter_model.safetensors").read_bytes() == weights
+    assert {"pairs.dev.parquet", "pairs.train.parquet", "pairs.dev_blank.parquet", "winoground.dev.parquet"} <= seen.keys()
+    assert len(predictions.read(folder / "predictions" / "winoground.dev.parquet")) == 8
+    assert set(after.config["evaluation"]["controls"]) == {"blank"} and "generate" in after.config["evaluation"]["ask"]
+
+
+def test_data_that_would_be_asked_twice_or_is_unknown_is_refused(small) -> None:
+    for also, message in (("[pairs]", "data=pairs would be asked twice"), ("[winogrand]", "Did you mean 'winoground'")):
+        with pytest.raises(ConfigError, match=message):
+            running.check(small(*SMALL, f"evaluation.also={also}"))
