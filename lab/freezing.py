@@ -72,7 +72,10 @@ def from_dict(values: dict[str, Any], source: str = "") -> Experiment:
     except (ConfigError, OmegaConfBaseException) as error:
         if not source:
             raise
-        raise ConfigError(f"{source}: its config is none of this version of the laboratory, and a checkout of the version that wrote it (facts.versions) reads it: {error}") from None
+        raise ConfigError(
+            f"{source}: its config is none of this version of the laboratory: {error} The version that wrote it reads it (runs with "
+            "evaluation.generate: commit 662f32b)."
+        ) from None
 
 
 def literal(value: Any) -> Any:

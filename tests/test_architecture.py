@@ -167,3 +167,20 @@ def test_the_manual_shows_the_experiment_as_asked(capsys) -> None:
     for dial in DIALS:
         assert f"{dial}: " + ", ".join(sorted(path.stem for path in (ROOT / "conf" / dial).glob("*.yaml"))) in text
     assert "lora_dropout: 0.25" in text and "seed: 0" in text and "--cfg job" in text
+
+
+WORDS_AT_HOME = ("lab/config.py", "lab/records.py", "lab/answers/choice.py", "lab/data/manifest.py")
+"""Where the two words of a True/False question may stand beside data sets and what `choice` names in statistics and report."""
+
+
+def test_only_the_kind_choice_knows_true_and_false() -> None:
+    """No other module names the two words as answers, or carries their tokens in a signature."""
+    for path in modules():
+        name = str(path.relative_to(ROOT))
+        if name in WORDS_AT_HOME or path.stem == "choice" or path.parent.name == "data" and path.stem.startswith(("nlvr", "pairs")):
+            continue
+        tree = ast.parse(path.read_text())
+        texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+        names = {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)} | {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
+        assert not texts & {"True", "False"}, name
+        assert not names & {"answer_true", "answer_false", "true_ids", "false_ids", "answer_tokens"}, name

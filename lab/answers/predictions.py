@@ -97,7 +97,8 @@ def _arrow(predictions: Iterable[Prediction], source: str) -> pa.Table:
     rows = list(predictions)
     kinds = {row.answer.kind for row in rows}
     if len(kinds) != 1:
-        raise DataError(f"{source}: no predictions; a metric of nothing is undefined." if not rows else f"{source}: kinds of answer are mixed: {kinds}.")
+        what = f"kinds of answer are mixed: {', '.join(sorted(kinds))}." if rows else "no predictions; a metric of nothing is undefined."
+        raise DataError(f"{source}: {what}")
     kind = KINDS[kinds.pop()]
     fields = kind.fields()
     try:
