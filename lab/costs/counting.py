@@ -14,7 +14,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from lab import lora
 from lab.config import LoraDial
+from lab.host.files import text_hash
 from lab.model import Vlm
 from lab.records import Batch, ExampleSize
 
@@ -65,34 +66,48 @@ class Cost:
     kept: Kept
 
 
+COSTS: dict[tuple[str, ExampleSize], Cost] = {}
+"""What was counted in this process, by what a model computes: arms that differ in seeds or rates alone count once."""
+
+
 class CostModel:
-    """An arm's model without weights, in training mode, to be asked what an example costs. dial: an adapter that is not attached yet."""
+    """What an example costs an arm's model. dial: an adapter that is not attached yet.
+
+    A copy of the model without weights, in training mode, is made where something is to be counted.
+    """
 
     def __init__(self, vlm: Vlm, dial: LoraDial | None = None) -> None:
-        self.vlm = without_weights(vlm, dial)
-        self.counter = OperationCounter(each for module in modules_of(self.vlm) for each in (*module.parameters(), *module.buffers()))
-        self.costs: dict[ExampleSize, Cost] = {}
-        head = self.vlm.bare.get_output_embeddings()
-        parts = {module: self.vlm.family.part_of(name) for name, module in self.vlm.bare.named_modules()}
-        parts |= dict.fromkeys(head.modules(), "head")
-        parts |= {module: "adapters" for name, module in self.vlm.bare.named_modules() if ".lora_" in name}
-        parts |= {module: "added" for extra in self.vlm.extras.values() for module in extra.modules()}
-        for module, part in parts.items():
-            if isinstance(module, GradientCheckpointingLayer):
-                kind = id(module) if module._forward_pre_hooks else structure(module)  # of hooks of `conditioning` no two are alike
-                module.forward = partial(self.counter.block, module.forward, kind)
-            module.register_forward_pre_hook(partial(self.counter.enter, part))
-            module.register_forward_hook(self.counter.leave)
+        self.given = vlm, dial
+        computes = (vlm.bare.config.to_json_string(), repr(dial), repr(vlm.reducer), repr(vlm.conditioner), repr(vlm.family))
+        self.computes = text_hash(*computes, *map(structure, modules_of(vlm)))
 
     def cost(self, size: ExampleSize) -> Cost:
         """Of an example of this size, alone."""
-        if size not in self.costs:
-            with self.counter.counting(), torch.autograd.graph.saved_tensors_hooks(self.counter.pack, lambda tensor: tensor):
-                logits = self.vlm.logits(blank(self.vlm, size), size.rows).flatten(0, 1)
+        if (self.computes, size) not in COSTS:
+            vlm, counter = self.counted
+            with counter.counting(), torch.autograd.graph.saved_tensors_hooks(counter.pack, lambda tensor: tensor):
+                logits = vlm.logits(blank(vlm, size), size.rows).flatten(0, 1)
                 loss = F.cross_entropy(logits.float(), torch.zeros(size.rows, dtype=torch.int64))
-                self.costs[size] = self.counter.cost()
+                COSTS[self.computes, size] = counter.cost()
                 del loss  # with which all that was kept goes
-        return self.costs[size]
+        return COSTS[self.computes, size]
+
+    @cached_property
+    def counted(self) -> tuple[Vlm, OperationCounter]:
+        """The model without weights, and what counts its operations."""
+        vlm = without_weights(*self.given)
+        counter = OperationCounter(each for module in modules_of(vlm) for each in (*module.parameters(), *module.buffers()))
+        parts = {module: vlm.family.part_of(name) for name, module in vlm.bare.named_modules()}
+        parts |= dict.fromkeys(vlm.bare.get_output_embeddings().modules(), "head")
+        parts |= {module: "adapters" for name, module in vlm.bare.named_modules() if ".lora_" in name}
+        parts |= {module: "added" for extra in vlm.extras.values() for module in extra.modules()}
+        for module, part in parts.items():
+            if isinstance(module, GradientCheckpointingLayer):
+                kind = id(module) if module._forward_pre_hooks else structure(module)  # of hooks of `conditioning` no two are alike
+                module.forward = partial(counter.block, module.forward, kind)
+            module.register_forward_pre_hook(partial(counter.enter, part))
+            module.register_forward_hook(counter.leave)
+        return vlm, counter
 
     def flops(self, sizes: Sequence[ExampleSize]) -> Counter[str]:
         """Operations of a forward pass by part, mean over examples."""
