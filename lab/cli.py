@@ -105,7 +105,7 @@ def set_up_logging() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def answer(act: Callable[[], int | None]) -> int:
+def run_cli(act: Callable[[], int | None]) -> int:
     """Run a door's work; an error of the user's is one paragraph on standard error and exit code 2."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException

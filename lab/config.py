@@ -259,7 +259,7 @@ class EvaluationSection:
     probe_examples: int = 8
 
 
-class Respect(Enum):
+class MatchOn(Enum):
     samples = "samples"
     order = "order"
     tokens = "tokens"
@@ -275,7 +275,7 @@ class SweepSection:
     replicates: every arm so many times, with seeds `seed`, `seed` + 1, ...: what differs between them is noise.
     """
 
-    require: list[Respect] = field(default_factory=list)
+    require: list[MatchOn] = field(default_factory=list)
     self_check: bool = True
     replicates: int = 1
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lab import paths
-from lab.cli import answer, compose_config, explain, set_up_logging
+from lab.cli import compose_config, explain, run_cli, set_up_logging
 from lab.host.files import values_hash, write_atomically
 
 if TYPE_CHECKING:
@@ -239,7 +239,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The door; 2 if the user must act."""
     given = parser().parse_intermixed_args(arguments)
     set_up_logging()
-    return answer(lambda: act(given))
+    return run_cli(lambda: act(given))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lab.cli import answer, compose, set_up_logging
+from lab.cli import compose, run_cli, set_up_logging
 from lab.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ ICC = 0.05
 
 
 def main() -> None:
-    """The door."""
+    """Command-line entry point."""
     parser = argparse.ArgumentParser(prog="python -m lab.plan", description=__doc__)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as in lab.train; one experiment")
     parser.add_argument("-cn", "--config-name", default="train", help="a sweep of sweeps/, planned at its defaults")
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--tokens-per-image", type=int, help="default: vision_tokens.budget, else measured")
     given = parser.parse_args()
     set_up_logging()
-    sys.exit(answer(lambda: act(given)))
+    sys.exit(run_cli(lambda: act(given)))
 
 
 def act(given: argparse.Namespace) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lab import paths
-from lab.cli import answer, set_up_logging
+from lab.cli import run_cli, set_up_logging
 from lab.errors import ConfigError, DataError
 from lab.host.redaction import HIDDEN, without_secrets
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    """The door."""
+    """Command-line entry point."""
     parser = argparse.ArgumentParser(prog="python -m lab.sync", description=__doc__)
     parser.add_argument("--runs-dir", default="runs", help="the folder of run folders")
     parser.add_argument("--uri", default=None, help="MLflow server; default: each run's own tracking.uri, else as in lab.train")
     parser.add_argument("--experiment", default=None, help="the MLflow experiment; default: each run's own")
     given = parser.parse_args()
     set_up_logging()
-    sys.exit(answer(lambda: sync(given.runs_dir, given.uri, given.experiment)))
+    sys.exit(run_cli(lambda: sync(given.runs_dir, given.uri, given.experiment)))
 
 
 def sync(runs_dir: str, uri: str | None, experiment: str | None) -> int:
@@ -35,7 +35,7 @@ def sync(runs_dir: str, uri: str | None, experiment: str | None) -> int:
         raise DataError(f"--runs-dir {runs_dir}: there is no such folder.")
 
     from lab.store import runs
-    from lab.store.mlflow_sync import Courier
+    from lab.store.mlflow_sync import MlflowSync
     from lab.store.sync_state import store_uri
 
     sections: dict[tuple[str, str], tuple[Tracking, list[Run]]] = {}
@@ -45,7 +45,7 @@ def sync(runs_dir: str, uri: str | None, experiment: str | None) -> int:
     sweeps = runs.all_sweeps(Path(runs_dir))
     missing = 0
     for section, found in sections.values():
-        courier = Courier(section)
+        courier = MlflowSync(section)
         identities = {run.identity for run in found}
         delivered = courier.deliver_all([run.identity for run in found], check=True)
         delivered_sweeps = [courier.deliver_sweep(sweep.identity) for sweep in sweeps if identities & set(sweep.arms)]

@@ -8,7 +8,7 @@ import hydra
 from omegaconf import DictConfig
 
 from lab import manual
-from lab.cli import answer, process_started, set_up_logging, shipped
+from lab.cli import process_started, run_cli, set_up_logging, shipped
 from lab.errors import ConfigError
 from lab.sweeping.launcher import register
 
@@ -18,7 +18,7 @@ register()
 @hydra.main(version_base="1.3", config_path=str(shipped("conf")), config_name="train")
 def compose(composed: DictConfig) -> None:
     """One experiment, composed by Hydra."""
-    raise SystemExit(answer(lambda: alone(composed)))
+    raise SystemExit(run_cli(lambda: alone(composed)))
 
 
 def alone(composed: DictConfig) -> int:
@@ -36,25 +36,25 @@ def alone(composed: DictConfig) -> int:
     from lab.host.progress import bars
     from lab.report.summary import summary_of_run
     from lab.store import runs
-    from lab.store.mlflow_sync import Background, Courier
+    from lab.store.mlflow_sync import BackgroundSync, MlflowSync
     from lab.sweeping.arms import quoted
 
     hydra_config = HydraConfig.get()
     chosen = [] if hydra_config.job.config_name == "train" else ["-cn", str(hydra_config.job.config_name)]
     command = " ".join(["python -m lab.train", *chosen, *map(quoted, hydra_config.overrides.task)])
-    courier = Courier(x.tracking)
-    with Background(courier, [identity(x)]):
+    courier = MlflowSync(x.tracking)
+    with BackgroundSync(courier, [identity(x)]):
         record = running.run_alone(x, command, process_started(), bars())
     print(summary_of_run(courier.runs_dir, record, courier.uri), flush=True)
     return 0 if record.status == runs.FINISHED else 1
 
 
 def main() -> None:
-    """The door."""
+    """Command-line entry point."""
     set_up_logging()
     if manual.asked(sys.argv[1:]):
-        sys.exit(answer(lambda: manual.show(shipped("conf"), sys.argv[1:])))
-    sys.exit(answer(compose))
+        sys.exit(run_cli(lambda: manual.show(shipped("conf"), sys.argv[1:])))
+    sys.exit(run_cli(compose))
 
 
 if __name__ == "__main__":

@@ -7,19 +7,19 @@ import sys
 from pathlib import Path
 
 from lab import paths
-from lab.cli import answer, set_up_logging
+from lab.cli import run_cli, set_up_logging
 from lab.errors import ContractError
 
 
 def main() -> None:
-    """The door."""
+    """Command-line entry point."""
     parser = argparse.ArgumentParser(prog="python -m lab.verify", description=__doc__)
     parser.add_argument("run", help="identity of a finished run, or its first digits")
     parser.add_argument("--runs-dir", type=paths.argument, default=Path("runs"), help="the folder of run folders")
     parser.add_argument("--folder", type=paths.argument, help="check this exported Hugging Face folder instead of exporting anew")
     given = parser.parse_args()
     set_up_logging()
-    sys.exit(answer(lambda: verify(given.runs_dir, given.run, given.folder)))
+    sys.exit(run_cli(lambda: verify(given.runs_dir, given.run, given.folder)))
 
 
 def verify(runs_dir: Path, name: str, folder: Path | None = None) -> int:

@@ -27,7 +27,7 @@ OPTIONS = (
     "trainer.batch_size=2", "trainer.accumulate_grad_batches=2", "tracking.enabled=false", "data.num_train=40",
     "data.num_minival=8", "data.num_dev=16", "evaluation.latency_examples=0",
 )
-ELSEWHERE = ("glance/", "latency/", "memory/", "time/", "train/seconds", "train/examples_per_second")
+ELSEWHERE = ("quick_latency/", "latency/", "memory/", "time/", "train/seconds", "train/examples_per_second")
 """Metrics of the clock and the machine."""
 
 Make = Callable[..., Experiment]
@@ -89,7 +89,7 @@ def command(experiments: list[Experiment]) -> None:
         running.run_alone(experiments[0], "command", time.time())
     else:
         asked = [arms.Arm(x, (f"lora.r={x.lora.r}",)) for x in experiments]
-        sys.exit(arms.run_sweep(asked, arms.Origin("kills", "command", "train", None, time.time()), max_arms=2))
+        sys.exit(arms.run_sweep(asked, arms.SweepSource("kills", "command", "train", None, time.time()), max_arms=2))
 
 
 def asked_for(make: Make, folder: Path, shared: bool) -> list[Experiment]:

@@ -123,7 +123,7 @@ def test_a_sweep_says_so_before_it_trains_and_the_report_does_not_compare_them(c
     cheap = ["lora=none", "trainer.max_steps=0", "evaluation.verify=false", "evaluation.latency_examples=0", "sweep.self_check=false"]
     cheap += ["tracking.enabled=false", f"tracking.runs_dir={tmp_path}/runs"]
     made = [composed(*cheap)] + [composed(*cheap, "vision_tokens=pool", f"vision_tokens.budget={n}") for n in (16, 4)]
-    origin = arms.Origin("test", "python -m lab.train ... -m", "train", None, time.time())
+    origin = arms.SweepSource("test", "python -m lab.train ... -m", "train", None, time.time())
     with caplog.at_level(logging.WARNING):
         assert arms.run_sweep([arms.Arm(x, ()) for x in made], origin, max_arms=1) == 0
     (line,) = [record.getMessage() for record in caplog.records if "One experiment" in record.getMessage()]

@@ -315,7 +315,7 @@ REFUSED = refused_images()
 
 
 def fuzzed(seed: int) -> tuple[str, bytes]:
-    """Flip bytes of a good picture: it may still decode, but nothing else may happen than a picture or a `Fault`."""
+    """Flip bytes of a good picture: it may still decode, but nothing else may happen than a picture or a `BadRecord`."""
     rng = random.Random(seed)
     name = rng.choice(sorted(encoded()))
     data = bytearray(encoded()[name])

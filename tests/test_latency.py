@@ -59,10 +59,10 @@ def check_stages(vlm: Vlm, batch: Batch) -> None:
     vlm.model.eval()
     with torch.inference_mode():
         whole = vlm.logits(batch, 1)[:, -1]
-        seen = stages.see(vlm, batch)
-        read = stages.read(vlm, batch, seen)
+        seen = stages.encode_images(vlm, batch)
+        read = stages.prefill(vlm, batch, seen)
         token = whole.argmax(dim=-1)
-        further = stages.write(vlm, stages.next_inputs(vlm, batch, seen, token), read.cache)
+        further = stages.decode_step(vlm, stages.next_inputs(vlm, batch, seen, token), read.cache)
         again = vlm.logits(longer(batch, token), 1)[:, -1]
     torch.testing.assert_close(read.logits, whole, **CLOSE)
     torch.testing.assert_close(further, again, **CLOSE)
@@ -173,7 +173,7 @@ def test_a_visit_measures_every_stage_both_ways(world) -> None:
 def test_nothing_merges_without_adapters_or_into_quantised_weights(world) -> None:
     x, base, dev = world
     given = dataclasses.replace(x.evaluation, latency_examples=1, latency_warmup=0, batch_size=1)
-    found = latency_rounds.alone(given, base, Examples(dev, Encoder(base, x.prompt)))
+    found = latency_rounds.measure_latency(given, base, Examples(dev, Encoder(base, x.prompt)))
     assert keys("", "batch_") <= found.keys() and not any("merged" in key for key in found)
     vlm = dataclasses.replace(base, base={**base.base, "quantisation": "nf4"})
     lora.attach(vlm, LoraDial(name="llm", r=2))
@@ -235,11 +235,11 @@ def test_a_run_alone_looks_long_and_an_arm_in_turn_looks_short(small) -> None:
     words = readout(prepared.vlm.processor.tokenizer, x.prompt)
     folder = Path(x.tracking.runs_dir) / "look"
     given = (x, prepared.vlm, prepared.encoded(x), words, folder, silent)
-    long, short = (running.evaluate(*given, in_turn=in_turn) for in_turn in (False, True))
+    long, short = (running.evaluate(*given, interleaved=interleaved) for interleaved in (False, True))
     assert (long["latency/examples"], long["latency/batches"]) == (6, 3)
-    assert (short["glance/examples"], short["glance/batches"]) == (2, 0)
-    glance = {name.replace("latency/", "glance/") for name in keys("")}
-    assert glance <= short.keys() and not any(name.startswith(("latency/", "glance/batch_")) for name in short)
+    assert (short["quick_latency/examples"], short["quick_latency/batches"]) == (2, 0)
+    glance = {name.replace("latency/", "quick_latency/") for name in keys("")}
+    assert glance <= short.keys() and not any(name.startswith(("latency/", "quick_latency/batch_")) for name in short)
     assert {key: value for key, value in long.items() if key.startswith("dev/")} == {
         key: value for key, value in short.items() if key.startswith("dev/")
     }

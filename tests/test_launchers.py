@@ -14,7 +14,7 @@ from lab import train
 from lab.config import Tracking
 from lab.errors import ConfigError
 from lab.store import runs
-from lab.store.mlflow_sync import Courier
+from lab.store.mlflow_sync import MlflowSync
 from lab.store.runs import Run, Sweep
 from lab.sweeping import elsewhere
 from lab.sweeping.arms import Arm
@@ -53,7 +53,7 @@ def test_the_arms_of_a_sweep_have_one_parent(launcher, overrides, tmp_path, monk
     assert f"hydra/launcher={launcher}" in sweep.command and sweep.dials == ["lora.r"] and sweep.ended
     assert len({run.process["pid"] for run in found} - {os.getpid()}) == 2
     assert all(f"lora.r={r}  FINISHED" in stdout for r in (2, 3)) and "compare:" in stdout
-    client = Courier(Tracking(uri=f"sqlite:///{tmp_path}/mlflow.db")).client()
+    client = MlflowSync(Tracking(uri=f"sqlite:///{tmp_path}/mlflow.db")).client()
     everything = client.search_runs([client.get_experiment_by_name("lab").experiment_id])
     (parent,) = [run for run in everything if "lab.sweep" in run.data.tags]
     arms = [run for run in everything if "lab.identity" in run.data.tags]
@@ -104,8 +104,8 @@ def test_a_launcher_that_gives_up_leaves_true_statuses(composer, tmp_path, caplo
     killed, waiting = Arm(x, ("lora.r=2",)), Arm(composer("lora.r=3", f"tracking.runs_dir={tmp_path}"), ("lora.r=3",))
     runs.save(tmp_path, Run("killed", "killed", {}, "command", status=runs.RUNNING, process={"pid": 1, "host": "gone"}))
     with caplog.at_level(logging.ERROR):
-        elsewhere.settle(killed, Run("killed", "lora.r=2", {}, "command"))
-        elsewhere.settle(waiting, Run("waiting", "lora.r=3", {}, "command"))
+        elsewhere.record_exit(killed, Run("killed", "lora.r=2", {}, "command"))
+        elsewhere.record_exit(waiting, Run("waiting", "lora.r=3", {}, "command"))
     assert runs.load(tmp_path, "killed").status == runs.KILLED and runs.load(tmp_path, "waiting") is None
     assert caplog.messages == ["arm lora.r=2 was killed", "arm lora.r=3 has not started"]
     assert elsewhere.handed_on_override("tracking.uri=http://me:secret@host") == "tracking.uri=http://***@host"

@@ -14,7 +14,7 @@ from lab.config import DType, Optim
 from lab.model.encoding import Encoder
 from lab.training import capacity
 from lab.training.fast.autograd_ops import Attended, Gated, Layer, Normed, adapted, bands
-from lab.training.fast.fused_step import Lean, keeps_weights, pairing
+from lab.training.fast.fused_step import FusedStep, keeps_weights, pairing
 from lab.training.fast.packing import Heads, Layout, Packed, Spread, pack
 from lab.training.learner import Learner
 from lab.training.objective import answer_loss
@@ -51,7 +51,7 @@ def gradients(vlm, loss) -> dict[str, torch.Tensor]:
     return found
 
 
-def compare(vlm, batch, prompt) -> Lean:
+def compare(vlm, batch, prompt) -> FusedStep:
     """Assert equality of the two steps; return what the lean one found."""
     learner = Learner(vlm, Optim(), prompt, 1)
     plain = answer_loss(vlm.logits(batch, batch.answer_rows), batch.labels)
@@ -128,7 +128,7 @@ def test_in_sixteen_bits_the_step_is_the_plain_one_to_the_bit(world, arm, tmp_pa
 
 def test_dropout_keeps_pefts_forward_and_draws_for_every_token(world, arm, monkeypatch) -> None:
     vlm, batch = arm(lora_dropout=0.5)
-    assert len(Lean(vlm).forwards) == 2 * 5 + 1, "norms alone"
+    assert len(FusedStep(vlm).forwards) == 2 * 5 + 1, "norms alone"
     shared = []
     monkeypatch.setattr("lab.training.fast.fused_step.pack", lambda given: shared.append(given.shared) or pack(given))
     assert torch.isfinite(Learner(vlm, Optim(), world[0].prompt, 1).loss(batch))
@@ -148,7 +148,7 @@ def test_an_error_leaves_the_model_as_it_was(arm) -> None:
     vlm, batch = arm()
     broken = dataclasses.replace(batch, position_ids=batch.position_ids[..., :-1])
     with pytest.raises(RuntimeError):
-        Lean(vlm).predicted(broken)
+        FusedStep(vlm).predicted(broken)
     assert all("forward" not in vars(module) for module in vlm.bare.modules())
 
 

@@ -13,7 +13,7 @@ from synthetic_runs import Questions, answers, write_run, write_sweep
 
 from lab import lora, model
 from lab import run as running
-from lab.config import Experiment, Respect, identity
+from lab.config import Experiment, MatchOn, identity
 from lab.errors import ConfigError
 from lab.freezing import from_dict
 from lab.report import matching
@@ -25,7 +25,7 @@ from lab.store import runs
 from lab.sweeping import arms, ledger
 
 ARM = Account("a", "x", 0, True, {"train": "t", "minival": "m", "dev": "d"}, 64, (16.0, 16, 16), 1000.0, 2e9)
-ALL = tuple(Respect)
+ALL = tuple(MatchOn)
 
 
 def other(**changes) -> Account:
@@ -109,21 +109,21 @@ def test_the_rank_is_recorded_and_costs_are_as_foreseen(small) -> None:
     ("changes", "broken"),
     [
         ({}, set()),
-        ({"samples": {**ARM.samples, "train": "z"}}, {Respect.samples, Respect.order}),
-        ({"samples": {**ARM.samples, "dev": "z"}}, {Respect.samples}),
-        ({"examples_seen": 32}, {Respect.order}),
-        ({"seed": 1}, {Respect.order}),
-        ({"tokens": (15.9, 12, 16)}, {Respect.tokens}),
+        ({"samples": {**ARM.samples, "train": "z"}}, {MatchOn.samples, MatchOn.order}),
+        ({"samples": {**ARM.samples, "dev": "z"}}, {MatchOn.samples}),
+        ({"examples_seen": 32}, {MatchOn.order}),
+        ({"seed": 1}, {MatchOn.order}),
+        ({"tokens": (15.9, 12, 16)}, {MatchOn.tokens}),
         ({"parameters": 1050.0}, set()),
-        ({"parameters": 1051.0}, {Respect.parameters}),
-        ({"flops": 3e9}, {Respect.flops}),
+        ({"parameters": 1051.0}, {MatchOn.parameters}),
+        ({"flops": 3e9}, {MatchOn.flops}),
         ({"parameters": None, "flops": None, "tokens": None}, set()),
         ({"trains": False, "samples": {"dev": "d"}, "parameters": 0.0, "flops": 1e9, "examples_seen": 0}, set()),
-        ({"trains": False, "samples": {"dev": "e"}}, {Respect.samples}),
+        ({"trains": False, "samples": {"dev": "e"}}, {MatchOn.samples}),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "+".join(sorted(str(one.value) for one in value)) or "nothing",
 )
-def test_each_respect_sees_its_own_difference(changes: dict, broken: set[Respect]) -> None:
+def test_each_respect_sees_its_own_difference(changes: dict, broken: set[MatchOn]) -> None:
     both = [ARM, other(**changes)]
     assert {respect for respect in ALL if matching.differs(both, respect)} == broken
     told = matching.breaches(both, ALL)
@@ -135,7 +135,7 @@ def test_seeds_are_replicates_as_long_as_all_have_the_same() -> None:
     replicated = [dataclasses.replace(one, seed=seed) for one in (ARM, other()) for seed in (0, 1)]
     assert not matching.breaches(replicated, ALL)
     assert not matching.breaches([ARM, dataclasses.replace(ARM, label="again", seed=1)], ALL)
-    assert matching.differs(replicated[:-1], Respect.order)
+    assert matching.differs(replicated[:-1], MatchOn.order)
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def sweep(small) -> Callable[..., tuple[Callable[[], int], list[Experiment]]]:
     def make(require: str, *overrides: tuple[str, ...]):
         short = ("trainer.max_steps=2", "data.num_dev=8", "data.num_minival=4", "data.num_train=8", "evaluation.verify=false", "evaluation.latency_examples=1", "tracking.enabled=false")
         made = [small(f"sweep.require=[{require}]", *short, *one) for one in overrides]
-        origin = arms.Origin("test", "python -m lab.train ... -m", "train", None, time.time())
+        origin = arms.SweepSource("test", "python -m lab.train ... -m", "train", None, time.time())
         return (lambda: arms.run_sweep([arms.Arm(x, ()) for x in made], origin, max_arms=2)), made
 
     return make

@@ -213,7 +213,7 @@ def test_every_initialisation_survives_save_and_reload(dial: ModelDial, init: st
     move(vlm)
     trained = logits(vlm, samples)
     assert (trained - bare).abs().max() > 1e-3
-    lora.settle(vlm)
+    lora.finalize_adapter(vlm)
     settled = logits(vlm, samples)
     assert torch.allclose(settled, trained, atol=1e-3)
     with torch.inference_mode(), vlm.model.disable_adapter():
@@ -245,7 +245,7 @@ def test_an_adapter_that_never_left_its_start_is_an_error(vlm: Vlm, init: str) -
     """Rounding moves logits where B A is not exactly zero, so logits alone would not tell."""
     lora.attach(vlm, LoraDial(r=4, init_lora_weights=init))
     with pytest.raises(ModelError, match="where it started"):
-        lora.settle(vlm)
+        lora.finalize_adapter(vlm)
 
 
 def test_learning_rates_by_part_and_by_matrix(vlm: Vlm) -> None:

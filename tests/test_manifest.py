@@ -11,7 +11,7 @@ import pytest
 
 from lab.config import OnBad
 from lab.data import manifest
-from lab.data.faults import Fault, settle
+from lab.data.faults import BadRecord, raise_or_skip
 from lab.errors import DataError
 
 
@@ -19,7 +19,7 @@ def parse(row: manifest.Row) -> tuple[str, bool]:
     return row.text("id"), row.label("label")
 
 
-def read(path: Path) -> tuple[list[tuple[str, bool]], list[Fault]]:
+def read(path: Path) -> tuple[list[tuple[str, bool]], list[BadRecord]]:
     return manifest.read(path, parse, lambda record: record[0])
 
 
@@ -168,7 +168,7 @@ def test_no_path_leaves_the_root(tmp_path: Path, relative: str) -> None:
     (tmp_path / "root" / "out").symlink_to(tmp_path / "secret")
     (tmp_path / "root" / "link.png").symlink_to("../secret/x")
     (tmp_path / "root" / "loop").symlink_to("loop")
-    with pytest.raises(Fault, match=r"^m:1: path "):
+    with pytest.raises(BadRecord, match=r"^m:1: path "):
         manifest.Root(tmp_path / "root").file(relative, "m:1")
 
 
@@ -182,13 +182,13 @@ def test_paths_inside_are_fine_also_through_links_inside(tmp_path: Path) -> None
 
 
 def test_all_faults_end_in_one_error_or_in_the_list_of_skipped() -> None:
-    faults = [Fault(f"m:{k}", "bad") for k in range(9)]
+    faults = [BadRecord(f"m:{k}", "bad") for k in range(9)]
     with pytest.raises(
         DataError, match=r"(?s)^data\.on_bad=fail: bad records and images: 9\..*m:0: bad.*m:4: bad\n  and 4 more"
     ):
-        settle(faults, OnBad.fail)
-    assert settle([], OnBad.fail) == ()
-    assert [(skipped.source, skipped.reason) for skipped in settle(faults, OnBad.skip)] == [
+        raise_or_skip(faults, OnBad.fail)
+    assert raise_or_skip([], OnBad.fail) == ()
+    assert [(skipped.source, skipped.reason) for skipped in raise_or_skip(faults, OnBad.skip)] == [
         (f"m:{k}", "bad") for k in range(9)
     ]
 
@@ -197,5 +197,5 @@ def test_numbers_are_whole_and_not_negative() -> None:
     row = manifest.Row("m:1", {"a": 3, "b": "17", "c": True, "d": -1, "e": "x", "f": 1.0})
     assert (row.number("a"), row.number("b")) == (3, 17)
     for key in "cdefg":
-        with pytest.raises(Fault, match="a whole number from 0"):
+        with pytest.raises(BadRecord, match="a whole number from 0"):
             row.number(key)

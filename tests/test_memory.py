@@ -109,5 +109,5 @@ def test_fewer_ride_where_memory_is_short(prepared, monkeypatch, caplog) -> None
         monkeypatch.setattr(capacity, "room", lambda share=share: share * need)
         caplog.clear()
         with caplog.at_level(logging.WARNING):
-            assert running.riders(todo, base, 4) == riding
+            assert running.max_concurrent_arms(todo, base, 4) == riding
         assert ("hydra.launcher.max_arms" in caplog.text) == (riding < 4)

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from lab.config import DataDial, OnBad
-from lab.data import demand, fingerprint, load, nlvr
+from lab.data import fingerprint, load, nlvr, require_split
 from lab.data.images import decode
 from lab.data.splits import choose
 from lab.errors import ConfigError, DataError
@@ -150,7 +150,7 @@ def test_few_directories_are_cut_too(tmp_path: Path, directories: int, sizes: tu
     assert tuple(map(len, where(splits).values())) == sizes
     if directories == 1:
         with pytest.raises(DataError, match=r"train split is empty: .*too few image directories"):
-            demand(splits, "train")
+            require_split(splits, "train")
         with pytest.raises(DataError, match="too few"):
             splits.train[0]
         assert list(splits.train) == []

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from lab.config import DataDial, OnBad
-from lab.data import demand, load, nlvr2, tables
+from lab.data import load, nlvr2, require_split, tables
 from lab.data.images import decode
 from lab.errors import ConfigError, DataError
 from lab.records import Splits
@@ -77,7 +77,7 @@ def test_the_official_dev_file(tmp_path: Path) -> None:
     assert not any("officially" in note for note in splits.notes)
     assert len(splits.train) == len(splits.minival) == 0
     with pytest.raises(DataError, match=r"train split is empty: .*holds no train\.json; .*zero-shot only"):
-        demand(splits, "train")
+        require_split(splits, "train")
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_train_is_cut_by_directory_bucket(tmp_path: Path) -> None:
     splits = load(DataDial(name="nlvr2", root=str(tmp_path)), tmp_path / "cache")
     assert {Path(sample.images[0].source).parent.name for sample in splits.minival} == {"19"}
     assert (len(splits.train), len(splits.minival), len(splits.dev)) == (76, 4, 1)
-    assert demand(splits, "train") is splits.train
+    assert require_split(splits, "train") is splits.train
     assert any("the last 1 of 20 directory buckets" in note for note in splits.notes)
 
 
@@ -236,7 +236,7 @@ def test_lmms_lab_tables(tmp_path: Path) -> None:
     assert red(splits, 1) == [1, 101]
     assert splits.dev[1].images[0].source == f"{root}[balanced_dev]#1/left_image"
     with pytest.raises(DataError, match="has no train split"):
-        demand(splits, "train")
+        require_split(splits, "train")
 
 
 @pytest.mark.parametrize("marked", [True, False])

@@ -12,7 +12,7 @@ from lab.config import Tracking
 from lab.data import tables
 from lab.errors import ConfigError
 from lab.run.arm import OPTIONAL, versions
-from lab.store.mlflow_sync import Courier
+from lab.store.mlflow_sync import MlflowSync
 
 
 def test_tables_name_the_package_that_reads_them(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
@@ -26,8 +26,8 @@ def test_tables_name_the_package_that_reads_them(monkeypatch: pytest.MonkeyPatch
 def test_tracking_names_the_package_that_it_needs_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="tracking.enabled=true: the package mlflow is not installed"):
-        Courier(Tracking())
-    assert Courier(Tracking(enabled=False)).deliver("a run")
+        MlflowSync(Tracking())
+    assert MlflowSync(Tracking(enabled=False)).deliver("a run")
 
 
 def test_versions_leave_out_what_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from test_nlvr2 import hang, statement, train_rows, write
 from lab import evaluate, model, paths
 from lab.bounds import value_of
 from lab.config import DataDial, ModelDial, OnBad, Tracking, identity
-from lab.data import demand, load
+from lab.data import load, require_split
 from lab.errors import ConfigError, DataError
 from lab.paths import PATHS, When
 from lab.prompt import template_text
@@ -114,7 +114,7 @@ def test_an_emptied_split_says_that_it_was_emptied(how: str, tmp_path: Path) -> 
     splits = load(DataDial(name="nlvr2", root=str(tmp_path), on_bad=OnBad.skip), tmp_path / "cache")
     for part in ("train", "minival"):
         with pytest.raises(DataError, match=rf"the {part} split is empty: all \d+ \w+ of {part} were skipped .*the first: .*train"):
-            demand(splits, part)
+            require_split(splits, part)
 
 
 def test_an_adapter_of_another_rank_than_its_config_says(tiny_folder, composer, tmp_path) -> None:

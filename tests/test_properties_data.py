@@ -20,7 +20,7 @@ from test_screening import PROMPT, png, sample
 
 from lab.config import DataDial, OnBad
 from lab.data import load, manifest
-from lab.data.faults import Fault
+from lab.data.faults import BadRecord
 from lab.data.files import read_text
 from lab.data.images import decode
 from lab.errors import LabError
@@ -129,7 +129,7 @@ def test_a_statement_becomes_its_own_words_or_a_fault(encoder: Encoder, text: st
     assume(text.strip() and not any("\ud800" <= character <= "\udfff" for character in text))
     try:
         found = encoder.text(sample(text)).prompt_ids.tolist()
-    except Fault as fault:
+    except BadRecord as fault:
         assert str(fault).startswith("sample s: ")
         return
     chat = encoder.architecture.frame(encoder.processor, encoder.framed(sample(text))[0], False)[0]

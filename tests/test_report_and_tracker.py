@@ -18,7 +18,7 @@ from lab.report.formatting import count, decimal, percent, quantity, tokens
 from lab.report.select_runs import choose
 from lab.report.write import write_report
 from lab.store import runs
-from lab.store.mlflow_sync import Courier
+from lab.store.mlflow_sync import MlflowSync
 from lab.store.runs import Run
 from lab.sweeping import arms
 
@@ -165,7 +165,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, composer, tiny_folder: Pa
     )  # fmt: skip
     options = [("lora.r=2", "trainer.max_steps=4"), ("lora.r=4", "trainer.max_steps=4"), ("lora=none", "trainer.max_steps=0")]
     asked = [arms.Arm(composer(*given, *option), option) for option in options]
-    origin = arms.Origin("test", "python -m lab.train ... -m", "train", None, time.time())
+    origin = arms.SweepSource("test", "python -m lab.train ... -m", "train", None, time.time())
     assert arms.run_sweep(asked, origin, max_arms=2) == 0
     return folder / "runs", uri
 
@@ -230,7 +230,7 @@ def test_no_name_is_there_twice_for_a_step(finished: tuple[Path, str], capsys: p
 def test_a_run_that_failed_and_goes_on_sends_its_summary_once(small) -> None:
     """What a failed attempt had measured may be other than what the next one measures, as seconds are."""
     x = small()
-    runs_dir, courier = Path(x.tracking.runs_dir), Courier(x.tracking)
+    runs_dir, courier = Path(x.tracking.runs_dir), MlflowSync(x.tracking)
     run = Run(identity(x), "name", {"tracking": {}}, "command", status=runs.FAILED, started=runs.now())
     run.metrics = {"train/seconds": 1.0, "latency/p50_ms": 30.0, "train/steps": 4.0}
     runs.save(runs_dir, run)

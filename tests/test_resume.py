@@ -24,7 +24,7 @@ from lab.training import callbacks, capacity, checkpoints
 from lab.training.checkpoints import BrokenCheckpoint, Checkpoint
 from lab.training.datamodule import SeededOrder
 from lab.training.learner import Learner
-from lab.training.resuming import Keeper
+from lab.training.resuming import CheckpointCallback
 
 FULL = (
     "lora.lora_dropout=0.1", "trainer.max_steps=12", "trainer.save_every=5", "trainer.val_every=3", "trainer.patience=9",
@@ -61,7 +61,7 @@ def reference(whole, small):
 def test_a_run_cut_in_training_ends_as_the_whole_one(reference, monkeypatch, hook, step) -> None:
     whole, make = reference
     x = make()
-    cut(monkeypatch, Keeper, hook, lambda trainer: trainer.global_step == step)
+    cut(monkeypatch, CheckpointCallback, hook, lambda trainer: trainer.global_step == step)
     with pytest.raises(PowerCut):
         alone(x)
     assert checkpoints.newest(folder(x)) is not None or step < 5
@@ -90,7 +90,7 @@ def test_a_run_cut_in_evaluation_does_not_train_again(reference, monkeypatch) ->
 def test_a_broken_checkpoint_falls_back_to_the_one_before(reference, monkeypatch, caplog) -> None:
     whole, make = reference
     x = make()
-    cut(monkeypatch, Keeper, "on_train_batch_start", lambda trainer: trainer.global_step == 11)
+    cut(monkeypatch, CheckpointCallback, "on_train_batch_start", lambda trainer: trainer.global_step == 11)
     with pytest.raises(PowerCut):
         alone(x)
     newest, before = checkpoints.saved(folder(x))
@@ -105,7 +105,7 @@ def test_nothing_but_trained_weights_and_state_is_kept(reference, monkeypatch) -
     """A checkpoint holds the trained weights and twice as much optimizer state, no base; the last two are kept."""
     _, make = reference
     x = make()
-    cut(monkeypatch, Keeper, "on_train_batch_start", lambda trainer: trainer.global_step == 11)
+    cut(monkeypatch, CheckpointCallback, "on_train_batch_start", lambda trainer: trainer.global_step == 11)
     with pytest.raises(PowerCut):
         alone(x)
     trainable = runs.load(Path(x.tracking.runs_dir), identity(x)).metrics["parameters/trainable"]
@@ -118,7 +118,7 @@ def test_nothing_but_trained_weights_and_state_is_kept(reference, monkeypatch) -
 def test_a_resume_under_other_conditions_is_refused(reference, monkeypatch) -> None:
     whole, make = reference
     x = make()
-    cut(monkeypatch, Keeper, "on_train_batch_start", lambda trainer: trainer.global_step == 7)
+    cut(monkeypatch, CheckpointCallback, "on_train_batch_start", lambda trainer: trainer.global_step == 7)
     with pytest.raises(PowerCut):
         alone(x)
     path = folder(x) / "contract.json"
@@ -226,7 +226,7 @@ def test_the_choice_of_gradient_checkpointing_goes_with_the_run(reference, monke
         patch.setattr(capacity, "total", lambda *_: 1e6)
         prepared = running.prepare(stays)
         run = running.run_arm(stays, prepared, running.new_run(stays, "command"), time.time())
-        cut(patch, Keeper, "on_train_batch_start", lambda trainer: trainer.global_step == 11)
+        cut(patch, CheckpointCallback, "on_train_batch_start", lambda trainer: trainer.global_step == 11)
         with pytest.raises(PowerCut):
             alone(moves)
     assert "so gradient checkpointing is on" in caplog.text

@@ -20,13 +20,13 @@ from lab.config import Experiment, identity
 from lab.errors import ConfigError, DataError, ModelError
 from lab.statistics.metrics import summarise
 from lab.store import runs
-from lab.store.mlflow_sync import Courier
+from lab.store.mlflow_sync import MlflowSync
 from lab.sweeping import arms
 from lab.training.learner import Learner
 
 
-def origin() -> arms.Origin:
-    return arms.Origin("test", "python -m lab.train ... -m", "train", None, time.time())
+def origin() -> arms.SweepSource:
+    return arms.SweepSource("test", "python -m lab.train ... -m", "train", None, time.time())
 
 
 def sweep(*experiments: Experiment) -> int:
@@ -138,7 +138,7 @@ def test_a_crash_a_divergence_a_full_memory_and_a_kill_do_not_touch_the_others(s
     assert {kind for kind, run in found.items() if run.status == runs.FINISHED} == set(kinds) - {"diverging"}
     assert sorted(path.name for path in folder.glob("started-*-False")) == [f"started-{r}-False" for r in (3, 5, 6)]
     assert found["killed"].facts["resumed_at_step"] == 2
-    client = Courier(asked["good"].tracking).client()
+    client = MlflowSync(asked["good"].tracking).client()
     everything = client.search_runs([client.get_experiment_by_name("lab").experiment_id])
     (parent,) = [run for run in everything if "lab.sweep" in run.data.tags]
     arms_there = {run.data.params["lora.r"]: run for run in everything if "lab.identity" in run.data.tags}
@@ -152,7 +152,7 @@ def test_a_crash_a_divergence_a_full_memory_and_a_kill_do_not_touch_the_others(s
 def test_the_tracker_shows_dials_metrics_and_curves(small) -> None:
     x = small("trainer.max_steps=20", "evaluation.latency_examples=2")
     running.run_alone(x, "python -m lab.train", time.time())
-    courier = Courier(x.tracking)
+    courier = MlflowSync(x.tracking)
     assert courier.deliver(identity(x)) and courier.deliver(identity(x))
     client = courier.client()
     (run,) = client.search_runs([client.get_experiment_by_name("lab").experiment_id])
@@ -168,11 +168,11 @@ def test_the_tracker_shows_dials_metrics_and_curves(small) -> None:
 def test_a_tracker_away_loses_nothing(small, tmp_path, caplog) -> None:
     x = small("tracking.uri=http://127.0.0.1:9")
     running.run_alone(x, "command", time.time())
-    away = Courier(x.tracking)
+    away = MlflowSync(x.tracking)
     with caplog.at_level(logging.WARNING):
         assert not away.deliver(identity(x)) and not away.deliver(identity(x))
     assert sum("does not answer" in record.message for record in caplog.records) == 1
-    back = Courier(dataclasses.replace(x.tracking, uri=f"sqlite:///{tmp_path}/later.db"))
+    back = MlflowSync(dataclasses.replace(x.tracking, uri=f"sqlite:///{tmp_path}/later.db"))
     assert back.deliver(identity(x))
     (run,) = back.client().search_runs([back.client().get_experiment_by_name("lab").experiment_id])
     assert run.info.status == "FINISHED" and "dev/accuracy" in run.data.metrics
@@ -218,7 +218,7 @@ def test_the_self_check_tells_a_shared_base_from_another(small, capsys) -> None:
     prepared = running.prepare(x)
     assert self_check(x, prepared) == 0.0
     for store in prepared.stores.values():
-        store.serve([dataclasses.replace(shard, values=shard.values * 1.01) for shard in store.shards])
+        store.set_shards([dataclasses.replace(shard, values=shard.values * 1.01) for shard in store.shards])
     difference = self_check(x, prepared)
     assert difference > 0.0 and "largest difference" in told(difference, "arm") and "bit-identical" in told(0.0, "arm")
     again = [small("lora.lora_dropout=0.1", "tracking.enabled=false", "sweep.self_check=true", f"lora.r={r}") for r in (2, 4)]

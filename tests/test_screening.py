@@ -15,7 +15,7 @@ from PIL import Image
 from lab import data, model, vision_tokens
 from lab import run as running
 from lab.config import DataDial, Experiment, OnBad, PromptDial
-from lab.data.faults import Fault
+from lab.data.faults import BadRecord
 from lab.data.images import size_of
 from lab.errors import ConfigError, DataError
 from lab.model import Vlm
@@ -53,7 +53,7 @@ def test_text_never_becomes_a_special_token(vlm: Vlm) -> None:
     for token in sorted(added):
         for text in (token, f"{token} one", f"a{token}b", f"one {token}", f"\n{token}\t{token}", f"<{token}>"):
             for number in (0, 2):
-                with pytest.raises(Fault, match=r"^sample s: its text .* must not hold special tokens: ") as caught:
+                with pytest.raises(BadRecord, match=r"^sample s: its text .* must not hold special tokens: ") as caught:
                     encoder.text(sample(text, number))
                 assert repr(token) in str(caught.value)
         for text in (token.upper(), token[:-1], token[1:], token.replace("|", " |"), f"{token[:3]} {token[3:]}"):
@@ -66,7 +66,7 @@ def test_text_never_becomes_a_special_token(vlm: Vlm) -> None:
 def test_text_forms_no_special_token_with_what_stands_beside_it(vlm: Vlm) -> None:
     token = vlm.processor.tokenizer.eos_token
     halved = Encoder(vlm, dataclasses.replace(PROMPT, template=token[:3] + "{statement}"))
-    with pytest.raises(Fault, match="must not hold special tokens"):
+    with pytest.raises(BadRecord, match="must not hold special tokens"):
         halved.text(sample(token[3:]))
     assert len(halved.text(sample("one")).prompt_ids)
 
@@ -91,7 +91,7 @@ def test_a_text_longer_than_the_model_has_positions_is_refused_and_one_that_just
     assert len(encoder.ids("!" + " A" * 10)) == 1 + 10 * (per := len(encoder.ids(" A")))
     fits = (most - words) // per
     encoder.text(sample("!" + " A" * fits))
-    with pytest.raises(Fault, match=rf"^sample s: .* tokens of text, and the model has {most} positions"):
+    with pytest.raises(BadRecord, match=rf"^sample s: .* tokens of text, and the model has {most} positions"):
         encoder.text(sample("!" + " A" * (fits + 1)))
 
 
@@ -108,7 +108,7 @@ def test_an_image_too_thin_is_a_bad_record_before_its_pixels_are_made(vlm: Vlm) 
     if not vlm.family.architecture.in_prompt:
         return encoder.check(thin)  # every image is brought to one size
     for look in (encoder.check, encoder.picture):
-        with pytest.raises(Fault, match=r"^thin: the checkpoint's image processor does not take its 3 x 603 pixels"):
+        with pytest.raises(BadRecord, match=r"^thin: the checkpoint's image processor does not take its 3 x 603 pixels"):
             look(thin)
         look(Picture("not so thin", png(3, 600)))
     return None
@@ -118,7 +118,7 @@ def test_sizes_are_known_without_decoding() -> None:
     assert size_of(Picture("nowhere", size=(40, 30))) == (40, 30)
     assert size_of(Picture("nowhere", crop=(1, 2, 11, 22), size=(40, 30))) == (10, 20)
     assert size_of(Picture("here", png(40, 30), crop=(1, 2, 11, 22))) == (10, 20)
-    with pytest.raises(Fault, match="does not lie inside"):
+    with pytest.raises(BadRecord, match="does not lie inside"):
         size_of(Picture("here", png(40, 30), crop=(0, 0, 41, 1), size=(40, 30)))
 
 
@@ -239,5 +239,5 @@ def test_budgets_are_met_by_what_is_not_thin(vlm: Vlm) -> None:
     own.budget = 2
     encoder = Encoder(own, PROMPT)
     encoder.check(Picture("square", size=(500, 500)))
-    with pytest.raises(Fault, match="^strip: vision_tokens.budget=2: .* ask for at least so many"):
+    with pytest.raises(BadRecord, match="^strip: vision_tokens.budget=2: .* ask for at least so many"):
         encoder.check(Picture("strip", size=(16, 640)))

@@ -27,7 +27,7 @@ from lab import sync
 from lab.config import Tracking
 from lab.errors import ConfigError
 from lab.store import runs, sync_state
-from lab.store.mlflow_sync import Background, Courier, lay_tables
+from lab.store.mlflow_sync import BackgroundSync, MlflowSync, copy_migrated_schema
 from lab.store.runs import Run, Sweep
 
 ROOT = Path(__file__).parents[1]
@@ -148,7 +148,7 @@ def write_rows(run_dir: Path, count: int, first: int = 0) -> None:
 def arm(section: Tracking, name: str, rows: int | None, survives: bool) -> None:
     """What a training process does to its run folder, with a courier beside it; rows None: until there is a file `enough`."""
     runs_dir = Path(section.runs_dir)
-    with Background(Courier(section), [name], every_s=0.2), runs.held(runs.folder(runs_dir, name)):
+    with BackgroundSync(MlflowSync(section), [name], every_s=0.2), runs.held(runs.folder(runs_dir, name)):
         run = begin(runs_dir, name, sweep="sweep")
         step = 0
         while step < rows if rows is not None else not (runs_dir / "enough").exists():
@@ -238,7 +238,7 @@ def test_answers_that_are_lost_double_nothing(server, tmp_path, caplog) -> None:
     """A time-out whose request has arrived: the run, its parameters and its points are there once after all."""
     line = Line(server.port)
     runs_dir = tmp_path / "runs"
-    courier = Courier(Tracking(runs_dir=str(runs_dir), uri=line.uri))
+    courier = MlflowSync(Tracking(runs_dir=str(runs_dir), uri=line.uri))
     run = begin(runs_dir, "lossy")
     write_rows(runs_dir / "lossy", 5)
     for lost in (b"runs/create", b"runs/log-batch", b"runs/update"):
@@ -258,7 +258,7 @@ def test_a_slow_server_slows_no_step(server, tmp_path, told, monkeypatch) -> Non
     line.delay_s = 1.5
     section = Tracking(runs_dir=str(tmp_path), uri=line.uri)
     run = begin(tmp_path, "slow")
-    with Background(Courier(section), ["slow"], every_s=0.05):
+    with BackgroundSync(MlflowSync(section), ["slow"], every_s=0.05):
         begun = time.perf_counter()
         write_rows(tmp_path / "slow", 100)
         end(tmp_path, run)
@@ -266,7 +266,7 @@ def test_a_slow_server_slows_no_step(server, tmp_path, told, monkeypatch) -> Non
         time.sleep(1.5)
     assert told().count("does not answer") == 1
     line.delay_s = 0.0
-    assert Courier(section).deliver("slow")
+    assert MlflowSync(section).deliver("slow")
     assert stored(server.store)["slow"] == logged(tmp_path, "slow")
 
 
@@ -284,10 +284,10 @@ def test_a_new_sqlite_file_takes_four_processes_at_once_and_one_is_killed(tmp_pa
     assert all(found[name] == logged(tmp_path / "runs", name) for name in found if name != "arm2")
 
 
-def opened(folder: Path, cache: Path, name: str = "store.db") -> Courier:
+def opened(folder: Path, cache: Path, name: str = "store.db") -> MlflowSync:
     """A courier whose store, in a folder of its own, has been opened and holds a run."""
     folder.mkdir()
-    courier = Courier(Tracking(runs_dir=str(folder), cache_dir=str(cache), uri=f"sqlite:///{folder}/{name}"))
+    courier = MlflowSync(Tracking(runs_dir=str(folder), cache_dir=str(cache), uri=f"sqlite:///{folder}/{name}"))
     run = begin(folder, "one")
     write_rows(folder / "one", 3)
     end(folder, run)
@@ -326,17 +326,17 @@ def test_migrations_are_paid_once(tmp_path, migrated, monkeypatch) -> None:
 def test_what_is_no_new_sqlite_file_is_left_alone(tmp_path, migrated) -> None:
     (tmp_path / "there.db").write_bytes(b"somebody's")
     for uri in (f"sqlite:///{tmp_path}/there.db", "sqlite://", "sqlite:///:memory:", "http://127.0.0.1:9", str(tmp_path / "mlruns")):
-        lay_tables(uri, tmp_path / "cache")
+        copy_migrated_schema(uri, tmp_path / "cache")
     assert [path.name for path in tmp_path.iterdir()] == ["there.db"] and (tmp_path / "there.db").read_bytes() == b"somebody's"
     (tmp_path / "cache").mkdir()
     shutil.copy(migrated, tmp_path / "cache" / f"mlflow-{importlib.metadata.version('mlflow')}.db")
-    lay_tables(f"sqlite:///{tmp_path}/nowhere/new.db", tmp_path / "cache")
+    copy_migrated_schema(f"sqlite:///{tmp_path}/nowhere/new.db", tmp_path / "cache")
     assert not (tmp_path / "nowhere").exists(), "MLflow says what is wrong"
 
 
 def test_a_locked_sqlite_file_is_waited_for_and_told_once(tmp_path, migrated, caplog) -> None:
     shutil.copy(migrated, tmp_path / "locked.db")
-    courier = Courier(Tracking(runs_dir=str(tmp_path), uri=f"sqlite:///{tmp_path}/locked.db?timeout=0.2"))
+    courier = MlflowSync(Tracking(runs_dir=str(tmp_path), uri=f"sqlite:///{tmp_path}/locked.db?timeout=0.2"))
     run = begin(tmp_path, "waiting")
     write_rows(tmp_path / "waiting", 3)
     other = sqlite3.connect(tmp_path / "locked.db", isolation_level=None)
@@ -354,7 +354,7 @@ def test_a_locked_sqlite_file_is_waited_for_and_told_once(tmp_path, migrated, ca
 def test_a_delivery_cut_before_its_note_is_made_good(tmp_path, monkeypatch, migrated, note) -> None:
     """Between MLflow's commit and the note, or with the note gone: nothing is sent twice, also where MLflow would keep both."""
     shutil.copy(migrated, tmp_path / "cut.db")
-    courier = Courier(Tracking(runs_dir=str(tmp_path), uri=f"sqlite:///{tmp_path}/cut.db"))
+    courier = MlflowSync(Tracking(runs_dir=str(tmp_path), uri=f"sqlite:///{tmp_path}/cut.db"))
     run = begin(tmp_path, "cut")
     write_rows(tmp_path / "cut", 3)
     log_batch, sent = courier.client().log_batch, []
@@ -395,13 +395,13 @@ def test_a_replaced_store_is_filled_again(tmp_path, migrated) -> None:
     section = Tracking(runs_dir=str(tmp_path), uri=f"sqlite:///{tmp_path}/store.db")
     run = begin(tmp_path, "kept")
     write_rows(tmp_path / "kept", 3)
-    assert Courier(section).deliver("kept")
+    assert MlflowSync(section).deliver("kept")
     end(tmp_path, run)
     empty(tmp_path / "store.db", migrated)
-    assert Courier(section).deliver("kept")
+    assert MlflowSync(section).deliver("kept")
     assert stored(tmp_path / "store.db")["kept"] == logged(tmp_path, "kept")
     empty(tmp_path / "store.db", migrated)  # now all of it was there, and nothing new is
-    assert Courier(section).deliver("kept", check=True)
+    assert MlflowSync(section).deliver("kept", check=True)
     assert stored(tmp_path / "store.db")["kept"] == logged(tmp_path, "kept")
 
 
@@ -424,5 +424,5 @@ def test_a_note_of_another_version_is_no_obstacle(tmp_path, migrated) -> None:
     shutil.copy(migrated, tmp_path / "old.db")
     begin(tmp_path, "old")
     (tmp_path / "old" / sync_state.NOTE).write_text(json.dumps({"uri": "x", "run_id": "y", "colour": "red"}))
-    assert Courier(Tracking(runs_dir=str(tmp_path), uri=f"sqlite:///{tmp_path}/old.db")).deliver("old")
+    assert MlflowSync(Tracking(runs_dir=str(tmp_path), uri=f"sqlite:///{tmp_path}/old.db")).deliver("old")
     assert "old" in stored(tmp_path / "old.db")

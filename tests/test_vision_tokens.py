@@ -20,7 +20,7 @@ from lab.model.answers import readout
 from lab.model.encoding import Encoder, Example
 from lab.model.visual import grid_places
 from lab.store import runs
-from lab.training.resuming import Keeper
+from lab.training.resuming import CheckpointCallback
 from lab.vision_tokens.merging import Merge
 from lab.vision_tokens.pooling import Pool, cell_centres, pooled_grid
 from lab.vision_tokens.pruning import Prune
@@ -300,7 +300,7 @@ def test_trains_resumes_reloads_and_evaluates(prepared, monkeypatch, tmp_path, m
     assert {count for row in again for count in row.visual_tokens} <= set(range(1, budget + 1))
     elsewhere = make(*dials, f"tracking.runs_dir={tmp_path}")
     with monkeypatch.context() as patch:
-        cut(patch, Keeper, "on_train_batch_start", lambda trainer: trainer.global_step == 2)
+        cut(patch, CheckpointCallback, "on_train_batch_start", lambda trainer: trainer.global_step == 2)
         with pytest.raises(PowerCut):
             run.run_arm(elsewhere, shared, run.new_run(elsewhere, "test"), time.time())
     resumed = run.run_arm(elsewhere, shared, run.new_run(elsewhere, "test"), time.time())

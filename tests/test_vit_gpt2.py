@@ -89,10 +89,10 @@ def test_stages_compute_the_same(vlm: Vlm) -> None:
     encoder, samples = Encoder(vlm, PROMPT), [sample(i, ragged=True) for i in range(3)]
     batch = encoder.collate([encoder.example(one) for one in samples], with_answers=False)
     with torch.inference_mode():
-        seen = stages.see(vlm, batch)
-        read = stages.read(vlm, batch, seen)
+        seen = stages.encode_images(vlm, batch)
+        read = stages.prefill(vlm, batch, seen)
         token = read.logits.argmax(1)
-        further = stages.write(vlm, stages.next_inputs(vlm, batch, seen, token), read.cache)
+        further = stages.decode_step(vlm, stages.next_inputs(vlm, batch, seen, token), read.cache)
         second = reread(vlm, batch, 2)[:, 1]
     assert torch.allclose(read.logits, logits(vlm, samples), **CLOSE)
     assert torch.equal(further.argmax(1), second)
@@ -153,7 +153,7 @@ def test_adapters_on_conv1d_of_every_kind(folder: Path, changes: dict, tmp_path:
     assert torch.allclose(logits(arm, samples), bare, **CLOSE)
     move(arm)
     moved = logits(arm, samples)
-    lora.settle(arm)
+    lora.finalize_adapter(arm)
     adapter.save(arm, tmp_path)
     again = load(folder)
     adapter.load(again, tmp_path)

@@ -18,7 +18,7 @@ from lab import evaluate
 from lab import run as running
 from lab.answers import predictions
 from lab.config import DataDial, OnBad
-from lab.data import demand, load
+from lab.data import load, require_split
 from lab.data.images import decode
 from lab.errors import ConfigError, DataError
 from lab.records import Choice, Prediction, Sample
@@ -72,7 +72,7 @@ def test_each_example_is_four_questions(tmp_path: Path) -> None:
     assert decode(splits.dev[7].images[0]).getpixel((0, 0)) == (0, 11, 0)
     assert any("officially 400" in note for note in splits.notes)
     with pytest.raises(DataError, match="train split is empty: data=winoground is diagnostic only"):
-        demand(splits, "train")
+        require_split(splits, "train")
 
 
 def test_a_part_is_whole_examples(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import os
 import sys
 
 from lab import paths
-from lab.cli import answer, compose, set_up_logging
+from lab.cli import compose, run_cli, set_up_logging
 
 
 def parser(prog: str, description: str | None) -> argparse.ArgumentParser:
@@ -29,7 +29,7 @@ def main() -> None:
     """Command-line entry point."""
     arguments = parser("python -m lab.bench", __doc__).parse_intermixed_args()
     set_up_logging()
-    sys.exit(answer(lambda: run(arguments)))
+    sys.exit(run_cli(lambda: run(arguments)))
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -73,7 +73,7 @@ def option(spelled: str) -> DataDial:
     return made
 
 
-def demand(splits: Splits, part: str) -> Split:
+def require_split(splits: Splits, part: str) -> Split:
     """Return a split that must not be empty, such as `train` for training; say why it is if it is.
 
     Raises `DataError`.

@@ -13,7 +13,7 @@ SHOWN = 5
 """How many bad records an error names before it only counts."""
 
 
-class Fault(DataError):
+class BadRecord(DataError):
     """One bad record or image. source: `file`, `file:line` or `table#row`; reason: the rest of the sentence."""
 
     def __init__(self, source: str, reason: str = "") -> None:
@@ -31,7 +31,7 @@ def shown(value: Any, most: int = 80) -> str:
     return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
 
 
-def settle(faults: Sequence[Fault], on_bad: OnBad) -> tuple[Skipped, ...]:
+def raise_or_skip(faults: Sequence[BadRecord], on_bad: OnBad) -> tuple[Skipped, ...]:
     """Raise one `DataError` over all `faults` under `data.on_bad=fail`; return them as skipped under `skip`."""
     if on_bad is OnBad.skip:
         return tuple(Skipped(fault.source, fault.reason) for fault in faults)

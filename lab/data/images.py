@@ -20,7 +20,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
 from lab.config import OnBad
-from lab.data.faults import Fault, settle
+from lab.data.faults import BadRecord, raise_or_skip
 from lab.data.files import open_regular, why_unreadable
 from lab.data.intact import damage
 from lab.data.verified import Stamp, Verified
@@ -58,19 +58,19 @@ def decode(picture: Picture) -> Image.Image:
 
     Alpha is composited on white; 16-bit grey is scaled by 1/257; CMYK and palettes are converted. Of a JPEG that
     carries further pictures (MPO: previews, gain maps) the primary one is taken, as any JPEG reader does.
-    Raises `Fault` (a `DataError`) naming the source for anything else than one complete picture within `MAX_PIXELS`.
+    Raises `BadRecord` (a `DataError`) naming the source for anything else than one complete picture within `MAX_PIXELS`.
     """
     image = _whole(picture)
     if picture.crop is None:
         return image
     reason = _crop_reason(picture.crop, image.size)
     if reason:
-        raise Fault(picture.source, reason)
+        raise BadRecord(picture.source, reason)
     return image.crop(picture.crop)
 
 
 def size_of(picture: Picture) -> tuple[int, int]:
-    """Width and height of what `decode` gives, without decoding where they are known. Raises `Fault`."""
+    """Width and height of what `decode` gives, without decoding where they are known. Raises `BadRecord`."""
     if picture.crop is not None and picture.size is not None and not _crop_reason(picture.crop, picture.size):
         left, upper, right, lower = picture.crop
         return right - left, lower - upper
@@ -92,7 +92,7 @@ def verify(
     found = outcomes(pictures, cache_dir, progress, tables)
     bad = [(picture, reason) for picture in pictures if (reason := why_bad(picture, found[picture.source]))]
     if on_bad is OnBad.fail:
-        settle([Fault(picture.source, reason) for picture, reason in bad], on_bad)
+        raise_or_skip([BadRecord(picture.source, reason) for picture, reason in bad], on_bad)
     return bad
 
 
@@ -112,7 +112,7 @@ def outcomes(
     for source, picture in first.items():
         try:
             stamps[source] = tables.stamp(source) if tables else _stamp(picture)
-        except Fault as fault:
+        except BadRecord as fault:
             found[source] = fault.reason
     with Verified(Path(cache_dir) / "verified_images.sqlite", _rules()) as verified:
         keys = {source: source if tables else os.path.abspath(source) for source in stamps}
@@ -136,7 +136,7 @@ def _decoded(
     def outcome(picture: Picture) -> tuple[str, tuple[int, int] | str]:
         try:
             return picture.source, _whole(read(picture)).size
-        except Fault as fault:
+        except BadRecord as fault:
             return picture.source, fault.reason
 
     # disable=None: no bar where there is no terminal
@@ -178,7 +178,7 @@ def _stamp(picture: Picture) -> Stamp:
     try:
         found = os.stat(picture.source)
     except (OSError, ValueError) as error:
-        raise Fault(picture.source, why_unreadable(error)) from None
+        raise BadRecord(picture.source, why_unreadable(error)) from None
     return Stamp(found.st_size, found.st_mtime_ns)
 
 
@@ -191,11 +191,11 @@ def _encoded(picture: Picture) -> bytes:
             with open_regular(picture.source) as file:
                 data = file.read(MAX_BYTES + 1)
         except (OSError, ValueError) as error:
-            raise Fault(picture.source, why_unreadable(error)) from None
+            raise BadRecord(picture.source, why_unreadable(error)) from None
     if not data:
-        raise Fault(picture.source, "the image is empty (0 bytes)")
+        raise BadRecord(picture.source, "the image is empty (0 bytes)")
     if len(data) > MAX_BYTES:
-        raise Fault(picture.source, f"the encoded image has more than {MAX_BYTES} bytes, the most that is read")
+        raise BadRecord(picture.source, f"the encoded image has more than {MAX_BYTES} bytes, the most that is read")
     return data
 
 
@@ -208,31 +208,31 @@ def _whole(picture: Picture) -> Image.Image:
             image.load()
             reason = damage(image, data)
             if reason:
-                raise Fault(picture.source, f"the image cannot be decoded ({reason})")
+                raise BadRecord(picture.source, f"the image cannot be decoded ({reason})")
             return _rgb(ImageOps.exif_transpose(image), picture.source)
-    except Fault:
+    except BadRecord:
         raise
     except UnidentifiedImageError:
         reason = f"its content is none of {', '.join(FORMATS)}; it begins with {data[:8]!r}"
-        raise Fault(picture.source, reason) from None
+        raise BadRecord(picture.source, reason) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         reason = f"it has more pixels than the {MAX_PIXELS} that are decoded (lab.data.images.MAX_PIXELS)"
-        raise Fault(picture.source, reason) from None
+        raise BadRecord(picture.source, reason) from None
     except Exception as error:  # Pillow raises a dozen unrelated kinds on hostile bytes: all mean the same here
         reason = f"the image cannot be decoded ({type(error).__name__}: {str(error)[:200]})"
-        raise Fault(picture.source, reason) from error
+        raise BadRecord(picture.source, reason) from error
 
 
 def _refuse(image: Image.Image, data: bytes, source: str) -> None:
     """Refuse by the header alone, before any pixel is decoded."""
     width, height = image.size
     if width < 1 or height < 1:
-        raise Fault(source, f"the image has no pixels ({width} x {height})")
+        raise BadRecord(source, f"the image has no pixels ({width} x {height})")
     if width * height > MAX_PIXELS:
         limit = f"more than the {MAX_PIXELS} pixels that are decoded (lab.data.images.MAX_PIXELS)"
-        raise Fault(source, f"the image is {width} x {height}, {limit}")
+        raise BadRecord(source, f"the image is {width} x {height}, {limit}")
     if image.format != "MPO" and getattr(image, "is_animated", False):
-        raise Fault(source, "the file holds more than one frame; a still image is needed")
+        raise BadRecord(source, "the file holds more than one frame; a still image is needed")
 
 
 def _rgb(image: Image.Image, source: str) -> Image.Image:
@@ -240,7 +240,7 @@ def _rgb(image: Image.Image, source: str) -> Image.Image:
     if image.mode.startswith("I;16"):
         return _from_16_bit(image)
     if image.mode in ("I", "F"):
-        raise Fault(source, f"its pixels are 32-bit numbers (mode {image.mode}): which value is white is not defined")
+        raise BadRecord(source, f"its pixels are 32-bit numbers (mode {image.mode}): which value is white is not defined")
     if "transparency" in image.info or image.mode in ("LA", "PA", "RGBA", "La", "RGBa"):
         straight = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         if straight.getchannel("A").getextrema() == (255, 255):  # opaque: the same pixels, a third faster

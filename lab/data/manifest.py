@@ -1,6 +1,6 @@
 """Strict reading of annotation files that others wrote: JSON-lines, or one JSON list of objects.
 
-Every record is checked on its own and a bad one becomes a `Fault` naming `file:line`, the key, what was given and
+Every record is checked on its own and a bad one becomes a `BadRecord` naming `file:line`, the key, what was given and
 what is legal. Nothing is guessed, repaired or replaced. Only what makes the whole file unreadable is raised here.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, BinaryIO, NoReturn, TypeVar
 
-from lab.data.faults import Fault, shown
+from lab.data.faults import BadRecord, shown
 from lab.data.files import mark_length, open_regular
 from lab.errors import DataError
 
@@ -39,7 +39,7 @@ def label(value: Any) -> bool:
 
 
 class Row:
-    """One record with typed access; every access that fails raises a `Fault` with the record's place."""
+    """One record with typed access; every access that fails raises a `BadRecord` with the record's place."""
 
     def __init__(self, source: str, fields: Mapping[str, Any]) -> None:
         self.source = source
@@ -47,7 +47,7 @@ class Row:
 
     def fail(self, key: str, reason: str) -> NoReturn:
         """Refuse the record because of one key."""
-        raise Fault(self.source, f"key {key!r}: {reason}")
+        raise BadRecord(self.source, f"key {key!r}: {reason}")
 
     def has(self, key: str) -> bool:
         """Say whether the key is there and not null."""
@@ -56,7 +56,7 @@ class Row:
     def text(self, key: str) -> str:
         """Return a string that is not blank and is valid Unicode."""
         if key not in self.fields:
-            raise Fault(self.source, f"key {key!r} is missing; the record has {shown(sorted(self.fields))}")
+            raise BadRecord(self.source, f"key {key!r} is missing; the record has {shown(sorted(self.fields))}")
         value = self.fields[key]
         if type(value) is not str:
             self.fail(key, f"{shown(value)} is given; a string is legal")
@@ -71,7 +71,7 @@ class Row:
     def label(self, key: str) -> bool:
         """Return a truth value, by the strict table."""
         if key not in self.fields:
-            raise Fault(self.source, f"key {key!r} is missing; the record has {shown(sorted(self.fields))}")
+            raise BadRecord(self.source, f"key {key!r} is missing; the record has {shown(sorted(self.fields))}")
         try:
             return label(self.fields[key])
         except ValueError as error:
@@ -105,40 +105,40 @@ class Root:
         """Return the absolute path of a file inside; it need not exist. source: the record that names it."""
         windows = PureWindowsPath(relative)
         if not relative.strip("./ ") or "\0" in relative or "\\" in relative or windows.drive:
-            raise Fault(source, f"path {shown(relative)} is given; a relative path with '/' is legal")
+            raise BadRecord(source, f"path {shown(relative)} is given; a relative path with '/' is legal")
         parts = PurePosixPath(relative)
         if parts.is_absolute() or ".." in parts.parts:
-            raise Fault(source, f"path {shown(relative)} is given; it must lie inside {self.folder}, without '..'")
+            raise BadRecord(source, f"path {shown(relative)} is given; it must lie inside {self.folder}, without '..'")
         path = self.folder / parts
         try:
             if path.parent not in self._real:
                 self._real[path.parent] = path.parent.resolve()
             real = path.resolve() if path.is_symlink() else self._real[path.parent] / path.name
         except (OSError, RuntimeError, ValueError) as error:  # too long, or a loop of links
-            raise Fault(source, f"path {shown(relative)} cannot be followed ({error})") from None
+            raise BadRecord(source, f"path {shown(relative)} cannot be followed ({error})") from None
         if not real.is_relative_to(self.folder):
-            raise Fault(source, f"path {shown(relative)} leads out of {self.folder} through a symbolic link to {real}")
+            raise BadRecord(source, f"path {shown(relative)} leads out of {self.folder} through a symbolic link to {real}")
         return path
 
 
-def read(path: Path, parse: Callable[[Row], T], unique: Callable[[T], str]) -> tuple[list[T], list[Fault]]:
+def read(path: Path, parse: Callable[[Row], T], unique: Callable[[T], str]) -> tuple[list[T], list[BadRecord]]:
     """Return the parsed records in order, and a fault for every bad one.
 
-    parse: makes a record of a `Row` or raises `Fault`. unique: the id of a record; one seen before is a fault.
+    parse: makes a record of a `Row` or raises `BadRecord`. unique: the id of a record; one seen before is a fault.
     Raises `DataError` if the file cannot be read as a whole.
     """
     records: list[T] = []
-    faults: list[Fault] = []
+    faults: list[BadRecord] = []
     lines: dict[str, str] = {}
     for source, found in _rows(path):
         try:
-            if isinstance(found, Fault):
+            if isinstance(found, BadRecord):
                 raise found
             record = parse(Row(source, found))
             name = unique(record)
             if name in lines:
-                raise Fault(source, f"id {shown(name)} is given a second time; first in {lines[name]}")
-        except Fault as fault:
+                raise BadRecord(source, f"id {shown(name)} is given a second time; first in {lines[name]}")
+        except BadRecord as fault:
             faults.append(fault)
         else:
             lines[name] = source
@@ -146,7 +146,7 @@ def read(path: Path, parse: Callable[[Row], T], unique: Callable[[T], str]) -> t
     return records, faults
 
 
-def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any] | Fault]]:
+def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any] | BadRecord]]:
     """Yield (`file:line`, object or what is wrong with it)."""
     try:
         opened = open_regular(path)
@@ -172,7 +172,7 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any] | Fault]]:
     yield from _elements(path, text)
 
 
-def _lines(path: Path, file: BinaryIO) -> Iterator[tuple[str, dict[str, Any] | Fault]]:
+def _lines(path: Path, file: BinaryIO) -> Iterator[tuple[str, dict[str, Any] | BadRecord]]:
     number = 0
     while line := file.readline(MAX_RECORD + 1):
         number += 1
@@ -180,21 +180,21 @@ def _lines(path: Path, file: BinaryIO) -> Iterator[tuple[str, dict[str, Any] | F
         if len(line) > MAX_RECORD:
             while line and not line.endswith(b"\n"):
                 line = file.readline(MAX_RECORD)
-            yield source, Fault(source, f"the line is longer than {MAX_RECORD} bytes")
+            yield source, BadRecord(source, f"the line is longer than {MAX_RECORD} bytes")
         elif line.strip():
             yield source, _object(source, line)
 
 
-def _object(source: str, line: bytes) -> dict[str, Any] | Fault:
+def _object(source: str, line: bytes) -> dict[str, Any] | BadRecord:
     try:
         return _checked(source, _DECODER.decode(line.decode("utf-8").strip(BLANK)))
     except UnicodeDecodeError as error:
-        return Fault(source, f"not UTF-8 ({error.reason} at byte {error.start})")
+        return BadRecord(source, f"not UTF-8 ({error.reason} at byte {error.start})")
     except (ValueError, RecursionError) as error:
-        return Fault(source, f"not a JSON object ({str(error)[:200]})")
+        return BadRecord(source, f"not a JSON object ({str(error)[:200]})")
 
 
-def _elements(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any] | Fault]]:
+def _elements(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any] | BadRecord]]:
     """Walk one JSON list element by element, so that each has a line and is checked alone."""
     at = _skip(text, text.index("[") + 1)
     line, counted = 1, 0
@@ -207,7 +207,7 @@ def _elements(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any] | Fau
         except (ValueError, RecursionError) as error:
             raise DataError(f"{source}: the list is not valid JSON from here on ({str(error)[:200]}).") from None
         too_long = end - at > MAX_RECORD
-        yield source, Fault(source, f"longer than {MAX_RECORD} characters") if too_long else _checked(source, value)
+        yield source, BadRecord(source, f"longer than {MAX_RECORD} characters") if too_long else _checked(source, value)
         at = _skip(text, end)
         ended = text.startswith("]", at)
         if not ended and not text.startswith(",", at):
@@ -224,10 +224,10 @@ def _skip(text: str, at: int) -> int:
     return found.start() if found else len(text)
 
 
-def _checked(source: str, value: Any) -> dict[str, Any] | Fault:
+def _checked(source: str, value: Any) -> dict[str, Any] | BadRecord:
     if type(value) is dict:
         return value
-    return Fault(source, f"{shown(value)} is given; a JSON object {{...}} is legal")
+    return BadRecord(source, f"{shown(value)} is given; a JSON object {{...}} is legal")
 
 
 def _constant(name: str) -> NoReturn:

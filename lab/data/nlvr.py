@@ -30,8 +30,8 @@ from pathlib import Path
 
 from lab.config import DataDial
 from lab.data import manifest
-from lab.data.faults import Fault
-from lab.data.splits import PARTS, choose, finish, one_of, only, recurring
+from lab.data.faults import BadRecord
+from lab.data.splits import PARTS, choose, finish, one_of, recurring, reject_unused_fields
 from lab.errors import ConfigError, DataError
 from lab.records import Choice, Picture, Sample, Splits
 
@@ -63,7 +63,7 @@ class Statement:
 
 def load(dial: DataDial, cache_dir: Path) -> Splits:
     """Read NLVR from `data.root`. Raises `ConfigError`, or `DataError` by `data.on_bad`."""
-    only(dial, "root", "image_layout", "permutations")
+    reject_unused_fields(dial, "root", "image_layout", "permutations")
     layout = one_of("image_layout", dial.image_layout or "whole", ("whole", "boxes"))
     permutations = PERMUTATIONS if dial.permutations is None else dial.permutations
     if not 1 <= permutations <= PERMUTATIONS:
@@ -94,10 +94,10 @@ def find(root: str | None) -> Path:
     raise DataError(f"data.root={root}: no NLVR split found; looked for {files} with split in {', '.join(OFFICIAL)}.")
 
 
-def _read(folder: Path) -> tuple[dict[str, list[Statement]], list[Fault], list[str]]:
+def _read(folder: Path) -> tuple[dict[str, list[Statement]], list[BadRecord], list[str]]:
     """Read every labelled split that is there, and note where its size is not the official one."""
     found: dict[str, list[Statement]] = {}
-    faults: list[Fault] = []
+    faults: list[BadRecord] = []
     notes: list[str] = []
     root = manifest.Root(folder)
     for split, official in OFFICIAL.items():

@@ -10,7 +10,7 @@ Official layout below `data.root`: `<split>.json` (or in `data/`, `nlvr2/data/`)
 
 train.json gives train and minival, dev.json gives dev, which is reported. Minival is whole `directory` buckets of the
 train file, the last twentieth of them; a file without buckets is cut by image set. With dev.json alone train and
-minival are empty, which is enough for zero-shot; `lab.data.demand` says why to whoever asks for them.
+minival are empty, which is enough for zero-shot; `lab.data.require_split` says why to whoever asks for them.
 
 An identifier is `<split>-<set>-<pair>-<sentence>`. `image_set` is `<split>-<set>`: all its pairs come from one search
 and carry the same sentences, so intervals resample it. `question_group` is the identifier with the pair blanked, the
@@ -31,8 +31,8 @@ from pathlib import Path
 
 from lab.config import DataDial
 from lab.data import manifest
-from lab.data.faults import Fault
-from lab.data.splits import PARTS, choose, finish, one_of, only, recurring
+from lab.data.faults import BadRecord
+from lab.data.splits import PARTS, choose, finish, one_of, recurring, reject_unused_fields
 from lab.errors import ConfigError, DataError
 from lab.records import Choice, Picture, Sample, Splits
 
@@ -81,7 +81,7 @@ class Statement:
 
 def load(dial: DataDial, cache_dir: Path) -> Splits:
     """Read NLVR2 in the form that `data.source` names. Raises `ConfigError`, or `DataError` by `data.on_bad`."""
-    only(dial, "root", "source")
+    reject_unused_fields(dial, "root", "source")
     for name, why in REFUSED.items():
         if name.lower() in (str(dial.source).lower(), str(dial.root).lower().partition("@")[0]):
             raise ConfigError(f"data.source={dial.source}: {name} {why}; legal values are {', '.join(SOURCES)}.")
@@ -189,9 +189,9 @@ def _sample(statement: Statement, subset: str) -> Sample:
     )
 
 
-def _read(root: manifest.Root) -> tuple[dict[str, list[Statement]], list[Fault], list[str]]:
+def _read(root: manifest.Root) -> tuple[dict[str, list[Statement]], list[BadRecord], list[str]]:
     found: dict[str, list[Statement]] = {}
-    faults: list[Fault] = []
+    faults: list[BadRecord] = []
     notes: list[str] = []
     for split, official in OFFICIAL.items():
         names = [name.format(split=split) for name in MANIFESTS]
@@ -218,7 +218,7 @@ def _official(row: manifest.Row, split: str) -> Statement:
     return statement
 
 
-def _placed(statements: Sequence[Statement], split: str, root: manifest.Root) -> tuple[list[Statement], list[Fault]]:
+def _placed(statements: Sequence[Statement], split: str, root: manifest.Root) -> tuple[list[Statement], list[BadRecord]]:
     """Give every statement its two image paths, by the first layout under which any image is there."""
 
     def holds(layout: str) -> bool:
@@ -239,7 +239,7 @@ def _placed(statements: Sequence[Statement], split: str, root: manifest.Root) ->
     for statement in statements:
         try:
             left, right = (str(root.file(name, statement.name)) for name in _names(statement, split, layout))
-        except Fault as fault:
+        except BadRecord as fault:
             faults.append(fault)
         else:
             placed.append(dataclasses.replace(statement, left=left, right=right))

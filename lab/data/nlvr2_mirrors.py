@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab.config import DataDial
-from lab.data.faults import Fault, shown
+from lab.data.faults import BadRecord, shown
 from lab.data.manifest import Row
 from lab.data.nlvr2 import OFFICIAL, Statement, build, partition, record
 from lab.data.splits import finish
@@ -69,7 +69,7 @@ def load(dial: DataDial, source: str, cache_dir: Path) -> Splits:
     """Read one mirror into splits; its rows are checked like those of a manifest."""
     mirror, tables = _arrow(dial) if source == "arrow" else _published(dial, MIRRORS[source], cache_dir)
     found: dict[str, list[Statement]] = {"train": [], "dev": []}
-    faults: list[Fault] = []
+    faults: list[BadRecord] = []
     seen: dict[str, str] = {}
     notes = []
     for split, table in tables.items():
@@ -109,7 +109,7 @@ def _arrow(dial: DataDial) -> tuple[Mirror, dict[str, Table]]:
 
 def _statements(
     table: Table, mirror: Mirror, subset: str | None, seen: dict[str, str]
-) -> tuple[Sequence[Statement], list[Fault]]:
+) -> tuple[Sequence[Statement], list[BadRecord]]:
     """Adapt every row of one split. seen: identifiers of all rows so far and where they stand."""
     good, faults = [], []
     left, right = mirror.images
@@ -118,8 +118,8 @@ def _statements(
             statement = mirror.adapt(row)
             if statement.name in seen:
                 first = seen[statement.name]
-                raise Fault(row.source, f"id {shown(statement.name)} is given a second time; first in {first}")
-        except Fault as fault:
+                raise BadRecord(row.source, f"id {shown(statement.name)} is given a second time; first in {first}")
+        except BadRecord as fault:
             faults.append(fault)
             continue
         seen[statement.name] = row.source

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from lab.config import DataDial, OnBad
 from lab.data import images
-from lab.data.faults import Fault, settle
+from lab.data.faults import BadRecord, raise_or_skip
 from lab.errors import ConfigError, DataError, did_you_mean
 from lab.records import Picture, Sample, Splits
 
@@ -52,7 +52,7 @@ class Records:
         return dataclasses.replace(sample, images=tuple(map(self._tables.fetch, sample.images)))
 
 
-def only(dial: DataDial, *fields: str) -> None:
+def reject_unused_fields(dial: DataDial, *fields: str) -> None:
     """Refuse every optional field of the dial that the data set does not read: it would be ignored in silence."""
     optional = ("root", "source", "difficulty", "image_layout", "permutations")
     for key in optional:
@@ -87,7 +87,7 @@ def choose(records: Sequence[T], number: int | None, key: str, seed: int, cluste
 
 def finish(
     parts: Mapping[str, Sequence[Sample]],
-    faults: Sequence[Fault],
+    faults: Sequence[BadRecord],
     dial: DataDial,
     cache_dir: Path,
     notes: Sequence[str],
@@ -104,7 +104,7 @@ def finish(
     bad = {picture: reason for picture in pictures if (reason := images.why_bad(picture, outcomes[picture.source]))}
     sizes = {size: size for size in outcomes.values() if isinstance(size, tuple)}  # one object a size, however many images
     if dial.on_bad is OnBad.fail:
-        settle([*faults, *(Fault(picture.source, reason) for picture, reason in bad.items())], dial.on_bad)
+        raise_or_skip([*faults, *(BadRecord(picture.source, reason) for picture, reason in bad.items())], dial.on_bad)
     kept: dict[str, list[Sample]] = {part: [] for part in PARTS}
     lost = list(faults)
     for part in PARTS:
@@ -118,11 +118,11 @@ def finish(
             if culprit is None:
                 kept[part].append(_sized(sample, outcomes, sizes))
             else:
-                lost.append(Fault(culprit.source, f"{bad[culprit]}; {part} sample {sample.sample_id} is left out"))
+                lost.append(BadRecord(culprit.source, f"{bad[culprit]}; {part} sample {sample.sample_id} is left out"))
     if not kept["dev"]:
         counts = f"bad records: {len(lost)}, the first: {lost[0]}" if lost else "data.num_dev is 0"
         raise DataError(f"data={dial.name}: nothing is left to report on in the dev split; {counts}.")
-    skipped = settle(lost, OnBad.skip)
+    skipped = raise_or_skip(lost, OnBad.skip)
     if skipped:
         log.warning("data=%s: left out under data.on_bad=skip: %d", dial.name, len(skipped))
     reasons = {part: why_empty(part, parts, kept, faults, lost) or absent for part in PARTS}
@@ -137,7 +137,7 @@ def _sized(sample: Sample, outcomes: Mapping[str, Any], sizes: Mapping[tuple[int
 
 
 def why_empty(
-    part: str, parts: Mapping[str, Sequence[Sample]], kept: Mapping[str, Sequence[Sample]], faults: Sequence[Fault], lost: Sequence[Fault]
+    part: str, parts: Mapping[str, Sequence[Sample]], kept: Mapping[str, Sequence[Sample]], faults: Sequence[BadRecord], lost: Sequence[BadRecord]
 ) -> str:
     """Why a part has no samples, where bad records or images are the reason; else an empty string."""
     if kept[part] or not lost:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lab.data.faults import Fault, shown
+from lab.data.faults import BadRecord, shown
 from lab.data.manifest import Row
 from lab.data.verified import Stamp
 from lab.errors import ConfigError, DataError
@@ -67,7 +67,7 @@ class Table:
         data = cell.get("bytes") if isinstance(cell, Mapping) else None
         if not isinstance(data, bytes):
             what = f"only a path, {shown(cell.get('path'))}" if isinstance(cell, Mapping) else shown(cell)
-            raise Fault(self.source(index, column), f"the cell holds no encoded image but {what}")
+            raise BadRecord(self.source(index, column), f"the cell holds no encoded image but {what}")
         return data
 
 

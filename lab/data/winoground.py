@@ -14,9 +14,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from lab.config import DataDial
-from lab.data.faults import Fault
+from lab.data.faults import BadRecord
 from lab.data.manifest import Row
-from lab.data.splits import choose, finish, only
+from lab.data.splits import choose, finish, reject_unused_fields
 from lab.data.tables import Table, Tables, open_tables
 from lab.errors import ConfigError
 from lab.records import Choice, Picture, Sample, Splits
@@ -29,20 +29,20 @@ CAPTIONS = ("caption_0", "caption_1")
 
 def load(dial: DataDial, cache_dir: Path) -> Splits:
     """Read Winoground; all of it is `dev`. Raises `ConfigError`, or `DataError` by `data.on_bad`."""
-    only(dial, "root")
+    reject_unused_fields(dial, "root")
     for key in ("num_train", "num_minival"):
         if getattr(dial, key):
             raise ConfigError(f"data.{key}={getattr(dial, key)}: data=winoground is diagnostic only; legal: null or 0.")
     (table,) = open_tables(dial.root or HUB, ("test",), IMAGES, cache_dir).values()
     examples: dict[str, list[Sample]] = {}
-    faults: list[Fault] = []
+    faults: list[BadRecord] = []
     for index, row in enumerate(table.rows()):
         try:
             name = str(row.number("id"))
             if name in examples:
                 row.fail("id", f"{name} is given a second time")
             examples[name] = questions(row, name, table, index)
-        except Fault as fault:
+        except BadRecord as fault:
             faults.append(fault)
     notes = []
     if len(examples) != OFFICIAL:

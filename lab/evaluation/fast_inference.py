@@ -19,7 +19,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from lab.model import Vlm
 from lab.training.fast.autograd_ops import Layer
-from lab.training.fast.fused_step import Forward, blocks, factors, is_norm, is_plain
+from lab.training.fast.fused_step import Forward, blocks, factors, is_fusable, is_norm
 
 
 def forwards(vlm: Vlm, rows: int | None = None) -> list[Forward]:
@@ -28,7 +28,7 @@ def forwards(vlm: Vlm, rows: int | None = None) -> list[Forward]:
     rows: how many of the last positions are read, where prompts are read whole and without a cache; None: all.
     """
     modules = list(vlm.bare.modules())
-    found: list[Forward] = [(module, partial(layer_forward, factors(module))) for module in modules if is_plain(module)]
+    found: list[Forward] = [(module, partial(layer_forward, factors(module))) for module in modules if is_fusable(module)]
     found += [(module, partial(norm_forward, module)) for module in modules if is_norm(module)]
     found += [(module, partial(gated_forward, module)) for module in modules if is_gated(module)]
     last = blocks(vlm)[-1:] if rows and vlm.bare.config._attn_implementation == "sdpa" else []

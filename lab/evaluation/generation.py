@@ -45,13 +45,13 @@ class Written:
 
 def write(vlm: Vlm, batch: Batch, number: int = MAX_NEW_TOKENS) -> Written:
     """Greedy continuation of every prompt of a left-padded batch with pixels by at most `number` tokens."""
-    seen = stages.see(vlm, batch)
-    read = stages.read(vlm, batch, seen)
+    seen = stages.encode_images(vlm, batch)
+    read = stages.prefill(vlm, batch, seen)
     padding, ends = vlm.processor.tokenizer.pad_token_id, torch.tensor(end_ids(vlm), device=read.logits.device)
     token = read.logits.argmax(dim=1)
     tokens, ended = [token], torch.isin(token, ends)
     while len(tokens) < number and not ended.all():
-        logits = stages.write(vlm, stages.next_inputs(vlm, batch, seen, token), read.cache)
+        logits = stages.decode_step(vlm, stages.next_inputs(vlm, batch, seen, token), read.cache)
         token = torch.where(ended, padding, logits.argmax(dim=1))
         tokens.append(token)
         ended |= torch.isin(token, ends)

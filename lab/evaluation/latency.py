@@ -8,7 +8,7 @@ Metrics of a run, `latency/[merged_][batch_][STAGE_]p50_ms` and `...p95_ms`:
 
 The whole is transfer + vision + prefill, in one pass; decode is one further token. p50 and p95 are order statistics of
 `latency/examples` examples a visit, or of `latency/batches` batches a visit, over `latency/visits` visits. Images come as
-pixels; decoding and preprocessing them is no part of it. An arm of a sweep has `glance/...` too: a short look at its end
+pixels; decoding and preprocessing them is no part of it. An arm of a sweep has `quick_latency/...` too: a short look at its end
 (`lab.run.latency_rounds`), beside the other arms.
 """
 
@@ -69,7 +69,7 @@ class Pace:
 
 
 @dataclass(frozen=True)
-class Visit:
+class Measurement:
     """One visit to a model. peak_mb: of answering; None on a CPU, which cannot say."""
 
     pace: Pace
@@ -90,13 +90,13 @@ def timed(vlm: Vlm, batch: Batch) -> Seconds:
     moments = [now(device)]
     moved = to_device(batch, device)
     moments.append(now(device))
-    seen = stages.see(vlm, moved)
+    seen = stages.encode_images(vlm, moved)
     moments.append(now(device))
-    read = stages.read(vlm, moved, seen)
+    read = stages.prefill(vlm, moved, seen)
     moments.append(now(device))
     further = stages.next_inputs(vlm, moved, seen, read.logits.argmax(dim=-1))
     started = now(device)
-    stages.write(vlm, further, read.cache)
+    stages.decode_step(vlm, further, read.cache)
     ended = now(device)
     start, arrived, looked, answered = moments
     return Seconds(whole=answered - start, vision=looked - arrived, prefill=answered - looked, decode=ended - started)
@@ -121,15 +121,15 @@ def pace(vlm: Vlm, work: Workload, warmup: int, batches: int) -> Pace:
         return Pace(singles, tuple(timed(vlm, work.full) for _ in range(batches)))
 
 
-def visit(vlm: Vlm, work: Workload, warmup: int, batches: int) -> Visit:
+def visit(vlm: Vlm, work: Workload, warmup: int, batches: int) -> Measurement:
     """Time a model. It is left as it is, bit for bit."""
     if vlm.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(vlm.device)
     taken = pace(vlm, work, warmup, batches)
-    return Visit(taken, peak_memory_mb(vlm.device) if vlm.device.type == "cuda" else None)
+    return Measurement(taken, peak_memory_mb(vlm.device) if vlm.device.type == "cuda" else None)
 
 
-def summarise(plain: Sequence[Visit], merged: Sequence[Visit], work: Workload) -> dict[str, float]:
+def summarise(plain: Sequence[Measurement], merged: Sequence[Measurement], work: Workload) -> dict[str, float]:
     """Latency metrics from all visits to a model as trained, and to the same merged (none where nothing merges)."""
     out: dict[str, float] = {}
     for prefix, visits in {"": plain, "merged_": merged}.items():

@@ -34,7 +34,7 @@ class Read:
     cache: Mapping[str, Any]
 
 
-def see(vlm: Vlm, batch: Batch) -> ModelOutput | None:
+def encode_images(vlm: Vlm, batch: Batch) -> ModelOutput | None:
     """The tower's and the projector's output for the images of a batch; None without images."""
     if batch.pixel_values is None:
         return None
@@ -47,7 +47,7 @@ def without_pixels(vlm: Vlm, batch: Batch, seen: ModelOutput | None) -> Batch:
     return replace(batch, pixel_values=None, image_features=features)
 
 
-def read(vlm: Vlm, batch: Batch, seen: ModelOutput | None) -> Read:
+def prefill(vlm: Vlm, batch: Batch, seen: ModelOutput | None) -> Read:
     """The answer's logits of a batch whose images were seen, and the cache of its prompt."""
     inputs = vlm.inputs(without_pixels(vlm, batch, seen))
     if seen is not None and not vlm.family.single_output:
@@ -80,7 +80,7 @@ def next_inputs(vlm: Vlm, batch: Batch, seen: ModelOutput | None, token: torch.T
     return text | vlm.family.architecture.again(vlm, step) | added
 
 
-def write(vlm: Vlm, inputs: Mapping[str, Any], cache: Mapping[str, Any]) -> torch.Tensor:
+def decode_step(vlm: Vlm, inputs: Mapping[str, Any], cache: Mapping[str, Any]) -> torch.Tensor:
     """Logits after one further token, [B, vocabulary]; the cache grows by it."""
     return vlm.reader(**inputs, **cache, use_cache=True, logits_to_keep=1).logits[:, -1]
 

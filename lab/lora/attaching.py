@@ -100,7 +100,7 @@ def attach(vlm: Vlm, dial: LoraDial, seed: int = 0) -> None:
         vlm.starts[name] = (weight, *(matrix.detach().clone() for matrix in first))
 
 
-def settle(vlm: Vlm, fresh: bool = False) -> None:
+def finalize_adapter(vlm: Vlm, fresh: bool = False) -> None:
     """Write an adapter that was trained on a changed base as one of rank 2r on the checkpoint's own weights.
 
     W_res + s B A = W + s [B, -B0] [A; A0], where W_res = W - s B0 A0 and A0, B0 are the matrices at the start. The saved
@@ -127,7 +127,7 @@ def settle(vlm: Vlm, fresh: bool = False) -> None:
 
 
 def subtract(vlm: Vlm, starts: dict[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]) -> None:
-    """Make every adapter the difference from its start, of twice the rank, on the weight before it (see `settle`)."""
+    """Make every adapter the difference from its start, of twice the rank, on the weight before it (see `finalize_adapter`)."""
     import torch
 
     config = vlm.model.peft_config[ADAPTER]

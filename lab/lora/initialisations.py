@@ -15,7 +15,7 @@ class Init:
     """One of PEFT's initialisations.
 
     value: what PEFT calls it. starts_at_zero: the fresh adapter computes exactly nothing. changes_base: the frozen weight
-    gives up what the adapter starts with (see `settle`). takes_quantised: it works beside a quantised weight.
+    gives up what the adapter starts with (see `finalize_adapter`). takes_quantised: it works beside a quantised weight.
     """
 
     value: bool | str

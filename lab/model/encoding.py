@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lab.config import PromptDial
-from lab.data.faults import Fault, shown
+from lab.data.faults import BadRecord, shown
 from lab.data.images import decode, size_of
 from lab.errors import ConfigError, ModelError
 from lab.model import Vlm
@@ -58,7 +58,7 @@ class Example:
 class Encoder:
     """Turns samples into examples and examples into batches, for one checkpoint and one prompt.
 
-    What it cannot take of a sample is a `Fault`: `lab.training.screening` meets all of them before anything trains.
+    What it cannot take of a sample is a `BadRecord`: `lab.training.screening` meets all of them before anything trains.
     Raises `ConfigError` if the prompt holds special tokens: the checkpoint's chat template alone may write them.
     """
 
@@ -100,7 +100,7 @@ class Encoder:
         return chat, self.ids(prompt), self.ids(answer)
 
     def check_text(self, sample: Sample, prompt: Sequence[int], answer: Sequence[int]) -> None:
-        """Raise a `Fault` if the sample's text writes special tokens, or is longer than the model has positions for text.
+        """Raise a `BadRecord` if the sample's text writes special tokens, or is longer than the model has positions for text.
 
         Special tokens are looked for in the whole prompt, where text may also form one with what stands beside it. They are not
         tokenised as plain letters, since whoever uses the exported model with its own processor would get the tokens.
@@ -112,16 +112,16 @@ class Encoder:
         if found != self.framing[number]:
             beyond = tuple((Counter(found) - Counter(self.framing[number])).elements()) or found
             reason = f"its text {shown(sample.text)} must not hold special tokens: {self.named(beyond)} of this checkpoint's tokenizer"
-            raise Fault(f"sample {sample.sample_id}", reason)
+            raise BadRecord(f"sample {sample.sample_id}", reason)
         length = sum(each != self.image_id for each in prompt) + len(answer)
         if length > self.positions_of_text:
             reason = f"its prompt and answer are {length} tokens of text, and the model has {self.positions_of_text} positions"
-            raise Fault(f"sample {sample.sample_id}", reason)
+            raise BadRecord(f"sample {sample.sample_id}", reason)
 
     def text(self, sample: Sample) -> Text:
         """Frame and tokenise. The answer ends with the end-of-turn token, which is trained too.
 
-        Raises `Fault` as `check_text` does, and `ModelError` if the chat template does not write one placeholder for each image
+        Raises `BadRecord` as `check_text` does, and `ModelError` if the chat template does not write one placeholder for each image
         that stands in the prompt.
         """
         import numpy as np
@@ -166,22 +166,22 @@ class Encoder:
         return type(self.reducer).__name__ + ("" if rule is None else f" {rule.value}")
 
     def check(self, picture: Picture) -> None:
-        """Raise a `Fault` if the processor does not take an image of this size, or only at more tokens than `vision_tokens.budget`."""
+        """Raise a `BadRecord` if the processor does not take an image of this size, or only at more tokens than `vision_tokens.budget`."""
         size = size_of(picture)
         try:
             grid = self.architecture.grid(self.processor, self.config, size)
         except ValueError as error:
             reason = f"the checkpoint's image processor does not take its {size[0]} x {size[1]} pixels ({error})"
-            raise Fault(picture.source, reason) from None
+            raise BadRecord(picture.source, reason) from None
         if self.budget is not None and self.tokens(grid) > self.budget:
             reason = (
                 f"vision_tokens.budget={self.budget}: the checkpoint's image processor makes {self.tokens(grid)} tokens of its "
                 f"{size[0]} x {size[1]} pixels whatever it is told; ask for at least so many, or choose another vision_tokens option"
             )
-            raise Fault(picture.source, reason)
+            raise BadRecord(picture.source, reason)
 
     def picture(self, picture: Picture) -> tuple[torch.Tensor, tuple[int, int, int]]:
-        """Decode and process one image. Raises `Fault` for one that `decode` or `check` refuses."""
+        """Decode and process one image. Raises `BadRecord` for one that `decode` or `check` refuses."""
         image = decode(picture)
         self.check(replace(picture, crop=None, size=image.size))
         pixels, grids = self.pixels([image])

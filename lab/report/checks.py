@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
-from lab.config import Respect
+from lab.config import MatchOn
 from lab.report.formatting import arms, count
 from lab.report.kinds import page_of
 from lab.report.matching import Account, breaches
@@ -121,7 +121,7 @@ def account(m: Measured) -> Account:
 def broken_requirements(measured: Sequence[Measured]) -> list[str]:
     """What `sweep.require` asked for and the arms' records do not keep."""
     asked = {name for m in measured for name in (m.arm.run.config.get("sweep") or {}).get("require", [])}
-    found = breaches([account(m) for m in measured], [respect for respect in Respect if respect.value in asked])
+    found = breaches([account(m) for m in measured], [respect for respect in MatchOn if respect.value in asked])
     return [paragraph.partition("\n")[0] + " The ledger under Cost has them arm by arm." for paragraph in found]
 
 

@@ -16,13 +16,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lab.config import Respect
+from lab.config import MatchOn
 from lab.report.document import Mono, Table
 from lab.report.formatting import NONE, count, quantity, tokens
 
 MATCHED = 0.05
 """Largest share by which the most of a number may exceed the least of it among matched arms."""
-QUANTITIES = {Respect.parameters: "trainable parameters", Respect.flops: "forward FLOPs"}
+QUANTITIES = {MatchOn.parameters: "trainable parameters", MatchOn.flops: "forward FLOPs"}
 SPLITS = ("train", "minival", "dev")
 
 
@@ -68,46 +68,46 @@ class Account:
         """The splits whose samples count: a baseline is asked dev alone."""
         return SPLITS if self.trains else SPLITS[2:]
 
-    def value(self, respect: Respect) -> Any:
+    def value(self, respect: MatchOn) -> Any:
         """What must be equal among arms; None where it is not known or does not count."""
-        if respect is Respect.samples:
+        if respect is MatchOn.samples:
             return tuple(self.samples.get(split) for split in self.splits) if self.samples else None
-        if respect is Respect.tokens:
+        if respect is MatchOn.tokens:
             return self.tokens
-        known = {Respect.order: self.examples_seen, Respect.parameters: self.parameters, Respect.flops: self.flops}
+        known = {MatchOn.order: self.examples_seen, MatchOn.parameters: self.parameters, MatchOn.flops: self.flops}
         return known[respect] if self.trains else None
 
-    def written(self, respect: Respect) -> str:
+    def written(self, respect: MatchOn) -> str:
         """The value as a table shows it."""
         value = self.value(respect)
         if value is None:
             return NONE
         match respect:
-            case Respect.samples:
+            case MatchOn.samples:
                 return " ".join(f"{split} {self.samples.get(split, NONE)[:8]}" for split in self.splits)
-            case Respect.order:
+            case MatchOn.order:
                 return f"{count(value)}, seed {self.seed}"
-            case Respect.tokens:
+            case MatchOn.tokens:
                 return tokens((value[0], round(value[1]), round(value[2])))
-        return count(value) if respect is Respect.parameters else quantity(value / 1e9)
+        return count(value) if respect is MatchOn.parameters else quantity(value / 1e9)
 
 
-def unknown(accounts: Sequence[Account], respect: Respect) -> list[str]:
+def unknown(accounts: Sequence[Account], respect: MatchOn) -> list[str]:
     """Labels of the arms of which a respect should be known and is not."""
-    counted = [a for a in accounts if a.trains or respect in (Respect.samples, Respect.tokens)]
+    counted = [a for a in accounts if a.trains or respect in (MatchOn.samples, MatchOn.tokens)]
     return [account.label for account in counted if account.value(respect) is None]
 
 
-def differs(accounts: Sequence[Account], respect: Respect) -> str | None:
+def differs(accounts: Sequence[Account], respect: MatchOn) -> str | None:
     """How the arms differ in one respect, as the end of a sentence; None if they are matched as far as is known."""
     known = [account for account in accounts if account.value(respect) is not None]
     match respect:
-        case Respect.samples:
+        case MatchOn.samples:
             odd = [split for split in SPLITS if len({a.samples.get(split) for a in known if a.trains or split == "dev"}) > 1]
             return f"the samples of {', '.join(odd)}" if odd else None
-        case Respect.order:
+        case MatchOn.order:
             return "what they are trained on, or in which order" if len(set(orders(known).values())) > 1 else None
-        case Respect.tokens:
+        case MatchOn.tokens:
             return "visual tokens of an image" if len({tuple(round(v, 6) for v in a.value(respect)) for a in known}) > 1 else None
         case _:
             least, most = extremes(known, respect)
@@ -123,26 +123,26 @@ def orders(accounts: Sequence[Account]) -> dict[str, frozenset[tuple[int, Any, A
     return {experiment: frozenset(seen) for experiment, seen in found.items()}
 
 
-def extremes(accounts: Sequence[Account], respect: Respect) -> tuple[Account | None, Account | None]:
+def extremes(accounts: Sequence[Account], respect: MatchOn) -> tuple[Account | None, Account | None]:
     """The arms with the least and the most of a quantity."""
     known = sorted((a for a in accounts if a.value(respect) is not None), key=lambda account: account.value(respect))
     return (known[0], known[-1]) if known else (None, None)
 
 
-def apart(least: Account, most: Account, respect: Respect) -> float:
+def apart(least: Account, most: Account, respect: MatchOn) -> float:
     """By what share the most exceeds the least."""
     low, high = least.value(respect), most.value(respect)
     return (high - low) / low if low else float(high > 0)
 
 
-def contrast(least: Account, most: Account, respect: Respect) -> str:
+def contrast(least: Account, most: Account, respect: MatchOn) -> str:
     """`trainable parameters, by a factor of 2.00 (lora.r=16: 179,200; lora.r=8: 89,600)`."""
-    unit = " GFLOP" if respect is Respect.flops else ""
+    unit = " GFLOP" if respect is MatchOn.flops else ""
     low, high = (f"{account.label}: {account.written(respect)}{unit}" for account in (least, most))
     return f"{QUANTITIES[respect]}, by a factor of {1.0 + apart(least, most, respect):.2f} ({high}; {low})"
 
 
-def breaches(accounts: Sequence[Account], required: Sequence[Respect]) -> list[str]:
+def breaches(accounts: Sequence[Account], required: Sequence[MatchOn]) -> list[str]:
     """What is required and does not hold: a sentence with the difference, then one line an arm."""
     found = []
     for respect in required:
@@ -165,7 +165,7 @@ def matched(accounts: Sequence[Account]) -> str:
         if least is None or most is None or unknown(trained, respect):
             unsaid.append(f"{name[0].upper()}{name[1:]} were not recorded for every arm.")
         elif differs(trained, respect) is None:
-            unit = " GFLOP an example" if respect is Respect.flops else ""
+            unit = " GFLOP an example" if respect is MatchOn.flops else ""
             span = " to ".join(dict.fromkeys((least.written(respect), most.written(respect))))
             equal.append(f"{name} ({span}{unit}, within {100 * apart(least, most, respect):.1f} %)")
         else:
@@ -180,11 +180,11 @@ def matched(accounts: Sequence[Account]) -> str:
 
 
 LEDGER = {
-    "training examples, seed": Respect.order,
-    "visual tokens per image": Respect.tokens,
-    "trainable parameters": Respect.parameters,
-    "forward GFLOP per example": Respect.flops,
-    "samples (first digits of their hash)": Respect.samples,
+    "training examples, seed": MatchOn.order,
+    "visual tokens per image": MatchOn.tokens,
+    "trainable parameters": MatchOn.parameters,
+    "forward GFLOP per example": MatchOn.flops,
+    "samples (first digits of their hash)": MatchOn.samples,
 }
 
 

@@ -9,12 +9,12 @@ from lab.run.arm import data_facts, fail, new_run, reusable, run_alone, run_arm,
 from lab.run.assembly import assemble, check, reload, trained
 from lab.run.latency_rounds import interleaved_latency
 from lab.run.measuring import PROBE, evaluate, require_effect, stored_probe, unasked, verify
-from lab.run.memory import riders
+from lab.run.memory import max_concurrent_arms
 from lab.run.realised import realised
 from lab.run.sharing import Prepared, encoding_key, prepare, shared_key, tower_trains, try_out
 
 __all__ = [
     "PROBE", "Prepared", "assemble", "check", "data_facts", "encoding_key", "evaluate", "fail", "foresee", "interleaved_latency",
-    "new_run", "prepare", "realised", "reload", "require_effect", "reusable", "riders", "run_alone", "run_arm", "shared_key",
+    "new_run", "prepare", "realised", "reload", "require_effect", "reusable", "max_concurrent_arms", "run_alone", "run_arm", "shared_key",
     "stored_probe", "tower_trains", "trained", "try_out", "unasked", "verify", "warm",
 ]

@@ -44,12 +44,12 @@ def new_run(x: Experiment, command: str, sweep: str | None = None) -> Run:
 
 
 def run_arm(
-    x: Experiment, prepared: Prepared, run: Run, started: float, report: Report = silent, in_turn: bool = False
+    x: Experiment, prepared: Prepared, run: Run, started: float, report: Report = silent, interleaved: bool = False
 ) -> Run:
     """Attach, train and measure one arm; write everything to its run folder and return the finished record.
 
     An unfinished run of the same identity is gone on with: from its last checkpoint, under its first start.
-    started: Unix time at which the command began, for the time to the first metric. in_turn: latency is measured again later,
+    started: Unix time at which the command began, for the time to the first metric. interleaved: latency is measured again later,
     beside other arms. Raises `BusyError` if another process is at work on the run.
     """
     x = sized(x, prepared.vlm)
@@ -65,7 +65,7 @@ def run_arm(
         prepared.encoded(x, report)  # before adapters sit in the tower
         run.facts["realised"] = realised(x, prepared)
         with attached(x, prepared.vlm) as vlm:
-            train_and_measure(x, vlm, prepared, run, run_dir, started, report, in_turn)
+            train_and_measure(x, vlm, prepared, run, run_dir, started, report, interleaved)
         run.status, run.ended = runs.FINISHED, runs.now()
         runs.save(runs_dir, run)
         checkpoints.clear(run_dir)
@@ -111,7 +111,7 @@ def go_on(x: Experiment, run: Run, earlier: Run | None, run_dir: Path) -> None:
 
 
 def train_and_measure(
-    x: Experiment, vlm: Vlm, prepared: Prepared, run: Run, run_dir: Path, started: float, report: Report, in_turn: bool
+    x: Experiment, vlm: Vlm, prepared: Prepared, run: Run, run_dir: Path, started: float, report: Report, interleaved: bool
 ) -> None:
     """Fill a run's record with what one arm's model counts, learns and answers."""
     encoded = prepared.encoded(x, report)
@@ -133,17 +133,17 @@ def train_and_measure(
     contract.save(run_dir, described)
     if trains(x):
         alike = {"samples": run.facts["data"]["samples"]["train"]}
-        with ranks.beside(x, run_dir, started, alike):
+        with ranks.launch_ranks(x, run_dir, started, alike):
             outcome = loop.train(x, vlm, encoded, run_dir, started, alike, report)
         run.metrics |= outcome.metrics
         run.facts |= outcome.facts
         per_step = x.trainer.batch_size * x.trainer.accumulate_grad_batches
         run.facts["data"]["order"]["examples_seen"] = int(outcome.metrics["train/steps"]) * per_step  # fewer if it stopped early
         run.metrics["train/examples_seen"] = float(run.facts["data"]["order"]["examples_seen"])
-        lora.settle(vlm)
+        lora.finalize_adapter(vlm)
         require_effect(vlm, assemble(x, prepared.vlm), encoded["dev"])
         adapter.save(vlm, run_dir / "adapter")
-    run.metrics |= evaluate(x, vlm, encoded, reads, run_dir, report, in_turn)
+    run.metrics |= evaluate(x, vlm, encoded, reads, run_dir, report, interleaved)
     run.facts["asked"] = asked(x)
     realised = {key: run.metrics[f"visual_tokens/{key}"] for key in ("mean", "min", "max") if f"visual_tokens/{key}" in run.metrics}
     contract.save(run_dir, {**described, "visual_tokens": realised})

@@ -85,7 +85,7 @@ def rehearse(x: Experiment, base: Vlm) -> None:
     """
     with tempfile.TemporaryDirectory(prefix="lab-adapter-") as scratch:
         with attached(x, base) as vlm:
-            lora.settle(vlm, fresh=True)
+            lora.finalize_adapter(vlm, fresh=True)
             adapter.save(vlm, Path(scratch))
             saved = {name: parameter.detach().clone() for name, parameter in lora.trainable(vlm).items()}
         vlm = assemble(x, base)

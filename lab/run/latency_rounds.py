@@ -44,10 +44,10 @@ class Kind:
     """Arms that compute the same operations, and what was measured of them."""
 
     arms: list[tuple[Experiment, Run]] = field(default_factory=list)
-    visits: list[latency.Visit] = field(default_factory=list)
+    visits: list[latency.Measurement] = field(default_factory=list)
 
 
-def alone(section: EvaluationSection, vlm: Vlm, examples: Examples) -> dict[str, float]:
+def measure_latency(section: EvaluationSection, vlm: Vlm, examples: Examples) -> dict[str, float]:
     """Latency metrics of a model that has the machine to itself: as trained, then merged."""
     work = latency.workload(examples, section.latency_examples, scoring.part_of(section.batch_size, vlm.device))
     plain = latency.visit(vlm, work, section.latency_warmup, ROUNDS)
@@ -55,24 +55,24 @@ def alone(section: EvaluationSection, vlm: Vlm, examples: Examples) -> dict[str,
     return latency.summarise([plain], [] if other is None else [latency.visit(other, work, section.latency_warmup, ROUNDS)], work)
 
 
-def glance(section: EvaluationSection, vlm: Vlm, examples: Examples) -> dict[str, float]:
-    """Latency at batch 1 from few examples, as trained, beside what else the machine does: `glance/p50_ms` and its like.
+def quick_latency(section: EvaluationSection, vlm: Vlm, examples: Examples) -> dict[str, float]:
+    """Latency at batch 1 from few examples, as trained, beside what else the machine does: `quick_latency/p50_ms` and its like.
 
     Under names of its own, since `latency/...` is what is measured in turn: a tracker keeps both values of one name.
     """
     work = latency.workload(examples, min(GLANCE, section.latency_examples), 1)
     found = latency.summarise([latency.visit(vlm, work, 1, batches=0)], [], work)
-    return {f"glance/{name.removeprefix('latency/')}": value for name, value in found.items()}
+    return {f"quick_latency/{name.removeprefix('latency/')}": value for name, value in found.items()}
 
 
 def interleaved_latency(arms: Sequence[tuple[Experiment, Run]], prepared: Prepared, report: Report = silent) -> None:
-    """Visit every kind among finished arms and rewrite all their records. What is asked is encoded once."""
+    """Measurement every kind among finished arms and rewrite all their records. What is asked is encoded once."""
     kinds: dict[tuple[Asked, Tensors], Kind] = {}
     for x, run in arms:
         kinds.setdefault((asked(x, prepared.vlm.device), tensors(x, run)), Kind()).arms.append((x, run))
     one_each = {ask: kind.arms[0][0] for (ask, _), kind in kinds.items()}
     work = {ask: latency.workload(prepared.encoded(x)["dev"], *ask[1:]) for ask, x in one_each.items()}
-    merged: dict[Asked, list[latency.Visit]] = {ask: [] for ask in work}
+    merged: dict[Asked, list[latency.Measurement]] = {ask: [] for ask in work}
     for done in range(ROUNDS):
         for i, ((ask, _), kind) in enumerate(kinds.items()):
             x, run = kind.arms[done % len(kind.arms)]

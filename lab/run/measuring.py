@@ -48,11 +48,11 @@ def unasked(x: Experiment, run: Run) -> set[str]:
 
 def evaluate(
     x: Experiment, vlm: Vlm, encoded: dict[str, Examples], readout: Readout, run_dir: Path, report: Report,
-    in_turn: bool = False, todo: Collection[str] | None = None,
+    interleaved: bool = False, todo: Collection[str] | None = None,
 ) -> dict[str, float]:
     """Score splits and write their predictions, measure latency and memory; return the summary numbers.
 
-    in_turn: latency will be measured again with other arms in turn (`lab.run.latency_rounds`), so that a glance will do.
+    interleaved: latency will be measured again with other arms in turn (`lab.run.latency_rounds`), so that a quick one will do.
     todo: the names of `asked` that are wanted, of a run whose speed is known; None: all, and the speed.
     """  # fmt: skip
     out: dict[str, float] = {}
@@ -86,7 +86,7 @@ def evaluate(
     if todo is None:
         report("measuring latency", 0, 1, "")
         out["memory/peak_mb"] = latency.peak_memory_mb(vlm.device)
-        out |= latency_rounds.glance(section, vlm, encoded["dev"]) if in_turn else latency_rounds.alone(section, vlm, encoded["dev"])
+        out |= latency_rounds.quick_latency(section, vlm, encoded["dev"]) if interleaved else latency_rounds.measure_latency(section, vlm, encoded["dev"])
         report("measuring latency", 1, 1, "")
     return out
 

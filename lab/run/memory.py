@@ -21,7 +21,7 @@ GATE_COPIES = 2
 """Of the base, in the equivalence gate: loaded again and merged, and loaded from what was merged."""
 
 
-def riders(arms: Sequence[Experiment], prepared: Prepared, limit: int) -> int:
+def max_concurrent_arms(arms: Sequence[Experiment], prepared: Prepared, limit: int) -> int:
     """How many arms of one shared base ride together: `limit`, or fewer where memory has no room for so many, but one."""
     kinds = {repr((x.lora, x.prompt, x.vision_tokens, x.conditioning, x.trainer, x.evaluation)): x for x in arms}
     need = max(own_bytes(x, prepared) for x in kinds.values())

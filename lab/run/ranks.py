@@ -25,7 +25,7 @@ PATIENCE_S = 60.0
 
 
 @contextlib.contextmanager
-def beside(x: Experiment, run_dir: Path, started: float, alike: dict[str, Any]) -> Iterator[None]:
+def launch_ranks(x: Experiment, run_dir: Path, started: float, alike: dict[str, Any]) -> Iterator[None]:
     """Within, the other ranks of an arm are there, and this process is rank 0; nothing at all with one device.
 
     Raises `ModelError` where a rank does not get ready; that the devices are there was seen to before (`devices.require`).

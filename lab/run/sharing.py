@@ -136,7 +136,7 @@ def prepare(x: Experiment, report: Report = silent) -> Prepared:
         log.warning("data: %d records are skipped (data.on_bad=skip); see facts.data.skipped in run.json", len(splits.skipped))
     for name in needed_splits(x):
         if name != "minival":
-            data.demand(splits, name)
+            data.require_split(splits, name)
     base = model.load(x.model, cache, report)
     if x.trainer.accelerator != "cpu" and torch.cuda.is_available():
         base.model.to("cuda")

@@ -1,6 +1,6 @@
 """Run folders delivered to MLflow: the only file that imports it.
 
-Training never talks to the tracker. Run folders are the truth; `Courier.deliver` copies what is new of one to MLflow
+Training never talks to the tracker. Run folders are the truth; `MlflowSync.deliver` copies what is new of one to MLflow
 (batched: one call for many points), as often as it is called, and can do so again later if the server was away.
 What it has is noted in the folder (`lab.store.sync_state`).
 
@@ -48,18 +48,18 @@ LONGEST_PARAM, LONGEST_TAG, LONGEST_NAME = 6000, 8000, 250
 REPLACED = "RESOURCE_DOES_NOT_EXIST"
 """What MLflow says of a run that its store does not know: the store was replaced since the last delivery."""
 EVERY_S = 5.0
-TOLD = 3
+EXIT_WARNED = 3
 """Exit code of a background courier that has told the user that the tracker is away."""
 FINAL = (runs.FINISHED, runs.FAILED, runs.KILLED)
 
 
-def tables_lock(uri: str) -> Path:
+def schema_lock(uri: str) -> Path:
     """Held while a store is opened: MLflow makes the tables of a new one, and two processes at it break each other's."""
     name = text_hash(f"{os.getcwd()} {uri}", digits=16)
     return Path(tempfile.gettempdir()) / f"vlm-lab-{os.getuid()}-{name}.lock"
 
 
-def lay_tables(uri: str, cache: Path) -> None:
+def copy_migrated_schema(uri: str, cache: Path) -> None:
     """Begin a new SQLite store as a copy of one that has MLflow's tables already; leave every other store alone.
 
     MLflow makes them by all its migrations, one after another, which take seconds. The copied store is made so once for each of its
@@ -90,7 +90,7 @@ def migrate(ready: Path) -> None:
         made.replace(ready)
 
 
-class Courier:
+class MlflowSync:
     """Delivers run folders of one `runs_dir` to one MLflow experiment. An absent server is said once and costs no run.
 
     away: why the server gave no answer to the last delivery, or None. told: whether the user knows. strange: what was said of
@@ -125,8 +125,8 @@ class Courier:
 
             logging.getLogger("alembic").setLevel(logging.WARNING)
             logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # what it would say of an error, `_tell` says
-            with one_at_a_time(tables_lock(self.uri)):
-                lay_tables(self.uri, Path(self.section.cache_dir))
+            with one_at_a_time(schema_lock(self.uri)):
+                copy_migrated_schema(self.uri, Path(self.section.cache_dir))
                 self._client = MlflowClient(tracking_uri=self.uri)
         return self._client
 
@@ -365,20 +365,20 @@ def same(point: Metric) -> tuple[str, int]:
     return point.key, point.step
 
 
-class Background:
+class BackgroundSync:
     """Delivers runs every few seconds from a process of its own, so that a slow tracker slows neither a step nor a sweep.
 
     It is forked before anything heavy is loaded, ends with a last delivery, and outlives a command that is killed by just
     that. Nothing is started where tracking is off.
     """
 
-    def __init__(self, courier: Courier, identities: Sequence[str], sweep: str | None = None, every_s: float = EVERY_S) -> None:
+    def __init__(self, courier: MlflowSync, identities: Sequence[str], sweep: str | None = None, every_s: float = EVERY_S) -> None:
         self.courier = courier
         self.identities = list(identities)
         self.sweep = sweep
         self.every_s = every_s
 
-    def __enter__(self) -> Background:
+    def __enter__(self) -> BackgroundSync:
         if self.courier.section.enabled:
             context = multiprocessing.get_context("fork")
             self.reader, self.writer = context.Pipe(duplex=False)
@@ -394,7 +394,7 @@ class Background:
             self.writer.send_bytes(b"end")
         self.process.join()
         self.writer.close()
-        if self.process.exitcode == TOLD:
+        if self.process.exitcode == EXIT_WARNED:
             self.courier.told = True
         elif self.process.exitcode != 0:  # it was stopped, as by a SIGTERM to all processes of a job
             self.courier.deliver_all(self.identities, self.sweep)
@@ -403,9 +403,9 @@ class Background:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         self.writer.close()  # so that the pipe ends with the parent
-        courier = Courier(self.courier.section)
+        courier = MlflowSync(self.courier.section)
         courier.told = self.courier.told
         while not self.reader.poll(self.every_s):
             courier.deliver_all(self.identities, self.sweep)
         courier.deliver_all(self.identities, self.sweep)
-        raise SystemExit(TOLD if courier.told else 0)
+        raise SystemExit(EXIT_WARNED if courier.told else 0)

@@ -38,7 +38,7 @@ from lab.store.runs import Run, Sweep
 
 if TYPE_CHECKING:
     from lab.run import Prepared
-    from lab.store.mlflow_sync import Courier
+    from lab.store.mlflow_sync import MlflowSync
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class Arm:
 
 
 @dataclass(frozen=True)
-class Origin:
+class SweepSource:
     """Where a sweep comes from: its name, the command line, the question in its file's header, and when it began."""
 
     name: str
@@ -65,7 +65,7 @@ class Origin:
     started: float
 
     @classmethod
-    def of(cls, config: DictConfig) -> Origin:
+    def of(cls, config: DictConfig) -> SweepSource:
         """Read Hydra's own record of the command."""
         from lab.cli import process_started, sweep_question
 
@@ -78,7 +78,7 @@ class Origin:
         return cls(name, command, config_name, sweep_question(config_name), process_started())
 
 
-Launch = Callable[[Sequence[Arm], dict[str, Run], Sweep, Origin], None]
+Launch = Callable[[Sequence[Arm], dict[str, Run], Sweep, SweepSource], None]
 """Runs arms that are missing from a sweep, given their records, and returns when all have ended."""
 
 
@@ -118,7 +118,7 @@ def arm_name(x: Experiment, dials: Sequence[str]) -> str:
     return ", ".join(f"{key.removesuffix('.name')}={values[key]}" for key in dials) or identity(x)
 
 
-def run_sweep(arms: Sequence[Arm], origin: Origin, max_arms: int | None = None, launch: Launch | None = None) -> int:
+def run_sweep(arms: Sequence[Arm], origin: SweepSource, max_arms: int | None = None, launch: Launch | None = None) -> int:
     """Run what is missing of a sweep, deliver it to the tracker, print the summary; 0 if every arm finished, else 1.
 
     launch: runs arms in another way than over shared bases (`lab.sweeping.elsewhere`).
@@ -126,10 +126,10 @@ def run_sweep(arms: Sequence[Arm], origin: Origin, max_arms: int | None = None, 
     `ConfigError` before any arm trains if arms differ in what `sweep.require` names; 1 if it shows only at the end.
     """
     from lab import run as running
-    from lab.store.mlflow_sync import Background, Courier
+    from lab.store.mlflow_sync import BackgroundSync, MlflowSync
     from lab.sweeping import ledger
 
-    arms = distinct(arms)
+    arms = drop_duplicates(arms)
     for arm in arms:
         running.check(arm.experiment)
     section = arms[0].experiment.tracking
@@ -138,7 +138,7 @@ def run_sweep(arms: Sequence[Arm], origin: Origin, max_arms: int | None = None, 
     named = [(arm_name(arm.experiment, dials), arm.experiment) for arm in arms]
     ready = ledger.before(named, runs_dir)  # raises if the arms break `sweep.require`
     sweep = new_sweep(arms, origin, runs_dir)
-    courier = Courier(section)
+    courier = MlflowSync(section)
     records = {}
     for arm in arms:
         record = running.new_run(arm.experiment, arm_command(origin.config_name, arm), sweep.identity)
@@ -156,7 +156,7 @@ def run_sweep(arms: Sequence[Arm], origin: Origin, max_arms: int | None = None, 
             groups.setdefault(running.shared_key(arm.experiment), []).append(arm)
     log.info("sweep %s: %d arms, %d to run, %d shared bases", sweep.identity, len(arms), len(records), len(groups))
     stopped_here = False
-    with Background(courier, sweep.arms, sweep.identity), stoppable():
+    with BackgroundSync(courier, sweep.arms, sweep.identity), stoppable():
         try:
             if launch is not None:
                 launch([arm for group in groups.values() for arm in group], records, sweep, origin)
@@ -175,7 +175,7 @@ def run_sweep(arms: Sequence[Arm], origin: Origin, max_arms: int | None = None, 
     return EXIT_CODE if code and stopped_here else code or ledger.after(named, runs_dir)
 
 
-def distinct(arms: Sequence[Arm]) -> list[Arm]:
+def drop_duplicates(arms: Sequence[Arm]) -> list[Arm]:
     """Arms of different identity; what a repeated one asks is asked of the first, with a warning."""
     kept: dict[str, Arm] = {}
     for arm in arms:
@@ -187,7 +187,7 @@ def distinct(arms: Sequence[Arm]) -> list[Arm]:
     return list(kept.values())
 
 
-def new_sweep(arms: Sequence[Arm], origin: Origin, runs_dir: Path) -> Sweep:
+def new_sweep(arms: Sequence[Arm], origin: SweepSource, runs_dir: Path) -> Sweep:
     """Write the sweep's record. The same arms asked for again are the same sweep."""
     ids = [identity(arm.experiment) for arm in arms]
     name = text_hash(" ".join(ids), digits=10)
@@ -214,7 +214,7 @@ def run_group(
         for arm in group:
             running.try_out(arm.experiment, prepared)
             prepared.encoded(arm.experiment, bars())
-        tell_alike([(records[identity(arm.experiment)].name, arm.experiment) for arm in group], prepared)
+        warn_of_equal_arms([(records[identity(arm.experiment)].name, arm.experiment) for arm in group], prepared)
     except LabError as error:
         for arm in group:
             running.fail(arm.experiment, records[identity(arm.experiment)], error)
@@ -228,14 +228,14 @@ def run_group(
         one_after_another(todo, prepared, started)
     else:
         threads = max(x.trainer.threads * x.trainer.devices for x, _ in todo)
-        side_by_side(todo, prepared, started, max_arms or running.riders([x for x, _ in todo], prepared, max(1, cores // threads)))
+        side_by_side(todo, prepared, started, max_arms or running.max_concurrent_arms([x for x, _ in todo], prepared, max(1, cores // threads)))
     ended = [(x, runs.look(Path(x.tracking.runs_dir), record.identity)) for x, record in todo]
     finished = [(x, known) for x, known in ended if known is not None and known.status == runs.FINISHED]
     running.interleaved_latency(finished, prepared, bars())
     return checked(todo, prepared)
 
 
-def tell_alike(named: Sequence[tuple[str, Experiment]], prepared: Prepared) -> None:
+def warn_of_equal_arms(named: Sequence[tuple[str, Experiment]], prepared: Prepared) -> None:
     """Warn of arms that would train the same model on the same inputs under several names."""
     from lab import run as running
     from lab.report.alike import Realised, alike, told
@@ -262,7 +262,7 @@ def one_after_another(todo: Sequence[tuple[Experiment, Run]], prepared: Prepared
     for x, record in todo:
         log.info("arm %s", record.name)
         try:
-            running.run_arm(x, prepared, record, started, bars(), in_turn=True)
+            running.run_arm(x, prepared, record, started, bars(), interleaved=True)
         except BusyError as error:
             log.error("arm %s: %s", record.name, error)
         except BaseException as error:
@@ -282,7 +282,7 @@ def side_by_side(todo: Sequence[tuple[Experiment, Run]], prepared: Prepared, sta
     living: dict[str, tuple[BaseProcess, Experiment, Run]] = {}
     told = False
     running.warm()
-    with board(todo) as show, deferred(), frozen_heap():
+    with progress_bars(todo) as show, deferred(), frozen_heap():
         while living or (waiting and not REQUEST.asked):
             if REQUEST.asked and not told:
                 told = True
@@ -298,11 +298,11 @@ def side_by_side(todo: Sequence[tuple[Experiment, Run]], prepared: Prepared, sta
             show(living)
             for name, (process, x, record) in list(living.items()):
                 if process.exitcode is not None:
-                    settle(process.exitcode, x, record)
+                    record_exit(process.exitcode, x, record)
                     del living[name]
 
 
-def settle(exitcode: int, x: Experiment, record: Run) -> None:
+def record_exit(exitcode: int, x: Experiment, record: Run) -> None:
     """Tell the truth about an arm whose process is gone without having said how it ended."""
     from lab import run as running
 
@@ -334,7 +334,7 @@ def child(x: Experiment, prepared: Prepared, record: Run, started: float, parent
     try:
         with stoppable():
             die_with(parent)
-            running.run_arm(x, prepared, record, started, in_turn=True)
+            running.run_arm(x, prepared, record, started, interleaved=True)
     except BusyError as error:
         print(error, flush=True)
         raise SystemExit(1) from None
@@ -350,7 +350,7 @@ def log_path(x: Experiment, record: Run) -> Path:
 
 
 @contextlib.contextmanager
-def board(todo: Sequence[tuple[Experiment, Run]]) -> Iterator[Any]:
+def progress_bars(todo: Sequence[tuple[Experiment, Run]]) -> Iterator[Any]:
     """One bar over the optimizer steps of all arms, with each living arm's step and loss beside it."""
     steps = {record.identity: x.trainer.max_steps or 0 for x, record in todo if trains(x)}
     total = sum(steps.values())
@@ -373,7 +373,7 @@ def board(todo: Sequence[tuple[Experiment, Run]]) -> Iterator[Any]:
     bar.close()
 
 
-def conclude(sweep: Sweep, courier: Courier, started: float) -> int:
+def conclude(sweep: Sweep, courier: MlflowSync, started: float) -> int:
     """Print the summary of a sweep; 0 if every arm finished, `EXIT_CODE` if arms were stopped on request, else 1."""
     from lab.report.summary import summary
 

@@ -30,7 +30,7 @@ from lab.host.redaction import without_secrets
 from lab.host.stopping import Stopped, requeue
 from lab.store import runs
 from lab.store.runs import Run, Sweep
-from lab.sweeping.arms import Arm, Origin, arm_command, arm_name, log_path
+from lab.sweeping.arms import Arm, SweepSource, arm_command, arm_name, log_path
 from lab.sweeping.launcher import PLUGINS
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ POLL_S = 0.5
 
 
 def launch(
-    context: HydraContext, config: DictConfig, todo: Sequence[Arm], records: dict[str, Run], sweep: Sweep, origin: Origin
+    context: HydraContext, config: DictConfig, todo: Sequence[Arm], records: dict[str, Run], sweep: Sweep, origin: SweepSource
 ) -> None:
     """Hand arms to the launcher that the config names, wait for all of them, and tell how each has ended."""
     chosen = str(config.hydra.runtime.choices.get("hydra/launcher"))
@@ -56,7 +56,7 @@ def launch(
     except Exception as error:  # a launcher raises whatever it likes; what became of the arms, their run folders say
         log.error("hydra/launcher=%s: %s: %s", chosen, type(error).__name__, error)
     for arm in todo:
-        settle(arm, records[identity(arm.experiment)], waits=stopped is None)
+        record_exit(arm, records[identity(arm.experiment)], waits=stopped is None)
     if stopped is not None:
         raise stopped
     log.info("latency is each arm's own, beside what else its machine did; hydra/launcher=shared measures arms in turn")
@@ -88,7 +88,7 @@ def note(arm: Arm, record: Run, result: object) -> None:
         running.fail(arm.experiment, record, error)
 
 
-def settle(arm: Arm, record: Run, waits: bool = True) -> None:
+def record_exit(arm: Arm, record: Run, waits: bool = True) -> None:
     """Tell how an arm has ended. waits: for one that is still at work, because its launcher has given up before it."""
     from lab import run as running
 

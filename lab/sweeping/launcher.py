@@ -58,7 +58,7 @@ class ArmsSweeper(Sweeper):
         if self.config.hydra.launcher._target_ != SharedLauncherConfig._target_:
             launch = functools.partial(elsewhere.launch, self.hydra_context, self.config)
             asked = composed(self.hydra_context, self.config, overrides)
-            raise SystemExit(arms.run_sweep(asked, arms.Origin.of(self.config), launch=launch))
+            raise SystemExit(arms.run_sweep(asked, arms.SweepSource.of(self.config), launch=launch))
         launcher = Plugins.instance().instantiate_launcher(self.hydra_context, self.task_function, self.config)
         launcher.launch(overrides, initial_job_idx=0)
 
@@ -111,7 +111,7 @@ class SharedLauncher(Launcher):
         from lab.sweeping import arms
 
         asked = composed(self.hydra_context, self.config, job_overrides)
-        raise SystemExit(arms.run_sweep(asked, arms.Origin.of(self.config), self.max_arms))
+        raise SystemExit(arms.run_sweep(asked, arms.SweepSource.of(self.config), self.max_arms))
 
 
 @dataclass

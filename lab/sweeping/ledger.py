@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lab.config import Experiment, Respect, identity, trains
+from lab.config import Experiment, MatchOn, identity, trains
 from lab.errors import ConfigError, LabError
 from lab.host.progress import bars
 from lab.store import runs
@@ -24,10 +24,10 @@ Named = tuple[str, Experiment]
 """An arm's name and its experiment."""
 
 
-def required(arms: Sequence[Named]) -> list[Respect]:
+def required(arms: Sequence[Named]) -> list[MatchOn]:
     """What the arms must have in common: all that any of them asks for, in the order of the schema."""
     asked = {respect for _, x in arms for respect in x.sweep.require}
-    return [respect for respect in Respect if respect in asked]
+    return [respect for respect in MatchOn if respect in asked]
 
 
 def before(arms: Sequence[Named], runs_dir: Path) -> dict[str, Prepared]:
@@ -104,7 +104,7 @@ def account_of(name: str, x: Experiment, facts: dict, metrics: dict[str, float])
     return Account.of(name, identity(replace(x, seed=0)), trains(x), facts, metrics, x.seed)
 
 
-def remedy(respects: Sequence[Respect]) -> str:
+def remedy(respects: Sequence[MatchOn]) -> str:
     """What to do about it."""
-    match = "Match adapters with lora.trainable_parameters=N. " if Respect.parameters in respects else ""
+    match = "Match adapters with lora.trainable_parameters=N. " if MatchOn.parameters in respects else ""
     return f"Nothing was trained. {match}Change the arms, or take what may differ out of sweep.require."

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 STEPS = 3
 
 
-def brief(x: Experiment) -> Experiment:
+def shorten(x: Experiment) -> Experiment:
     """The experiment cut to its first steps."""
     looks = {"val_every": None, "patience": None, "restore_best": False}
     ends = {"max_steps": STEPS, "max_epochs": None, "max_time": None, "save_every": None}
@@ -53,7 +53,7 @@ def largest_difference(x: Experiment, prepared: Prepared) -> float:
     from lab import model
     from lab.run import Prepared as Fresh
 
-    x = brief(x)
+    x = shorten(x)
     shared = weights(x, prepared, cached=True)
     fresh = Fresh(model.load(x.model, Path(x.tracking.cache_dir)), prepared.splits_of(x))
     fresh.vlm.model.to(prepared.vlm.device)

@@ -72,7 +72,7 @@ class Progress(Callback):
         self.report("training (steps)", step, self.steps, f"loss {float(outputs['loss']):.3f}, {rate:.0f} examples/s")
 
 
-class Finite(Callback):
+class StopOnNonFiniteLoss(Callback):
     """Stops a training whose loss is no number, and keeps the ids of the samples that were in the batch.
 
     On a CPU it looks at every step; on a GPU every `CURVE_EVERY` steps at all since, because a look makes the host wait.

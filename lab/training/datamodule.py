@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lab import data
 from lab.config import TrainerSection
-from lab.data.faults import Fault
+from lab.data.faults import BadRecord
 from lab.host.progress import Report, silent
 from lab.model import Vlm
 from lab.model.encoding import Encoder, Example, Text
@@ -91,9 +91,9 @@ class Examples(Dataset[Example]):
     def __len__(self) -> int:
         return len(self.split)
 
-    def unfit(self) -> dict[int, Fault]:
+    def unfit(self) -> dict[int, BadRecord]:
         """What the encoder refuses of the split, by place. Prompts are tokenised on the way, and kept if there is nothing."""
-        refused: dict[int, Fault] = {}
+        refused: dict[int, BadRecord] = {}
 
         def fitting() -> Iterator[Text]:
             for i in range(len(self)):
@@ -102,7 +102,7 @@ class Examples(Dataset[Example]):
                     for picture in sample.images:
                         self.encoder.check(picture)
                     yield self.encoder.text(sample)
-                except Fault as fault:
+                except BadRecord as fault:
                     refused[i] = fault
 
         texts = Texts(fitting())

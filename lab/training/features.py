@@ -133,9 +133,9 @@ class FeatureStore:
         """Learn of shards that this or another process has added."""
         known = {shard.path for shard in self.shards}
         opened = [self.open(path) for path in sorted(self.folder.glob("*.safetensors")) if path not in known]
-        self.serve([*self.shards, *(shard for shard in opened if shard is not None)])
+        self.set_shards([*self.shards, *(shard for shard in opened if shard is not None)])
 
-    def serve(self, shards: list[Shard]) -> None:
+    def set_shards(self, shards: list[Shard]) -> None:
         """Answer from these shards."""
         import numpy as np
 
@@ -188,7 +188,7 @@ class FeatureStore:
     def drop(self, shard: Shard) -> None:
         """Forget and delete a shard."""
         shard.path.unlink(missing_ok=True)
-        self.serve([one for one in self.shards if one is not shard])
+        self.set_shards([one for one in self.shards if one is not shard])
 
     def get(self, key: bytes) -> tuple[torch.Tensor, tuple[int, int, int]]:
         """Features [tokens, hidden] of an image (a view on the mapped file) and its grid; `fill` must have seen it."""
@@ -221,12 +221,12 @@ class FeatureStore:
         missing = [key for key in names.firsts() if self.find(key) is None]
         if not missing:
             return 0
-        number = hands(vlm, len(missing))
-        left = missing if number == 1 else self.together(missing, number, read, vlm, encoder, report)
+        number = num_workers(vlm, len(missing))
+        left = missing if number == 1 else self.compute_parallel(missing, number, read, vlm, encoder, report)
         self.make(left, read, vlm, encoder, report, multiprocessing.Value("q", len(missing) - len(left)), len(missing))
         return len(missing)
 
-    def together(
+    def compute_parallel(
         self, missing: Sequence[bytes], number: int, read: Callable[[bytes], Picture], vlm: Vlm, encoder: Encoder, report: Report
     ) -> list[bytes]:
         """Have so many processes, this one among them, compute images; return what one that died has left undone."""
@@ -298,7 +298,7 @@ class FeatureStore:
         self.refresh()
 
 
-def hands(vlm: Vlm, images: int) -> int:
+def num_workers(vlm: Vlm, images: int) -> int:
     """How many processes share the images: one a core, forked, where the tower runs on the CPU with one thread.
 
     A pool of threads does not survive a fork, nor does CUDA.

@@ -15,7 +15,7 @@ from lab.model.answers import readout
 from lab.model.encoding import IGNORED, to_device
 from lab.records import Batch
 from lab.training import devices
-from lab.training.fast.fused_step import Lean
+from lab.training.fast.fused_step import FusedStep
 from lab.training.objective import WATCHED_SPLITS, ChoiceObjective, predicted_loss
 
 
@@ -43,7 +43,7 @@ class Learner(L.LightningModule):
         self.extras = torch.nn.ModuleDict(vlm.extras)
         self.section = optim
         self.steps = steps
-        self.lean = Lean(vlm)
+        self.lean = FusedStep(vlm)
         self.objective = ChoiceObjective(readout(vlm.processor.tokenizer, prompt))
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:

@@ -25,11 +25,11 @@ from lab.model import Vlm
 from lab.store.runs import cut_curves
 from lab.training import capacity, checkpoints, devices
 from lab.training.allocation import keep_freed_memory
-from lab.training.callbacks import CURVE_EVERY, CurveLogger, Finite, Progress
+from lab.training.callbacks import CURVE_EVERY, CurveLogger, Progress, StopOnNonFiniteLoss
 from lab.training.checkpoints import Checkpoint
 from lab.training.datamodule import DataModule, Examples
 from lab.training.learner import Learner
-from lab.training.resuming import Keeper, put_weights, trained
+from lab.training.resuming import CheckpointCallback, put_weights, trained
 
 log = logging.getLogger(__name__)
 
@@ -168,10 +168,10 @@ def fit(
     if resumed is not None:
         logger = CurveLogger(run_dir, time.time() - resumed.facts["clock_s"], resumed.facts["first_metric_s"])
     early = EarlyStopping(f"minival/{learner.objective.watched}", patience=section.patience, mode="min") if section.patience is not None else None
-    keeper = Keeper(run_dir, section, micro, alike, early, resumed, logger, started)
+    keeper = CheckpointCallback(run_dir, section, micro, alike, early, resumed, logger, started)
     if resumed is None or not resumed.facts["ended"]:
         data = DataModule(splits["train"], splits["minival"], section, micro, x.seed, steps, resumed.step if resumed else 0)
-        callbacks = [Progress(steps, effective, report), Finite(run_dir), *([early] if early else []), keeper, *watchers]
+        callbacks = [Progress(steps, effective, report), StopOnNonFiniteLoss(run_dir), *([early] if early else []), keeper, *watchers]
         with quiet_lightning():
             trainer = lightning_trainer(section, micro[1], steps, len(splits["minival"]) > 0, logger, callbacks)
         prepare_model(x, learner)
@@ -211,7 +211,7 @@ def prepare_model(x: Experiment, learner: Learner) -> None:
 def lightning_trainer(
     section: TrainerSection, accumulate: int, steps: int, has_minival: bool, logger: CurveLogger, callbacks: list[Callback]
 ) -> L.Trainer:
-    """Lightning's Trainer for one arm; checkpoints are the `Keeper`'s."""
+    """Lightning's Trainer for one arm; checkpoints are the `CheckpointCallback`'s."""
     validates = section.val_every is not None and has_minival
     return L.Trainer(
         accelerator=section.accelerator,

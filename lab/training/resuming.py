@@ -26,7 +26,7 @@ from lab.training.checkpoints import Checkpoint
 from lab.training.learner import Learner
 
 
-class Keeper(Callback):
+class CheckpointCallback(Callback):
     """Takes and restores checkpoints, keeps the best weights, and ends the training where it is asked to stop.
 
     micro: samples per forward and forwards per step, as they are in this process. alike: facts that must be the same in a

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from lab.config import DataDial, OnBad
-from lab.data.faults import Fault, settle
+from lab.data.faults import BadRecord, raise_or_skip
 from lab.errors import DataError
 from lab.model.encoding import Encoder
 from lab.records import Sample, Split, Splits
@@ -52,23 +52,23 @@ def screen(splits: Splits, parts: Sequence[str], encoder: Encoder, dial: DataDia
     if not refused:
         return splits, made
     if dial.on_bad is OnBad.fail:
-        settle([fault for faults in refused.values() for fault in faults.values()], dial.on_bad)
-    lost: list[Fault] = []
+        raise_or_skip([fault for faults in refused.values() for fault in faults.values()], dial.on_bad)
+    lost: list[BadRecord] = []
     kept: dict[str, Any] = {}
     for part, faults in refused.items():
         split = getattr(splits, part)
         dropped = along(split, faults) if splits.together else faults
-        lost += [Fault(fault.source, f"{fault.reason}; {part} sample {split.sample_ids[i]} is left out") for i, fault in dropped.items()]
+        lost += [BadRecord(fault.source, f"{fault.reason}; {part} sample {split.sample_ids[i]} is left out") for i, fault in dropped.items()]
         kept[part] = Kept(split, [i for i in range(len(split)) if i not in dropped])
         made[part] = Examples(kept[part], encoder)
         if not kept[part] and part in PURPOSES:
             what = f"nothing is left {PURPOSES[part]} in the {part} split"
             raise DataError(f"data={dial.name}: {what}; bad records: {len(lost)}, the first: {lost[0]}.")
     log.warning("data=%s: %d records that this checkpoint cannot take are left out (data.on_bad=skip)", dial.name, len(lost))
-    return replace(splits, **kept, skipped=(*splits.skipped, *settle(lost, OnBad.skip))), made
+    return replace(splits, **kept, skipped=(*splits.skipped, *raise_or_skip(lost, OnBad.skip))), made
 
 
-def along(split: Split, faults: dict[int, Fault]) -> dict[int, Fault]:
+def along(split: Split, faults: dict[int, BadRecord]) -> dict[int, BadRecord]:
     """All samples of the image sets that have a bad one, with its fault."""
     sets = {split.index(i).image_set: fault for i, fault in reversed(faults.items())}
     return {i: sets[name] for i in range(len(split)) if (name := split.index(i).image_set) in sets}

@@ -57,12 +57,12 @@ def same_results(scale: Scale, sheet: Sheet) -> None:
 def stopped_at(step: int) -> Any:
     """Within, a training keeps a checkpoint and leaves at this step, as on SIGTERM, and so does this block."""
     from lab.host.stopping import Stopped
-    from lab.training.resuming import Keeper
+    from lab.training.resuming import CheckpointCallback
 
-    def reason(_: Keeper, trainer: Any) -> str | None:
+    def reason(_: CheckpointCallback, trainer: Any) -> str | None:
         return "stopped by this part" if trainer.global_step == step else None
 
-    with mock.patch.object(Keeper, "reason", reason), contextlib.suppress(Stopped):
+    with mock.patch.object(CheckpointCallback, "reason", reason), contextlib.suppress(Stopped):
         yield
 
 

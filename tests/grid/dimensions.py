@@ -9,7 +9,7 @@ from enum import Enum
 import yaml
 
 from lab.cli import shipped
-from lab.config import DType, IfFinished, IfUnfinished, ImageOrder, OnBad, PruneRule, Quantisation, Respect, Schedule
+from lab.config import DType, IfFinished, IfUnfinished, ImageOrder, MatchOn, OnBad, PruneRule, Quantisation, Schedule
 from lab.lora import INITS
 
 Overrides = tuple[str, ...]
@@ -138,7 +138,7 @@ DIMENSIONS: dict[str, dict[str, Overrides]] = {
     "launcher": {
         "alone": (), "shared": ("hydra/launcher=shared",), "joblib": ("hydra/launcher=joblib", "hydra.launcher.n_jobs=1"),
     },
-    "require": {"nothing": (), **{name: (f"sweep.require=[{name}]",) for name in each("", Respect)}},
+    "require": {"nothing": (), **{name: (f"sweep.require=[{name}]",) for name in each("", MatchOn)}},
 }  # fmt: skip
 """Every dimension; its first value is what a row has that does not care."""
 

@@ -40,7 +40,7 @@ ARMS = {
     ),
 }  # fmt: skip
 CURVES = ("step", "train/loss", "minival/loss", "minival/nll", "minival/accuracy")
-UNSTEADY = ("latency", "glance", "time", "memory", "flops")
+UNSTEADY = ("latency", "quick_latency", "time", "memory", "flops")
 """Metrics that are times or sizes of this process, or counted anew by intent."""
 
 

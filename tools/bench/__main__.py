@@ -16,7 +16,7 @@ from pathlib import Path
 
 from lab.bench import results
 from lab.bench.__main__ import parser
-from lab.cli import answer, compose, set_up_logging
+from lab.cli import compose, run_cli, set_up_logging
 from lab.host.progress import bars
 from lab.sweeping.launcher import register
 
@@ -27,7 +27,7 @@ def main() -> None:
     arguments.add_argument("--sweep", action="store_true", help="compare a sweep of twelve arms, command to report")
     arguments.add_argument("--arms", type=int, default=1, metavar="N", help="--sweep: how many of TRL's twelve are run (default: 1)")
     set_up_logging()
-    sys.exit(answer(lambda: run(arguments.parse_intermixed_args())))
+    sys.exit(run_cli(lambda: run(arguments.parse_intermixed_args())))
 
 
 def own_inputs(overrides: list[str]) -> list[str]:

@@ -34,7 +34,7 @@ from lab.training.fast.packing import Heads, Layout, Packed, Spread, pack
 Forward = tuple[nn.Module, Callable[..., torch.Tensor]]
 
 
-class Lean:
+class FusedStep:
     """What of a model can be trained leanly, found once."""
 
     def __init__(self, vlm: Vlm) -> None:
@@ -42,7 +42,7 @@ class Lean:
         self.checkpointed = [module for module in vlm.bare.modules() if hasattr(module, "gradient_checkpointing")]
         known = computes_in(vlm) == torch.float32
         modules = list(vlm.bare.modules()) if known else []
-        self.layers = {module: factors(module) for module in modules if is_plain(module)}
+        self.layers = {module: factors(module) for module in modules if is_fusable(module)}
         self.forwards: list[Forward] = [(module, partial(layer_forward, layer)) for module, layer in self.layers.items()]
         self.forwards += [(module, partial(norm_forward, module)) for module in modules if is_norm(module)]
         self.blocks = blocks(vlm) if known else []
@@ -181,7 +181,7 @@ def keeps_weights(block: nn.Module, x: torch.Tensor, length: int) -> bool:
     return x.device.type == "cpu" and heads * length <= 3 * block.mlp.gate_proj.out_features
 
 
-def is_plain(layer: nn.Module) -> bool:
+def is_fusable(layer: nn.Module) -> bool:
     """Whether a module is a LoRA layer that computes W x + s B (A x) in float32 and nothing else."""
     if type(layer) is not LoraLinear or list(layer.lora_A) != [ADAPTER] or layer.active_adapters != [ADAPTER]:
         return False
