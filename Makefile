@@ -13,6 +13,7 @@ sweep: install  ## the first command of the README: three LoRA ranks over the sh
 
 test:  ## install what tests need and run them
 	$(PYTHON) -m pip install $(PIP_QUIET) -e '.[test]'
+	$(PYTHON) -m ruff check
 	$(PYTHON) -m pytest -n 0 --durations=0 tests/test_architecture.py -k answers_at_once
 	$(PYTHON) -m pytest
 

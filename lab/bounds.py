@@ -183,7 +183,8 @@ def value_of(x: Experiment, key: str) -> Any:
 def check_number(key: str, value: Any, bounds: Bounds) -> None:
     """Check one number, or a list of them; None is legal where its type allows it."""
     if isinstance(value, list) and len(value) != (bounds.length or max(1, len(value))):
-        wanted = f"{bounds.length} numbers are needed, as in {default_of(key)}" if bounds.length else "it must hold at least one number, or be null"
+        wanted = f"{bounds.length} numbers are needed, as in {default_of(key)}"
+        wanted = wanted if bounds.length else "it must hold at least one number, or be null"
         raise ConfigError(f"{key}={told(value)}: {wanted}.")
     given = value if isinstance(value, list) else [value]
     wrong = [one for one in given if one is not None and not bounds.hold(one)]

@@ -61,7 +61,8 @@ def data_of(x: Experiment) -> Splits | None:
     try:
         splits = data.load(x.data, Path(x.tracking.cache_dir))
         encoder = planning.encoder_of(x)
-        return splits if encoder is None else screen(splits, ("train", "minival", "dev") if trains(x) else ("minival", "dev"), encoder, x.data)[0]
+        parts = ("train", "minival", "dev") if trains(x) else ("minival", "dev")
+        return splits if encoder is None else screen(splits, parts, encoder, x.data)[0]
     except DataError as error:
         print(f"The data are not here or not usable, so nothing is said of what a comparison could see: {error}", file=sys.stderr)
         return None

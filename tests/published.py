@@ -1,6 +1,7 @@
 """The published shapes of every shipped `conf/model` option: two blocks, and a sixteenth of every width; of the 2B, all of it.
 
-`python tests/published.py FOLDER` writes that one. The numbers are those of each checkpoint's config.json on the hub; of words there are as many as the tiny base's tokenizer has.
+`python tests/published.py FOLDER` writes that one. The numbers are those of each checkpoint's config.json on the hub;
+of words there are as many as the tiny base's tokenizer has.
 """
 
 from __future__ import annotations

@@ -146,7 +146,9 @@ def other_resampling(folder: Path) -> None:
 
 
 VIOLATIONS: dict[str, tuple[list[str], Callable[[Path], None] | None, str]] = {
-    "pixel budget by the dial": (["vision_tokens=resize", "vision_tokens.budget=4"], None, "processor.size.longest_edge: trained with 16384, now 1024"),
+    "pixel budget by the dial": (
+        ["vision_tokens=resize", "vision_tokens.budget=4"], None, "processor.size.longest_edge: trained with 16384, now 1024",
+    ),
     "pixel budget of the checkpoint": ([], other_pixels, "processor.size.longest_edge: trained with 16384, now 2304"),
     "normalisation": ([], other_mean, "processor.image_mean: trained with [0.48145466, 0.4578275, 0.40821073], now [0.5, 0.5, 0.5]"),
     "resampling filter": ([], other_resampling, "processor.resample: trained with 3, now 2"),

@@ -72,7 +72,7 @@ def run_here(monkeypatch: pytest.MonkeyPatch, *arguments: str, launcher: str = "
     GlobalHydra.instance().clear()
     register()
     for number, stream in ((1, "stdout"), (2, "stderr")):  # as in a process without pytest
-        monkeypatch.setattr(sys, stream, open(number, "w", buffering=1, closefd=False))
+        monkeypatch.setattr(sys, stream, open(number, "w", buffering=1, closefd=False))  # noqa: SIM115 (pytest closes them)
     monkeypatch.setattr(sys, "argv", ["lab.train", f"hydra/launcher={launcher}", *arguments, "-m"])
     with pytest.raises(SystemExit) as ended:
         train.main()

@@ -183,7 +183,7 @@ def sweep(small) -> Callable[..., tuple[Callable[[], int], list[Experiment]]]:
     """A sweep over overrides, not yet run, with its experiments."""
 
     def make(require: str, *overrides: tuple[str, ...]):
-        short = ("trainer.max_steps=2", "data.num_dev=8", "data.num_minival=4", "data.num_train=8", "evaluation.verify=false", "evaluation.latency_examples=1", "tracking.enabled=false")
+        short = ("trainer.max_steps=2", "data.num_dev=8", "data.num_minival=4", "data.num_train=8", "tracking.enabled=false")
         made = [small(f"sweep.require=[{require}]", *short, *one) for one in overrides]
         origin = arms.SweepSource("test", "python -m lab.train ... -m", "train", None, time.time())
         return (lambda: arms.run_sweep([arms.Arm(x, ()) for x in made], origin, max_arms=2)), made

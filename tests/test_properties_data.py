@@ -185,8 +185,11 @@ def test_a_flipped_bit_gives_a_picture_or_a_sentence(way: str, draw: Any) -> Non
         assert np.array_equal(found, whole)
 
 
+MAGIC = [b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"GIF89a", b"BM", b"II*\0", b"MM\0*", b"RIFF\x40\0\0\0WEBPVP8L"]
+
+
 @settings(deadline=None)
-@given(st.binary(max_size=300), st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"GIF89a", b"BM", b"II*\0", b"MM\0*", b"RIFF\x40\0\0\0WEBPVP8L"]))
+@given(st.binary(max_size=300), st.sampled_from(MAGIC))
 def test_rubbish_is_refused(data: bytes, magic: bytes) -> None:
     found = outcome(magic + data)
     assert found is None or found.ndim == 3

@@ -112,7 +112,7 @@ def test_every_number_of_the_table_comes_from_the_predictions(example: Path, wri
             return f"{100 * value:.1f}"
 
         def bracketed(name: str) -> str:
-            found = within[name]
+            found = within[name]  # noqa: B023 (called within the loop)
             return f"{percent(found.estimate)} [{percent(found.low)}, {percent(found.high)}]"
 
         assert parameters == f"{run.metrics['parameters/trainable']:,.0f}"

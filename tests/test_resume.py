@@ -267,7 +267,8 @@ def test_the_order_of_samples_begins_anywhere() -> None:
 
 
 def test_a_checkpoint_is_what_was_written(tmp_path) -> None:
-    tensors = {"a.x": torch.randn(3, 2), "a.y": torch.tensor(7.0), "rng": torch.arange(9, dtype=torch.uint8), "b": torch.ones(2, dtype=torch.bfloat16)}
+    tensors = {"a.x": torch.randn(3, 2), "a.y": torch.tensor(7.0), "rng": torch.arange(9, dtype=torch.uint8)}
+    tensors["b"] = torch.ones(2, dtype=torch.bfloat16)
     path = checkpoints.save(tmp_path, Checkpoint(tensors, {"step": 3, "x": [1.1, None, float("inf")]}), 1)
     back = checkpoints.read(path)
     assert back.facts == {"step": 3, "x": [1.1, None, float("inf")]}

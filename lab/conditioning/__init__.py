@@ -7,9 +7,9 @@
 `add_cross_attention` is Hugging Face's own: the decoder was built with cross-attention, as GPT-2 can be and Qwen-VL's cannot, and
 no image stands in its prompt. It is what a checkpoint is, not what is made of one: legal for exactly those that have it.
 
-Identity: `prefix` and `add_cross_attention` change nothing. `cross_attention` at step 0 has its gates at 0, and its logits are bit-identical to the
-checkpoint's: with `keep_prefix=true` to those of the same prompt with its image tokens, with `keep_prefix=false` to those of
-the same prompt without them (the markers around each image stay, with nothing between).
+Identity: `prefix` and `add_cross_attention` change nothing. `cross_attention` at step 0 has its gates at 0, and its logits are
+bit-identical to the checkpoint's: with `keep_prefix=true` to those of the same prompt with its image tokens,
+with `keep_prefix=false` to those of the same prompt without them (the markers around each image stay, with nothing between).
 """
 
 from __future__ import annotations

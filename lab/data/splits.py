@@ -137,7 +137,11 @@ def _sized(sample: Sample, outcomes: Mapping[str, Any], sizes: Mapping[tuple[int
 
 
 def why_empty(
-    part: str, parts: Mapping[str, Sequence[Sample]], kept: Mapping[str, Sequence[Sample]], faults: Sequence[BadRecord], lost: Sequence[BadRecord]
+    part: str,
+    parts: Mapping[str, Sequence[Sample]],
+    kept: Mapping[str, Sequence[Sample]],
+    faults: Sequence[BadRecord],
+    lost: Sequence[BadRecord],
 ) -> str:
     """Why a part has no samples, where bad records or images are the reason; else an empty string."""
     if kept[part] or not lost:

@@ -78,7 +78,8 @@ class Encoder:
         self.framing: dict[int, tuple[int, ...]] = {}
         for key, text in written(prompt).items():
             if special := self.special(self.ids(text)):
-                raise ConfigError(f"{key}={text!r}: {self.named(special)} of this checkpoint's tokenizer; only its chat template writes those.")
+                reason = f"{self.named(special)} of this checkpoint's tokenizer; only its chat template writes those"
+                raise ConfigError(f"{key}={text!r}: {reason}.")
 
     def ids(self, text: str) -> list[int]:
         """Tokenise, without anything around it."""
@@ -222,7 +223,7 @@ class Encoder:
         input_ids = np.full((len(rows), length), self.pad_id, dtype=np.int64)
         mask, token_types = np.zeros_like(input_ids), np.zeros_like(input_ids)
         labels = np.full_like(input_ids, IGNORED)
-        for b, (row, kind, example) in enumerate(zip(rows, kinds, examples, strict=True)):
+        for b, (row, kind) in enumerate(zip(rows, kinds, strict=True)):
             start = (length if padding_side == "left" else ends[b]) - len(row)
             input_ids[b, start : start + len(row)] = row
             mask[b, start : start + len(row)] = 1

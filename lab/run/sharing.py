@@ -66,7 +66,8 @@ class Prepared:
         if differing:
             log.warning(
                 "data.on_bad=skip leaves these arms different samples in %s: %d records left out of some, %d of others, as some cannot be "
-                "encoded by every arm; sweep.require=[samples] refuses such a sweep", ", ".join(differing), len(first.skipped), len(this.skipped),
+                "encoded by every arm; sweep.require=[samples] refuses such a sweep",
+                ", ".join(differing), len(first.skipped), len(this.skipped),
             )  # fmt: skip
 
     def store(self, x: Experiment, vlm: Vlm, encoder: Encoder) -> FeatureStore | None:
@@ -141,7 +142,8 @@ def prepare(x: Experiment, report: Report = silent) -> Prepared:
     if x.trainer.accelerator != "cpu" and torch.cuda.is_available():
         base.model.to("cuda")
     if x.trainer.feature_cache and tower_trains(x):
-        what = f"lora.where={list(x.lora.where)}" if x.lora.target_modules in lora.PRESETS else f"lora.target_modules={x.lora.target_modules}"
+        preset = x.lora.target_modules in lora.PRESETS
+        what = f"lora.where={list(x.lora.where)}" if preset else f"lora.target_modules={x.lora.target_modules}"
         log.warning("features are not cached: %s may change the tower or its projector", what)
     elif x.trainer.feature_cache and not base.family.single_output:
         log.warning("features are not cached: the tower of model.family=%s gives more than one tensor an image", x.model.family)

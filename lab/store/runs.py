@@ -278,7 +278,8 @@ def _named(path: Path, kind: type[Record], identity: str) -> Record | None:
     try:
         record = parsed(path, kind)
         if record.identity != identity:
-            raise DataError(f"{path}: it is the {kind.__name__.lower()} {record.identity}, not {identity}; its folder was renamed or copied.")
+            what = f"the {kind.__name__.lower()} {record.identity}, not {identity}"
+            raise DataError(f"{path}: it is {what}; its folder was renamed or copied.")
         if isinstance(record, Run) and record.status not in (RUNNING, FINISHED, FAILED, KILLED):
             raise DataError(f"{path}: its status is {record.status!r:.60}, which this laboratory does not know.")
         for time in (record.started, record.ended):

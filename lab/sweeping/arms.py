@@ -228,7 +228,8 @@ def run_group(
         one_after_another(todo, prepared, started)
     else:
         threads = max(x.trainer.threads * x.trainer.devices for x, _ in todo)
-        side_by_side(todo, prepared, started, max_arms or running.max_concurrent_arms([x for x, _ in todo], prepared, max(1, cores // threads)))
+        width = max_arms or running.max_concurrent_arms([x for x, _ in todo], prepared, max(1, cores // threads))
+        side_by_side(todo, prepared, started, width)
     ended = [(x, runs.look(Path(x.tracking.runs_dir), record.identity)) for x, record in todo]
     finished = [(x, known) for x, known in ended if known is not None and known.status == runs.FINISHED]
     running.interleaved_latency(finished, prepared, bars())

@@ -21,9 +21,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-log = logging.getLogger(__name__)
-
 from lab.host.files import write_atomically
+
+log = logging.getLogger(__name__)
 
 VERSION = 1
 BEST = "best.safetensors"
@@ -100,7 +100,7 @@ def read(path: Path) -> Checkpoint:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (a safetensors file is no dict)
         facts, crc = metadata["facts"], int(metadata["crc"])
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise BrokenCheckpoint(f"{path}: no checkpoint of this laboratory ({type(error).__name__}: {error})") from None

@@ -215,7 +215,8 @@ class SeededOrder(Sampler[int]):
 class DataModule(L.LightningDataModule):
     """Serves `train` in seeded order and `minival` in file order, as `Batch` records.
 
-    micro: samples per forward, of all devices together, and forwards per optimizer step. done: optimizer steps that a run before this one has taken.
+    micro: samples per forward, of all devices together, and forwards per optimizer step. done: optimizer steps that a run before this
+        one has taken.
     """
 
     def __init__(

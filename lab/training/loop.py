@@ -167,7 +167,8 @@ def fit(
     logger = CurveLogger(run_dir, started)
     if resumed is not None:
         logger = CurveLogger(run_dir, time.time() - resumed.facts["clock_s"], resumed.facts["first_metric_s"])
-    early = EarlyStopping(f"minival/{learner.objective.watched}", patience=section.patience, mode="min") if section.patience is not None else None
+    watched = f"minival/{learner.objective.watched}"
+    early = None if section.patience is None else EarlyStopping(watched, patience=section.patience, mode="min")
     keeper = CheckpointCallback(run_dir, section, micro, alike, early, resumed, logger, started)
     if resumed is None or not resumed.facts["ended"]:
         data = DataModule(splits["train"], splits["minival"], section, micro, x.seed, steps, resumed.step if resumed else 0)

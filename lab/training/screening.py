@@ -58,7 +58,8 @@ def screen(splits: Splits, parts: Sequence[str], encoder: Encoder, dial: DataDia
     for part, faults in refused.items():
         split = getattr(splits, part)
         dropped = along(split, faults) if splits.together else faults
-        lost += [BadRecord(fault.source, f"{fault.reason}; {part} sample {split.sample_ids[i]} is left out") for i, fault in dropped.items()]
+        names = split.sample_ids
+        lost += [BadRecord(fault.source, f"{fault.reason}; {part} sample {names[i]} is left out") for i, fault in dropped.items()]
         kept[part] = Kept(split, [i for i in range(len(split)) if i not in dropped])
         made[part] = Examples(kept[part], encoder)
         if not kept[part] and part in PURPOSES:

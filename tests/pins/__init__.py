@@ -75,7 +75,8 @@ def arm(x: Experiment) -> dict[str, Any]:
         "curves": curves,
         "predictions": {name: columns(table) for name, table in tables.items()},
         "weights": {
-            path.name: {name: digest(value) for name, value in load_file(path).items()} for path in sorted((folder / "adapter").glob("*.safetensors"))
+            path.name: {name: digest(value) for name, value in load_file(path).items()}
+            for path in sorted((folder / "adapter").glob("*.safetensors"))
         },
         "samples": run.facts["data"]["samples"],
     }
