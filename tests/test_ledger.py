@@ -13,7 +13,7 @@ from synthetic_runs import Questions, answers, write_run, write_sweep
 
 from lab import lora, model
 from lab import run as running
-from lab.config import Experiment, MatchOn, identity
+from lab.config import Experiment, MatchOn, asked, identity
 from lab.errors import ConfigError
 from lab.freezing import from_dict
 from lab.report import matching
@@ -227,7 +227,7 @@ def test_what_shows_only_at_the_end_fails_then(sweep, capsys, caplog) -> None:
     assert "not known before training for native, pool" in caplog.text
     for x, tokens in zip(made, (16.0, 9.0), strict=True):
         record = running.new_run(x, "test")
-        record.status = runs.FINISHED
+        record.status, record.facts["asked"] = runs.FINISHED, asked(x)
         record.metrics = {f"visual_tokens/{key}": tokens for key in ("mean", "min", "max")}
         runs.save(runs_dir, record)
     capsys.readouterr()
