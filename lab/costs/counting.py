@@ -33,6 +33,9 @@ from lab.model import Vlm
 from lab.records import Batch, ExampleSize
 
 aten = torch.ops.aten
+torch.ones((), requires_grad=True).backward()
+"""Autograd counts the devices that it needs threads for with its first backward, and fake tensors make it see one where there is
+none: a process with such threads could not fork arms any more."""
 FAKES = FakeTensorMode(allow_non_fake_inputs=True)
 FORMULAS = {
     **flop_registry,
