@@ -134,10 +134,10 @@ def single(seed: int = 0) -> list[Row]:
     return rows
 
 
-def each_refused() -> list[Row]:
+def each_refused(shortest: bool = False) -> list[Row]:
     """Every pair of the first two choices of a refusal, with an example of its others, and no other reason to be refused.
 
-    The rest are the laboratory's defaults, as far as these are legal beside the choices.
+    The rest are the laboratory's defaults, as far as these are legal beside the choices. shortest: two rows a refusal.
     """
     order = {dimension: [FIRST[dimension], *names] for dimension, names in bound().items()}
     rows: list[Row] = []
@@ -145,5 +145,6 @@ def each_refused() -> list[Row]:
         first = list(refusal.values)[:2]
         found = itertools.product(*(refusal.values[dimension] for dimension in first))
         made = [completed(example | dict(zip(first, names, strict=True)), order, refusal) for names in found]
-        rows += [FIRST | row for row in made if row is not None]
+        legal = [FIRST | row for row in made if row is not None]
+        rows += [legal[0], *legal[1:][-1:]] if shortest else legal
     return rows
