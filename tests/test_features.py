@@ -153,7 +153,7 @@ def test_processes_share_the_images_and_one_that_dies_leaves_nothing_missing(wor
             os.kill(os.getpid(), signal.SIGKILL)
         whole(store, shard)
 
-    monkeypatch.setattr(features, "hands", lambda *_: 3)
+    monkeypatch.setattr(features, "num_workers", lambda *_: 3)
     monkeypatch.setattr(FeatureStore, "write", write)
     seen: list[tuple[int, int]] = []
     store = FeatureStore(tmp_path, vlm, encoder)
