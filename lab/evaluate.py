@@ -29,7 +29,7 @@ FREE = ("data", "evaluation", "tracking", *(f"trainer.{key}" for key in SPEED))
 
 
 def parser() -> argparse.ArgumentParser:
-    """The door's arguments."""
+    """The command's arguments."""
     made = argparse.ArgumentParser(
         prog="python -m lab.evaluate",
         description="Rebuild a run's base, dials and adapter from runs/ID/run.json, check them against the adapter's contract, "
@@ -131,6 +131,7 @@ def evaluate(run: Run, x: Experiment, given: argparse.Namespace, report: Report)
     from lab.artifacts import adapter, contract
     from lab.errors import DataError
     from lab.evaluation import asking
+    from lab.run.accounting import visual_tokens
     from lab.statistics import metrics, rules
     from lab.store import runs
     from lab.training.screening import screen
@@ -156,8 +157,8 @@ def evaluate(run: Run, x: Experiment, given: argparse.Namespace, report: Report)
         adapter.load(vlm, run_dir / "adapter")
         running.require_effect(vlm, running.assemble(x, base), examples)
     scored = asking.ask(vlm, examples, reads, x.evaluation, given.split, report)
-    counts = [count for row in scored for count in row.visual_tokens]
-    now["visual_tokens"] = {"mean": sum(counts) / len(counts), "min": float(min(counts)), "max": float(max(counts))}
+    tokens = visual_tokens(row.visual_tokens for row in scored)
+    now["visual_tokens"] = {key.removeprefix("visual_tokens/"): value for key, value in tokens.items()}
     remarks = contract.compare(trained, now)[1]
     for remark in remarks:
         log.info("contract (no reason to refuse): %s", remark)
@@ -236,7 +237,7 @@ def act(given: argparse.Namespace) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The door; 2 if the user must act."""
+    """Command-line entry point; 2 if the user must act."""
     given = parser().parse_intermixed_args(arguments)
     set_up_logging()
     return run_cli(lambda: act(given))

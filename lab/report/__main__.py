@@ -13,7 +13,7 @@ from lab.errors import LabError
 
 
 def parser() -> argparse.ArgumentParser:
-    """The door's arguments."""
+    """The command's arguments."""
     made = argparse.ArgumentParser(
         prog="python -m lab.report",
         description="Write OUT/<sweep>/report.md, report.html, table.tex and figures/ from finished runs. Without --sweep and "
@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The door; 2 if the user must act."""
+    """Command-line entry point; 2 if the user must act."""
     given = parser().parse_args(arguments)
 
     from lab.report.select_runs import choose

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 from lab import lora
 from lab.config import Experiment, LoraDial
 from lab.costs.counting import CostModel
@@ -49,8 +51,13 @@ def foresee(x: Experiment, prepared: Prepared) -> dict[str, float]:
         "parameters/trainable": float(trainable_parameters(vlm, dial)),
         **costs(vlm, examples, dial),
     }
-    counts = [count for size in sizes for count in size.tokens]
-    if len(sizes) == len(examples) and counts:
-        found |= {"visual_tokens/mean": sum(counts) / len(counts)}
-        found |= {"visual_tokens/min": float(min(counts)), "visual_tokens/max": float(max(counts))}
-    return found
+    return found | (visual_tokens([size.tokens for size in sizes]) if len(sizes) == len(examples) else {})
+
+
+def visual_tokens(examples: Iterable[Sequence[int]]) -> dict[str, float]:
+    """Tokens that an image costs, of those of every example's images; nothing where no example has one."""
+    counts = [count for tokens in examples for count in tokens]
+    if not counts:
+        return {}
+    ends = {"visual_tokens/min": float(min(counts)), "visual_tokens/max": float(max(counts))}
+    return {"visual_tokens/mean": sum(counts) / len(counts), **ends}

@@ -25,6 +25,7 @@ from lab.model import Vlm
 from lab.model.answers import Readout
 from lab.model.encoding import to_device
 from lab.run import latency_rounds
+from lab.run.accounting import visual_tokens
 from lab.run.assembly import reload
 from lab.statistics import rules, summary
 from lab.store import runs
@@ -72,7 +73,7 @@ def evaluate(
             out |= summary.of_split(name, tables[name], section.bootstrap)
     dev = tables["dev"]
     if "dev" in wanted:
-        out |= {**visual_tokens(dev), **by_rule(x.data, dev), **summary.of_subsets(dev)}
+        out |= {**visual_tokens(dev.visual_tokens), **by_rule(x.data, dev), **summary.of_subsets(dev)}
     if "generate" in wanted:
         texts = asking.ask(vlm, encoded["dev"], readout, section, "dev", report, "generate")
         out |= {f"dev/{key}": value for key, value in generation.compare(texts, dev).items()}
@@ -90,16 +91,6 @@ def evaluate(
         out |= measured(section, vlm, encoded["dev"])
         report("measuring latency", 1, 1, "")
     return out
-
-
-def visual_tokens(table: predictions.PredictionTable) -> dict[str, float]:
-    """Tokens that an image cost; nothing where no sample has one."""
-    counts = [count for row in table.visual_tokens for count in row]
-    if not counts:
-        return {}
-    return {
-        "visual_tokens/mean": sum(counts) / len(counts), "visual_tokens/min": float(min(counts)), "visual_tokens/max": float(max(counts)),
-    }  # fmt: skip
 
 
 def by_rule(dial: DataDial, table: predictions.PredictionTable) -> dict[str, float]:

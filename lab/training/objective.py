@@ -10,7 +10,9 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibratio
 
 from lab.model.answers import Readout
 from lab.model.encoding import IGNORED
+from lab.records import Choice
 from lab.statistics.functional import NUM_BINS
+from lab.statistics.metrics import KINDS
 
 WATCHED_SPLITS = ("minival", "train_slice")
 """Splits that are scored during training, in the order of `DataModule.val_dataloader`."""
@@ -35,7 +37,7 @@ class ChoiceObjective(nn.Module):
     accuracy and ece (`NUM_BINS` equal widths) are torchmetrics, which gather over ranks what they have counted.
     """
 
-    watched = "nll"
+    watched = KINDS[Choice.kind].watched
 
     def __init__(self, readout: Readout) -> None:
         super().__init__()

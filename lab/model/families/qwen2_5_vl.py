@@ -1,27 +1,9 @@
-"""Qwen2.5-VL (Bai et al. 2025, 2502.13923): window attention and a SwiGLU tower; module names of transformers 5."""
+"""Qwen2.5-VL (Bai et al. 2025, 2502.13923): Qwen2-VL with window attention and a SwiGLU tower; module names of transformers 5."""
 
-from lab.model.family import Family, Part
+from dataclasses import replace
 
-FAMILY = Family(
-    name="qwen2_5_vl",
-    model_type="qwen2_5_vl",
-    parts={
-        "projector": Part(
-            modules=r"model\.visual\.merger(\..+)?",
-            linears=r"model\.visual\.merger\.mlp\.(0|2)",
-        ),
-        "vision": Part(
-            modules=r"model\.visual(\..+)?",
-            block=r"model\.visual\.blocks\.(\d+)",
-            attention=("attn.qkv", "attn.proj"),
-            mlp=("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
-        ),
-        "llm": Part(
-            modules=r"model\.language_model(\..+)?|lm_head",
-            block=r"model\.language_model\.layers\.(\d+)",
-            attention=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"),
-            mlp=("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
-            llama_blocks=True,
-        ),
-    },
-)
+from lab.model.families import qwen2_vl
+
+LLAMA_MLP = qwen2_vl.FAMILY.parts["llm"].mlp
+VISION = replace(qwen2_vl.FAMILY.parts["vision"], mlp=LLAMA_MLP)
+FAMILY = replace(qwen2_vl.FAMILY, name="qwen2_5_vl", model_type="qwen2_5_vl", parts=qwen2_vl.FAMILY.parts | {"vision": VISION})

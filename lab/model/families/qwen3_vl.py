@@ -4,8 +4,12 @@ This is DeepStack (Meng et al. 2024, 2406.04334). Its mergers carry vision to th
 they are `projector`. Module names of transformers 5.
 """
 
+from dataclasses import replace
+
+from lab.model.families import qwen2_vl
 from lab.model.family import Family, Limit, Part
 
+QWEN2 = qwen2_vl.FAMILY.parts
 DEEPSTACK = "its tower speaks to several blocks of the language model (DeepStack), so one tensor does not stand for an image"
 
 FAMILY = Family(
@@ -21,17 +25,7 @@ FAMILY = Family(
             modules=r"model\.visual\.(merger|deepstack_merger_list)(\..+)?",
             linears=r"model\.visual\.(merger|deepstack_merger_list\.\d+)\.linear_fc(1|2)",
         ),
-        "vision": Part(
-            modules=r"model\.visual(\..+)?",
-            block=r"model\.visual\.blocks\.(\d+)",
-            attention=("attn.qkv", "attn.proj"),
-            mlp=("mlp.linear_fc1", "mlp.linear_fc2"),
-        ),
-        "llm": Part(
-            modules=r"model\.language_model(\..+)?|lm_head",
-            block=r"model\.language_model\.layers\.(\d+)",
-            attention=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"),
-            mlp=("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
-        ),
+        "vision": replace(QWEN2["vision"], mlp=("mlp.linear_fc1", "mlp.linear_fc2")),
+        "llm": replace(QWEN2["llm"], llama_blocks=False),
     },
 )
