@@ -65,6 +65,31 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
+class Text:
+    """The answer to an open question, in words of one's own: any of the references is right.
+
+    references: distinct. votes: how many annotators gave each of them, or () where nobody counted.
+    """
+
+    kind: ClassVar[str] = "text"
+    references: tuple[str, ...]
+    votes: tuple[int, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The reference that is trained on: the one with most votes, the first of equals."""
+        return max(zip(self.votes, self.references, strict=True), key=lambda pair: pair[0])[1] if self.votes else self.references[0]
+
+    @property
+    def key(self) -> str:
+        """What a fingerprint hashes."""
+        return "\x1f".join((*self.references, *map(str, self.votes)))
+
+
+Answer = Choice | Text
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One question about a few images.
 
@@ -77,7 +102,7 @@ class Sample:
     sample_id: str
     text: str
     images: tuple[Picture, ...]
-    answer: Choice
+    answer: Answer
     image_set: str
     question_group: str
     subset: str | None = None
@@ -209,6 +234,24 @@ class Scored:
 
 
 @dataclass(frozen=True, slots=True)
+class Written:
+    """What a model wrote as a `Text`, and what it made of the reference that is trained on.
+
+    text: as written, without special tokens; no post-processing. tokens: how many were written, the end of the turn among them.
+    ended: the end of the turn was written before the limit of length.
+    log_p, log_p_reference: natural logarithm of the probability of all tokens written, and of all `reference_tokens` of the
+    reference with its end of the turn.
+    """
+
+    text: str
+    tokens: int
+    ended: bool
+    log_p: float
+    log_p_reference: float
+    reference_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class Prediction:
     """One row of a run's predictions table.
 
@@ -219,11 +262,7 @@ class Prediction:
     image_set: str
     question_group: str
     subset: str | None
-    answer: Choice
-    said: Scored
+    answer: Answer
+    said: Scored | Written
     image_order: tuple[int, ...]
     visual_tokens: tuple[int, ...]
-
-    @property
-    def correct(self) -> bool:
-        return self.said.prediction == self.answer.right

@@ -18,6 +18,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from lab.answers import predictions
 from lab.answers.predictions import PredictionTable
 from lab.data.controls import AlteredSplit
 from lab.errors import DataError
@@ -107,10 +108,12 @@ def summarise(original: PredictionTable, swapped: dict[str, list[Prediction]]) -
     answers = dict(zip(original.sample_id.tolist(), original.prediction.tolist(), strict=True))
     out: dict[str, float] = {}
     for group, rows in swapped.items():
-        out[f"swap/{group}_agreement"] = sum(answers[row.sample_id] == row.said.prediction for row in rows) / len(rows)
-        out[f"swap/{group}_examples"] = float(len(rows))
+        table = predictions.table(rows)
+        kept = [answers[name] for name in table.sample_id.tolist()]
+        out[f"swap/{group}_agreement"] = float((table.prediction == kept).mean())
+        out[f"swap/{group}_examples"] = float(len(table))
         if group != "contradicted":
-            out[f"swap/{group}_accuracy"] = sum(row.correct for row in rows) / len(rows)
+            out[f"swap/{group}_accuracy"] = float(table.correct.mean())
     return out
 
 
