@@ -10,7 +10,7 @@ Shapes: B samples in a batch, T tokens of the longest prompt, N images in the ba
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -139,6 +139,8 @@ class Splits:
     temperature scaling. dev: what is reported; nothing is ever chosen or fitted on it.
     notes: sentences for the log and the report (counts that differ from the official ones, ...).
     together: the samples of an image set are left out as a whole, as a score is of all of them.
+    options: of a `Choice`, all that any question of any split has, each once; () where answers are a `Text`.
+    baselines: shares of dev that answers without a look at the images get right, by name.
     """
 
     train: Split
@@ -147,6 +149,13 @@ class Splits:
     skipped: tuple[Skipped, ...] = ()
     notes: tuple[str, ...] = ()
     together: bool = False
+    options: tuple[str, ...] = Choice.truth(True).options
+    baselines: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> str:
+        """What the questions are answered with."""
+        return Choice.kind if self.options else Text.kind
 
 
 @dataclass(frozen=True, slots=True)
