@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from lab.config import DataDial
     from lab.records import Split, Splits
 
-NAMES = ("pairs", "nlvr", "nlvr2", "winoground")
+NAMES = ("pairs", "nlvr", "nlvr2", "winoground", "easy_vqa")
 DIAGNOSTIC = ("winoground",)
 """Data sets that nothing is learned from."""
 
@@ -40,16 +41,7 @@ def load(dial: DataDial, cache_dir: Path) -> Splits:
     check(dial, trains=False)
     if dial.root is not None:
         dial = dataclasses.replace(dial, root=paths.expanded(dial.root, "data.root"))
-    match dial.name:
-        case "pairs":
-            from lab.data import pairs as chosen
-        case "nlvr":
-            from lab.data import nlvr as chosen
-        case "nlvr2":
-            from lab.data import nlvr2 as chosen
-        case _:
-            from lab.data import winoground as chosen
-    return chosen.load(dial, Path(cache_dir))
+    return importlib.import_module(f"lab.data.{dial.name}").load(dial, Path(cache_dir))
 
 
 def option(spelled: str) -> DataDial:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
+from lab.report.checks import fact
 from lab.report.compare import Compared, Group
 from lab.report.document import Mono, Strong, Table, Text
 from lab.report.formatting import NONE, count, decimal, number, number_within, p_value, percent, points, quantity, tokens
@@ -19,7 +20,7 @@ MOST_ROWS = 40
 
 @dataclass(frozen=True)
 class Column:
-    """header: with its unit. cell: of a measured arm. baseline: of the row that always gives one answer."""
+    """header: with its unit. cell: of a measured arm. baseline: of a row of `with_baselines`."""
 
     header: str
     cell: Callable[[Measured], Text]
@@ -100,8 +101,12 @@ def best_table(columns: Sequence[Column], measured: Sequence[Measured]) -> Table
     return table_of(columns, best(measured), shown_of(len(measured)))
 
 
+QUESTION_ONLY = "always the question's commonest answer in train"
+"""The row of `lab.data.question_only`."""
+
+
 def main_table(results: Sequence[Result], kind: Kind) -> Table:
-    """Every arm, in order: with its numbers, or with the state that it is in; last, always the same answer to the dev set."""
+    """Every arm, in order: with its numbers, or with the state that it is in; last, what takes no image."""
     columns, rows = main_columns(kind), []
     for result in results:
         if isinstance(result, Unmeasured):
@@ -109,9 +114,16 @@ def main_table(results: Sequence[Result], kind: Kind) -> Table:
             rows.append((state, *[NONE] * (len(columns) - 2), (Mono(result.arm.run.identity),)))
         else:
             rows.append(tuple(column.cell(result) for column in columns))
-    references = {m.items: m for m in reversed([r for r in results if isinstance(r, Measured)])}
-    rows += [tuple(column.baseline(m) for column in columns) for m in references.values()]
+    rows += [tuple(column.baseline(m) for column in columns) for m in with_baselines(results)]
     return table_with(columns, rows)
+
+
+def with_baselines(results: Sequence[Result]) -> list[Measured]:
+    """An arm for each baseline of each dev set, for `Column.baseline`: always one answer, then each question's commonest in train."""
+    arms = [result for result in results if isinstance(result, Measured)]
+    rows = list({m.items: m for m in reversed(arms)}.values())
+    blind = {(m.items, share): m for m in reversed(arms) if (share := fact(m.arm, "data", "question_only")) is not None}
+    return rows + [replace(m, baseline=(QUESTION_ONLY, {m.kind.headline: share})) for (_, share), m in blind.items()]
 
 
 def state_of(result: Unmeasured) -> str:

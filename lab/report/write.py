@@ -19,7 +19,7 @@ from lab.report.formatting import shorten
 from lab.report.measure import Measured, Result
 from lab.report.page import MARK, blocks, drawing_names, drawings
 from lab.report.select_runs import Selection
-from lab.report.tables import Column, main_columns, state_of
+from lab.report.tables import Column, main_columns, state_of, with_baselines
 from lab.statistics.resampling import LEAST_RESAMPLES
 
 COMMENTS = {".md": "<!-- {} -->", ".html": "<!-- {} -->", ".tex": "% {}"}
@@ -96,7 +96,8 @@ def to_latex(findings: Findings) -> str:
         *(latex_row(columns, result) for result in findings.results),
     ]
     if findings.measured:
-        lines += ["\\midrule", " & ".join(latex(column.baseline(findings.measured[0])) for column in columns) + r" \\"]
+        rows = with_baselines(findings.measured)
+        lines += ["\\midrule", *(" & ".join(latex(column.baseline(m)) for column in columns) + r" \\" for m in rows)]
     return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"]) + "\n"
 
 
