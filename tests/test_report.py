@@ -129,11 +129,11 @@ def test_every_number_of_the_table_comes_from_the_predictions(example: Path, wri
     assert "zero-shot" in rows["lora=none"][0]
 
 
-def test_the_question_only_baseline_stands_below_the_arms(example: Path) -> None:
+def test_baselines_of_the_data_stand_below_the_arms(example: Path) -> None:
     first = measure_all(choose(example).arms)[0]
-    told = dataclasses.replace(first.arm, run=dataclasses.replace(first.arm.run, facts={"data": {"question_only": 0.67}}))
-    *_, always, question_only = tables.main_table([dataclasses.replace(first, arm=told)], first.kind).rows
-    assert always[0].startswith("always") and question_only[0] == tables.QUESTION_ONLY and question_only[3] == "67.0"
+    told = dataclasses.replace(first.arm, run=dataclasses.replace(first.arm.run, facts={"data": {"baselines": {"blind": 0.67}}}))
+    *_, always, blind = tables.main_table([dataclasses.replace(first, arm=told)], first.kind).rows
+    assert always[0].startswith("always") and blind[0] == "blind" and blind[3] == "67.0"
 
 
 def test_what_arms_share_changes_no_number(example: Path) -> None:

@@ -6,6 +6,9 @@ from collections import Counter, defaultdict
 
 from lab.records import Split, Text
 
+NAME = "always the question's commonest answer in train"
+"""Its name among `Splits.baselines`."""
+
 
 def question_only(learned: Split, asked: Split) -> float | None:
     """Share of right answers in [0, 1]; a question that train does not ask gets train's commonest answer. None without train.

@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 from lab.config import DataDial, OnBad
 from lab.data import images
 from lab.data.faults import BadRecord, raise_or_skip
+from lab.data.question_only import NAME, question_only
 from lab.errors import ConfigError, DataError, did_you_mean
-from lab.records import Picture, Sample, Splits
+from lab.records import Choice, Picture, Sample, Splits
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +128,11 @@ def finish(
         log.warning("data=%s: left out under data.on_bad=skip: %d", dial.name, len(skipped))
     reasons = {part: why_empty(part, parts, kept, faults, lost) or absent for part in PARTS}
     splits = {part: Records(kept[part], reasons[part], tables) for part in PARTS}
-    return Splits(**splits, skipped=skipped, notes=tuple(notes), together=together)
+    answers = (sample.answer for part in PARTS for sample in kept[part])
+    options = tuple(dict.fromkeys(option for answer in answers if isinstance(answer, Choice) for option in answer.options))
+    share = question_only(splits["train"], splits["dev"])
+    baselines = {} if share is None else {NAME: share}
+    return Splits(**splits, skipped=skipped, notes=tuple(notes), together=together, options=options, baselines=baselines)
 
 
 def _sized(sample: Sample, outcomes: Mapping[str, Any], sizes: Mapping[tuple[int, int], tuple[int, int]]) -> Sample:

@@ -101,10 +101,6 @@ def best_table(columns: Sequence[Column], measured: Sequence[Measured]) -> Table
     return table_of(columns, best(measured), shown_of(len(measured)))
 
 
-QUESTION_ONLY = "always the question's commonest answer in train"
-"""The row of `lab.data.question_only`."""
-
-
 def main_table(results: Sequence[Result], kind: Kind) -> Table:
     """Every arm, in order: with its numbers, or with the state that it is in; last, what takes no image."""
     columns, rows = main_columns(kind), []
@@ -119,11 +115,11 @@ def main_table(results: Sequence[Result], kind: Kind) -> Table:
 
 
 def with_baselines(results: Sequence[Result]) -> list[Measured]:
-    """An arm for each baseline of each dev set, for `Column.baseline`: always one answer, then each question's commonest in train."""
+    """An arm for each baseline of each dev set, for `Column.baseline`: always one answer, then those that the data set gives."""
     arms = [result for result in results if isinstance(result, Measured)]
     rows = list({m.items: m for m in reversed(arms)}.values())
-    blind = {(m.items, share): m for m in reversed(arms) if (share := fact(m.arm, "data", "question_only")) is not None}
-    return rows + [replace(m, baseline=(QUESTION_ONLY, {m.kind.headline: share})) for (_, share), m in blind.items()]
+    shares = {(m.items, *each): m for m in reversed(arms) for each in (fact(m.arm, "data", "baselines") or {}).items()}
+    return rows + [replace(m, baseline=(name, {m.kind.headline: share})) for (_, name, share), m in shares.items()]
 
 
 def state_of(result: Unmeasured) -> str:

@@ -15,7 +15,6 @@ from typing import Any
 from lab import data, lora
 from lab.artifacts import adapter, contract
 from lab.config import Experiment, IfFinished, IfUnfinished, also_asked, as_dict, asked, identity, trains
-from lab.data.question_only import question_only
 from lab.errors import BusyError
 from lab.evaluation import equivalence
 from lab.host.progress import Report, silent
@@ -88,7 +87,7 @@ def ask_more(x: Experiment, prepared: Prepared, run: Run, run_dir: Path, report:
         run.metrics |= evaluate(x, vlm, encoded, reads, run_dir, report, todo=todo)
     run.facts["asked"] = run.facts.get("asked", {}) | asked(x)
     facts = data_facts(x, prepared, encoded)
-    run.facts["data"] |= {key: facts[key] for key in ("counts", "samples", "question_only", "notes")}
+    run.facts["data"] |= {key: facts[key] for key in ("counts", "samples", "baselines", "notes")}
     run.config["evaluation"] = as_dict(also_asked(x, run.config))["evaluation"]
     run.config["data"] |= {"num_dev": x.data.num_dev, "rule": x.data.rule}
     runs.save(Path(x.tracking.runs_dir), run)
@@ -165,7 +164,7 @@ def data_facts(x: Experiment, prepared: Prepared, encoded: dict[str, Examples]) 
         "counts": {name: len(getattr(splits, name)) for name in SPLITS},
         "samples": {name: data.fingerprint(getattr(splits, name)) for name in SPLITS},
         "order": {"seed": x.seed, "examples_seen": seen},
-        "question_only": question_only(splits.train, splits.dev),
+        "baselines": dict(splits.baselines),
         "notes": list(splits.notes),
         "skipped": len(splits.skipped),
         "skipped_records": [[record.source, record.reason] for record in splits.skipped[:200]],
