@@ -246,13 +246,14 @@ class Scored:
 class Written:
     """What a model wrote as a `Text`, and what it made of the reference that is trained on.
 
-    text: as written, without special tokens; no post-processing. tokens: how many were written, the end of the turn among them.
-    ended: the end of the turn was written before the limit of length.
+    text: as written, without special tokens. post: the rule of `lab.answers.normalise` by which it will be read.
+    tokens: how many were written, the end of the turn among them. ended: it was written before the limit of length.
     log_p, log_p_reference: natural logarithm of the probability of all tokens written, and of all `reference_tokens` of the
     reference with its end of the turn.
     """
 
     text: str
+    post: str
     tokens: int
     ended: bool
     log_p: float

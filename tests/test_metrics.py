@@ -205,7 +205,6 @@ def test_consistency_and_its_levels():
     correct = np.array([1, 1, 0, 1, 1, 0])
     assert functional.consistency(correct, group) == pytest.approx(1 / 3)
     assert functional.consistency_by_chance(group) == pytest.approx((1 / 4 + 1 / 2 + 1 / 8) / 3)
-    assert functional.consistency_by_majority(np.array([1, 1, 1, 0, 1, 1]), group) == pytest.approx(2 / 3)
 
 
 def test_reliability_bins_keep_every_point():

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lab.answers import predictions
+from lab.answers.choice import ChoiceTable
 from lab.errors import DataError
 from lab.records import Choice, Prediction, Scored
 from lab.statistics.metrics import summarise
@@ -61,7 +62,7 @@ def test_round_trip(tmp_path):
     given, path = rows(), tmp_path / "runs" / "dev.parquet"
     predictions.write(path, iter(given))
     table = predictions.read(path)
-    assert len(table) == 5 and set(table.columns) == set(predictions.COLUMNS) and table.binary
+    assert len(table) == 5 and set(table.columns) == set(ChoiceTable.fields()) and table.binary
     for name in ("sample_id", "image_set", "question_group", "subset", "image_order", "visual_tokens"):
         assert getattr(table, name).tolist() == [getattr(row, name) for row in given], name
     assert table.options.tolist() == [("True", "False")] * 5 and table.right.tolist() == [row.answer.right for row in given]
@@ -69,7 +70,7 @@ def test_round_trip(tmp_path):
     assert table.sample_id.dtype.kind == "U" and table.label.dtype == bool
     assert table.p_true == pytest.approx([1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6], abs=1e-15)
     assert table.confidence == pytest.approx([5 / 6, 4 / 6, 3 / 6, 4 / 6, 5 / 6], abs=1e-15)
-    assert table.correct.tolist() == [row.correct for row in given]
+    assert table.correct.tolist() == [row.said.prediction == row.answer.right for row in given]
 
 
 def test_more_options_than_two(tmp_path):
@@ -89,7 +90,7 @@ def test_more_options_than_two(tmp_path):
 def test_schema_is_fixed_and_versioned(tmp_path):
     predictions.write(tmp_path / "dev.parquet", rows())
     schema = pq.read_schema(tmp_path / "dev.parquet")
-    assert tuple(schema.names) == predictions.COLUMNS
+    assert tuple(schema.names) == tuple(ChoiceTable.fields())
     assert schema.metadata[b"vlm_lab.predictions"] == b"2" and schema.metadata[b"vlm_lab.kind"] == b"choice"
 
 
@@ -131,7 +132,7 @@ def test_only_the_columns_asked_for(tmp_path):
 def test_table_in_memory_equals_the_file(tmp_path):
     predictions.write(tmp_path / "dev.parquet", rows())
     here, there = predictions.table(rows()), predictions.read(tmp_path / "dev.parquet")
-    for name in predictions.COLUMNS:
+    for name in ChoiceTable.fields():
         assert here.__dict__[name].tolist() == there.__dict__[name].tolist()
 
 

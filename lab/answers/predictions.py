@@ -19,13 +19,14 @@ import pyarrow.parquet as pq
 
 from lab.answers.choice import ChoiceTable
 from lab.answers.table import PredictionTable
+from lab.answers.text import TextTable, VotedTable
 from lab.errors import DataError, did_you_mean
 from lab.host.files import write_atomically
 from lab.records import Choice, Prediction
 
 SCHEMA_VERSION = 2
 VERSION_KEY, KIND_KEY = b"vlm_lab.predictions", b"vlm_lab.kind"
-KINDS: dict[str, type[PredictionTable]] = {table.kind: table for table in (ChoiceTable,)}
+KINDS: dict[str, type[PredictionTable]] = {table.kind: table for table in (ChoiceTable, TextTable, VotedTable)}
 COLUMNS = tuple(dict.fromkeys(name for table in KINDS.values() for name in table.fields()))
 VERSION_1 = {
     "question_group": {"sentence_group": pa.string()},
@@ -44,9 +45,19 @@ def table(predictions: Iterable[Prediction]) -> PredictionTable:
 
 def write(path: str | os.PathLike, predictions: Iterable[Prediction]) -> None:
     """Write a predictions file whole or not at all."""
-    path = Path(path)
     rows = _arrow(predictions, str(path))
     _checked(rows, str(path))
+    _save(Path(path), rows)
+
+
+def rewrite(path: str | os.PathLike, column: str, value: str) -> None:
+    """Set one column of a predictions file to a value, such as the rule by which its texts are read."""
+    rows = arrow(path)
+    place = rows.schema.get_field_index(column)
+    _save(Path(path), rows.set_column(place, rows.schema.field(place), pa.array([value] * rows.num_rows, rows.schema.field(place).type)))
+
+
+def _save(path: Path, rows: pa.Table) -> None:
     write_atomically(path, lambda temporary: pq.write_table(rows, temporary, compression="zstd", write_page_checksum=True))
 
 
@@ -99,7 +110,7 @@ def _arrow(predictions: Iterable[Prediction], source: str) -> pa.Table:
     if len(kinds) != 1:
         what = f"kinds of answer are mixed: {', '.join(sorted(kinds))}." if rows else "no predictions; a metric of nothing is undefined."
         raise DataError(f"{source}: {what}")
-    kind = KINDS[kinds.pop()]
+    kind = KINDS[kinds.pop()].of(rows)
     fields = kind.fields()
     try:
         cells = kind.cells(rows) | {name: [getattr(row, name) for row in rows] for name in fields if hasattr(rows[0], name)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -46,6 +46,11 @@ class PredictionTable:
         return {field.name: field for field in (*COMMON, *cls.FIELDS)}
 
     @classmethod
+    def of(cls, rows: Sequence[Prediction]) -> type[PredictionTable]:
+        """The table that holds predictions of this kind of answer."""
+        return cls
+
+    @classmethod
     def cells(cls, rows: Iterable[Prediction]) -> dict[str, list[Any]]:
         """The kind's own columns of predictions."""
         raise NotImplementedError
@@ -59,7 +64,7 @@ class PredictionTable:
         """Raise `DataError` for values that the kind cannot have."""
         raise NotImplementedError
 
-    def __getattr__(self, name: str) -> np.ndarray:
+    def __getattr__(self, name: str) -> Any:
         """Reached only when a column is absent: say which, and how to get it."""
         if name in self.fields():
             have = ", ".join(self.columns)

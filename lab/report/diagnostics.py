@@ -12,6 +12,7 @@ from lab.errors import LabError
 from lab.report.document import Block, Heading, Paragraph
 from lab.report.findings import Findings
 from lab.report.formatting import NONE, capital, number_within, percent_within
+from lab.report.kinds import page_of
 from lab.report.measure import Measured
 from lab.report.tables import Column, best, label_of, shown_of, table_of
 from lab.statistics.comparing import Interval, interval
@@ -65,7 +66,8 @@ def controls_blocks(findings: Findings) -> list[Block]:
         Column(f"{headline.title} [95 %]", lambda m: number_within(headline, m.headline, m.intervals.get(headline.name))),
         *(Column(header, cell(name)) for name, header in CONTROLS.items()),
     ]
-    said = f"{capital(headline.header)} on dev with the images taken away. What stays above one half was not seen but guessed."
+    guessed = page_of(findings.kind.name).guessed
+    said = f"{capital(headline.header)} on dev with the images taken away. What stays above {guessed} was not seen but guessed."
     return [Heading(2, "Is the model looking?"), Paragraph(said), table_of(table, shown, shown_of(len(measured)))]
 
 

@@ -51,7 +51,7 @@ class Reader:
         rows = predictions.arrow(path, [*index, "visual_tokens"])
         asked, tokens = rows.select(index), rows.column("visual_tokens").combine_chunks()
         if self._known is None or not asked.equals(self._known.columns):
-            self._known = derive(asked, predictions.read(path, index))
+            self._known = derive(asked, predictions.read(path, (*index, *page_of(answers.kind).baseline_needs)))
         table = answers.replace(**{name: getattr(self._known.table, name) for name in index})
         return self._known, table, np.asarray(tokens.flatten())
 

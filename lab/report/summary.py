@@ -70,7 +70,7 @@ def cells(result: Result, kind: Kind) -> tuple[str, ...]:
         result.arm.run.status,
         count(recorded("parameters/trainable")),
         number_within(kind.main, result.headline, result.intervals.get(kind.headline)),
-        *(number(kind.metrics[name], result.metrics[name]) for name in others(kind)),
+        *(number(kind.metrics[name], result.metrics.get(name)) for name in others(kind)),
         quantity(recorded("latency/p50_ms")),
         quantity(recorded("latency/examples_per_second")),
     )

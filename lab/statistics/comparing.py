@@ -255,7 +255,8 @@ def aligned(first: PredictionTable, second: PredictionTable) -> PredictionTable:
     """Bring the second table into the first one's order; refuse other items or other labels."""
     if not np.array_equal(first.sample_id, second.sample_id):
         second = _reordered(first, second)
-    changed = int((first.right != second.right).sum())
+    truth = KINDS[first.kind].truth
+    changed = int((getattr(first, truth) != getattr(second, truth)).sum())
     if changed:
         raise DataError(
             f"compare: {changed} of {len(first)} samples have another label in the second table; the data changed "

@@ -215,12 +215,6 @@ def consistency_by_chance(group: np.ndarray) -> float:
     return float(np.mean(0.5 ** np.unique(group, return_counts=True)[1]))
 
 
-def consistency_by_majority(label: np.ndarray, group: np.ndarray) -> float:
-    """Consistency of always giving the commoner answer of all examples (True when they are equal)."""
-    label = _column("label", label)
-    return consistency(label == float(label.mean() >= 0.5), group)
-
-
 def _column(name: str, values: np.ndarray) -> np.ndarray:
     """Check one column of numbers: not empty, one axis, no NaN."""
     values = np.asarray(values)

@@ -24,7 +24,8 @@ class KindPage:
 
     also: metrics of its own tables, beside those of the main table. paragraphs: metrics whose definitions stand together, in order.
     definitions: further words. shares: numbers with an exact interval, in words.
-    baseline: a row that always gives one answer: its name, and its metrics where they say something; baseline_name: in a figure.
+    baseline: a row that always gives one answer: its name, and its metrics where they say something; baseline_name: in a figure;
+    baseline_needs: columns that it reads beside the truth. guessed: what guessing gets, in words.
     details: own numbers of an arm, from dev and minival (None, and why). remarks: what a reader must know first.
     pictures: own figures by name. calibration, diagnostics: own chapters, the first with a function that places a figure by its name.
     """
@@ -35,7 +36,9 @@ class KindPage:
     definitions: tuple[str, ...]
     shares: str
     baseline: Callable[[PredictionTable], tuple[str, dict[str, float]]]
+    baseline_needs: tuple[str, ...]
     baseline_name: str
+    guessed: str
     details: Callable[[PredictionTable, PredictionTable | None, str | None], Any]
     remarks: Callable[[Sequence[Measured]], list[str]]
     pictures: Mapping[str, Callable[[Sequence[Measured]], Picture]]

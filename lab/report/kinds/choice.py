@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from lab.answers import predictions
 from lab.answers.predictions import PredictionTable
 from lab.errors import LabError
@@ -74,10 +76,11 @@ def details(dev: PredictionTable, minival: PredictionTable | None, reason: str |
 
 
 def baseline(table: PredictionTable) -> tuple[str, dict[str, float]]:
-    """Always the commoner label."""
-    commoner = bool(table.label.mean() >= 0.5)
-    consistency = functional.consistency_by_majority(table.label, table.question_group)
-    return f"always {commoner}", {"accuracy": float((table.label == commoner).mean()), "consistency": consistency}
+    """Always the commonest option that is right; of two equally common the first."""
+    commonest = int(np.bincount(table.right).argmax())
+    right = table.right == commonest
+    consistency = functional.consistency(right, table.question_group)
+    return f"always {max(table.options, key=len)[commonest]}", {"accuracy": float(right.mean()), "consistency": consistency}
 
 
 def little_mass(measured: Sequence[Measured]) -> list[str]:
@@ -149,7 +152,7 @@ def formulas_table(measured: Sequence[Measured]) -> Table:
     for m in best(measured):
         dev = predictions.read(own_predictions(m.arm.run, m.arm.folder, "dev"), ("sample_id", *COLUMNS))
         scaled = m.details.temperature and calibration.apply(m.details.temperature, dev)
-        cells = [number(METRICS[name], METRICS[name].of(dev)) for name in FORMULAS]
+        cells = [number(METRICS[name], METRICS[name].of(dev) if METRICS[name].only(dev) else None) for name in FORMULAS]
         if scaled is not None:
             cells = [
                 cell if name in UNSCALED else f"{cell} → {number(METRICS[name], METRICS[name].of(scaled))}"
@@ -238,7 +241,9 @@ PAGE = KindPage(
     definitions=("temperature: T minimises NLL on minival and divides the log-odds on dev; nothing is fitted on dev.",),
     shares="accuracy, consistency, agreement, Winoground",
     baseline=baseline,
+    baseline_needs=("options",),
     baseline_name="commoner label",
+    guessed="one half",
     details=details,
     remarks=little_mass,
     pictures={"reliability": reliability},

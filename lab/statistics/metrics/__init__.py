@@ -139,6 +139,18 @@ def mean_gap(sums: np.ndarray) -> np.ndarray:
     return np.abs(sums[..., :-1]).sum(axis=-1) / sums[..., -1]
 
 
+def count(name: str, of: Callable[[PredictionTable], int], needs: str) -> Metric:
+    """How much was asked."""
+    return Metric(name, name.replace("_", " "), "", None, lambda table: float(of(table)), needs=(needs,))
+
+
+COUNTS = (
+    count("num_examples", len, "sample_id"),
+    count("num_image_sets", lambda table: len(np.unique(table.image_set)), "image_set"),
+    count("num_sentence_groups", lambda table: len(np.unique(table.question_group)), "question_group"),
+)
+
+
 def summarise(table: PredictionTable) -> dict[str, float]:
     """Every metric that the table can have; NaN where it is undefined (an AUROC of one class)."""
     return {name: metric.of(table) for name, metric in KINDS[table.kind].metrics.items() if metric.only(table)}

@@ -8,7 +8,7 @@ import numpy as np
 
 from lab.answers.predictions import PredictionTable
 from lab.statistics import functional
-from lab.statistics.metrics import Kind, Metric, gap_rows, mean_gap
+from lab.statistics.metrics import COUNTS, Kind, Metric, gap_rows, mean_gap
 
 
 def group_rows(table: PredictionTable) -> np.ndarray:
@@ -27,14 +27,21 @@ def of_top(
     return Metric(name, header, unit, better, lambda table: function(table.confidence, table.correct), says)
 
 
+def binary(table: PredictionTable) -> bool:
+    """Whether P(True) exists; where not even log p was read, whoever asks for more is told so."""
+    return "log_p" not in table.columns or table.binary
+
+
+def nll_each(table: PredictionTable) -> np.ndarray:
+    """-log of the share of the right option, [n]."""
+    if table.binary:
+        return functional.nll_items(table.p_true, table.label)
+    return np.logaddexp.reduce(table.log_p, axis=1) - table.log_p[np.arange(len(table)), table.right]
+
+
 def brier_part(name: str, header: str, better: bool | None) -> Metric:
     """A term of Murphy's partition of the Brier score."""
-    return Metric(f"brier_{name}", header, "", better, lambda t: functional.brier_parts(t.p_true, t.label)[name])
-
-
-def count(name: str, of: Callable[[PredictionTable], int], needs: tuple[str, ...]) -> Metric:
-    """How much was asked."""
-    return Metric(name, name.replace("_", " "), "", None, lambda table: float(of(table)), needs=needs)
+    return Metric(f"brier_{name}", header, "", better, lambda t: functional.brier_parts(t.p_true, t.label)[name], only=binary)
 
 
 METRICS = (
@@ -65,22 +72,23 @@ METRICS = (
     Metric(
         "ece_p_true", "P(True)", "%", False, lambda table: functional.ece(table.p_true, table.label),
         "P(True): of P(True) against the label instead of the top label.",
-        rows=gap_rows(lambda table: table.p_true, lambda table: table.label), value=mean_gap,
+        rows=gap_rows(lambda table: table.p_true, lambda table: table.label), value=mean_gap, only=binary,
     ),
     Metric(
-        "nll", "NLL", "nats", False, lambda table: functional.nll(table.p_true, table.label),
+        "nll", "NLL", "nats", False, lambda table: float(np.mean(nll_each(table))),
         "NLL: mean negative natural logarithm of the renormalised probability of the label.",
-        each=lambda table: functional.nll_items(table.p_true, table.label),
+        each=nll_each,
     ),
     Metric(
         "brier", "Brier", "", False, lambda table: functional.brier(table.p_true, table.label),
         "Brier: mean (P(True) - label)^2, 0.25 for P(True) = 1/2 throughout.", each=lambda table: (table.p_true - table.label) ** 2,
+        only=binary,
     ),
     brier_part("reliability", "= reliability", False),
     brier_part("resolution", "- resolution", True),
     brier_part("uncertainty", "+ uncertainty", None),
     brier_part("within_bin", "+ within bins", None),
-    Metric("auroc_label", "AUROC of P(True)", "", True, lambda table: functional.auroc(table.p_true, table.label)),
+    Metric("auroc_label", "AUROC of P(True)", "", True, lambda table: functional.auroc(table.p_true, table.label), only=binary),
     of_top(
         "auroc_confidence", "AUROC of confidence", "", True, functional.auroc,
         "AUROC of confidence: probability that a right answer is more confident than a wrong one.",
@@ -99,9 +107,7 @@ METRICS = (
         lambda table: functional.mean("captured_mass", table.captured_mass < 0.5),
         each=lambda table: table.captured_mass < 0.5, exact=True, needs=("captured_mass",),
     ),
-    count("num_examples", len, ("sample_id",)),
-    count("num_image_sets", lambda table: len(np.unique(table.image_set)), ("image_set",)),
-    count("num_sentence_groups", lambda table: len(np.unique(table.question_group)), ("question_group",)),
+    *COUNTS,
 )  # fmt: skip
 
 KIND = Kind(
