@@ -2,16 +2,16 @@
 
     Sample      data -> prompt          one question with its images and its answer
     Chat        prompt -> model         the messages for the checkpoint's own chat template
-    Batch       data -> training        token ids, pixels and the rows whose logits matter
+    Batch       data -> training        prompts, images and what is to be predicted
     Prediction  evaluation -> report    what the model said of one sample; every metric is a function of it
 
-Shapes: B samples in a batch, T tokens of the longest prompt, N images in the batch, P pixel patches.
+Shapes: B samples in a batch, T tokens of the longest prompt, A of the longest answer, N images in the batch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 if TYPE_CHECKING:
@@ -172,47 +172,85 @@ class Chat:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """Left-padded model input; the answer is the last thing in every row.
+class Tokens:
+    """What a text model reads.
 
-    input_ids, attention_mask, mm_token_type_ids: int64 [B, T]; position_ids: int64 [3, B, T] (M-RoPE) or [B, T]
-    pixel_values: float32 [P, patch features] or None; image_grid_thw: int64 [N, 3] in patches or None
-    image_features: [tokens, hidden] for each image, in place of pixel_values where the tower is frozen
-    labels: int64 [B, T], -100 wherever no loss is taken; None in evaluation
-    answer_rows: the last positions of every row whose logits are needed
-    shared: with labels, how many tokens begin all rows alike, before any image and any answer row
-    num_images: images of each sample; image_grids: (h, w) of each image in tokens of the projector, [N]
-    visual_tokens: tokens of each image that the language model sees, after any reduction, [N]
+    ids, mask: int64 [B, T]; mask None: nothing is padding. positions: int64 [B, T] or [3, B, T] (M-RoPE).
+    types: int64 [B, T], 1 where an image stands, else 0.
+    """
+
+    ids: torch.Tensor
+    mask: torch.Tensor | None
+    positions: torch.Tensor
+    types: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """The N images of a batch, in the order shown.
+
+    counts: images of each sample. grids: (h, w) of each image in tokens of the projector. tokens: of each image that the language
+    model sees, after any reduction. pixels: what the tower takes, by Transformers' names; features: [tokens, hidden] of each image
+    in its place. Both None: without images, or with features that a cache holds.
+    """
+
+    counts: tuple[int, ...]
+    grids: tuple[tuple[int, int], ...]
+    tokens: tuple[int, ...]
+    pixels: dict[str, torch.Tensor] | None = None
+    features: tuple[torch.Tensor, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is predicted. labels: int64 [B, A], -100 where no loss is taken; None: what follows the prompt, unknown.
+
+    rows: the last positions of every row whose logits are computed.
+    """
+
+    labels: torch.Tensor | None
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one forward takes, and what it is to predict.
+
+    prompt: left-padded; with labels, the answer is the last thing in every row. answer: where a decoder of its own reads the answer
+    instead. shared: with labels, how many tokens begin all rows alike, before any image and any position of `target.rows`.
+    media_order: `Chat.image_order` of each sample.
     """
 
     sample_ids: tuple[str, ...]
-    input_ids: torch.Tensor
-    attention_mask: torch.Tensor
-    mm_token_type_ids: torch.Tensor
-    position_ids: torch.Tensor
-    pixel_values: torch.Tensor | None
-    image_grid_thw: torch.Tensor | None
-    image_features: tuple[torch.Tensor, ...] | None
-    labels: torch.Tensor | None
-    answer_rows: int
-    shared: int
-    num_images: tuple[int, ...]
-    image_grids: tuple[tuple[int, int], ...]
-    visual_tokens: tuple[int, ...]
-    image_order: tuple[tuple[int, ...], ...]
+    prompt: Tokens
+    media: Media
+    target: Target
+    media_order: tuple[tuple[int, ...], ...]
+    shared: int = 0
+    answer: Tokens | None = None
 
     def each(self, act: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
         """The batch with something done to every tensor of it."""
-        names = ("input_ids", "attention_mask", "mm_token_type_ids", "position_ids", "pixel_values", "image_grid_thw", "labels")
-        tensors = {name: getattr(self, name) for name in names}
-        changed: dict[str, Any] = {name: act(tensor) for name, tensor in tensors.items() if tensor is not None}
-        if self.image_features is not None:
-            changed["image_features"] = tuple(act(feature) for feature in self.image_features)
-        return replace(self, **changed)
+        return on_tensors(act, self)
+
+    def seen(self, features: tuple[torch.Tensor, ...] | None) -> Batch:
+        """The batch with features of its images in place of pixels."""
+        return replace(self, media=replace(self.media, pixels=None, features=features))
 
     def pin_memory(self) -> Batch:
         """In page-locked memory, from where a GPU fetches it while it works; torch's DataLoader asks for it by this name."""
         return self.each(lambda tensor: tensor.pin_memory())
+
+
+def on_tensors(act: Callable[[torch.Tensor], torch.Tensor], value: Any) -> Any:
+    """A value with something done to every tensor in its dataclasses, dicts and tuples."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{part.name: on_tensors(act, getattr(value, part.name)) for part in fields(value)})
+    if isinstance(value, dict):
+        return {key: on_tensors(act, each) for key, each in value.items()}
+    if isinstance(value, tuple):
+        return tuple(on_tensors(act, each) for each in value)
+    return value if value is None or isinstance(value, int | str) else act(value)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,8 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from lab.config import DType, ModelDial
 from tools.pretraining.tokenizer import make_processor
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from lab.config import Experiment
     from lab.model import Vlm
     from lab.model.encoder_decoder import Pair
+    from lab.model.encoding import Example
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 FACTOR = {"qwen2_vl": 16, "qwen2_5_vl": 16, "qwen3_vl": 32}
@@ -176,6 +179,11 @@ def moved(vlm: Vlm) -> Vlm:
             parameter.data.normal_(0.0, 0.05)
     vlm.model.eval()
     return vlm
+
+
+def with_answer(example: Example, length: int) -> Example:
+    """The example with an answer of so many tokens."""
+    return dataclasses.replace(example, text=dataclasses.replace(example.text, answer_ids=np.resize(example.text.answer_ids, length)))
 
 
 def save(family: str, folder: Path, seed: int = 0, tied: bool = True) -> ModelDial:

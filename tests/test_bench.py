@@ -44,9 +44,9 @@ def test_operations_are_those_counted_by_hand(tiny) -> None:
     with attached(x, prepared.vlm) as vlm:
         _, batches = steps.begin(steps.lasting(x, 1), vlm, prepared.encoded(x)["train"])
         batch = next(batches)
-    rows, length = batch.input_ids.shape[0], batch.input_ids.shape[1] - 1  # what a row ends with predicts nothing
+    rows, length = batch.prompt.ids.shape[0], batch.prompt.ids.shape[1] - 1  # what a row ends with predicts nothing
     tokens = batch.shared + rows * (length - batch.shared)  # what begins all rows is read once
-    asking = rows * (batch.answer_rows - 1)  # all that the last feed-forward sees
+    asking = rows * (batch.target.rows - 1)  # all that the last feed-forward sees
 
     def linears(shapes: list[tuple[int, int]], number: int) -> float:
         """Forward and backward by W + s B A, which is summed for each; an adapter's own gradients pass its rank twice each way."""

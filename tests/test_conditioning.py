@@ -68,7 +68,7 @@ def untouched(base, world):
     """A batch and the bare checkpoint's logits of it, everywhere."""
     batch = collate(base, world, 2)
     with torch.no_grad():
-        return batch, base.logits(batch, batch.input_ids.shape[1])
+        return batch, base.logits(batch, batch.prompt.ids.shape[1])
 
 
 def arm(vlm: Vlm, composer, *overrides: str) -> Vlm:
@@ -113,12 +113,12 @@ def test_logits_are_the_bases_own_at_step_0(base, untouched, world, composer, ov
     changed = arm(base, composer, *overrides)
     lora.attach(changed, composer(f"lora={lora_option}", "trainer.max_steps=0").lora, seed=1)
     theirs = collate(changed, world, 2)
-    assert torch.equal(theirs.input_ids, batch.input_ids)
+    assert torch.equal(theirs.prompt.ids, batch.prompt.ids)
     with torch.no_grad():
-        logits = changed.logits(theirs, theirs.input_ids.shape[1])
+        logits = changed.logits(theirs, theirs.prompt.ids.shape[1])
     if lora_option != "none":
         changed.model.unload()
-    real = batch.attention_mask.bool()
+    real = batch.prompt.mask.bool()
     assert torch.equal(logits[real], bare[real])
 
 
@@ -129,10 +129,10 @@ def test_without_prefix_logits_are_those_of_a_prompt_without_image_tokens(base, 
     encoder = Encoder(changed, world[0].prompt)
     for i in range(2):
         batch = encoder.collate([encoder.example(world[2].dev[i])], with_answers=False, align=1)
-        assert batch.visual_tokens == (16, 16) and batch.mm_token_type_ids.sum() == 0
+        assert batch.media.tokens == (16, 16) and batch.prompt.types.sum() == 0
         ids = torch.from_numpy(encoder.text(world[2].dev[i]).prompt_ids)
         ids = ids[ids != encoder.image_id][None]
-        assert torch.equal(batch.input_ids, ids)
+        assert torch.equal(batch.prompt.ids, ids)
         with torch.no_grad():
             expected = base.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
             assert torch.equal(changed.logits(batch, ids.shape[1]), expected)
@@ -147,12 +147,12 @@ def test_open_gates_let_both_images_in(world, composer, form) -> None:
     changed = arm(world[1], composer, *form)
     open_gates(changed)
     batch = collate(changed, world, 2, with_answers=False)
-    features = changed.encode_images(batch.pixel_values, batch.image_grid_thw)
-    cached = dataclasses.replace(batch, pixel_values=None, image_features=features)
+    features = changed.encode_images(batch.media.pixels)
+    cached = batch.seen(features)
 
     def logits(*order: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
-            return changed.logits(dataclasses.replace(cached, image_features=order), 1)
+            return changed.logits(cached.seen(order), 1)
 
     a, b, c, d = features
     usual = logits(a, b, c, d)
@@ -200,7 +200,7 @@ def test_image_positions_do_not_attend(world, composer, form) -> None:
     block.attend = lambda h, memory: seen.append(attend(h, memory)) or seen[-1]
     with torch.no_grad():
         changed.logits(batch, 1)
-    image = batch.mm_token_type_ids.bool()
+    image = batch.prompt.types.bool()
     assert (seen[0][image] == 0).all() and (seen[0][~image] != 0).any()
 
 
@@ -246,7 +246,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(world, composer, form) 
         batch = collate(changed, world)
         changed.model.train()
         capacity.recompute(changed, checkpointing)
-        answer_loss(changed.logits(batch, batch.answer_rows), batch.labels).backward()
+        answer_loss(changed.predict(batch), batch.target.labels).backward()
         changed.model.eval()
         gradients.append([p.grad for p in changed.extras["cross_attention"].parameters()])
     assert any(g.abs().max() > 0 for g in gradients[0])
@@ -311,7 +311,7 @@ def test_reloaded_logits_equal_saved_ones(world, composer, tmp_path: Path) -> No
     adapter.load(fresh, tmp_path)
     trained.model.eval()
     with torch.no_grad():
-        length = batch.input_ids.shape[1]
+        length = batch.prompt.ids.shape[1]
         assert torch.equal(fresh.logits(batch, length), trained.logits(batch, length))
         assert not torch.equal(assembled().logits(batch, length), trained.logits(batch, length))
 

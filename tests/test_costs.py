@@ -46,7 +46,7 @@ def saved_bytes(vlm, batch) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss = answer_loss(vlm.logits(batch, batch.answer_rows), batch.labels)
+        loss = answer_loss(vlm.predict(batch), batch.target.labels)
     assert loss.requires_grad
     storages = [tensor.untyped_storage() for each in packed if (tensor := each()) is not None]
     return sum({each.data_ptr(): each.nbytes() for each in storages if each.data_ptr() not in weights}.values())
@@ -60,7 +60,7 @@ def test_what_autograd_keeps(family, dtype, tmp_path) -> None:
     examples = [encoder.example(sample(index, ragged=True)) for index in (0, 4)]
     batch = encoder.collate(examples, with_answers=True)
     size = max((encoder.size(example) for example in examples), key=lambda size: size.length)
-    size = dataclasses.replace(size, length=batch.input_ids.shape[1], rows=batch.answer_rows)
+    size = dataclasses.replace(size, length=batch.prompt.ids.shape[1], rows=batch.target.rows)
     for name, dial in DIALS.items():
         vlm = base.share()
         counted = CostModel(vlm, dial).cost(size).kept

@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 import torch
+from checkpoints import with_answer
 
 from lab import data, model, vision_tokens
 from lab.data.images import decode
@@ -39,35 +40,37 @@ def test_prompt_equals_the_processors_own(world, composer, option, numbered) -> 
             list(chat.messages), add_generation_prompt=True, tokenize=False, add_vision_id=numbered
         )
         ours = vlm.processor(text=[text], images=[decode(p) for p in sample.images], return_tensors="pt")
-        for name in ("input_ids", "attention_mask", "mm_token_type_ids", "pixel_values", "image_grid_thw"):
-            assert torch.equal(getattr(batch, name), ours[name]), name
+        ids = {"input_ids": batch.prompt.ids, "attention_mask": batch.prompt.mask, "mm_token_type_ids": batch.prompt.types}
+        for name, tensor in (ids | batch.media.pixels).items():
+            assert torch.equal(tensor, ours[name]), name
 
 
 def test_only_the_answer_is_trained(world) -> None:
     _, vlm, splits, encoder = world
     batch = encoder.collate([encoder.example(splits.train[i]) for i in range(6)], with_answers=True)
-    for row, label in zip(batch.input_ids, batch.labels, strict=True):
+    for row, label in zip(batch.prompt.ids, batch.target.labels, strict=True):
         trained = vlm.processor.tokenizer.decode(label[label != IGNORED])
         assert trained in ("True<|im_end|>", "False<|im_end|>")
-        assert torch.equal(row[label != IGNORED], label[label != IGNORED])
-    assert batch.answer_rows == 3
+        assert torch.equal(row[-len(label) :][label != IGNORED], label[label != IGNORED])
+    assert batch.target.rows == 3 == batch.target.labels.shape[1] + 1
 
 
-def test_answer_rows_equal_the_labels_path(world) -> None:
-    """Loss and gradients of the answer rows equal Transformers' own `labels=`."""
+@pytest.mark.parametrize("lengths", [(2, 2, 2, 2, 2), (2, 7, 1, 40, 3)])
+def test_answers_of_any_lengths_equal_the_labels_path(world, lengths) -> None:
+    """Loss and gradients equal Transformers' own `labels=`."""
     _, vlm, splits, encoder = world
-    batch = encoder.collate([encoder.example(splits.train[i]) for i in range(5)], with_answers=True)
+    examples = [with_answer(encoder.example(splits.train[i]), length) for i, length in enumerate(lengths)]
+    batch = encoder.collate(examples, with_answers=True)
     weight = vlm.model.model.language_model.layers[0].self_attn.q_proj.weight
     weight.requires_grad_(True)
-    ours = answer_loss(vlm.logits(batch, batch.answer_rows), batch.labels)
+    ours = answer_loss(vlm.predict(batch), batch.target.labels)
     (gradient,) = torch.autograd.grad(ours, weight)
     plain = vlm.model(
-        input_ids=batch.input_ids,
-        attention_mask=batch.attention_mask,
-        mm_token_type_ids=batch.mm_token_type_ids,
-        pixel_values=batch.pixel_values,
-        image_grid_thw=batch.image_grid_thw,
-        labels=batch.labels,
+        input_ids=batch.prompt.ids,
+        attention_mask=batch.prompt.mask,
+        mm_token_type_ids=batch.prompt.types,
+        labels=torch.nn.functional.pad(batch.target.labels, (batch.prompt.ids.shape[1] - max(lengths), 0), value=IGNORED),
+        **batch.media.pixels,
     ).loss
     (expected,) = torch.autograd.grad(plain, weight)
     weight.requires_grad_(False)
@@ -80,28 +83,25 @@ def test_features_equal_pixels_bit_for_bit(world) -> None:
     examples = [encoder.example(splits.train[i]) for i in range(4)]
     batch = encoder.collate(examples, with_answers=True)
     with torch.no_grad():
-        features = vlm.encode_images(batch.pixel_values, batch.image_grid_thw)
-        cached = dataclasses.replace(batch, pixel_values=None, image_features=features)
+        features = vlm.encode_images(batch.media.pixels)
+        cached = batch.seen(features)
         assert torch.equal(vlm.logits(batch, 3), vlm.logits(cached, 3))
 
 
 def test_every_tensor_is_pinned(world, monkeypatch) -> None:
     """By torch's own DataLoader, which leaves records of other kinds as they are if they do not say how."""
+    from torch.utils._pytree import tree_flatten
     from torch.utils.data._utils.pin_memory import pin_memory
 
     _, vlm, splits, encoder = world
     batch = encoder.collate([encoder.example(splits.train[i]) for i in range(2)], with_answers=True)
-    batch = dataclasses.replace(batch, image_features=(torch.zeros(2, 3), torch.ones(1, 3)))
+    media = dataclasses.replace(batch.media, features=(torch.zeros(2, 3), torch.ones(1, 3)))
+    batch = dataclasses.replace(batch, media=media)
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self + 1)
-    pinned = pin_memory(batch)
-    for field in dataclasses.fields(batch):
-        before, after = getattr(batch, field.name), getattr(pinned, field.name)
-        if field.name == "image_features":
-            assert all(torch.equal(one + 1, other) for one, other in zip(before, after, strict=True))
-        elif isinstance(before, torch.Tensor):
-            assert torch.equal(before + 1, after), field.name
-        else:
-            assert before == after
+    before, after = (tree_flatten(dataclasses.asdict(one)) for one in (batch, pin_memory(batch)))
+    assert before[1] == after[1] and sum(isinstance(leaf, torch.Tensor) for leaf in before[0]) == 9
+    for one, other in zip(before[0], after[0], strict=True):
+        assert torch.equal(one + 1, other) if isinstance(one, torch.Tensor) else one == other
 
 
 def test_expand() -> None:
@@ -136,5 +136,5 @@ def test_resize_meets_its_budget(composer, world, budget) -> None:
     vision_tokens.install(fitted, composer("vision_tokens=resize", f"vision_tokens.budget={budget}").vision_tokens)
     encoder = Encoder(fitted, x.prompt)
     batch = encoder.collate([encoder.example(splits.dev[i]) for i in range(4)], with_answers=False)
-    assert max(batch.visual_tokens) <= budget
-    assert (batch.input_ids == encoder.image_id).sum().item() == sum(batch.visual_tokens)
+    assert max(batch.media.tokens) <= budget
+    assert (batch.prompt.ids == encoder.image_id).sum().item() == sum(batch.media.tokens)

@@ -62,8 +62,8 @@ def logits(vlm: Vlm, samples: list[Sample], features: bool = False) -> torch.Ten
     encoder = Encoder(vlm, PROMPT)
     batch = encoder.collate([encoder.example(one) for one in samples], with_answers=False)
     if features:
-        images = vlm.encode_images(batch.pixel_values, batch.image_grid_thw)
-        batch = dataclasses.replace(batch, pixel_values=None, image_features=images)
+        images = vlm.encode_images(batch.media.pixels)
+        batch = batch.seen(images)
     vlm.model.eval()
     with torch.inference_mode():
         return answer_logits(vlm, batch)
@@ -108,11 +108,10 @@ def test_encoding_equals_the_processors_own_call(vlm: Vlm) -> None:
     text = vlm.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
     images = [Image.open(io.BytesIO(image.data or b"")) for image in one.images]
     theirs = vlm.processor(text=[text], images=images, return_tensors="pt")
-    shown = batch.attention_mask[0].bool()  # without what the collator pads on the left
-    assert torch.equal(batch.input_ids[:, shown], theirs["input_ids"])
-    assert torch.equal(batch.pixel_values, theirs["pixel_values"])
-    assert torch.equal(batch.image_grid_thw, theirs["image_grid_thw"])
-    assert torch.equal(batch.mm_token_type_ids[:, shown], theirs["mm_token_type_ids"])
+    shown = batch.prompt.mask[0].bool()  # without what the collator pads on the left
+    assert torch.equal(batch.prompt.ids[:, shown], theirs["input_ids"])
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in batch.media.pixels.items())
+    assert torch.equal(batch.prompt.types[:, shown], theirs["mm_token_type_ids"])
     with torch.inference_mode():
         plain = vlm.model(**theirs).logits[:, -1]
     assert torch.allclose(logits(vlm, [one]), plain, **CLOSE)
@@ -235,6 +234,6 @@ def test_gradients_reach_every_adapter(folder: Path) -> None:
     lora.attach(vlm, LoraDial(r=2, where=["vision", "projector", "llm"]))
     encoder = Encoder(vlm, PROMPT)
     batch = encoder.collate([encoder.example(sample(i, ragged=True)) for i in range(2)], with_answers=True)
-    answer_loss(vlm.logits(batch, batch.answer_rows), batch.labels).backward()
+    answer_loss(vlm.predict(batch), batch.target.labels).backward()
     dead = [name for name, p in lora.trainable(vlm).items() if "lora_B" in name and not p.grad.any()]
     assert not dead

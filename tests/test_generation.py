@@ -9,6 +9,7 @@ import pytest
 import torch
 from checkpoints import FAMILIES, moved, save
 from test_families import PROMPT, sample
+from test_latency import longer
 
 from lab import conditioning, lora, model, vision_tokens
 from lab.config import ConditioningDial, DType, LoraDial, VisionTokensDial
@@ -57,14 +58,7 @@ def reread(vlm, batch, number: int) -> torch.Tensor:
     tokens = []
     for _ in range(number):
         tokens.append(scoring.answer_logits(vlm, batch).argmax(dim=1))
-        column = tokens[-1][:, None]
-        batch = dataclasses.replace(
-            batch,
-            input_ids=torch.cat([batch.input_ids, column], dim=1),
-            attention_mask=torch.cat([batch.attention_mask, torch.ones_like(column)], dim=1),
-            mm_token_type_ids=torch.cat([batch.mm_token_type_ids, torch.zeros_like(column)], dim=1),
-            position_ids=torch.cat([batch.position_ids, batch.position_ids[..., -1:] + 1], dim=-1),
-        )
+        batch = longer(batch, tokens[-1])
     return torch.stack(tokens, dim=1)
 
 
@@ -113,11 +107,11 @@ def test_a_plain_arm_writes_what_transformers_writes(base, family) -> None:
     whole = base(family)
     vlm = arm(whole, TOKENS[0], WAYS[0])
     batch = asked(vlm)
-    given = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "mm_token_type_ids": batch.mm_token_type_ids}
-    given |= {"pixel_values": batch.pixel_values, "image_grid_thw": batch.image_grid_thw}
+    given = {"input_ids": batch.prompt.ids, "attention_mask": batch.prompt.mask, "mm_token_type_ids": batch.prompt.types}
+    given |= batch.media.pixels
     ends = {"eos_token_id": generation.end_ids(vlm), "pad_token_id": vlm.processor.tokenizer.pad_token_id}
     with torch.inference_mode():
-        theirs = vlm.model.generate(**given, do_sample=False, max_new_tokens=8, **ends)[:, batch.input_ids.shape[1] :]
+        theirs = vlm.model.generate(**given, do_sample=False, max_new_tokens=8, **ends)[:, batch.prompt.ids.shape[1] :]
         ours = generation.write(vlm, batch, 8).tokens
     lora.detach(vlm)
     whole.model = vlm.model

@@ -22,7 +22,7 @@ from lab.host.progress import silent
 from lab.model import Vlm
 from lab.model.answers import readout
 from lab.model.encoding import Encoder
-from lab.records import Batch
+from lab.records import Batch, Tokens
 from lab.run import latency_rounds
 from lab.run.assembly import attached
 from lab.store import runs
@@ -39,13 +39,14 @@ def keys(*prefixes: str) -> set[str]:
 def longer(batch: Batch, token: torch.Tensor) -> Batch:
     """The batch with one further token of text."""
     ids = token.unsqueeze(1)
-    return dataclasses.replace(
-        batch,
-        input_ids=torch.cat([batch.input_ids, ids], 1),
-        attention_mask=torch.cat([batch.attention_mask, torch.ones_like(ids)], 1),
-        mm_token_type_ids=torch.cat([batch.mm_token_type_ids, torch.zeros_like(ids)], 1),
-        position_ids=torch.cat([batch.position_ids, batch.position_ids[..., -1:] + 1], -1),
+    before = batch.prompt
+    prompt = Tokens(
+        ids=torch.cat([before.ids, ids], 1),
+        mask=torch.cat([before.mask, torch.ones_like(ids)], 1),
+        positions=torch.cat([before.positions, before.positions[..., -1:] + 1], -1),
+        types=torch.cat([before.types, torch.zeros_like(ids)], 1),
     )
+    return dataclasses.replace(batch, prompt=prompt)
 
 
 def moved(vlm: Vlm, names: str, spread: float = 0.2) -> None:
@@ -159,7 +160,7 @@ def test_a_visit_measures_every_stage_both_ways(world) -> None:
         "visits": 2, "examples": 3, "batches": 2, "batch_size": 4
     }  # fmt: skip
     assert found["latency/visual_tokens"] == 32  # two images of 16
-    assert 32 < found["latency/tokens"] <= work.full.input_ids.shape[1]
+    assert 32 < found["latency/tokens"] <= work.full.prompt.ids.shape[1]
     for prefix in ("", "batch_", "merged_", "merged_batch_"):
         for stage in STAGES:
             assert 0 < found[f"latency/{prefix}{stage}p50_ms"] <= found[f"latency/{prefix}{stage}p95_ms"]

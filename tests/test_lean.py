@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 import torch
-from checkpoints import FAMILIES, save, with_adapters
+from checkpoints import FAMILIES, save, with_adapters, with_answer
 from transformers.models.qwen2_vl.modeling_qwen2_vl import rotate_half
 
 from lab import data, lora
@@ -36,7 +36,7 @@ def arm(world, composer):
         vlm.model.train()
         encoder = Encoder(vlm, x.prompt)
         batch = encoder.collate([encoder.example(splits.train[i]) for i in range(0, 30, 5)], with_answers=True)
-        assert len(set(batch.attention_mask.sum(dim=1).tolist())) > 1
+        assert len(set(batch.prompt.mask.sum(dim=1).tolist())) > 1
         return vlm, batch
 
     return make
@@ -54,7 +54,7 @@ def gradients(vlm, loss) -> dict[str, torch.Tensor]:
 def compare(vlm, batch, prompt) -> FusedStep:
     """Assert equality of the two steps; return what the lean one found."""
     learner = Learner(vlm, Optim(), prompt, 1)
-    plain = answer_loss(vlm.logits(batch, batch.answer_rows), batch.labels)
+    plain = answer_loss(vlm.predict(batch), batch.target.labels)
     expected = gradients(vlm, plain)
     lean = learner.loss(batch)
     found = gradients(vlm, lean)
@@ -65,7 +65,7 @@ def compare(vlm, batch, prompt) -> FusedStep:
         assert gradient.abs().max() > 0 or "lora_" not in name, name
         assert (found[name] - gradient).abs().max() <= 5e-5 * gradient.abs().max() + 1e-8 * steepest, name
     assert all("forward" not in vars(module) for module in vlm.bare.modules()), "the model is left as it was"
-    return learner.lean
+    return learner.fused
 
 
 @pytest.mark.parametrize(
@@ -113,13 +113,13 @@ def test_in_sixteen_bits_the_step_is_the_plain_one_to_the_bit(world, arm, tmp_pa
         dial = dataclasses.replace(saved, dtype=DType(given), fp32_layernorms=given != "float32" and family == "qwen2_5_vl")
         vlm, batch = arm(*dials, dial=dial)
         learner = Learner(vlm, Optim(), world[0].prompt, 1)
-        loss = answer_loss(vlm.logits(batch, batch.answer_rows), batch.labels)
+        loss = answer_loss(vlm.predict(batch), batch.target.labels)
         steps[given] = loss, gradients(vlm, loss)
         if given != "float32":
             lean = learner.loss(batch)
             assert torch.equal(lean, loss)
             assert all(torch.equal(one, steps[given][1][name]) for name, one in gradients(vlm, lean).items())
-            assert not learner.lean.blocks and not learner.lean.forwards
+            assert not learner.fused.blocks and not learner.fused.forwards
     (exact, expected), (coarse, found) = steps["float32"], steps[dtype]
     assert abs(coarse - exact) <= 8 * torch.finfo(getattr(torch, dtype)).eps * exact
     ours, theirs = (torch.cat([side[name].flatten().double() for name in sorted(expected)]) for side in (found, expected))
@@ -141,14 +141,14 @@ def test_a_checkpointed_model_is_left_alone(world, arm) -> None:
     capacity.recompute(vlm, True)
     lean = compare(vlm, batch, world[0].prompt)
     assert lean.forwards and lean.blocks, "it could be trained leanly"
-    assert torch.equal(lean.predicted(batch), vlm.logits(batch, batch.answer_rows)[:, :-1])
+    assert torch.equal(lean.predict(batch), vlm.predict(batch))
 
 
 def test_an_error_leaves_the_model_as_it_was(arm) -> None:
     vlm, batch = arm()
-    broken = dataclasses.replace(batch, position_ids=batch.position_ids[..., :-1])
+    broken = dataclasses.replace(batch, prompt=dataclasses.replace(batch.prompt, positions=batch.prompt.positions[..., :-1]))
     with pytest.raises(RuntimeError):
-        FusedStep(vlm).predicted(broken)
+        FusedStep(vlm).predict(broken)
     assert all("forward" not in vars(module) for module in vlm.bare.modules())
 
 
@@ -157,10 +157,21 @@ def test_what_begins_all_rows_is_read_once_and_the_last_block_asks_for_answer_ro
     shapes = []
     monkeypatch.setattr("lab.training.fast.fused_step.adapted", lambda x, groups: shapes.append(x.shape[1]) or adapted(x, groups))
     Learner(vlm, Optim(), world[0].prompt, 1).loss(batch)
-    rows, length = batch.input_ids.shape
-    packed, answers = batch.shared + rows * (length - 1 - batch.shared), rows * (batch.answer_rows - 1)
+    rows, length = batch.prompt.ids.shape
+    packed, answers = batch.shared + rows * (length - 1 - batch.shared), rows * (batch.target.rows - 1)
     assert shapes == [packed] * 4 * 4 + [packed] + [answers] * 4
     assert batch.shared == 15, "the system turn and the image marker"
+
+
+def test_answers_of_any_lengths(world, arm) -> None:
+    """Longer than another row's prompt and answer too, of which all positions are then read, and none is shared."""
+    vlm, _ = arm()
+    encoder = Encoder(vlm, world[0].prompt)
+    examples = [with_answer(encoder.example(world[1].train[i]), length) for i, length in enumerate((2, 9, 4))]
+    compare(vlm, encoder.collate(examples, with_answers=True), world[0].prompt)
+    text = dataclasses.replace(examples[0].text, prompt_ids=examples[0].text.prompt_ids[:3])
+    examples[0] = dataclasses.replace(examples[0], text=text, grids=(), pixels=())
+    compare(vlm, encoder.collate(examples, with_answers=True), world[0].prompt)
 
 
 def test_rows_that_share_nothing_or_everything(world, arm) -> None:

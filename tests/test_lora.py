@@ -341,7 +341,7 @@ def test_a_quantised_base_trains_saves_and_reloads(dial: ModelDial, kind: Quanti
     optimizer = torch.optim.AdamW(lora.parameter_groups(vlm, Optim(lr=1e-2)))
     losses = []
     for _ in range(3):
-        loss = answer_loss(vlm.logits(batch, batch.answer_rows), batch.labels)
+        loss = answer_loss(vlm.predict(batch), batch.target.labels)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

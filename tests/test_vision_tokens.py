@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from pathlib import Path
 
@@ -151,12 +150,12 @@ def test_positions_by_hand(installed, world) -> None:
     vlm, encoder = installed("pool", 4)
     one = example(encoder, world[2].dev[0], [(4, 6), (8, 8)])
     batch = encoder.collate([one], with_answers=True)
-    assert batch.visual_tokens == (4, 4) and batch.image_grids == ((2, 3), (4, 4))
-    assert batch.input_ids.shape == batch.mm_token_type_ids.shape == batch.attention_mask.shape == batch.labels.shape
-    assert batch.mm_token_type_ids.sum() == 8 == (batch.input_ids == encoder.image_id).sum()
+    assert batch.media.tokens == (4, 4) and batch.media.grids == ((2, 3), (4, 4))
+    assert batch.prompt.ids.shape == batch.prompt.types.shape == batch.prompt.mask.shape
+    assert batch.prompt.types.sum() == 8 == (batch.prompt.ids == encoder.image_id).sum()
     made, _ = vlm.condition(batch)
     first, second = (int(i) for i in (one.text.prompt_ids == encoder.image_id).nonzero()[0])
-    t, h, w = made.position_ids[:, 0].tolist()
+    t, h, w = made.prompt.positions[:, 0].tolist()
     assert t[:first] == h[:first] == w[:first] == list(range(first))
     p = first
     # 2 x 3 pools to 2 x 2: cells of one row and of two columns, [0, 2) and [1, 3), whose middles round down to 0 and 1
@@ -181,12 +180,12 @@ def test_a_budget_that_is_large_enough_changes_nothing(installed, world, method)
         e.collate([example(e, splits.dev[i], sizes[i]) for i in range(3)], with_answers=True) for e in (encoder, reducing)
     )
     expected, _ = base.bare.model.get_rope_index(
-        plain.input_ids, plain.mm_token_type_ids, image_grid_thw=plain.image_grid_thw, attention_mask=plain.attention_mask
+        plain.prompt.ids, plain.prompt.types, image_grid_thw=plain.media.pixels["image_grid_thw"], attention_mask=plain.prompt.mask
     )
-    real = plain.attention_mask.bool()
+    real = plain.prompt.mask.bool()
     made, _ = vlm.condition(reduced)
-    assert torch.equal(plain.position_ids, expected)
-    assert torch.equal(made.position_ids[:, real], expected[:, real])
+    assert torch.equal(plain.prompt.positions, expected)
+    assert torch.equal(made.prompt.positions[:, real], expected[:, real])
     with torch.no_grad():
         assert torch.equal(vlm.logits(reduced, 3), base.logits(plain, 3))
 
@@ -196,13 +195,13 @@ def test_image_tokens_stand_at_their_places(installed, world, method) -> None:
     vlm, encoder = installed(method, 3)
     batch = encoder.collate([example(encoder, world[2].dev[i], [(8, 8), (4, 12)], i) for i in range(4)], with_answers=False)
     made, _ = vlm.condition(batch)
-    where = made.position_ids[:, batch.mm_token_type_ids.bool()].T.view(8, 3, 3)
-    for image, (h, w) in enumerate(batch.image_grids):
-        tokens, places = vlm.reducer(batch.image_features[image][None], h, w)
+    where = made.prompt.positions[:, batch.prompt.types.bool()].T.view(8, 3, 3)
+    for image, (h, w) in enumerate(batch.media.grids):
+        tokens, places = vlm.reducer(batch.media.features[image][None], h, w)
         assert torch.equal(where[image, :, 1:] - where[image, :, :1], places[0])
-        assert torch.allclose(made.image_features[image], tokens[0], rtol=0.0, atol=1e-6)  # those of one grid are multiplied together
+        assert torch.allclose(made.media.features[image], tokens[0], rtol=0.0, atol=1e-6)  # those of one grid are multiplied together
         assert (places >= 0).all() and (places[..., 0] < h).all() and (places[..., 1] < w).all()
-    text = made.position_ids[:, ~batch.mm_token_type_ids.bool() & batch.attention_mask.bool()]
+    text = made.prompt.positions[:, ~batch.prompt.types.bool() & batch.prompt.mask.bool()]
     assert torch.equal(text[0], text[1]) and torch.equal(text[0], text[2])
 
 
@@ -212,8 +211,8 @@ def test_pixels_and_features_give_the_same(installed, world, method) -> None:
     vlm, encoder = installed(method, 9)
     batch = encoder.collate([encoder.example(world[2].dev[i]) for i in range(3)], with_answers=False)
     with torch.no_grad():
-        features = vlm.encode_images(batch.pixel_values, batch.image_grid_thw)
-        cached = dataclasses.replace(batch, pixel_values=None, image_features=features)
+        features = vlm.encode_images(batch.media.pixels)
+        cached = batch.seen(features)
         assert torch.equal(vlm.logits(batch, 2), vlm.logits(cached, 2))
 
 
@@ -231,10 +230,10 @@ def test_native_leaves_no_trace(installed) -> None:
 def test_no_image_exceeds_its_budget(installed, world, method, budget) -> None:
     _, encoder = installed(method, budget)
     batch = encoder.collate([encoder.example(world[2].dev[i]) for i in range(2)], with_answers=False)
-    assert max(batch.visual_tokens) <= budget
-    assert (batch.input_ids == encoder.image_id).sum() == sum(batch.visual_tokens)
+    assert max(batch.media.tokens) <= budget
+    assert (batch.prompt.ids == encoder.image_id).sum() == sum(batch.media.tokens)
     if method == "resampler":
-        assert set(batch.visual_tokens) == {budget}  # also more than the 16 that the tower makes
+        assert set(batch.media.tokens) == {budget}  # also more than the 16 that the tower makes
 
 
 def test_resize_says_which_image_breaks_the_budget(installed, tmp_path: Path) -> None:
@@ -354,10 +353,10 @@ def test_batch_size_and_padding(installed, world, method, rule) -> None:
         for b, one in enumerate(examples):
             alone = encoder.collate([one], with_answers=False)
             single, _ = vlm.condition(alone)
-            for feature in single.image_features:
-                assert torch.equal(feature, made.image_features[image])
+            for feature in single.media.features:
+                assert torch.equal(feature, made.media.features[image])
                 image += 1
-            assert torch.equal(made.position_ids[:, b, -alone.input_ids.shape[1] :], single.position_ids[:, 0])
+            assert torch.equal(made.prompt.positions[:, b, -alone.prompt.ids.shape[1] :], single.prompt.positions[:, 0])
             assert (vlm.logits(alone, 8)[:, -1] - logits[b]).abs().max() < 1e-5
 
 

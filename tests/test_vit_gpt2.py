@@ -111,10 +111,11 @@ def test_samples_of_any_number_of_images_share_a_batch(vlm: Vlm) -> None:
 
 
 def test_right_padding_changes_no_score(vlm: Vlm) -> None:
-    from lab.evaluation.equivalence import right_padded_logits
+    from lab.evaluation.equivalence import probe_logits
 
     encoder, samples = Encoder(vlm, PROMPT), [sample(i, ragged=True) for i in range(4)]
-    assert torch.allclose(right_padded_logits(vlm, encoder, [encoder.example(s) for s in samples]), logits(vlm, samples), **CLOSE)
+    examples = [encoder.example(s) for s in samples]
+    assert torch.allclose(probe_logits(vlm, encoder, examples, padding_side="right"), logits(vlm, samples), **CLOSE)
 
 
 def test_the_prompt_is_the_plain_framed_statement(vlm: Vlm) -> None:
@@ -127,7 +128,7 @@ def test_the_prompt_is_the_plain_framed_statement(vlm: Vlm) -> None:
     with pytest.raises(ConfigError, match="prompt.numbered=true: with model.family=vit_gpt2 no image stands in"):
         vlm.family.allow_numbered()
     batch = encoder.collate([encoder.example(one)], with_answers=True)
-    assert batch.visual_tokens == (17, 17) and not batch.mm_token_type_ids.any()
+    assert batch.media.tokens == (17, 17) and not batch.prompt.types.any()
 
 
 def test_every_linear_layer_but_head_and_pooler_is_a_target(vlm: Vlm) -> None:

@@ -14,7 +14,7 @@ from lab.evaluation.latency import now
 from lab.host.progress import Report, silent
 from lab.model import Vlm
 from lab.model.answers import readout
-from lab.model.encoding import to_device
+from lab.model.encoding import ROWS, to_device
 from lab.records import Batch
 from lab.training.datamodule import Examples
 from lab.training.fast.fused_step import instead
@@ -47,7 +47,7 @@ def measure(x: Experiment, vlm: Vlm, examples: Examples, batches: int = 3, repor
     reads = readout(vlm.processor.tokenizer, x.prompt)
     vlm.model.eval()
     todo = work(examples, x.evaluation.batch_size, batches, vlm.device)
-    in_place = fast_inference.forwards(vlm, scoring.ROWS)
+    in_place = fast_inference.forwards(vlm, ROWS)
     scored_s, generated_s = [], []
     differing = neither = count = 0
     with torch.inference_mode():

@@ -103,22 +103,23 @@ class CrossAttention(nn.Module):
 
     def inputs(self, batch: Batch, places: Sequence[torch.Tensor]) -> dict[str, Any]:
         """The keyword `image_memory` that the hooks of `lab.conditioning` listen to."""
-        assert batch.image_features is not None
-        dtype, device = next(self.parameters()).dtype, batch.input_ids.device
+        media = batch.media
+        assert media.features is not None
+        dtype, device = next(self.parameters()).dtype, batch.prompt.ids.device
         tokens, where, image = [], [], 0
-        for number in batch.num_images:
+        for number in media.counts:
             images = range(image, image + number)
             none = torch.zeros((0, self.hidden), dtype=dtype, device=device)
-            tokens.append(torch.cat([none, *(batch.image_features[i][:, : self.hidden].to(dtype) for i in images)]))
+            tokens.append(torch.cat([none, *(media.features[i][:, : self.hidden].to(dtype) for i in images)]))
             nowhere = torch.zeros((0, PLACE_FEATURES), dtype=dtype, device=device)
-            said = [place_features(places[i], batch.image_grids[i], i - image).to(dtype) for i in images]
+            said = [place_features(places[i], media.grids[i], i - image).to(dtype) for i in images]
             where.append(torch.cat([nowhere, *said]))
             image += number
         lengths = torch.tensor([len(one) for one in tokens], device=device)
         most = max(len(one) for one in tokens)
         seen = torch.arange(most, device=device) < lengths.unsqueeze(1)
         any_image = lengths.view(-1, 1) > 0
-        text = (batch.mm_token_type_ids == 0) & any_image
+        text = (batch.prompt.types == 0) & any_image
         memory = Memory(
             module=self,
             tokens=torch.stack([F.pad(one, (0, 0, 0, most - len(one))) for one in tokens]),

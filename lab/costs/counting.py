@@ -9,7 +9,6 @@ attention has a mask, as it has where examples are of unequal length. A quantise
 from __future__ import annotations
 
 import copy
-import math
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -30,7 +29,7 @@ from lab import lora
 from lab.config import LoraDial
 from lab.host.files import text_hash
 from lab.model import Vlm
-from lab.records import Batch, ExampleSize
+from lab.records import Batch, ExampleSize, Media, Target, Tokens
 
 aten = torch.ops.aten
 torch.ones((), requires_grad=True).backward()
@@ -89,8 +88,8 @@ class CostModel:
         if (self.computes, size) not in COSTS:
             vlm, counter = self.counted
             with counter.counting(), torch.autograd.graph.saved_tensors_hooks(counter.pack, lambda tensor: tensor):
-                logits = vlm.logits(blank(vlm, size), size.rows).flatten(0, 1)
-                loss = F.cross_entropy(logits.float(), torch.zeros(size.rows, dtype=torch.int64))
+                logits = vlm.predict(blank(vlm, size)).float().flatten(0, 1)
+                loss = F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64))
                 COSTS[self.computes, size] = counter.cost()
                 del loss  # with which all that was kept goes
         return COSTS[self.computes, size]
@@ -251,23 +250,17 @@ def blank(vlm: Vlm, size: ExampleSize) -> Batch:
     ids[:, 1 : 1 + number * prefix] = getattr(config, "image_token_id", 0)
     types, mask = torch.zeros_like(ids), torch.ones_like(ids)
     types[:, 1 : 1 + number * prefix], mask[:, 0] = 1, 0
-    filters = next(module.weight for module in vlm.bare.modules() if isinstance(module, nn.Conv2d | nn.Conv3d))
     with FAKES:
-        pixels = torch.empty(sum(map(math.prod, size.grids)), filters[0].numel())
+        pixels = [torch.empty(images.pixel_shape(config, grid)) for grid in size.grids]
     return Batch(
         sample_ids=("",),
-        input_ids=ids,
-        attention_mask=mask,
-        mm_token_type_ids=types,
-        position_ids=torch.zeros(3, *ids.shape, dtype=torch.int64) if images.in_prompt else torch.zeros_like(ids),
-        pixel_values=pixels if size.grids else None,
-        image_grid_thw=torch.tensor(size.grids) if size.grids else None,
-        image_features=None,
-        labels=None,
-        answer_rows=size.rows,
-        shared=0,
-        num_images=(len(size.grids),),
-        image_grids=tuple(images.merged(config, grid) for grid in size.grids),
-        visual_tokens=size.tokens,
-        image_order=((),),
+        prompt=Tokens(ids, mask, torch.zeros(3, *ids.shape, dtype=torch.int64) if images.in_prompt else torch.zeros_like(ids), types),
+        media=Media(
+            counts=(len(size.grids),),
+            grids=tuple(images.merged(config, grid) for grid in size.grids),
+            tokens=size.tokens,
+            pixels=images.stack(pixels, size.grids) if pixels else None,
+        ),
+        target=Target(torch.zeros(1, size.rows - 1, dtype=torch.int64) if size.rows > 1 else None, size.rows),
+        media_order=((),),
     )

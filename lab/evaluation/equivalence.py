@@ -62,26 +62,12 @@ class Check:
     note: str = ""
 
 
-def probe_logits(vlm: Vlm, encoder: Encoder, examples: Sequence[Example]) -> torch.Tensor:
-    """Logits at the answer position, float32 [n, vocabulary], in one left-padded batch from pixels."""
-    return last_logits(vlm, encoder.collate(examples, with_answers=False))
-
-
-def last_logits(vlm: Vlm, batch: Batch) -> torch.Tensor:
-    """Logits of the last position, computed as in scoring."""
+def probe_logits(vlm: Vlm, encoder: Encoder, examples: Sequence[Example], padding_side: str = "left") -> torch.Tensor:
+    """Logits of what follows the prompt, float32 [n, vocabulary], in one batch from pixels, computed as in scoring."""
+    batch = encoder.collate(examples, with_answers=False, padding_side=padding_side)
     vlm.model.eval()
     with torch.inference_mode():
         return answer_logits(vlm, to_device(batch, vlm.device)).float().cpu()
-
-
-def right_padded_logits(vlm: Vlm, encoder: Encoder, examples: Sequence[Example]) -> torch.Tensor:
-    """The same logits from a right-padded batch, read at each row's last real position."""
-    batch = encoder.collate(examples, with_answers=False, padding_side="right")
-    last = (batch.attention_mask * torch.arange(batch.attention_mask.shape[1])).argmax(dim=1)
-    vlm.model.eval()
-    with torch.inference_mode():
-        logits = vlm.logits(to_device(batch, vlm.device), batch.input_ids.shape[1]).float().cpu()
-    return logits[torch.arange(len(last)), last]
 
 
 def plain_logits(folder: Path, samples: Sequence[Sample], x: Experiment) -> torch.Tensor:
@@ -156,8 +142,7 @@ def verify(
     int8 = x.model.quantisation is Quantisation.int8
     tolerance = INT8 if int8 else TOLERANCE.get(getattr(torch, x.model.dtype.value), TOLERANCE[torch.bfloat16])
     examples = [encoder.example(sample) for sample in samples]
-    batch = encoder.collate(examples, with_answers=False)
-    reference = last_logits(vlm, batch)
+    reference = probe_logits(vlm, encoder, examples)
     checks = []
     if stored is not None:
         checks.append(against("stored", stored, reference, readout, tolerance["stored"]))
@@ -166,10 +151,10 @@ def verify(
     checks.append(against("reloaded", reference, reloaded, readout, tolerance["reloaded"]))
     alone = torch.cat([probe_logits(vlm, encoder, [example]) for example in examples])
     checks.append(against("batch of one", reference, alone, readout, tolerance["batch of one"]))
-    right = right_padded_logits(vlm, encoder, examples)
+    right = probe_logits(vlm, encoder, examples, padding_side="right")
     checks.append(against("right padding", reference, right, readout, tolerance["right padding"]))
     checks.append(exported(x, again, samples, reference, readout, plain, tolerance["plain folder"]))
-    checks.append(generated(vlm, batch, reference, readout, tolerance["generate"]))
+    checks.append(generated(vlm, encoder.collate(examples, with_answers=False), reference, readout, tolerance["generate"]))
     return checks, reference
 
 

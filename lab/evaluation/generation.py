@@ -55,8 +55,7 @@ def write(vlm: Vlm, batch: Batch, number: int = MAX_NEW_TOKENS) -> Written:
         token = torch.where(ended, padding, logits.argmax(dim=1))
         tokens.append(token)
         ended |= torch.isin(token, ends)
-        longer = torch.cat([batch.attention_mask, torch.ones_like(token)[:, None]], dim=1)
-        batch = replace(batch, attention_mask=longer, position_ids=batch.position_ids[..., -1:] + 1)
+        batch = replace(batch, prompt=stages.longer(batch.prompt, token))
     return Written(torch.stack(tokens, dim=1), read.logits)
 
 

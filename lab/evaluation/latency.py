@@ -53,11 +53,12 @@ class Workload:
 
     @property
     def tokens(self) -> float:
-        return float(self.full.attention_mask.sum()) / len(self.full.sample_ids)
+        assert self.full.prompt.mask is not None
+        return float(self.full.prompt.mask.sum()) / len(self.full.sample_ids)
 
     @property
     def visual_tokens(self) -> float:
-        return sum(self.full.visual_tokens) / len(self.full.sample_ids)
+        return sum(self.full.media.tokens) / len(self.full.sample_ids)
 
 
 @dataclass(frozen=True)

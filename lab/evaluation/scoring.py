@@ -1,8 +1,7 @@
 """Answers from logits: one forward pass an example gives the probability of each option and the mass they capture.
 
-Scores do not depend on the batch size: a matrix product with few rows takes another kernel than one with many, so the head
-is applied to the last `ROWS` positions of every sequence, though only the last one is read. So a CPU may read a large batch in
-parts: tensors that outgrow its caches cost more than they save. With `evaluation.shared_prefix` scores do depend on it, in
+Scores do not depend on the batch size (`lab.model.encoding.ROWS`), so a CPU may read a large batch in parts: tensors that outgrow its
+caches cost more than they save. With `evaluation.shared_prefix` scores do depend on it, in
 their last bits (`lab.evaluation.shared_prefix`).
 """
 
@@ -18,13 +17,10 @@ from lab.evaluation import fast_inference, shared_prefix
 from lab.host.progress import Report, silent
 from lab.model import Vlm
 from lab.model.answers import Readout
-from lab.model.encoding import to_device
+from lab.model.encoding import ROWS, to_device
 from lab.records import Batch, Prediction, Scored
 from lab.training.datamodule import Examples, eval_batches
 from lab.training.fast.fused_step import instead
-
-ROWS = 16
-"""Positions of each sequence that go through the head: at most 3 % of the forward pass of Qwen2-VL-2B at 16 tokens an image."""
 
 CPU_PART = 8
 """Examples that go through the model together on a CPU."""
@@ -36,8 +32,8 @@ def part_of(batch_size: int, device: torch.device) -> int:
 
 
 def answer_logits(vlm: Vlm, batch: Batch) -> torch.Tensor:
-    """Logits at the position that predicts the answer, [B, vocabulary]."""
-    return vlm.logits(batch, min(ROWS, batch.input_ids.shape[1]))[:, -1]
+    """Logits of the first token of the answer, [B, vocabulary]."""
+    return vlm.predict(batch)[:, 0]
 
 
 def answers(vlm: Vlm, examples: Examples, batch_size: int) -> Iterator[tuple[list[int], Batch, torch.Tensor]]:
@@ -74,7 +70,7 @@ def rows_of(batch: Batch, examples: Examples, indices: Sequence[int], log_p: lis
     for b, sample_id in enumerate(batch.sample_ids):
         sample = examples.split.index(indices[b])
         assert sample.sample_id == sample_id
-        stop = image + batch.num_images[b]
+        stop = image + batch.media.counts[b]
         rows.append(
             Prediction(
                 sample_id=sample_id,
@@ -83,8 +79,8 @@ def rows_of(batch: Batch, examples: Examples, indices: Sequence[int], log_p: lis
                 subset=sample.subset,
                 answer=sample.answer,
                 said=Scored(tuple(log_p[b]), min(1.0, sum(map(math.exp, log_p[b]))), max(range(len(log_p[b])), key=log_p[b].__getitem__)),
-                image_order=batch.image_order[b],
-                visual_tokens=batch.visual_tokens[image:stop],
+                image_order=batch.media_order[b],
+                visual_tokens=batch.media.tokens[image:stop],
             )
         )
         image = stop

@@ -67,15 +67,16 @@ def answers(vlm: Vlm, examples: Examples, batch_size: int) -> Iterator[tuple[lis
         rows = torch.tensor([g for g, group in enumerate(batch) for _ in group], device=vlm.device)
         for held in cache.values():
             held.batch_select_indices(rows)
-        words = to_device(replace(whole, pixel_values=None, image_features=None), vlm.device)
-        seen = starts.attention_mask[rows]
-        rest = words.attention_mask.sum(dim=1) - seen.sum(dim=1)
+        read, words = starts.prompt, to_device(whole.seen(None), vlm.device).prompt
+        assert read.mask is not None and words.mask is not None
+        seen = read.mask[rows]
+        rest = words.mask.sum(dim=1) - seen.sum(dim=1)
         length = int(rest.max())
         mask = (torch.arange(length, device=vlm.device) >= length - rest[:, None]).to(seen)
         logits = vlm.reader(
-            input_ids=words.input_ids[:, -length:],
+            input_ids=words.ids[:, -length:],
             attention_mask=torch.cat([seen, mask], dim=1),
-            position_ids=words.position_ids[..., -length:],
+            position_ids=words.positions[..., -length:],
             **cache,
             use_cache=True,
             logits_to_keep=1,

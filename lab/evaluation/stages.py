@@ -5,7 +5,7 @@
               `vision_tokens` and `conditioning` make of the image tokens is part of it
     decode    one further token over that cache
 
-The stages compute what `Vlm.logits` computes in one call (tests/test_latency.py).
+The stages compute what `Vlm.predict` computes in one call (tests/test_latency.py).
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ import torch
 
 from lab import lora
 from lab.model import Vlm
+from lab.model.architecture import words
 from lab.model.visual import reduce_images
-from lab.records import Batch
+from lab.records import Batch, Tokens
 
 if TYPE_CHECKING:
     from transformers.utils import ModelOutput
@@ -36,15 +37,12 @@ class Read:
 
 def encode_images(vlm: Vlm, batch: Batch) -> ModelOutput | None:
     """The tower's and the projector's output for the images of a batch; None without images."""
-    if batch.pixel_values is None:
-        return None
-    return vlm.family.architecture.see(vlm, batch.pixel_values, batch.image_grid_thw)
+    return None if batch.media.pixels is None else vlm.family.architecture.see(vlm, batch.media.pixels)
 
 
 def without_pixels(vlm: Vlm, batch: Batch, seen: ModelOutput | None) -> Batch:
     """The batch with image features in place of pixels, where one tensor stands for an image."""
-    features = tuple(seen.pooler_output) if seen is not None and vlm.family.single_output else None
-    return replace(batch, pixel_values=None, image_features=features)
+    return batch.seen(tuple(seen.pooler_output) if seen is not None and vlm.family.single_output else None)
 
 
 def prefill(vlm: Vlm, batch: Batch, seen: ModelOutput | None) -> Read:
@@ -64,20 +62,20 @@ def kept(out: ModelOutput) -> dict[str, Any]:
 
 def next_inputs(vlm: Vlm, batch: Batch, seen: ModelOutput | None, token: torch.Tensor) -> dict[str, Any]:
     """Keyword arguments for the reading of one further token, int64 [B], after a left-padded batch."""
-    ids = token.unsqueeze(1)
-    step = replace(
-        without_pixels(vlm, batch, seen),
-        input_ids=ids,
-        attention_mask=torch.cat([batch.attention_mask, torch.ones_like(ids)], dim=1),
-        mm_token_type_ids=torch.zeros_like(ids),
-        position_ids=batch.position_ids[..., -1:] + 1,
-    )
+    step = replace(without_pixels(vlm, batch, seen), prompt=longer(batch.prompt, token))
+    media = step.media
     added: dict[str, Any] = {}
-    if vlm.conditioner is not None and step.image_features is not None:
-        tokens, places = reduce_images(step.image_features, batch.image_grids, vlm.reducer)
-        added = vlm.conditioner.inputs(replace(step, image_features=tokens), places)
-    text = {"input_ids": step.input_ids, "attention_mask": step.attention_mask, "position_ids": step.position_ids}
-    return text | vlm.family.architecture.again(vlm, step) | added
+    if vlm.conditioner is not None and media.features is not None:
+        tokens, places = reduce_images(media.features, media.grids, vlm.reducer)
+        added = vlm.conditioner.inputs(step.seen(tokens), places)
+    return words(step.prompt) | vlm.family.architecture.again(vlm, step) | added
+
+
+def longer(read: Tokens, token: torch.Tensor) -> Tokens:
+    """One further token, int64 [B], after a left-padded prompt or such a token: ids of its own, and a mask of all."""
+    assert read.mask is not None
+    ids = token.unsqueeze(1)
+    return Tokens(ids, torch.cat([read.mask, torch.ones_like(ids)], dim=1), read.positions[..., -1:] + 1, torch.zeros_like(ids))
 
 
 def decode_step(vlm: Vlm, inputs: Mapping[str, Any], cache: Mapping[str, Any]) -> torch.Tensor:

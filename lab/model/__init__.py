@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import importlib
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,8 +73,8 @@ class Vlm:
         memo = {id(self.model): self.model, id(self.family): self.family}
         return copy.deepcopy(self, memo)
 
-    def encode_images(self, pixel_values: torch.Tensor, image_grid_thw: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Run the tower and the projector: float [tokens, hidden] for each image.
+    def encode_images(self, pixels: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        """Run the tower and the projector on `Media.pixels`: float [tokens, hidden] for each image.
 
         Raises `ModelError` for a family whose images are more than that.
         """
@@ -83,25 +83,24 @@ class Vlm:
                 f"model.family={self.family.name}: its tower speaks to several blocks of the language model (DeepStack), so "
                 "one tensor does not stand for an image."
             )
-        return tuple(self.family.architecture.see(self, pixel_values, image_grid_thw).pooler_output)
+        return tuple(self.family.architecture.see(self, pixels).pooler_output)
 
     def condition(self, batch: Batch) -> tuple[Batch, dict[str, Any]]:
         """What the dials make of a batch's images: the batch with reduced tokens, and the conditioner's inputs.
 
         The features of the tower are reduced here and nowhere else, so that one feature store serves all budgets.
         """
-        if batch.image_grid_thw is None:
-            return batch, {}
-        features = batch.image_features
+        media = batch.media
+        features = media.features if media.pixels is None else self.encode_images(media.pixels)
         if features is None:
-            features = self.encode_images(batch.pixel_values, batch.image_grid_thw)
-        tokens, places = reduce_images(features, batch.image_grids, self.reducer)
-        made = replace(batch, image_features=tokens, pixel_values=None)
+            return batch, {}
+        tokens, places = reduce_images(features, media.grids, self.reducer)
+        made = batch.seen(tokens)
         if self.conditioner is None:
             return at_places(made, places), {}
         inputs = self.conditioner.inputs(made, places)
         if not self.conditioner.prefix:
-            return replace(made, image_features=None), inputs
+            return batch.seen(None), inputs
         return at_places(made, places) if self.reducer is not None else made, inputs
 
     def inputs(self, batch: Batch) -> dict[str, Any]:
@@ -117,8 +116,12 @@ class Vlm:
         return self.family.architecture.reader(self)
 
     def logits(self, batch: Batch, rows: int) -> torch.Tensor:
-        """Logits of the last `rows` positions of every sequence, [B, rows, vocabulary]; the head is applied nowhere else."""
+        """Logits of the last `rows` positions that the reader reads, [B, rows, vocabulary]; the head is applied nowhere else."""
         return self.reader(**self.inputs(batch), use_cache=False, logits_to_keep=rows).logits
+
+    def predict(self, batch: Batch) -> torch.Tensor:
+        """Logits of each token of `target.labels`, [B, A, vocabulary]; without labels of the one that follows the prompt, A = 1."""
+        return self.family.architecture.predict(self, batch)
 
 
 def family(name: str) -> Family:

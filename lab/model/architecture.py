@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from lab.records import Batch, Chat, ExampleSize
+from lab.records import Batch, Chat, ExampleSize, Tokens
 
 if TYPE_CHECKING:
     import torch
@@ -54,7 +54,13 @@ class Architecture(Protocol):
     def pixels(
         self, processor: ProcessorMixin, config: PretrainedConfig, images: Sequence[Image]
     ) -> tuple[list[torch.Tensor], list[Grid]]:
-        """Patches float32 [patches, features of a patch] and grid of each image."""
+        """Pixels float32, of `pixel_shape`, and grid of each image."""
+
+    def pixel_shape(self, config: PretrainedConfig, grid: Grid) -> tuple[int, ...]:
+        """Of what `pixels` makes of an image of this grid."""
+
+    def stack(self, pixels: Sequence[torch.Tensor], grids: Sequence[Grid]) -> dict[str, torch.Tensor]:
+        """Pixels of several images as `Media.pixels`."""
 
     def grid(self, processor: ProcessorMixin, config: PretrainedConfig, size: tuple[int, int]) -> Grid:
         """The grid that `pixels` makes of an image of (width, height) pixels. Raises `ValueError` where it takes none of that size."""
@@ -68,7 +74,7 @@ class Architecture(Protocol):
     def positions(self, vlm: Vlm) -> Positions:
         """The model's own rule."""
 
-    def see(self, vlm: Vlm, pixel_values: torch.Tensor, grids: torch.Tensor) -> ModelOutput:
+    def see(self, vlm: Vlm, pixels: dict[str, torch.Tensor]) -> ModelOutput:
         """Run the tower and the projector; `pooler_output` holds one tensor [tokens, hidden] for each image."""
 
     def reader(self, vlm: Vlm) -> torch.nn.Module:
@@ -80,5 +86,29 @@ class Architecture(Protocol):
     def again(self, vlm: Vlm, batch: Batch) -> dict[str, Any]:
         """Those of them that it must be given again with every further token, beside its cache. Images come as features."""
 
+    def predict(self, vlm: Vlm, batch: Batch) -> torch.Tensor:
+        """`Vlm.predict`."""
+
     def planned_size(self, config: PretrainedConfig, text: int, images: int, tokens: int) -> ExampleSize:
         """An example of so many tokens of text and images of about so many tokens, for planning."""
+
+
+def words(tokens: Tokens) -> dict[str, Any]:
+    """Tokens by the names that Transformers' decoders take."""
+    return {"input_ids": tokens.ids, "attention_mask": tokens.mask, "position_ids": tokens.positions}
+
+
+def predict_inline(vlm: Vlm, batch: Batch) -> torch.Tensor:
+    """`Vlm.predict` where the answer follows the prompt in its row: position t predicts token t + 1.
+
+    Without labels, the last token of each row is looked for, so that it may be padded on either side.
+    """
+    import torch
+
+    logits = vlm.logits(batch, batch.target.rows)
+    if batch.target.labels is not None:
+        return logits[:, :-1]
+    assert batch.prompt.mask is not None
+    length = batch.prompt.mask.shape[1]
+    last = (batch.prompt.mask * torch.arange(length, device=logits.device)).argmax(dim=1) - (length - logits.shape[1])
+    return logits[torch.arange(len(last), device=logits.device), last, None]

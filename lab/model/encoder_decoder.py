@@ -12,12 +12,14 @@ Identity: the model is the checkpoint's, and nothing is added to it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lab.errors import ModelError
+from lab.model.architecture import predict_inline, words
 from lab.records import Batch, Chat, ExampleSize
 
 if TYPE_CHECKING:
@@ -82,17 +84,23 @@ class EncoderDecoder:
     def pixels(
         self, processor: Pair, config: PretrainedConfig, images: Sequence[Image]
     ) -> tuple[list[torch.Tensor], list[Grid]]:
-        """Every image is brought to the encoder's one size and cut into its patches, channel by channel."""
-        side = config.encoder.patch_size
+        """Every image is brought to the encoder's one size."""
         made = processor.image_processor(images=list(images), return_tensors="pt")["pixel_values"]
-        patches = made.unfold(2, side, side).unfold(3, side, side)  # [N, C, h, w, side, side]
-        grid = (1, patches.shape[2], patches.shape[3])
-        return list(patches.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)), [grid] * len(made)
+        return list(made), [square(config)] * len(made)
+
+    def pixel_shape(self, config: PretrainedConfig, grid: Grid) -> tuple[int, ...]:
+        """Channels, height, width."""
+        return config.encoder.num_channels, *(side * config.encoder.patch_size for side in grid[1:])
+
+    def stack(self, pixels: Sequence[torch.Tensor], grids: Sequence[Grid]) -> dict[str, torch.Tensor]:
+        """[N, channels, height, width]."""
+        import torch
+
+        return {"pixel_values": torch.stack(tuple(pixels))}
 
     def grid(self, processor: Pair, config: PretrainedConfig, size: tuple[int, int]) -> Grid:
         """The encoder's own."""
-        side = config.encoder.image_size // config.encoder.patch_size
-        return 1, side, side
+        return square(config)
 
     def settings(self, processor: Pair) -> dict[str, Any]:
         """Of the image processor; its size is the encoder's."""
@@ -109,15 +117,11 @@ class EncoderDecoder:
         """Counted from the first real token."""
         return counted
 
-    def see(self, vlm: Vlm, pixel_values: torch.Tensor, grids: torch.Tensor) -> ModelOutput:
+    def see(self, vlm: Vlm, pixels: dict[str, torch.Tensor]) -> ModelOutput:
         """Encoder states of each image, class token first, projected where the checkpoint has a projection."""
         from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-        encoder = vlm.bare.config.encoder
-        _, h, w = grids[0].tolist()
-        patches = pixel_values.view(len(grids), h, w, encoder.num_channels, encoder.patch_size, encoder.patch_size)
-        images = patches.permute(0, 3, 1, 4, 2, 5).reshape(len(grids), encoder.num_channels, h * encoder.patch_size, -1)
-        states = vlm.bare.encoder(pixel_values=images).last_hidden_state
+        states = vlm.bare.encoder(**pixels).last_hidden_state
         projected = vlm.bare.enc_to_dec_proj(states) if hasattr(vlm.bare, "enc_to_dec_proj") else states
         return BaseModelOutputWithPooling(pooler_output=tuple(projected))
 
@@ -127,18 +131,27 @@ class EncoderDecoder:
 
     def inputs(self, vlm: Vlm, batch: Batch) -> dict[str, Any]:
         """Text, and the states of all images of each sample."""
-        text = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "position_ids": batch.position_ids}
-        return text | self.again(vlm, batch)
+        return words(batch.prompt) | self.again(vlm, batch)
 
     def again(self, vlm: Vlm, batch: Batch) -> dict[str, Any]:
         """The states: without them the decoder would not look at their keys in its cache."""
         states, seen = joined(vlm, batch)
         return {"encoder_hidden_states": states, "encoder_attention_mask": seen}
 
+    def predict(self, vlm: Vlm, batch: Batch) -> torch.Tensor:
+        """The answer stands in the decoder's row, behind the prompt."""
+        return predict_inline(vlm, batch)
+
     def planned_size(self, config: PretrainedConfig, text: int, images: int, tokens: int) -> ExampleSize:
         """Images cost what the encoder makes of them, whatever is asked for."""
-        side = config.encoder.image_size // config.encoder.patch_size
-        return ExampleSize(text, ((1, side, side),) * images, (side * side + self.beside_grid,) * images)
+        grid = square(config)
+        return ExampleSize(text, (grid,) * images, (math.prod(grid) + self.beside_grid,) * images)
+
+
+def square(config: PretrainedConfig) -> Grid:
+    """The grid of every image that the encoder takes."""
+    side = config.encoder.image_size // config.encoder.patch_size
+    return 1, side, side
 
 
 def side_of(images: BaseImageProcessor) -> tuple[int, int]:
@@ -159,14 +172,13 @@ def joined(vlm: Vlm, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     import torch
     from torch.nn.functional import pad
 
-    features = batch.image_features
-    if features is None and batch.image_grid_thw is not None:
-        features = vlm.encode_images(batch.pixel_values, batch.image_grid_thw)
-    nothing = torch.zeros((1, vlm.hidden), dtype=vlm.bare.dtype, device=batch.input_ids.device)
+    media, device = batch.media, batch.prompt.ids.device
+    features = media.features if media.pixels is None else vlm.encode_images(media.pixels)
+    nothing = torch.zeros((1, vlm.hidden), dtype=vlm.bare.dtype, device=device)
     rows, image = [], 0
-    for number in batch.num_images:
+    for number in media.counts:
         rows.append(torch.cat(list((features or ())[image : image + number])) if number else nothing)
         image += number
-    lengths = torch.tensor([len(row) for row in rows], device=batch.input_ids.device)
+    lengths = torch.tensor([len(row) for row in rows], device=device)
     states = torch.stack([pad(row, (0, 0, 0, int(lengths.max()) - len(row))) for row in rows])
     return states, (torch.arange(states.shape[1], device=lengths.device) < lengths[:, None]).long()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lab.errors import ModelError
+from lab.model.architecture import predict_inline, words
 from lab.records import Batch, Chat, ExampleSize
 
 if TYPE_CHECKING:
@@ -72,6 +73,17 @@ class Interleaved:
         grids = [tuple(grid) for grid in out["image_grid_thw"].tolist()]
         return list(torch.split(out["pixel_values"], [t * h * w for t, h, w in grids])), grids
 
+    def pixel_shape(self, config: PretrainedConfig, grid: Grid) -> tuple[int, ...]:
+        """Patches, and the numbers of one."""
+        tower = config.vision_config
+        return math.prod(grid), 3 * tower.temporal_patch_size * tower.patch_size**2
+
+    def stack(self, pixels: Sequence[torch.Tensor], grids: Sequence[Grid]) -> dict[str, torch.Tensor]:
+        """Patches of all images one after another, int64 [N, 3] beside them."""
+        import torch
+
+        return {"pixel_values": torch.cat(tuple(pixels)), "image_grid_thw": torch.tensor(grids, dtype=torch.int64)}
+
     def grid(self, processor: ProcessorMixin, config: PretrainedConfig, size: tuple[int, int]) -> Grid:
         """By the rule that all image processors of Qwen-VL share; it takes no image 200 times as long as wide."""
         from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
@@ -102,9 +114,9 @@ class Interleaved:
         """M-RoPE."""
         return MRope(vlm.bare.model.get_rope_index)
 
-    def see(self, vlm: Vlm, pixel_values: torch.Tensor, grids: torch.Tensor) -> ModelOutput:
+    def see(self, vlm: Vlm, pixels: dict[str, torch.Tensor]) -> ModelOutput:
         """Through Transformers' own call."""
-        return vlm.bare.get_image_features(pixel_values, grids, return_dict=True)
+        return vlm.bare.get_image_features(**pixels, return_dict=True)
 
     def reader(self, vlm: Vlm) -> torch.nn.Module:
         """The whole model."""
@@ -114,17 +126,18 @@ class Interleaved:
         """Images come as features where the batch has them, else as pixels."""
         from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-        images: dict[str, Any] = {}
-        if batch.image_features is not None:
-            images["mm_encoder_outputs"] = {"image": BaseModelOutputWithPooling(pooler_output=batch.image_features)}
-        elif batch.pixel_values is not None:
-            images |= {"pixel_values": batch.pixel_values, "image_grid_thw": batch.image_grid_thw}
-        text = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "position_ids": batch.position_ids}
-        return text | images
+        images: dict[str, Any] = dict(batch.media.pixels or {})
+        if batch.media.features is not None:
+            images["mm_encoder_outputs"] = {"image": BaseModelOutputWithPooling(pooler_output=batch.media.features)}
+        return words(batch.prompt) | images
 
     def again(self, vlm: Vlm, batch: Batch) -> dict[str, Any]:
         """Nothing: images are in the cache."""
         return {}
+
+    def predict(self, vlm: Vlm, batch: Batch) -> torch.Tensor:
+        """The answer stands in the row."""
+        return predict_inline(vlm, batch)
 
     def planned_size(self, config: PretrainedConfig, text: int, images: int, tokens: int) -> ExampleSize:
         """Images as square as their number of tokens lets them be."""

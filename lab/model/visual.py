@@ -35,7 +35,7 @@ class Conditioner(Protocol):
     prefix: bool
 
     def inputs(self, batch: Batch, places: Sequence[torch.Tensor]) -> dict[str, Any]:
-        """Keyword arguments for the model's forward. `batch.image_features`: [tokens, D] each; places: [tokens, 2] each."""
+        """Keyword arguments for the model's forward. `batch.media.features`: [tokens, D] each; places: [tokens, 2] each."""
 
 
 def grid_places(h: int, w: int, device: torch.device | None = None) -> torch.Tensor:
@@ -73,6 +73,6 @@ def at_places(batch: Batch, places: Sequence[torch.Tensor]) -> Batch:
     """
     import torch
 
-    positions = batch.position_ids.clone()
-    positions[1:, batch.mm_token_type_ids.bool()] += torch.cat(tuple(places)).T.to(positions)
-    return replace(batch, position_ids=positions)
+    positions = batch.prompt.positions.clone()
+    positions[1:, batch.prompt.types.bool()] += torch.cat(tuple(places)).T.to(positions)
+    return replace(batch, prompt=replace(batch.prompt, positions=positions))

@@ -54,8 +54,8 @@ def part_of_mean(loss: torch.Tensor, batch: Batch, ignored: int) -> torch.Tensor
     """A mean over this rank's answer tokens, weighted so that the mean over ranks is the mean over all ranks' tokens."""
     if world() == 1:
         return loss
-    assert batch.labels is not None
-    own = (batch.labels != ignored).sum().to(loss.dtype)
+    assert batch.target.labels is not None
+    own = (batch.target.labels != ignored).sum().to(loss.dtype)
     total = own.clone()
     torch.distributed.all_reduce(total)
     return loss * own * world() / total

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import multiprocessing
 import os
 import sys
@@ -325,11 +326,11 @@ def batches(pictures: Iterable[tuple[bytes, Picture]], encoder: Encoder) -> Iter
     patches = 0
     for key, picture in pictures:
         pixels, grid = encoder.picture(picture)
-        if batch and patches + len(pixels) > BATCH_PATCHES:
+        if batch and patches + math.prod(grid) > BATCH_PATCHES:
             yield batch
             batch, patches = [], 0
         batch.append((key, pixels, grid))
-        patches += len(pixels)
+        patches += math.prod(grid)
     if batch:
         yield batch
 
@@ -338,8 +339,7 @@ def compute(batch: Sequence[Loaded], vlm: Vlm) -> list[Loaded]:
     """Run the frozen tower on a batch of processed images."""
     import torch
 
-    grids = torch.tensor([grid for _, _, grid in batch], dtype=torch.int64, device=vlm.device)
-    pixels = torch.cat([pixels for _, pixels, _ in batch]).to(vlm.device)
+    pixels = vlm.family.architecture.stack([pixels for _, pixels, _ in batch], [grid for _, _, grid in batch])
     with torch.inference_mode():
-        features = vlm.encode_images(pixels, grids)
+        features = vlm.encode_images({name: each.to(vlm.device) for name, each in pixels.items()})
     return [(key, feature.cpu().clone(), grid) for (key, _, grid), feature in zip(batch, features, strict=True)]

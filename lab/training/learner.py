@@ -16,7 +16,7 @@ from lab.model.encoding import IGNORED, to_device
 from lab.records import Batch
 from lab.training import devices
 from lab.training.fast.fused_step import FusedStep
-from lab.training.objective import WATCHED_SPLITS, ChoiceObjective, predicted_loss
+from lab.training.objective import WATCHED_SPLITS, ChoiceObjective, answer_loss
 
 
 def rate(schedule: Schedule, step: int, steps: int, warmup: int) -> float:
@@ -43,7 +43,7 @@ class Learner(L.LightningModule):
         self.extras = torch.nn.ModuleDict(vlm.extras)
         self.section = optim
         self.steps = steps
-        self.lean = FusedStep(vlm)
+        self.fused = FusedStep(vlm)
         self.objective = ChoiceObjective(readout(vlm.processor.tokenizer, prompt))
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
@@ -51,8 +51,8 @@ class Learner(L.LightningModule):
 
     def loss(self, batch: Batch) -> torch.Tensor:
         """What a training step minimises, a scalar in nats."""
-        assert batch.labels is not None
-        loss = predicted_loss(self.lean.predicted(batch), batch.labels)
+        assert batch.target.labels is not None
+        loss = answer_loss(self.fused.predict(batch), batch.target.labels)
         return devices.part_of_mean(loss, batch, IGNORED)
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
@@ -61,10 +61,10 @@ class Learner(L.LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        assert batch.labels is not None
+        assert batch.target.labels is not None
         split = WATCHED_SPLITS[dataloader_idx]
         options = {"batch_size": len(batch.sample_ids), "sync_dist": devices.world() > 1, "add_dataloader_idx": False}
-        for name, value in self.objective.score(split, self.vlm.logits(batch, batch.answer_rows), batch.labels).items():
+        for name, value in self.objective.score(split, self.vlm.predict(batch), batch.target.labels).items():
             self.log(f"{split}/{name}", value, **options)
 
     def configure_optimizers(self) -> Any:

@@ -19,16 +19,8 @@ WATCHED_SPLITS = ("minival", "train_slice")
 
 
 def answer_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy over the answer tokens, a scalar in nats; equals Transformers' `labels=` loss.
-
-    logits: [B, R, V], the last R positions; labels: [B, T], `IGNORED` outside the answer. Position t predicts token t + 1.
-    """
-    return predicted_loss(logits[:, :-1], labels)
-
-
-def predicted_loss(predicted: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """The same of the logits [B, R, V] that predict the last R tokens."""
-    return F.cross_entropy(predicted.float().flatten(0, 1), labels[:, -predicted.shape[1] :].flatten(), ignore_index=IGNORED)
+    """Mean cross-entropy of the labels [B, A] under the logits [B, A, V] of `Vlm.predict`, in nats; Transformers' `labels=` loss."""
+    return F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
 
 
 class ChoiceObjective(nn.Module):
@@ -52,7 +44,7 @@ class ChoiceObjective(nn.Module):
         """Numbers of one batch of a split, and the metrics that have counted it; tensors as in `answer_loss`."""
         first = (labels != IGNORED).int().argmax(dim=1)
         rows = torch.arange(len(first), device=first.device)
-        log_p = self.readout.log_p(logits[rows, first - 1 - (labels.shape[1] - logits.shape[1])])
+        log_p = self.readout.log_p(logits[rows, first])
         total = torch.logaddexp(*log_p.unbind(dim=1)) if log_p.shape[1] == 2 else log_p.logsumexp(dim=1)
         taught = torch.tensor(self.readout.first, device=labels.device)
         right = (labels[rows, first, None] == taught).int().argmax(dim=1)

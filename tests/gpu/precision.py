@@ -39,7 +39,7 @@ def precision(scale: Scale, sheet: Sheet) -> None:
     wide = replace(x, model=replace(x.model, dtype=DType.float32))
 
     def plain(vlm: Vlm, batch: Batch) -> torch.Tensor:
-        return answer_loss(vlm.logits(batch, batch.answer_rows), batch.labels)
+        return answer_loss(vlm.predict(batch), batch.target.labels)
 
     vlm, batch = model_and_batch(wide, scale)
     with torch.backends.cudnn.flags(allow_tf32=False):  # the patch embedding is a convolution

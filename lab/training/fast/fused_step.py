@@ -53,13 +53,13 @@ class FusedStep:
             for layer in (block.self_attn.q_proj, block.self_attn.k_proj)
         }
 
-    def predicted(self, batch: Batch) -> torch.Tensor:
-        """Logits of what predicts the last `answer_rows` - 1 tokens of every row, [B, answer_rows - 1, vocabulary], for a backward."""
+    def predict(self, batch: Batch) -> torch.Tensor:
+        """`Vlm.predict` of a batch with labels, for a backward."""
         if any(module.gradient_checkpointing for module in self.checkpointed):
-            return self.vlm.logits(batch, batch.answer_rows)[:, :-1]
+            return self.vlm.predict(batch)
         if not self.blocks:
             with instead(self.forwards):
-                return self.vlm.logits(batch, batch.answer_rows)[:, :-1]
+                return self.vlm.predict(batch)
         packed, layout = pack(replace(batch, shared=0) if self.random else batch)
         last = [False] * (len(self.blocks) - 1) + [True]
         forwards = [(block, partial(self.block, block, layout, ends)) for block, ends in zip(self.blocks, last, strict=True)]

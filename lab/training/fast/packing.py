@@ -16,14 +16,15 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from lab.records import Batch
+from lab.records import Batch, Tokens
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
     """Where the tokens of a packed batch stand: `shared` once, then `own` of each of `rows` rows.
 
-    answers: int64 [rows, answers], the positions in each row, shared ones counted, whose logits the loss reads.
+    answers: int64 [rows, answers], the positions in each row, shared ones counted, whose logits the loss reads; of a row that has
+    fewer, its first stands for what the loss leaves out.
     """
 
     shared: int
@@ -169,8 +170,10 @@ class Packed(torch.autograd.Function):
 
 def pack(batch: Batch) -> tuple[Batch, Layout]:
     """A left-padded batch with answers as one packed row without a mask, and where its tokens stand."""
-    rows, length = batch.input_ids.shape
-    padding = (batch.attention_mask == 0).sum(dim=1, keepdim=True)
+    tokens = batch.prompt
+    rows, length = tokens.ids.shape
+    assert tokens.mask is not None
+    padding = (tokens.mask == 0).sum(dim=1, keepdim=True)
     places = torch.arange(length - 1, device=padding.device)
     source = (padding + places) % length  # what fills a row up is its last token, then its padding: no picture
 
@@ -179,12 +182,6 @@ def pack(batch: Batch) -> tuple[Batch, Layout]:
         shared, own = found[..., 0, : batch.shared], found[..., batch.shared :].flatten(-2)
         return torch.cat((shared, own), dim=-1).unsqueeze(-2)
 
-    made = replace(
-        batch,
-        input_ids=packed(batch.input_ids),
-        mm_token_type_ids=packed(batch.mm_token_type_ids),
-        position_ids=packed(batch.position_ids),
-        attention_mask=None,
-    )
-    answers = torch.arange(length - batch.answer_rows, length - 1, device=padding.device) - padding
-    return made, Layout(batch.shared, rows, length - 1 - batch.shared, answers)
+    row = Tokens(packed(tokens.ids), None, packed(tokens.positions), packed(tokens.types))
+    answers = (torch.arange(length - batch.target.rows, length - 1, device=padding.device) - padding).clamp(min=0)
+    return replace(batch, prompt=row), Layout(batch.shared, rows, length - 1 - batch.shared, answers)
