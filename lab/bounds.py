@@ -143,6 +143,8 @@ WORDS: Mapping[str, Words] = {
     "trainer.accelerator": Words(("auto", "cpu", "gpu", "cuda", "mps")),
     "trainer.max_time": Words((), also=r"\d{1,6}:[0-5]\d:[0-5]\d", also_told="hours, minutes, seconds, as in 11:45:00"),
     "data.rule": Words(("winoground",)),
+    "data.kind": Words(("text",)),
+    "data.answer_format": Words(("text", "letter", "index0", "index1")),
     "evaluation.ask": Words(("score", "generate")),
     "evaluation.splits": Words(("train", "minival", "dev")),
     "evaluation.controls": Words(("blank", "shuffled", "text_only")),
@@ -150,12 +152,14 @@ WORDS: Mapping[str, Words] = {
 """Of every text that is one of a few words, or a list of them. Enumerations are OmegaConf's affair."""
 
 
-def check(x: Experiment) -> None:
-    """Check every number and every word of an experiment. Raises `ConfigError` with the key, the value and what is legal."""
+def check(x: Experiment, section: str = "") -> None:
+    """Check every number and every word of an experiment, or of one section. Raises `ConfigError` with key, value and what is legal."""
     for key, bounds in BOUNDS.items():
-        check_number(key, value_of(x, key), bounds)
+        if key.startswith(section):
+            check_number(key, value_of(x, key), bounds)
     for key, words in WORDS.items():
-        check_word(key, value_of(x, key), words)
+        if key.startswith(section):
+            check_word(key, value_of(x, key), words)
 
 
 def check_given(values: dict[str, Any]) -> None:

@@ -93,7 +93,10 @@ class ModelDial:
 
 @dataclass
 class DataDial:
-    """Which questions. Sizes are numbers of statements; None means all there are. rule: how a benchmark scores its answers."""
+    """Which questions. Sizes are numbers of them; None means all there are. rule: how a benchmark scores its answers.
+
+    path, columns, kind, answer_format, allow_shared_images: of `questions`, a file of one's own (`lab.data.questions`).
+    """
 
     name: str = MISSING
     root: str | None = None
@@ -107,6 +110,11 @@ class DataDial:
     image_layout: str | None = None
     permutations: int | None = None
     rule: str | None = None
+    path: str | None = None
+    columns: dict[str, str] = field(default_factory=dict)
+    kind: str | None = None
+    answer_format: str | None = None
+    allow_shared_images: bool = False
 
 
 @dataclass
@@ -313,7 +321,8 @@ ROLES: dict[str, str] = {
     **dict.fromkeys(("model", "lora", "prompt", "vision_tokens", "conditioning", "optim", "seed"), TRAINED),
     **dict.fromkeys((
         "data.name", "data.root", "data.source", "data.seed", "data.num_train", "data.num_minival", "data.on_bad", "data.difficulty",
-        "data.image_layout", "data.permutations", "trainer.max_steps", "trainer.max_epochs", "trainer.batch_size",
+        "data.image_layout", "data.permutations", "data.path", "data.columns", "data.kind", "data.answer_format",
+        "data.allow_shared_images", "trainer.max_steps", "trainer.max_epochs", "trainer.batch_size",
         "trainer.accumulate_grad_batches", "trainer.gradient_clip_val", "trainer.val_every", "trainer.patience",
         "trainer.gradient_checkpointing", "trainer.restore_best",
     ), TRAINED),
@@ -333,10 +342,16 @@ ROLES: dict[str, str] = {
 
 def role(key: str) -> str:
     """The role of a dotted key; a key that is none of this schema, of an earlier version's record, has none."""
-    return ROLES.get(key) or ROLES.get(key.partition(".")[0], NEITHER)
+    while key not in ROLES and "." in key:
+        key = key.rpartition(".")[0]
+    return ROLES.get(key, NEITHER)
 
 
-ADDRESSES = (("tracking", "uri"), ("model", "path"), ("data", "root"))
+NAMELESS = ("data.path", "data.kind", "data.answer_format", "data.allow_shared_images")
+"""Keys of one data set that are younger than runs of the others, whose names they leave as they are."""
+
+
+ADDRESSES = (("tracking", "uri"), ("model", "path"), ("data", "root"), ("data", "path"))
 """Keys that may hold an address, and in it a password."""
 
 
@@ -375,7 +390,7 @@ def differing(flats: Sequence[dict[str, Any]]) -> list[str]:
 
 def identity_values(values: dict[str, Any]) -> dict[str, Any]:
     """What made a run's weights, of a config: flat keys; `lora.r` is None where it follows from `lora.trainable_parameters`."""
-    kept = {key: value for key, value in flat(values).items() if role(key) == TRAINED}
+    kept = {key: value for key, value in flat(values).items() if role(key) == TRAINED and (value or key not in NAMELESS)}
     return kept | ({} if kept.get("lora.trainable_parameters") is None else {"lora.r": None})
 
 

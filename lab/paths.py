@@ -24,12 +24,13 @@ class When(Enum):
 PATHS = {
     "model.path": When.frozen,
     "data.root": When.read,
+    "data.path": When.frozen,
     "prompt.template_file": When.frozen,
     "tracking.runs_dir": When.frozen,
     "tracking.cache_dir": When.frozen,
     "tracking.uri": When.frozen,
 }
-"""The keys that hold a path. `model.path` and `data.root` may hold the id of a hub instead, `tracking.uri` a server."""
+"""The keys that hold a path. `model.path`, `data.root` and `data.path` may hold the id of a hub instead, `tracking.uri` a server."""
 
 FILE_ADDRESS = re.compile(r"(sqlite(?:\+\w+)?:///|file:(?://)?)(~.*)", re.DOTALL)
 

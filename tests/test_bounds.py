@@ -22,6 +22,7 @@ TEXTS = {
     **dict.fromkeys(("prompt.system", "prompt.template", "prompt.separator", "prompt.answer_true", "prompt.answer_false"), "words"),
     "model.family": "a module of lab/model, looked for before weights are read",
     "model.revision": "of a hub",
+    "data.columns": "names in a user's file",
     "data.source": "lab.data.nlvr2 says why some are refused, before a model is loaded",
     "lora.target_modules": "a regular expression",
     "evaluation.also": "options of data, composed before anything loads",
@@ -129,12 +130,13 @@ def test_words(key: str, given) -> None:
 def test_words_are_those_that_the_modules_know() -> None:
     from lab.conditioning import METHODS as CONDITIONING
     from lab.data.controls import CONTROLS
+    from lab.data.questions import FORMATS
     from lab.data.scenes import PALETTES
     from lab.lora.initialisations import INITS
     from lab.vision_tokens import METHODS
 
     assert set(WORDS["vision_tokens.name"].legal) == set(METHODS) and set(WORDS["conditioning.name"].legal) == set(CONDITIONING)
-    assert set(WORDS["data.difficulty"].legal) == set(PALETTES)
+    assert set(WORDS["data.difficulty"].legal) == set(PALETTES) and WORDS["data.answer_format"].legal == FORMATS
     assert set(WORDS["evaluation.controls"].legal) == set(CONTROLS)
     assert set(WORDS["lora.init_lora_weights"].legal) == set(INITS)
 

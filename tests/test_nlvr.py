@@ -229,7 +229,7 @@ def test_what_the_dial_may_say(tmp_path: Path) -> None:
         ({"permutations": 7}, r"data\.permutations=7: .* 1 to 6"),
         ({"difficulty": "hard"}, r"data\.difficulty=hard: data=nlvr does not read it"),
         ({"source": "official"}, r"data\.source=official"),
-        ({"num_dev": 99}, r"data\.num_dev=99: there are 4 statements"),
+        ({"num_dev": 99}, r"data\.num_dev=99: there are 4 questions"),
         ({"num_train": -1}, r"data\.num_train=-1"),
         ({"name": "nlvr3"}, r"data\.name=nlvr3: legal values are .* Did you mean 'nlvr2?'"),
     ]:

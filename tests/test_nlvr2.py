@@ -177,7 +177,7 @@ def test_what_is_not_there_says_where_it_was_looked_for(tmp_path: Path) -> None:
         ({"root": "HuggingFaceM4/NLVR2", "source": "pingzhili"}, "loading script"),
         ({"image_layout": "boxes"}, "data.image_layout=boxes"),
         ({"source": "arrow", "root": None}, "data.source=arrow needs"),
-        ({"source": "pingzhili", "root": "/no/such/folder"}, "neither a folder that is there nor a hub id"),
+        ({"source": "pingzhili", "root": "/no/such/folder"}, "neither a file or folder that is there nor a hub id"),
     ],
 )
 def test_what_the_dial_may_not_say(tmp_path: Path, wrong: dict, says: str) -> None:

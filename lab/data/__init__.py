@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import importlib
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,12 +17,12 @@ if TYPE_CHECKING:
     from lab.config import DataDial
     from lab.records import Split, Splits
 
-NAMES = ("pairs", "nlvr", "nlvr2", "winoground", "easy_vqa")
+NAMES = ("pairs", "nlvr", "nlvr2", "winoground", "easy_vqa", "questions")
 DIAGNOSTIC = ("winoground",)
 """Data sets that nothing is learned from."""
 
 
-def check(dial: DataDial, trains: bool) -> None:
+def check_dial(dial: DataDial, trains: bool) -> None:
     """Check the dial before anything is read. trains: there are to be optimizer steps. Raises `ConfigError`."""
     if dial.name not in NAMES:
         raise ConfigError(f"data.name={dial.name}: legal values are {', '.join(NAMES)}.{did_you_mean(dial.name, NAMES)}")
@@ -38,7 +39,7 @@ def load(dial: DataDial, cache_dir: Path) -> Splits:
     cache_dir: where made tables and the list of verified images are kept (`tracking.cache_dir`).
     Raises `ConfigError` for an illegal value of the dial, `DataError` for data that is missing or bad.
     """
-    check(dial, trains=False)
+    check_dial(dial, trains=False)
     if dial.root is not None:
         dial = dataclasses.replace(dial, root=paths.expanded(dial.root, "data.root"))
     return importlib.import_module(f"lab.data.{dial.name}").load(dial, Path(cache_dir))
@@ -46,23 +47,31 @@ def load(dial: DataDial, cache_dir: Path) -> Splits:
 
 def option(spelled: str) -> DataDial:
     """A data option and its keys in one text, such as `winoground root=/data/w`. Raises `ConfigError`."""
+    name, *keys = shlex.split(spelled) or [""]
+    if name not in NAMES:
+        raise ConfigError(f"evaluation.also=[{spelled}]: legal values begin with {', '.join(NAMES)}.{did_you_mean(name, NAMES)}")
+    return dial_of(name, keys, f"evaluation.also=[{spelled}]")
+
+
+def dial_of(name: str, keys: Sequence[str], source: str, **given: str) -> DataDial:
+    """A data option with keys such as `root=/data/w`, and values as they are. source: heads the `ConfigError` for a wrong one."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    from lab import bounds
     from lab.cli import shipped
-    from lab.config import DataDial
+    from lab.config import DataDial, Experiment
 
-    name, *keys = shlex.split(spelled) or [""]
-    path = shipped("conf") / "data" / f"{name}.yaml"
-    if name not in NAMES or not path.is_file():
-        raise ConfigError(f"evaluation.also=[{spelled}]: legal values begin with {', '.join(NAMES)}.{did_you_mean(name, NAMES)}")
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(DataDial), OmegaConf.load(path), OmegaConf.from_dotlist(keys))
-        made: DataDial = OmegaConf.to_object(merged)  # type: ignore[assignment]
+        merged = OmegaConf.merge(
+            OmegaConf.structured(DataDial), OmegaConf.load(shipped("conf") / "data" / f"{name}.yaml"), given, OmegaConf.from_dotlist(list(keys))
+        )
+        dial: DataDial = OmegaConf.to_object(merged)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
-        raise ConfigError(f"evaluation.also=[{spelled}]: {(error.msg or str(error)).strip()}.") from None
-    check(made, trains=False)
-    return made
+        raise ConfigError(f"{source}: {(error.msg or str(error)).strip()}.") from None
+    bounds.check(Experiment(data=dial), "data.")
+    check_dial(dial, trains=False)
+    return dial
 
 
 def require_split(splits: Splits, part: str) -> Split:

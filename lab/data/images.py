@@ -23,7 +23,7 @@ from lab.config import OnBad
 from lab.data.faults import BadRecord, raise_or_skip
 from lab.data.files import open_regular, why_unreadable
 from lab.data.intact import damage
-from lab.data.verified import Stamp, Verified
+from lab.data.verified import Decoded, Stamp, Verified
 from lab.records import Picture
 
 log = logging.getLogger(__name__)
@@ -98,13 +98,13 @@ def verify(
 
 def outcomes(
     pictures: Iterable[Picture], cache_dir: Path, progress: bool = True, tables: Tables | None = None
-) -> dict[str, tuple[int, int] | str]:
-    """Decode every distinct source once; return the (width, height) of each, or why it is bad.
+) -> dict[str, Decoded | str]:
+    """Decode every distinct source once; return what each gave, or why it is bad.
 
     Good ones are remembered in `cache_dir` by (absolute path, size, mtime_ns) and the rules they were decoded by, so
     that a later call only stats them; bad ones are looked at again. tables: where the bytes of `table#row/column` come from.
     """
-    found: dict[str, tuple[int, int] | str] = {}
+    found: dict[str, Decoded | str] = {}
     stamps: dict[str, Stamp] = {}
     first: dict[str, Picture] = {}
     for picture in pictures:
@@ -116,7 +116,7 @@ def outcomes(
             found[source] = fault.reason
     with Verified(Path(cache_dir) / "verified_images.sqlite", _rules()) as verified:
         keys = {source: source if tables else os.path.abspath(source) for source in stamps}
-        known = verified.sizes({keys[source]: stamp for source, stamp in stamps.items()})
+        known = verified.outcomes({keys[source]: stamp for source, stamp in stamps.items()})
         found |= {source: known[key] for source, key in keys.items() if key in known}
         new = [first[source] for source in first if source in stamps and source not in found]
         log.info("images: %d sources, %d to decode for the first time", len(first), len(new))
@@ -130,12 +130,12 @@ def outcomes(
 
 def _decoded(
     pictures: Sequence[Picture], read: Callable[[Picture], Picture], progress: bool
-) -> Iterator[tuple[str, tuple[int, int] | str]]:
-    """Yield (source, size of the upright image or why it is bad). Pillow decodes without the interpreter lock."""
+) -> Iterator[tuple[str, Decoded | str]]:
+    """Yield (source, what the upright image is or why it is bad). Pillow decodes without the interpreter lock."""
 
-    def outcome(picture: Picture) -> tuple[str, tuple[int, int] | str]:
+    def outcome(picture: Picture) -> tuple[str, Decoded | str]:
         try:
-            return picture.source, _whole(read(picture)).size
+            return picture.source, Decoded.of(_whole(read(picture)))
         except BadRecord as fault:
             return picture.source, fault.reason
 
@@ -157,11 +157,11 @@ def _rules() -> str:
     return f"2 pillow={PIL.__version__} pixels={MAX_PIXELS} bytes={MAX_BYTES}"
 
 
-def why_bad(picture: Picture, outcome: tuple[int, int] | str) -> str | None:
+def why_bad(picture: Picture, outcome: Decoded | str) -> str | None:
     """Why a picture cannot be used, by the outcome of its source; None if it can."""
     if isinstance(outcome, str):
         return outcome
-    return _crop_reason(picture.crop, outcome) if picture.crop is not None else None
+    return _crop_reason(picture.crop, outcome.size) if picture.crop is not None else None
 
 
 def _crop_reason(crop: tuple[int, int, int, int], size: tuple[int, int]) -> str | None:

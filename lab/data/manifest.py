@@ -130,7 +130,7 @@ def read(path: Path, parse: Callable[[Row], T], unique: Callable[[T], str]) -> t
     records: list[T] = []
     faults: list[BadRecord] = []
     lines: dict[str, str] = {}
-    for source, found in _rows(path):
+    for source, found in objects(path):
         try:
             if isinstance(found, BadRecord):
                 raise found
@@ -146,7 +146,7 @@ def read(path: Path, parse: Callable[[Row], T], unique: Callable[[T], str]) -> t
     return records, faults
 
 
-def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any] | BadRecord]]:
+def objects(path: Path) -> Iterator[tuple[str, dict[str, Any] | BadRecord]]:
     """Yield (`file:line`, object or what is wrong with it)."""
     try:
         opened = open_regular(path)

@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 PARTS = ("train", "minival", "dev")
+ALL_READ = ("name", "seed", "num_train", "num_minival", "num_dev", "on_bad", "rule")
+"""Keys of the dial that every data set reads."""
 
 
 class Records:
@@ -55,11 +57,9 @@ class Records:
 
 def reject_unused_fields(dial: DataDial, *fields: str) -> None:
     """Refuse every optional field of the dial that the data set does not read: it would be ignored in silence."""
-    optional = ("root", "source", "difficulty", "image_layout", "permutations")
-    for key in optional:
-        value = getattr(dial, key)
-        if key not in fields and value is not None:
-            raise ConfigError(f"data.{key}={value}: data={dial.name} does not read it; leave it null.")
+    for key, value in vars(dial).items():
+        if key not in (*ALL_READ, *fields) and value:
+            raise ConfigError(f"data.{key}={value}: data={dial.name} does not read it; leave it out.")
 
 
 def one_of(key: str, given: str, legal: Sequence[str]) -> str:
@@ -80,7 +80,7 @@ def choose(records: Sequence[T], number: int | None, key: str, seed: int, cluste
         return list(records)
     if not 0 <= number <= len(records):
         most = len(records)
-        raise ConfigError(f"data.{key}={number}: there are {most} statements; legal: 0 to {most}, or null.")
+        raise ConfigError(f"data.{key}={number}: there are {most} questions; legal: 0 to {most}, or null.")
     draws = {name: hashlib.sha256(f"{seed}/{name}".encode()).digest() for name in dict.fromkeys(map(cluster, records))}
     order = sorted(range(len(records)), key=lambda at: (draws[cluster(records[at])], at))
     return [records[at] for at in sorted(order[:number])]
@@ -103,7 +103,7 @@ def finish(
     pictures = [picture for part in PARTS for sample in parts[part] for picture in sample.images]
     outcomes = images.outcomes(pictures, cache_dir, tables=tables)
     bad = {picture: reason for picture in pictures if (reason := images.why_bad(picture, outcomes[picture.source]))}
-    sizes = {size: size for size in outcomes.values() if isinstance(size, tuple)}  # one object a size, however many images
+    sizes = {each.size: each.size for each in outcomes.values() if not isinstance(each, str)}  # one object a size, however many images
     if dial.on_bad is OnBad.fail:
         raise_or_skip([*faults, *(BadRecord(picture.source, reason) for picture, reason in bad.items())], dial.on_bad)
     kept: dict[str, list[Sample]] = {part: [] for part in PARTS}
@@ -137,7 +137,7 @@ def finish(
 
 def _sized(sample: Sample, outcomes: Mapping[str, Any], sizes: Mapping[tuple[int, int], tuple[int, int]]) -> Sample:
     """The sample with the sizes of its images, as they were found."""
-    pictures = (dataclasses.replace(each, size=sizes[outcomes[each.source]]) for each in sample.images)
+    pictures = (dataclasses.replace(each, size=sizes[outcomes[each.source].size]) for each in sample.images)
     return dataclasses.replace(sample, images=tuple(pictures))
 
 

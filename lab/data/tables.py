@@ -1,7 +1,7 @@
 """Tables with images inside (parquet or Arrow, a local folder or the Hugging Face hub), read row by row.
 
 The only file of `lab.data` that imports `datasets`, and only where a table is read (`library`). Images stay encoded and on disk until a
-sample is asked for; a picture is named `<table>[<split>]#<row>/<column>`.
+sample is asked for; a picture is named `<table>[<split>]#<row>/<column>`, the k-th of a list of them `.../<column>/<k>`.
 """
 
 from __future__ import annotations
@@ -9,14 +9,17 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from lab.data.faults import BadRecord, shown
 from lab.data.manifest import Row
 from lab.data.verified import Stamp
-from lab.errors import ConfigError, DataError
+from lab.errors import ConfigError, DataError, LabError
 from lab.records import Picture
 
 HUB_ID = re.compile(r"(?P<path>[A-Za-z0-9][\w.-]*/[\w.-]+)(@(?P<revision>[\w./-]+))?")
@@ -61,9 +64,18 @@ class Table:
         """Return the name of one picture."""
         return f"{self.name}#{index}/{column}"
 
-    def encoded(self, index: int, column: str) -> bytes:
-        """Return the encoded bytes of one picture."""
+    def sources(self, column: str) -> list[list[str]]:
+        """The names of the pictures in each row of a column, without reading them; none where a cell is empty."""
+        cells = self._columns[column].data.column(column)
+        if not pa.types.is_list(cells.type) and not pa.types.is_large_list(cells.type):
+            return [[self.source(index, column)] if there else [] for index, there in enumerate(cells.is_valid().to_pylist())]
+        lengths = pc.list_value_length(cells).to_pylist()
+        return [[f"{self.source(index, column)}/{k}" for k in range(length or 0)] for index, length in enumerate(lengths)]
+
+    def encoded(self, index: int, column: str, place: int | None = None) -> bytes:
+        """Return the encoded bytes of one picture; place: among those of its cell."""
         cell = self._columns[column][index][column]
+        cell = cell if place is None else cell[place]
         data = cell.get("bytes") if isinstance(cell, Mapping) else None
         if not isinstance(data, bytes):
             what = f"only a path, {shown(cell.get('path'))}" if isinstance(cell, Mapping) else shown(cell)
@@ -84,8 +96,8 @@ class Tables:
     def fetch(self, picture: Picture) -> Picture:
         """Return the picture with its encoded bytes."""
         name, _, place = picture.source.rpartition("#")
-        index, _, column = place.partition("/")
-        return dataclasses.replace(picture, data=self._tables[name].encoded(int(index), column))
+        index, column, *among = place.split("/")
+        return dataclasses.replace(picture, data=self._tables[name].encoded(int(index), column, *map(int, among)))
 
 
 def open_tables(root: str, splits: Sequence[str], images: Sequence[str], cache_dir: Path) -> dict[str, Table]:
@@ -99,28 +111,47 @@ def open_tables(root: str, splits: Sequence[str], images: Sequence[str], cache_d
     return {split: Table(f"{root}[{split}]", dataset, images) for split, dataset in found.items()}
 
 
-def open_arrow(root: str) -> dict[str, Any]:
-    """Open a folder written by `save_to_disk`: a `DatasetDict` by its splits, a single `Dataset` as `dev`."""
+def open_every_split(path: str, cache_dir: Path) -> dict[str, Any]:
+    """Open a Parquet file, a folder written by `save_to_disk` or a hub id whole: its splits by name; a table without is `""`."""
+    if Path(path).suffix.lower() == ".parquet":
+        return {"": _parquet([path], cache_dir)}
+    if Path(path).is_dir():
+        return open_arrow(path, "data.path", single="")
+    return _hub(path, (None,), cache_dir, "data.path")
+
+
+def values(dataset: Any) -> Iterator[dict[str, Any]]:
+    """Every row without its images, a class label as its name."""
+    datasets = library()
+    names = [name for name in dataset.column_names if not is_image(dataset, name)]
+    labels = {name: dataset.features[name] for name in names if isinstance(dataset.features[name], datasets.ClassLabel)}
+    for row in dataset.select_columns(names):
+        named = {name: feature.int2str(row[name]) for name, feature in labels.items() if row[name] is not None and row[name] >= 0}
+        yield {**row, **dict.fromkeys(labels), **named}
+
+
+def open_arrow(root: str, key: str = "data.root", single: str = "dev") -> dict[str, Any]:
+    """Open a folder written by `save_to_disk`: a `DatasetDict` by its splits, a `Dataset` as `single`. key: that names it."""
     datasets = library()
 
     folder = Path(root)
     if not folder.is_dir():
-        raise DataError(f"data.root={root}: no such folder; data.source=arrow needs one written by save_to_disk.")
+        raise DataError(f"{key}={root}: no such folder; one written by save_to_disk is needed.")
     try:
         loaded = datasets.load_from_disk(str(folder))
     except Exception as error:  # a broken folder raises whatever its JSON or Arrow reader raises
-        raise DataError(f"data.root={root}: not a readable save_to_disk folder ({_short(error)}).") from error
-    several = loaded if isinstance(loaded, datasets.DatasetDict) else {"dev": loaded}
+        raise DataError(f"{key}={root}: not a readable save_to_disk folder ({_short(error)}).") from error
+    several = loaded if isinstance(loaded, datasets.DatasetDict) else {single: loaded}
     opened = {str(split): dataset for split, dataset in several.items()}
     for dataset in opened.values():
         for file in dataset.cache_files:  # their names come from a file in the folder
             if not Path(os.path.abspath(file["filename"])).is_relative_to(os.path.abspath(folder)):
-                raise DataError(f"data.root={root}: its state.json names a file outside it, {file['filename']}.")
+                raise DataError(f"{key}={root}: its state.json names a file outside it, {file['filename']}.")
     return opened
 
 
 def _local(folder: Path, splits: Sequence[str], cache_dir: Path) -> dict[str, Any]:
-    datasets = library()
+    library()  # where it is missing, nothing else is worth saying
 
     shards: dict[str, list[str]] = {}
     for place in (folder, folder / "data"):
@@ -132,35 +163,38 @@ def _local(folder: Path, splits: Sequence[str], cache_dir: Path) -> dict[str, An
     if not wanted:
         there = ", ".join(sorted(shards)) or "none"
         raise DataError(f"data.root={folder}: splits wanted: {', '.join(splits)}; splits found as parquet: {there}.")
-    opened = {}
-    for split, files in wanted.items():
-        cache = str(Path(cache_dir) / "tables")
-        try:
-            opened[split] = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=cache)
-        except Exception as error:  # a broken file raises whatever its parquet reader raises
-            raise DataError(f"{files[0]}: the table cannot be read ({_short(error)}).") from error
-    return opened
+    return {split: _parquet(files, cache_dir) for split, files in wanted.items()}
 
 
-def _hub(root: str, splits: Sequence[str], cache_dir: Path) -> dict[str, Any]:
+def _parquet(files: list[str], cache_dir: Path) -> Any:
+    try:
+        return library().load_dataset("parquet", data_files=files, split="train", cache_dir=str(Path(cache_dir) / "tables"))
+    except LabError:
+        raise
+    except Exception as error:  # a broken file raises whatever its parquet reader raises
+        raise DataError(f"{files[0]}: the table cannot be read ({_short(error)}).") from error
+
+
+def _hub(root: str, splits: Sequence[str | None], cache_dir: Path, key: str = "data.root") -> dict[str, Any]:
     datasets = library()
 
     named = HUB_ID.fullmatch(root)
     if named is None:
         raise ConfigError(
-            f"data.root={root}: neither a folder that is there nor a hub id, 'owner/name' or 'owner/name@revision'."
+            f"{key}={root}: neither a file or folder that is there nor a hub id, 'owner/name' or 'owner/name@revision'."
         )
     opened: dict[str, Any] = {}
     for split in splits:
         try:
-            opened[split] = datasets.load_dataset(
+            loaded = datasets.load_dataset(
                 named["path"], revision=named["revision"], split=split, cache_dir=str(Path(cache_dir) / "tables")
             )
         except Exception as error:  # gated, offline, absent, renamed: the hub's own words say which
             raise DataError(
-                f"data.root={root}: not a local folder, and the hub did not give split {split!r} ({_short(error)}). "
+                f"{key}={root}: not a local folder, and the hub did not give {f'split {split!r}' if split else 'it'} ({_short(error)}). "
                 "For a gated set accept its terms on its page and run `hf auth login`."
             ) from error
+        opened |= dict(loaded) if split is None else {split: loaded}
     return opened
 
 
@@ -170,10 +204,12 @@ def _is_scalar(dataset: Any, column: str) -> bool:
     return isinstance(dataset.features[column], (datasets.Value, datasets.ClassLabel))
 
 
-def _is_image(dataset: Any, column: str) -> bool:
+def is_image(dataset: Any, column: str) -> bool:
+    """Whether a column holds encoded images, or lists of them."""
     datasets = library()
 
     feature = dataset.features[column]
+    feature = feature.feature if isinstance(feature, datasets.List | datasets.LargeList) else feature
     return isinstance(feature, datasets.Image) or (isinstance(feature, Mapping) and "bytes" in feature)
 
 
@@ -181,11 +217,13 @@ def _encoded(name: str, dataset: Any, column: str) -> Any:
     """Return the table of one image column, its cells as {"bytes", "path"}."""
     datasets = library()
 
-    if not _is_image(dataset, column):
+    if not is_image(dataset, column):
         raise DataError(f"{name}: column {column!r} does not hold images but {dataset.features[column]}.")
     alone = dataset.select_columns([column])
-    is_decoded = isinstance(alone.features[column], datasets.Image)
-    return alone.cast_column(column, datasets.Image(decode=False)) if is_decoded else alone
+    feature = alone.features[column]
+    if isinstance(feature, datasets.List) and isinstance(feature.feature, datasets.Image):
+        return alone.cast_column(column, datasets.List(datasets.Image(decode=False)))
+    return alone.cast_column(column, datasets.Image(decode=False)) if isinstance(feature, datasets.Image) else alone
 
 
 def _short(error: BaseException) -> str:

@@ -1,7 +1,7 @@
 """A small SQLite table of images that are known to decode, so that a second run only stats its files.
 
 Row: path (absolute, or `table#row/column`), size [bytes], mtime_ns, rules (what the verdict depends on besides the
-file), width, height [px].
+file), width, height [px], pixels (`Decoded`).
 SQLite's transactions make every write all or nothing, also with several runs on one folder.
 """
 
@@ -14,14 +14,17 @@ import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from lab.errors import DataError
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 log = logging.getLogger(__name__)
 
-SCHEMA = """CREATE TABLE IF NOT EXISTS good (
-    path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, rules TEXT, width INTEGER, height INTEGER) WITHOUT ROWID"""
+SCHEMA = """CREATE TABLE IF NOT EXISTS decoded (
+    path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, rules TEXT, width INTEGER, height INTEGER, pixels TEXT) WITHOUT ROWID"""
 WAIT_S = 60.0
 COMMIT_EVERY = 1024
 
@@ -36,6 +39,18 @@ class Stamp(NamedTuple):
     def of_bytes(cls, data: bytes) -> Stamp:
         """Stamp bytes that lie in memory."""
         return cls(len(data), int(hashlib.sha256(data).hexdigest()[:15], 16))
+
+
+class Decoded(NamedTuple):
+    """What a source decodes to. size: (width, height) [px]; pixels: 128 bits of their BLAKE2, equal for equal pictures in any format."""
+
+    size: tuple[int, int]
+    pixels: str
+
+    @classmethod
+    def of(cls, image: Image.Image) -> Decoded:
+        """Describe an upright RGB image."""
+        return cls(image.size, hashlib.blake2b(image.tobytes(), digest_size=16, salt=f"{image.width}x{image.height}".encode()[:16]).hexdigest())
 
 
 class Verified:
@@ -67,7 +82,7 @@ class Verified:
         try:
             with connection:
                 connection.execute(SCHEMA)
-                connection.execute("SELECT path, size, mtime_ns, rules, width, height FROM good LIMIT 1").fetchone()
+                connection.execute("SELECT path, size, mtime_ns, rules, width, height, pixels FROM decoded LIMIT 1").fetchone()
         except sqlite3.Error:
             connection.close()
             raise
@@ -82,26 +97,26 @@ class Verified:
         finally:
             self._connection.close()
 
-    def sizes(self, stamps: Mapping[str, Stamp]) -> dict[str, tuple[int, int]]:
-        """Return (width, height) of every source that is known to decode and has not changed since."""
+    def outcomes(self, stamps: Mapping[str, Stamp]) -> dict[str, Decoded]:
+        """What every source gave that is known to decode and has not changed since."""
         found = {}
-        query = "SELECT width, height FROM good WHERE path = ? AND size = ? AND mtime_ns = ? AND rules = ?"
+        query = "SELECT width, height, pixels FROM decoded WHERE path = ? AND size = ? AND mtime_ns = ? AND rules = ?"
         with self._explained():
             for source, stamp in stamps.items():
                 row = self._connection.execute(query, (os.fsencode(source), *stamp, self._rules)).fetchone()
                 if row:
-                    found[source] = (row[0], row[1])
+                    found[source] = Decoded(row[:2], row[2])
         return found
 
-    def add(self, source: str, stamp: Stamp, size: tuple[int, int]) -> None:
-        """Remember that the source decodes to an image of this size."""
-        self._waiting.append((os.fsencode(source), *stamp, self._rules, *size))
+    def add(self, source: str, stamp: Stamp, outcome: Decoded) -> None:
+        """Remember what the source decodes to."""
+        self._waiting.append((os.fsencode(source), *stamp, self._rules, *outcome.size, outcome.pixels))
         if len(self._waiting) >= COMMIT_EVERY:
             self._commit()
 
     def _commit(self) -> None:
         with self._explained(), self._connection:
-            self._connection.executemany("INSERT OR REPLACE INTO good VALUES (?, ?, ?, ?, ?, ?)", self._waiting)
+            self._connection.executemany("INSERT OR REPLACE INTO decoded VALUES (?, ?, ?, ?, ?, ?, ?)", self._waiting)
         self._waiting.clear()
 
     def _explained(self) -> _Explained:

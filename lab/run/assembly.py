@@ -26,7 +26,7 @@ def check(x: Experiment) -> None:
     `lab.freezing.check` says what needs no family. Raises `ConfigError` or `ModelError` with the keys.
     """
     family = model.check(x.model)
-    data.check(x.data, trains(x))
+    data.check_dial(x.data, trains(x))
     names = [x.data.name, *(data.option(option).name for option in x.evaluation.also)]
     if twice := [name for name, number in Counter(names).items() if number > 1]:
         raise ConfigError(f"evaluation.also={x.evaluation.also}: data={twice[0]} would be asked twice, and a run keeps one answer of each.")
