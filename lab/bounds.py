@@ -143,6 +143,7 @@ WORDS: Mapping[str, Words] = {
     "trainer.accelerator": Words(("auto", "cpu", "gpu", "cuda", "mps")),
     "trainer.max_time": Words((), also=r"\d{1,6}:[0-5]\d:[0-5]\d", also_told="hours, minutes, seconds, as in 11:45:00"),
     "data.rule": Words(("winoground",)),
+    "data.sha256": Words((), also=r"[0-9a-f]{64}", also_told="64 hexadecimal digits"),
     "data.kind": Words(("text",)),
     "data.answer_format": Words(("text", "letter", "index0", "index1")),
     "evaluation.ask": Words(("score", "generate")),

@@ -95,7 +95,8 @@ class ModelDial:
 class DataDial:
     """Which questions. Sizes are numbers of them; None means all there are. rule: how a benchmark scores its answers.
 
-    path, columns, kind, answer_format, allow_shared_images: of `questions`, a file of one's own (`lab.data.questions`).
+    path, columns, kind, answer_format, allow_shared_images: of `questions`, a file of one's own (`lab.data.questions`). sha256: of that
+    file; None: as it is now, which `lab.freezing` writes down, so that a changed file is another run.
     """
 
     name: str = MISSING
@@ -111,6 +112,7 @@ class DataDial:
     permutations: int | None = None
     rule: str | None = None
     path: str | None = None
+    sha256: str | None = None
     columns: dict[str, str] = field(default_factory=dict)
     kind: str | None = None
     answer_format: str | None = None
@@ -321,7 +323,7 @@ ROLES: dict[str, str] = {
     **dict.fromkeys(("model", "lora", "prompt", "vision_tokens", "conditioning", "optim", "seed"), TRAINED),
     **dict.fromkeys((
         "data.name", "data.root", "data.source", "data.seed", "data.num_train", "data.num_minival", "data.on_bad", "data.difficulty",
-        "data.image_layout", "data.permutations", "data.path", "data.columns", "data.kind", "data.answer_format",
+        "data.image_layout", "data.permutations", "data.path", "data.sha256", "data.columns", "data.kind", "data.answer_format",
         "data.allow_shared_images", "trainer.max_steps", "trainer.max_epochs", "trainer.batch_size",
         "trainer.accumulate_grad_batches", "trainer.gradient_clip_val", "trainer.val_every", "trainer.patience",
         "trainer.gradient_checkpointing", "trainer.restore_best",
@@ -347,7 +349,7 @@ def role(key: str) -> str:
     return ROLES.get(key, NEITHER)
 
 
-NAMELESS = ("data.path", "data.kind", "data.answer_format", "data.allow_shared_images")
+NAMELESS = ("data.path", "data.sha256", "data.kind", "data.answer_format", "data.allow_shared_images")
 """Keys of one data set that are younger than runs of the others, whose names they leave as they are."""
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import re
 import typing
 from enum import Enum
@@ -18,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lab import bounds, paths
 from lab.config import Experiment, LoraDial, TrainerSection, adds_modules, trains
 from lab.errors import ConfigError, did_you_mean
+from lab.host.files import file_hash
 
 
 def freeze(composed: DictConfig) -> Experiment:
@@ -40,6 +42,12 @@ def freeze(composed: DictConfig) -> Experiment:
             path = paths.expanded(spelled, key)
             setattr(getattr(experiment, section), name, path if when is paths.When.frozen else spelled)
     check(experiment)
+    file = experiment.data.path
+    if file is not None and experiment.data.sha256 is None and os.path.isfile(file):
+        try:
+            experiment.data.sha256 = file_hash(file)
+        except OSError as error:
+            raise ConfigError(f"data.path={file}: the file cannot be read ({error.strerror}).") from None
     return experiment
 
 

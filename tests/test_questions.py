@@ -15,7 +15,7 @@ from PIL import Image
 
 from lab import data
 from lab.cli import run_cli
-from lab.config import DataDial, OnBad
+from lab.config import DataDial, OnBad, identity
 from lab.data import check, images, questions
 from lab.errors import LabError
 from lab.records import Choice, Text
@@ -162,6 +162,18 @@ def test_an_answer_that_may_name_two_choices_is_refused(tmp_path) -> None:
     assert {answer.text for answer in read(path, answer_format="index1").values()} == {"3"}
     decided = [row | {"choices": "2|3|4", "answer": str(at % 3 + 2)} for at, row in enumerate(drawn(tmp_path, 4))]
     assert {answer.text for answer in read(write(tmp_path / "q.csv", decided)).values()} == {"2", "3", "4"}
+
+
+def test_a_changed_file_is_another_run_and_never_read_as_the_one_before(tmp_path, composer) -> None:
+    path = write(tmp_path / "q.csv", drawn(tmp_path, 4))
+    compose = lambda: composer("data=questions", f"data.path={path}")  # noqa: E731
+    before = compose()
+    assert before.data.sha256 and identity(before) == identity(compose())
+    assert len(data.load(before.data, tmp_path / "cache").train) == 6
+    path.write_bytes(path.read_bytes().replace(b"olive", b"green"))
+    assert identity(compose()) != identity(before)
+    with pytest.raises(LabError, match="the file has changed.*data.sha256=null"):
+        data.load(before.data, tmp_path / "cache")
 
 
 def test_names_of_ones_own_several_pictures_and_another_folder(tmp_path) -> None:

@@ -40,8 +40,9 @@ def load(dial: DataDial, cache_dir: Path) -> Splits:
     Raises `ConfigError` for an illegal value of the dial, `DataError` for data that is missing or bad.
     """
     check_dial(dial, trains=False)
-    if dial.root is not None:
-        dial = dataclasses.replace(dial, root=paths.expanded(dial.root, "data.root"))
+    for key in ("root", "path"):
+        if (spelled := getattr(dial, key)) is not None:
+            dial = dataclasses.replace(dial, **{key: paths.expanded(spelled, f"data.{key}")})
     return importlib.import_module(f"lab.data.{dial.name}").load(dial, Path(cache_dir))
 
 

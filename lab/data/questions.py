@@ -34,6 +34,7 @@ from lab.data.records_file import RecordsFile
 from lab.data.splits import PARTS, choose, finish, reject_unused_fields
 from lab.data.tables import Tables
 from lab.errors import ConfigError, DataError, did_you_mean
+from lab.host.files import file_hash
 from lab.records import Answer, Choice, Picture, Sample, Splits, Text
 
 COLUMNS = ("image", "images", "question", "answer", "answers", "id", "group", "subset", "split", "choices")
@@ -86,8 +87,13 @@ def load(dial: DataDial, cache_dir: Path) -> Splits:
 
 def read(dial: DataDial, cache_dir: Path) -> Questions:
     """Every question of the file with its picture, answer and part. Raises `ConfigError`, or `DataError` for the file as a whole."""
-    reject_unused_fields(dial, "root", "path", "columns", "kind", "answer_format", "allow_shared_images")
+    reject_unused_fields(dial, "root", "path", "sha256", "columns", "kind", "answer_format", "allow_shared_images")
     assert dial.path is not None  # conf/data/questions.yaml wants one
+    if dial.sha256 is not None and Path(dial.path).is_file() and (now := file_hash(dial.path)) != dial.sha256:
+        raise DataError(
+            f"data.path={dial.path}: the file has changed: its SHA-256 is {now[:12]}..., data.sha256 {dial.sha256[:12]}.... Put the file back, "
+            "or give data.sha256=null to read it as it is."
+        )
     names = {column: dial.columns.get(column, column) for column in COLUMNS}
     file = records_file.read(dial.path, (names["image"], names["images"]), cache_dir)
     check_columns(file, names, dial)

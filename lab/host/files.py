@@ -30,6 +30,12 @@ def write_atomically(path: Path, content: str | bytes | Callable[[Path], object]
         temporary.unlink(missing_ok=True)
 
 
+def file_hash(path: str | Path) -> str:
+    """The SHA-256 of a file's content. Raises `OSError`."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def text_hash(*texts: str, digits: int = 64) -> str:
     """The first hexadecimal digits of the SHA-256 of texts with a zero byte between them."""
     return hashlib.sha256("\0".join(texts).encode(errors="replace")).hexdigest()[:digits]
