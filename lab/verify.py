@@ -69,7 +69,7 @@ def verify(runs_dir: Path, name: str, folder: Path | None = None) -> int:
             return Path(scratch) / "export"
 
         checks, _ = equivalence.verify(
-            x, vlm, samples, encoder, reads, lambda: running.reload(x, run_dir), plain, running.stored_probe(run_dir)
+            x.model, vlm, samples, encoder, reads, lambda: running.reload(x, run_dir), plain, running.stored_probe(run_dir)
         )
     print(equivalence.table(checks))
     return 0 if equivalence.passed(checks) else 1

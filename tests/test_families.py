@@ -140,7 +140,7 @@ def test_the_answer_depends_on_each_image_and_their_order(vlm: Vlm) -> None:
 
 def test_features_stand_for_an_image_only_where_they_are_all_of_it(vlm: Vlm) -> None:
     samples = [sample(i, ragged=True) for i in range(3)]
-    if vlm.family.single_output:
+    if vlm.family.offers("feature_cache"):
         assert torch.allclose(logits(vlm, samples, features=True), logits(vlm, samples), **CLOSE)
     else:
         with pytest.raises(ModelError, match="DeepStack"):
@@ -210,10 +210,10 @@ def test_an_arm_trains_with_and_without_the_feature_cache(
     settings += ["data.num_train=8", "data.num_minival=4", "data.num_dev=8", "evaluation.latency_examples=0"]
     settings += ["evaluation.verify=false", f"tracking.runs_dir={tmp_path}/runs", f"tracking.cache_dir={tmp_path}/cache"]
     x = composer(*settings)
-    single = model.family(folder.name).single_output
+    single = model.family(folder.name).offers("feature_cache")
     with caplog.at_level("WARNING"):
         prepared = run.prepare(x)
-    assert ("gives more than one tensor an image" in caplog.text) is not single
+    assert ("features are not cached: model.family=" in caplog.text) is not single
     assert (tmp_path / "cache" / "features").exists() is single
     record = run.run_arm(x, prepared, run.new_run(x, "test"), 0.0)
     assert record.metrics["train/steps"] == 2

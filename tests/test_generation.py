@@ -16,8 +16,9 @@ from lab.config import ConditioningDial, DType, LoraDial, VisionTokensDial
 from lab.errors import LabError
 from lab.evaluation import equivalence, generation, scoring
 from lab.model.encoding import Encoder
+from lab.model.family import OPTIONS
 
-TOKENS = [VisionTokensDial(name="native"), *(VisionTokensDial(name=m, budget=3) for m in vision_tokens.METHODS if m != "native")]
+TOKENS = [VisionTokensDial(name="native"), *(VisionTokensDial(name=m, budget=3) for m in OPTIONS["vision_tokens"] if m != "native")]
 CROSSING = ConditioningDial(name="cross_attention")
 WAYS = [ConditioningDial(name="prefix"), CROSSING, dataclasses.replace(CROSSING, parallel=True)]
 WAYS += [dataclasses.replace(CROSSING, keep_prefix=False), ConditioningDial(name="add_cross_attention")]
@@ -98,8 +99,8 @@ def test_generation_reads_what_scoring_reads(base, family, dtype) -> None:
 
 
 def test_every_way_is_walked() -> None:
-    assert {way.name for way in WAYS} == set(conditioning.METHODS)
-    assert {tokens.name for tokens in TOKENS} == set(vision_tokens.METHODS)
+    assert {way.name for way in WAYS} == set(OPTIONS["conditioning"])
+    assert {tokens.name for tokens in TOKENS} == set(OPTIONS["vision_tokens"])
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -21,7 +21,7 @@ def exportable(vlm: Vlm) -> str | None:
     """Why plain Transformers could not run this model, or None if it can."""
     if vlm.reducer is not None or vlm.conditioner is not None or vlm.extras:
         return "vision_tokens or conditioning adds computation that a plain Hugging Face folder cannot hold"
-    return vlm.family.architecture.plain_limit or None
+    return vlm.family.why_not("export")
 
 
 def export(vlm: Vlm, folder: Path, described: dict) -> None:

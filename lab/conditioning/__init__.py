@@ -19,29 +19,23 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lab.config import ConditioningDial
-from lab.errors import ConfigError, did_you_mean
+from lab.errors import ConfigError
 from lab.model import Vlm
 from lab.model.family import Family
 
 if TYPE_CHECKING:
     import torch
 
-METHODS = ("prefix", "cross_attention", "add_cross_attention")
 DEFAULT_EVERY, DEFAULT_HEADS = 1, 1
 
 
 def check(dial: ConditioningDial, family: Family) -> None:
     """Check the dial against a family, before anything is loaded.
 
-    Raises `ConfigError` for an unknown method, two ways of naming blocks or heads that do not divide the width that is given,
+    Raises `ConfigError` for two ways of naming blocks or heads that do not divide the width that is given,
     and `ModelError` for a method that the family does not take.
     """
-    if dial.name not in METHODS:
-        raise ConfigError(
-            f"conditioning.name={dial.name}: there is no such method.{did_you_mean(dial.name, METHODS)} "
-            f"Legal: {', '.join(METHODS)}."
-        )
-    family.allow("conditioning", dial.name)
+    family.require(f"conditioning={dial.name}")
     if dial.layers is not None and dial.every is not None:
         raise ConfigError(
             f"conditioning.every={dial.every}, conditioning.layers={list(dial.layers)}: give one of them and set the other "

@@ -83,7 +83,7 @@ def on_meta(x: Experiment) -> model.Vlm:
     except OSError as error:
         first = str(error).strip().split("\n")[0]
         raise ConfigError(f"model.path={x.model.path}: its config.json cannot be read ({first}).") from None
-    family.allow("vision_tokens", x.vision_tokens.name)
+    family.require(f"vision_tokens={x.vision_tokens.name}")
     with torch.device("meta"):
         bare = family.auto_class().from_config(config, attn_implementation="eager", dtype=getattr(torch, x.model.dtype.value))
         bare.requires_grad_(False)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 NAMES = ("pairs", "nlvr", "nlvr2", "winoground", "easy_vqa", "questions")
 DIAGNOSTIC = ("winoground",)
 """Data sets that nothing is learned from."""
+KINDS = {"pairs": "choice", "nlvr": "choice", "nlvr2": "choice", "winoground": "choice", "easy_vqa": "text"}
+"""`Splits.kind` of those that always have one."""
 
 
 def check_dial(dial: DataDial, trains: bool) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from lab.artifacts.export import exportable
-from lab.config import Experiment, Quantisation
+from lab.config import ModelDial, Quantisation
 from lab.data.images import decode
 from lab.errors import ContractError, ModelError
 from lab.evaluation.generation import texts, write
@@ -70,21 +70,20 @@ def probe_logits(vlm: Vlm, encoder: Encoder, examples: Sequence[Example], paddin
         return answer_logits(vlm, to_device(batch, vlm.device)).float().cpu()
 
 
-def plain_logits(folder: Path, samples: Sequence[Sample], x: Experiment) -> torch.Tensor:
+def plain_logits(folder: Path, samples: Sequence[Sample], dial: ModelDial, encoder: Encoder) -> torch.Tensor:
     """The same logits from an exported folder through Transformers alone: no code of this laboratory but the prompt.
 
     Pixel budget, chat template and padding side are the folder's own, so that a wrong one shows.
     """
     from transformers import AutoProcessor
 
-    dtype = getattr(torch, x.model.dtype.value)
-    auto = family(x.model.family).auto_class()
-    model = auto.from_pretrained(folder, dtype=dtype, attn_implementation=x.model.attn_implementation)
+    dtype = getattr(torch, dial.dtype.value)
+    model = family(dial.family).auto_class().from_pretrained(folder, dtype=dtype, attn_implementation=dial.attn_implementation)
     processor = AutoProcessor.from_pretrained(folder)
-    chats = [to_chat(sample, x.prompt, x.seed) for sample in samples]
+    chats = [to_chat(sample, encoder.prompt, encoder.seed) for sample in samples]
     texts = [
         processor.apply_chat_template(
-            list(chat.messages), add_generation_prompt=True, tokenize=False, add_vision_id=x.prompt.numbered
+            list(chat.messages), add_generation_prompt=True, tokenize=False, add_vision_id=encoder.prompt.numbered
         )
         for chat in chats
     ]
@@ -125,7 +124,7 @@ def generated(
 
 
 def verify(
-    x: Experiment,
+    dial: ModelDial,
     vlm: Vlm,
     samples: Sequence[Sample],
     encoder: Encoder,
@@ -139,37 +138,34 @@ def verify(
     reload: loads base, dials and adapter anew. plain: exports what was loaded, which it may change, to a folder.
     stored: logits kept from training.
     """
-    int8 = x.model.quantisation is Quantisation.int8
-    tolerance = INT8 if int8 else TOLERANCE.get(getattr(torch, x.model.dtype.value), TOLERANCE[torch.bfloat16])
+    int8 = dial.quantisation is Quantisation.int8
+    tolerance = INT8 if int8 else TOLERANCE.get(getattr(torch, dial.dtype.value), TOLERANCE[torch.bfloat16])
     examples = [encoder.example(sample) for sample in samples]
     reference = probe_logits(vlm, encoder, examples)
     checks = []
     if stored is not None:
         checks.append(against("stored", stored, reference, readout, tolerance["stored"]))
     again = reload()
-    reloaded = probe_logits(again, Encoder(again, x.prompt, x.seed), examples)
+    reloaded = probe_logits(again, Encoder(again, encoder.prompt, encoder.seed), examples)
     checks.append(against("reloaded", reference, reloaded, readout, tolerance["reloaded"]))
     alone = torch.cat([probe_logits(vlm, encoder, [example]) for example in examples])
     checks.append(against("batch of one", reference, alone, readout, tolerance["batch of one"]))
     right = probe_logits(vlm, encoder, examples, padding_side="right")
     checks.append(against("right padding", reference, right, readout, tolerance["right padding"]))
-    checks.append(exported(x, again, samples, reference, readout, plain, tolerance["plain folder"]))
+    checks.append(exported(again, lambda: plain_logits(plain(again), samples, dial, encoder), reference, readout, tolerance["plain folder"]))
     checks.append(generated(vlm, encoder.collate(examples, with_answers=False), reference, readout, tolerance["generate"]))
     return checks, reference
 
 
-def exported(
-    x: Experiment, vlm: Vlm, samples: Sequence[Sample], reference: torch.Tensor, readout: Readout,
-    plain: Callable[[Vlm], Path], tolerance: float,
-) -> Check:
+def exported(vlm: Vlm, plain: Callable[[], torch.Tensor], reference: torch.Tensor, readout: Readout, tolerance: float) -> Check:
     """Merge, export, run by Transformers alone, and compare."""
     why = exportable(vlm)
     if why is not None:
-        return Check("plain folder", None, None, len(samples), None, None, why)
+        return Check("plain folder", None, None, len(reference), None, None, why)
     try:
-        return against("plain folder", reference, plain_logits(plain(vlm), samples, x), readout, tolerance)
+        return against("plain folder", reference, plain(), readout, tolerance)
     except (ModelError, ContractError) as error:
-        return Check("plain folder", None, None, len(samples), tolerance, False, str(error))
+        return Check("plain folder", None, None, len(reference), tolerance, False, str(error))
 
 
 def passed(checks: Sequence[Check]) -> bool:

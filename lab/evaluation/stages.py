@@ -42,13 +42,13 @@ def encode_images(vlm: Vlm, batch: Batch) -> ModelOutput | None:
 
 def without_pixels(vlm: Vlm, batch: Batch, seen: ModelOutput | None) -> Batch:
     """The batch with image features in place of pixels, where one tensor stands for an image."""
-    return batch.seen(tuple(seen.pooler_output) if seen is not None and vlm.family.single_output else None)
+    return batch.seen(tuple(seen.pooler_output) if seen is not None and vlm.family.offers("feature_cache") else None)
 
 
 def prefill(vlm: Vlm, batch: Batch, seen: ModelOutput | None) -> Read:
     """The answer's logits of a batch whose images were seen, and the cache of its prompt."""
     inputs = vlm.inputs(without_pixels(vlm, batch, seen))
-    if seen is not None and not vlm.family.single_output:
+    if seen is not None and not vlm.family.offers("feature_cache"):
         inputs["mm_encoder_outputs"] = {"image": seen}
     out = vlm.reader(**inputs, use_cache=True, logits_to_keep=1)
     return Read(out.logits[:, -1], kept(out))

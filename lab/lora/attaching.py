@@ -37,11 +37,8 @@ def check(dial: LoraDial, quantisation: str, family: Family) -> None:
         )
     if init.value == "mica" and dial.use_dora:
         raise ConfigError(f"{key}, lora.use_dora=true: there is no MiCA with DoRA. Choose one of them.")
-    if init.value == "olora" and family.conv1d and "llm" in reached(family, dial):
-        raise ConfigError(
-            f"{key}: PEFT's OLoRA takes the Conv1D weights of model.family={family.name} the wrong way round. "
-            "Choose another initialisation."
-        )
+    if init.value == "olora" and "llm" in reached(family, dial):
+        family.require("olora")
 
 
 def verify(vlm: Vlm, dial: LoraDial) -> LoraDial:

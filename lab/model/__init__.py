@@ -78,11 +78,7 @@ class Vlm:
 
         Raises `ModelError` for a family whose images are more than that.
         """
-        if not self.family.single_output:
-            raise ModelError(
-                f"model.family={self.family.name}: its tower speaks to several blocks of the language model (DeepStack), so "
-                "one tensor does not stand for an image."
-            )
+        self.family.require("feature_cache")
         return tuple(self.family.architecture.see(self, pixels).pooler_output)
 
     def condition(self, batch: Batch) -> tuple[Batch, dict[str, Any]]:

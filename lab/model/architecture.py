@@ -34,13 +34,11 @@ class Positions(Protocol):
 class Architecture(Protocol):
     """What the laboratory must know of a kind of model beyond Transformers' common interface.
 
-    in_prompt: an image stands in the prompt, as tokens. beside_grid: tokens of an image beside those of its grid (a class
-    token). plain_limit: why plain Transformers cannot run the prompts from a folder; empty where it can.
+    in_prompt: an image stands in the prompt, as tokens. beside_grid: tokens of an image beside those of its grid (a class token).
     """
 
     in_prompt: bool
     beside_grid: int
-    plain_limit: str
 
     def processor(self, where: str, config: PretrainedConfig, options: dict[str, Any]) -> ProcessorMixin:
         """Load what turns text and images into tensors."""

@@ -55,7 +55,6 @@ class EncoderDecoder:
 
     in_prompt = False
     beside_grid = 1
-    plain_limit = "plain Transformers shows such a model one image a prompt; several need their states joined first"
 
     def processor(self, where: str, config: PretrainedConfig, options: dict[str, Any]) -> Pair:
         """The checkpoint's tokenizer, padded with its end-of-text token where it has no other, and its image processor."""

@@ -1,13 +1,14 @@
-"""What the laboratory must know of a model family that its checkpoint does not say: which module is which part."""
+"""What the laboratory must know of a model family that its checkpoint does not say: its parts, and what it can be asked for."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-from lab.errors import ConfigError, ModelError
+from lab.bounds import WORDS
+from lab.errors import ModelError
 from lab.model.architecture import Architecture
 from lab.model.interleaved import Interleaved
 
@@ -24,8 +25,6 @@ class Part:
     block: the prefix of one repeated block, with one group for its number; empty where the part has none.
     attention, mlp: names inside a block of its linear layers.
     linears: full names (a regular expression) of linear layers outside any block.
-    llama_blocks: a block computes what Llama's does (RMSNorm before attention and before a gated feed-forward, rotary halves,
-        no norm of queries or keys) with its names of modules, so that `lab.training.fast.fused_step` may train it.
     """
 
     modules: str
@@ -33,7 +32,6 @@ class Part:
     attention: tuple[str, ...] = ()
     mlp: tuple[str, ...] = ()
     linears: str = ""
-    llama_blocks: bool = False
 
     def num_blocks(self, modules: Iterable[str]) -> int:
         """How many blocks of this part are among the full module names of a model; 0 where the part has none."""
@@ -61,44 +59,67 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Limit:
-    """The options of a dial that are legal with a family, and why no other is."""
+class Feature:
+    """Something that not every family has. key: what asks for it. instead: what to do where it is refused.
 
-    options: tuple[str, ...]
-    why: str
+    needs: abilities of which a family must have one, or none. inline: the answer must follow the prompt in its row.
+    """
+
+    key: str
+    instead: str
+    needs: tuple[str, ...] = ()
+    inline: bool = False
 
 
-NO_FLAG = Limit(
-    ("prefix", "cross_attention"),
-    "only decoders of GPT-2's and BERT's kind have Hugging Face's add_cross_attention, and this one has not; "
-    "conditioning=cross_attention builds gated cross-attention into any decoder",
-)
+ABILITIES = {
+    "score": "gives the probabilities of answers",
+    "generate": "writes text",
+    "classify": "chooses among labels of its own",
+}
+"""What a family can be asked to do."""
+OPTIONS = {dial: WORDS[f"{dial}.name"].legal for dial in ("vision_tokens", "conditioning")}
+FEATURES = {
+    **{f"{dial}={option}": Feature(f"{dial}={option}", "") for dial, options in OPTIONS.items() for option in options},
+    "answers=choice": Feature("data", "Choose a family that scores answers or has labels.", needs=("score", "classify")),
+    "answers=text": Feature("data", "Choose a family that generates or has labels.", needs=("generate", "classify")),
+    "generate": Feature("evaluation.ask=[score,generate]", "Ask for score alone.", needs=("generate",)),
+    "feature_cache": Feature("trainer.feature_cache=true", "Its images are encoded anew each time they are shown."),
+    "fast_step": Feature("fast_step", "The plain step trains it.", inline=True),
+    "shared_prefix": Feature("evaluation.shared_prefix=true", "Leave it out.", inline=True),
+    "quantisation": Feature("model.quantisation", "Give model.quantisation=none."),
+    "numbered": Feature("prompt.numbered=true", "Set it to false."),
+    "olora": Feature("lora.init_lora_weights=olora", "Choose another initialisation."),
+    "export": Feature("export", "Load the adapter over its base."),
+}
+"""Of the two dials every option; `fast_step` is `lab.training.fast.fused_step`, which nothing asks for."""
+
+
+def all_but(dial: str, options: Iterable[str], why: str) -> dict[str, str]:
+    """Refusals of all options of a dial but these."""
+    return dict.fromkeys((f"{dial}={option}" for option in OPTIONS[dial] if option not in options), why)
 
 
 @dataclass(frozen=True)
 class Family:
-    """A model family: how its checkpoints are recognised, its parts, and what they can be asked for.
+    """A model family: how its checkpoints are recognised, its parts, what they can be asked for and what they refuse.
 
     model_type: `config.model_type` of its checkpoints. components: the same of configs inside theirs. parts: vision,
     projector, llm. auto: Transformers' auto class that loads them. architecture: how images and text meet in it.
-    single_output: the language model sees one tensor [tokens, hidden] of each image, so that this tensor can be
-        cached, pooled or resampled. False where the tower also speaks to later blocks (DeepStack): images then always
-        come as pixels.
+    answers: where an answer's tokens stand: inline (behind the prompt, in its row), beside (in a decoder of their own), or nowhere,
+    for classes. abilities: of `ABILITIES`. refuses: of `FEATURES`, why.
     unused: names (a regular expression) of parameters that no forward pass needs, so that a checkpoint may lack them.
-    conv1d: the linear layers of its language model are GPT-2's Conv1D, whose weight is [in, out]. limits: by dial, where not
-        every option is legal.
     """
 
     name: str
     model_type: str
     parts: dict[str, Part]
     auto: str = "AutoModelForImageTextToText"
-    single_output: bool = True
+    answers: Literal["inline", "beside", "classes"] = "inline"
+    abilities: tuple[str, ...] = ("score", "generate")
+    refuses: dict[str, str] = field(default_factory=dict)
     components: dict[str, str] = field(default_factory=dict)
     architecture: Architecture = field(default_factory=Interleaved)
     unused: str = ""
-    conv1d: bool = False
-    limits: dict[str, Limit] = field(default_factory=lambda: {"conditioning": NO_FLAG})
 
     def auto_class(self) -> Any:
         """The class of Transformers that loads such a checkpoint."""
@@ -106,21 +127,27 @@ class Family:
 
         return getattr(transformers, self.auto)
 
-    def allow(self, dial: str, option: str) -> None:
-        """Raise a `ModelError` for an option of a dial that is not legal with this family."""
-        limit = self.limits.get(dial)
-        if limit is not None and option not in limit.options:
-            raise ModelError(
-                f"{dial}={option}: model.family={self.name} does not take it: {limit.why}. "
-                f"Legal here: {', '.join(f'{dial}={legal}' for legal in limit.options)}."
-            )
+    def why_not(self, feature: str) -> str | None:
+        """Why a feature is refused; None where it is offered."""
+        needs = FEATURES[feature].needs
+        if needs and not set(needs) & set(self.abilities):
+            return f"it {' and '.join(ABILITIES[ability] for ability in self.abilities)}, and does nothing else"
+        if FEATURES[feature].inline and self.answers != "inline":
+            return "its answer does not follow the prompt in one row"
+        return self.refuses.get(feature)
 
-    def allow_numbered(self) -> None:
-        """Raise a `ConfigError` for `prompt.numbered` where no image stands in the prompt."""
-        if not self.architecture.in_prompt:
-            raise ConfigError(
-                f"prompt.numbered=true: with model.family={self.name} no image stands in the prompt to be numbered. Set it to false."
-            )
+    def offers(self, feature: str) -> bool:
+        """Whether it has a feature, one of `FEATURES`."""
+        return self.why_not(feature) is None
+
+    def require(self, feature: str, key: str = "") -> None:
+        """Raise a `ModelError` where a feature is refused. key: what has asked for it, where the feature's own key does not say it all."""
+        if (why := self.why_not(feature)) is None:
+            return
+        dial = feature.partition("=")[0]
+        legal = [f"{dial}={option}" for option in OPTIONS.get(dial, ()) if self.offers(f"{dial}={option}")]
+        instead = FEATURES[feature].instead or f"Legal here: {', '.join(legal)}."
+        raise ModelError(f"{key or FEATURES[feature].key}: model.family={self.name} does not take it: {why}. {instead}")
 
     def part_of(self, parameter: str) -> str:
         """The part that a module or parameter belongs to; `other` if none claims it."""

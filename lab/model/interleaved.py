@@ -34,7 +34,6 @@ class Interleaved:
 
     in_prompt = True
     beside_grid = 0
-    plain_limit = ""
 
     def processor(self, where: str, config: PretrainedConfig, options: dict[str, Any]) -> ProcessorMixin:
         """The checkpoint's own."""

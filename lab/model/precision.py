@@ -18,14 +18,11 @@ if TYPE_CHECKING:
 
 
 def check(dial: ModelDial, family: Family) -> None:
-    """Raise a `ConfigError` where bitsandbytes is asked for layers that it does not know, or is not installed. Light."""
+    """Raise a `ModelError` where bitsandbytes is asked for layers that it does not know, a `ConfigError` where it is missing. Light."""
     if dial.quantisation is Quantisation.none:
         return
     key = f"model.quantisation={dial.quantisation.value}"
-    if family.conv1d:
-        raise ConfigError(
-            f"{key}: bitsandbytes does not know the layers of model.family={family.name}. Give model.quantisation=none."
-        )
+    family.require("quantisation", key)
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ConfigError(
             f"{key}: bitsandbytes is not installed. Install it with `pip install 'vlm-lab[quantised]'`, or give "

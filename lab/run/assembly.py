@@ -28,10 +28,14 @@ def check(x: Experiment) -> None:
     family = model.check(x.model)
     data.check_dial(x.data, trains(x))
     names = [x.data.name, *(data.option(option).name for option in x.evaluation.also)]
+    for name in names:
+        if name in data.KINDS:
+            family.require(f"answers={data.KINDS[name]}", f"data={name}")
     if twice := [name for name, number in Counter(names).items() if number > 1]:
         raise ConfigError(f"evaluation.also={x.evaluation.also}: data={twice[0]} would be asked twice, and a run keeps one answer of each.")
-    if x.prompt.numbered:
-        family.allow_numbered()
+    switches = {"numbered": x.prompt.numbered, "shared_prefix": x.evaluation.shared_prefix, "generate": "generate" in x.evaluation.ask}
+    for feature in (name for name, on in switches.items() if on):
+        family.require(feature)
     vision_tokens.check(x.vision_tokens, family)
     conditioning.check(x.conditioning, family)
     lora.check(x.lora, x.model.quantisation.value, family)

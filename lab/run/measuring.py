@@ -154,7 +154,7 @@ def verify(x: Experiment, vlm: Vlm, examples: Examples, readout: Readout, run_di
             return folder
 
         checks, reference = equivalence.verify(
-            x, vlm, samples, examples.encoder, readout, lambda: reload(x, run_dir, vlm.device), plain
+            x.model, vlm, samples, examples.encoder, readout, lambda: reload(x, run_dir, vlm.device), plain
         )
     save_file({"logits": reference.contiguous()}, run_dir / PROBE)
     return checks

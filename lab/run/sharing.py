@@ -72,7 +72,7 @@ class Prepared:
 
     def store(self, x: Experiment, vlm: Vlm, encoder: Encoder) -> FeatureStore | None:
         """The features of the frozen tower, one store for each way of preprocessing; None where they cannot be kept."""
-        if not x.trainer.feature_cache or tower_trains(x) or not vlm.family.single_output:
+        if not x.trainer.feature_cache or tower_trains(x) or not vlm.family.offers("feature_cache"):
             return None
         key = json.dumps(encoder.settings(), sort_keys=True, default=str)
         if key not in self.stores:
@@ -131,6 +131,7 @@ def prepare(x: Experiment, report: Report = silent) -> Prepared:
     torch.set_num_threads(x.trainer.threads)
     cache = Path(x.tracking.cache_dir)
     splits = data.load(x.data, cache)
+    model.family(x.model.family).require(f"answers={splits.kind}", f"data={x.data.name}")
     for note in splits.notes:
         log.info("data: %s", note)
     if splits.skipped:
@@ -145,8 +146,8 @@ def prepare(x: Experiment, report: Report = silent) -> Prepared:
         preset = x.lora.target_modules in lora.PRESETS
         what = f"lora.where={list(x.lora.where)}" if preset else f"lora.target_modules={x.lora.target_modules}"
         log.warning("features are not cached: %s may change the tower or its projector", what)
-    elif x.trainer.feature_cache and not base.family.single_output:
-        log.warning("features are not cached: the tower of model.family=%s gives more than one tensor an image", x.model.family)
+    elif x.trainer.feature_cache and (why := base.family.why_not("feature_cache")):
+        log.warning("features are not cached: model.family=%s: %s", x.model.family, why)
     prepared = Prepared(base, splits)
     prepared.encoded(x, report)
     return prepared

@@ -14,26 +14,20 @@ leave an image alone that costs no more than the budget, bit for bit.
 from __future__ import annotations
 
 from lab.config import PruneRule, VisionTokensDial
-from lab.errors import ConfigError, did_you_mean
+from lab.errors import ConfigError
 from lab.model import Vlm
 from lab.model.family import Family
 
-METHODS = ("native", "resize", "pool", "resampler", "prune", "merge")
 DEFAULT_HEADS = 1
 
 
 def check(dial: VisionTokensDial, family: Family) -> None:
     """Check the dial against a family, before anything is loaded.
 
-    Raises `ConfigError` for an unknown method, an impossible budget or heads that do not divide the width that is given, and
+    Raises `ConfigError` for an impossible budget or heads that do not divide the width that is given, and
     `ModelError` for a method that the family does not take.
     """
-    if dial.name not in METHODS:
-        raise ConfigError(
-            f"vision_tokens.name={dial.name}: there is no such method.{did_you_mean(dial.name, METHODS)} "
-            f"Legal: {', '.join(METHODS)}."
-        )
-    family.allow("vision_tokens", dial.name)
+    family.require(f"vision_tokens={dial.name}")
     if dial.name == "native" and dial.budget is not None:
         raise ConfigError(
             f"vision_tokens.budget={dial.budget}: vision_tokens=native takes no budget. "

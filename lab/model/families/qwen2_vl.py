@@ -2,9 +2,14 @@
 
 from lab.model.family import Family, Part
 
+NO_FLAG = (
+    "only decoders of GPT-2's and BERT's kind have Hugging Face's add_cross_attention, and this one has not; "
+    "conditioning=cross_attention builds gated cross-attention into any decoder"
+)
 FAMILY = Family(
     name="qwen2_vl",
     model_type="qwen2_vl",
+    refuses={"conditioning=add_cross_attention": NO_FLAG},
     parts={
         "projector": Part(
             modules=r"model\.visual\.merger(\..+)?",
@@ -21,7 +26,6 @@ FAMILY = Family(
             block=r"model\.language_model\.layers\.(\d+)",
             attention=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"),
             mlp=("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
-            llama_blocks=True,
         ),
     },
 )

@@ -7,7 +7,7 @@ they are `projector`. Module names of transformers 5.
 from dataclasses import replace
 
 from lab.model.families import qwen2_vl
-from lab.model.family import Family, Limit, Part
+from lab.model.family import Family, Part, all_but
 
 QWEN2 = qwen2_vl.FAMILY.parts
 DEEPSTACK = "its tower speaks to several blocks of the language model (DeepStack), so one tensor does not stand for an image"
@@ -15,10 +15,11 @@ DEEPSTACK = "its tower speaks to several blocks of the language model (DeepStack
 FAMILY = Family(
     name="qwen3_vl",
     model_type="qwen3_vl",
-    single_output=False,
-    limits={
-        "vision_tokens": Limit(("native", "resize"), DEEPSTACK),
-        "conditioning": Limit(("prefix",), DEEPSTACK),
+    refuses={
+        "feature_cache": DEEPSTACK,
+        "fast_step": "its blocks normalise queries and keys, as Llama's do not",
+        **all_but("vision_tokens", ("native", "resize"), DEEPSTACK),
+        **all_but("conditioning", ("prefix",), DEEPSTACK),
     },
     parts={
         "projector": Part(
@@ -26,6 +27,6 @@ FAMILY = Family(
             linears=r"model\.visual\.(merger|deepstack_merger_list\.\d+)\.linear_fc(1|2)",
         ),
         "vision": replace(QWEN2["vision"], mlp=("mlp.linear_fc1", "mlp.linear_fc2")),
-        "llm": replace(QWEN2["llm"], llama_blocks=False),
+        "llm": QWEN2["llm"],
     },
 )

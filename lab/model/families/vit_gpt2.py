@@ -5,7 +5,7 @@ states at 224 pixels, so only `vision_tokens=native` is legal; the image enters 
 """
 
 from lab.model.encoder_decoder import EncoderDecoder
-from lab.model.family import Family, Limit, Part
+from lab.model.family import Family, Part, all_but
 
 FAMILY = Family(
     name="vit_gpt2",
@@ -13,13 +13,15 @@ FAMILY = Family(
     components={"encoder": "vit", "decoder": "gpt2"},
     architecture=EncoderDecoder(),
     unused=r"encoder\.pooler\..+",
-    conv1d=True,
-    limits={
-        "vision_tokens": Limit(("native",), "its encoder makes one number of states of every image, whatever is asked for"),
-        "conditioning": Limit(
-            ("add_cross_attention",),
-            "images enter it by its decoder's own cross-attention, and none stands in its prompt",
-        ),
+    refuses={
+        "fast_step": "its decoder's blocks are GPT-2's",
+        "shared_prefix": "its words meet the images in every block, so their reading cannot be shared",
+        "quantisation": "bitsandbytes does not know its Conv1D layers",
+        "numbered": "no image stands in its prompt to be numbered",
+        "olora": "PEFT's OLoRA takes its Conv1D weights the wrong way round",
+        "export": "plain Transformers shows such a model one image a prompt; several need their states joined first",
+        **all_but("vision_tokens", ("native",), "its encoder makes one number of states of every image, whatever is asked for"),
+        **all_but("conditioning", ("add_cross_attention",), "images enter it by its decoder's own cross-attention"),
     },
     parts={
         "projector": Part(modules=r"enc_to_dec_proj", linears=r"enc_to_dec_proj"),

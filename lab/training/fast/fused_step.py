@@ -204,11 +204,13 @@ def is_norm(module: nn.Module) -> bool:
 
 
 def blocks(vlm: Vlm) -> list[nn.Module]:
-    """The language model's blocks in order, if they are of Llama's kind and no dial puts anything into them; else none."""
-    part = vlm.family.parts["llm"]
-    if vlm.conditioner is not None or not part.llama_blocks:
+    """The language model's blocks in order, if they are of Llama's kind and no dial puts anything into them; else none.
+
+    Llama's: RMSNorm before attention and before a gated feed-forward, rotary halves, no norm of queries or keys.
+    """
+    if vlm.conditioner is not None or not vlm.family.offers("fast_step"):
         return []
-    found = [module for name, module in vlm.bare.named_modules() if re.fullmatch(part.block, name)]
+    found = [module for name, module in vlm.bare.named_modules() if re.fullmatch(vlm.family.parts["llm"].block, name)]
     silu = vlm.bare.config.get_text_config().hidden_act == "silu"
     plain = silu and all(not block.self_attn.attention_dropout and block.self_attn.sliding_window is None for block in found)
     return found if plain else []
