@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lab import data, model, vision_tokens
-from lab.model.encoding import Encoder, Text
+from lab.model.encoding import Encoder, TokenizedPrompt
 from lab.records import Picture
 from lab.training import eviction, features
 from lab.training.datamodule import Texts
@@ -209,7 +209,7 @@ def test_names_are_found_where_they_stand() -> None:
 
 
 def test_packed_texts_are_the_texts() -> None:
-    texts = [Text(np.arange(n), np.arange(n, n + 2), (1, 0)[:n]) for n in (3, 0, 1)]
+    texts = [TokenizedPrompt(np.arange(n), np.arange(n, n + 2), (1, 0)[:n]) for n in (3, 0, 1)]
     packed = Texts(texts)
     for i, text in enumerate(texts):
         again = packed[i]

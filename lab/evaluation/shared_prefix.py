@@ -15,7 +15,7 @@ import torch
 
 from lab.evaluation.stages import kept
 from lab.model import Vlm
-from lab.model.encoding import Example, Text, to_device
+from lab.model.encoding import Example, TokenizedPrompt, to_device
 from lab.records import Batch
 from lab.training.datamodule import Examples
 
@@ -30,7 +30,7 @@ def grouped(examples: Examples) -> list[list[int]]:
     return list(found.values())
 
 
-def split_at(examples: Examples, text: Text) -> int:
+def split_at(examples: Examples, text: TokenizedPrompt) -> int:
     """Where the prefix of a tokenised prompt ends: behind its last image placeholder, or at the first token without images."""
     places = (text.prompt_ids == examples.encoder.image_id).nonzero()[0]
     return int(places[-1]) + 1 if len(places) else 1

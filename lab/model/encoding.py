@@ -36,7 +36,7 @@ many, and scores must not depend on the batch. At most 3 % of the forward pass o
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
+class TokenizedPrompt:
     """A tokenised prompt, one placeholder an image, and its answer with the end-of-turn token. int64."""
 
     prompt_ids: np.ndarray
@@ -52,7 +52,7 @@ class Example:
     """
 
     sample_id: str
-    text: Text
+    text: TokenizedPrompt
     grids: tuple[tuple[int, int, int], ...]
     pixels: tuple[torch.Tensor, ...] = ()
     features: tuple[torch.Tensor, ...] = ()
@@ -122,7 +122,7 @@ class Encoder:
             reason = f"its prompt and answer are {length} tokens of text, and the model has {self.positions_of_text} positions"
             raise BadRecord(f"sample {sample.sample_id}", reason)
 
-    def text(self, sample: Sample) -> Text:
+    def text(self, sample: Sample) -> TokenizedPrompt:
         """Frame and tokenise. The answer ends with the end-of-turn token, which is trained too.
 
         Raises `BadRecord` as `check_text` does, and `ModelError` if the chat template does not write one placeholder for each image
@@ -139,7 +139,7 @@ class Encoder:
                 f"model: the chat template wrote {placeholders} image placeholders for {len(sample.images)} images "
                 f"of sample {sample.sample_id}."
             )
-        return Text(prompt_ids, np.asarray(answer_ids, dtype=np.int64), chat.image_order)
+        return TokenizedPrompt(prompt_ids, np.asarray(answer_ids, dtype=np.int64), chat.image_order)
 
     def pixels(self, images: Sequence[Image]) -> tuple[list[torch.Tensor], list[tuple[int, int, int]]]:
         """Run the image processor: pixels float32 and grid (t, h, w) in patches of each image."""

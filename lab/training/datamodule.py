@@ -27,7 +27,7 @@ from lab.config import TrainerSection
 from lab.data.faults import BadRecord
 from lab.host.progress import Report, silent
 from lab.model import Vlm
-from lab.model.encoding import Encoder, Example, Text
+from lab.model.encoding import Encoder, Example, TokenizedPrompt
 from lab.records import Batch, ExampleSize, Picture, Split
 from lab.training import devices
 from lab.training.features import FeatureStore, Names, image_key
@@ -46,7 +46,7 @@ LOOKED_AT = 16
 class Texts:
     """Tokenised prompts, packed: 4 bytes a token, however many there are."""
 
-    def __init__(self, texts: Iterable[Text]) -> None:
+    def __init__(self, texts: Iterable[TokenizedPrompt]) -> None:
         ids, orders = array("i"), array("i")
         ends, order_ends = array("q", [0]), array("q", [0])
         for text in texts:
@@ -58,11 +58,11 @@ class Texts:
         self.ids, self.ends = np.array(ids), np.array(ends)
         self.orders, self.order_ends = np.array(orders), np.array(order_ends)
 
-    def __getitem__(self, index: int) -> Text:
+    def __getitem__(self, index: int) -> TokenizedPrompt:
         start, middle, end = self.ends[2 * index : 2 * index + 3]
         first, last = self.order_ends[index : index + 2]
         prompt, answer = self.ids[start:middle].astype(np.int64), self.ids[middle:end].astype(np.int64)
-        return Text(prompt, answer, tuple(self.orders[first:last].tolist()))
+        return TokenizedPrompt(prompt, answer, tuple(self.orders[first:last].tolist()))
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Examples(Dataset[Example]):
         """What the encoder refuses of the split, by place. Prompts are tokenised on the way, and kept if there is nothing."""
         refused: dict[int, BadRecord] = {}
 
-        def fitting() -> Iterator[Text]:
+        def fitting() -> Iterator[TokenizedPrompt]:
             for i in range(len(self)):
                 sample = self.split[i]
                 try:
@@ -176,7 +176,7 @@ class Examples(Dataset[Example]):
             return tuple(image_key(picture) for picture in self.split[index].images)
         return tuple(key.tobytes() for key in self.keys[self.key_ends[index] : self.key_ends[index + 1]])
 
-    def text(self, index: int) -> Text:
+    def text(self, index: int) -> TokenizedPrompt:
         """The tokenised prompt of a sample."""
         return self.encoder.text(self.split.index(index)) if self.texts is None else self.texts[index]
 
