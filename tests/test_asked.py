@@ -72,6 +72,7 @@ def test_asking_more_of_a_finished_run_takes_no_step(small, tmp_path: Path, monk
 
 
 def test_data_that_would_be_asked_twice_or_is_unknown_is_refused(small) -> None:
-    for also, message in (("[pairs]", "data=pairs would be asked twice"), ("[winogrand]", "Did you mean 'winoground'")):
+    wrong = {"pairs": "data=pairs would be asked twice", "winogrand": "Did you mean 'winoground'", "nlvr permutations=7": "^data.permutations=7"}
+    for also, message in wrong.items():
         with pytest.raises(ConfigError, match=message):
-            running.check(small(*SMALL, f"evaluation.also={also}"))
+            running.check(small(*SMALL, f"evaluation.also=['{also}']"))

@@ -299,7 +299,7 @@ def parts_of(
 ) -> tuple[list[tuple[str, str]], list[str], str]:
     """Part and cluster of each record, notes, and a sentence about pictures in several given parts. pixels: of each record's pictures."""
     pictures = joined(pixels)
-    groups = joined([[f"group {record.group}" if record.group else own, own] for record, own in zip(records, pictures, strict=True)])
+    groups = joined([[own, f"group {record.group or own}"] for record, own in zip(records, pictures, strict=True)])
     clusters = [record.group or own for record, own in zip(records, pictures, strict=True)]
     given = [record.part for record in records]
     if not any(given):
