@@ -140,7 +140,7 @@ class Splits:
     notes: sentences for the log and the report (counts that differ from the official ones, ...).
     together: the samples of an image set are left out as a whole, as a score is of all of them.
     options: of a `Choice`, all that any question of any split has, each once; () where answers are a `Text`.
-    baselines: shares of dev that answers without a look at the images get right, by name.
+    baselines: what answers without a look at the images score on dev, in the kind's main metric, by name.
     """
 
     train: Split

@@ -46,4 +46,5 @@ def test_question_only_takes_any_reference_and_falls_back_to_the_commonest() -> 
 
     learned = samples(("a", Text(("x",))), ("a", Text(("x",))), ("a", Text(("y",))), ("b", Text(("y",))))
     assert question_only(learned, samples(("a", Text(("z", "x"))), ("b", Text(("x",))), ("c", Text(("x",))), ("a", Choice(1, ("y", "x"))))) == 3 / 4
+    assert question_only(learned, samples(("a", Text(("x", "y"), (2, 8))))) == pytest.approx((2 * 1 / 3 + 8 * 2 / 3) / 10)
     assert question_only(samples(), learned) is None
