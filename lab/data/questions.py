@@ -139,11 +139,9 @@ def records_of(file: RecordsFile, names: Mapping[str, str], dial: DataDial) -> t
     records: list[Record] = []
     faults: list[BadRecord] = []
     seen: dict[str, str] = {}
-    place: Counter[str] = Counter()
     for row in file.rows:
         try:
-            place[row.source] += 1
-            record = record_of(row, place[row.source], names, root, (file.splits or {}).get(row.source))
+            record = record_of(row, names, root, (file.splits or {}).get(row.source))
             if record.name in seen:
                 row.fail(names["id"], f"{shown(record.name)} is given a second time; first in {seen[record.name]}")
             seen[record.name] = row.source
@@ -153,8 +151,8 @@ def records_of(file: RecordsFile, names: Mapping[str, str], dial: DataDial) -> t
     return records, faults
 
 
-def record_of(row: Row, place: int, names: Mapping[str, str], root: manifest.Root, split: str | None) -> Record:
-    """One record. place: among those of its line, from 1. split: of the file's own. Raises `BadRecord` naming place and column."""
+def record_of(row: Row, names: Mapping[str, str], root: manifest.Root, split: str | None) -> Record:
+    """One record. split: of the file's own. Raises `BadRecord` naming place and column."""
     pictures = one_or_several(row, names["image"], names["images"])
     given = text_or_none(row, names["split"]) or split
     if given and given.lower() not in PART_OF:
@@ -164,7 +162,7 @@ def record_of(row: Row, place: int, names: Mapping[str, str], root: manifest.Roo
         row.fail(names["choices"], f"{shown(list(choices))} is given; two or more that differ are legal")
     return Record(
         source=row.source,
-        name=text_or_none(row, names["id"]) or Path(row.source).name + (f"/{place}" if place > 1 else ""),
+        name=text_or_none(row, names["id"]) or Path(row.source).name,
         question=text_or_none(row, names["question"]) or row.fail(names["question"], "it is empty"),
         pictures=tuple(each if isinstance(each, Picture) else Picture(str(root.file(each, row.source))) for each in pictures),
         answers=one_or_several(row, names["answer"], names["answers"]),

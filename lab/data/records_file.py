@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,9 +29,10 @@ csv.field_size_limit(manifest.MAX_RECORD)
 
 @dataclass(frozen=True)
 class RecordsFile:
-    """rows: each with its place, `file:line` or `table#row`. columns: all names, in order. faults: rows that cannot be read.
+    """rows: each with its place, `file:line` or `table#row`; several on one line are numbered. columns: all names, in order.
 
-    tables: where pictures lie, where the file holds them. splits: of each row, where the file itself is divided.
+    faults: rows that cannot be read. tables: where pictures lie, where the file holds them. splits: of each row, where the file itself
+    is divided.
     """
 
     rows: list[Row]
@@ -77,10 +79,13 @@ def collected(found: Iterator[tuple[str, dict[str, Any] | BadRecord]]) -> Record
     rows: list[Row] = []
     faults: list[BadRecord] = []
     columns: dict[str, None] = {}
-    for source, fields in found:
+    here: Counter[str] = Counter()
+    for line, fields in found:
+        here[line] += 1
+        source = line if here[line] == 1 else f"{line} (record {here[line]})"
         try:
             if isinstance(fields, BadRecord):
-                raise fields
+                raise BadRecord(source, fields.reason)
             columns |= dict.fromkeys(fields)
             rows.append(Row(source, {key: cell(source, key, value) for key, value in fields.items()}))
         except BadRecord as fault:
