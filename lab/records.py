@@ -94,7 +94,7 @@ class Sample:
     """One question about a few images.
 
     sample_id: unique in its split.
-    image_set: samples with one value share images; every interval resamples these clusters.
+    image_set: samples with one value share images, or a group of a user's file; every interval resamples these clusters.
     question_group: samples with one value share a question; consistency is all-correct per group.
     subset: a part of the split worth its own row (a statement family; balanced / unbalanced), or None.
     """

@@ -213,6 +213,8 @@ def test_tables_with_pictures_inside(how: str, tmp_path) -> None:
     everything = [sample for part in ("train", "minival", "dev") for sample in samples(splits, part)]
     assert len(everything) == 24 and {sample.answer.text for sample in everything} == {row["answer"] for row in rows}
     assert how != "splits" or len(splits.dev) == 6
+    with pytest.raises(LabError, match="data.root=.*holds its pictures itself"):
+        load(path, root=str(tmp_path))
     first = splits.dev[0]
     assert len(first.images) == (2 if how == "list" else 1) and all(isinstance(one.data, bytes) for one in first.images)
     assert all(images.decode(one).size == one.size for one in first.images)

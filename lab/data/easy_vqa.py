@@ -2,7 +2,8 @@
 
 Each picture (64 x 64) shows one shape in one colour; 38,575 questions about 4,000 pictures are for training, 9,673 about 1,000 for
 testing, with 13 answers. Free text. dev = the official test split; minival = the questions about 200 of train's pictures.
-`image_set` = picture; `subset` = colour, shape or yes/no, by the question's form.
+`image_set` = picture; `subset` = colour, shape or yes/no, by the question's form. The question's commonest answer in train is right in
+.6703 of dev (.6700 with minival's questions counted in).
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,6 +133,8 @@ def check_columns(file: RecordsFile, names: Mapping[str, str], dial: DataDial) -
 
 def records_of(file: RecordsFile, names: Mapping[str, str], dial: DataDial) -> tuple[list[Record], list[BadRecord]]:
     """The records of the good rows, and what is wrong with the others."""
+    if dial.root and file.tables:
+        raise ConfigError(f"data.root={dial.root}: {dial.path} holds its pictures itself; leave it out.")
     path = Path(str(dial.path))
     folder = paths.path(dial.root, "data.root") if dial.root else path if path.is_dir() else path.parent
     root = manifest.Root(folder)
@@ -141,7 +143,7 @@ def records_of(file: RecordsFile, names: Mapping[str, str], dial: DataDial) -> t
     seen: dict[str, str] = {}
     for row in file.rows:
         try:
-            record = record_of(row, names, root, (file.splits or {}).get(row.source))
+            record = record_of(row, names, root, file.splits.get(row.source))
             if record.name in seen:
                 row.fail(names["id"], f"{shown(record.name)} is given a second time; first in {seen[record.name]}")
             seen[record.name] = row.source
@@ -202,10 +204,9 @@ def texts(row: Row, key: str) -> tuple:
 
 
 def with_whole_pictures(
-    records: Iterable[Record], names: Mapping[str, str], cache_dir: Path, tables: Tables | None
+    records: Sequence[Record], names: Mapping[str, str], cache_dir: Path, tables: Tables | None
 ) -> tuple[list[Record], list[BadRecord], dict[str, str]]:
     """The records whose pictures all decode, a fault for each of the others, and the pixels of every picture by its source."""
-    records = list(records)
     outcomes = images.outcomes([picture for record in records for picture in record.pictures], cache_dir, tables=tables)
     bad = {source: outcome for source, outcome in outcomes.items() if isinstance(outcome, str)}
     whole: list[Record] = []
@@ -319,6 +320,7 @@ def parts_of(
 
 
 def counts(parts: Sequence[str]) -> str:
+    """How many questions each part has."""
     return ", ".join(f"{part} {parts.count(part)}" for part in PARTS)
 
 

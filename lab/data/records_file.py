@@ -11,7 +11,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ class RecordsFile:
     columns: tuple[str, ...]
     faults: list[BadRecord]
     tables: tables.Tables | None = None
-    splits: dict[str, str] | None = None
+    splits: dict[str, str] = field(default_factory=dict)
 
 
 def read(path: str, images: Sequence[str], cache_dir: Path) -> RecordsFile:
@@ -58,20 +58,25 @@ def read(path: str, images: Sequence[str], cache_dir: Path) -> RecordsFile:
 
 def divided(path: str, datasets: dict[str, Any], images: Sequence[str]) -> RecordsFile:
     """The records of tables of `datasets` by their split."""
-    made: dict[str, tables.Table] = {}
+    made: list[tables.Table] = []
     found: list[tuple[str, dict[str, Any]]] = []
     splits: dict[str, str] = {}
+    with_paths: list[str] = []
     for split, dataset in datasets.items():
         name = f"{path}[{split}]" if split else path
-        made[name] = tables.Table(name, dataset, [each for each in images if each in dataset.column_names and tables.is_image(dataset, each)])
-        pictures = {column: made[name].sources(column) for column in made[name].images}
+        held = [column for column in images if column in dataset.column_names and tables.is_image(dataset, column)]
+        with_paths += [name] if {*images} & {*dataset.column_names} - {*held} else []
+        made.append(tables.Table(name, dataset, held))
+        pictures = {column: made[-1].sources(column) for column in held}
         for index, fields in enumerate(tables.values(dataset)):
             own = {column: [Picture(source) for source in sources[index]] or None for column, sources in pictures.items()}
             found.append((f"{name}#{index}", fields | own))
             splits[f"{name}#{index}"] = split
-    with_pictures = tables.Tables(list(made.values())) if any(table.images for table in made.values()) else None
+    inside = any(table.images for table in made)
+    if inside and with_paths:
+        raise DataError(f"{with_paths[0]}: some pictures lie in the table and others in files; take one of the columns out.")
     file = collected(iter(found))
-    return RecordsFile(file.rows, file.columns, file.faults, with_pictures, splits if len(datasets) > 1 else None)
+    return replace(file, tables=tables.Tables(made) if inside else None, splits=splits if len(datasets) > 1 else {})
 
 
 def collected(found: Iterator[tuple[str, dict[str, Any] | BadRecord]]) -> RecordsFile:
