@@ -9,9 +9,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import forked_python
 import pytest
 from hypothesis import settings
 
@@ -25,12 +27,31 @@ settings.register_profile("local", max_examples=1000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
+def pytest_collection_finish() -> None:
+    """A run counts the operations of one example instead of four, which would be a third of a small run's time."""
+    if (accounting := sys.modules.get("lab.run.accounting")) is not None:
+        accounting.COUNTED = 1
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     """Two threads beside another busy process are many times slower than one."""
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def forking_server(one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `forked_python` gives, made before a test has changed anything in this process."""
+    return forked_python.start(tmp_path_factory.mktemp("python"))
+
+
+@pytest.fixture
+def fast_python(forking_server: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A `python -m` that need not import the laboratory; what the test starts by `sys.executable` is it too."""
+    monkeypatch.setattr(sys, "executable", str(forking_server))
+    return sys.executable
 
 
 @pytest.fixture(scope="session")
@@ -67,10 +88,9 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def small(
-    composer: Callable[..., Experiment], tiny_folder: Path, tmp_path: Path, migrated: Path
+    composer: Callable[..., Experiment], tiny_folder: Path, tmp_path: Path
 ) -> Callable[..., Experiment]:
-    """Compose a small experiment on the random checkpoint whose files all go to `tmp_path`."""
-    shutil.copy(migrated, tmp_path / "mlflow.db")
+    """Compose a small experiment on the random checkpoint whose files all go to `tmp_path`; no tracker."""
 
     def make(*overrides: str) -> Experiment:
         return composer(
@@ -83,8 +103,9 @@ def small(
             "evaluation.latency_examples=0",
             "evaluation.latency_warmup=1",
             "evaluation.verify=false",
-            "evaluation.batch_size=8",  # latency passes full batches; scores do not depend on it
+            "evaluation.batch_size=16",
             "sweep.self_check=false",
+            "tracking.enabled=false",
             f"tracking.runs_dir={tmp_path}/runs",
             f"tracking.cache_dir={tmp_path}/cache",
             f"tracking.uri=sqlite:///{tmp_path}/mlflow.db",
@@ -92,3 +113,10 @@ def small(
         )
 
     return make
+
+
+@pytest.fixture
+def with_tracker(small: Callable[..., Experiment], tmp_path: Path, migrated: Path) -> Callable[..., Experiment]:
+    """`small`, with the tracker."""
+    shutil.copy(migrated, tmp_path / "mlflow.db")
+    return lambda *overrides: small("tracking.enabled=true", *overrides)

@@ -58,7 +58,7 @@ def test_two_processes_are_as_one_at_the_same_global_batch(small, tmp_path) -> N
     assert "LOCAL_RANK" not in os.environ and not torch.distributed.is_initialized()
 
 
-def test_a_rank_that_cannot_start_ends_the_run(small, monkeypatch) -> None:
+def test_a_rank_that_cannot_start_ends_the_run(small, monkeypatch, fast_python) -> None:
     monkeypatch.setattr(ranks, "as_dict", lambda x: {"no": "config"})
     x = small("trainer.devices=2")
     with pytest.raises(ModelError, match="rank 1 did not get ready"):

@@ -208,7 +208,8 @@ def test_an_arm_trains_with_and_without_the_feature_cache(
 
     settings = [f"model.path={folder}", f"model.family={folder.name}", "trainer.max_steps=2", "trainer.batch_size=4"]
     settings += ["data.num_train=8", "data.num_minival=4", "data.num_dev=8", "evaluation.latency_examples=0"]
-    settings += ["evaluation.verify=false", f"tracking.runs_dir={tmp_path}/runs", f"tracking.cache_dir={tmp_path}/cache"]
+    settings += ["evaluation.verify=false", "tracking.enabled=false"]
+    settings += [f"tracking.runs_dir={tmp_path}/runs", f"tracking.cache_dir={tmp_path}/cache"]
     x = composer(*settings)
     single = model.family(folder.name).offers("feature_cache")
     with caplog.at_level("WARNING"):

@@ -44,6 +44,7 @@ def test_the_real_widths_are_built_wrapped_and_stepped(
         "evaluation.batch_size=4",
         "evaluation.verify=false",
         "evaluation.latency_examples=0",
+        "tracking.enabled=false",
         f"tracking.runs_dir={tmp_path}/runs",
         f"tracking.cache_dir={tmp_path}/cache",
     )

@@ -40,9 +40,12 @@ def only_sweep(runs_dir: Path) -> Sweep:
 
 @pytest.mark.filterwarnings("ignore:Query string argument:sqlalchemy.exc.SAWarning")
 @pytest.mark.parametrize("launcher", PLUGINS)
-def test_the_arms_of_a_sweep_have_one_parent(launcher, overrides, tmp_path, monkeypatch, capfd) -> None:
+def test_the_arms_of_a_sweep_have_one_parent(launcher, overrides, tmp_path, monkeypatch, capfd, request) -> None:
+    """joblib starts processes that import everything anew; submitit's are forked."""
     if importlib.util.find_spec("hydra_plugins") is None or importlib.util.find_spec(PLUGINS[launcher]) is None:
         pytest.skip(f"{PLUGINS[launcher]} is not installed")
+    if launcher == "submitit_local":
+        request.getfixturevalue("fast_python")
     overrides[-1] = f"tracking.uri='sqlite:///{tmp_path}/mlflow.db?password=planted'"  # SQLite takes no notice of it
     monkeypatch.chdir(tmp_path)
     assert run_here(monkeypatch, "lora.r=2,3", *overrides, launcher=launcher) == 0

@@ -450,7 +450,7 @@ def test_a_large_sweep_is_cut_where_a_reader_would_drown(tmp_path: Path) -> None
     write_many(tmp_path / "runs", 100, 140, 70)
     selection = choose(tmp_path / "runs")
     some = selection.arms[:POOL_FROM]
-    alone, spread = measure_all(some, workers=1), measure_all(some, workers=2)
+    alone, spread = measure_all(some, 100, workers=1), measure_all(some, 100, workers=2)
     assert [(m.arm.label, m.metrics, m.intervals) for m in alone] == [(m.arm.label, m.metrics, m.intervals) for m in spread]
     folder = write_report(selection, tmp_path / "out", workers=1)
     page = (folder / "report.md").read_text()

@@ -227,9 +227,9 @@ def test_no_name_is_there_twice_for_a_step(finished: tuple[Path, str], capsys: p
     assert capsys.readouterr().out.count("3 of 3 runs are up to date") == 2
 
 
-def test_a_run_that_failed_and_goes_on_sends_its_summary_once(small) -> None:
+def test_a_run_that_failed_and_goes_on_sends_its_summary_once(with_tracker) -> None:
     """What a failed attempt had measured may be other than what the next one measures, as seconds are."""
-    x = small()
+    x = with_tracker()
     runs_dir, courier = Path(x.tracking.runs_dir), MlflowSync(x.tracking)
     run = Run(identity(x), "name", {"tracking": {}}, "command", status=runs.FAILED, started=runs.now())
     run.metrics = {"train/seconds": 1.0, "latency/p50_ms": 30.0, "train/steps": 4.0}

@@ -54,6 +54,7 @@ def test_every_summary_number_is_recomputed_from_the_predictions(small) -> None:
         for key, value in summarise(table).items():
             assert run.metrics[f"{split}/{key}"] == pytest.approx(value, abs=0, nan_ok=True)
     assert run.metrics["train/steps"] == 4
+    assert not any("latency" in key for key in run.metrics), "evaluation.latency_examples=0"
     assert run.metrics["parameters/trainable"] == sum(tensor.numel() for tensor in adapter(x).values())
     assert run.metrics["visual_tokens/max"] == 16
     assert (folder / "contract.json").is_file()
@@ -96,10 +97,10 @@ def test_arms_of_a_sweep_equal_arms_alone_bit_for_bit(small, tmp_path) -> None:
         assert (tables[0].log_p_true == tables[1].log_p_true).all()
 
 
-def test_a_crash_a_divergence_a_full_memory_and_a_kill_do_not_touch_the_others(small, monkeypatch, caplog) -> None:
+def test_a_crash_a_divergence_a_full_memory_and_a_kill_do_not_touch_the_others(with_tracker, monkeypatch, caplog) -> None:
     """Statuses are truthful; the same command then runs only what is missing; every arm is in MLflow once, under one parent."""
     kinds = {"good": 2, "crashing": 3, "killed": 5, "diverging": 6, "hungry": 7}
-    asked = {kind: small(f"lora.r={r}", "trainer.save_every=1") for kind, r in kinds.items()}
+    asked = {kind: with_tracker(f"lora.r={r}", "trainer.save_every=1") for kind, r in kinds.items()}
     real, step = running.run_arm, Learner.training_step
 
     def poisoned(self, batch, batch_idx):
@@ -149,8 +150,8 @@ def test_a_crash_a_divergence_a_full_memory_and_a_kill_do_not_touch_the_others(s
     }
 
 
-def test_the_tracker_shows_dials_metrics_and_curves(small) -> None:
-    x = small("trainer.max_steps=20", "evaluation.latency_examples=2")
+def test_the_tracker_shows_dials_metrics_and_curves(with_tracker) -> None:
+    x = with_tracker("trainer.max_steps=20", "evaluation.latency_examples=2")
     running.run_alone(x, "python -m lab.train", time.time())
     courier = MlflowSync(x.tracking)
     assert courier.deliver(identity(x)) and courier.deliver(identity(x))
@@ -165,8 +166,8 @@ def test_the_tracker_shows_dials_metrics_and_curves(small) -> None:
     assert {"run.json", "contract.json", "predictions", "adapter"} <= artifacts
 
 
-def test_a_tracker_away_loses_nothing(small, tmp_path, caplog) -> None:
-    x = small("tracking.uri=http://127.0.0.1:9")
+def test_a_tracker_away_loses_nothing(with_tracker, tmp_path, caplog) -> None:
+    x = with_tracker("tracking.uri=http://127.0.0.1:9")
     running.run_alone(x, "command", time.time())
     away = MlflowSync(x.tracking)
     with caplog.at_level(logging.WARNING):

@@ -29,9 +29,9 @@ URI = "http://uri-user:uri-pass/word@x@127.0.0.1:9"
 IN_URI = ("uri-user", "uri-pass", "word@x")
 
 
-def door(name: str, *arguments: str, folder: Path) -> subprocess.CompletedProcess:
+def door(python: str, name: str, *arguments: str, folder: Path) -> subprocess.CompletedProcess:
     environment = {**os.environ, **PLANTED}
-    command = [sys.executable, "-m", f"lab.{name}", *arguments]
+    command = [python, "-m", f"lab.{name}", *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, check=False)
 
 
@@ -43,21 +43,21 @@ def leaks(folder: Path, *printed: str) -> list[str]:
     return [f"{secret.decode()} in {place}" for place, content in places.items() for secret in secrets if secret in content]
 
 
-def test_a_sweep_with_planted_secrets(tmp_path, tiny_folder, migrated) -> None:
+def test_a_sweep_with_planted_secrets(tmp_path, tiny_folder, migrated, fast_python) -> None:
     """Two arms, one of which fails, the tracker away; then delivered to a store that can be read, and reported."""
     small = [
         f"model.path={tiny_folder}", "data.num_train=16", "data.num_minival=8", "data.num_dev=8", "trainer.max_steps=2",
         "trainer.batch_size=4", "evaluation.latency_examples=0", "evaluation.verify=false",
     ]
-    done = door("train", "optim.lr=0.001,0.0", *small, f"tracking.uri={URI}", "-m", folder=tmp_path)
+    done = door(fast_python, "train", "optim.lr=0.001,0.0", *small, f"tracking.uri={URI}", "-m", folder=tmp_path)
     assert done.returncode == 1 and done.stderr.count("does not answer") == 1, done.stderr
     assert "http://***@127.0.0.1:9" in done.stderr and "http://***@127.0.0.1:9" in done.stdout
-    wrong = door("train", f"tracking.url={URI}", folder=tmp_path)
+    wrong = door(fast_python, "train", f"tracking.url={URI}", folder=tmp_path)
     assert wrong.returncode == 2 and "tracking.url" in wrong.stderr
     (tmp_path / "mlflow.db").write_bytes(migrated.read_bytes())
-    delivered = door("sync", "--uri", f"sqlite:///{tmp_path}/mlflow.db", folder=tmp_path)
+    delivered = door(fast_python, "sync", "--uri", f"sqlite:///{tmp_path}/mlflow.db", folder=tmp_path)
     assert delivered.returncode == 0, delivered.stderr
-    report = door("report", folder=tmp_path)
+    report = door(fast_python, "report", folder=tmp_path)
     assert report.returncode == 0, report.stderr
     records = runs.all_runs(tmp_path / "runs")
     assert {run.status for run in records} == {runs.FINISHED, runs.FAILED} and list((tmp_path / "mlruns").rglob("run.json"))

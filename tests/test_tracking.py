@@ -210,7 +210,7 @@ def until(there: Callable[[], bool]) -> None:
     raise AssertionError("it did not happen within a minute")
 
 
-def test_a_server_killed_and_restarted_has_every_point_of_four_processes_once(server, tmp_path, told) -> None:
+def test_a_server_killed_and_restarted_has_every_point_of_four_processes_once(server, tmp_path, told, forking_server) -> None:
     section = Tracking(runs_dir=str(tmp_path / "runs"), uri=server.uri)
     living = arms_at_once(section)
     until(lambda: total(server) > 500)
@@ -222,7 +222,7 @@ def test_a_server_killed_and_restarted_has_every_point_of_four_processes_once(se
     (tmp_path / "runs" / "enough").touch()
     for process in living:
         process.join()
-    command = [sys.executable, "-m", "lab.sync", "--runs-dir", str(tmp_path / "runs"), "--uri", server.uri]
+    command = [str(forking_server), "-m", "lab.sync", "--runs-dir", str(tmp_path / "runs"), "--uri", server.uri]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     expected = {f"arm{i}": logged(tmp_path / "runs", f"arm{i}") for i in range(ARMS)}

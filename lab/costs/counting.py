@@ -35,7 +35,17 @@ aten = torch.ops.aten
 torch.ones((), requires_grad=True).backward()
 """Autograd counts the devices that it needs threads for with its first backward, and fake tensors make it see one where there is
 none: a process with such threads could not fork arms any more."""
-FAKES = FakeTensorMode(allow_non_fake_inputs=True)
+
+
+class FakesOfOneMachine(FakeTensorMode):
+    """Asks once for a GPU: PyTorch does at every operation, and where there is none the answer is a search for its driver on disk."""
+
+    @cached_property
+    def avoid_device_init(self) -> bool:
+        return not torch.cuda.is_available()
+
+
+FAKES = FakesOfOneMachine(allow_non_fake_inputs=True)
 FORMULAS = {
     **flop_registry,
     aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q.shape, k.shape, v.shape),

@@ -66,9 +66,9 @@ def quick_latency(section: EvaluationSection, vlm: Vlm, examples: Examples) -> d
 
 
 def interleaved_latency(arms: Sequence[tuple[Experiment, Run]], prepared: Prepared, report: Report = silent) -> None:
-    """Measurement every kind among finished arms and rewrite all their records. What is asked is encoded once."""
+    """Measure every kind among finished arms and rewrite all their records. What is asked is encoded once."""
     kinds: dict[tuple[Asked, Tensors], Kind] = {}
-    for x, run in arms:
+    for x, run in ((x, run) for x, run in arms if x.evaluation.latency_examples):
         kinds.setdefault((asked(x, prepared.vlm.device), tensors(x, run)), Kind()).arms.append((x, run))
     one_each = {ask: kind.arms[0][0] for (ask, _), kind in kinds.items()}
     work = {ask: latency.workload(prepared.encoded(x)["dev"], *ask[1:]) for ask, x in one_each.items()}

@@ -87,8 +87,9 @@ def evaluate(
     if todo is None:
         report("measuring latency", 0, 1, "")
         out["memory/peak_mb"] = latency.peak_memory_mb(vlm.device)
-        measured = latency_rounds.quick_latency if interleaved else latency_rounds.measure_latency
-        out |= measured(section, vlm, encoded["dev"])
+        if section.latency_examples:
+            measured = latency_rounds.quick_latency if interleaved else latency_rounds.measure_latency
+            out |= measured(section, vlm, encoded["dev"])
         report("measuring latency", 1, 1, "")
     return out
 
