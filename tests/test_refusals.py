@@ -55,8 +55,8 @@ def test_every_feature_is_offered_or_refused_with_key_reason_and_remedy(name: st
         assert all(f"{dial}=" in str(refused.value).partition("Legal here: ")[2] for dial in OPTIONS if feature.startswith(dial))
 
 
-@pytest.mark.parametrize(("name", "feature"), [(name, each) for name in REFUSED for each in sorted(REFUSED[name]) if each in ASKED])
-def test_a_refused_feature_ends_the_command_before_anything_loads(composer, tmp_path, name: str, feature: str) -> None:
+@pytest.mark.parametrize(("feature", "name"), sorted({each: name for name in REFUSED for each in REFUSED[name] & ASKED.keys()}.items()))
+def test_a_refused_feature_ends_the_command_before_anything_loads(composer, tmp_path, feature: str, name: str) -> None:
     """The checkpoint is an empty folder."""
     own = ["conditioning=add_cross_attention"] if name == "vit_gpt2" else []
     x = composer(f"model.family={name}", f"model.path={tmp_path}", *own, *ASKED[feature])
@@ -80,3 +80,11 @@ def test_what_a_family_cannot_be_asked_follows_from_how_it_answers(changes: dict
     for feature in refused & asked.keys():
         with pytest.raises(ModelError, match=f"^{asked[feature].partition('=')[0]}=.* model.family=qwen2_vl does not take it: it"):
             running.check(composer(f"model.path={tiny_folder}", "prompt=qa", asked[feature]))
+
+
+def test_a_kind_that_only_the_data_say_is_refused_before_the_checkpoint_loads(small, monkeypatch) -> None:
+    monkeypatch.setattr(data, "KINDS", {})
+    monkeypatch.setattr(qwen2_vl, "FAMILY", replace(qwen2_vl.FAMILY, abilities=("generate",)))
+    monkeypatch.setattr(model, "load", None)
+    with pytest.raises(ModelError, match="^data=pairs: model.family=qwen2_vl does not take it: it writes text, and does nothing else"):
+        running.prepare(small())

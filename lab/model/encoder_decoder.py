@@ -47,11 +47,7 @@ class Pair:
 
 
 class EncoderDecoder:
-    """`lab.model.architecture.Architecture` of a ViT before a GPT-2.
-
-    A place is `patches` or `states` (patches and the class token) of the tower, `images` (once each), `text` positions of the
-    decoder, or `rows` whose logits are computed.
-    """
+    """`lab.model.architecture.Architecture` of a ViT before a GPT-2."""
 
     in_prompt = False
     beside_grid = 1

@@ -80,8 +80,8 @@ ABILITIES = {
 OPTIONS = {dial: WORDS[f"{dial}.name"].legal for dial in ("vision_tokens", "conditioning")}
 FEATURES = {
     **{f"{dial}={option}": Feature(f"{dial}={option}", "") for dial, options in OPTIONS.items() for option in options},
-    "answers=choice": Feature("data", "Choose a family that scores answers or has labels.", needs=("score", "classify")),
-    "answers=text": Feature("data", "Choose a family that generates or has labels.", needs=("generate", "classify")),
+    "answers=choice": Feature("data", "Choose other data, or a family that scores answers or has labels.", needs=("score", "classify")),
+    "answers=text": Feature("data", "Choose other data, or a family that writes text or has labels.", needs=("generate", "classify")),
     "generate": Feature("evaluation.ask=[score,generate]", "Ask for score alone.", needs=("generate",)),
     "feature_cache": Feature("trainer.feature_cache=true", "Its images are encoded anew each time they are shown."),
     "fast_step": Feature("fast_step", "The plain step trains it.", inline=True),

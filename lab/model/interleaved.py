@@ -26,11 +26,7 @@ KNOWN_ROWS = 1024
 
 
 class Interleaved:
-    """`lab.model.architecture.Architecture` of such models: M-RoPE, a chat template, patches that a projector merges.
-
-    A place is `patches` of the tower, `merged` tokens behind the projector, `text` positions of the language model (image
-    tokens in the prompt among them), or `rows` whose logits are computed.
-    """
+    """`lab.model.architecture.Architecture` of such models: M-RoPE, a chat template, patches that a projector merges."""
 
     in_prompt = True
     beside_grid = 0
