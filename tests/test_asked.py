@@ -42,7 +42,7 @@ CHANGES = {
     "evaluation.splits": ("[minival,dev,train]", "train/accuracy"),
     "evaluation.shared_prefix": ("true", "dev/accuracy"),
     "data.num_dev": ("16", "dev/accuracy"),
-    "evaluation.also": ("['winoground root={root} num_dev=2']", "winoground/group"),
+    "evaluation.also": ("['winoground root={root} num_dev=2']", "winoground/dev/winoground/group"),
 }
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from test_winoground import drawn
 
 from lab import sync
 from lab.config import identity
@@ -39,6 +40,8 @@ def scaled(kind: str, key: str) -> str:
     return f"<{kind} dev/{key}> → <{kind} dev_scaled/{key}>"
 
 
+RULES = {f"{name}, % [95 %]": within(f"winoground/dev/winoground/{name}") for name in ("text", "image", "group")}
+RULES["examples"] = "<count winoground/dev/winoground/examples>"
 STAGES = {"whole answer": "", "vision": "vision_", "prefill": "prefill_", "one more token": "decode_"}
 CELLS: dict[str, str] = {
     "trainable parameters": "<count parameters/trainable>",
@@ -99,10 +102,12 @@ NOT_OF_A_RUN = {
 NO_NUMBER = {"run": "the identity", "samples (first digits of their hash)": "a hash"}
 
 
-def cells(markdown: str) -> list[tuple[str, str, str, bool]]:
-    """(label of the arm, head of the column, cell, whether the table shows before and after) of all tables with arms as rows."""
-    found, head = [], None
+def cells(markdown: str) -> list[tuple[str, str, str, bool, str]]:
+    """(label of the arm, head of the column, cell, whether the table shows before and after, other data) of all tables with arms as rows."""
+    found, head, other = [], None, ""
     for line in markdown.splitlines():
+        if line.startswith("## "):
+            other = line.partition("Also asked: ")[2]
         if not line.startswith("|"):
             head = None
             continue
@@ -110,9 +115,9 @@ def cells(markdown: str) -> list[tuple[str, str, str, bool]]:
         if head is None:
             head = [column.replace("&#45;", "-").replace("&#61;", "=").replace("&#43;", "+") for column in row]
             assert head[0] == "arm" or head[0] in NOT_OF_A_RUN, head
-        elif head[0] == "arm" and not row[0].startswith((":--", "---", "always")):
+        elif head[0] == "arm" and not row[0].startswith((":--", "---", "always", "chance")):
             label = row[0].split("`")[1]
-            found += [(label, column, cell, "MCE, %" in head) for column, cell in zip(head[1:], row[1:], strict=True)]
+            found += [(label, column, cell, "MCE, %" in head, other) for column, cell in zip(head[1:], row[1:], strict=True)]
     return found
 
 
@@ -120,8 +125,8 @@ def template(column: str, before_and_after: bool) -> str:
     """What a cell must hold."""
     if before_and_after and column in SCALED_TABLE:
         return SCALED_TABLE[column]
-    if column in CELLS:
-        return CELLS[column]
+    if column in CELLS | RULES:
+        return (CELLS | RULES)[column]
     timed = re.fullmatch(rf"({'|'.join(STAGES)})(, merged)?, ms", column)
     if timed:
         return f"LATENCY {'merged_' if timed[2] else ''}BATCH{STAGES[timed[1]]}"
@@ -161,7 +166,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, composer, tiny_folder: Pa
         f"model.path={tiny_folder}", "data.num_train=32", "data.num_minival=16", "data.num_dev=48", "trainer.batch_size=4",
         "evaluation.latency_examples=3", "evaluation.latency_warmup=1", "evaluation.batch_size=8", "sweep.self_check=false",
         "evaluation.controls=[blank,shuffled,text_only]", "evaluation.swap=true", f"tracking.runs_dir={folder}/runs",
-        f"tracking.cache_dir={folder}/cache", f"tracking.uri={uri}",
+        f"tracking.cache_dir={folder}/cache", f"tracking.uri={uri}", f"evaluation.also=['winoground root={drawn(folder / 'w')} num_dev=5']",
     )  # fmt: skip
     options = [("lora.r=2", "trainer.max_steps=4"), ("lora.r=4", "trainer.max_steps=4"), ("lora=none", "trainer.max_steps=0")]
     asked = [arms.Arm(composer(*given, *option), option) for option in options]
@@ -183,12 +188,15 @@ def test_every_number_of_an_arm_in_the_report_is_mlflows(finished: tuple[Path, s
     selection = choose(runs_dir)
     metrics = {arm.label: client.get_run(ids[arm.run.identity]).data.metrics for arm in selection.arms}
     page = (write_report(selection, tmp_path) / "report.md").read_text()
-    different, compared, batch = [], 0, ""
-    for label, column, cell, before_and_after in cells(page):
+    different, compared, batch, seen = [], 0, "", set()
+    for label, column, cell, before_and_after, other in cells(page):
         if column in NO_NUMBER:
             continue
         batch = "batch_" if column == "examples together" else "" if column in ("tokens of a prompt", "samples (first digits") else batch
-        made = wanted(template(column, before_and_after), batch, metrics[label])
+        text = template(column, before_and_after)
+        if other:
+            text, seen = re.sub(r"(?<=[ <])dev/", f"{other}/dev/", text), seen | {other}
+        made = wanted(text, batch, metrics[label])
         if cell.endswith(" (at its limit)"):
             made += " (at its limit)" if metrics[label]["dev_scaled/temperature_at_limit"] else ""
         untrained = "train/steps" not in metrics[label]  # the ledger of what arms have in common leaves a baseline out
@@ -198,7 +206,7 @@ def test_every_number_of_an_arm_in_the_report_is_mlflows(finished: tuple[Path, s
         if cell != made:
             different.append(f"{label} | {column}: report {cell}, MLflow {made}")
     assert not different, "\n".join(different)
-    assert compared > 200
+    assert compared > 200 and seen == {"winoground"}
 
 
 def test_no_name_is_there_twice_for_a_step(finished: tuple[Path, str], capsys: pytest.CaptureFixture[str]) -> None:

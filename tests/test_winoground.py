@@ -211,8 +211,8 @@ def test_through_the_doors(small, tmp_path: Path, capsys, caplog) -> None:
         zero = running.run_alone(alone, "python -m lab.train data=winoground", time.time())
     runs_dir = tmp_path / "runs"
     wanted = by_hand(runs_dir / zero.identity / "predictions" / "winoground.dev.parquet")
-    assert {name: zero.metrics[f"winoground/{name}"] for name in wanted} == wanted
-    assert zero.metrics["winoground/image_low"] <= wanted["image"] <= zero.metrics["winoground/image_high"]
+    assert {name: zero.metrics[f"dev/winoground/{name}"] for name in wanted} == wanted
+    assert zero.metrics["dev/winoground/image_low"] <= wanted["image"] <= zero.metrics["dev/winoground/image_high"]
     assert f"winoground text  {wanted['text']:.4f} [" in caplog.text and "(chance 0.2500, 6 examples)" in caplog.text
 
     trained = running.run_alone(small("trainer.max_steps=2", *common), "python -m lab.train", time.time())

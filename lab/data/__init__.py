@@ -58,20 +58,19 @@ def option(spelled: str) -> DataDial:
 
 def dial_of(name: str, keys: Sequence[str], source: str, **given: str) -> DataDial:
     """A data option with keys such as `root=/data/w`, and values as they are. source: heads the `ConfigError` for a wrong one."""
+    from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     from lab import bounds
-    from lab.cli import shipped
+    from lab.cli import compose_config
     from lab.config import DataDial, Experiment
 
     try:
-        merged = OmegaConf.merge(
-            OmegaConf.structured(DataDial), OmegaConf.load(shipped("conf") / "data" / f"{name}.yaml"), given, OmegaConf.from_dotlist(list(keys))
-        )
-        dial: DataDial = OmegaConf.to_object(merged)  # type: ignore[assignment]
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{source}: {(error.msg or str(error)).strip()}.") from None
+        composed = compose_config([f"++data.{key}" for key in keys], f"data/{name}").data
+        dial: DataDial = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DataDial), composed, given))  # type: ignore[assignment]
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(f"{source}: {str(error).strip().splitlines()[0].rstrip('.')}.") from None
     bounds.check(Experiment(data=dial), "data.")
     check_dial(dial, trains=False)
     return dial

@@ -19,7 +19,6 @@ from lab.statistics.metrics import columns
 from lab.statistics.power_analysis import Resolution, resolution
 from lab.statistics.seeds import NoiseFloor, compare_seeds, noise_floor
 from lab.statistics.verdict import Claim, verdicts
-from lab.store.runs import own_predictions
 
 ALL_PAIRS_UP_TO = 6
 """Most groups of which every pair is compared; above, only the reference and the baseline meet the others."""
@@ -212,7 +211,7 @@ def paired_tables(
     def load(member: Measured) -> PredictionTable:
         name = member.arm.run.identity
         if name not in tables:
-            tables[name] = predictions.read(own_predictions(member.arm.run, member.arm.folder, "dev"), (*INDEX, *columns()))
+            tables[name] = predictions.read(member.path, (*INDEX, *columns()))
         return tables[name]
 
     one, other = first.by_seed, second.by_seed

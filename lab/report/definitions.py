@@ -25,7 +25,7 @@ REST = (
     "statistics. examples/s: with as many examples together as scoring takes. Arms of a sweep that compute the same operations, "
     "whatever their weights hold (they differ in learning rate or seed, say), share one measurement.",
     "p: two-sided test that swaps the two arms within random clusters (over several seeds: t with seeds and clusters "
-    "crossed; two seeds carry no interval). Holm: step-down correction over all comparisons of this page. McNemar: exact, blind "
+    "crossed; two seeds carry no interval). Holm: step-down correction over all comparisons of {family}. McNemar: exact, blind "
     "to clusters.",
     "smallest detectable: difference in {headline} that this many examples and clusters find with probability 0.8 at a "
     "two-sided 0.05 (of several seeds: the first in common). noise floor: how far apart two runs that differ only in their "
@@ -35,13 +35,16 @@ REST = (
 )
 
 
-def definitions(page: KindPage) -> tuple[str, ...]:
-    """One paragraph an item: the headline, intervals, the kind's other metrics, what holds for every kind."""
+def definitions(page: KindPage, others: bool) -> tuple[str, ...]:
+    """One paragraph an item: the headline, intervals, the kind's other metrics, what holds for every kind.
+
+    others: the page has other data sets too.
+    """
     kind = KINDS[page.kind]
     together = {name for names in page.paragraphs for name in names} | {kind.headline}
     paragraphs = (*page.paragraphs, *((name,) for name in page.measured if name not in together))
     metrics = [" ".join(kind.metrics[name].says for name in names) for names in paragraphs]
-    words = {"shares": page.shares, "headline": kind.main.header}
+    words = {"shares": page.shares, "headline": kind.main.header, "family": "one data set" if others else "this page"}
     return (
         SOURCE, kind.main.says, *(text.format(**words) for text in INTERVALS), *filter(None, metrics), *page.definitions,
         *(text.format(**words) for text in REST),

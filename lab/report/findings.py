@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from lab.errors import LabError
 from lab.host.progress import Report, silent
-from lab.report.checks import remarks
+from lab.report.checks import different_questions, remarks
 from lab.report.compare import Compared, compare_all
 from lab.report.measure import Measured, Result, Unmeasured, measure_all
 from lab.report.select_runs import Selection
 from lab.statistics.metrics import KINDS, Kind
 from lab.statistics.resampling import LEAST_RESAMPLES
+from lab.store.runs import other_predictions
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What is known of the arms of a selection, in its order. remarks: what a reader must know first, in sentences."""
+    """What is known of the arms of a selection, in its order. remarks: what a reader must know first, in sentences.
+
+    others: the same of each other data set that arms were asked (`evaluation.also`), by its name.
+    """
 
     selection: Selection
     results: tuple[Result, ...]
     compared: Compared
     remarks: tuple[str, ...]
     num_resamples: int
+    others: Mapping[str, Findings] = field(default_factory=dict)
 
     @property
     def measured(self) -> list[Measured]:
@@ -46,4 +52,15 @@ def study(
         raise LabError(f"--bootstrap={num_resamples}: too few for the ends of an interval; legal: {LEAST_RESAMPLES} or more.")
     results = measure_all(selection.arms, num_resamples, report, workers)
     compared = compare_all(results, num_resamples, report)
-    return Findings(selection, tuple(results), compared, tuple(remarks(selection, results)), num_resamples)
+    names = sorted({name for arm in selection.finished for name in other_predictions(arm.run, arm.folder)})
+    others = {name: study_other(selection, name, num_resamples, report, workers) for name in names}
+    return Findings(selection, tuple(results), compared, tuple(remarks(selection, results)), num_resamples, others)
+
+
+def study_other(selection: Selection, data: str, num_resamples: int, report: Report, workers: int) -> Findings:
+    """The same of another data set, over the arms that were asked it."""
+    asked = [arm for arm in selection.finished if data in other_predictions(arm.run, arm.folder)]
+    results = measure_all(asked, num_resamples, report, workers, data)
+    compared = compare_all(results, num_resamples, report)
+    remarks = different_questions([result for result in results if isinstance(result, Measured)])
+    return Findings(selection, tuple(results), compared, tuple(remarks), num_resamples)

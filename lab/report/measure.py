@@ -21,7 +21,7 @@ from lab.report.question_set import QuestionSet, Reader
 from lab.report.select_runs import Row
 from lab.statistics.comparing import Interval, intervals
 from lab.statistics.metrics import KINDS, Kind, columns
-from lab.store.runs import own_predictions
+from lab.store.runs import other_predictions, own_predictions
 
 BATCH = 32
 """Arms measured one after another by one process, so that they share what they were asked."""
@@ -35,7 +35,7 @@ class Measured:
 
     metrics: by name, those that a report shows. intervals: of the metrics that have one everywhere; empty, and `no_interval` the
     reason, where nothing can be resampled. subsets: name -> (examples, headline). tokens: mean, least and most visual tokens of one
-    image. minival: headline on minival. details: what the kind's own page adds. questions: what was asked.
+    image. minival: headline on minival. details: what the kind's own page adds. questions: what was asked. path: the predictions.
     """
 
     arm: Row
@@ -53,6 +53,7 @@ class Measured:
     baseline: tuple[str, dict[str, float]]
     items: str
     order: str
+    path: Path
 
     @property
     def kind(self) -> Kind:
@@ -76,6 +77,7 @@ class Opened:
     """An arm whose dev predictions were read; tokens: of all images, flat."""
 
     arm: Row
+    path: Path
     questions: QuestionSet
     table: PredictionTable
     tokens: np.ndarray
@@ -86,11 +88,14 @@ Made = TypeVar("Made")
 
 
 def measure_all(
-    arms: Sequence[Row], num_resamples: int = 2000, report: Report = silent, workers: int = 1
+    arms: Sequence[Row], num_resamples: int = 2000, report: Report = silent, workers: int = 1, data: str | None = None
 ) -> list[Result]:
-    """Measure every arm, in order; many arms are spread over `workers` processes, which import the caller's main module."""
+    """Measure every arm, in order; many arms are spread over `workers` processes, which import the caller's main module.
+
+    data: another data set that the arms were asked; None: their own.
+    """
     batches = [arms[start : start + BATCH] for start in range(0, len(arms), BATCH)]
-    work = partial(measure_batch, num_resamples=num_resamples)
+    work = partial(measure_batch, num_resamples=num_resamples, data=data)
     if len(arms) < POOL_FROM or workers < 2:
         return _followed(map(work, batches), len(arms), report)
     context = multiprocessing.get_context("spawn")
@@ -106,10 +111,10 @@ def _followed(results: Iterable[list[Result]], total: int, report: Report) -> li
     return made
 
 
-def measure_batch(arms: Sequence[Row], num_resamples: int = 2000) -> list[Result]:
+def measure_batch(arms: Sequence[Row], num_resamples: int = 2000, data: str | None = None) -> list[Result]:
     """Measure some arms; those that were asked the same share the draws behind their intervals."""
     reader = Reader()
-    opened = [_open(arm, reader) for arm in arms]
+    opened = [_open(arm, reader, data) for arm in arms]
     groups: dict[int, list[Opened]] = {}
     for one in opened:
         if isinstance(one, Opened):
@@ -121,18 +126,20 @@ def measure_batch(arms: Sequence[Row], num_resamples: int = 2000) -> list[Result
         within, reason = _or_reason(partial(intervals, tables, names, cluster=cluster, num_resamples=num_resamples))
         for place, one in enumerate(members):
             shared[one.arm.run.identity] = (within[place] if within else {}, reason)
-    return [_measure(one, *shared[one.arm.run.identity]) if isinstance(one, Opened) else one for one in opened]
+    held_out = _minival if data is None else lambda arm: (None, f"{data} is asked its dev alone")
+    return [_measure(one, *shared[one.arm.run.identity], *held_out(one.arm)) if isinstance(one, Opened) else one for one in opened]
 
 
-def _open(arm: Row, reader: Reader) -> Opened | Unmeasured:
+def _open(arm: Row, reader: Reader, data: str | None) -> Opened | Unmeasured:
     if not arm.finished:
         return Unmeasured(arm, arm.run.error or "no error was recorded")
     try:
-        path = own_predictions(arm.run, arm.folder, "dev")
+        path = own_predictions(arm.run, arm.folder, "dev") if data is None else other_predictions(arm.run, arm.folder)[data]
         with predictions.readable(path):
-            opened = Opened(arm, *reader.read(path))
-        require_all(path, len(opened.table), arm.run.facts, "dev")
-        return opened
+            asked = reader.read(path)
+        if data is None:
+            require_all(path, len(asked[1]), arm.run.facts, "dev")
+        return Opened(arm, path, *asked)
     except LabError as error:
         return Unmeasured(arm, f"the run finished, but {error}")
 
@@ -146,10 +153,11 @@ def require_all(path: Path, rows: int, facts: dict[str, Any], split: str) -> Non
         raise DataError(f"{path}: it has {rows} rows, and run.json counts {counted} examples of {split}; evaluate the run again.")
 
 
-def _measure(one: Opened, within: dict[str, Interval], no_interval: str | None) -> Measured:
+def _measure(
+    one: Opened, within: dict[str, Interval], no_interval: str | None, minival: PredictionTable | None, reason: str | None
+) -> Measured:
     table, questions, tokens = one.table, one.questions, one.tokens
     kind, page = KINDS[table.kind], page_of(table.kind)
-    minival, reason = _minival(one.arm)
     return Measured(
         arm=one.arm,
         kind_name=kind.name,
@@ -166,6 +174,7 @@ def _measure(one: Opened, within: dict[str, Interval], no_interval: str | None) 
         baseline=questions.baseline,
         items=questions.content,
         order=questions.order,
+        path=one.path,
     )
 
 

@@ -103,11 +103,12 @@ def blocks(findings: Findings, drawn: Mapping[str, Drawing], folder: Path) -> li
         page += [Heading(2, "Over seeds"), Paragraph("Mean ± standard deviation."), seeds] if seeds else []
         page += own.calibration(findings, figure)
         page += [Heading(2, capital(kind.main.title_with("by subset"))), subsets] if subsets else []
+        page += other_data(findings)
         page += diagnostics.controls_blocks(findings) + own.diagnostics(findings) + diagnostics.gate_blocks(measured)
         page += [Heading(2, "Cost"), *figure(against_cost), tables.best_table(tables.COST, measured)]
         page += speed.latency_blocks(measured) + ledger(findings)
         page += [Heading(2, "Training"), *figure("training_curves")] if "training_curves" in drawn else []
-    return page + provenance(findings) + [Heading(2, "Definitions"), Bullets(definitions(own))]
+    return page + provenance(findings) + [Heading(2, "Definitions"), Bullets(definitions(own, bool(findings.others)))]
 
 
 def ledger(findings: Findings) -> list[Block]:
@@ -163,10 +164,27 @@ def data_of(findings: Findings) -> list[str]:
     return list(found)
 
 
-def claims(findings: Findings) -> list[Block]:
+def other_data(findings: Findings) -> list[Block]:
+    """Each other data set that arms were asked: what was asked, a row an arm, and what may be claimed there."""
+    page: list[Block] = []
+    for name, other in findings.others.items():
+        asked = dict.fromkeys((fact(m.arm, "also", name, "option"), fact(m.arm, "also", name, "samples")) for m in other.measured)
+        page.append(Heading(2, f"Also asked: {name}"))
+        page += [
+            Paragraph(("Asked as ", Mono(str(option or name)), "; the SHA-256 of its samples begins with ", Mono(str(samples or "?")[:16]), "."))
+            for option, samples in asked
+        ]
+        page += [Warn(remark) for remark in other.remarks]
+        page += [Warn(f"{result.arm.label}: {result.reason}") for result in other.unmeasured]
+        if other.measured:
+            page += [tables.other_table(other.measured, other.kind), *possible(other), *claims(other, 3)]
+    return page
+
+
+def claims(findings: Findings, level: int = 2) -> list[Block]:
     """One sentence a pair, and what stands behind it."""
     compared = findings.compared
-    page: list[Block] = [Heading(2, "What may be claimed")]
+    page: list[Block] = [Heading(level, "What may be claimed")]
     if compared.pairs:
         page.append(Bullets(tuple(pair.claim.sentence for pair in compared.pairs)))
         page.append(

@@ -122,6 +122,16 @@ def with_baselines(results: Sequence[Result]) -> list[Measured]:
     return rows + [replace(m, baseline=(name, {m.kind.headline: share})) for (_, name, share), m in shares.items()]
 
 
+def other_table(measured: Sequence[Measured], kind: Kind) -> Table:
+    """The arms on another data set: what the first table says of answers, with the row that always gives one answer."""
+    first, sizes = main_columns(kind)[0], main_columns(kind)[-2]
+    columns = (first, *(metric_column(kind.metrics[name]) for name in kind.shown), sizes)
+    rows = [tuple(column.cell(m) for column in columns) for m in best(measured)]
+    references = {m.items: m for m in reversed(measured)}
+    rows += [tuple(column.baseline(m) for column in columns) for m in references.values()]
+    return table_with(columns, rows, shown_of(len(measured)))
+
+
 def state_of(result: Unmeasured) -> str:
     """The status of an arm without numbers, as a table says it."""
     return "NO PREDICTIONS" if result.arm.finished else result.arm.run.status

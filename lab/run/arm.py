@@ -84,7 +84,7 @@ def ask_more(x: Experiment, prepared: Prepared, run: Run, run_dir: Path, report:
         reads = readout(vlm.processor.tokenizer, x.prompt)
         described = contract.describe(x, vlm, encoded["dev"].encoder, reads)
         contract.enforce(contract.load(run_dir), described, f"asking more of run {run.identity}")
-        run.metrics |= evaluate(x, vlm, encoded, reads, run_dir, report, todo=todo)
+        run.metrics |= evaluate(x, vlm, encoded, reads, run_dir, report, run.facts, todo=todo)
     run.facts["asked"] = run.facts.get("asked", {}) | asked(x)
     facts = data_facts(x, prepared, encoded)
     run.facts["data"] |= {key: facts[key] for key in ("counts", "samples", "baselines", "notes")}
@@ -144,7 +144,7 @@ def train_and_measure(
         lora.finalize_adapter(vlm)
         require_effect(vlm, assemble(x, prepared.vlm), encoded["dev"])
         adapter.save(vlm, run_dir / "adapter")
-    run.metrics |= evaluate(x, vlm, encoded, reads, run_dir, report, interleaved)
+    run.metrics |= evaluate(x, vlm, encoded, reads, run_dir, report, run.facts, interleaved)
     run.facts["asked"] = asked(x)
     realised = {key: run.metrics[f"visual_tokens/{key}"] for key in ("mean", "min", "max") if f"visual_tokens/{key}" in run.metrics}
     contract.save(run_dir, {**described, "visual_tokens": realised})

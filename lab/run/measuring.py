@@ -8,7 +8,7 @@ import logging
 import tempfile
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -18,7 +18,7 @@ from lab.answers import predictions
 from lab.artifacts import contract, export
 from lab.config import DataDial, Experiment, asked
 from lab.data.controls import ControlSplit
-from lab.errors import DataError, ModelError
+from lab.errors import ConfigError, DataError, ModelError
 from lab.evaluation import asking, equivalence, generation, latency, scoring, swap
 from lab.host.progress import Report
 from lab.model import Vlm
@@ -49,9 +49,11 @@ def unasked(x: Experiment, run: Run) -> set[str]:
 
 def evaluate(
     x: Experiment, vlm: Vlm, encoded: dict[str, Examples], readout: Readout, run_dir: Path, report: Report,
-    interleaved: bool = False, todo: Collection[str] | None = None,
+    facts: dict[str, Any], interleaved: bool = False, todo: Collection[str] | None = None,
 ) -> dict[str, float]:
     """Score splits and write their predictions, measure latency and memory; return the summary numbers.
+
+    facts: of the run, to which `also` adds what else was asked: by name of the data, how many examples and their fingerprint.
 
     interleaved: latency will be measured again with other arms in turn (`lab.run.latency_rounds`), so that a quick one will do.
     todo: the names of `asked` that are wanted, of a run whose speed is known; None: all, and the speed.
@@ -73,7 +75,7 @@ def evaluate(
             out |= summary.of_split(name, tables[name], section.bootstrap)
     dev = tables["dev"]
     if "dev" in wanted:
-        out |= {**visual_tokens(dev.visual_tokens), **by_rule(x.data, dev), **summary.of_subsets(dev)}
+        out |= {**visual_tokens(dev.visual_tokens), **by_rule("dev", x.data, dev), **summary.of_subsets(dev)}
     if "generate" in wanted:
         texts = asking.ask(vlm, encoded["dev"], readout, section, "dev", report, "generate")
         out |= {f"dev/{key}": value for key, value in generation.compare(texts, dev).items()}
@@ -83,7 +85,9 @@ def evaluate(
         out |= summary.of_scaling(tables["minival"], dev)
     for option in section.also:
         if f"also {option}" in wanted:
-            out |= also(x, option, vlm, encoded["dev"], readout, run_dir, report)
+            numbers, asked_of = also(x, option, vlm, encoded["dev"], readout, run_dir, report)
+            out |= numbers
+            facts["also"] = facts.get("also", {}) | asked_of
     if todo is None:
         report("measuring latency", 0, 1, "")
         out["memory/peak_mb"] = latency.peak_memory_mb(vlm.device)
@@ -94,29 +98,33 @@ def evaluate(
     return out
 
 
-def by_rule(dial: DataDial, table: predictions.PredictionTable) -> dict[str, float]:
-    """A benchmark's own scores of a table, where it has a rule."""
+def by_rule(name: str, dial: DataDial, table: predictions.PredictionTable) -> dict[str, float]:
+    """A benchmark's own scores of a split's table, where it has a rule: `<name>/<rule>/<score>`."""
     rule = rules.rule_of(dataclasses.asdict(dial))
     if rule is None:
         return {}
     scores = rule.intervals(table)
     log.info("%s", rule.told(scores))
-    return rule.summary(scores)
+    return {f"{name}/{key}": value for key, value in rule.summary(scores).items()}
 
 
 def also(
     x: Experiment, option: str, vlm: Vlm, dev: Examples, readout: Readout, run_dir: Path, report: Report
-) -> dict[str, float]:
-    """Ask dev of another data option, encoded as the run's own is; write the predictions and return `<data>.dev/...`."""
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Ask dev of another data option, encoded as the run's own is; write the predictions, return `<data>/dev/...` and the facts."""
     dial = data.option(option)
     splits, examples = screen(data.load(dial, Path(x.tracking.cache_dir)), ("dev",), dev.encoder, dial)
+    if splits.kind != readout.kind:
+        raise ConfigError(f"evaluation.also=[{option}]: its answers are of the kind {splits.kind}, and this run answers {readout.kind}.")
     for note in splits.notes:
         log.info("data: %s", note)
     examples["dev"].prepare(dev.store, vlm, report)
     path = runs.predictions_file(run_dir, dial.name, "dev")
-    predictions.write(path, asking.ask(vlm, examples["dev"], readout, x.evaluation, f"{dial.name}.dev", report))
-    table = predictions.read(path)
-    return summary.of_split(f"{dial.name}.dev", table, x.evaluation.bootstrap) | by_rule(dial, table)
+    predictions.write(path, asking.ask(vlm, examples["dev"], readout, x.evaluation, f"{dial.name}/dev", report))
+    table, split, name = predictions.read(path), examples["dev"].split, f"{dial.name}/dev"
+    facts = {"option": option, "examples": len(split), "samples": data.fingerprint(split), "notes": list(splits.notes)}
+    facts["skipped"] = len(splits.skipped)
+    return summary.of_split(name, table, x.evaluation.bootstrap) | by_rule(name, dial, table), {dial.name: facts}
 
 
 def swapped(

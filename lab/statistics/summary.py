@@ -2,8 +2,10 @@
 
     SPLIT/METRIC              every metric of `lab.statistics.metrics`, METRIC_by_chance where guessing gives some, and num_clusters
     SPLIT/METRIC_low, _high       ends of the 95 % interval of the headline metric, of dev of all with an interval; absent without
+    SPLIT/RULE/SCORE, _low, _high     a benchmark's own scores (`lab.statistics.rules`)
     dev_scaled/METRIC         of dev at the temperature that minival gives, which is dev_scaled/temperature
     dev_subset/NAME/METRIC        the headline metric, and num_examples
+    DATA/dev/METRIC           of dev of another data set that the run was asked too (`evaluation.also`): all that dev has but these two
 
 A report makes these anew from the same predictions; what it shows of one run, a run has recorded.
 """
@@ -34,7 +36,7 @@ def of_split(name: str, table: PredictionTable, num_resamples: int) -> dict[str,
     out |= {f"{name}/{key}_by_chance": metric.chance(table) for key, metric in kind.metrics.items() if metric.chance}
     out[f"{name}/num_clusters"] = float(cluster.max() + 1)
     if cluster.max() > 0:
-        names = kind.with_interval if name == "dev" else (kind.headline,)
+        names = kind.with_interval if name.endswith("dev") else (kind.headline,)
         for key, one in intervals([table], names, num_resamples=num_resamples, cluster=cluster)[0].items():
             out |= ends(f"{name}/{key}", one)
     return out

@@ -108,6 +108,12 @@ def own_predictions(run: Run, run_dir: Path, split: str) -> Path:
     return predictions_file(run_dir, run.config.get("data", {}).get("name", ""), split)
 
 
+def other_predictions(run: Run, run_dir: Path) -> dict[str, Path]:
+    """The predictions of dev of every other data set that a run was asked, by its name."""
+    found = {path.name.removesuffix(".dev.parquet"): path for path in sorted((run_dir / "predictions").glob("*.dev.parquet"))}
+    return {name: path for name, path in found.items() if name != run.config.get("data", {}).get("name")}
+
+
 def save(runs_dir: Path, run: Run) -> None:
     """Write `run.json`, without secrets that were typed in the command or that a library put in its error."""
     _write(folder(runs_dir, run.identity) / "run.json", run, ("command", "error"))

@@ -28,7 +28,7 @@ from lab.statistics import calibration, functional, winoground
 from lab.statistics.functional import Bins
 from lab.statistics.metrics import KINDS
 from lab.statistics.rules import rule_of
-from lab.store.runs import folder, own_predictions
+from lab.store.runs import folder
 
 log = logging.getLogger(__name__)
 
@@ -150,7 +150,7 @@ def formulas_table(measured: Sequence[Measured]) -> Table:
     """Every measure of calibration of the arms that are shown: `before → after` where a temperature can change the number."""
     columns, rows = ("arm", *(METRICS[name].title for name in FORMULAS)), []
     for m in best(measured):
-        dev = predictions.read(own_predictions(m.arm.run, m.arm.folder, "dev"), ("sample_id", *COLUMNS))
+        dev = predictions.read(m.path, ("sample_id", *COLUMNS))
         scaled = m.details.temperature and calibration.apply(m.details.temperature, dev)
         cells = [number(METRICS[name], METRICS[name].of(dev) if METRICS[name].only(dev) else None) for name in FORMULAS]
         if scaled is not None:
