@@ -6,9 +6,9 @@ import dataclasses
 import hashlib
 import importlib
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lab import paths
 from lab.errors import ConfigError, DataError, did_you_mean
@@ -74,6 +74,20 @@ def dial_of(name: str, keys: Sequence[str], source: str, **given: str) -> DataDi
     bounds.check(Experiment(data=dial), "data.")
     check_dial(dial, trains=False)
     return dial
+
+
+def stored(values: Mapping[str, Any]) -> DataDial:
+    """The dial of a run's stored config. Raises `ConfigError` for one of another version."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    from lab.config import DataDial
+    from lab.freezing import literal
+
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DataDial), literal(dict(values))))  # type: ignore[return-value]
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"the stored config of its data is none of this version of the laboratory ({error.msg or error}).") from None
 
 
 def require_split(splits: Splits, part: str) -> Split:

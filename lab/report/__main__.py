@@ -25,12 +25,16 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--out", type=paths.argument, default=Path("report"), metavar="DIR", help="where to write (default: report)")
     resamples = "resamples behind intervals but those of shares, which are exact (default: 2000)"
     made.add_argument("--bootstrap", type=int, default=2000, metavar="N", help=resamples)
+    gallery = "most examples in the gallery, with pictures read from the data set and put into report.html; 0: none (default: 24)"
+    made.add_argument("--gallery", type=int, default=24, metavar="N", help=gallery)
     return made
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command-line entry point; 2 if the user must act."""
     given = parser().parse_args(arguments)
+
+    os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}  # a report fetches nothing
 
     from lab.report.select_runs import choose
 
@@ -40,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from lab.host.progress import bars
         from lab.report.write import write_report
 
-        folder = write_report(selection, given.out, given.bootstrap, bars(), workers=len(os.sched_getaffinity(0)))
+        folder = write_report(selection, given.out, given.bootstrap, bars(), workers=len(os.sched_getaffinity(0)), num_cases=max(0, given.gallery))
     except (LabError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

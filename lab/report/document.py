@@ -72,7 +72,43 @@ class Figure:
     caption: str
 
 
-Block = Heading | Paragraph | Bullets | Code | Warn | Table | Figure
+@dataclass(frozen=True)
+class Answer:
+    """What an arm answered to one question; right: 1, 0 or between."""
+
+    arm: str
+    text: str
+    right: float
+
+    @property
+    def sign(self) -> str:
+        """A mark that does not need a colour."""
+        return "✓" if self.right >= 1 else "◐" if self.right > 0 else "✗"
+
+    @property
+    def said(self) -> str:
+        """`right`, `wrong` or `60 % right`."""
+        return {"✓": "right", "✗": "wrong"}.get(self.sign, f"{100 * self.right:.0f} % right")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One question with its pictures (WebP), the reference, and what every arm answered."""
+
+    pictures: tuple[bytes, ...]
+    question: str
+    reference: str
+    answers: tuple[Answer, ...]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Cases that the same arms answered; in Markdown a table without the pictures."""
+
+    cases: tuple[Case, ...]
+
+
+Block = Heading | Paragraph | Bullets | Code | Warn | Table | Figure | Gallery
 
 STYLE = """
 :root{color-scheme:light}
@@ -90,6 +126,13 @@ td{border-bottom:1px solid #e3e3e3;padding:.22rem .6rem;vertical-align:top}td.n,
 td code{overflow-wrap:normal}td:first-child,th:first-child{position:sticky;left:0;background:#fff;min-width:7rem}
 figure{margin:1rem 0}img{max-width:100%;height:auto}figcaption{color:#555;font-size:.88rem;max-width:85ch}
 .warn{border-left:4px solid #d55e00;background:#fdf3ec;padding:.4rem .8rem;max-width:85ch}
+.gallery{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,20rem),1fr));gap:1rem;margin:.6rem 0}
+.case{border:1px solid #ddd;border-radius:6px;padding:.6rem .8rem;font-size:.9rem;min-width:0;overflow-wrap:anywhere}
+.case p{margin:.4rem 0}.case ul{list-style:none;margin:.4rem 0 0;padding:0}
+.case li{border-left:4px solid;padding:.1rem .5rem;margin:.2rem 0;background:#f7f7f7}
+.case li.right{border-color:#0072b2}.case li.wrong{border-color:#d55e00}.case li.partly{border-color:#e69f00}
+.right span{color:#0072b2}.wrong span{color:#b34d00}.partly span{color:#8a5f00}.case span{font-weight:700}
+.pictures{display:flex;flex-wrap:wrap;gap:.4rem}.pictures img{flex:0 1 auto;min-width:0;max-height:15rem;border:1px solid #eee}
 @media print{body{max-width:none;margin:0;font-size:11px}.scroll{overflow:visible}h2{break-after:avoid}figure{break-inside:avoid}}
 """.strip()
 
@@ -128,6 +171,10 @@ def markdown_block(block: Block, folder: Path) -> str:
             return f"> **Note.** {markdown_text(text)}"
         case Table():
             return markdown_table(block)
+        case Gallery(cases):
+            columns = ("question", "reference", *(answer.arm for answer in cases[0].answers))
+            rows = [(case.question, case.reference, *(f"{a.sign} {a.text}" for a in case.answers)) for case in cases]
+            return markdown_table(Table(columns, tuple(rows)))
         case Figure(path, alt, caption):
             target = path.relative_to(folder).as_posix()
             return f"![{markdown_text(alt)}]({target})\n\n*{markdown_text(caption)}*"
@@ -198,6 +245,8 @@ def html_block(block: Block) -> str:
             return html_table(block)
         case Figure():
             return html_figure(block)
+        case Gallery(cases):
+            return '<div class="gallery">\n' + "\n".join(map(html_case, cases)) + "\n</div>"
 
 
 def html_table(table: Table) -> str:
@@ -224,6 +273,22 @@ def html_figure(figure: Figure) -> str:
         f'<figure><img width="{width}" alt="{html.escape(figure.alt)}" src="data:image/png;base64,{source}">'
         f"<figcaption>{html_text(figure.caption)}</figcaption></figure>"
     )
+
+
+def html_case(case: Case) -> str:
+    """A card with the pictures at their own size at most."""
+    images = "".join(
+        f'<img alt="image {place} of {len(case.pictures)}" src="data:image/webp;base64,{base64.b64encode(picture).decode()}">'
+        for place, picture in enumerate(case.pictures, start=1)
+    )
+    answers = "".join(
+        f'<li class="{"right" if answer.right >= 1 else "partly" if answer.right > 0 else "wrong"}"><span role="img" '
+        f'aria-label="{answer.said}" title="{answer.said}">{answer.sign}</span> <strong>{html_text(answer.text)}</strong> '
+        f"{html_text((Mono(answer.arm),))}</li>"
+        for answer in case.answers
+    )
+    question = f"<p>{html_text(case.question)}</p><p>Reference: <strong>{html_text(case.reference)}</strong></p>"
+    return f'<div class="case"><div class="pictures">{images}</div>{question}<ul>{answers}</ul></div>'
 
 
 def css_width(png: bytes) -> int:

@@ -15,6 +15,7 @@ from lab.report.document import Block, Bullets, Code, Figure, Heading, Mono, Par
 from lab.report.figures import Picture
 from lab.report.findings import Findings
 from lab.report.formatting import arms, capital, percent, unseen
+from lab.report.gallery import gallery_blocks
 from lab.report.kinds import page_of
 from lab.report.matching import ledger_table, matched
 from lab.statistics.metrics import KINDS, Kind
@@ -83,8 +84,8 @@ def drawings(findings: Findings) -> dict[str, Drawing]:
     return drawn
 
 
-def blocks(findings: Findings, drawn: Mapping[str, Drawing], folder: Path) -> list[Block]:
-    """The whole page; `folder` holds the figures in `drawn`."""
+def blocks(findings: Findings, drawn: Mapping[str, Drawing], folder: Path, num_cases: int) -> list[Block]:
+    """The whole page; `folder` holds the figures in `drawn`, `num_cases` are most in the gallery."""
 
     def figure(name: str) -> list[Block]:
         if name not in drawn:
@@ -105,6 +106,7 @@ def blocks(findings: Findings, drawn: Mapping[str, Drawing], folder: Path) -> li
         page += [Heading(2, capital(kind.main.title_with("by subset"))), subsets] if subsets else []
         page += other_data(findings)
         page += diagnostics.controls_blocks(findings) + own.diagnostics(findings) + diagnostics.gate_blocks(measured)
+        page += gallery_blocks(findings, num_cases)
         page += [Heading(2, "Cost"), *figure(against_cost), tables.best_table(tables.COST, measured)]
         page += speed.latency_blocks(measured) + ledger(findings)
         page += [Heading(2, "Training"), *figure("training_curves")] if "training_curves" in drawn else []

@@ -28,9 +28,12 @@ HEAD = 4096
 
 
 def write_report(
-    selection: Selection, out: Path, num_resamples: int = LEAST_RESAMPLES, report: Report = silent, workers: int = 1
+    selection: Selection, out: Path, num_resamples: int = LEAST_RESAMPLES, report: Report = silent, workers: int = 1, num_cases: int = 0
 ) -> Path:
-    """Write `out/<selection>/report.md`, `report.html`, `table.tex` and `figures/*.png`; return the folder."""
+    """Write `out/<selection>/report.md`, `report.html`, `table.tex` and `figures/*.png`; return the folder.
+
+    num_cases: most in the gallery, whose pictures are read from the runs' data set; 0: no gallery, and nothing but run folders is read.
+    """
     folder = out / selection.name
     texts = [folder / name for name in ("report.md", "report.html", "table.tex")]
     places = {name: folder / "figures" / f"{name}.png" for name in drawing_names()}
@@ -43,7 +46,7 @@ def write_report(
             write_atomically(path, data)
         else:
             path.unlink(missing_ok=True)
-    page = blocks(findings, drawn, folder / "figures")
+    page = blocks(findings, drawn, folder / "figures", num_cases)
     bodies = (to_markdown(page, folder), to_html(page, f"Report {selection.name}"), to_latex(findings))
     for path, body in zip(texts, bodies, strict=True):
         write_atomically(path, stamped(body, path.suffix))

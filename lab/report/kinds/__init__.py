@@ -27,7 +27,8 @@ class KindPage:
     baseline: a row that always gives one answer: its name, and its metrics where they say something; baseline_name: in a figure;
     baseline_needs: columns that it reads beside the truth. guessed: what guessing gets, in words.
     details: own numbers of an arm, from dev and minival (None, and why). remarks: what a reader must know first.
-    pictures: own figures by name. calibration, diagnostics: own chapters, the first with a function that places a figure by its name.
+    told: of every row of a whole table the reference and what was answered, in words. pictures: own figures by name.
+    calibration, diagnostics: own chapters, the first with a function that places a figure by its name.
     """
 
     kind: str
@@ -41,6 +42,7 @@ class KindPage:
     guessed: str
     details: Callable[[PredictionTable, PredictionTable | None, str | None], Any]
     remarks: Callable[[Sequence[Measured]], list[str]]
+    told: Callable[[PredictionTable], list[tuple[str, str]]]
     pictures: Mapping[str, Callable[[Sequence[Measured]], Picture]]
     calibration: Callable[[Findings, Callable[[str], list[Block]]], list[Block]]
     diagnostics: Callable[[Findings], list[Block]]

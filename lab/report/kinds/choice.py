@@ -83,6 +83,12 @@ def baseline(table: PredictionTable) -> tuple[str, dict[str, float]]:
     return f"always {max(table.options, key=len)[commonest]}", {"accuracy": float(right.mean()), "consistency": consistency}
 
 
+def told(table: PredictionTable) -> list[tuple[str, str]]:
+    """The right option, and the answered one with its probability."""
+    rows = zip(table.options, table.right.tolist(), table.prediction.tolist(), table.confidence.tolist(), strict=True)
+    return [(options[right], f"{options[said]} ({100 * confidence:.0f} %)") for options, right, said, confidence in rows]
+
+
 def little_mass(measured: Sequence[Measured]) -> list[str]:
     """Answers that hold little of the model's probability."""
     poor = [m for m in measured if m.metrics["captured_mass_below_half"] > 0.05]
@@ -246,6 +252,7 @@ PAGE = KindPage(
     guessed="one half",
     details=details,
     remarks=little_mass,
+    told=told,
     pictures={"reliability": reliability},
     calibration=calibration_blocks,
     diagnostics=lambda findings: swapped_blocks(findings) + winoground_blocks(findings),

@@ -40,6 +40,12 @@ def commonest(table: PredictionTable) -> tuple[str, dict[str, float]]:
     return f"{ALWAYS}{answer}", {"exact_match": number / len(table)}
 
 
+def told(table: PredictionTable) -> list[tuple[str, str]]:
+    """The distinct references, and what was written with its probability."""
+    rows = zip(table.references, table.text, table.confidence.tolist(), strict=True)
+    return [(" / ".join(references), f"{text or '(nothing)'} ({100 * confidence:.0f} %)") for references, text, confidence in rows]
+
+
 def remarks(measured: Sequence[Measured]) -> list[str]:
     """Answers that were cut off, and references that the rule damages."""
     cut = [m for m in measured if m.metrics["cut_off"] > OFTEN]
@@ -110,6 +116,7 @@ PAGE = KindPage(
     guessed="what answers without the images get",
     details=details,
     remarks=remarks,
+    told=told,
     pictures={"reliability": reliability},
     calibration=calibration_blocks,
     diagnostics=answers_blocks,
