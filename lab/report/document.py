@@ -132,7 +132,7 @@ figure{margin:1rem 0}img{max-width:100%;height:auto}figcaption{color:#555;font-s
 .case li{border-left:4px solid;padding:.1rem .5rem;margin:.2rem 0;background:#f7f7f7}
 .case li.right{border-color:#0072b2}.case li.wrong{border-color:#d55e00}.case li.partly{border-color:#e69f00}
 .right span{color:#0072b2}.wrong span{color:#b34d00}.partly span{color:#8a5f00}.case span{font-weight:700}
-.pictures{display:flex;flex-wrap:wrap;gap:.4rem}.pictures img{flex:0 1 auto;min-width:0;max-height:15rem;border:1px solid #eee}
+.pictures{display:flex;flex-wrap:wrap;gap:.4rem}.pictures img{flex:0 1 auto;min-width:min(6.5rem,45%);max-height:15rem;border:1px solid #eee}
 @media print{body{max-width:none;margin:0;font-size:11px}.scroll{overflow:visible}h2{break-after:avoid}figure{break-inside:avoid}}
 """.strip()
 

@@ -68,9 +68,10 @@ def gallery_blocks(findings: Findings, number: int) -> list[Block]:
         question = shorten(sample.text, LONGEST) + (f" (and {more} more images)" if more else "")
         return Case(small[sample.sample_id], question, shorten(told[0][row][0], LONGEST), answers)
 
+    size = sum(len(picture) for images in small.values() for picture in images)
     page.append(Paragraph(
-        f"{len(samples)} of {count(len(tables[0]))} dev examples; among equals the order is drawn by the hash of their ids. ✓ right, ✗ wrong, "
-        f"◐ in part. {shown_of(len(asked_the_same), MOST_ARMS)}".strip()
+        f"{len(samples)} of {count(len(tables[0]))} dev examples; among equals the order is drawn by the hash of their ids. "
+        f"✓ right, ✗ wrong, ◐ in part. The pictures take {size / 1000:,.0f} kB. {shown_of(len(asked_the_same), MOST_ARMS)}".strip()
     ))  # fmt: skip
     for title, rows in (("Arms differ", differing), ("All arms miss", missed)):
         if rows:
