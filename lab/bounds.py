@@ -122,7 +122,7 @@ class Words:
 
 
 NEEDS_DATA = "it needs activations of training data before the adapter exists"
-WORDS: Mapping[str, Words] = {
+WORDS: dict[str, Words] = {
     "model.attn_implementation": Words(("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")),
     "data.difficulty": Words(("easy", "medium", "hard")),
     "data.image_layout": Words(("whole", "boxes")),
@@ -151,6 +151,11 @@ WORDS: Mapping[str, Words] = {
     "evaluation.controls": Words(("blank", "shuffled", "text_only")),
 }
 """Of every text that is one of a few words, or a list of them. Enumerations are OmegaConf's affair."""
+
+
+def allow(key: str, word: str) -> None:
+    """Make a word legal that came from outside."""
+    WORDS[key] = dataclasses.replace(WORDS[key], legal=(*WORDS[key].legal, word))
 
 
 def check(x: Experiment, section: str = "") -> None:

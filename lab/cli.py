@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lab import plugins
 from lab.errors import ConfigError, LabError, did_you_mean
 from lab.host.redaction import Formatter, without_secrets
 from lab.host.stopping import EXIT_CODE, Stopped, requeue
@@ -67,10 +68,11 @@ def register_schema() -> None:
     from lab.config import Experiment
 
     class Sweeps(SearchPathPlugin):
-        """Lets `-cn NAME` find `sweeps/NAME.yaml`."""
+        """Lets `-cn NAME` find `sweeps/NAME.yaml`, and a dial the options of plugins."""
 
         def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-            search_path.append("lab", f"file://{shipped('sweeps')}")
+            for folder in (shipped("sweeps"), *plugins.conf_folders()):
+                search_path.append("lab", f"file://{folder}")
 
     Plugins.instance().register(Sweeps)
     ConfigStore.instance().store(name="experiment_schema", node=Experiment, provider="lab")
@@ -78,9 +80,16 @@ def register_schema() -> None:
 
 def compose(overrides: Sequence[str], config_name: str = "train") -> Experiment:
     """One experiment from overrides, as `lab.train` composes it, checked."""
+    plugins.load(plugins.named(overrides))
+    return frozen(compose_config(overrides, config_name))
+
+
+def frozen(composed: DictConfig) -> Experiment:
+    """The experiment of the user's own config, whose plugins are imported first. Never of a run's record: `freezing.from_dict`."""
     from lab.freezing import freeze
 
-    return freeze(compose_config(overrides, config_name))
+    plugins.load(composed.plugins)
+    return freeze(composed)
 
 
 def compose_config(overrides: Sequence[str], config_name: str = "train", **options: bool) -> DictConfig:

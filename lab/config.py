@@ -315,6 +315,7 @@ class Experiment:
     evaluation: EvaluationSection = field(default_factory=EvaluationSection)
     sweep: SweepSection = field(default_factory=SweepSection)
     tracking: Tracking = field(default_factory=Tracking)
+    plugins: list[str] = field(default_factory=list)
     seed: int = 0
 
 
@@ -336,7 +337,7 @@ ROLES: dict[str, str] = {
         "trainer.num_workers", "trainer.threads", "trainer.accelerator", "trainer.devices", "trainer.feature_cache", "trainer.if_finished",
         "trainer.if_unfinished", "trainer.save_every", "trainer.keep_checkpoints", "trainer.max_time", "evaluation.batch_size",
         "evaluation.bootstrap", "evaluation.latency_warmup", "evaluation.latency_examples", "evaluation.verify",
-        "evaluation.probe_examples", "sweep", "tracking",
+        "evaluation.probe_examples", "sweep", "tracking", "plugins",
     ), NEITHER),
 }  # fmt: skip
 """What each key, or each key of a section, says of a run: what made its weights, what was measured of them, or neither."""

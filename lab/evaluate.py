@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lab import paths
+from lab import paths, plugins
 from lab.cli import compose_config, explain, run_cli, set_up_logging
 from lab.host.files import values_hash, write_atomically
 
@@ -22,9 +23,11 @@ if TYPE_CHECKING:
     from lab.model.encoding import Encoder
     from lab.store.runs import Run
 
+log = logging.getLogger(__name__)
+
 SPLITS = ("dev", "minival")
 SPEED = ("threads", "accelerator", "feature_cache", "num_workers")
-FREE = ("data", "evaluation", "tracking", *(f"trainer.{key}" for key in SPEED))
+FREE = ("data", "evaluation", "tracking", "plugins", *(f"trainer.{key}" for key in SPEED))
 """Keys that say what is evaluated, where and how fast; the six dials beside `data` are held to the contract."""
 
 
@@ -123,8 +126,6 @@ def rebuild(x: Experiment, report: Report) -> tuple[Vlm, Vlm, Encoder, Readout]:
 
 def evaluate(run: Run, x: Experiment, given: argparse.Namespace, report: Report) -> tuple[Path, dict[str, Any]]:
     """Check the contract, score, and write predictions and facts; return the predictions' path and the facts."""
-    import logging
-
     from lab import data
     from lab import run as running
     from lab.answers import predictions
@@ -136,7 +137,6 @@ def evaluate(run: Run, x: Experiment, given: argparse.Namespace, report: Report)
     from lab.store import runs
     from lab.training.screening import screen
 
-    log = logging.getLogger(__name__)
     run_dir = runs.folder(given.runs_dir, run.identity)
     base, vlm, encoder, reads = rebuild(x, report)
     trained, now = contract.load(run_dir), contract.describe(x, vlm, encoder, reads)
@@ -166,7 +166,7 @@ def evaluate(run: Run, x: Experiment, given: argparse.Namespace, report: Report)
     predictions.write(path, scored)
     table = predictions.read(path)
     rule = rules.rule_of(vars(x.data))
-    diagnosed = {} if rule is None else rule.summary(rule.intervals(table))
+    diagnosed = {} if rule is None else rules.summary(rule, rules.RULES[rule].intervals(table))
     facts = {
         "run": run.identity,
         "split": given.split,
@@ -201,9 +201,9 @@ def name_of(given: argparse.Namespace, broken: bool) -> str:
 def told(path: Path, facts: dict[str, Any], table: PredictionTable, num_resamples: int) -> str:
     """The lines that a person reads: metrics with 95 % intervals, or the reason why there are none."""
     from lab.errors import LabError
+    from lab.statistics import rules
     from lab.statistics.comparing import intervals
     from lab.statistics.metrics import KINDS
-    from lab.statistics.rules import rule_of
 
     shown = KINDS[table.kind].shown
     lines = [f"run {facts['run']}, {facts['data']['name']}/{facts['split']}, n={facts['n']}"]
@@ -217,15 +217,18 @@ def told(path: Path, facts: dict[str, Any], table: PredictionTable, num_resample
     except LabError as error:
         lines += [f"  {name} {facts['metrics'][name]:.4f}" for name in shown]
         lines.append(f"  no intervals: {error}")
-    rule = rule_of(facts["data"])
+    rule = rules.rule_of(facts["data"])
     if rule is not None:
-        lines += [f"  {line}" for line in rule.told(rule.intervals(table)).splitlines()]
+        lines += [f"  {line}" for line in rules.told(rule, rules.RULES[rule].intervals(table)).splitlines()]
     return "\n".join([*lines, f"written to {path}"])
 
 
 def act(given: argparse.Namespace) -> int:
     """Evaluate and print."""
+    plugins.load(plugins.named(given.overrides))
     run = find(given.runs_dir, given.run)
+    if lacking := plugins.missing(run.config):
+        log.warning("run %s was made with plugins=%s, not imported here; add plugins=[...] if they are needed", run.identity, lacking)
     x = changed(run, given.overrides)
 
     from lab.answers import predictions

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from string import Template
 
+from lab import plugins
 from lab.config import DIALS
 
 FLAGS = ("-h", "--help")
@@ -36,8 +37,10 @@ def split(arguments: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def options(conf: Path) -> str:
-    """One line a dial: its name and the options in its folder."""
-    return "\n".join(f"{dial}: {', '.join(sorted(path.stem for path in (conf / dial).glob('*.yaml')))}" for dial in sorted(DIALS))
+    """One line a dial: its name and the options in its folder and in those of plugins."""
+    folders = (conf, *plugins.conf_folders())
+    found = {dial: sorted(path.stem for folder in folders for path in (folder / dial).glob("*.yaml")) for dial in sorted(DIALS)}
+    return "\n".join(f"{dial}: {', '.join(names)}" for dial, names in found.items())
 
 
 def show(conf: Path, arguments: Sequence[str]) -> int:

@@ -7,8 +7,8 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from lab import manual
-from lab.cli import process_started, run_cli, set_up_logging, shipped
+from lab import manual, plugins
+from lab.cli import frozen, process_started, run_cli, set_up_logging, shipped
 from lab.errors import ConfigError
 from lab.sweeping.launcher import register
 
@@ -26,9 +26,8 @@ def alone(composed: DictConfig) -> int:
     from hydra.core.hydra_config import HydraConfig
 
     from lab.config import identity
-    from lab.freezing import freeze
 
-    x = freeze(composed)
+    x = frozen(composed)
     if x.sweep.replicates > 1:
         raise ConfigError(f"sweep.replicates={x.sweep.replicates}: replicates are arms of a sweep, and this is one run. Add -m.")
 
@@ -52,9 +51,13 @@ def alone(composed: DictConfig) -> int:
 def main() -> None:
     """Command-line entry point."""
     set_up_logging()
-    if manual.asked(sys.argv[1:]):
-        sys.exit(run_cli(lambda: manual.show(shipped("conf"), sys.argv[1:])))
-    sys.exit(run_cli(compose))
+    sys.exit(run_cli(act))
+
+
+def act() -> int | None:
+    """Show the manual, or let Hydra compose; plugins come first, whose options both know."""
+    plugins.load(plugins.named(sys.argv[1:]))
+    return manual.show(shipped("conf"), sys.argv[1:]) if manual.asked(sys.argv[1:]) else compose()
 
 
 if __name__ == "__main__":

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from lab import paths
+from lab import paths, plugins
 from lab.cli import run_cli, set_up_logging
 from lab.errors import ContractError
 
@@ -17,19 +18,21 @@ def main() -> None:
     parser.add_argument("run", help="identity of a finished run, or its first digits")
     parser.add_argument("--runs-dir", type=paths.argument, default=Path("runs"), help="the folder of run folders")
     parser.add_argument("--folder", type=paths.argument, help="check this exported Hugging Face folder instead of exporting anew")
+    parser.add_argument("--plugins", nargs="+", action="extend", default=[], metavar="FOLDER", help=plugins.HELP)
     given = parser.parse_args()
     set_up_logging()
-    sys.exit(run_cli(lambda: verify(given.runs_dir, given.run, given.folder)))
+    sys.exit(run_cli(lambda: verify(given.runs_dir, given.run, given.folder, given.plugins)))
 
 
-def verify(runs_dir: Path, name: str, folder: Path | None = None) -> int:
-    """Run the equivalence gate on a run's files; 0 if every check passes, else 1.
+def verify(runs_dir: Path, name: str, folder: Path | None = None, own: Sequence[str] = ()) -> int:
+    """Run the equivalence gate on a run's files; 0 if every check passes, else 1. own: plugins that its data come from.
 
     Raises `DataError` if there is no such finished run, `ContractError` if its files would not be used as they were trained.
     """
     from lab.evaluate import find
     from lab.store import runs
 
+    plugins.load(own)
     run = find(runs_dir, name)
 
     import tempfile

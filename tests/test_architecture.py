@@ -17,7 +17,7 @@ from lab.config import DIALS
 ROOT = Path(__file__).parents[1]
 FLOW = (
     "errors host",
-    "records config bounds paths freezing manual",
+    "records config bounds paths plugins freezing manual",
     "answers",
     "statistics",
     "store",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from lab.answers import predictions
 from lab.config import ASKED, NEITHER, ROLES, TRAINED, Experiment, asked, identity, role
 from lab.errors import ConfigError
 from lab.freezing import legal_keys
+from lab.statistics.metrics import KINDS, Metric, register
 from lab.store import runs
 
 SMALL = ("trainer.max_steps=2", "evaluation.verify=false", "evaluation.latency_examples=0", "tracking.enabled=false")
@@ -69,6 +71,17 @@ def test_asking_more_of_a_finished_run_takes_no_step(small, tmp_path: Path, monk
     assert {"pairs.dev.parquet", "pairs.train.parquet", "pairs.dev_blank.parquet", "winoground.dev.parquet"} <= seen.keys()
     assert len(predictions.read(folder / "predictions" / "winoground.dev.parquet")) == 8
     assert set(after.config["evaluation"]["controls"]) == {"blank"} and "generate" in after.config["evaluation"]["ask"]
+
+
+def test_a_new_metric_of_a_finished_run_is_taken_from_its_predictions(small, monkeypatch) -> None:
+    x = small(*SMALL, "trainer.max_steps=0", "lora=none")
+    before = running.run_alone(x, "command", time.time())
+    monkeypatch.setitem(KINDS, "choice", deepcopy(KINDS["choice"]))
+    register("choice", Metric("said_true", "said true", "%", True, lambda table: float((table.prediction == 0).mean()), needs=("prediction",)))
+    monkeypatch.setattr("lab.evaluation.asking.ask", None)
+    after = running.run_alone(x, "command", time.time())
+    assert after.metrics.keys() - before.metrics.keys() == {"minival/said_true", "dev/said_true", "dev_scaled/said_true"}
+    assert {key: after.metrics[key] for key in before.metrics} == before.metrics and not running.unasked(x, after)
 
 
 def test_data_that_would_be_asked_twice_or_is_unknown_is_refused(small) -> None:

@@ -27,6 +27,7 @@ TEXTS = {
     "lora.target_modules": "a regular expression",
     "evaluation.also": "options of data, composed before anything loads",
     "tracking.experiment": "MLflow's name",
+    "plugins": "folders or entry points, imported before anything is composed",
 }
 """Keys of the schema whose text is free, and why."""
 

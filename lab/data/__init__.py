@@ -5,17 +5,20 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib
+import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lab import paths
-from lab.errors import ConfigError, DataError, did_you_mean
+from lab.errors import ConfigError, DataError, LabError, did_you_mean
 
 if TYPE_CHECKING:
     from lab.config import DataDial
     from lab.records import Split, Splits
+
+    Loader = Callable[[DataDial, Path], Splits]
 
 NAMES = ("pairs", "nlvr", "nlvr2", "winoground", "easy_vqa", "questions")
 DIAGNOSTIC = ("winoground",)
@@ -24,10 +27,28 @@ KINDS = {"pairs": "choice", "nlvr": "choice", "nlvr2": "choice", "winoground": "
 """`Splits.kind` of those that always have one."""
 
 
+OWN: dict[str, Loader] = {}
+"""What `register` added."""
+
+
+def register(name: str, load: Loader) -> None:
+    """Add a data set, asked for as `data.name=NAME`. Raises `LabError` for a name that is taken, or that no file could have.
+
+    load: makes the splits that a dial describes (`lab.data.splits.finish` checks their images), given the folder of caches;
+    raises `ConfigError` for a key of the dial that it does not take, `DataError` for bad data.
+    """
+    if name in (*NAMES, *OWN) or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise LabError(f"data set {name!r}: a name is lower-case letters, digits and _, and none of {', '.join((*NAMES, *OWN))}.")
+    OWN[name] = load
+
+
 def check_dial(dial: DataDial, trains: bool) -> None:
     """Check the dial before anything is read. trains: there are to be optimizer steps. Raises `ConfigError`."""
-    if dial.name not in NAMES:
-        raise ConfigError(f"data.name={dial.name}: legal values are {', '.join(NAMES)}.{did_you_mean(dial.name, NAMES)}")
+    if dial.name not in (*NAMES, *OWN):
+        raise ConfigError(
+            f"data.name={dial.name}: legal values are {', '.join((*NAMES, *OWN))}; one of your own comes with plugins=[FOLDER]."
+            f"{did_you_mean(dial.name, (*NAMES, *OWN))}"
+        )
     if dial.name in DIAGNOSTIC and trains:
         raise ConfigError(
             f"data={dial.name}: it is diagnostic only and has no train split, but trainer asks for steps. Add trainer.max_steps=0 "
@@ -45,14 +66,15 @@ def load(dial: DataDial, cache_dir: Path) -> Splits:
     for key in ("root", "path"):
         if (spelled := getattr(dial, key)) is not None:
             dial = dataclasses.replace(dial, **{key: paths.expanded(spelled, f"data.{key}")})
-    return importlib.import_module(f"lab.data.{dial.name}").load(dial, Path(cache_dir))
+    load = OWN.get(dial.name) or importlib.import_module(f"lab.data.{dial.name}").load
+    return load(dial, Path(cache_dir))
 
 
 def option(spelled: str) -> DataDial:
     """A data option and its keys in one text, such as `winoground root=/data/w`. Raises `ConfigError`."""
     name, *keys = shlex.split(spelled) or [""]
-    if name not in NAMES:
-        raise ConfigError(f"evaluation.also=[{spelled}]: legal values begin with {', '.join(NAMES)}.{did_you_mean(name, NAMES)}")
+    if name not in (known := (*NAMES, *OWN)):
+        raise ConfigError(f"evaluation.also=[{spelled}]: legal values begin with {', '.join(known)}.{did_you_mean(name, known)}")
     return dial_of(name, keys, f"evaluation.also=[{spelled}]")
 
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lab import paths
+from lab import paths, plugins
 from lab.errors import LabError
 
 
@@ -27,6 +27,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--bootstrap", type=int, default=2000, metavar="N", help=resamples)
     gallery = "most examples in the gallery, with pictures read from the data set and put into report.html; 0: none (default: 24)"
     made.add_argument("--gallery", type=int, default=24, metavar="N", help=gallery)
+    made.add_argument("--plugins", nargs="+", action="extend", default=[], metavar="FOLDER", help=plugins.HELP)
     return made
 
 
@@ -39,12 +40,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from lab.report.select_runs import choose
 
     try:
+        plugins.load(given.plugins)
         selection = choose(given.runs_dir, given.sweep, given.run)
 
         from lab.host.progress import bars
         from lab.report.write import write_report
 
-        folder = write_report(selection, given.out, given.bootstrap, bars(), workers=len(os.sched_getaffinity(0)), num_cases=max(0, given.gallery))
+        workers = len(os.sched_getaffinity(0))
+        folder = write_report(selection, given.out, given.bootstrap, bars(), workers, max(0, given.gallery))
     except (LabError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
+from lab import plugins
 from lab.config import MatchOn
 from lab.report.formatting import arms, count
 from lab.report.kinds import page_of
@@ -27,12 +28,26 @@ def remarks(selection: Selection, results: Sequence[Result]) -> list[str]:
     checks = (different_base, different_questions, different_training, smaller_batches, some_recompute)
     for check in (*checks, different_tokens, of_the_kind, unlike_the_record, no_interval):
         found += check(measured)
-    found += broken_requirements(measured)
+    found += broken_requirements(measured) + not_imported(measured)
     found += different_versions([m.arm for m in measured]) + shared_machine(selection.arms, measured)
     if selection.also and len(measured) > 1:
         listed = ", ".join(selection.also)
         found.append(f"Besides the dials in their names, arms differ in {listed}: a difference may be due to these.")
     return found
+
+
+def not_imported(measured: Sequence[Measured]) -> list[str]:
+    """Plugins of the runs that were not given to this report, and the metrics that it cannot show without them."""
+    found: dict[str, None] = {}
+    for m in measured:
+        recorded = [name.partition("metric ")[2].split("/") for name in m.arm.run.facts.get("asked", {}) if name.startswith("metric ")]
+        metrics = [metric for kind, metric in recorded if kind == m.kind_name and metric not in m.kind.metrics]
+        lacking = plugins.missing(m.arm.run.config)
+        if metrics or lacking:
+            named_so = f" {' '.join(lacking)}" if lacking else ""
+            without = f"without {', '.join(metrics)}, which came from plugins" if metrics else "without the plugins that runs were made with"
+            found[f"This report is {without}: a report executes no code that a run names. Give it as --plugins{named_so}."] = None
+    return list(found)
 
 
 def different_base(measured: Sequence[Measured]) -> list[str]:

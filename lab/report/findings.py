@@ -13,7 +13,6 @@ from lab.report.measure import Measured, Result, Unmeasured, measure_all
 from lab.report.select_runs import Selection
 from lab.statistics.metrics import KINDS, Kind
 from lab.statistics.resampling import LEAST_RESAMPLES
-from lab.store.runs import other_predictions
 
 
 @dataclass(frozen=True)
@@ -52,14 +51,14 @@ def study(
         raise LabError(f"--bootstrap={num_resamples}: too few for the ends of an interval; legal: {LEAST_RESAMPLES} or more.")
     results = measure_all(selection.arms, num_resamples, report, workers)
     compared = compare_all(results, num_resamples, report)
-    names = sorted({name for arm in selection.finished for name in other_predictions(arm.run, arm.folder)})
+    names = sorted({name for arm in selection.finished for name in arm.others})
     others = {name: study_other(selection, name, num_resamples, report, workers) for name in names}
     return Findings(selection, tuple(results), compared, tuple(remarks(selection, results)), num_resamples, others)
 
 
 def study_other(selection: Selection, data: str, num_resamples: int, report: Report, workers: int) -> Findings:
     """The same of another data set, over the arms that were asked it."""
-    asked = [arm for arm in selection.finished if data in other_predictions(arm.run, arm.folder)]
+    asked = [arm for arm in selection.finished if data in arm.others]
     results = measure_all(asked, num_resamples, report, workers, data)
     compared = compare_all(results, num_resamples, report)
     remarks = different_questions([result for result in results if isinstance(result, Measured)])

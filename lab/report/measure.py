@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from lab import plugins
 from lab.answers import predictions
 from lab.answers.predictions import PredictionTable
 from lab.errors import DataError, LabError
@@ -21,7 +22,7 @@ from lab.report.question_set import QuestionSet, Reader
 from lab.report.select_runs import Row
 from lab.statistics.comparing import Interval, intervals
 from lab.statistics.metrics import KINDS, Kind, columns
-from lab.store.runs import other_predictions, own_predictions
+from lab.store.runs import own_predictions
 
 BATCH = 32
 """Arms measured one after another by one process, so that they share what they were asked."""
@@ -99,7 +100,7 @@ def measure_all(
     if len(arms) < POOL_FROM or workers < 2:
         return _followed(map(work, batches), len(arms), report)
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=plugins.load, initargs=(list(plugins.LOADED),)) as pool:
         return _followed(pool.map(work, batches), len(arms), report)
 
 
@@ -134,7 +135,7 @@ def _open(arm: Row, reader: Reader, data: str | None) -> Opened | Unmeasured:
     if not arm.finished:
         return Unmeasured(arm, arm.run.error or "no error was recorded")
     try:
-        path = own_predictions(arm.run, arm.folder, "dev") if data is None else other_predictions(arm.run, arm.folder)[data]
+        path = own_predictions(arm.run, arm.folder, "dev") if data is None else arm.others[data]
         with predictions.readable(path):
             asked = reader.read(path)
         if data is None:

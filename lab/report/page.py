@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lab.errors import LabError
 from lab.report import diagnostics, figures, speed, tables
+from lab.report.benchmarks import benchmark_blocks
 from lab.report.checks import account, fact
 from lab.report.definitions import definitions
 from lab.report.document import Block, Bullets, Code, Figure, Heading, Mono, Paragraph, Strong, Warn
@@ -105,7 +106,7 @@ def blocks(findings: Findings, drawn: Mapping[str, Drawing], folder: Path, num_c
         page += own.calibration(findings, figure)
         page += [Heading(2, capital(kind.main.title_with("by subset"))), subsets] if subsets else []
         page += other_data(findings)
-        page += diagnostics.controls_blocks(findings) + own.diagnostics(findings) + diagnostics.gate_blocks(measured)
+        page += diagnostics.controls_blocks(findings) + own.diagnostics(findings) + benchmark_blocks(findings) + diagnostics.gate_blocks(measured)
         page += gallery_blocks(findings, num_cases)
         page += [Heading(2, "Cost"), *figure(against_cost), tables.best_table(tables.COST, measured)]
         page += speed.latency_blocks(measured) + ledger(findings)

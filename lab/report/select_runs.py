@@ -43,6 +43,11 @@ class Row:
     def finished(self) -> bool:
         return self.run.status == FINISHED
 
+    @property
+    def others(self) -> dict[str, Path]:
+        """Predictions of dev of other data sets that were asked, by name."""
+        return runs.other_predictions(self.folder, self.run.config.get("data", {}).get("name", ""))
+
 
 @dataclass(frozen=True)
 class Selection:

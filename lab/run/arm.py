@@ -14,7 +14,7 @@ from typing import Any
 
 from lab import data, lora
 from lab.artifacts import adapter, contract
-from lab.config import Experiment, IfFinished, IfUnfinished, also_asked, as_dict, asked, identity, trains
+from lab.config import Experiment, IfFinished, IfUnfinished, also_asked, as_dict, identity, trains
 from lab.errors import BusyError
 from lab.evaluation import equivalence
 from lab.host.progress import Report, silent
@@ -24,7 +24,7 @@ from lab.model.answers import readout
 from lab.run import ranks
 from lab.run.accounting import costs
 from lab.run.assembly import assemble, attached, check, sized, trained
-from lab.run.measuring import evaluate, require_effect, unasked, verify
+from lab.run.measuring import evaluate, require_effect, unasked, verify, wanted_of
 from lab.run.realised import realised
 from lab.run.sharing import SPLITS, Prepared, prepare, try_out
 from lab.store import runs
@@ -85,10 +85,11 @@ def ask_more(x: Experiment, prepared: Prepared, run: Run, run_dir: Path, report:
         described = contract.describe(x, vlm, encoded["dev"].encoder, reads)
         contract.enforce(contract.load(run_dir), described, f"asking more of run {run.identity}")
         run.metrics |= evaluate(x, vlm, encoded, reads, run_dir, report, run.facts, todo=todo)
-    run.facts["asked"] = run.facts.get("asked", {}) | asked(x)
+    run.facts["asked"] = run.facts.get("asked", {}) | wanted_of(x)
     facts = data_facts(x, prepared, encoded)
     run.facts["data"] |= {key: facts[key] for key in ("counts", "samples", "baselines", "notes")}
     run.config["evaluation"] = as_dict(also_asked(x, run.config))["evaluation"]
+    run.config["plugins"] = list(dict.fromkeys([*run.config.get("plugins", ()), *x.plugins]))
     run.config["data"] |= {"num_dev": x.data.num_dev, "rule": x.data.rule}
     runs.save(Path(x.tracking.runs_dir), run)
     return run
@@ -145,7 +146,7 @@ def train_and_measure(
         require_effect(vlm, assemble(x, prepared.vlm), encoded["dev"])
         adapter.save(vlm, run_dir / "adapter")
     run.metrics |= evaluate(x, vlm, encoded, reads, run_dir, report, run.facts, interleaved)
-    run.facts["asked"] = asked(x)
+    run.facts["asked"] = wanted_of(x)
     realised = {key: run.metrics[f"visual_tokens/{key}"] for key in ("mean", "min", "max") if f"visual_tokens/{key}" in run.metrics}
     contract.save(run_dir, {**described, "visual_tokens": realised})
     if x.evaluation.verify:

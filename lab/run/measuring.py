@@ -28,6 +28,7 @@ from lab.run import latency_rounds
 from lab.run.accounting import visual_tokens
 from lab.run.assembly import reload
 from lab.statistics import rules, summary
+from lab.statistics.metrics import KINDS
 from lab.store import runs
 from lab.store.runs import Run
 from lab.training.datamodule import Examples, eval_batches
@@ -41,10 +42,19 @@ log = logging.getLogger(__name__)
 PROBE = "probe.safetensors"
 
 
+METRIC = "metric "
+"""What begins the name of a metric from outside, among all that is asked."""
+
+
+def wanted_of(x: Experiment) -> dict[str, str]:
+    """All that is asked of a run: `lab.config.asked`, and the metrics that plugins have registered."""
+    return asked(x) | {f"{METRIC}{kind.name}/{name}": "" for kind in KINDS.values() for name in kind.own}
+
+
 def unasked(x: Experiment, run: Run) -> set[str]:
-    """What of `lab.config.asked` a run's record does not have yet."""
+    """What of it a run's record does not have yet."""
     known = run.facts.get("asked", {})
-    return {name for name, digest in asked(x).items() if known.get(name) != digest}
+    return {name for name, digest in wanted_of(x).items() if known.get(name) != digest}
 
 
 def evaluate(
@@ -59,7 +69,8 @@ def evaluate(
     todo: the names of `asked` that are wanted, of a run whose speed is known; None: all, and the speed.
     """  # fmt: skip
     out: dict[str, float] = {}
-    section, wanted = x.evaluation, asked(x).keys() if todo is None else todo
+    section, wanted = x.evaluation, wanted_of(x).keys() if todo is None else todo
+    anew = any(name.startswith(METRIC) for name in wanted)  # numbers of predictions that are there
     tables: dict[str, predictions.PredictionTable] = {}
     for name in (*section.splits, *(f"dev_{control}" for control in section.controls)):
         path = runs.predictions_file(run_dir, x.data.name, name)
@@ -71,7 +82,7 @@ def evaluate(
             predictions.write(path, asking.ask(vlm, examples, readout, section, name, report))
         if path.exists():
             tables[name] = predictions.read(path)
-        if name in wanted:
+        if name in tables and (anew or name in wanted):
             out |= summary.of_split(name, tables[name], section.bootstrap)
     dev = tables["dev"]
     if "dev" in wanted:
@@ -81,13 +92,15 @@ def evaluate(
         out |= {f"dev/{key}": value for key, value in generation.compare(texts, dev).items()}
     if "swap" in wanted:
         out |= swapped(x, vlm, encoded["dev"], dev, readout, run_dir, report)
-    if {"minival", "dev"} <= tables.keys() and {"minival", "dev"} & set(wanted):
+    if {"minival", "dev"} <= tables.keys() and (anew or {"minival", "dev"} & set(wanted)):
         out |= summary.of_scaling(tables["minival"], dev)
     for option in section.also:
         if f"also {option}" in wanted:
             numbers, asked_of = also(x, option, vlm, encoded["dev"], readout, run_dir, report)
             out |= numbers
             facts["also"] = facts.get("also", {}) | asked_of
+    for name, path in runs.other_predictions(run_dir, x.data.name).items() if anew else ():
+        out |= summary.of_split(f"{name}/dev", predictions.read(path), section.bootstrap)
     if todo is None:
         report("measuring latency", 0, 1, "")
         out["memory/peak_mb"] = latency.peak_memory_mb(vlm.device)
@@ -103,9 +116,9 @@ def by_rule(name: str, dial: DataDial, table: predictions.PredictionTable) -> di
     rule = rules.rule_of(dataclasses.asdict(dial))
     if rule is None:
         return {}
-    scores = rule.intervals(table)
-    log.info("%s", rule.told(scores))
-    return {f"{name}/{key}": value for key, value in rule.summary(scores).items()}
+    scores = rules.RULES[rule].intervals(table)
+    log.info("%s", rules.told(rule, scores))
+    return {f"{name}/{key}": value for key, value in rules.summary(rule, scores).items()}
 
 
 def also(
@@ -123,7 +136,7 @@ def also(
     predictions.write(path, asking.ask(vlm, examples["dev"], readout, x.evaluation, f"{dial.name}/dev", report))
     table, split, name = predictions.read(path), examples["dev"].split, f"{dial.name}/dev"
     facts = {"option": option, "examples": len(split), "samples": data.fingerprint(split), "notes": list(splits.notes)}
-    facts["skipped"] = len(splits.skipped)
+    facts |= {"skipped": len(splits.skipped), "rule": rules.rule_of(dataclasses.asdict(dial))}
     return summary.of_split(name, table, x.evaluation.bootstrap) | by_rule(name, dial, table), {dial.name: facts}
 
 

@@ -10,11 +10,14 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from lab import plugins
+
 
 def train(told: dict[str, Any], rank_0: int) -> None:
     """Build what rank 0 has built and train with it; what comes of it is rank 0's to keep. rank_0: a pipe to it."""
     from lab.freezing import from_dict
 
+    plugins.load(told["config"]["plugins"])  # of the command that started this process
     x = from_dict(told["config"])
 
     import torch

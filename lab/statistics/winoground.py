@@ -22,6 +22,11 @@ from lab.errors import DataError
 from lab.statistics import proportions
 from lab.statistics.comparing import LEVEL, Interval
 
+TITLE = "Winoground (diagnostic)"
+SAYS = (
+    "Share of examples right by strict inequalities of the log-odds of the two answers; a tie is wrong. Text: each "
+    "image's right caption wins. Image: each caption's right image wins. Group: both. Not comparable with scores by P(Yes) alone."
+)
 CHANCE = {"text": 1 / 4, "image": 1 / 4, "group": 1 / 6}
 SAMPLE_ID = re.compile(r"(?P<name>.+)-c(?P<c>[01])-i(?P<i>[01])")
 
@@ -86,18 +91,3 @@ def intervals(asked: PredictionTable) -> dict[str, Interval]:
         for k, (name, value) in enumerate(estimates.items())
     }
 
-
-def summary(found: dict[str, Interval]) -> dict[str, float]:
-    """The scores, the ends of their intervals and the number of examples, as a run records them: `winoground/text`, ..."""
-    ends = {"": "estimate", "_low": "low", "_high": "high"}
-    numbers = {f"winoground/{name}{end}": getattr(one, key) for name, one in found.items() for end, key in ends.items()}
-    return {**numbers, "winoground/examples": float(found["group"].num_clusters)}
-
-
-def told(found: dict[str, Interval]) -> str:
-    """The scores for a person, one a line, with intervals and chance."""
-    lines = []
-    for name, one in found.items():
-        within = "" if not one.has_ends else f" [{one.low:.4f}, {one.high:.4f}]"
-        lines.append(f"winoground {name:<5} {one.estimate:.4f}{within} (chance {CHANCE[name]:.4f}, {one.num_clusters} examples)")
-    return "\n".join(lines)

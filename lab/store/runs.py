@@ -108,10 +108,10 @@ def own_predictions(run: Run, run_dir: Path, split: str) -> Path:
     return predictions_file(run_dir, run.config.get("data", {}).get("name", ""), split)
 
 
-def other_predictions(run: Run, run_dir: Path) -> dict[str, Path]:
-    """The predictions of dev of every other data set that a run was asked, by its name."""
+def other_predictions(run_dir: Path, data: str) -> dict[str, Path]:
+    """The predictions of dev of every data set that a run was asked beside its own, by its name."""
     found = {path.name.removesuffix(".dev.parquet"): path for path in sorted((run_dir / "predictions").glob("*.dev.parquet"))}
-    return {name: path for name, path in found.items() if name != run.config.get("data", {}).get("name")}
+    return {name: path for name, path in found.items() if name != data}
 
 
 def save(runs_dir: Path, run: Run) -> None:

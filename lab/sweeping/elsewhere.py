@@ -22,10 +22,9 @@ from hydra.core.plugins import Plugins
 from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 
-from lab.cli import set_up_logging
+from lab.cli import frozen, set_up_logging
 from lab.config import identity
 from lab.errors import BusyError
-from lab.freezing import freeze
 from lab.host.redaction import without_secrets
 from lab.host.stopping import Stopped, requeue
 from lab.store import runs
@@ -112,7 +111,7 @@ def job(sweep: str, dials: Sequence[str], config_name: str, composed: DictConfig
     """One arm, in the process that a launcher has started for it; what it prints goes to `log.txt` of its run folder."""
     from lab import run as running
 
-    x = freeze(composed)
+    x = frozen(composed)
     arm = Arm(x, tuple(HydraConfig.get().overrides.task))
     record = running.new_run(x, arm_command(config_name, arm), sweep)
     record.name = arm_name(x, dials)

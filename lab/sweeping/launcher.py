@@ -26,7 +26,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
-from lab.cli import register_schema
+from lab.cli import frozen, register_schema
 
 if TYPE_CHECKING:
     from lab.sweeping.arms import Arm
@@ -81,7 +81,6 @@ def grid(arguments: Sequence[str], loader: ConfigLoader | None = None) -> list[l
 
 def composed(context: HydraContext, config: DictConfig, overrides: Sequence[Sequence[str]]) -> list[Arm]:
     """The experiments that overrides make, checked; each as often as `sweep.replicates` says."""
-    from lab.freezing import freeze
     from lab.sweeping.arms import Arm
     from lab.sweeping.replicates import replicated
 
@@ -90,7 +89,7 @@ def composed(context: HydraContext, config: DictConfig, overrides: Sequence[Sequ
         values = context.config_loader.load_sweep_config(config, list(one))
         with open_dict(values):
             del values["hydra"]
-        made.append(Arm(freeze(values), tuple(one)))
+        made.append(Arm(frozen(values), tuple(one)))
     return replicated(made)
 
 

@@ -1,13 +1,10 @@
-"""True/False answers on a page: always the commoner label, reliability, temperature scaling, swapped images, Winoground."""
+"""True/False answers on a page: always the commoner label, reliability, temperature scaling, swapped images."""
 
 from __future__ import annotations
 
-import json
-import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -18,19 +15,15 @@ from lab.evaluation import swap
 from lab.report import figures
 from lab.report.checks import named
 from lab.report.diagnostics import INDEX, or_dash, path_of, written
-from lab.report.document import Block, Heading, Mono, Paragraph, Table, Text
+from lab.report.document import Block, Heading, Paragraph, Table
 from lab.report.findings import Findings
-from lab.report.formatting import NONE, arms, count, number, percent
+from lab.report.formatting import NONE, arms, count, number
 from lab.report.kinds import KindPage
 from lab.report.measure import Measured
 from lab.report.tables import Column, best, best_table, label_of, name_of, shown_of
-from lab.statistics import calibration, functional, winoground
+from lab.statistics import calibration, functional
 from lab.statistics.functional import Bins
 from lab.statistics.metrics import KINDS
-from lab.statistics.rules import rule_of
-from lab.store.runs import folder
-
-log = logging.getLogger(__name__)
 
 METRICS = KINDS["choice"].metrics
 COLUMNS = tuple(dict.fromkeys(column for metric in METRICS.values() for column in metric.needs if column not in INDEX))
@@ -194,46 +187,6 @@ def swapped_blocks(findings: Findings) -> list[Block]:
     return [Heading(2, "Left and right swapped"), Paragraph(said), table]
 
 
-def winoground_blocks(findings: Findings) -> list[Block]:
-    """Text, image and group scores of arms that were asked Winoground, in their run or by `lab.evaluate`; nothing if none was."""
-    measured, rows = findings.measured, []
-    for m in best(measured):
-        for path, broken in winoground_files(m, findings.selection.runs_dir):
-            scores = or_dash(path, lambda path=path: winoground.intervals(predictions.read(path, ("sample_id", *METRICS["nll"].needs))))
-            if scores is not None:
-                name = "" if path.parent.name == "predictions" else f" evaluation {path.stem}"
-                arm: Text = (Mono(m.arm.label), name, " (contract broken)" if broken else "")
-                rows.append((arm, count(scores["group"].num_clusters), *map(written, scores.values())))
-    if not rows:
-        return []
-    rows.append(("chance", NONE, *(percent(share) for share in winoground.CHANCE.values())))
-    columns = ("arm", "examples", *(f"{name}, % [95 %]" for name in winoground.CHANCE))
-    said = (
-        "Share of examples right by strict inequalities of the log-odds of the two answers; a tie is wrong. Text: each "
-        "image's right caption wins. Image: each caption's right image wins. Group: both. Not comparable with scores by P(Yes) alone."
-    )
-    table = Table(columns, tuple(rows), frozenset(range(1, 5)), caption=shown_of(len(measured)))
-    return [Heading(2, "Winoground (diagnostic)"), Paragraph(said), table]
-
-
-def winoground_files(m: Measured, runs_dir: Path) -> list[tuple[Path, bool]]:
-    """Predictions of an arm on Winoground, and whether they broke its contract."""
-    also = folder(runs_dir, m.arm.run.identity) / "predictions" / "winoground.dev.parquet"
-    files = [(also, False)] if also.exists() else []
-    if not files and rule_of(m.arm.run.config.get("data", {})) is winoground:
-        files.append((path_of(m, runs_dir, "dev"), False))
-    for path in sorted((folder(runs_dir, m.arm.run.identity) / "evaluations").glob("*.json")):
-        try:
-            facts = json.loads(path.read_text(encoding="utf-8"))
-            rule, broken = rule_of(facts["data"]), bool(facts["contract_broken"])
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            log.warning("%s: this is no evaluation of this laboratory (%s); it is left out.", path, error)
-            continue
-        if rule is winoground:
-            files.append((path.with_suffix(".parquet"), broken))
-    return files
-
-
 PAGE = KindPage(
     kind="choice",
     also=("ece_equal_mass", "ece_debiased", "captured_mass", "captured_mass_below_half"),
@@ -255,5 +208,5 @@ PAGE = KindPage(
     told=told,
     pictures={"reliability": reliability},
     calibration=calibration_blocks,
-    diagnostics=lambda findings: swapped_blocks(findings) + winoground_blocks(findings),
+    diagnostics=swapped_blocks,
 )

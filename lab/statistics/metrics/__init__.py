@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pkgutil
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 
 import numpy as np
@@ -94,7 +94,7 @@ class Kind:
 
     headline: what arms are compared in, claims are about and the best arm is chosen by; `each` of it says which examples are right.
     shown: columns of a report's main table and lines of an evaluation. watched: what ends training early and picks its weights.
-    truth: the column of right answers.
+    truth: the column of right answers. own: metrics that were registered from outside.
     """
 
     name: str
@@ -103,6 +103,7 @@ class Kind:
     shown: list[str]
     watched: str
     truth: str
+    own: list[str] = field(default_factory=list)
 
     @property
     def main(self) -> Metric:
@@ -173,6 +174,7 @@ def register(kind: str, metric: Metric, *, shown: bool = True) -> None:
     if metric.name in KINDS[kind].metrics:
         raise LabError(f"metric={metric.name!r}: {kind} has one of this name; choose another.")
     KINDS[kind].metrics[metric.name] = metric
+    KINDS[kind].own.append(metric.name)
     if shown:
         KINDS[kind].shown.append(metric.name)
 

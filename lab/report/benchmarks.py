@@ -1,0 +1,56 @@
+"""Scores by a benchmark's own rule (`data.rule`), of arms that were asked it: in their run or by `lab.evaluate`."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+from lab.answers import predictions
+from lab.report.checks import fact
+from lab.report.diagnostics import or_dash, path_of, written
+from lab.report.document import Block, Heading, Mono, Paragraph, Table, Text
+from lab.report.findings import Findings
+from lab.report.formatting import NONE, count, percent
+from lab.report.measure import Measured
+from lab.report.tables import best, shown_of
+from lab.statistics.rules import RULES, Rule, rule_of
+
+log = logging.getLogger(__name__)
+
+
+def benchmark_blocks(findings: Findings) -> list[Block]:
+    """A table for each rule that some answers were scored by."""
+    return [block for name, rule in RULES.items() for block in rule_blocks(findings, name, rule)]
+
+
+def rule_blocks(findings: Findings, name: str, rule: Rule) -> list[Block]:
+    """The scores of every arm, and chance; nothing if no arm has any."""
+    measured, rows = findings.measured, []
+    for m in best(measured):
+        for path, scored_by, broken in scored_files(m, findings.selection.runs_dir):
+            scores = or_dash(path, lambda path=path: rule.intervals(predictions.read(path))) if scored_by == name else None
+            if scores is not None:
+                evaluation = "" if path.parent.name == "predictions" else f" evaluation {path.stem}"
+                arm: Text = (Mono(m.arm.label), evaluation, " (contract broken)" if broken else "")
+                rows.append((arm, count([*scores.values()][-1].num_clusters), *map(written, scores.values())))
+    if not rows:
+        return []
+    rows.append(("chance", NONE, *(percent(share) for share in rule.CHANCE.values())))
+    columns = ("arm", "examples", *(f"{score}, % [95 %]" for score in rule.CHANCE))
+    table = Table(columns, tuple(rows), frozenset(range(1, len(columns))), caption=shown_of(len(measured)))
+    return [Heading(2, rule.TITLE), Paragraph(rule.SAYS), table]
+
+
+def scored_files(m: Measured, runs_dir: Path) -> list[tuple[Path, str | None, bool]]:
+    """Predictions of an arm, by which rule they are scored, and whether they broke its contract."""
+    files = [(path_of(m, runs_dir, "dev"), rule_of(m.arm.run.config.get("data", {})), False)]
+    for name, path in m.arm.others.items():
+        files.append((path, rule_of({"name": name, "rule": fact(m.arm, "also", name, "rule")}), False))
+    for path in sorted((m.arm.folder / "evaluations").glob("*.json")):
+        try:
+            facts = json.loads(path.read_text(encoding="utf-8"))
+            files.append((path.with_suffix(".parquet"), rule_of(facts["data"]), bool(facts["contract_broken"])))
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            log.warning("%s: this is no evaluation of this laboratory (%s); it is left out.", path, error)
+    return files
