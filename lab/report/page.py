@@ -180,7 +180,7 @@ def other_data(findings: Findings) -> list[Block]:
         page += [Warn(remark) for remark in other.remarks]
         page += [Warn(f"{result.arm.label}: {result.reason}") for result in other.unmeasured]
         if other.measured:
-            page += [tables.other_table(other.measured, other.kind), *possible(other), *claims(other, 3)]
+            page += [tables.other_table(other.measured, other.kind, name), *possible(other), *claims(other, 3)]
     return page
 
 

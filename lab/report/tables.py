@@ -114,21 +114,23 @@ def main_table(results: Sequence[Result], kind: Kind) -> Table:
     return table_with(columns, rows)
 
 
-def with_baselines(results: Sequence[Result]) -> list[Measured]:
-    """An arm for each baseline of each dev set, for `Column.baseline`: always one answer, then those that the data set gives."""
+def with_baselines(results: Sequence[Result], recorded: tuple[str, ...] = ("data",)) -> list[Measured]:
+    """An arm for each baseline of each dev set, for `Column.baseline`: always one answer, then those that the data set gives.
+
+    recorded: where a run's facts have the latter.
+    """
     arms = [result for result in results if isinstance(result, Measured)]
     rows = list({m.items: m for m in reversed(arms)}.values())
-    shares = {(m.items, *each): m for m in reversed(arms) for each in (fact(m.arm, "data", "baselines") or {}).items()}
+    shares = {(m.items, *each): m for m in reversed(arms) for each in (fact(m.arm, *recorded, "baselines") or {}).items()}
     return rows + [replace(m, baseline=(name, {m.kind.headline: share})) for (_, name, share), m in shares.items()]
 
 
-def other_table(measured: Sequence[Measured], kind: Kind) -> Table:
-    """The arms on another data set: what the first table says of answers, with the row that always gives one answer."""
+def other_table(measured: Sequence[Measured], kind: Kind, data: str) -> Table:
+    """The arms on another data set: what the first table says of answers, and last what takes no image."""
     first, sizes = main_columns(kind)[0], main_columns(kind)[-2]
     columns = (first, *(metric_column(kind.metrics[name]) for name in kind.shown), sizes)
     rows = [tuple(column.cell(m) for column in columns) for m in best(measured)]
-    references = {m.items: m for m in reversed(measured)}
-    rows += [tuple(column.baseline(m) for column in columns) for m in references.values()]
+    rows += [tuple(column.baseline(m) for column in columns) for m in with_baselines(measured, ("also", data))]
     return table_with(columns, rows, shown_of(len(measured)))
 
 

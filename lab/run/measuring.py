@@ -64,7 +64,6 @@ def evaluate(
     """Score splits and write their predictions, measure latency and memory; return the summary numbers.
 
     facts: of the run, to which `also` adds what else was asked: by name of the data, how many examples and their fingerprint.
-
     interleaved: latency will be measured again with other arms in turn (`lab.run.latency_rounds`), so that a quick one will do.
     todo: the names of `asked` that are wanted, of a run whose speed is known; None: all, and the speed.
     """  # fmt: skip
@@ -135,8 +134,8 @@ def also(
     path = runs.predictions_file(run_dir, dial.name, "dev")
     predictions.write(path, asking.ask(vlm, examples["dev"], readout, x.evaluation, f"{dial.name}/dev", report))
     table, split, name = predictions.read(path), examples["dev"].split, f"{dial.name}/dev"
-    facts = {"option": option, "examples": len(split), "samples": data.fingerprint(split), "notes": list(splits.notes)}
-    facts |= {"skipped": len(splits.skipped), "rule": rules.rule_of(dataclasses.asdict(dial))}
+    facts = {"option": option, "rule": rules.rule_of(dataclasses.asdict(dial)), "examples": len(split), "samples": data.fingerprint(split)}
+    facts |= {"notes": list(splits.notes), "skipped": len(splits.skipped), "baselines": dict(splits.baselines)}
     return summary.of_split(name, table, x.evaluation.bootstrap) | by_rule(name, dial, table), {dial.name: facts}
 
 
