@@ -16,7 +16,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lab import bounds, paths
+from lab import bounds, paths, plugins
 from lab.config import Experiment, LoraDial, TrainerSection, adds_modules, trains
 from lab.errors import ConfigError, did_you_mean
 from lab.host.files import file_hash
@@ -80,6 +80,8 @@ def from_dict(values: dict[str, Any], source: str = "") -> Experiment:
     except (ConfigError, OmegaConfBaseException) as error:
         if not source:
             raise
+        if lacking := plugins.missing(values):
+            raise ConfigError(f"{source}: {error} It was made with plugins={lacking}, which this command was not given.") from None
         raise ConfigError(
             f"{source}: its config is none of this version of the laboratory: {error} The version that wrote it reads it (runs with "
             "evaluation.generate: commit 662f32b)."

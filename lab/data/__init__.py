@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import importlib
 import re
@@ -70,6 +71,7 @@ def load(dial: DataDial, cache_dir: Path) -> Splits:
     return load(dial, Path(cache_dir))
 
 
+@functools.cache
 def option(spelled: str) -> DataDial:
     """A data option and its keys in one text, such as `winoground root=/data/w`. Raises `ConfigError`."""
     name, *keys = shlex.split(spelled) or [""]
