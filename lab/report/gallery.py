@@ -73,6 +73,8 @@ def gallery_blocks(findings: Findings, number: int) -> list[Block]:
         f"{len(samples)} of {count(len(tables[0]))} dev examples; among equals the order is drawn by the hash of their ids. "
         f"✓ right, ✗ wrong, ◐ in part. The pictures take {size / 1000:,.0f} kB. {shown_of(len(asked_the_same), MOST_ARMS)}".strip()
     ))  # fmt: skip
+    if len(arms) > 1 and not differing:
+        page.append(Paragraph("No example tells these arms apart: they are right on the same ones."))
     for title, rows in (("Arms differ", differing), ("All arms miss", missed)):
         if rows:
             page += [Heading(3, title), Gallery(tuple(map(case, rows)))]
