@@ -20,7 +20,7 @@ from lab import data
 from lab.answers import predictions
 from lab.config import DataDial
 from lab.data.images import decode
-from lab.records import Choice, Picture, Prediction, Sample, Scored
+from lab.records import Choice, Picture, Prediction, Sample, Scored, Written
 from lab.report.document import Answer, Case, Gallery, Heading, Warn, to_html, to_markdown
 from lab.report.findings import Findings, study
 from lab.report.gallery import MOST_BYTES, choose_cases, gallery_blocks, pictures
@@ -125,3 +125,26 @@ def test_what_strangers_wrote_is_text() -> None:
     assert "<script" not in page and page.count("&lt;script&gt;") == 5
     assert "<script" not in markdown.replace("\\<", "") and len(markdown.splitlines()) == 3
     assert all(f'aria-label="{word}"' in page for word in ("right", "wrong", "60 % right")) and "◐ d" in markdown
+
+
+def test_answers_in_words_have_one_too(tmp_path: Path) -> None:
+    """A file of questions of one's own."""
+    colours = ("red", "lime", "blue")
+    for i in range(9):
+        Image.new("RGB", (8 + i, 8), colours[i % 3]).save(tmp_path / f"{i}.png")
+    rows = [f"{i}.png,Which colour has {i}?,{colours[i % 3]},{['train', 'minival', 'dev'][i // 3]}" for i in range(9)]
+    (tmp_path / "mine.csv").write_text("\n".join(["image,question,answer,split", *rows]))
+    (tmp_path / "cache").mkdir()
+    dial = data.dial_of("questions", [], "test", path=str(tmp_path / "mine.csv"))
+    dev = data.load(dial, tmp_path / "cache").dev
+    said = [
+        Prediction(s.sample_id, s.image_set, s.question_group, None, s.answer, Written(text, "none", 2, True, np.log(0.5), -1.0, 2), (0,), (4,))
+        for s, text in zip(map(dev.index, range(3)), ("red", "<b>red</b>", ""), strict=True)
+    ]
+    facts = {"data": {"counts": {"dev": 3}, "samples": {"dev": data.fingerprint(dev)}}}
+    given = {"tracking.cache_dir": str(tmp_path / "cache"), "data.name": "questions", "data.path": dial.path, "data.num_dev": None}
+    write_run(tmp_path / "runs", "words", given, said, facts=facts)
+    _, _, heading, shown = gallery_blocks(study(choose(tmp_path / "runs", run_ids=["words"])), 24)
+    assert heading == Heading(3, "All arms miss") and isinstance(shown, Gallery)
+    answers = {case.reference: (case.answers[0].sign, case.answers[0].text, len(case.pictures)) for case in shown.cases}
+    assert answers == {"lime": ("✗", "<b>red</b> (50 %)", 1), "blue": ("✗", "(nothing) (50 %)", 1)}
