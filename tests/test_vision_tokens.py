@@ -179,8 +179,9 @@ def test_a_budget_that_is_large_enough_changes_nothing(installed, world, method)
     plain, reduced = (
         e.collate([example(e, splits.dev[i], sizes[i]) for i in range(3)], with_answers=True) for e in (encoder, reducing)
     )
+    grids = torch.tensor([(1, *size) for pair in sizes for size in pair])
     expected, _ = base.bare.model.get_rope_index(
-        plain.prompt.ids, plain.prompt.types, image_grid_thw=plain.media.pixels["image_grid_thw"], attention_mask=plain.prompt.mask
+        plain.prompt.ids, plain.prompt.types, image_grid_thw=grids, attention_mask=plain.prompt.mask
     )
     real = plain.prompt.mask.bool()
     made, _ = vlm.condition(reduced)
