@@ -35,7 +35,7 @@ report:  ## write report/ from the latest sweep
 gpu-wheels:  ## bring along what a GPU machine without a package registry lacks, in cache/wheels, for python -m tests.gpu
 	$(PYTHON) -m pip wheel $(PIP_QUIET) --no-deps -w cache/wheels 'hydra-core>=1.3.8,<1.4' 'omegaconf>=2.3,<2.4' 'antlr4-python3-runtime==4.9.*'
 
-tiny-base:  ## make the shipped tiny base again, from nothing (about half an hour on one core)
+tiny-base:  ## make the shipped tiny base again, from nothing (about 50 minutes on one core)
 	$(PYTHON) -m tools.pretraining --out cache/tiny_base
 
 .PHONY: help install sweep test test-tools grid bars report gpu-wheels tiny-base

@@ -1,6 +1,6 @@
 """`python -m tools.pretraining --out DIR`: make the shipped tiny base from nothing.
 
-Three stages, seeded, about half an hour on one CPU core; bit-identical at one number of threads and one version of the libraries.
+Five stages, seeded, about 50 minutes on one CPU core; bit-identical at one number of threads and one version of the libraries.
 What it scores: python -m lab.train model.path=DIR lora=none trainer.max_steps=0.
 """
 

@@ -15,13 +15,15 @@ The probes are thrown away when the base is saved. Losses are means of cross-ent
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 from torch.nn import functional
 from transformers import Qwen2VLForConditionalGeneration
 from transformers.models.qwen2_vl.modeling_qwen2_vl import rotate_half
 
-from lab.data.scenes import COLOURS, SHAPES
+from lab.data.scenes import COLOURS, SHAPES, Kind
 from tools.pretraining.architecture import HIDDEN
 from tools.pretraining.sequence_packing import Layout, Prefix, positions, visible
 
@@ -57,16 +59,26 @@ def words_loss(
     visual = _normed(hidden[NAMING_BLOCK][:, : len(prefix.ids)][:, prefix.image_at])
     which = torch.arange(2).repeat_interleave(visual.shape[1] // 2).expand(len(visual), -1)
     named = _normed(hidden[NAMING_BLOCK][row, position])
+    kinds = indices(layout.kinds)
     losses = [
         functional.cross_entropy(probes.image(visual).flatten(0, 1), which.flatten()),
-        functional.cross_entropy(probes.colour(named), layout.kinds[:, 0]),
-        functional.cross_entropy(probes.shape(named), layout.kinds[:, 1]),
+        functional.cross_entropy(probes.colour(named), kinds[:, 0]),
+        functional.cross_entropy(probes.shape(named), kinds[:, 1]),
         pointing_loss(model, prefix, layout, hidden),
         functional.cross_entropy(
             count(probes, prefix, layout, hidden).flatten(0, 1), layout.held_by.sum(-1).clamp(max=MOST).flatten()
         ),
     ]
     return torch.stack(losses).sum()
+
+
+def indices(kinds: Sequence[Kind]) -> torch.Tensor:
+    """Return int64 [M, 2], the colour (6: any) and shape (5: any) of every kind."""
+    pairs = [
+        (COLOURS.index(kind.colour) if kind.colour else len(COLOURS), SHAPES.index(kind.shape) if kind.shape else len(SHAPES))
+        for kind in kinds
+    ]
+    return torch.tensor(pairs)
 
 
 def count(probes: Probes, prefix: Prefix, layout: Layout, hidden: tuple[torch.Tensor, ...]) -> torch.Tensor:
@@ -83,11 +95,12 @@ def _normed(hidden: torch.Tensor) -> torch.Tensor:
 def pointing_loss(
     model: Qwen2VLForConditionalGeneration, prefix: Prefix, layout: Layout, hidden: tuple[torch.Tensor, ...]
 ) -> torch.Tensor:
-    """Return the mean cross-entropy of both pointers' attention against the cells to be found."""
-    logits = pointer_logits(model, prefix, layout, hidden)
+    """Return the mean cross-entropy of the pointers' attention, one for each image, against the cells to be found."""
+    images = layout.held_by.shape[1]
+    logits = pointer_logits(model, prefix, layout, hidden)[:, :images]
     wanted = torch.zeros_like(logits)
-    cells = prefix.image_at.nonzero().flatten().unflatten(0, (2, -1))
-    wanted[:, 0, cells[0]], wanted[:, 1, cells[1]] = (layout.held_by[:, side].float() for side in (0, 1))
+    for image, cells in enumerate(prefix.image_at.nonzero().flatten().unflatten(0, (images, -1))):
+        wanted[:, image, cells] = layout.held_by[:, image].float()
     wanted[..., 0] = 1.0
     wanted = wanted / wanted.sum(-1, keepdim=True)
     return -(wanted * logits.log_softmax(-1)).sum(-1).mean()

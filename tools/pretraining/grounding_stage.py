@@ -31,17 +31,24 @@ NOTHING = " nothing"
 class Dictionary:
     """The classifier: embedding rows of the colour and shape words, ` nothing` last in each."""
 
-    def __init__(self, model: Qwen2VLForConditionalGeneration, processor: Qwen2VLProcessor) -> None:
+    def __init__(
+        self,
+        model: Qwen2VLForConditionalGeneration,
+        processor: Qwen2VLProcessor,
+        colours: Sequence[str] = COLOURS,
+        shapes: Sequence[str] = SHAPES,
+    ) -> None:
         table = model.get_input_embeddings().weight.detach()
         self.colours, self.shapes = (
-            table[[self._id(processor, word) for word in (*(f" {name}" for name in names), NOTHING)]]
-            for names in (COLOURS, SHAPES)
+            torch.stack([self._row(table, processor, word) for word in (*(f" {name}" for name in names), NOTHING)])
+            for names in (colours, shapes)
         )
 
     @staticmethod
-    def _id(processor: Qwen2VLProcessor, word: str) -> int:
-        (token,) = processor.tokenizer.encode(word)
-        return token
+    def _row(table: torch.Tensor, processor: Qwen2VLProcessor, word: str) -> torch.Tensor:
+        """A word of several tokens is their sum, as long as one of them."""
+        tokens = processor.tokenizer.encode(word)
+        return table[tokens].sum(0) / len(tokens) ** 0.5
 
     def logits(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Score features [tokens, hidden] as colours [tokens, 7] and shapes [tokens, 6], by direction alone."""

@@ -8,6 +8,21 @@ STREAM = 0x7B45E  # first word of every seed here; `lab.data.pairs` draws from a
 
 
 @dataclass(frozen=True)
+class Round:
+    """A pass of stage 5 with a warm-up and a cosine of its own.
+
+    first: the number that its first step is drawn by. names_until, boxes_from: numbers of the steps up to which names alone
+    are taught and from which boxes are asked for. whether: what is known before a yes or no is taught by itself.
+    """
+
+    steps: int
+    first: int
+    names_until: int
+    boxes_from: int
+    whether: bool
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Steps are optimizer steps; rates are the peaks of a cosine after a linear warm-up."""
 
@@ -27,4 +42,17 @@ class Recipe:
     question_share: float = 0.25  # of statements put as "Is this true?"
     words_weight: float = 0.3  # in stage 3, of what stage 2 taught, beside the answers
     opening_share: float = 0.05  # of the language steps that ask of existence only
+    figures_steps: int = 520
+    figures_pictures: int = 36
+    figures_scenes: int = 12
+    figures_lr: float = 2e-3
+    other_sizes: float = 0.15  # share of steps of pictures that are not 64 x 64
+    short_rounds: tuple[Round, ...] = (Round(620, 0, 120, 434, False), Round(600, 1000, 1000, 1350, True))
+    short_pictures: int = 8
+    short_branches: int = 6
+    short_names: int = 6  # named beside the questions; three times as many where names alone are taught
+    short_lr: float = 1.5e-3
+    short_pairs_every: int = 4  # one step in so many also goes on with statements
+    names_weight: float = 0.3
+    boxes_weight: float = 0.1  # of each token of a box, beside those of a word
     weight_decay: float = 0.01

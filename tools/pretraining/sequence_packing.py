@@ -16,36 +16,31 @@ import torch
 from PIL import Image
 from transformers import Qwen2VLForConditionalGeneration, Qwen2VLProcessor
 
-from lab.data.scenes import COLOURS, NUM_CELLS, SHAPES, SIDE, Kind
+from lab.data.scenes import SIDE, Kind
 
-MESSAGES = [
-    {
-        "role": "user",
-        "content": [
-            {"type": "image"},
-            {"type": "text", "text": "\n"},
-            {"type": "image"},
-            {"type": "text", "text": "\n"},
-        ],
-    }
-]
+IMAGE = [{"type": "image"}, {"type": "text", "text": "\n"}]
+MESSAGES = [{"role": "user", "content": IMAGE * 2}]  # before a statement about two images
 
 
 @dataclass(frozen=True)
 class Prefix:
-    """The tokens before the question. ids [P]; positions [3, P]; image_at: bool [P], 32 of them true."""
+    """The tokens before the question. ids [P]; positions [3, P]; image_at: bool [P], true at every visual token."""
 
     ids: torch.Tensor
     positions: torch.Tensor
     image_at: torch.Tensor
 
 
-def make_prefix(model: Qwen2VLForConditionalGeneration, processor: Qwen2VLProcessor) -> Prefix:
-    """Render the prefix through the checkpoint's own chat template and processor."""
-    text = processor.apply_chat_template(MESSAGES, tokenize=False)
+def make_prefix(
+    model: Qwen2VLForConditionalGeneration,
+    processor: Qwen2VLProcessor,
+    images: int = 2,
+    size: tuple[int, int] = (SIDE, SIDE),
+) -> Prefix:
+    """Render the prefix of images of one size through the checkpoint's own chat template and processor."""
+    text = processor.apply_chat_template([{"role": "user", "content": IMAGE * images}], tokenize=False)
     text = text[: text.rindex("<|im_end|>")]
-    blank = Image.new("RGB", (SIDE, SIDE))
-    inputs = processor(text=[text], images=[blank, blank], return_tensors="pt")
+    inputs = processor(text=[text], images=[Image.new("RGB", size)] * images, return_tensors="pt")
     positions, _ = model.model.get_rope_index(
         inputs["input_ids"],
         mm_token_type_ids=inputs["mm_token_type_ids"],
@@ -60,65 +55,76 @@ def make_prefix(model: Qwen2VLForConditionalGeneration, processor: Qwen2VLProces
 class Branch:
     """One question, its answer (None: nothing to answer), and where the question names a kind of thing.
 
-    names: (index of the name's last letter in the question, the kind, which of the 32 cells hold such a thing).
+    names: (index of the name's last letter in the question, the kind, which cells of all images hold such a thing).
+    weight: of each of its answer's tokens in the loss of stage 5.
+    whether: of a question with yes or no: is there such a thing, and is that denied.
     """
 
     question: str
     answer: str | None
     names: tuple[tuple[int, Kind, tuple[bool, ...]], ...] = ()
+    weight: float = 1.0
+    whether: tuple[bool, bool] | None = None
 
 
 @dataclass(frozen=True)
 class Layout:
     """All branches as tokens, side by side.
 
-    ids, labels: int64 [B, T - P]; labels[i] is what position i has to predict, or -100.
+    ids, labels: int64 [B, T - P]; labels[i] is what position i has to predict, or -100. weights: float32, alike.
     named_at: int64 [M, 2], row and position of the last token of every name.
-    kinds: int64 [M, 2], its colour (6: any) and shape (5: any).
-    held_by: bool [M, 2, 16], which cells of the left and the right image hold such a thing.
+    kinds: M, what each names. held_by: bool [M, images, cells], which cells of each image hold such a thing.
+    whether_at: int64 [W, 2], row and position of the last token before every answer of yes or no; whether: int64 [W, 2].
     lengths: of each branch.
     """
 
     ids: torch.Tensor
     labels: torch.Tensor
+    weights: torch.Tensor
     named_at: torch.Tensor
-    kinds: torch.Tensor
+    kinds: tuple[Kind, ...]
     held_by: torch.Tensor
+    whether_at: torch.Tensor
+    whether: torch.Tensor
     lengths: tuple[int, ...]
 
 
-def lay_out(processor: Qwen2VLProcessor, rows: list[list[Branch]]) -> Layout:
+def lay_out(processor: Qwen2VLProcessor, rows: list[list[Branch]], images: int = 2) -> Layout:
     """Tokenise rows of branches and set them side by side.
 
     Short branches come first in every row, so that the branches of one column are nearly equally long.
     """
     tails = [_tokenise(processor, row) for row in rows]
     lengths = tuple(max(len(tail.ids) for tail in column) for column in zip(*tails, strict=True))
-    ids, labels, named_at, names = [], [], [], []
+    ids, labels, weights, named_at, names, whether_at, whether = [], [], [], [], [], [], []
     for number, row in enumerate(tails):
         row_ids: list[int] = []
         row_labels: list[int] = []
+        row_weights: list[float] = []
         for tail, length in zip(row, lengths, strict=True):
             spare = length - len(tail.ids)
             named_at += [(number, len(row_ids) + token) for token, *_ in tail.names]
             names += tail.names
+            if tail.whether is not None:
+                whether_at.append((number, len(row_ids) + tail.asked))
+                whether.append(tail.whether)
             row_ids += tail.ids + [processor.tokenizer.pad_token_id] * spare
             row_labels += tail.labels + [-100] * spare
+            row_weights += [tail.weight] * length
         ids.append(row_ids)
         labels.append(row_labels)
+        weights.append(row_weights)
     return Layout(
         ids=torch.tensor(ids),
         labels=torch.tensor(labels),
+        weights=torch.tensor(weights),
         named_at=torch.tensor(named_at).reshape(-1, 2),
-        kinds=torch.tensor([_indices(kind) for _, kind, _ in names]).reshape(-1, 2),
-        held_by=torch.tensor([cells for *_, cells in names], dtype=torch.bool).reshape(-1, 2, NUM_CELLS),
+        kinds=tuple(kind for _, kind, _ in names),
+        held_by=torch.tensor([cells for *_, cells in names], dtype=torch.bool).unflatten(-1, (images, -1)),
+        whether_at=torch.tensor(whether_at, dtype=torch.int64).reshape(-1, 2),
+        whether=torch.tensor(whether, dtype=torch.int64).reshape(-1, 2),
         lengths=lengths,
     )
-
-
-def _indices(kind: Kind) -> tuple[int, int]:
-    colour = COLOURS.index(kind.colour) if kind.colour else len(COLOURS)
-    return colour, SHAPES.index(kind.shape) if kind.shape else len(SHAPES)
 
 
 @dataclass(frozen=True)
@@ -126,6 +132,9 @@ class _Tail:
     ids: list[int]
     labels: list[int]
     names: list[tuple[int, Kind, tuple[bool, ...]]]
+    weight: float
+    whether: tuple[bool, bool] | None
+    asked: int
 
 
 def _tokenise(processor: Qwen2VLProcessor, row: list[Branch]) -> list[_Tail]:
@@ -139,7 +148,7 @@ def _tokenise(processor: Qwen2VLProcessor, row: list[Branch]) -> list[_Tail]:
         names = [(questions.char_to_token(index, letter), *rest) for letter, *rest in branch.names]
         ids = question + answer
         labels = [-100] * (len(question) - 1) + answer + [-100]
-        tails.append(_Tail(ids, labels, names))
+        tails.append(_Tail(ids, labels, names, branch.weight, branch.whether, len(question) - 1))
     return sorted(tails, key=lambda tail: len(tail.ids))
 
 
@@ -163,7 +172,7 @@ def visible(prefix: Prefix, layout: Layout) -> torch.Tensor:
 def hidden_states(
     model: Qwen2VLForConditionalGeneration, prefix: Prefix, layout: Layout, features: torch.Tensor
 ) -> tuple[torch.Tensor, ...]:
-    """Run the language model; features [B, 32, hidden] of both images.
+    """Run the language model; features [B, visual tokens, hidden] of all images.
 
     Returns what goes into the first block and what comes out of every block, the last one normed: [B, T, hidden].
     """

@@ -12,11 +12,14 @@ from torch import nn
 from tqdm import trange
 from transformers import Qwen2VLForConditionalGeneration, Qwen2VLProcessor
 
+from tools.pretraining import pictures
 from tools.pretraining.concept_stage import Probes
+from tools.pretraining.figures_stage import Edges, draw_figures, figures_loss
 from tools.pretraining.grounding_stage import Dictionary, cells_right, draw_scenes, grounding_loss
 from tools.pretraining.language_stage import draw_lessons, draw_names, lesson_loss
-from tools.pretraining.recipe import Recipe
+from tools.pretraining.recipe import Recipe, Round
 from tools.pretraining.sequence_packing import make_prefix
+from tools.pretraining.short_answers_stage import ShortProbes, draw_short, short_loss
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +35,8 @@ def train(recipe: Recipe, model: Qwen2VLForConditionalGeneration, processor: Qwe
     things, empty = cells_right(model, processor, words, draw_scenes(recipe, 0, 128, purpose=2))
     log.info("grounding: %.2f %% of object cells and %.2f %% of empty cells right", 100 * things, 100 * empty)
     prefix, probes = make_prefix(model, processor), Probes()
-    language = [p for n, p in model.model.language_model.named_parameters() if "embed_tokens" not in n] + list(probes.parameters())
+    blocks = [p for n, p in model.model.language_model.named_parameters() if "embed_tokens" not in n]
+    language = [*blocks, *probes.parameters()]
     train_stage(
         "words", model, language, recipe, recipe.words_steps, recipe.words_lr,
         lambda step: lesson_loss(model, processor, prefix, probes, draw_names(recipe, step), 1.0),
@@ -41,6 +45,25 @@ def train(recipe: Recipe, model: Qwen2VLForConditionalGeneration, processor: Qwe
         "language", model, language, recipe, recipe.language_steps, recipe.language_lr,
         lambda step: lesson_loss(model, processor, prefix, probes, draw_lessons(recipe, step), recipe.words_weight),
     )  # fmt: skip
+    seen, edges = Dictionary(model, processor, pictures.COLOURS, pictures.SHAPES), Edges()
+    train_stage(
+        "figures", model, [*tower, *edges.parameters()], recipe, recipe.figures_steps, recipe.figures_lr,
+        lambda step: figures_loss(model, processor, seen, edges, draw_figures(recipe, step)),
+    )  # fmt: skip
+    for passing in recipe.short_rounds:
+        probes, short_probes = Probes(), ShortProbes()
+
+        def asked(step: int, passing: Round = passing, probes: Probes = probes, short_probes: ShortProbes = short_probes) -> torch.Tensor:
+            number = passing.first + step
+            lessons = draw_short(recipe, passing, number)
+            loss = short_loss(model, processor, short_probes, lessons, recipe.names_weight, passing.whether)
+            if number < passing.names_until or number % recipe.short_pairs_every:
+                return loss
+            statements = draw_lessons(recipe, recipe.language_steps + number)
+            return loss + lesson_loss(model, processor, prefix, probes, statements, recipe.words_weight)
+
+        language = [*blocks, *probes.parameters(), *short_probes.parameters()]
+        train_stage("short answers", model, language, recipe, passing.steps, recipe.short_lr, asked)
     model.eval()
 
 

@@ -11,7 +11,7 @@ from lab.data.scenes import COLOURS, PALETTES, SHAPES, compose_pair, draw
 from lab.data.statements import HELD_BACK, TAUGHT, propose
 from tools.pretraining import curriculum, sequence_packing
 from tools.pretraining.architecture import make_model
-from tools.pretraining.concept_stage import POINTERS, POINTING_BLOCK, pointer_logits
+from tools.pretraining.concept_stage import POINTERS, POINTING_BLOCK, indices, pointer_logits
 from tools.pretraining.grounding_stage import draw_scenes, targets
 from tools.pretraining.language_stage import draw_lessons, draw_names, pair_features
 from tools.pretraining.recipe import STREAM, Recipe
@@ -81,7 +81,7 @@ def test_names_are_known_by_their_last_token(processor, draw_step):
     layout = lay_out(processor, rows)
     nouns = (*SHAPES, "object")
     assert layout.held_by.shape == (len(layout.kinds), 2, 16)
-    for (row, position), (_, shape) in zip(layout.named_at.tolist(), layout.kinds.tolist(), strict=True):
+    for (row, position), (_, shape) in zip(layout.named_at.tolist(), indices(layout.kinds).tolist(), strict=True):
         token = processor.tokenizer.decode([layout.ids[row, position]])
         assert token.strip().removesuffix("s") == nouns[shape]
 
