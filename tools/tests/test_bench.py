@@ -76,7 +76,7 @@ def test_the_benchs_checkpoint_is_an_ordinary_one(composer, tmp_path, monkeypatc
     assert len(vlm.processor.tokenizer) <= vlm.bare.config.text_config.vocab_size
     encoder = Encoder(vlm, x.prompt)
     pixels, (grid,) = encoder.pixels([Image.new("RGB", inputs.SIZE)])
-    assert encoder.tokens(grid) == vlm.encode_images(pixels[0], torch.tensor([grid]))[0].shape[0] == 54
+    assert encoder.tokens(grid) == vlm.encode_images(encoder.architecture.stack(pixels, [grid]))[0].shape[0] == 54
 
 
 @needs_trl
