@@ -42,7 +42,7 @@ def keys_of(pictures) -> np.ndarray:
 def direct(vlm, encoder, picture) -> torch.Tensor:
     pixels, grid = encoder.picture(picture)
     with torch.no_grad():
-        return vlm.encode_images(pixels, torch.tensor([grid]))[0]
+        return vlm.encode_images(encoder.architecture.stack([pixels], [grid]))[0]
 
 
 def test_cached_equals_computed_bit_for_bit(world, tmp_path) -> None:

@@ -236,7 +236,7 @@ def test_a_run_alone_looks_long_and_an_arm_in_turn_looks_short(small) -> None:
     prepared = running.prepare(x)
     words = readout(prepared.vlm.processor.tokenizer, x.prompt)
     folder = Path(x.tracking.runs_dir) / "look"
-    given = (x, prepared.vlm, prepared.encoded(x), words, folder, silent)
+    given = (x, prepared.vlm, prepared.encoded(x), words, folder, silent, {})
     long, short = (running.evaluate(*given, interleaved=interleaved) for interleaved in (False, True))
     assert (long["latency/examples"], long["latency/batches"]) == (6, 3)
     assert (short["quick_latency/examples"], short["quick_latency/batches"]) == (2, 0)

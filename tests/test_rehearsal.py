@@ -12,7 +12,7 @@ from test_families import PROMPT, sample
 from lab import lora, model
 from lab.artifacts import adapter, contract, export
 from lab.config import ConditioningDial, DataDial, Experiment, LoraDial, TrainerSection, VisionTokensDial
-from lab.errors import ConfigError, ModelError
+from lab.errors import ModelError
 from lab.evaluation import stages
 from lab.evaluation.scoring import answer_logits
 from lab.model.encoding import Encoder
@@ -46,7 +46,7 @@ def test_every_initialisation_and_target_is_loaded_as_it_was_saved(base) -> None
         x = experiment(dial, **values)
         try:
             lora.verify(assemble(x, vlm), x.lora)
-        except ConfigError:
+        except ModelError:
             continue
         rehearse(x, vlm)
     after = weights(vlm)
