@@ -17,9 +17,10 @@ def test_it_is_short() -> None:
     assert len(README.splitlines()) < 200
 
 
-@pytest.mark.parametrize("door", sorted(set(re.findall(r"python -m lab\.(\w+)", README))))
+@pytest.mark.parametrize("door", sorted(set(re.findall(r"python -m lab\.([\w.]*\w)", README))))
 def test_every_door_exists(door) -> None:
-    assert (ROOT / "lab" / f"{door}.py").is_file() or (ROOT / "lab" / door / "__main__.py").is_file()
+    path = ROOT.joinpath("lab", *door.split("."))
+    assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file()
 
 
 @pytest.mark.parametrize("command", [c for c in TRAIN if "--help" not in c])
