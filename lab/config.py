@@ -143,7 +143,11 @@ class LoraDial:
 
 @dataclass
 class PromptDial:
-    """How the question is put. `template` must hold `{statement}` once; `answers` are the two answer words."""
+    """How the question is put, and how a written answer is read.
+
+    template: holds `{statement}` once where data state something, or `{question}` where they ask. answer_true, answer_false: the words
+    of a True/False question; any other options are their own words. post: of written answers, a rule of `lab.answers.normalise`.
+    """
 
     name: str = MISSING
     version: int = 1
@@ -155,6 +159,7 @@ class PromptDial:
     answer_false: str = "False"
     numbered: bool = False
     image_order: ImageOrder = ImageOrder.fixed
+    post: str = "none"
 
     @property
     def words(self) -> dict[str, str]:
@@ -251,7 +256,7 @@ class EvaluationSection:
     """What is measured after training. Batch size and repeats never change a score, only its cost.
 
     ask: ways to answer dev, the first for the record; generate is held against it. also: other data options whose dev is asked, each
-    with its own keys behind it, as in "winoground root=/data/winoground".
+    with its own keys behind it, as in "winoground root=/data/winoground". max_new_tokens: of an answer in words.
     shared_prefix: questions about the same images share what the model made of them; scores agree to rounding, not to the bit.
     """
 
@@ -261,6 +266,7 @@ class EvaluationSection:
     latency_warmup: int = 5
     latency_examples: int = 50
     ask: list[str] = field(default_factory=lambda: ["score"])
+    max_new_tokens: int = 16
     splits: list[str] = field(default_factory=lambda: ["minival", "dev"])
     also: list[str] = field(default_factory=list)
     controls: list[str] = field(default_factory=list)
@@ -321,8 +327,9 @@ class Experiment:
 
 TRAINED, ASKED, NEITHER = "trained", "asked", "neither"
 ROLES: dict[str, str] = {
-    **dict.fromkeys(("model", "lora", "prompt", "vision_tokens", "conditioning", "optim", "seed"), TRAINED),
+    **dict.fromkeys(("model", "lora", "vision_tokens", "conditioning", "optim", "seed"), TRAINED),
     **dict.fromkeys((
+        *(f"prompt.{key.name}" for key in dataclasses.fields(PromptDial) if key.name != "post"),
         "data.name", "data.root", "data.source", "data.seed", "data.num_train", "data.num_minival", "data.on_bad", "data.difficulty",
         "data.image_layout", "data.permutations", "data.path", "data.sha256", "data.columns", "data.kind", "data.answer_format",
         "data.allow_shared_images", "trainer.max_steps", "trainer.max_epochs", "trainer.batch_size",
@@ -330,7 +337,8 @@ ROLES: dict[str, str] = {
         "trainer.gradient_checkpointing", "trainer.restore_best",
     ), TRAINED),
     **dict.fromkeys((
-        "data.num_dev", "data.rule", "evaluation.ask", "evaluation.splits", "evaluation.also", "evaluation.controls", "evaluation.swap",
+        "prompt.post", "data.num_dev", "data.rule", "evaluation.ask", "evaluation.max_new_tokens",
+        "evaluation.splits", "evaluation.also", "evaluation.controls", "evaluation.swap",
         "evaluation.shared_prefix",
     ), ASKED),
     **dict.fromkeys((
@@ -406,11 +414,15 @@ def identity(x: Experiment) -> str:
 
 
 def asked(x: Experiment) -> dict[str, str]:
-    """What is measured of a run: each thing by name, with a digest of the other keys that its answers depend on."""
+    """What is measured of a run: each thing by name, with a digest of the other keys that its answers depend on.
+
+    post: how written answers are read, which takes no model.
+    """
     section = x.evaluation
     of_dev = ("dev", *(f"dev_{control}" for control in section.controls), *section.ask[1:], *(["swap"] if section.swap else []))
-    things: dict[str, list[Any]] = dict.fromkeys((*section.splits, *(f"also {option}" for option in section.also)), [section.shared_prefix])
-    things |= dict.fromkeys(of_dev, [section.shared_prefix, x.data.num_dev, x.data.rule])
+    keys = [section.shared_prefix, section.max_new_tokens]
+    things: dict[str, list[Any]] = dict.fromkeys((*section.splits, *(f"also {option}" for option in section.also)), keys)
+    things |= dict.fromkeys(of_dev, [*keys, x.data.num_dev, x.data.rule]) | {"post": [x.prompt.post]}
     return {name: values_hash(keys, 10) for name, keys in things.items()}
 
 

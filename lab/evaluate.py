@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from lab.config import Experiment
     from lab.host.progress import Report
     from lab.model import Vlm
-    from lab.model.answers import Readout
-    from lab.model.encoding import Encoder
     from lab.store.runs import Run
 
 log = logging.getLogger(__name__)
@@ -106,14 +104,12 @@ def merged(run: Run, overrides: Sequence[str]) -> Any:
     return config
 
 
-def rebuild(x: Experiment, report: Report) -> tuple[Vlm, Vlm, Encoder, Readout]:
-    """The base, the model that the dials make of it, and how it is prompted and read; no adapter yet."""
+def rebuild(x: Experiment, report: Report) -> tuple[Vlm, Vlm]:
+    """The base, and the model that the dials make of it; no adapter yet."""
     import torch
 
     from lab import model
     from lab import run as running
-    from lab.model.answers import readout
-    from lab.model.encoding import Encoder
 
     running.check(x)
     torch.set_num_threads(x.trainer.threads)
@@ -121,7 +117,7 @@ def rebuild(x: Experiment, report: Report) -> tuple[Vlm, Vlm, Encoder, Readout]:
     if x.trainer.accelerator != "cpu" and torch.cuda.is_available():
         base.model.to("cuda")
     vlm = running.assemble(x, base)
-    return base, vlm, Encoder(vlm, x.prompt, x.seed), readout(vlm.processor.tokenizer, x.prompt)
+    return base, vlm
 
 
 def evaluate(run: Run, x: Experiment, given: argparse.Namespace, report: Report) -> tuple[Path, dict[str, Any]]:
@@ -132,21 +128,24 @@ def evaluate(run: Run, x: Experiment, given: argparse.Namespace, report: Report)
     from lab.artifacts import adapter, contract
     from lab.errors import DataError
     from lab.evaluation import asking
+    from lab.model.encoding import Encoder
     from lab.run.accounting import visual_tokens
     from lab.statistics import metrics, rules
     from lab.store import runs
     from lab.training.screening import screen
 
     run_dir = runs.folder(given.runs_dir, run.identity)
-    base, vlm, encoder, reads = rebuild(x, report)
-    trained, now = contract.load(run_dir), contract.describe(x, vlm, encoder, reads)
+    base, vlm = rebuild(x, report)
+    splits = data.load(x.data, Path(x.tracking.cache_dir))
+    asking.check(splits.kind, x.evaluation)
+    encoder = Encoder(vlm, x.prompt, x.seed, splits.options)
+    trained, now = contract.load(run_dir), contract.describe(x, vlm, encoder, encoder.readout)
     reasons = contract.differences(trained, now)
     if given.break_contract:
         for reason in reasons:
             log.warning("contract broken: %s", reason)
     else:
         contract.enforce(trained, now, f"run {run.identity}: this evaluation")
-    splits = data.load(x.data, Path(x.tracking.cache_dir))
     split = getattr(splits, given.split)
     if not len(split):
         raise DataError(f"--split {given.split}: it is empty in data={x.data.name}. {' '.join(splits.notes)}")
@@ -156,7 +155,7 @@ def evaluate(run: Run, x: Experiment, given: argparse.Namespace, report: Report)
     if has_adapter(run):
         adapter.load(vlm, run_dir / "adapter")
         running.require_effect(vlm, running.assemble(x, base), examples)
-    scored = asking.ask(vlm, examples, reads, x.evaluation, given.split, report)
+    scored = asking.ask(vlm, examples, encoder.readout, x.evaluation, given.split, report)
     tokens = visual_tokens(row.visual_tokens for row in scored)
     now["visual_tokens"] = {key.removeprefix("visual_tokens/"): value for key, value in tokens.items()}
     remarks = contract.compare(trained, now)[1]

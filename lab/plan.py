@@ -47,7 +47,8 @@ def act(given: argparse.Namespace) -> int:
     splits = data_of(x)
     print(visible(splits))
     tokens, how = tokens_per_image(x, given, splits)
-    print(cost(x, given, tokens, None if splits is None else len(splits.train)) + how)
+    sizes = () if splits is None else (len(splits.train), len(splits.dev.index(0).images))
+    print(cost(x, given, tokens, *(sizes or (None,))) + how)
     return 0
 
 
@@ -74,6 +75,7 @@ def visible(splits: Splits | None) -> str:
         return ""
     import numpy as np
 
+    from lab.statistics.metrics import KINDS
     from lab.statistics.power_analysis import smallest_detectable
     from lab.statistics.resampling import clusters_of
 
@@ -83,7 +85,7 @@ def visible(splits: Splits | None) -> str:
     lines = [
         f"dev: {len(splits.dev):,} examples in {len(sizes):,} clusters; train: {len(splits.train):,}"
         + (f"; left out under data.on_bad=skip: {len(splits.skipped):,}" if splits.skipped else ""),
-        "smallest difference in accuracy between two arms that is found with 80 % probability at 5 % (two-sided),",
+        f"smallest difference in {KINDS[splits.kind].main.header} between two arms that is found with 80 % probability at 5 % (two-sided),",
         f"if the arms disagree on so many examples (correlation within a cluster {ICC}):",
     ]
     for share in DISCORDANCES:
@@ -105,19 +107,19 @@ def tokens_per_image(x: Experiment, given: argparse.Namespace, splits: Splits | 
     return GUESS, f"\ntokens per image: {GUESS} is a guess, as data or processor are not here; say --tokens-per-image N"
 
 
-def cost(x: Experiment, given: argparse.Namespace, tokens: int, num_train: int | None) -> str:
+def cost(x: Experiment, given: argparse.Namespace, tokens: int, num_train: int | None, images: int = 2) -> str:
     """Parameters per part, memory, FLOPs and floor times. Raises `ConfigError` if the device cannot hold it."""
     from lab import lora
     from lab.costs import planning
 
     flops, memory = planning.device(given.device)
-    found = planning.plan(x, tokens, images=2, text_tokens=given.text_tokens, memory=memory)
+    found = planning.plan(x, tokens, images=images, text_tokens=given.text_tokens, memory=memory)
     gigabytes = [value / 1e9 for value in (found.weight_bytes, found.adapter_bytes, found.activation_bytes, found.memory_bytes)]
     lines = [
         "",
         lora.ledger_text(found.ledger),
         "",
-        f"{found.tokens} tokens an example ({found.image_tokens} per image, 2 images, {given.text_tokens} of text)",
+        f"{found.tokens} tokens an example ({found.image_tokens} per image, {images} image{'' if images == 1 else 's'}, {given.text_tokens} of text)",
         f"memory: weights {gigabytes[0]:.2f} GB, adapters with AdamW {gigabytes[1]:.2f}, activations {gigabytes[2]:.2f} "
         f"(batch {x.trainer.batch_size}), together {gigabytes[3]:.2f} of {memory / 1e9:.0f} GB on {given.device}",
         checkpointing(x, found),

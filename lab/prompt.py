@@ -1,7 +1,7 @@
 """How the question is put: `Sample -> Chat`. Pure strings, no torch.
 
 The user turn holds the images in the order shown, each followed by the separator, then the template with the
-statement in it. Special tokens are never written here: the checkpoint's own chat template makes them.
+statement or the question in it. Special tokens are never written here: the checkpoint's own chat template makes them.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ from lab.config import ImageOrder, PromptDial
 from lab.data.files import read_text
 from lab.errors import ConfigError
 from lab.host.files import values_hash
-from lab.records import Chat, Sample
+from lab.records import Chat, Choice, Sample
 
-FIELDS = ("statement",)
+ASKS = {"statement": "prompt=declarative or prompt=qa", "question": "prompt=question"}
+"""What a template may frame, and the shipped prompts that do."""
 
 
-def template_text(dial: PromptDial) -> str:
-    """Return the frame around the statement, checked.
+def parse_template(dial: PromptDial) -> tuple[str, str]:
+    """The frame around the text, checked, and the name of what it frames.
 
-    Raises `ConfigError` unless it holds `{statement}` exactly once and no other field, or if
+    Raises `ConfigError` unless it holds `{statement}` or `{question}` exactly once and no other field, or if
     `prompt.template_file` cannot be read as UTF-8.
     """
     key, text = "prompt.template", dial.template
@@ -37,22 +38,32 @@ def template_text(dial: PromptDial) -> str:
         fields = [name for _, name, _, _ in string.Formatter().parse(text) if name is not None]
     except ValueError as error:
         raise ConfigError(f"{key}: {error}. Write a literal brace as {{{{ or }}}}.") from None
-    if fields != list(FIELDS):
+    if len(fields) != 1 or fields[0] not in ASKS:
         raise ConfigError(
-            f"{key}: its placeholders are {fields}, but exactly one {{statement}} and nothing else is legal: {text!r}."
+            f"{key}: its placeholders are {fields}, but exactly one {{statement}} or {{question}} and nothing else is legal: {text!r}."
         )
-    return text
+    return text, fields[0]
+
+
+def check(dial: PromptDial, data: str, asks: str) -> None:
+    """Raise a `ConfigError` for a prompt that does not frame what the data set has; asks: of `ASKS`."""
+    name = parse_template(dial)[1]
+    if name != asks:
+        raise ConfigError(
+            f"prompt={dial.name}: it frames a {name}, and data={data} has {asks}s. Choose {ASKS[asks]}, or a template with {{{asks}}}."
+        )
+
+
+def framed(dial: PromptDial, text: str) -> str:
+    """A text in its frame."""
+    frame, name = parse_template(dial)
+    return frame.format(**{name: text})
 
 
 def written(dial: PromptDial) -> dict[str, str]:
-    """The texts of the dial that end up in a prompt or an answer, by key; the template without a statement."""
-    template = "prompt.template" if dial.template_file is None else "prompt.template_file"
-    texts = {
-        "prompt.system": dial.system or "",
-        "prompt.separator": dial.separator,
-        template: template_text(dial).format(statement=""),
-        **dial.words,
-    }
+    """The texts of the dial that end up in a prompt or an answer, by key; the template without a text in it."""
+    key = "prompt.template" if dial.template_file is None else "prompt.template_file"
+    texts = {"prompt.system": dial.system or "", "prompt.separator": dial.separator, key: framed(dial, ""), **dial.words}
     return {key: text for key, text in texts.items() if text}
 
 
@@ -73,30 +84,32 @@ def image_order(sample: Sample, dial: PromptDial, seed: int) -> tuple[int, ...]:
 
 
 def to_chat(sample: Sample, dial: PromptDial, seed: int = 0) -> Chat:
-    """Frame one sample as messages and the answer word that follows them."""
+    """Frame one sample as messages and the answer that follows them."""
     order = image_order(sample, dial, seed)
     content: list[dict[str, str]] = []
     for _ in order:
         content.append({"type": "image"})
         if dial.separator:
             content.append({"type": "text", "text": dial.separator})
-    content.append({"type": "text", "text": template_text(dial).format(statement=sample.text)})
+    content.append({"type": "text", "text": framed(dial, sample.text)})
     messages = [{"role": "user", "content": content}]
     if dial.system is not None:
         messages.insert(0, {"role": "system", "content": [{"type": "text", "text": dial.system}]})
-    return Chat(tuple(messages), choice.target(sample.answer, dial), order)
+    answer = choice.target(sample.answer, dial) if isinstance(sample.answer, Choice) else sample.answer.text
+    return Chat(tuple(messages), answer, order)
 
 
 def describe(dial: PromptDial) -> dict[str, Any]:
     """What the contract stores of the prompt: its full text, settings and one hash over both."""
+    frame, asks = parse_template(dial)
     facts = {
         "name": dial.name,
         "version": dial.version,
         "system": dial.system,
-        "template": template_text(dial),
+        "template": frame,
         "separator": dial.separator,
         "numbered": dial.numbered,
         "image_order": dial.image_order.value,
-        "answers": choice.described(dial),
     }
+    facts |= {"answers": choice.described(dial)} if asks == "statement" else {}
     return {**facts, "hash": values_hash(facts)}

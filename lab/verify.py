@@ -45,7 +45,6 @@ def verify(runs_dir: Path, name: str, folder: Path | None = None, own: Sequence[
     from lab.evaluation import equivalence
     from lab.freezing import from_dict
     from lab.model import Vlm
-    from lab.model.answers import readout
     from lab.model.encoding import Encoder
     from lab.training.screening import screen
 
@@ -53,15 +52,15 @@ def verify(runs_dir: Path, name: str, folder: Path | None = None, own: Sequence[
     torch.set_num_threads(x.trainer.threads)
     run_dir = runs.folder(runs_dir, run.identity)
     vlm = running.reload(x, run_dir)
-    encoder = Encoder(vlm, x.prompt, x.seed)
-    reads = readout(vlm.processor.tokenizer, x.prompt)
+    splits = data.load(x.data, Path(x.tracking.cache_dir))
+    encoder = Encoder(vlm, x.prompt, x.seed, splits.options)
     trained = contract.load(run_dir)
-    contract.enforce(trained, contract.describe(x, vlm, encoder, reads), f"verifying {run.identity}")
+    contract.enforce(trained, contract.describe(x, vlm, encoder, encoder.readout), f"verifying {run.identity}")
     if folder is not None:
         differing = contract.differences(trained, contract.load(folder))
         if differing:
             raise ContractError(f"{folder} was not exported from {run.identity}:\n  " + "\n  ".join(differing))
-    dev = screen(data.load(x.data, Path(x.tracking.cache_dir)), ("dev",), encoder, x.data)[0].dev
+    dev = screen(splits, ("dev",), encoder, x.data)[0].dev
     samples = [dev[i] for i in range(min(x.evaluation.probe_examples, len(dev)))]
     with tempfile.TemporaryDirectory(prefix="lab-export-") as scratch:
 
@@ -72,7 +71,7 @@ def verify(runs_dir: Path, name: str, folder: Path | None = None, own: Sequence[
             return Path(scratch) / "export"
 
         checks, _ = equivalence.verify(
-            x.model, vlm, samples, encoder, reads, lambda: running.reload(x, run_dir), plain, running.stored_probe(run_dir)
+            x.model, vlm, samples, encoder, lambda: running.reload(x, run_dir), plain, running.stored_probe(run_dir, encoder.readout)
         )
     print(equivalence.table(checks))
     return 0 if equivalence.passed(checks) else 1

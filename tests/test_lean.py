@@ -11,6 +11,7 @@ from transformers.models.qwen2_vl.modeling_qwen2_vl import rotate_half
 
 from lab import data, lora
 from lab.config import DType, Optim
+from lab.model.answers import readout
 from lab.model.encoding import Encoder
 from lab.training import capacity
 from lab.training.fast.autograd_ops import Attended, Gated, Layer, Normed, adapted, bands
@@ -53,7 +54,7 @@ def gradients(vlm, loss) -> dict[str, torch.Tensor]:
 
 def compare(vlm, batch, prompt) -> FusedStep:
     """Assert equality of the two steps; return what the lean one found."""
-    learner = Learner(vlm, Optim(), prompt, 1)
+    learner = Learner(vlm, Optim(), readout(vlm.processor.tokenizer, prompt), 1)
     plain = answer_loss(vlm.predict(batch), batch.target.labels)
     expected = gradients(vlm, plain)
     lean = learner.loss(batch)
@@ -112,7 +113,7 @@ def test_in_sixteen_bits_the_step_is_the_plain_one_to_the_bit(world, arm, tmp_pa
     for given in ("float32", dtype):
         dial = dataclasses.replace(saved, dtype=DType(given), fp32_layernorms=given != "float32" and family == "qwen2_5_vl")
         vlm, batch = arm(*dials, dial=dial)
-        learner = Learner(vlm, Optim(), world[0].prompt, 1)
+        learner = Learner(vlm, Optim(), readout(vlm.processor.tokenizer, world[0].prompt), 1)
         loss = answer_loss(vlm.predict(batch), batch.target.labels)
         steps[given] = loss, gradients(vlm, loss)
         if given != "float32":
@@ -131,7 +132,7 @@ def test_dropout_keeps_pefts_forward_and_draws_for_every_token(world, arm, monke
     assert len(FusedStep(vlm).forwards) == 2 * 5 + 1, "norms alone"
     shared = []
     monkeypatch.setattr("lab.training.fast.fused_step.pack", lambda given: shared.append(given.shared) or pack(given))
-    assert torch.isfinite(Learner(vlm, Optim(), world[0].prompt, 1).loss(batch))
+    assert torch.isfinite(Learner(vlm, Optim(), readout(vlm.processor.tokenizer, world[0].prompt), 1).loss(batch))
     assert shared == [0] and batch.shared > 0
 
 
@@ -156,7 +157,7 @@ def test_what_begins_all_rows_is_read_once_and_the_last_block_asks_for_answer_ro
     vlm, batch = arm()
     shapes = []
     monkeypatch.setattr("lab.training.fast.fused_step.adapted", lambda x, groups: shapes.append(x.shape[1]) or adapted(x, groups))
-    Learner(vlm, Optim(), world[0].prompt, 1).loss(batch)
+    Learner(vlm, Optim(), readout(vlm.processor.tokenizer, world[0].prompt), 1).loss(batch)
     rows, length = batch.prompt.ids.shape
     packed, answers = batch.shared + rows * (length - 1 - batch.shared), rows * (batch.target.rows - 1)
     assert shapes == [packed] * 4 * 4 + [packed] + [answers] * 4

@@ -249,13 +249,13 @@ def test_an_adapter_that_never_left_its_start_is_an_error(vlm: Vlm, init: str) -
 
 
 def test_learning_rates_by_part_and_by_matrix(vlm: Vlm) -> None:
-    from lab.config import PromptDial
+    from lab.model.answers import TextReadout
     from lab.training.learner import Learner
 
     lora.attach(vlm, LoraDial(r=2, where=ALL))
     vlm.extras["resampler"] = torch.nn.Linear(2, 2)
     optim = Optim(lr=1e-3, lr_vision=1e-5, lr_projector=2e-4, lr_extras=3e-3, lr_b_ratio=16.0)
-    learner = Learner(vlm, optim, PromptDial(name="x", template="{statement}"), steps=10)
+    learner = Learner(vlm, optim, TextReadout("none"), steps=10)
     optimizer = learner.configure_optimizers()["optimizer"]
     rates = {id(p): group["initial_lr"] for group in optimizer.param_groups for p in group["params"]}
     named = lora.trainable(vlm)

@@ -16,7 +16,7 @@ from lab.config import DataDial, ModelDial, OnBad, Tracking, identity
 from lab.data import load, require_split
 from lab.errors import ConfigError, DataError
 from lab.paths import PATHS, When
-from lab.prompt import template_text
+from lab.prompt import parse_template
 from lab.report.__main__ import parser
 from lab.store import sync_state
 
@@ -56,7 +56,7 @@ def test_readers_find_what_was_meant(home, tiny_folder, composer, tmp_path) -> N
         folder.mkdir(parents=True)
         (folder / "template.txt").write_text("Is it so? {statement}")
         x = composer(f"prompt.template_file={quoted(f'~/{name}/template.txt')}")
-        assert template_text(x.prompt) == "Is it so? {statement}"
+        assert parse_template(x.prompt)[0] == "Is it so? {statement}"
         assert model.locate(composer(f"model.path={quoted(f'~/{name}')}").model.path) == str(folder)
         rows = [statement("dev-1-0-0"), statement("dev-1-1-0", "False")]
         write(folder, "dev", rows)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from lab.answers.choice import spellings
+from lab.data import asks
 from lab.errors import ConfigError
-from lab.prompt import describe, image_order, template_text, to_chat
-from lab.records import Choice, Picture, Sample
+from lab.prompt import check, describe, image_order, parse_template, to_chat
+from lab.records import Choice, Picture, Sample, Text
 
 
 def sample(name: str = "a", images: int = 2) -> Sample:
@@ -35,7 +38,7 @@ def test_a_wrong_template_is_refused(composer, template) -> None:
     dial = composer().prompt
     dial.template = template
     with pytest.raises(ConfigError, match="prompt.template"):
-        template_text(dial)
+        parse_template(dial)
 
 
 def test_a_template_file_is_used(composer, tmp_path) -> None:
@@ -43,10 +46,26 @@ def test_a_template_file_is_used(composer, tmp_path) -> None:
     path.write_text("Is it so? {statement}\n")
     dial = composer().prompt
     dial.template_file = str(path)
-    assert template_text(dial) == "Is it so? {statement}"
+    assert parse_template(dial)[0] == "Is it so? {statement}"
     dial.template_file = str(tmp_path / "absent.txt")
     with pytest.raises(ConfigError, match="absent.txt"):
-        template_text(dial)
+        parse_template(dial)
+
+
+def test_data_that_ask_questions_choose_their_prompt(composer) -> None:
+    """Unless another is named; what a prompt cannot frame is refused."""
+    x = composer("data=easy_vqa", "prompt.version=2")
+    chat = to_chat(replace(sample(), text="What {colour}?", answer=Text(("grey", "red"), (3, 7))), x.prompt)
+    assert texts(chat)[-1] == "What {colour}?\nAnswer with a word or a short phrase." and chat.answer == "red"
+    assert (x.prompt.name, x.prompt.version, composer("prompt=qa", "data=easy_vqa").prompt.name) == ("question", 2, "qa")
+    for name, prompt, legal in (("easy_vqa", "qa", "prompt=question"), ("pairs", "question", "prompt=declarative")):
+        with pytest.raises(ConfigError, match=f"data={name} has .*{legal}"):
+            check(composer(f"data={name}", f"prompt={prompt}").prompt, name, asks(name))
+
+
+def test_other_options_are_their_own_words(composer) -> None:
+    yes_or_no = replace(sample(), answer=Choice(1, ("yes", "no")))
+    assert to_chat(yes_or_no, composer("data=easy_vqa").prompt).answer == "no"
 
 
 def test_orders(composer) -> None:

@@ -25,7 +25,7 @@ from lab.data.files import read_text
 from lab.data.images import decode
 from lab.errors import LabError
 from lab.model.encoding import Encoder
-from lab.prompt import template_text
+from lab.prompt import parse_template
 from lab.records import Picture
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL", "ignore::PIL.Image.DecompressionBombWarning")
@@ -201,7 +201,7 @@ READERS = {
     "manifest, lines": ('{"identifier": "a", "sentence": "b", "label": true}\n', lambda path: manifest.read(path, parse, str)[0]),
     "manifest, list": ('[{"identifier": "a", "sentence": "b", "label": true}]', lambda path: manifest.read(path, parse, str)[0]),
     "labels": ('{"identifier": "dev-1-0-0", "label": "True"}\n', official.nlvr2_labels),
-    "template": ("Say: {statement}\n", lambda path: template_text(PROMPT.__class__(**{**PROMPT.__dict__, "template_file": str(path)}))),
+    "template": ("Say: {statement}\n", lambda path: parse_template(PROMPT.__class__(**{**PROMPT.__dict__, "template_file": str(path)}))[0]),
     "text": ("a\nb", read_text),
 }
 

@@ -21,6 +21,7 @@ from lab.answers import predictions
 from lab.artifacts import contract
 from lab.errors import LabError
 from lab.evaluate import changed, find
+from lab.model.answers import TextReadout
 from lab.report import measure
 from lab.report.select_runs import choose
 from lab.report.write import write_report
@@ -76,7 +77,7 @@ def whole(composer, tmp_path_factory) -> Path:
         run.config = as_dict(composer(f"lora.r={rank}", f"tracking.runs_dir={runs_dir}"))
         runs.save(runs_dir, run)
         contract.save(runs_dir / identity, {"version": contract.VERSION, "prompt": {"template": "t"}})
-        save_file({"logits": torch.zeros(8, 5)}, runs_dir / identity / PROBE)
+        save_file({"logits": torch.zeros(8, 5), "answers": torch.zeros(8, 5, dtype=torch.int64)}, runs_dir / identity / PROBE)
         (runs_dir / identity / "delivered.json").write_text('{"uri": "u", "experiment": "e", "started": "s", "run_id": "r"}\n')
     write_sweep(runs_dir, "both", ["one", "two"], ["lora.r"])
     return runs_dir
@@ -156,7 +157,7 @@ def test_opening_for_an_evaluation(whole, place, name: str, damage: object) -> N
     if sentence(lambda: find(runs_dir, "one"), runs_dir):
         sentence(lambda: changed(find(runs_dir, "one"), ["data.num_dev=40"]), runs_dir)
     sentence(lambda: contract.differences(contract.load(folder), contract.load(runs_dir / "two")), runs_dir)
-    sentence(lambda: stored_probe(folder), runs_dir)
+    sentence(lambda: stored_probe(folder, TextReadout("none")), runs_dir)
     for split, rows in (("dev", 60), ("minival", 30)):
         path = folder / "predictions" / f"{split}.parquet"
         if sentence(lambda path=path: predictions.read(path), runs_dir):

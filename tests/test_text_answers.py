@@ -10,7 +10,7 @@ import pytest
 from conftest import SHARED
 from synthetic_runs import write_run, write_sweep
 
-from lab.answers import predictions
+from lab.answers import choice, predictions
 from lab.answers.normalise import RULES, vqa
 from lab.errors import DataError
 from lab.records import Choice, Prediction, Scored, Text, Written
@@ -58,6 +58,11 @@ def test_a_vote_leaves_each_annotator_out() -> None:
     assert shares == pytest.approx([0, 0.3, 0.6, 0.9, 1])
     assert text_scores.vqa_accuracy("x", ["x"], ()) == 1.0
     assert text_scores.vqa_accuracy("2", ["2", "2"], (5, 5)) == 1.0, "references that a rule makes alike are one"
+
+
+def test_an_option_is_read_from_the_whole_reply_alone() -> None:
+    replies = ("C", " c.", "The answer is C because I see it", "I", "a cat")
+    assert [choice.read(reply, ("A", "B", "C", "I")) for reply in replies] == [2, 2, None, 3, None]
 
 
 def test_words_count_as_often_as_they_stand() -> None:

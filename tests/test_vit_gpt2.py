@@ -111,11 +111,11 @@ def test_samples_of_any_number_of_images_share_a_batch(vlm: Vlm) -> None:
 
 
 def test_right_padding_changes_no_score(vlm: Vlm) -> None:
-    from lab.evaluation.equivalence import probe_logits
+    from lab.evaluation.equivalence import probe
 
     encoder, samples = Encoder(vlm, PROMPT), [sample(i, ragged=True) for i in range(4)]
     examples = [encoder.example(s) for s in samples]
-    assert torch.allclose(probe_logits(vlm, encoder, examples, padding_side="right"), logits(vlm, samples), **CLOSE)
+    assert torch.allclose(probe(vlm, encoder, examples, padding_side="right").numbers, logits(vlm, samples), **CLOSE)
 
 
 def test_the_prompt_is_the_plain_framed_statement(vlm: Vlm) -> None:

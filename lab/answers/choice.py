@@ -133,9 +133,14 @@ def sigmoid(z: np.ndarray) -> np.ndarray:
     return np.where(z >= 0, 1.0, small) / (1.0 + small)
 
 
+def words(options: tuple[str, ...], dial: PromptDial) -> dict[str, str]:
+    """How options are written, by where that is said: True and False as the prompt has them, any others as they are."""
+    return dial.words if options == Choice.truth(True).options else {f"the option {option}": option for option in options}
+
+
 def target(answer: Choice, dial: PromptDial) -> str:
     """What a model is taught to say."""
-    return tuple(dial.words.values())[answer.right]
+    return tuple(words(answer.options, dial).values())[answer.right]
 
 
 def described(dial: PromptDial) -> dict[str, str]:

@@ -15,10 +15,10 @@ from lab.config import Experiment, as_dict, flat
 from lab.errors import ContractError
 from lab.host.files import values_hash, write_atomically
 from lab.model import Vlm
-from lab.model.answers import Readout
+from lab.model.answers import Readout, TextReadout
 from lab.model.encoding import Encoder
 from lab.prompt import describe as describe_prompt
-from lab.records import Choice
+from lab.records import Choice, Text
 
 VERSION = 3
 EARLIER = {
@@ -29,12 +29,12 @@ EARLIER = {
 of the tokenizer that makes ids of text. 3: answers by kind; 2 knew True/False alone, and is read as 3."""
 IDENTITIES = ("base.weights", "base.config", "tokenizer.hash")
 LIBRARIES = ("torch", "torchvision", "transformers", "peft", "tokenizers", "pillow")
-REMARKS = ("libraries", "visual_tokens", "base.path")
+REMARKS = ("libraries", "visual_tokens", "base.path", "answers.post", "answers.max_new_tokens")
 """Recorded, and told when both sides know them and differ, but no reason to refuse: a checkpoint may move, its weights
-may not. `visual_tokens` (realised, of the dev split) is known only after scoring."""
+may not; written answers may be read otherwise, or be longer. `visual_tokens` (realised, of the dev split) is known only after scoring."""
 
 
-def describe(x: Experiment, vlm: Vlm, encoder: Encoder, readout: Readout) -> dict[str, Any]:
+def describe(x: Experiment, vlm: Vlm, encoder: Encoder, readout: Readout | TextReadout) -> dict[str, Any]:
     """What this process would train or evaluate with, as plain values."""
     return {
         "version": VERSION,
@@ -43,7 +43,7 @@ def describe(x: Experiment, vlm: Vlm, encoder: Encoder, readout: Readout) -> dic
         "tokenizer": describe_tokenizer(encoder),
         "prompt": describe_prompt(x.prompt),
         "chat_template": vlm.processor.chat_template,
-        "answers": readout.describe(),
+        "answers": readout.describe() | ({"max_new_tokens": x.evaluation.max_new_tokens} if readout.kind == Text.kind else {}),
         "padding_side": encoder.tokenizer.padding_side,
         "vision_tokens": as_dict(x)["vision_tokens"],
         "conditioning": as_dict(x)["conditioning"],

@@ -9,11 +9,12 @@ import torch
 
 from lab.bench.results import Figure
 from lab.config import Experiment
+from lab.errors import ConfigError
 from lab.evaluation import fast_inference, generation, scoring
 from lab.evaluation.latency import now
 from lab.host.progress import Report, silent
 from lab.model import Vlm
-from lab.model.answers import readout
+from lab.model.answers import Readout
 from lab.model.encoding import ROWS, to_device
 from lab.records import Batch
 from lab.training.datamodule import Examples
@@ -44,7 +45,9 @@ def work(examples: Examples, batch_size: int, batches: int, device: torch.device
 
 def measure(x: Experiment, vlm: Vlm, examples: Examples, batches: int = 3, report: Report = silent) -> list[Figure]:
     """Time both ways in turn. Inputs are ready before the clock starts: decoding images, which only generation needs, is free."""
-    reads = readout(vlm.processor.tokenizer, x.prompt)
+    reads = examples.encoder.readout
+    if not isinstance(reads, Readout):
+        raise ConfigError(f"data={x.data.name}: answers in words are generated only, so there is nothing to time generation against.")
     vlm.model.eval()
     todo = work(examples, x.evaluation.batch_size, batches, vlm.device)
     in_place = fast_inference.forwards(vlm, ROWS)

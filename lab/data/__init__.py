@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lab import paths
+from lab import paths, plugins
 from lab.errors import ConfigError, DataError, LabError, did_you_mean
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ NAMES = ("pairs", "nlvr", "nlvr2", "winoground", "easy_vqa", "questions")
 DIAGNOSTIC = ("winoground",)
 """Data sets that nothing is learned from."""
 KINDS = {"pairs": "choice", "nlvr": "choice", "nlvr2": "choice", "winoground": "choice", "easy_vqa": "text"}
-"""`Splits.kind` of those that always have one."""
+"""`Splits.kind` of those that always have one. Those that have options state something, true or false."""
 
 
 OWN: dict[str, Loader] = {}
@@ -41,6 +41,11 @@ def register(name: str, load: Loader) -> None:
     if name in (*NAMES, *OWN) or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise LabError(f"data set {name!r}: a name is lower-case letters, digits and _, and none of {', '.join((*NAMES, *OWN))}.")
     OWN[name] = load
+
+
+def asks(name: str) -> str | None:
+    """What a prompt must frame for a data set, of `lab.prompt.ASKS`; None: either, as the data set is one of your own."""
+    return None if name in OWN else "statement" if KINDS.get(name) == "choice" else "question"
 
 
 def check_dial(dial: DataDial, trains: bool) -> None:
@@ -82,18 +87,21 @@ def option(spelled: str) -> DataDial:
 
 def dial_of(name: str, keys: Sequence[str], source: str, **given: str) -> DataDial:
     """A data option with keys such as `root=/data/w`, and values as they are. source: heads the `ConfigError` for a wrong one."""
-    from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     from lab import bounds
-    from lab.cli import compose_config
+    from lab.cli import shipped
     from lab.config import DataDial, Experiment
 
+    files = [folder / "data" / f"{name}.yaml" for folder in (shipped("conf"), *plugins.conf_folders())]
     try:
-        composed = compose_config([f"++data.{key}" for key in keys], f"data/{name}").data
-        dial: DataDial = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DataDial), composed, given))  # type: ignore[assignment]
-    except (HydraException, OmegaConfBaseException) as error:
+        file = next((file for file in files if file.is_file()), None)
+        option = OmegaConf.load(file) if file else OmegaConf.create({"name": name})
+        option.pop("defaults", None)  # of other dials
+        merged = OmegaConf.merge(OmegaConf.structured(DataDial), option, given, OmegaConf.from_dotlist(list(keys)))
+        dial: DataDial = OmegaConf.to_object(merged)  # type: ignore[assignment]
+    except OmegaConfBaseException as error:
         raise ConfigError(f"{source}: {str(error).strip().splitlines()[0].rstrip('.')}.") from None
     bounds.check(Experiment(data=dial), "data.")
     check_dial(dial, trains=False)

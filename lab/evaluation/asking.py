@@ -7,19 +7,37 @@ from typing import Any
 
 from lab.config import EvaluationSection
 from lab.errors import ConfigError
-from lab.evaluation import generation, scoring
+from lab.evaluation import generation, scoring, writing
 from lab.host.progress import Report, silent
 from lab.model import Vlm
-from lab.model.answers import Readout
-from lab.records import Choice
+from lab.model.answers import Readout, TextReadout
+from lab.records import Choice, Text
 from lab.training.datamodule import Examples
 
-WAYS: dict[str, dict[str, Callable[..., list[Any]]]] = {Choice.kind: {"score": scoring.score, "generate": generation.generate}}
+WAYS: dict[str, dict[str, Callable[..., list[Any]]]] = {
+    Choice.kind: {"score": scoring.score, "generate": generation.generate},
+    Text.kind: {"write": writing.answer},
+}
 """By kind of answer. The first way gives the `Prediction`s that a table holds, any other what it is compared with."""
 
 
+def check(kind: str, section: EvaluationSection) -> None:
+    """Raise a `ConfigError` for what answers of a kind cannot be asked for."""
+    if kind == Choice.kind:
+        return
+    refused = {
+        "evaluation.ask=[score,generate]": ("generate" in section.ask, "such answers are generated already, and their references scored"),
+        "evaluation.swap=true": (section.swap, "only answers to choose from are compared after the images are swapped"),
+        "evaluation.shared_prefix=true": (section.shared_prefix, "only answers to choose from share the reading of their images"),
+    }
+    for key, (given, why) in refused.items():
+        if given:
+            raise ConfigError(f"{key}: these data are answered in words, and {why}. Leave it out.")
+
+
 def ask(
-    vlm: Vlm, examples: Examples, readout: Readout, section: EvaluationSection, split: str, report: Report = silent, way: str | None = None
+    vlm: Vlm, examples: Examples, readout: Readout | TextReadout, section: EvaluationSection, split: str, report: Report = silent,
+    way: str | None = None,
 ) -> list[Any]:
     """What the model answers to every example of a split, in file order; way: None for the kind's first."""
     ways = WAYS[readout.kind]

@@ -1,4 +1,7 @@
-"""The equivalence gate: one trained arm, computed six ways on a probe set, must give the same answers.
+"""The equivalence gate: one trained arm, computed six ways on a probe set, must give the same numbers and answers.
+
+Of answers to choose from, the numbers are the logits of what follows the prompt; of answers in words, log p of each token of the
+reference, and the answers are the likeliest tokens at these places.
 
     reloaded        the adapter from its files on a base loaded anew
     batch of one    every example alone
@@ -6,8 +9,8 @@
     plain folder    merged, exported, and run by Transformers alone with the processor's own call
     generate        what free generation reads first, over a cache; and the words it goes on to write
 
-Each is held against the logits of the model in memory: the largest gap and the number of flipped answers, against a stated
-tolerance. The probe's logits are kept in `probe.safetensors`, so that `python -m lab.verify RUN` can do it again.
+Each is held against the model in memory: the largest gap and the number of flipped answers, against a stated tolerance. The
+probe is kept in `probe.safetensors`, so that `python -m lab.verify RUN` can do it again.
 """
 
 from __future__ import annotations
@@ -17,19 +20,22 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch.nn import functional as F
 
 from lab.artifacts.export import exportable
 from lab.config import ModelDial, Quantisation
 from lab.data.images import decode
 from lab.errors import ContractError, ModelError
-from lab.evaluation.generation import texts, write
+from lab.evaluation.generation import MAX_NEW_TOKENS, Continuation, likelihood, texts, write
 from lab.evaluation.scoring import answer_logits
 from lab.model import Vlm, family
-from lab.model.answers import Readout
+from lab.model.answers import Readout, TextReadout
 from lab.model.encoding import Encoder, Example, to_device
 from lab.prompt import to_chat
-from lab.records import Batch, Sample
+from lab.records import Sample
+from lab.training.objective import of_labels
 
 TOLERANCE = {
     torch.float32: {
@@ -39,7 +45,7 @@ TOLERANCE = {
         "reloaded": 0.0, "batch of one": 0.25, "right padding": 0.25, "plain folder": 0.5, "generate": 0.25, "stored": 0.25,
     },
 }  # fmt: skip
-"""Largest legal gap between two logits, by dtype of the base; float16 is held to bfloat16's."""
+"""Largest legal gap between two numbers, by dtype of the base; float16 is held to bfloat16's."""
 INT8 = TOLERANCE[torch.bfloat16] | {"batch of one": 1.0}
 """That of an int8 base, whose activations are rounded to as many bits as bfloat16 keeps. Its outlier columns are chosen from the
 whole batch, so a batch of one is another rounding: at most 0.45 was measured over the dials of the tiny base, whose logits reach 16."""
@@ -49,7 +55,7 @@ whole batch, so a batch of one is another rounding: at most 0.45 was measured ov
 class Check:
     """One way of computing the probe against the model in memory.
 
-    max_gap: largest absolute difference of a logit at the answer position. flips: answers that changed.
+    max_gap: largest absolute difference of a number of the probe. flips: answers that changed.
     passed: no flip and no gap above the tolerance; None: not applicable, for the reason in `note`.
     """
 
@@ -62,62 +68,135 @@ class Check:
     note: str = ""
 
 
-def probe_logits(vlm: Vlm, encoder: Encoder, examples: Sequence[Example], padding_side: str = "left") -> torch.Tensor:
-    """Logits of what follows the prompt, float32 [n, vocabulary], in one batch from pixels, computed as in scoring."""
-    batch = encoder.collate(examples, with_answers=False, padding_side=padding_side)
+@dataclass(frozen=True)
+class Probe:
+    """numbers: float32 [n, d]. answers: int64 [n, k]. Those of references of several lengths end together, behind zeros."""
+
+    numbers: torch.Tensor
+    answers: torch.Tensor
+
+
+def probe(vlm: Vlm, encoder: Encoder, examples: Sequence[Example], padding_side: str = "left") -> Probe:
+    """Of examples in one batch from pixels, computed as in evaluation."""
     vlm.model.eval()
     with torch.inference_mode():
-        return answer_logits(vlm, to_device(batch, vlm.device)).float().cpu()
+        if isinstance(encoder.readout, Readout):
+            batch = encoder.collate(examples, with_answers=False, padding_side=padding_side)
+            return of_logits(answer_logits(vlm, to_device(batch, vlm.device)), encoder.readout)
+        if padding_side == "right":
+            return right_padded(vlm, encoder, examples)
+        batch = to_device(encoder.collate(examples, with_answers=True), vlm.device)
+        assert batch.target.labels is not None
+        log_p, likeliest = of_labels(vlm.predict(batch), batch.target.labels)
+        return Probe(log_p.cpu(), likeliest.clamp(min=0).cpu())
 
 
-def plain_logits(folder: Path, samples: Sequence[Sample], dial: ModelDial, encoder: Encoder) -> torch.Tensor:
-    """The same logits from an exported folder through Transformers alone: no code of this laboratory but the prompt.
+def of_logits(logits: torch.Tensor, readout: Readout) -> Probe:
+    """Of what follows the prompt, [n, vocabulary]."""
+    logits = logits.float().cpu()
+    return Probe(logits, readout.answers(logits)[:, None])
 
-    Pixel budget, chat template and padding side are the folder's own, so that a wrong one shows.
+
+def right_padded(vlm: Vlm, encoder: Encoder, examples: Sequence[Example]) -> Probe:
+    """Of references that stand in right-padded rows."""
+    texts = [replace(example.text, prompt_ids=np.concatenate([example.text.prompt_ids, example.text.answer_ids])) for example in examples]
+    rows = [replace(example, text=text) for example, text in zip(examples, texts, strict=True)]
+    batch = to_device(encoder.collate(rows, with_answers=False, padding_side="right"), vlm.device)
+    mask = batch.prompt.mask
+    assert mask is not None
+    ends = (mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).amax(dim=1).tolist()
+    return of_rows(vlm.logits(batch, mask.shape[1]), ends, examples)
+
+
+def of_rows(logits: torch.Tensor, ends: Sequence[int], examples: Sequence[Example]) -> Probe:
+    """Of references whose last token stands before the place `ends` of its row, from all logits [n, T, vocabulary]."""
+    parts = []
+    for row, end, example in zip(logits.float().cpu(), ends, examples, strict=True):
+        labels = torch.from_numpy(example.text.answer_ids)[None]
+        parts.append(Probe(*of_labels(row[None, end - labels.shape[1] - 1 : end - 1], labels)))
+    return joined(parts)
+
+
+def joined(probes: Sequence[Probe]) -> Probe:
+    """One after another."""
+    width = max(one.numbers.shape[1] for one in probes)
+    padded = [(F.pad(one.numbers, (width - one.numbers.shape[1], 0)), F.pad(one.answers, (width - one.numbers.shape[1], 0))) for one in probes]
+    numbers, answers = zip(*padded, strict=True)
+    return Probe(torch.cat(numbers), torch.cat(answers))
+
+
+def plain_probe(folder: Path, asked: Asked, dial: ModelDial) -> tuple[Probe, list[str]]:
+    """The same from an exported folder through Transformers alone, and what its `generate` writes where answers are in words.
+
+    No code of this laboratory but the prompt and the comparison. Pixel budget, chat template and padding side are the folder's own, so
+    that a wrong one shows.
     """
     from transformers import AutoProcessor
 
-    dtype = getattr(torch, dial.dtype.value)
-    model = family(dial.family).auto_class().from_pretrained(folder, dtype=dtype, attn_implementation=dial.attn_implementation)
+    auto, dtype = family(dial.family).auto_class(), getattr(torch, dial.dtype.value)
+    model = auto.from_pretrained(folder, dtype=dtype, attn_implementation=dial.attn_implementation).eval()
     processor = AutoProcessor.from_pretrained(folder)
-    chats = [to_chat(sample, encoder.prompt, encoder.seed) for sample in samples]
-    texts = [
-        processor.apply_chat_template(
-            list(chat.messages), add_generation_prompt=True, tokenize=False, add_vision_id=encoder.prompt.numbered
-        )
-        for chat in chats
-    ]
-    images = [decode(sample.images[i]) for sample, chat in zip(samples, chats, strict=True) for i in chat.image_order]
-    inputs = processor(text=texts, images=images or None, padding=True, return_tensors="pt")
+    encoder = asked.encoder
+    chats = [to_chat(sample, encoder.prompt, encoder.seed) for sample in asked.samples]
+    images = [decode(sample.images[i]) for sample, chat in zip(asked.samples, chats, strict=True) for i in chat.image_order]
+
+    def inputs(answered: bool) -> Any:
+        turns = [[*chat.messages, *([spoken(chat.answer)] if answered else [])] for chat in chats]
+        options = {"add_generation_prompt": not answered, "tokenize": False, "add_vision_id": encoder.prompt.numbered}
+        rows = [processor.apply_chat_template(turn, **options) for turn in turns]
+        rows = [row.rstrip("\n") for row in rows] if answered else rows
+        return processor(text=rows, images=images or None, padding=True, return_tensors="pt")
+
     with torch.inference_mode():
-        return model.eval()(**inputs, logits_to_keep=1).logits[:, -1].float()
+        if isinstance(encoder.readout, Readout):
+            return of_logits(model(**inputs(False), logits_to_keep=1).logits[:, -1], encoder.readout), []
+        logits, prompts = model(**inputs(True)).logits, inputs(False)
+        written = model.generate(**prompts, do_sample=False, max_new_tokens=asked.most)[:, prompts["input_ids"].shape[1] :]
+    return of_rows(logits, [logits.shape[1]] * len(logits), asked.examples), processor.batch_decode(written, skip_special_tokens=True)
 
 
-def against(name: str, reference: torch.Tensor, other: torch.Tensor, readout: Readout, tolerance: float) -> Check:
-    """Compare two sets of logits [n, vocabulary]."""
-    if reference.shape != other.shape:
-        shapes = f"shapes {tuple(reference.shape)} and {tuple(other.shape)}"
-        return Check(name, float("inf"), None, len(reference), tolerance, False, shapes)
-    gap = (reference - other).abs().max().item()
-    flips = int((readout.answers(reference) != readout.answers(other)).sum())
-    return Check(name, gap, flips, len(reference), tolerance, bool(flips == 0 and gap <= tolerance))
+def spoken(answer: str) -> dict[str, Any]:
+    """A turn of the model."""
+    return {"role": "assistant", "content": [{"type": "text", "text": answer}]}
+
+
+def against(name: str, reference: Probe, other: Probe, tolerance: float) -> Check:
+    """Compare two probes of the same examples."""
+    if reference.numbers.shape != other.numbers.shape:
+        shapes = f"shapes {tuple(reference.numbers.shape)} and {tuple(other.numbers.shape)}"
+        return Check(name, float("inf"), None, len(reference.numbers), tolerance, False, shapes)
+    gap = (reference.numbers - other.numbers).abs().max().item()
+    flips = int((reference.answers != other.answers).any(dim=1).sum())
+    return Check(name, gap, flips, len(reference.numbers), tolerance, bool(flips == 0 and gap <= tolerance))
 
 
 def generated(
-    vlm: Vlm, batch: Batch, reference: torch.Tensor, readout: Readout, tolerance: float
+    written: Continuation, told: Sequence[str], examples: Sequence[Example], reference: Probe, readout: Readout | TextReadout, tolerance: float
 ) -> Check:
-    """Free generation sees the model that scoring sees: logits of its first token, and what is written after it.
+    """Free generation sees the model that scoring sees."""
+    if isinstance(readout, Readout):
+        return chosen(told, of_logits(written.logits, readout), reference, readout, tolerance)
+    sizes = [len(example.text.answer_ids) for example in examples]
+    labels = [torch.from_numpy(example.text.answer_ids) for example in examples]
+    first = torch.stack([ids[0] for ids in labels]).to(written.logits.device)
+    places = torch.tensor([reference.numbers.shape[1] - size for size in sizes])
+    rows = torch.arange(len(sizes))
+    gap = (likelihood(written.logits, first).cpu() - reference.numbers[rows, places]).abs().max().item()
+    taught = [reference.answers[b, place:].equal(labels[b]) for b, place in enumerate(places.tolist())]
+    flips = sum(one != written.tokens[b, : sizes[b]].cpu().equal(labels[b]) for b, one in enumerate(taught))
+    return Check("generate", gap, flips, len(sizes), tolerance, flips == 0 and gap <= tolerance)
+
+
+def chosen(written: Sequence[str], first: Probe, reference: Probe, readout: Readout, tolerance: float) -> Check:
+    """Logits of the first token, and what is written after it.
 
     Texts that read otherwise than the scored answer are told; they are no failure where the logits agree, since scoring sums over
     spellings and generation writes one.
     """
-    vlm.model.eval()
-    with torch.inference_mode():
-        written = write(vlm, to_device(batch, vlm.device))
-    check = against("generate", reference, written.logits.float().cpu(), readout, tolerance)
-    read = [readout.read(text) for text in texts(vlm, written)]
-    neither = [text for text, said in zip(texts(vlm, written), read, strict=True) if said is None]
-    other = sum(said is not None and said != scored for said, scored in zip(read, readout.answers(reference).tolist(), strict=True))
+    check = against("generate", reference, first, tolerance)
+    read = [readout.read(text) for text in written]
+    neither = [text for text, said in zip(written, read, strict=True) if said is None]
+    other = sum(said is not None and said != scored for said, scored in zip(read, reference.answers[:, 0].tolist(), strict=True))
     notes = [f"{len(neither)} texts are neither answer word, such as {neither[0]!r}"] if neither else []
     notes += [f"{other} texts are the other word, which one spelling wins and the sum of all loses"] if other else []
     return replace(check, note="; ".join([check.note, *notes] if check.note else notes))
@@ -128,44 +207,64 @@ def verify(
     vlm: Vlm,
     samples: Sequence[Sample],
     encoder: Encoder,
-    readout: Readout,
     reload: Callable[[], Vlm],
     plain: Callable[[Vlm], Path],
-    stored: torch.Tensor | None = None,
-) -> tuple[list[Check], torch.Tensor]:
-    """Compute the probe every way; return the checks and the reference logits.
+    stored: Probe | None = None,
+) -> tuple[list[Check], Probe]:
+    """Compute the probe every way; return the checks and the probe of the model in memory.
 
     reload: loads base, dials and adapter anew. plain: exports what was loaded, which it may change, to a folder.
-    stored: logits kept from training.
+    stored: the probe as training left it.
     """
     int8 = dial.quantisation is Quantisation.int8
     tolerance = INT8 if int8 else TOLERANCE.get(getattr(torch, dial.dtype.value), TOLERANCE[torch.bfloat16])
     examples = [encoder.example(sample) for sample in samples]
-    reference = probe_logits(vlm, encoder, examples)
-    checks = []
-    if stored is not None:
-        checks.append(against("stored", stored, reference, readout, tolerance["stored"]))
+    reference = probe(vlm, encoder, examples)
+    with torch.inference_mode():
+        most = max(MAX_NEW_TOKENS, *(len(example.text.answer_ids) for example in examples))
+        written = write(vlm, to_device(encoder.collate(examples, with_answers=False), vlm.device), most)
+    told = texts(vlm, written)
+    checks = [] if stored is None else [against("stored", stored, reference, tolerance["stored"])]
     again = reload()
-    reloaded = probe_logits(again, Encoder(again, encoder.prompt, encoder.seed), examples)
-    checks.append(against("reloaded", reference, reloaded, readout, tolerance["reloaded"]))
-    alone = torch.cat([probe_logits(vlm, encoder, [example]) for example in examples])
-    checks.append(against("batch of one", reference, alone, readout, tolerance["batch of one"]))
-    right = probe_logits(vlm, encoder, examples, padding_side="right")
-    checks.append(against("right padding", reference, right, readout, tolerance["right padding"]))
-    checks.append(exported(again, lambda: plain_logits(plain(again), samples, dial, encoder), reference, readout, tolerance["plain folder"]))
-    checks.append(generated(vlm, encoder.collate(examples, with_answers=False), reference, readout, tolerance["generate"]))
+    reloaded = probe(again, Encoder(again, encoder.prompt, encoder.seed, encoder.options), examples)
+    checks.append(against("reloaded", reference, reloaded, tolerance["reloaded"]))
+    alone = joined([probe(vlm, encoder, [example]) for example in examples])
+    checks.append(against("batch of one", reference, alone, tolerance["batch of one"]))
+    right = probe(vlm, encoder, examples, padding_side="right")
+    checks.append(against("right padding", reference, right, tolerance["right padding"]))
+    asked = Asked(samples, examples, encoder, told, most)
+    checks.append(exported(again, asked, reference, lambda: plain_probe(plain(again), asked, dial), tolerance["plain folder"]))
+    checks.append(generated(written, told, examples, reference, encoder.readout, tolerance["generate"]))
     return checks, reference
 
 
-def exported(vlm: Vlm, plain: Callable[[], torch.Tensor], reference: torch.Tensor, readout: Readout, tolerance: float) -> Check:
-    """Merge, export, run by Transformers alone, and compare."""
+@dataclass(frozen=True)
+class Asked:
+    """The probe's questions, their encoder, and what the model in memory wrote in at most so many tokens."""
+
+    samples: Sequence[Sample]
+    examples: Sequence[Example]
+    encoder: Encoder
+    told: Sequence[str]
+    most: int
+
+
+def exported(vlm: Vlm, asked: Asked, reference: Probe, plain: Callable[[], tuple[Probe, list[str]]], tolerance: float) -> Check:
+    """Merge, export, run by Transformers alone, and compare; an answer in words also with what Transformers' `generate` writes."""
+    number = len(asked.samples)
     why = exportable(vlm)
     if why is not None:
-        return Check("plain folder", None, None, len(reference), None, None, why)
+        return Check("plain folder", None, None, number, None, None, why)
     try:
-        return against("plain folder", reference, plain(), readout, tolerance)
+        found, told = plain()
     except (ModelError, ContractError) as error:
-        return Check("plain folder", None, None, len(reference), tolerance, False, str(error))
+        return Check("plain folder", None, None, number, tolerance, False, str(error))
+    check = against("plain folder", reference, found, tolerance)
+    others = [pair for pair in zip(asked.told, told, strict=False) if pair[0] != pair[1]]
+    if not others:
+        return check
+    note = f"{len(others)} texts are others, such as {others[0][1]!r} for {others[0][0]!r}"
+    return replace(check, flips=(check.flips or 0) + len(others), passed=False, note=note)
 
 
 def passed(checks: Sequence[Check]) -> bool:

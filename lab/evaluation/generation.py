@@ -33,30 +33,40 @@ class Generated:
 
 
 @dataclass(frozen=True)
-class Written:
-    """What was written for a batch: tokens int64 [B, up to `MAX_NEW_TOKENS`], padded behind the end of a turn.
+class Continuation:
+    """What was written for a batch: tokens int64 [B, most], padded behind the end of a turn; lengths int64 [B], with that end.
 
-    logits: of the first of them, [B, vocabulary].
+    logits: of the first of them, [B, vocabulary]. log_p: of all of them, float64 [B]. ended: whether the end came, bool [B].
     """
 
     tokens: torch.Tensor
     logits: torch.Tensor
+    log_p: torch.Tensor
+    lengths: torch.Tensor
+    ended: torch.Tensor
 
 
-def write(vlm: Vlm, batch: Batch, number: int = MAX_NEW_TOKENS) -> Written:
-    """Greedy continuation of every prompt of a left-padded batch with pixels by at most `number` tokens."""
+def write(vlm: Vlm, batch: Batch, number: int = MAX_NEW_TOKENS) -> Continuation:
+    """Greedy continuation of every prompt of a left-padded batch by at most `number` tokens."""
     seen = stages.encode_images(vlm, batch)
     read = stages.prefill(vlm, batch, seen)
     padding, ends = vlm.processor.tokenizer.pad_token_id, torch.tensor(end_ids(vlm), device=read.logits.device)
     token = read.logits.argmax(dim=1)
-    tokens, ended = [token], torch.isin(token, ends)
+    tokens, ended, log_p, lengths = [token], torch.isin(token, ends), likelihood(read.logits, token), torch.ones_like(token)
     while len(tokens) < number and not ended.all():
         logits = stages.decode_step(vlm, stages.next_inputs(vlm, batch, seen, token), read.cache)
         token = torch.where(ended, padding, logits.argmax(dim=1))
         tokens.append(token)
-        ended |= torch.isin(token, ends)
+        log_p = log_p + torch.where(ended, 0.0, likelihood(logits, token))
+        lengths = lengths + ~ended
+        ended = ended | torch.isin(token, ends)
         batch = replace(batch, prompt=stages.longer(batch.prompt, token))
-    return Written(torch.stack(tokens, dim=1), read.logits)
+    return Continuation(torch.stack(tokens, dim=1), read.logits, log_p, lengths, ended)
+
+
+def likelihood(logits: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
+    """log p of a token, float64 [B], under logits [B, vocabulary]."""
+    return logits.float().log_softmax(dim=1).gather(1, token[:, None])[:, 0].double()
 
 
 def end_ids(vlm: Vlm) -> list[int]:
@@ -66,7 +76,7 @@ def end_ids(vlm: Vlm) -> list[int]:
     return sorted({token for token in (vlm.processor.tokenizer.eos_token_id, *listed) if token is not None})
 
 
-def texts(vlm: Vlm, written: Written) -> list[str]:
+def texts(vlm: Vlm, written: Continuation) -> list[str]:
     """What was written, without special tokens."""
     return vlm.processor.tokenizer.batch_decode(written.tokens, skip_special_tokens=True)
 
@@ -79,8 +89,8 @@ def generate(
     vlm.model.eval()
     with torch.inference_mode():
         for batch in eval_batches(examples, section.batch_size, pixels=True):
-            pairs = zip(batch.sample_ids, texts(vlm, write(vlm, to_device(batch, vlm.device))), strict=True)
-            out += [Generated(sample_id, text, readout.read(text)) for sample_id, text in pairs]
+            for sample_id, text in zip(batch.sample_ids, texts(vlm, write(vlm, to_device(batch, vlm.device))), strict=True):
+                out.append(Generated(sample_id, text, readout.read(text, examples.split.index(len(out)).answer.options)))
             report(f"generating {split} (examples)", len(out), len(examples), "")
     return out
 

@@ -6,7 +6,8 @@ Metrics of a run, `latency/[merged_][batch_][STAGE_]p50_ms` and `...p95_ms`:
     (none)    one example alone                           batch_    `latency/batch_size` examples: ms of the whole batch
     (none)    pixels on the CPU to answer logits          STAGE_    vision_, prefill_ or decode_ (`lab.evaluation.stages`)
 
-The whole is transfer + vision + prefill, in one pass; decode is one further token. p50 and p95 are order statistics of
+The whole is transfer + vision + prefill, in one pass, the time to the first token; decode is one further token, of which
+`latency/tokens_per_second` is how many fit into a second, one example alone. p50 and p95 are order statistics of
 `latency/examples` examples a visit, or of `latency/batches` batches a visit, over `latency/visits` visits. Images come as
 pixels; decoding and preprocessing them is no part of it. An arm of a sweep has `quick_latency/...` too: a short look at its end
 (`lab.run.latency_rounds`), beside the other arms.
@@ -142,6 +143,7 @@ def summarise(plain: Sequence[Measurement], merged: Sequence[Measurement], work:
     out |= {"latency/visits": float(len(plain)), "latency/examples": float(len(work.singles))}
     out |= {"latency/batches": float(len(plain[0].pace.batches))}
     out |= {"latency/tokens": work.tokens, "latency/visual_tokens": work.visual_tokens}
+    out |= {"latency/tokens_per_second": 1e3 / out["latency/decode_p50_ms"]} if plain[0].pace.singles else {}
     peaks = [one.peak_mb for one in plain if one.peak_mb is not None]
     return out | ({"latency/peak_mb": max(peaks)} if peaks else {})
 

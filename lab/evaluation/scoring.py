@@ -18,7 +18,7 @@ from lab.host.progress import Report, silent
 from lab.model import Vlm
 from lab.model.answers import Readout
 from lab.model.encoding import ROWS, to_device
-from lab.records import Batch, Prediction, Scored
+from lab.records import Batch, Prediction, Sample, Scored, Written
 from lab.training.datamodule import Examples, eval_batches
 from lab.training.fast.fused_step import instead
 
@@ -59,16 +59,23 @@ def score(
     vlm.model.eval()
     with torch.inference_mode(), instead(fast_inference.forwards(vlm, rows)):
         for indices, batch, logits in way(vlm, examples, section.batch_size):
-            found |= zip(indices, rows_of(batch, examples, indices, readout.log_p(logits).tolist()), strict=True)
+            samples = [examples.split.index(i) for i in indices]
+            pairs = zip(readout.log_p(logits).tolist(), samples, strict=True)
+            said = [scored(readout.of(log_p, sample.answer.options)) for log_p, sample in pairs]
+            found |= zip(indices, rows_of(batch, samples, said), strict=True)
             report(f"scoring {split} (examples)", len(found), len(examples), "")
     return [found[i] for i in range(len(examples))]
 
 
-def rows_of(batch: Batch, examples: Examples, indices: Sequence[int], log_p: list[list[float]]) -> list[Prediction]:
-    """Put a batch's scores, [B, options], beside what its samples say."""
+def scored(log_p: list[float]) -> Scored:
+    """What log p of each option comes to."""
+    return Scored(tuple(log_p), min(1.0, sum(map(math.exp, log_p))), max(range(len(log_p)), key=log_p.__getitem__))
+
+
+def rows_of(batch: Batch, samples: Sequence[Sample], said: Sequence[Scored | Written]) -> list[Prediction]:
+    """Put what a model made of a batch beside what its samples say."""
     rows, image = [], 0
-    for b, sample_id in enumerate(batch.sample_ids):
-        sample = examples.split.index(indices[b])
+    for b, (sample_id, sample) in enumerate(zip(batch.sample_ids, samples, strict=True)):
         assert sample.sample_id == sample_id
         stop = image + batch.media.counts[b]
         rows.append(
@@ -78,7 +85,7 @@ def rows_of(batch: Batch, examples: Examples, indices: Sequence[int], log_p: lis
                 question_group=sample.question_group,
                 subset=sample.subset,
                 answer=sample.answer,
-                said=Scored(tuple(log_p[b]), min(1.0, sum(map(math.exp, log_p[b]))), max(range(len(log_p[b])), key=log_p[b].__getitem__)),
+                said=said[b],
                 image_order=batch.media_order[b],
                 visual_tokens=batch.media.tokens[image:stop],
             )

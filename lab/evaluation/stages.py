@@ -41,8 +41,8 @@ def encode_images(vlm: Vlm, batch: Batch) -> ModelOutput | None:
 
 
 def without_pixels(vlm: Vlm, batch: Batch, seen: ModelOutput | None) -> Batch:
-    """The batch with image features in place of pixels, where one tensor stands for an image."""
-    return batch.seen(tuple(seen.pooler_output) if seen is not None and vlm.family.offers("feature_cache") else None)
+    """The batch with image features in place of pixels, where one tensor stands for an image; features of a cache stay."""
+    return batch if seen is None else batch.seen(tuple(seen.pooler_output) if vlm.family.offers("feature_cache") else None)
 
 
 def prefill(vlm: Vlm, batch: Batch, seen: ModelOutput | None) -> Read:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lab.answers import choice
 from lab.config import PromptDial
 from lab.errors import ConfigError
-from lab.records import Choice
+from lab.records import Choice, Text
 
 if TYPE_CHECKING:
     import torch
@@ -19,14 +21,15 @@ if TYPE_CHECKING:
 class Readout:
     """Reads a `Choice` from the logits of one position, or from a text.
 
-    words: how the prompt writes the options. ids: of each option, the tokens whose probability counts for it; spellings: what
-    these tokens write. first: the first token of each option as it is trained.
+    words: how the options are written. ids: of each option, the tokens whose probability counts for it; spellings: what
+    these tokens write. first: the first token of each option as it is trained. options: as the data name them.
     """
 
     words: tuple[str, ...]
     ids: tuple[tuple[int, ...], ...]
     spellings: tuple[tuple[str, ...], ...]
     first: tuple[int, ...]
+    options: tuple[str, ...] = Choice.truth(True).options
     kind: str = Choice.kind
 
     def log_p(self, logits: torch.Tensor) -> torch.Tensor:
@@ -44,21 +47,46 @@ class Readout:
         """Places of the likeliest options, int64 [B]; of equal ones the first."""
         return self.log_p(logits).argmax(dim=1)
 
-    def read(self, text: str) -> int | None:
-        """The place of the option that a text is; None if it is none."""
-        return choice.read(text, self.words)
+    def read(self, text: str, options: Sequence[str] | None = None) -> int | None:
+        """The place, among those of a question (all without), of the option that a text is; None if it is none."""
+        place = choice.read(text, self.words)
+        return place if place is None or options is None else {self.options.index(one): i for i, one in enumerate(options)}.get(place)
+
+    def of(self, values: Sequence[float], options: Sequence[str]) -> list[float]:
+        """The values of a question's options, of those of all."""
+        return [values[self.options.index(option)] for option in options]
 
     def describe(self) -> dict[str, Any]:
         """For the contract, as plain values."""
         return {"kind": self.kind, "options": [list(spellings) for spellings in self.spellings]}
 
 
-def readout(tokenizer: PreTrainedTokenizerBase, dial: PromptDial) -> Readout:
-    """Find the single-token spellings of the answer words; the sets are disjoint and not empty.
+@dataclass(frozen=True)
+class TextReadout:
+    """Reads a `Text`: it is what was written. post: the rule by which a table will read it."""
 
-    Raises `ConfigError` when a word has no spelling that is one token, or when two words share one.
+    post: str
+    kind: str = Text.kind
+
+    def describe(self) -> dict[str, Any]:
+        """For the contract, as plain values."""
+        return {"kind": self.kind, "post": self.post}
+
+
+def readout(
+    tokenizer: PreTrainedTokenizerBase, dial: PromptDial, options: Sequence[str] = Choice.truth(True).options
+) -> Readout | TextReadout:
+    """How answers are read: as one of the options that the data have (`Splits.options`), or as text where they have none."""
+    return choice_readout(tokenizer, dial, options) if options else TextReadout(dial.post)
+
+
+def choice_readout(tokenizer: PreTrainedTokenizerBase, dial: PromptDial, options: Sequence[str]) -> Readout:
+    """Find the single-token spellings of the options; the sets are disjoint and not empty.
+
+    Raises `ConfigError` when an option has no spelling that is one token, or when two share one.
     """
-    words = dial.words
+    words = choice.words(tuple(options), dial)
+    advice = "Choose a word that is one token, such as 'Yes'." if words == dial.words else "data.kind=text has it written instead."
     singles = []
     for key, word in words.items():
         encoded = {text: tokenizer.encode(text, add_special_tokens=False) for text in choice.spellings(word)}
@@ -66,12 +94,12 @@ def readout(tokenizer: PreTrainedTokenizerBase, dial: PromptDial) -> Readout:
         if word not in single:
             raise ConfigError(
                 f"{key}={word!r}: this checkpoint's tokenizer writes it as {len(encoded[word])} tokens, so it cannot be "
-                "scored from one forward pass. Choose a word that is one token, such as 'Yes'."
+                f"scored from one forward pass. {advice}"
             )
         singles.append(single)
-    shared = set.intersection(*(set(single.values()) for single in singles))
-    if shared:
-        raise ConfigError(f"{' and '.join(words)} share the tokens {sorted(shared)}: choose other words.")
+    times = Counter(token for single in singles for token in set(single.values()))
+    if shared := sorted(token for token, number in times.items() if number > 1):
+        raise ConfigError(f"{' and '.join(words)} share the tokens {shared}: choose other words. {advice}")
     ids = tuple(tuple(dict.fromkeys(single.values())) for single in singles)
     first = tuple(single[word] for single, word in zip(singles, words.values(), strict=True))
-    return Readout(tuple(words.values()), ids, tuple(map(tuple, singles)), first)
+    return Readout(tuple(words.values()), ids, tuple(map(tuple, singles)), first, tuple(options))

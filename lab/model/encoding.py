@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from lab.config import PromptDial
@@ -17,8 +18,9 @@ from lab.data.faults import BadRecord, shown
 from lab.data.images import decode, size_of
 from lab.errors import ConfigError, ModelError
 from lab.model import Vlm
+from lab.model.answers import Readout, TextReadout, readout
 from lab.prompt import to_chat, written
-from lab.records import Batch, Chat, ExampleSize, Media, Picture, Sample, Target, Tokens
+from lab.records import Batch, Chat, Choice, ExampleSize, Media, Picture, Sample, Target, Text, Tokens
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,12 +67,13 @@ class Encoder:
     Raises `ConfigError` if the prompt holds special tokens: the checkpoint's chat template alone may write them.
     """
 
-    def __init__(self, vlm: Vlm, prompt: PromptDial, seed: int = 0) -> None:
+    def __init__(self, vlm: Vlm, prompt: PromptDial, seed: int = 0, options: tuple[str, ...] = Choice.truth(True).options) -> None:
         self.architecture, self.config = vlm.family.architecture, vlm.bare.config
         self.processor = vlm.processor
         self.tokenizer = vlm.processor.tokenizer
         self.prompt = prompt
         self.seed = seed
+        self.options = options
         self.image_id = self.architecture.image_id(self.processor)
         self.budget, self.reducer = vlm.budget, vlm.reducer
         self.prefix = self.architecture.in_prompt and (vlm.conditioner is None or vlm.conditioner.prefix)
@@ -78,11 +81,16 @@ class Encoder:
         self.pad_id = self.tokenizer.pad_token_id
         self.positions_of_text = self.config.get_text_config(decoder=True).max_position_embeddings
         self.special_ids = frozenset(self.tokenizer.added_tokens_decoder)
-        self.framing: dict[int, tuple[int, ...]] = {}
+        self.framing: dict[int, tuple[tuple[int, ...], ...]] = {}
         for key, text in written(prompt).items():
             if special := self.special(self.ids(text)):
                 reason = f"{self.named(special)} of this checkpoint's tokenizer; only its chat template writes those"
                 raise ConfigError(f"{key}={text!r}: {reason}.")
+
+    @cached_property
+    def readout(self) -> Readout | TextReadout:
+        """How the answers to its prompts are read. Raises `ConfigError` for options that no token says."""
+        return readout(self.tokenizer, self.prompt, self.options)
 
     def ids(self, text: str) -> list[int]:
         """Tokenise, without anything around it."""
@@ -104,19 +112,21 @@ class Encoder:
         return chat, self.ids(prompt), self.ids(answer)
 
     def check_text(self, sample: Sample, prompt: Sequence[int], answer: Sequence[int]) -> None:
-        """Raise a `BadRecord` if the sample's text writes special tokens, or is longer than the model has positions for text.
+        """Raise a `BadRecord` if the sample's text or answer writes special tokens, or both are longer than the model has positions for.
 
         Special tokens are looked for in the whole prompt, where text may also form one with what stands beside it. They are not
         tokenised as plain letters, since whoever uses the exported model with its own processor would get the tokens.
         """
         number = len(sample.images)
         if number not in self.framing:
-            self.framing[number] = self.special(self.framed(replace(sample, text="x"))[1])
-        found = self.special(prompt)
-        if found != self.framing[number]:
-            beyond = tuple((Counter(found) - Counter(self.framing[number])).elements()) or found
-            reason = f"its text {shown(sample.text)} must not hold special tokens: {self.named(beyond)} of this checkpoint's tokenizer"
-            raise BadRecord(f"sample {sample.sample_id}", reason)
+            _, *framing = self.framed(replace(sample, text="x", answer=Text(("x",))))
+            self.framing[number] = tuple(map(self.special, framing))
+        pairs = ("text", sample.text, prompt), ("answer", sample.answer.text, answer)
+        for (what, said, ids), usual in zip(pairs, self.framing[number], strict=True):
+            if (found := self.special(ids)) != usual:
+                beyond = tuple((Counter(found) - Counter(usual)).elements()) or found
+                reason = f"its {what} {shown(said)} must not hold special tokens: {self.named(beyond)} of this checkpoint's tokenizer"
+                raise BadRecord(f"sample {sample.sample_id}", reason)
         length = sum(each != self.image_id for each in prompt) + len(answer)
         if length > self.positions_of_text:
             reason = f"its prompt and answer are {length} tokens of text, and the model has {self.positions_of_text} positions"

@@ -20,7 +20,6 @@ from lab.evaluation import equivalence
 from lab.host.progress import Report, silent
 from lab.host.stopping import stoppable
 from lab.model import Vlm
-from lab.model.answers import readout
 from lab.run import ranks
 from lab.run.accounting import costs
 from lab.run.assembly import assemble, attached, check, sized, trained
@@ -81,7 +80,7 @@ def ask_more(x: Experiment, prepared: Prepared, run: Run, run_dir: Path, report:
     encoded = prepared.encoded(x, report)
     log.info("run %s is trained; asked of it now: %s", run.identity, ", ".join(sorted(todo)))
     with trained(x, prepared.vlm, run_dir) as vlm:
-        reads = readout(vlm.processor.tokenizer, x.prompt)
+        reads = encoded["dev"].encoder.readout
         described = contract.describe(x, vlm, encoded["dev"].encoder, reads)
         contract.enforce(contract.load(run_dir), described, f"asking more of run {run.identity}")
         run.metrics |= evaluate(x, vlm, encoded, reads, run_dir, report, run.facts, todo=todo)
@@ -90,6 +89,7 @@ def ask_more(x: Experiment, prepared: Prepared, run: Run, run_dir: Path, report:
     run.facts["data"] |= {key: facts[key] for key in ("counts", "samples", "baselines", "notes")}
     run.config["evaluation"] = as_dict(also_asked(x, run.config))["evaluation"]
     run.config["plugins"] = list(dict.fromkeys([*run.config.get("plugins", ()), *x.plugins]))
+    run.config["prompt"]["post"] = x.prompt.post
     run.config["data"] |= {"num_dev": x.data.num_dev, "rule": x.data.rule}
     runs.save(Path(x.tracking.runs_dir), run)
     return run
@@ -119,7 +119,7 @@ def train_and_measure(
     encoded = prepared.encoded(x, report)
     ledger = lora.ledger(vlm)
     log.info("parameters\n%s", lora.ledger_text(ledger))
-    reads = readout(vlm.processor.tokenizer, x.prompt)
+    reads = encoded["dev"].encoder.readout
     run.facts |= {"data": data_facts(x, prepared, encoded), "ledger": lora.ledger_facts(ledger), "versions": dict(versions())}
     run.metrics = {
         "parameters/total": float(sum(row.total for row in ledger)),
@@ -150,7 +150,7 @@ def train_and_measure(
     realised = {key: run.metrics[f"visual_tokens/{key}"] for key in ("mean", "min", "max") if f"visual_tokens/{key}" in run.metrics}
     contract.save(run_dir, {**described, "visual_tokens": realised})
     if x.evaluation.verify:
-        checks = verify(x, vlm, encoded["dev"], reads, run_dir)
+        checks = verify(x, vlm, encoded["dev"], run_dir)
         run.metrics |= equivalence.summary(checks)
         run.facts["verify"] = equivalence.facts(checks)
         log.info("equivalence gate\n%s", equivalence.table(checks))

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lab import conditioning, data, lora, model, vision_tokens
+from lab import conditioning, data, lora, model, prompt, vision_tokens
 from lab.artifacts import adapter
 from lab.config import Experiment, Quantisation, trains
 from lab.errors import ConfigError, ModelError
@@ -33,6 +33,9 @@ def check(x: Experiment) -> None:
             family.require(f"answers={data.KINDS[name]}", f"data={name}")
     if twice := [name for name, number in Counter(names).items() if number > 1]:
         raise ConfigError(f"evaluation.also={x.evaluation.also}: data={twice[0]} would be asked twice, and a run keeps one answer of each.")
+    for name in names:
+        if asks := data.asks(name):
+            prompt.check(x.prompt, name, asks)
     switches = {"numbered": x.prompt.numbered, "shared_prefix": x.evaluation.shared_prefix, "generate": "generate" in x.evaluation.ask}
     for feature in (name for name, on in switches.items() if on):
         family.require(feature)

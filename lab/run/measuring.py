@@ -8,7 +8,7 @@ import logging
 import tempfile
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -22,8 +22,9 @@ from lab.errors import ConfigError, DataError, ModelError
 from lab.evaluation import asking, equivalence, generation, latency, scoring, swap
 from lab.host.progress import Report
 from lab.model import Vlm
-from lab.model.answers import Readout
+from lab.model.answers import Readout, TextReadout
 from lab.model.encoding import to_device
+from lab.records import Text
 from lab.run import latency_rounds
 from lab.run.accounting import visual_tokens
 from lab.run.assembly import reload
@@ -33,9 +34,6 @@ from lab.store import runs
 from lab.store.runs import Run
 from lab.training.datamodule import Examples, eval_batches
 from lab.training.screening import screen
-
-if TYPE_CHECKING:
-    import torch
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +56,7 @@ def unasked(x: Experiment, run: Run) -> set[str]:
 
 
 def evaluate(
-    x: Experiment, vlm: Vlm, encoded: dict[str, Examples], readout: Readout, run_dir: Path, report: Report,
+    x: Experiment, vlm: Vlm, encoded: dict[str, Examples], readout: Readout | TextReadout, run_dir: Path, report: Report,
     facts: dict[str, Any], interleaved: bool = False, todo: Collection[str] | None = None,
 ) -> dict[str, float]:
     """Score splits and write their predictions, measure latency and memory; return the summary numbers.
@@ -69,7 +67,10 @@ def evaluate(
     """  # fmt: skip
     out: dict[str, float] = {}
     section, wanted = x.evaluation, wanted_of(x).keys() if todo is None else todo
-    anew = any(name.startswith(METRIC) for name in wanted)  # numbers of predictions that are there
+    reread = readout.kind == Text.kind and todo is not None and "post" in todo
+    for path in (run_dir / "predictions").glob("*.parquet") if reread else ():
+        predictions.rewrite(path, "post", x.prompt.post)
+    anew = reread or any(name.startswith(METRIC) for name in wanted)  # numbers of predictions that are there
     tables: dict[str, predictions.PredictionTable] = {}
     for name in (*section.splits, *(f"dev_{control}" for control in section.controls)):
         path = runs.predictions_file(run_dir, x.data.name, name)
@@ -84,7 +85,7 @@ def evaluate(
         if name in tables and (anew or name in wanted):
             out |= summary.of_split(name, tables[name], section.bootstrap)
     dev = tables["dev"]
-    if "dev" in wanted:
+    if "dev" in wanted or reread:
         out |= {**visual_tokens(dev.visual_tokens), **by_rule("dev", x.data, dev), **summary.of_subsets(dev)}
     if "generate" in wanted:
         texts = asking.ask(vlm, encoded["dev"], readout, section, "dev", report, "generate")
@@ -121,13 +122,15 @@ def by_rule(name: str, dial: DataDial, table: predictions.PredictionTable) -> di
 
 
 def also(
-    x: Experiment, option: str, vlm: Vlm, dev: Examples, readout: Readout, run_dir: Path, report: Report
+    x: Experiment, option: str, vlm: Vlm, dev: Examples, readout: Readout | TextReadout, run_dir: Path, report: Report
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Ask dev of another data option, encoded as the run's own is; write the predictions, return `<data>/dev/...` and the facts."""
     dial = data.option(option)
-    splits, examples = screen(data.load(dial, Path(x.tracking.cache_dir)), ("dev",), dev.encoder, dial)
-    if splits.kind != readout.kind:
-        raise ConfigError(f"evaluation.also=[{option}]: its answers are of the kind {splits.kind}, and this run answers {readout.kind}.")
+    loaded = data.load(dial, Path(x.tracking.cache_dir))
+    if loaded.options != dev.encoder.options:
+        theirs, own = (", ".join(options) or "in words" for options in (loaded.options, dev.encoder.options))
+        raise ConfigError(f"evaluation.also=[{option}]: its answers are {theirs}, and those of this run are {own}.")
+    splits, examples = screen(loaded, ("dev",), dev.encoder, dial)
     for note in splits.notes:
         log.info("data: %s", note)
     examples["dev"].prepare(dev.store, vlm, report)
@@ -140,7 +143,7 @@ def also(
 
 
 def swapped(
-    x: Experiment, vlm: Vlm, examples: Examples, dev: predictions.PredictionTable, readout: Readout, run_dir: Path, report: Report
+    x: Experiment, vlm: Vlm, examples: Examples, dev: predictions.PredictionTable, readout: Readout | TextReadout, run_dir: Path, report: Report
 ) -> dict[str, float]:
     """Score dev with its images in the other order, side words swapped and kept; write each group, return the agreement."""
     rows = swap.sided(examples.split)
@@ -164,8 +167,8 @@ def control_examples(control: str, examples: Examples, seed: int) -> Examples:
     return Examples(ControlSplit(examples.split, control, seed), examples.encoder)
 
 
-def verify(x: Experiment, vlm: Vlm, examples: Examples, readout: Readout, run_dir: Path) -> list[equivalence.Check]:
-    """Run the equivalence gate on the first examples of dev and keep the probe's logits in the run folder."""
+def verify(x: Experiment, vlm: Vlm, examples: Examples, run_dir: Path) -> list[equivalence.Check]:
+    """Run the equivalence gate on the first examples of dev and keep the probe in the run folder."""
     samples = [examples.split[i] for i in range(min(x.evaluation.probe_examples, len(examples)))]
     with tempfile.TemporaryDirectory(prefix="lab-export-") as scratch:
 
@@ -175,20 +178,21 @@ def verify(x: Experiment, vlm: Vlm, examples: Examples, readout: Readout, run_di
             return folder
 
         checks, reference = equivalence.verify(
-            x.model, vlm, samples, examples.encoder, readout, lambda: reload(x, run_dir, vlm.device), plain
+            x.model, vlm, samples, examples.encoder, lambda: reload(x, run_dir, vlm.device), plain
         )
-    save_file({"logits": reference.contiguous()}, run_dir / PROBE)
+    save_file({"logits": reference.numbers.contiguous(), "answers": reference.answers.contiguous()}, run_dir / PROBE)
     return checks
 
 
-def stored_probe(run_dir: Path) -> torch.Tensor:
-    """The probe's logits as they were when the model was trained. Raises `DataError` if they are gone or damaged."""
+def stored_probe(run_dir: Path, readout: Readout | TextReadout) -> equivalence.Probe:
+    """The probe as it was when the model was trained. Raises `DataError` if it is gone or damaged."""
     try:
-        logits = load_file(run_dir / PROBE)["logits"]
+        stored = load_file(run_dir / PROBE)
+        logits = stored["logits"]
         if logits.ndim != 2 or not logits.is_floating_point():
-            raise ValueError(f"they are {logits.dtype} of shape {list(logits.shape)}")
-        return logits
-    except (OSError, KeyError, ValueError, SafetensorError) as error:
+            raise ValueError(f"its numbers are {logits.dtype} of shape {list(logits.shape)}")
+        return equivalence.of_logits(logits, readout) if isinstance(readout, Readout) else equivalence.Probe(logits, stored["answers"])
+    except (OSError, KeyError, IndexError, ValueError, SafetensorError) as error:
         raise DataError(f"{run_dir / PROBE}: the probe's logits cannot be read ({error}).") from None
 
 

@@ -11,7 +11,7 @@ from lab import lora
 from lab.config import NEITHER, Experiment, adds_modules, as_dict, role, trains
 from lab.host.files import values_hash
 from lab.model import Vlm
-from lab.model.answers import readout
+from lab.model.answers import Readout
 from lab.run.assembly import assemble
 from lab.run.sharing import Prepared, needed_splits
 from lab.training import loop
@@ -29,7 +29,7 @@ def realised(x: Experiment, prepared: Prepared) -> dict[str, Any]:
     shown = [split.shown for split in examples]
     known = [one for one in shown if one is not None]
     values = as_dict(x)
-    reads = readout(vlm.processor.tokenizer, x.prompt)
+    reads = prepared.encoded(x)["dev"].encoder.readout
     resampled = x.vision_tokens.name == "resampler"
     unknown = {"vision_tokens": values["vision_tokens"], "processor": prepared.encoded(x)["dev"].encoder.settings()}
     base = {key: value for key, value in vlm.base.items() if key not in ("path", "revision")}
@@ -37,7 +37,7 @@ def realised(x: Experiment, prepared: Prepared) -> dict[str, Any]:
     parts = {
         "base": [base, values["model"]["attn_implementation"]],
         "prompts": [split.asked for split in examples],
-        "answers": [*reads.ids, *reads.words],
+        "answers": [*reads.ids, *reads.words] if isinstance(reads, Readout) else [reads.kind],
         "images": [one.digest for one in known] if len(known) == len(shown) else unknown,
         "modules": [values["conditioning"], values["vision_tokens"] if resampled else None],
         "adapters": adapters(x, vlm),

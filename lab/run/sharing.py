@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lab import data, lora, model
 from lab.config import Experiment, as_dict, trains
+from lab.evaluation import asking
 from lab.host.files import values_hash
 from lab.host.progress import Report, silent
 from lab.model import Vlm
@@ -46,7 +47,7 @@ class Prepared:
         key = encoding_key(x)
         if key not in self.examples:
             vlm = assemble(x, self.vlm)
-            encoder = Encoder(vlm, x.prompt, x.seed)
+            encoder = Encoder(vlm, x.prompt, x.seed, self.splits.options)
             self.screened[key], made = screen(self.splits, needed_splits(x), encoder, x.data)
             self.tell_apart(key)
             for examples in made.values():
@@ -132,6 +133,7 @@ def prepare(x: Experiment, report: Report = silent) -> Prepared:
     cache = Path(x.tracking.cache_dir)
     splits = data.load(x.data, cache)
     model.family(x.model.family).require(f"answers={splits.kind}", f"data={x.data.name}")
+    asking.check(splits.kind, x.evaluation)
     for note in splits.notes:
         log.info("data: %s", note)
     if splits.skipped:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lab.answers.choice import sigmoid
+from lab.answers.choice import ChoiceTable, sigmoid
 from lab.answers.predictions import PredictionTable
 from lab.errors import LabError
 
@@ -37,6 +37,8 @@ def fit(table: PredictionTable, split: str) -> Temperature:
     """Minimise the mean NLL of the renormalised answer over T in [1e-3, 1e3]."""
     if not split:
         raise LabError("split='': name the split the temperature is fitted on (minival), so that a report can say it.")
+    if not isinstance(table, ChoiceTable):
+        raise LabError("calibration: a temperature scales the log-odds of two options, and these answers are in words.")
     value, at_limit = minimise(table.log_odds, table.label)
     return Temperature(value, split, len(table), at_limit, frozenset(table.sample_id.tolist()))
 

@@ -8,15 +8,15 @@ from typing import Any
 import lightning as L
 import torch
 
-from lab.config import Optim, PromptDial, Schedule
+from lab.config import Optim, Schedule
 from lab.lora import parameter_groups
 from lab.model import Vlm
-from lab.model.answers import readout
+from lab.model.answers import Readout, TextReadout
 from lab.model.encoding import IGNORED, to_device
 from lab.records import Batch
 from lab.training import devices
 from lab.training.fast.fused_step import FusedStep
-from lab.training.objective import WATCHED_SPLITS, ChoiceObjective, answer_loss
+from lab.training.objective import WATCHED_SPLITS, answer_loss, objective
 
 
 def rate(schedule: Schedule, step: int, steps: int, warmup: int) -> float:
@@ -36,7 +36,7 @@ def rate(schedule: Schedule, step: int, steps: int, warmup: int) -> float:
 class Learner(L.LightningModule):
     """Trains what `lora` attached. Loss on the answer tokens only; minival and a slice of train are scored as in evaluation."""
 
-    def __init__(self, vlm: Vlm, optim: Optim, prompt: PromptDial, steps: int) -> None:
+    def __init__(self, vlm: Vlm, optim: Optim, reads: Readout | TextReadout, steps: int) -> None:
         super().__init__()
         self.vlm = vlm
         self.model = vlm.model
@@ -44,7 +44,7 @@ class Learner(L.LightningModule):
         self.section = optim
         self.steps = steps
         self.fused = FusedStep(vlm)
-        self.objective = ChoiceObjective(readout(vlm.processor.tokenizer, prompt))
+        self.objective = objective(reads)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         return to_device(batch, device)

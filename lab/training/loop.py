@@ -114,7 +114,7 @@ def train(
             "trainer.gradient_checkpointing=false says otherwise.", (choice.fixed + choice.plain) / 1e9, choice.there / 1e9,
         )  # fmt: skip
     x = capacity.settled(x, choice.on)
-    learner = Learner(vlm, x.optim, x.prompt, num_steps(x, len(splits["train"])))
+    learner = Learner(vlm, x.optim, splits["train"].encoder.readout, num_steps(x, len(splits["train"])))
     fresh = {f"weights.{name}": value.detach().cpu().clone() for name, value in trained(learner).items()}
     facts: dict[str, Any] = {"gradient_checkpointing": choice.facts()}
     micro = (x.trainer.batch_size, x.trainer.accumulate_grad_batches)

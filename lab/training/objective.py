@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torchmetrics import Metric
+from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
-from lab.model.answers import Readout
+from lab.model.answers import Readout, TextReadout
 from lab.model.encoding import IGNORED
-from lab.records import Choice
+from lab.records import Choice, Text
 from lab.statistics.functional import NUM_BINS
 from lab.statistics.metrics import KINDS
 
@@ -21,6 +21,12 @@ WATCHED_SPLITS = ("minival", "train_slice")
 def answer_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Mean cross-entropy of the labels [B, A] under the logits [B, A, V] of `Vlm.predict`, in nats; Transformers' `labels=` loss."""
     return F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+
+
+def of_labels(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """log p of each label, float32 [B, A], and the likeliest tokens, int64 [B, A]; 0 and the label where it is `IGNORED`."""
+    nll = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none")
+    return -nll.view_as(labels), torch.where(labels == IGNORED, labels, logits.argmax(dim=-1))
 
 
 class ChoiceObjective(nn.Module):
@@ -53,3 +59,31 @@ class ChoiceObjective(nn.Module):
         metrics["accuracy"].update(log_p.argmax(dim=1), right)
         metrics["ece"].update(shares, right)
         return {"loss": answer_loss(logits, labels), "nll": -(log_p[rows, right] - total).mean(), **metrics}
+
+
+class TextObjective(nn.Module):
+    """Cross-entropy of the tokens of the reference and the end of its turn; watched by its mean over all of them.
+
+    exact_match: share of references of which every token is the likeliest, so that greedy writing gives them. torchmetrics, as above.
+    """
+
+    watched = KINDS[Text.kind].watched
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.metrics = nn.ModuleDict(
+            {split: nn.ModuleDict({self.watched: MeanMetric(), KINDS[Text.kind].headline: MeanMetric()}) for split in WATCHED_SPLITS}
+        )
+
+    def score(self, split: str, logits: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor | Metric]:
+        """As of a `ChoiceObjective`."""
+        log_p, likeliest = of_labels(logits, labels)
+        metrics: dict[str, Metric] = dict(self.metrics[split].items())  # type: ignore[operator]
+        metrics[self.watched].update(-log_p[labels != IGNORED])
+        metrics["exact_match"].update((likeliest == labels).all(dim=1).float())
+        return {"loss": answer_loss(logits, labels), **metrics}
+
+
+def objective(reads: Readout | TextReadout) -> ChoiceObjective | TextObjective:
+    """Of answers that are read so."""
+    return ChoiceObjective(reads) if isinstance(reads, Readout) else TextObjective()

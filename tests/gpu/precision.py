@@ -31,6 +31,7 @@ def precision(scale: Scale, sheet: Sheet) -> None:
     import torch
 
     from lab.config import DType
+    from lab.model.answers import readout
     from lab.training.learner import Learner
     from lab.training.objective import answer_loss
 
@@ -46,7 +47,7 @@ def precision(scale: Scale, sheet: Sheet) -> None:
         reference = step(vlm, batch, plain)
     del vlm
     vlm, batch = model_and_batch(x, scale)
-    learner = Learner(vlm, x.optim, x.prompt, 1)
+    learner = Learner(vlm, x.optim, readout(vlm.processor.tokenizer, x.prompt), 1)
     away = {}
     for name, loss in {"plain": plain, "lean": lambda _, given: learner.loss(given)}.items():
         found = step(vlm, batch, loss)

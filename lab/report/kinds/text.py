@@ -12,10 +12,10 @@ from lab.report.checks import named
 from lab.report.diagnostics import path_of
 from lab.report.document import Block, Heading, Mono, Paragraph, Table
 from lab.report.findings import Findings
-from lab.report.formatting import percent
+from lab.report.formatting import percent, quantity
 from lab.report.kinds import KindPage
 from lab.report.measure import Measured
-from lab.report.tables import Column, best, best_table, label_of, metric_column, shown_of
+from lab.report.tables import Column, best, best_table, label_of, metric_column, recorded, shown_of
 from lab.statistics import functional
 from lab.statistics.functional import Bins
 from lab.statistics.metrics import KINDS
@@ -81,6 +81,7 @@ def answers_blocks(findings: Findings) -> list[Block]:
     measured = findings.measured
     names = ("cut_off", "empty", "commonest_answer", "damaged_references")
     columns = [Column("arm", label_of, False), *(metric_column(METRICS[name]) for name in names)]
+    columns.append(Column("tokens/s", recorded("latency/tokens_per_second", quantity)))
     return [Heading(2, "What was answered"), best_table(columns, measured), *distribution(findings)]
 
 
@@ -108,7 +109,7 @@ PAGE = KindPage(
     kind="text",
     also=("ece_per_token", "cut_off", "empty", "commonest_answer", "damaged_references"),
     paragraphs=(("ece", "ece_per_token"), ("cut_off", "empty", "commonest_answer"), ("damaged_references",)),
-    definitions=(),
+    definitions=("tokens/s: further tokens of one example alone. latency is the time to its first token.",),
     shares="exact match",
     baseline=commonest,
     baseline_needs=(),

@@ -1,0 +1,62 @@
+"""Answers in words: what a model writes after a prompt, greedily, and how probable it holds that and the reference.
+
+One forward over prompt and reference gives the probability of the reference. Where each of its tokens is the likeliest, greedy writing
+gives this reference; all other prompts are written on from, token by token (`lab.evaluation.generation`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from lab.config import EvaluationSection
+from lab.evaluation import fast_inference
+from lab.evaluation.generation import end_ids, texts, write
+from lab.evaluation.scoring import rows_of
+from lab.host.progress import Report, silent
+from lab.model import Vlm
+from lab.model.answers import TextReadout
+from lab.model.encoding import Encoder, Example, to_device
+from lab.records import Batch, Prediction, Written
+from lab.training.datamodule import Examples
+from lab.training.fast.fused_step import instead
+from lab.training.objective import of_labels
+
+
+def answer(
+    vlm: Vlm, examples: Examples, readout: TextReadout, section: EvaluationSection, split: str, report: Report = silent
+) -> list[Prediction]:
+    """Answer every example of a split; predictions are in file order."""
+    found: list[Prediction] = []
+    vlm.model.eval()
+    with torch.inference_mode(), instead(fast_inference.forwards(vlm)):
+        for start in range(0, len(examples), section.batch_size):
+            indices = range(start, min(start + section.batch_size, len(examples)))
+            items = [examples[i] for i in indices]
+            batch = examples.encoder.collate(items, with_answers=True)
+            said = answers(vlm, examples.encoder, items, batch, readout.post, section.max_new_tokens)
+            found += rows_of(batch, [examples.split.index(i) for i in indices], said)
+            report(f"answering {split} (examples)", len(found), len(examples), "")
+    return found
+
+
+def answers(vlm: Vlm, encoder: Encoder, items: Sequence[Example], batch: Batch, post: str, most: int) -> list[Written]:
+    """What is written for some examples, which are the batch with answers, in at most so many tokens."""
+    batch = to_device(batch, vlm.device)
+    labels = batch.target.labels
+    assert labels is not None
+    each, likeliest = of_labels(vlm.predict(batch), labels)
+    log_p, sizes = each.double().sum(dim=1).tolist(), [len(item.text.answer_ids) for item in items]
+    ends = torch.isin(labels[:, -1], torch.tensor(end_ids(vlm), device=labels.device))
+    as_taught = ((likeliest == labels).all(dim=1) & ends).tolist()
+    open_ones = [b for b, size in enumerate(sizes) if not as_taught[b] or size > most]
+    references = vlm.processor.tokenizer.batch_decode([item.text.answer_ids for item in items], skip_special_tokens=True)
+    said = [Written(text, post, size, True, p, p, size) for text, p, size in zip(references, log_p, sizes, strict=True)]
+    if open_ones:
+        prompts = encoder.collate([items[b] for b in open_ones], with_answers=False)
+        written = write(vlm, to_device(prompts, vlm.device), most)
+        values = zip(texts(vlm, written), written.lengths.tolist(), written.ended.tolist(), written.log_p.tolist(), strict=True)
+        for b, (text, tokens, ended, p) in zip(open_ones, values, strict=True):
+            said[b] = Written(text, post, tokens, ended, p, log_p[b], sizes[b])
+    return said
