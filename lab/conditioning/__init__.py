@@ -97,7 +97,7 @@ def decoder_blocks(vlm: Vlm) -> list[torch.nn.Module]:
     return list(found.values())
 
 
-def listen(block: torch.nn.Module, attention: torch.nn.Module, index: int) -> None:
+def listen(block: Any, attention: torch.nn.Module, index: int) -> None:
     """Hook a block once and for all arms that share it. Without the keyword `image_memory` the hooks do nothing.
 
     What a forward pass attends to comes with its own call, never from a field of the module: arms over one base, and

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -131,11 +131,11 @@ class CrossAttention(nn.Module):
 
     def serial(self, layer: int, hidden: torch.Tensor, memory: Memory) -> torch.Tensor:
         """The input of a block with the images in it, [B, T, D]."""
-        block = self.blocks[str(layer)]
+        block = cast(Block, self.blocks[str(layer)])
         h = hidden.to(memory.tokens.dtype)
         h = h + block.attend(h, memory)
         return (h + block.feed(h, memory)).to(hidden.dtype)
 
     def gated(self, layer: int, hidden: torch.Tensor, memory: Memory) -> torch.Tensor:
         """What the images add to a block's self-attention, [B, T, D]."""
-        return self.blocks[str(layer)].attend(hidden.to(memory.tokens.dtype), memory).to(hidden.dtype)
+        return cast(Block, self.blocks[str(layer)]).attend(hidden.to(memory.tokens.dtype), memory).to(hidden.dtype)

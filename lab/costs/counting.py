@@ -41,7 +41,7 @@ class FakesOfOneMachine(FakeTensorMode):
     """Asks once for a GPU: PyTorch does at every operation, and where there is none the answer is a search for its driver on disk."""
 
     @cached_property
-    def avoid_device_init(self) -> bool:
+    def avoid_device_init(self) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]  # a property there, which does not keep it
         return not torch.cuda.is_available()
 
 
@@ -241,6 +241,7 @@ def without_weights(vlm: Vlm, dial: LoraDial | None) -> Vlm:
         with torch.device("meta"):
             lora.attach(twin, replace(dial, init_lora_weights="default"))
     fakes: dict[int, Any] = {}
+    module: Any
     for module in (each for root in modules_of(twin) for each in root.modules()):
         module.training, module.gradient_checkpointing = True, False
         for tensors in (module._parameters, module._buffers):

@@ -14,7 +14,6 @@ from lab.model.family import Family
 
 if TYPE_CHECKING:
     import torch
-    from peft.tuners.lora import LoraLayer
 
 ADAPTER = "default"
 """PEFT's name for a model's first adapter."""
@@ -132,7 +131,7 @@ def subtract(vlm: Vlm, starts: dict[str, tuple[torch.Tensor, torch.Tensor, torch
     config.r, config.init_lora_weights = 2 * config.r, True
     scaling = config.lora_alpha / (config.r**0.5 if config.use_rslora else config.r)
     for name, (weight, a_start, b_start) in starts.items():
-        layer: LoraLayer = vlm.bare.get_submodule(name)
+        layer = vlm.bare.get_submodule(name)
         layer.get_base_layer().weight.data = weight
         a, b = layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]
         for linear, joined in (

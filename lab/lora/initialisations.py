@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from lab import bounds
 from lab.config import LoraDial
@@ -14,11 +15,12 @@ KEY = "lora.init_lora_weights"
 class Init:
     """One of PEFT's initialisations.
 
-    value: what PEFT calls it. starts_at_zero: the fresh adapter computes exactly nothing. changes_base: the frozen weight
-    gives up what the adapter starts with (see `finalize_adapter`). takes_quantised: it works beside a quantised weight.
+    value: what PEFT calls it, true or a word (its annotation has no `pissa_niter_4`). starts_at_zero: the fresh adapter computes
+    exactly nothing. changes_base: the frozen weight gives up what the adapter starts with (see `finalize_adapter`).
+    takes_quantised: it works beside a quantised weight.
     """
 
-    value: bool | str
+    value: Any
     starts_at_zero: bool = True
     changes_base: bool = False
     takes_quantised: bool = True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lab.lora.attaching import ADAPTER
 
@@ -22,11 +22,12 @@ def merge(model: PeftModel) -> PreTrainedModel:
 
     if getattr(model.get_base_model(), "is_quantized", False):
         model = dequantised(model)
-    shared = model.get_base_model().get_input_embeddings().weight
+    base: Any = model.get_base_model()
+    shared = base.get_input_embeddings().weight
     for layer in model.modules():
         if isinstance(layer, LoraLayer) and getattr(layer.get_base_layer(), "weight", None) is shared:
             layer.get_base_layer().weight = torch.nn.Parameter(shared.detach().clone(), requires_grad=False)
-            untie(model.get_base_model())
+            untie(base)
     return model.merge_and_unload()
 
 

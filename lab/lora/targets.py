@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lab.config import PARTS, LoraDial
 from lab.errors import ConfigError
@@ -89,7 +89,7 @@ def target_names(vlm: Vlm, dial: LoraDial) -> list[str]:
     return names
 
 
-def features(layer: torch.nn.Module) -> tuple[int, int]:
+def features(layer: Any) -> tuple[int, int]:
     """How many numbers a linear layer takes and gives; GPT-2's Conv1D keeps its weight as [in, out]."""
     if hasattr(layer, "in_features"):
         return layer.in_features, layer.out_features

@@ -23,7 +23,7 @@ from lab.records import Batch
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PretrainedConfig, PreTrainedModel, ProcessorMixin
+    from transformers import PretrainedConfig
 
 SHIPPED = Path(__file__).parent
 FAMILIES = tuple(sorted(path.stem for path in (SHIPPED / "families").glob("[!_]*.py")))
@@ -34,8 +34,8 @@ FAMILIES = tuple(sorted(path.stem for path in (SHIPPED / "families").glob("[!_]*
 class Vlm:
     """A vision-language model whose parts have names.
 
-    model: Transformers' model, or PEFT's wrapper around it once adapters are attached.
-    processor: the checkpoint's own; `vision_tokens` may have changed its pixel budget.
+    model: Transformers' model, or PEFT's wrapper around it once adapters are attached; families differ in its attributes.
+    processor: the checkpoint's own (`Architecture.processor`); `vision_tokens` may have changed its pixel budget.
     base: what the contract stores of the checkpoint: path, revision, dtype and the hashes that stand for it (`lab.model.identity`).
     extras: modules that dials have added (a resampler, cross-attention); they train and are saved beside the adapter.
     starts: how adapters, and the base weights that their initialisation has changed, began (`lab.lora.settle`).
@@ -44,8 +44,8 @@ class Vlm:
         they are modules of `extras`.
     """
 
-    model: PreTrainedModel
-    processor: ProcessorMixin
+    model: Any
+    processor: Any
     family: Family
     base: dict[str, Any] = field(default_factory=dict)
     extras: dict[str, torch.nn.Module] = field(default_factory=dict)
@@ -55,7 +55,7 @@ class Vlm:
     conditioner: Conditioner | None = None
 
     @property
-    def bare(self) -> PreTrainedModel:
+    def bare(self) -> Any:
         """Transformers' model without PEFT's wrapper (its linear layers may still be PEFT's)."""
         return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
 
@@ -79,7 +79,7 @@ class Vlm:
         Raises `ModelError` for a family whose images are more than that.
         """
         self.family.require("feature_cache")
-        return tuple(self.family.architecture.see(self, pixels).pooler_output)
+        return tuple(self.family.architecture.see(self, pixels)["pooler_output"])
 
     def condition(self, batch: Batch) -> tuple[Batch, dict[str, Any]]:
         """What the dials make of a batch's images: the batch with reduced tokens, and the conditioner's inputs.

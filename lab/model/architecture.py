@@ -13,8 +13,8 @@ from lab.records import Batch, Chat, ExampleSize, Tokens
 if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
-    from transformers import PretrainedConfig, ProcessorMixin
-    from transformers.utils import ModelOutput
+    from transformers import PretrainedConfig
+    from transformers.utils.generic import ModelOutput
 
     from lab.model import Vlm
 
@@ -29,6 +29,7 @@ class Positions(Protocol):
         self, ids: torch.Tensor, types: torch.Tensor, grids: torch.Tensor | None, attention: torch.Tensor | None
     ) -> torch.Tensor:
         """Positions int64 [3, B, T] (M-RoPE) or [B, T] of ids, token types and attention mask [B, T] with grids [N, 3]."""
+        ...
 
 
 class Architecture(Protocol):
@@ -40,60 +41,83 @@ class Architecture(Protocol):
     in_prompt: bool
     beside_grid: int
 
-    def processor(self, where: str, config: PretrainedConfig, options: dict[str, Any]) -> ProcessorMixin:
-        """Load what turns text and images into tensors."""
+    def processor(self, where: str, config: PretrainedConfig, options: dict[str, Any]) -> Any:
+        """Load what turns text and images into tensors: with a `tokenizer`, an `image_processor`, `chat_template` and `save_pretrained`."""
+        ...
 
-    def image_id(self, processor: ProcessorMixin) -> int:
+    def image_id(self, processor: Any) -> int:
         """The id of the token that stands for an image in a prompt; -1 where there is none."""
+        ...
 
-    def frame(self, processor: ProcessorMixin, chat: Chat, numbered: bool) -> tuple[str, str]:
+    def frame(self, processor: Any, chat: Chat, numbered: bool) -> tuple[str, str]:
         """The text of a prompt, and of the answer with the end of the turn that follows it. numbered: `prompt.numbered`."""
+        ...
 
     def pixels(
-        self, processor: ProcessorMixin, config: PretrainedConfig, images: Sequence[Image]
+        self, processor: Any, config: PretrainedConfig, images: Sequence[Image]
     ) -> tuple[list[torch.Tensor], list[Grid]]:
         """Pixels float32, of `pixel_shape`, and grid of each image."""
+        ...
 
     def pixel_shape(self, config: PretrainedConfig, grid: Grid) -> tuple[int, ...]:
         """Of what `pixels` makes of an image of this grid."""
+        ...
 
     def stack(self, pixels: Sequence[torch.Tensor], grids: Sequence[Grid]) -> dict[str, torch.Tensor]:
         """Pixels of several images as `Media.pixels`."""
+        ...
 
-    def grid(self, processor: ProcessorMixin, config: PretrainedConfig, size: tuple[int, int]) -> Grid:
+    def grid(self, processor: Any, config: PretrainedConfig, size: tuple[int, int]) -> Grid:
         """The grid that `pixels` makes of an image of (width, height) pixels. Raises `ValueError` where it takes none of that size."""
+        ...
 
-    def settings(self, processor: ProcessorMixin) -> dict[str, Any]:
+    def settings(self, processor: Any) -> dict[str, Any]:
         """What the image processor does, as plain values."""
+        ...
 
     def merged(self, config: PretrainedConfig, grid: Grid) -> tuple[int, int]:
         """A patch grid as the projector's grid of tokens (h, w)."""
+        ...
 
     def positions(self, vlm: Vlm) -> Positions:
         """The model's own rule."""
+        ...
 
     def see(self, vlm: Vlm, pixels: dict[str, torch.Tensor]) -> ModelOutput:
         """Run the tower and the projector; `pooler_output` holds one tensor [tokens, hidden] for each image."""
+        ...
 
     def reader(self, vlm: Vlm) -> torch.nn.Module:
         """The module that reads text, and images with it; it takes `use_cache` and `logits_to_keep` as decoders do."""
+        ...
 
     def inputs(self, vlm: Vlm, batch: Batch) -> dict[str, Any]:
         """Keyword arguments for the reader's forward."""
+        ...
 
     def again(self, vlm: Vlm, batch: Batch) -> dict[str, Any]:
         """Those of them that it must be given again with every further token, beside its cache. Images come as features."""
+        ...
 
     def predict(self, vlm: Vlm, batch: Batch) -> torch.Tensor:
         """`Vlm.predict`."""
+        ...
 
     def planned_size(self, config: PretrainedConfig, text: int, images: int, tokens: int) -> ExampleSize:
         """An example of so many tokens of text and images of about so many tokens, for planning."""
+        ...
 
 
 def words(tokens: Tokens) -> dict[str, Any]:
     """Tokens by the names that Transformers' decoders take."""
     return {"input_ids": tokens.ids, "attention_mask": tokens.mask, "position_ids": tokens.positions}
+
+
+def tower_output(features: Any) -> ModelOutput:
+    """Features [tokens, hidden] of each image as Qwen-VL's towers give them, which is more than the field is declared for."""
+    from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+    return BaseModelOutputWithPooling(pooler_output=features)
 
 
 def predict_inline(vlm: Vlm, batch: Batch) -> torch.Tensor:

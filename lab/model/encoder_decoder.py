@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lab.errors import ModelError
-from lab.model.architecture import predict_inline, words
+from lab.model.architecture import predict_inline, tower_output, words
 from lab.records import Batch, Chat, ExampleSize
 
 if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
-    from transformers import BaseImageProcessor, PretrainedConfig, PreTrainedTokenizerBase
-    from transformers.utils import ModelOutput
+    from transformers import PretrainedConfig
+    from transformers.utils.generic import ModelOutput
 
     from lab.model import Vlm
     from lab.model.architecture import Grid, Positions
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 class Pair:
     """A tokenizer and an image processor, in the terms of Transformers' processors."""
 
-    tokenizer: PreTrainedTokenizerBase
-    image_processor: BaseImageProcessor
+    tokenizer: Any
+    image_processor: Any
     chat_template: None = None
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -114,11 +114,9 @@ class EncoderDecoder:
 
     def see(self, vlm: Vlm, pixels: dict[str, torch.Tensor]) -> ModelOutput:
         """Encoder states of each image, class token first, projected where the checkpoint has a projection."""
-        from transformers.modeling_outputs import BaseModelOutputWithPooling
-
         states = vlm.bare.encoder(**pixels).last_hidden_state
         projected = vlm.bare.enc_to_dec_proj(states) if hasattr(vlm.bare, "enc_to_dec_proj") else states
-        return BaseModelOutputWithPooling(pooler_output=tuple(projected))
+        return tower_output(tuple(projected))
 
     def reader(self, vlm: Vlm) -> torch.nn.Module:
         """The decoder: Transformers' own call of the whole model masks no state, so samples could not differ in their images."""
@@ -149,7 +147,7 @@ def square(config: PretrainedConfig) -> Grid:
     return 1, side, side
 
 
-def side_of(images: BaseImageProcessor) -> tuple[int, int]:
+def side_of(images: Any) -> tuple[int, int]:
     """Height and width [pixels] of what an image processor makes."""
     return images.size["height"], images.size["width"]
 

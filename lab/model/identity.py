@@ -103,7 +103,7 @@ def weight_files(where: str, revision: str | None) -> list[Path]:
 
     whole, index = located(where, WEIGHTS, revision), located(where, INDEX, revision)
     if whole is not None:
-        paths = [whole]
+        paths: Any = [whole]
     elif index is not None:
         paths, _ = get_checkpoint_shard_files(where, index, revision=revision)
     else:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lab.errors import ModelError
-from lab.model.architecture import predict_inline, words
+from lab.model.architecture import predict_inline, tower_output, words
 from lab.records import Batch, Chat, ExampleSize
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
     from transformers import PretrainedConfig, ProcessorMixin
-    from transformers.utils import ModelOutput
+    from transformers.utils.generic import ModelOutput
 
     from lab.model import Vlm
     from lab.model.architecture import Grid, Positions
@@ -37,7 +37,7 @@ class Interleaved:
 
         return AutoProcessor.from_pretrained(where, **options)
 
-    def image_id(self, processor: ProcessorMixin) -> int:
+    def image_id(self, processor: Any) -> int:
         """Of the placeholder that the chat template writes."""
         return processor.image_token_id
 
@@ -46,7 +46,7 @@ class Interleaved:
 
         Raises `ModelError` if the template does not write the answer right after the generation prompt.
         """
-        options = {"tokenize": False, "add_vision_id": numbered}
+        options: dict[str, Any] = {"tokenize": False, "add_vision_id": numbered}
         messages = list(chat.messages)
         prompt = processor.apply_chat_template(messages, add_generation_prompt=True, **options)
         answered = [*messages, {"role": "assistant", "content": [{"type": "text", "text": chat.answer}]}]
@@ -119,11 +119,9 @@ class Interleaved:
 
     def inputs(self, vlm: Vlm, batch: Batch) -> dict[str, Any]:
         """Images come as features where the batch has them, else as pixels."""
-        from transformers.modeling_outputs import BaseModelOutputWithPooling
-
         images: dict[str, Any] = dict(batch.media.pixels or {})
         if batch.media.features is not None:
-            images["mm_encoder_outputs"] = {"image": BaseModelOutputWithPooling(pooler_output=batch.media.features)}
+            images["mm_encoder_outputs"] = {"image": tower_output(batch.media.features)}
         return words(batch.prompt) | images
 
     def again(self, vlm: Vlm, batch: Batch) -> dict[str, Any]:

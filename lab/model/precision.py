@@ -104,7 +104,7 @@ def norms_in_float32(model: torch.nn.Module) -> None:
         if not is_norm(module) or module.weight.dtype == torch.float32:
             continue
         module.register_forward_pre_hook(upcast)
-        module.register_forward_hook(Downcast(module.weight.dtype))
+        module.register_forward_hook(Downcast(module.get_parameter("weight").dtype))
         module.float()
 
 

@@ -21,9 +21,11 @@ class Reducer(Protocol):
 
     def count(self, h: int, w: int) -> int:
         """How many tokens an image of h x w tokens costs afterwards."""
+        ...
 
     def __call__(self, features: torch.Tensor, h: int, w: int) -> tuple[torch.Tensor, torch.Tensor]:
         """[n, h w, D] of n images to tokens [n, count, D] and places int64 [n, count, 2]."""
+        ...
 
 
 class Conditioner(Protocol):
@@ -36,6 +38,7 @@ class Conditioner(Protocol):
 
     def inputs(self, batch: Batch, places: Sequence[torch.Tensor]) -> dict[str, Any]:
         """Keyword arguments for the model's forward. `batch.media.features`: [tokens, D] each; places: [tokens, 2] each."""
+        ...
 
 
 def grid_places(h: int, w: int, device: torch.device | None = None) -> torch.Tensor:

@@ -54,9 +54,8 @@ class Resampler(nn.Module):
         self.value = nn.Linear(hidden, width, bias=False)
         self.out = nn.Linear(width, hidden)
         self.mlp = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, width), nn.GELU(), nn.Linear(width, hidden))
-        for last in (self.out, self.mlp[3]):
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
+        for parameter in (*self.out.parameters(), *self.mlp[3].parameters()):
+            nn.init.zeros_(parameter)
 
     def count(self, h: int, w: int) -> int:
         """The number of latents, also for an image of fewer tokens."""
