@@ -45,10 +45,10 @@ class Clock(Callback):
         self.ends: list[float] = []
         self.losses: list[torch.Tensor] = []
 
-    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.losses.append(outputs["loss"].detach())
         if (batch_idx + 1) % self.accumulate == 0:
-            self.ends.append(now(module.device))
+            self.ends.append(now(pl_module.device))
 
 
 def through_lightning(x: Experiment, prepared: running.Prepared, steps: int) -> Round:
@@ -81,7 +81,7 @@ def bare_steps(x: Experiment, vlm: Vlm, train: Examples) -> Round:
     whole: list[float] = []
     losses: list[torch.Tensor] = []
     for _ in range(learner.steps):
-        spent = dict.fromkeys(PARTS, 0.0)
+        spent: dict[str, float] = dict.fromkeys(PARTS, 0.0)
         optimizer.zero_grad()
         for _ in range(x.trainer.accumulate_grad_batches):
             with timed(spent, "data", vlm.device):

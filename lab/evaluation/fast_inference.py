@@ -31,8 +31,9 @@ def forwards(vlm: Vlm, rows: int | None = None) -> list[Forward]:
     found: list[Forward] = [(module, partial(layer_forward, factors(module))) for module in modules if is_fusable(module)]
     found += [(module, partial(norm_forward, module)) for module in modules if is_norm(module)]
     found += [(module, partial(gated_forward, module)) for module in modules if is_gated(module)]
-    last = blocks(vlm)[-1:] if rows and vlm.bare.config._attn_implementation == "sdpa" else []
-    return found + [(block, partial(block_forward, block, rows)) for block in last]
+    if not rows or vlm.bare.config._attn_implementation != "sdpa":
+        return found
+    return found + [(block, partial(block_forward, block, rows)) for block in blocks(vlm)[-1:]]
 
 
 def layer_forward(layer: Layer, x: torch.Tensor) -> torch.Tensor:
@@ -41,20 +42,20 @@ def layer_forward(layer: Layer, x: torch.Tensor) -> torch.Tensor:
     return F.linear(x, layer.weight, layer.bias).add_(added)
 
 
-def norm_forward(norm: nn.Module, x: torch.Tensor) -> torch.Tensor:
+def norm_forward(norm: Any, x: torch.Tensor) -> torch.Tensor:
     """RMSNorm; its class's own where it casts."""
     if x.dtype != norm.weight.dtype:
         return type(norm).forward(norm, x)
     return x.mul(torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + norm.variance_epsilon)).mul_(norm.weight)
 
 
-def gated_forward(mlp: nn.Module, x: torch.Tensor) -> torch.Tensor:
+def gated_forward(mlp: Any, x: torch.Tensor) -> torch.Tensor:
     """down(act(gate(x)) up(x))."""
     return mlp.down_proj(mlp.act_fn(mlp.gate_proj(x)).mul_(mlp.up_proj(x)))
 
 
 def block_forward(
-    block: nn.Module,
+    block: Any,
     rows: int,
     hidden_states: torch.Tensor,
     attention_mask: torch.Tensor | None = None,
@@ -74,14 +75,14 @@ def block_forward(
     keys, values = (heads(layer(entering), attention.head_dim) for layer in (attention.k_proj, attention.v_proj))
     if attention_mask is None:
         attention_mask = torch.ones(length, length, dtype=torch.bool, device=asked.device).tril()[None, None]
-    found, _ = sdpa_attention_forward(
+    found = sdpa_attention_forward(
         attention,
         turned(asked, cos[:, :, -rows:], sin[:, :, -rows:]),
         turned(keys, cos, sin),
         values,
         attention_mask[:, :, -rows:],
         scaling=attention.scaling,
-    )
+    )[0]
     kept = attention.o_proj(found.flatten(2)).add_(hidden_states[:, -rows:])
     return block.mlp(block.post_attention_layernorm(kept)).add_(kept)
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import resource
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -166,6 +167,7 @@ def peak_memory_mb(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     status = Path("/proc/self/status")
-    if status.exists():  # Linux's `ru_maxrss` counts what the parent held before it started this process
-        return float(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) / 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # bytes on a Mac
+    high = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.exists() else None
+    if high is not None:  # Linux's `ru_maxrss` counts what the parent held before it started this process
+        return float(high[1]) / 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)

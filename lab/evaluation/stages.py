@@ -24,7 +24,7 @@ from lab.model.visual import reduce_images
 from lab.records import Batch, Tokens
 
 if TYPE_CHECKING:
-    from transformers.utils import ModelOutput
+    from transformers.utils.generic import ModelOutput
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def encode_images(vlm: Vlm, batch: Batch) -> ModelOutput | None:
 
 def without_pixels(vlm: Vlm, batch: Batch, seen: ModelOutput | None) -> Batch:
     """The batch with image features in place of pixels, where one tensor stands for an image; features of a cache stay."""
-    return batch if seen is None else batch.seen(tuple(seen.pooler_output) if vlm.family.offers("feature_cache") else None)
+    return batch if seen is None else batch.seen(tuple(seen["pooler_output"]) if vlm.family.offers("feature_cache") else None)
 
 
 def prefill(vlm: Vlm, batch: Batch, seen: ModelOutput | None) -> Read:

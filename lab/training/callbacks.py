@@ -63,7 +63,7 @@ class Progress(Callback):
         self.seen = 0
         self.start = time.perf_counter()
 
-    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         step = trainer.global_step
         if step == self.seen or (step % CURVE_EVERY and step != self.steps):
             return
@@ -82,12 +82,12 @@ class StopOnNonFiniteLoss(Callback):
         self.run_dir = run_dir
         self.recent: list[tuple[int, list[str], torch.Tensor]] = []
 
-    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.recent.append((trainer.global_step, list(batch.sample_ids), outputs["loss"].detach()))
-        if module.device.type == "cpu" or len(self.recent) >= CURVE_EVERY:
+        if pl_module.device.type == "cpu" or len(self.recent) >= CURVE_EVERY:
             self.look()
 
-    def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.look()
 
     def look(self) -> None:

@@ -58,14 +58,10 @@ def choose(x: Experiment, vlm: Vlm, train: Examples, dial: LoraDial | None = Non
     trainable += lora.adapter_parameters(vlm, dial) if dial is not None and dial.r else 0
     kept = CostModel(vlm, dial).cost(train.longest).kept
     weights = sum(parameter.nbytes for parameter in vlm.bare.parameters() if not parameter.requires_grad)
+    plain, checkpointed = (planning.activation_bytes(x, kept, on) for on in (False, True))
     fixed, there = weights + planning.adapter_bytes(x, trainable), total(vlm.device, x.trainer.devices)
-    return Choice(
-        planning.recomputes(x, fixed, kept, there),
-        x.trainer.gradient_checkpointing is not None,
-        fixed,
-        *(planning.activation_bytes(x, kept, on) for on in (False, True)),
-        there,
-    )
+    on, asked = planning.recomputes(x, fixed, kept, there), x.trainer.gradient_checkpointing is not None
+    return Choice(on, asked, fixed, plain, checkpointed, there)
 
 
 def total(device: torch.device, processes: int = 1, proc: Path = PROC, cgroup: Path = CGROUP) -> float:

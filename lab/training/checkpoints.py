@@ -91,7 +91,7 @@ def checksum(tensors: dict[str, torch.Tensor], facts: str) -> int:
     crc = zlib.crc32(facts.encode())
     for name in sorted(tensors):
         crc = zlib.crc32(name.encode(), crc)
-        crc = zlib.crc32(memoryview(tensors[name].reshape(-1).view(torch.uint8).numpy()), crc)
+        crc = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy().data, crc)
     return crc
 
 

@@ -15,7 +15,7 @@ from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import numpy as np
@@ -240,7 +240,7 @@ class DataModule(L.LightningDataModule):
 
     def loader(
         self, examples: Examples, sampler: Iterable[int] | None, batch_size: int, generator: torch.Generator | None = None
-    ) -> DataLoader[Batch]:
+    ) -> DataLoader[Any]:
         """A loader of batches with answers; generator: what it draws from instead of PyTorch's global one, which dropout draws from."""
 
         def collate(items: Sequence[Example]) -> Batch:
@@ -257,12 +257,12 @@ class DataModule(L.LightningDataModule):
             generator=generator,
         )
 
-    def train_dataloader(self) -> DataLoader[Batch]:
+    def train_dataloader(self) -> DataLoader[Any]:
         if devices.world() == 1:
             return self.loader(self.train, self.order, self.batch_size)
         return self.loader(self.train, devices.Share(self.order, self.batch_size), self.batch_size // devices.world())
 
-    def val_dataloader(self) -> list[DataLoader[Batch]]:
+    def val_dataloader(self) -> list[DataLoader[Any]]:
         """Minival, and as much of train as it is large, so that both are scored alike (`objective.WATCHED_SPLITS`)."""
         first = range(min(len(self.minival), len(self.train), MOST_TRAIN))
         return [self.loader(self.minival, None, self.batch_size), self.loader(self.train, first, self.batch_size, torch.Generator())]

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 import torch
-from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import Sampler
 

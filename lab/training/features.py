@@ -251,7 +251,7 @@ class FeatureStore:
         self.refresh()
         left = [key for key in missing if self.find(key) is None]
         if left:
-            codes = sorted({helper.exitcode for helper in helpers})
+            codes = sorted({helper.exitcode or 0 for helper in helpers})
             log.warning("a process that computed features ended early (exit codes %s); its %d images are computed here", codes, len(left))
         elif told < len(missing):
             report(STAGE, len(missing), len(missing), "")
@@ -314,7 +314,7 @@ def checksum(values: torch.Tensor, grid: Sequence[int], key: bytes) -> int:
     """CRC-32 of an image's features, its grid and its name."""
     import torch
 
-    return zlib.crc32(values.contiguous().view(torch.uint8).numpy(), zlib.crc32(json.dumps(list(grid)).encode() + key))
+    return zlib.crc32(values.contiguous().view(torch.uint8).numpy().data, zlib.crc32(json.dumps(list(grid)).encode() + key))
 
 
 Loaded = tuple[bytes, "torch.Tensor", tuple[int, int, int]]

@@ -59,15 +59,15 @@ class CheckpointCallback(Callback):
         self.last = resumed.step if resumed else 0
         self.rng_waits = resumed is not None
 
-    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         REQUEST.install()  # Lightning's own handler would leave before a checkpoint is taken
         if self.resumed is not None:
-            put_back(trainer, module, self.resumed, self.micro[1])
+            put_back(trainer, pl_module, self.resumed, self.micro[1])
             if self.early is not None:
                 state = self.resumed.facts["early_stopping"]
                 self.early.load_state_dict({**state, "best_score": torch.tensor(state["best_score"])})
 
-    def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
         if self.rng_waits:  # iterators of loaders, made before this, draw from the generator
             assert self.resumed is not None
             restore_rng(self.resumed)
@@ -78,7 +78,7 @@ class CheckpointCallback(Callback):
         why = self.reason(trainer)
         every = self.section.save_every
         if step > self.last and (why is not None or (every is not None and step % every == 0)):
-            self.keep(trainer, module, ended=False)
+            self.keep(trainer, pl_module, ended=False)
         if why is not None:
             raise Stopped(f"{why} after step {step} of {trainer.max_steps}; the same command goes on from there")
 
@@ -93,15 +93,15 @@ class CheckpointCallback(Callback):
             return "stopped by SIGTERM"
         return f"stopped by trainer.max_time={self.section.max_time}" if late else None
 
-    def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        assert isinstance(module, Learner)
-        watched = module.objective.watched
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, Learner)
+        watched = pl_module.objective.watched
         value = float(trainer.callback_metrics[f"minival/{watched}"])
         if self.section.restore_best and (self.best is None or value < self.best[watched]):
             self.best = {watched: value, "step": trainer.global_step}
             if trainer.is_global_zero:
                 path = checkpoints.folder(self.run_dir) / checkpoints.BEST
-                checkpoints.write(path, Checkpoint({f"weights.{k}": v for k, v in trained(module).items()}, dict(self.best)))
+                checkpoints.write(path, Checkpoint({f"weights.{k}": v for k, v in trained(pl_module).items()}, dict(self.best)))
 
     def keep(self, trainer: L.Trainer, module: L.LightningModule, ended: bool) -> dict[str, Any]:
         """Write a checkpoint of this moment and return its facts. ended: no step is left to take."""
@@ -179,7 +179,7 @@ def put_back(trainer: L.Trainer, module: L.LightningModule, checkpoint: Checkpoi
     trainer.optimizers[0].load_state_dict({"state": state, "param_groups": checkpoint.facts["optimizer"]})
     trainer.lr_scheduler_configs[0].scheduler.load_state_dict(dict(checkpoint.facts["schedule"]))
     loop = trainer.fit_loop.epoch_loop
-    batches = loop.batch_progress.total
+    batches: Any = loop.batch_progress.total
     batches.ready = batches.started = batches.processed = batches.completed = checkpoint.step * accumulate
     steps = loop.automatic_optimization.optim_progress.optimizer.step.total
     steps.ready = steps.completed = checkpoint.step

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+once_differentiable: Any = torch.autograd.function.once_differentiable
+"""PyTorch's, without its annotation: by that a `backward` takes all by position alone, which `Function` does not declare."""
 
 
 @dataclass(frozen=True, slots=True)

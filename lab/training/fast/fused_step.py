@@ -68,7 +68,7 @@ class FusedStep:
 
     def block(
         self,
-        block: nn.Module,
+        block: Any,
         layout: Layout,
         last: bool,
         hidden_states: torch.Tensor,
@@ -103,14 +103,14 @@ class FusedStep:
         gate, up = self.projected(block.post_attention_layernorm(kept), [mlp.gate_proj], [mlp.up_proj])
         return kept + mlp.down_proj(Gated.apply(gate, up))
 
-    def projected(self, x: torch.Tensor, *groups: list[nn.Module]) -> tuple[torch.Tensor, ...]:
+    def projected(self, x: torch.Tensor, *groups: list[Any]) -> tuple[torch.Tensor, ...]:
         """What layers make of x, those of a group side by side in one tensor: one product where all are plain.
 
         What will be turned comes in the order of `pairing`.
         """
-        found = [[self.plain(layer) for layer in group] for group in groups]
-        if all(None not in group for group in found):
-            return adapted(x, found)
+        plain = [[found for layer in group if (found := self.plain(layer)) is not None] for group in groups]
+        if [len(group) for group in plain] == [len(group) for group in groups]:
+            return adapted(x, plain)
         return tuple(torch.cat([self.paired(layer, layer(x), -1) for layer in group], dim=-1) for group in groups)
 
     def plain(self, layer: nn.Module) -> Layer | None:
@@ -118,8 +118,8 @@ class FusedStep:
         found = self.layers.get(layer) or untouched(layer)
         if found is None or layer not in self.turned:
             return found
-        weight, bias, b = (x if x is None else self.paired(layer, x, 0) for x in (found.weight, found.bias, found.b))
-        return Layer(weight, bias, found.a, b, found.scaling)
+        bias = None if found.bias is None else self.paired(layer, found.bias, 0)
+        return Layer(self.paired(layer, found.weight, 0), bias, found.a, self.paired(layer, found.b, 0), found.scaling)
 
     def paired(self, layer: nn.Module, x: torch.Tensor, dim: int) -> torch.Tensor:
         """What a layer gives, or gives it with, along dim, in the order of `pairing` if it will be turned."""
@@ -143,15 +143,15 @@ def layer_forward(layer: Layer, x: torch.Tensor) -> torch.Tensor:
     return adapted(x, [[layer]])[0]
 
 
-def norm_forward(norm: nn.Module, x: torch.Tensor) -> torch.Tensor:
+def norm_forward(norm: Any, x: torch.Tensor) -> torch.Tensor:
     """The forward of an RMSNorm; its class's own where it casts."""
     if x.dtype != norm.weight.dtype:
         return type(norm).forward(norm, x)
     return Normed.apply(x, norm.weight, norm.variance_epsilon)
 
 
-def factors(layer: LoraLinear) -> Layer:
-    """What a plain LoRA layer computes with."""
+def factors(layer: Any) -> Layer:
+    """What a plain LoRA layer (`is_fusable`) computes with."""
     base, a, b = layer.get_base_layer(), layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]
     return Layer(base.weight, base.bias, a.weight, b.weight, layer.scaling[ADAPTER])
 
@@ -169,13 +169,13 @@ def computes_in(vlm: Vlm) -> torch.dtype:
     return vlm.bare.get_input_embeddings().weight.dtype
 
 
-def pairing(layer: nn.Module, size: int) -> torch.Tensor:
+def pairing(layer: Any, size: int) -> torch.Tensor:
     """For heads of so many numbers, int64 [outputs]: what rotary positions turn together side by side, 0, S / 2, 1, S / 2 + 1, ..."""
     order = torch.arange(layer.out_features, device=layer.weight.device)
     return order.view(-1, 2, size // 2).mT.flatten()
 
 
-def keeps_weights(block: nn.Module, x: torch.Tensor, length: int) -> bool:
+def keeps_weights(block: Any, x: torch.Tensor, length: int) -> bool:
     """Whether attention over rows of so many positions keeps its weights: on a CPU, and fewer numbers than the feed-forward keeps."""
     heads = block.self_attn.q_proj.out_features // block.self_attn.head_dim
     return x.device.type == "cpu" and heads * length <= 3 * block.mlp.gate_proj.out_features
@@ -203,7 +203,7 @@ def is_norm(module: nn.Module) -> bool:
     return known and module.weight.dtype == torch.float32 and not module.weight.requires_grad
 
 
-def blocks(vlm: Vlm) -> list[nn.Module]:
+def blocks(vlm: Vlm) -> list[Any]:
     """The language model's blocks in order, if they are of Llama's kind and no dial puts anything into them; else none.
 
     Llama's: RMSNorm before attention and before a gated feed-forward, rotary halves, no norm of queries or keys.

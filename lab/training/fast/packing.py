@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch.autograd.function import once_differentiable
 
 from lab.records import Batch, Tokens
+from lab.training.fast.autograd_ops import once_differentiable
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,8 @@ class Layout:
 
     def of_answers(self) -> Layout:
         """Where they stand among the answer positions alone."""
-        return Layout(0, *self.answers.shape, self.answers)
+        rows, own = self.answers.shape
+        return Layout(0, rows, own, self.answers)
 
     def parts(self, packed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """[N, ...] as views: what is shared [1, shared, ...], and [rows, own, ...]."""
