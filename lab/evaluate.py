@@ -89,13 +89,13 @@ def merged(run: Run, overrides: Sequence[str]) -> Any:
     from lab.sweeping.launcher import register
 
     config: Any = OmegaConf.create(run.config)
-    for override in OverridesParser.create().parse_overrides(list(overrides)):
+    for line, override in zip(overrides, OverridesParser.create().parse_overrides(list(overrides)), strict=True):
         key = override.key_or_group
         if not override.is_sweep_override() and key in DIALS:
             register()
-            config[key] = OmegaConf.to_container(compose_config([override.input_line])[key], enum_to_str=True)
+            config[key] = OmegaConf.to_container(compose_config([line])[key], enum_to_str=True)
         elif override.is_sweep_override() or override.is_delete():
-            raise ConfigError(f"{override.input_line}: an evaluation takes one value of each key; start it once for each.")
+            raise ConfigError(f"{line}: an evaluation takes one value of each key; start it once for each.")
         elif key.partition(".")[0] not in (*DIALS, *FREE) and key not in FREE:
             raise ConfigError(f"{key}: an evaluation does not train. Legal here: {', '.join(DIALS)} and {', '.join(FREE[1:])}.")
         else:
@@ -209,10 +209,11 @@ def told(path: Path, facts: dict[str, Any], table: PredictionTable, num_resample
     if facts["contract_broken"]:
         lines.append(f"  CONTRACT BROKEN in {len(facts['differences'])} values; see the .json file")
     try:
-        for name, one in intervals([table], shown, num_resamples=num_resamples)[0].items():
+        estimates = intervals([table], shown, num_resamples=num_resamples)[0]
+        for name, one in estimates.items():
             within = f"[{one.low:.4f}, {one.high:.4f}]" if one.has_ends else f"[no interval: {one.method}]"
             lines.append(f"  {name} {one.estimate:.4f} {within}")
-        lines.append(f"  intervals over {one.num_clusters} clusters of samples that share images or sentences")
+        lines.append(f"  intervals over {estimates[shown[0]].num_clusters} clusters of samples that share images or sentences")
     except LabError as error:
         lines += [f"  {name} {facts['metrics'][name]:.4f}" for name in shown]
         lines.append(f"  no intervals: {error}")

@@ -28,7 +28,7 @@ def freeze(composed: DictConfig) -> Experiment:
     Unknown keys (`+foo=1`), missing values and values that are illegal alone or beside another are a
     `ConfigError`; `OmegaConf.to_object` alone would drop the first in silence.
     """
-    given = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
+    given: Any = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
     reject_unknown(given, Experiment)
     bounds.check_given(given)
     missing = sorted(OmegaConf.missing_keys(composed))
@@ -76,7 +76,7 @@ def wrong_type(error: OmegaConfBaseException, composed: DictConfig) -> str:
 def from_dict(values: dict[str, Any], source: str = "") -> Experiment:
     """The experiment of a run's stored config (`as_dict`), checked as any config is; source: the file, for the message."""
     try:
-        return freeze(OmegaConf.create(literal(values)))
+        return freeze(OmegaConf.create({key: literal(value) for key, value in values.items()}))
     except (ConfigError, OmegaConfBaseException) as error:
         if not source:
             raise

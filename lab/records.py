@@ -114,6 +114,7 @@ class Split(Protocol):
     @property
     def sample_ids(self) -> Sequence[str]:
         """All ids in order, without touching an image."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -121,6 +122,7 @@ class Split(Protocol):
 
     def index(self, index: int) -> Sample:
         """A sample whose images are not read: as many, but without their bytes. For what asks for its words, groups or answer."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +244,7 @@ class Batch:
         return self.each(lambda tensor: tensor.pin_memory())
 
 
-def on_tensors(act: Callable[[torch.Tensor], torch.Tensor], value: Any) -> Any:
+def on_tensors(act: Callable[[Any], Any], value: Any) -> Any:
     """A value with something done to every tensor in its dataclasses, dicts and tuples."""
     if is_dataclass(value) and not isinstance(value, type):
         return replace(value, **{part.name: on_tensors(act, getattr(value, part.name)) for part in fields(value)})

@@ -154,7 +154,7 @@ def _from_version_1(rows: pa.Table, field: pa.Field, number: int) -> pa.Array | 
             return pa.ListArray.from_arrays(np.arange(0, 2 * number + 1, 2, dtype=np.int32), pairs.ravel())
         case "right" | "prediction":
             (stored,) = VERSION_1[field.name]
-            return pc.invert(rows.column(stored)).cast(field.type)  # True is the first option
+            return pc.call_function("invert", [rows.column(stored)]).cast(field.type)  # True is the first option
         case name:
             return rows.column(name)
 

@@ -14,7 +14,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -123,10 +122,7 @@ class PairsSplit:
         self.images_path = folder / f"{name}-images.arrow"
         self._samples = _open(folder / f"{name}-samples.arrow", SAMPLES)
         self._png = _open(self.images_path, IMAGES).column("png")
-
-    @cached_property
-    def sample_ids(self) -> Sequence[str]:
-        return tuple(self._samples.column("sample_id").to_pylist())
+        self.sample_ids = tuple(self._samples.column("sample_id").to_pylist())
 
     def __len__(self) -> int:
         return self._samples.num_rows

@@ -120,12 +120,13 @@ def text_of(path: Path) -> str:
     try:
         with open_regular(path) as file:
             data = file.read()
+    except (OSError, ValueError) as error:
+        raise DataError(f"data.path={path}: it cannot be read ({error}).") from None
+    try:
         return data[mark_length(data) :].decode("utf-8")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise DataError(f"{path}:{line}: it is not UTF-8 ({error.reason}, byte {data[error.start]:#04x}). Save the file as UTF-8.") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"data.path={path}: it cannot be read ({error}).") from None
 
 
 def delimited(path: Path, delimiter: str) -> Iterator[tuple[str, dict[str, Any] | BadRecord]]:

@@ -132,7 +132,8 @@ def finish(
     options = tuple(dict.fromkeys(option for answer in answers if isinstance(answer, Choice) for option in answer.options))
     share = question_only(splits["train"], splits["dev"])
     baselines = {} if share is None else {NAME: share}
-    return Splits(**splits, skipped=skipped, notes=tuple(notes), together=together, options=options, baselines=baselines)
+    named = (splits["train"], splits["minival"], splits["dev"])
+    return Splits(*named, skipped, tuple(notes), together, options, baselines)
 
 
 def _sized(sample: Sample, outcomes: Mapping[str, Any], sizes: Mapping[tuple[int, int], tuple[int, int]]) -> Sample:

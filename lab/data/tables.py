@@ -69,7 +69,7 @@ class Table:
         cells = self._columns[column].data.column(column)
         if not pa.types.is_list(cells.type) and not pa.types.is_large_list(cells.type):
             return [[self.source(index, column)] if there else [] for index, there in enumerate(cells.is_valid().to_pylist())]
-        lengths = pc.list_value_length(cells).to_pylist()
+        lengths = pc.call_function("list_value_length", [cells]).to_pylist()
         return [[f"{self.source(index, column)}/{k}" for k in range(length or 0)] for index, length in enumerate(lengths)]
 
     def encoded(self, index: int, column: str, place: int | None = None) -> bytes:

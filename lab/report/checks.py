@@ -179,8 +179,9 @@ def different_versions(those: Sequence[Row]) -> list[str]:
 
 def shared_machine(every: Sequence[Row], measured: Sequence[Measured]) -> list[str]:
     """Latencies that were measured, at the end of an arm, while another arm ran on the same host, or on several hosts."""
-    timed = [m.arm for m in measured if "latency/p50_ms" in m.arm.run.metrics and m.arm.run.started and m.arm.run.ended]
-    timed = [arm for arm in timed if arm.run.metrics.get("latency/visits", 1) == 1]  # more: timed in turn, after all had ended
+    asked = [m.arm for m in measured if "latency/p50_ms" in m.arm.run.metrics]
+    alone = [arm for arm in asked if arm.run.metrics.get("latency/visits", 1) == 1]  # more: timed in turn, after all had ended
+    timed = [(arm, seconds(arm.run.ended)) for arm in alone if arm.run.started and arm.run.ended]
     spans = [
         (arm.run.process.get("host"), seconds(arm.run.started), seconds(arm.run.ended), arm.run.identity)
         for arm in every
@@ -188,8 +189,8 @@ def shared_machine(every: Sequence[Row], measured: Sequence[Measured]) -> list[s
     ]
     spans.sort(key=lambda span: span[1])
     loaded = []
-    for arm in timed:
-        host, end = arm.run.process.get("host"), seconds(arm.run.ended)
+    for arm, end in timed:
+        host = arm.run.process.get("host")
         if host and any(h == host and start < end < stop and name != arm.run.identity for h, start, stop, name in spans):
             loaded.append(arm)
     found = []
@@ -198,7 +199,7 @@ def shared_machine(every: Sequence[Row], measured: Sequence[Measured]) -> list[s
             f"Latency and examples/s of {len(loaded)} of {arms(len(timed))} were measured while another arm ran on the same "
             "machine. Compare costs only among arms measured alone."
         )
-    hosts = sorted({str(arm.run.process.get("host")) for arm in timed})
+    hosts = sorted({str(arm.run.process.get("host")) for arm, _ in timed})
     if len(hosts) > 1:
         found.append(f"Latency was measured on {len(hosts)} different machines ({', '.join(hosts[:NAMED])}).")
     return found

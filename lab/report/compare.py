@@ -155,7 +155,7 @@ def realised(group: Group) -> Realised:
     first = group.members[0].arm.run
     if not all(facts.values()):
         return Realised(group.label, first.config, None)
-    parts = {f"{seed} {name}": value for seed, one in facts.items() for name, value in one["parts"].items()}
+    parts = {f"{seed} {name}": value for seed, one in facts.items() if one for name, value in one["parts"].items()}
     return Realised(group.label, first.config, {**first.facts["realised"], "parts": parts})
 
 
@@ -180,7 +180,7 @@ def measured_floor(every: Sequence[Group]) -> NoiseFloor | None:
 def seedless(group: Group) -> bool:
     """Whether all its runs recorded that the same reached the model, whatever the seed."""
     facts = [member.arm.run.facts.get("realised") for member in group.members]
-    return all(facts) and len({tuple(sorted(one["parts"].items())) for one in facts}) == 1
+    return all(facts) and len({tuple(sorted(one["parts"].items())) for one in facts if one}) == 1
 
 
 def choose_pairs(every: Sequence[Group], notes: list[str]) -> list[tuple[Group, Group]]:

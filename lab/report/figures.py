@@ -11,6 +11,7 @@ import math
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -36,7 +37,7 @@ MOST_BARS, MOST_PANELS, MOST_LINES = 40, 12, len(COLOURS)
 LABEL_WIDTH = 44
 """Most characters of an arm's name in a figure."""
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "text.parse_math": False,  # a name may hold a dollar sign
     "font.size": 9.0,
     "axes.titlesize": 9.0,

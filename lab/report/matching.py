@@ -50,7 +50,7 @@ class Account:
     ) -> Account:
         """Read facts and metrics as a run records them."""
         data = facts.get("data") or {}
-        spent = [metrics.get(f"visual_tokens/{key}") for key in ("mean", "min", "max")]
+        mean, least, most = (metrics.get(f"visual_tokens/{key}") for key in ("mean", "min", "max"))
         return cls(
             label=label,
             experiment=experiment,
@@ -58,7 +58,7 @@ class Account:
             trains=trains,
             samples=data.get("samples") or {},
             examples_seen=(data.get("order") or {}).get("examples_seen"),
-            tokens=None if None in spent else (spent[0], spent[1], spent[2]),
+            tokens=None if mean is None or least is None or most is None else (mean, least, most),
             parameters=metrics.get("parameters/trainable"),
             flops=metrics.get("flops/forward_per_example"),
         )
@@ -111,8 +111,9 @@ def differs(accounts: Sequence[Account], respect: MatchOn) -> str | None:
             return "visual tokens of an image" if len({tuple(round(v, 6) for v in a.value(respect)) for a in known}) > 1 else None
         case _:
             least, most = extremes(known, respect)
-            far = least is not None and most is not None and apart(least, most, respect) > MATCHED
-            return contrast(least, most, respect) if far else None
+            if least is not None and most is not None and apart(least, most, respect) > MATCHED:
+                return contrast(least, most, respect)
+            return None
 
 
 def orders(accounts: Sequence[Account]) -> dict[str, frozenset[tuple[int, Any, Any]]]:

@@ -45,7 +45,7 @@ def summary(name: str, scores: Mapping[str, Interval]) -> dict[str, float]:
     """The scores, the ends of their intervals and the number of examples, as a run records them: `winoground/text`, ..."""
     ends = {"": "estimate", "_low": "low", "_high": "high"}
     numbers = {f"{name}/{score}{end}": getattr(one, key) for score, one in scores.items() for end, key in ends.items()}
-    return {**numbers, f"{name}/examples": float(next(reversed(scores.values())).num_clusters)}
+    return {**numbers, f"{name}/examples": float([*scores.values()][-1].num_clusters)}
 
 
 def told(name: str, scores: Mapping[str, Interval]) -> str:

@@ -13,7 +13,7 @@ two answers; a published score by the unrenormalised p(Yes) ranks otherwise and 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -22,12 +22,12 @@ from lab.errors import DataError
 from lab.statistics import proportions
 from lab.statistics.comparing import LEVEL, Interval
 
-TITLE = "Winoground (diagnostic)"
-SAYS = (
+TITLE: str = "Winoground (diagnostic)"
+SAYS: str = (
     "Share of examples right by strict inequalities of the log-odds of the two answers; a tie is wrong. Text: each "
     "image's right caption wins. Image: each caption's right image wins. Group: both. Not comparable with scores by P(Yes) alone."
 )
-CHANCE = {"text": 1 / 4, "image": 1 / 4, "group": 1 / 6}
+CHANCE: Mapping[str, float] = {"text": 1 / 4, "image": 1 / 4, "group": 1 / 6}
 SAMPLE_ID = re.compile(r"(?P<name>.+)-c(?P<c>[01])-i(?P<i>[01])")
 
 

@@ -135,15 +135,15 @@ class MlflowSync:
         if self._experiment is None:
             from mlflow.exceptions import MlflowException
 
-            found = self.client().get_experiment_by_name(self.section.experiment)
-            if found is None:
-                try:
-                    self._experiment = self.client().create_experiment(self.section.experiment)
-                except MlflowException:
-                    found = self.client().get_experiment_by_name(self.section.experiment)
-                    if found is None:  # it was no other process that was faster
-                        raise
-            self._experiment = self._experiment or found.experiment_id
+            name = self.section.experiment
+            found = self.client().get_experiment_by_name(name)
+            try:
+                self._experiment = self.client().create_experiment(name) if found is None else found.experiment_id
+            except MlflowException:
+                found = self.client().get_experiment_by_name(name)
+                if found is None:  # it was no other process that was faster
+                    raise
+                self._experiment = found.experiment_id
         return self._experiment
 
     def deliver(self, identity: str, check: bool = False) -> bool:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn
 from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 
@@ -77,7 +78,7 @@ def handed_on_override(override: str) -> str:
     return without_secrets(override) if override.lstrip("+").startswith("tracking.uri=") else override
 
 
-def note(arm: Arm, record: Run, result: object) -> None:
+def note(arm: Arm, record: Run, result: JobReturn) -> None:
     """Record an error that ended a job before it came to its arm."""
     from lab import run as running
 

@@ -53,6 +53,7 @@ class ArmsSweeper(Sweeper):
         """Run the arms; ends the process with their exit code, because Hydra would print a traceback for a failed one."""
         from lab.sweeping import arms, elsewhere
 
+        assert self.hydra_context is not None and self.task_function is not None and self.config is not None  # `setup` comes first
         points = grid([*(f"{key}={value}" for key, value in self.params.items()), *arguments], self.hydra_context.config_loader)
         overrides = [[*point, *shlex.split(arm)] for point, arm in itertools.product(points, self.arms)]
         if self.config.hydra.launcher._target_ != SharedLauncherConfig._target_:
