@@ -189,10 +189,11 @@ def claims(findings: Findings, level: int = 2) -> list[Block]:
     compared = findings.compared
     page: list[Block] = [Heading(level, "What may be claimed")]
     if compared.pairs:
+        pairs = f"{len(compared.pairs)} comparison{'s' if len(compared.pairs) > 1 else ''}"
         page.append(Bullets(tuple(pair.claim.sentence for pair in compared.pairs)))
         page.append(
             Paragraph(
-                f"{capital(findings.kind.main.header)} on dev; Holm's correction is over {len(compared.pairs)} comparisons. "
+                f"{capital(findings.kind.main.header)} on dev; Holm's correction is over {pairs}. "
                 f"{finest_of(findings)} {floor_of(findings)}"
             )
         )

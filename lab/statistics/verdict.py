@@ -101,7 +101,7 @@ def _sentence(
     p = "p < 0.001" if holm_p < 0.001 else f"p = {holm_p:.3f}" if holm_p < 0.1 else f"p = {holm_p:.2f}"
     guard = "noise floor not measured" if bound is None else f"noise floor {bound}"
     if comparison.difference == 0:
-        said = f"{better} and {worse} are level in {metric.name}"
+        said = f"{better} and {worse} are level in {metric.header}"
     elif claimed:
         said = f"{better} beats {worse} by {size} {unit}"
     else:
