@@ -8,6 +8,7 @@ from enum import Enum
 
 import yaml
 
+from lab.answers.normalise import RULES
 from lab.cli import shipped
 from lab.config import DType, IfFinished, IfUnfinished, ImageOrder, MatchOn, OnBad, PruneRule, Quantisation, Schedule
 from lab.lora import INITS
@@ -27,8 +28,14 @@ SIZES = {
     "nlvr": ("data.num_train=8", "data.num_minival=1", "data.num_dev=2", "data.permutations=2"),
     "nlvr2": ("data.num_train=null",),
     "winoground": ("data.num_dev=2",),
+    "easy_vqa": ("data.num_train=16", "data.num_minival=4", "data.num_dev=8"),
+    "questions": ("data.kind=text",),
 }
-"""Statements; few."""
+"""Few examples."""
+PLACES = {"pairs": (), "easy_vqa": (), "questions": ("data.path={root}/data/questions.csv",)}
+"""Where data lie, if not in a folder of their own."""
+TEXT = ("easy_vqa", "questions")
+"""Data answered in words."""
 
 
 def options(dial: str) -> list[str]:
@@ -59,11 +66,10 @@ def models() -> dict[str, Overrides]:
 
 
 def data_sets() -> dict[str, Overrides]:
-    """Every option, and both layouts of NLVR; all but the pairs are drawn in a folder."""
+    """Every option, and both layouts of NLVR."""
     found: dict[str, Overrides] = {}
     for name in options("data"):
-        place = () if name == "pairs" else (f"data.root={{root}}/data/{name}",)
-        found[name] = (f"data={name}", *place, *SIZES.get(name, ()))
+        found[name] = (f"data={name}", *PLACES.get(name, (f"data.root={{root}}/data/{name}",)), *SIZES.get(name, ()))
     return found | {"nlvr boxes": (*found["nlvr"], "data.image_layout=boxes")}
 
 
@@ -108,7 +114,8 @@ DIMENSIONS: dict[str, dict[str, Overrides]] = {
         "plain": (), "dora": ("lora.use_dora=true",), "rslora": ("lora.use_rslora=true",), "dropout": ("lora.lora_dropout=0.1",),
     },
     "start": each("lora.init_lora_weights", (*INITS, "pissa_niter_4")),
-    "prompt": {name: (f"prompt={name}",) for name in options("prompt")},
+    "prompt": {"own": (), **{name: (f"prompt={name}",) for name in options("prompt")}},
+    "post": each("prompt.post", RULES),
     "image order": each("prompt.image_order", ImageOrder),
     "numbered": switch("prompt.numbered"),
     "vision_tokens": token_methods(),
@@ -143,7 +150,7 @@ DIMENSIONS: dict[str, dict[str, Overrides]] = {
 """Every dimension; its first value is what a row has that does not care."""
 
 FIRST: Row = {dimension: next(iter(values)) for dimension, values in DIMENSIONS.items()} | {"model": "tiny", "data": "pairs"}
-FIRST |= {"lora": "llm", "prompt": "declarative", "vision_tokens": "native", "conditioning": "prefix"}
+FIRST |= {"lora": "llm", "vision_tokens": "native", "conditioning": "prefix"}
 """The laboratory's own defaults."""
 
 
@@ -186,6 +193,11 @@ REFUSALS = (
     ),
     Refusal("no image stands in its prompt", {"model": of_family("vit_gpt2"), "numbered": ("true",)}),
     Refusal("words meet images in blocks", {"conditioning": but("conditioning", "prefix"), "shared prefix": ("true",)}),
+    Refusal("a statement is framed", {"data": TEXT, "prompt": ("declarative", "qa")}),
+    Refusal("a question is framed", {"data": but("data", *TEXT), "prompt": ("question",)}),
+    Refusal("words are written already", {"data": TEXT, "generate": ("on",)}),
+    Refusal("words are not swapped", {"data": TEXT, "swap": ("true",)}),
+    Refusal("words share no reading", {"data": TEXT, "shared prefix": ("true",)}),
     Refusal("nothing is learned from it", {"data": ("winoground",), "training": TRAINED}),
     Refusal("the start reads weights", {"quantisation": QUANTISED, "start": READS_WEIGHTS, "lora": but("lora", "none")}),
     Refusal("no MiCA with DoRA", {"start": ("mica",), "adapter": ("dora",), "lora": but("lora", "none")}),

@@ -37,6 +37,7 @@ def draw(root: Path) -> None:
     nlvr2(root / "data" / "nlvr2")
     nlvr(root / "data" / "nlvr")
     winoground(root / "data" / "winoground")
+    questions(root / "data")
 
 
 def nlvr2(root: Path) -> None:
@@ -80,6 +81,15 @@ def winoground(root: Path, count: int = 3) -> None:
         columns[f"caption_{i}"] = [f"a {('circle', 'square')[i]} beside a {('square', 'circle')[i]}" for _ in range(count)]
     (root / "data").mkdir(parents=True)
     pq.write_table(pa.table(columns), root / "data" / "test-00000-of-00001.parquet")
+
+
+def questions(folder: Path) -> None:
+    """A table of one's own: two questions about each of twenty pictures, answered in one to three words."""
+    lines = ["image,question,answer"]
+    for k in range(20):
+        picture(f"own-{k}", SHAPES[k % len(SHAPES)]).save(folder / f"own-{k}.png")
+        lines += [f"own-{k}.png,How many circles are there?,{k % 5}", f"own-{k}.png,Where is the largest?,{('left', 'on the right', 'below')[k % 3]}"]
+    (folder / "questions.csv").write_text("\n".join(lines), encoding="utf-8")
 
 
 def png(image: Image.Image) -> bytes:
