@@ -21,8 +21,8 @@ WAYS: dict[str, dict[str, Callable[..., list[Any]]]] = {
 """By kind of answer. The first way gives the `Prediction`s that a table holds, any other what it is compared with."""
 
 
-def check(kind: str, section: EvaluationSection) -> None:
-    """Raise a `ConfigError` for what answers of a kind cannot be asked for."""
+def check(kind: str, data: str, section: EvaluationSection) -> None:
+    """Raise a `ConfigError` for what answers of a kind cannot be asked for. data: the name of the data set."""
     if kind == Choice.kind:
         return
     refused = {
@@ -32,7 +32,7 @@ def check(kind: str, section: EvaluationSection) -> None:
     }
     for key, (given, why) in refused.items():
         if given:
-            raise ConfigError(f"{key}: these data are answered in words, and {why}. Leave it out.")
+            raise ConfigError(f"{key}: data={data} is answered in words, and {why}. Leave it out.")
 
 
 def ask(

@@ -14,6 +14,7 @@ from lab import conditioning, data, lora, model, prompt, vision_tokens
 from lab.artifacts import adapter
 from lab.config import Experiment, Quantisation, trains
 from lab.errors import ConfigError, ModelError
+from lab.evaluation import asking
 from lab.model import Vlm
 
 if TYPE_CHECKING:
@@ -27,10 +28,12 @@ def check(x: Experiment) -> None:
     """
     family = model.check(x.model)
     data.check_dial(x.data, trains(x))
-    names = [x.data.name, *(data.option(option).name for option in x.evaluation.also)]
-    for name in names:
-        if name in data.KINDS:
-            family.require(f"answers={data.KINDS[name]}", f"data={name}")
+    dials = [x.data, *(data.option(option) for option in x.evaluation.also)]
+    names = [dial.name for dial in dials]
+    for dial in dials:
+        if (kind := dial.kind or data.KINDS.get(dial.name)) is not None:
+            family.require(f"answers={kind}", f"data={dial.name}")
+            asking.check(kind, dial.name, x.evaluation)
     if twice := [name for name, number in Counter(names).items() if number > 1]:
         raise ConfigError(f"evaluation.also={x.evaluation.also}: data={twice[0]} would be asked twice, and a run keeps one answer of each.")
     for name in names:

@@ -133,7 +133,7 @@ def prepare(x: Experiment, report: Report = silent) -> Prepared:
     cache = Path(x.tracking.cache_dir)
     splits = data.load(x.data, cache)
     model.family(x.model.family).require(f"answers={splits.kind}", f"data={x.data.name}")
-    asking.check(splits.kind, x.evaluation)
+    asking.check(splits.kind, x.data.name, x.evaluation)
     for note in splits.notes:
         log.info("data: %s", note)
     if splits.skipped:
