@@ -17,6 +17,10 @@ test:  ## install what tests need and run them
 	$(PYTHON) -m pytest -n 0 --durations=0 tests/test_architecture.py -k answers_at_once
 	$(PYTHON) -m pytest
 
+types:  ## the types of lab/ by basedpyright, which is pyright with its Node.js in the wheel: about a minute and a half
+	$(PYTHON) -m pip install $(PIP_QUIET) -e '.[test]'
+	$(PYTHON) -m basedpyright --pythonpath "$$($(PYTHON) -c 'import sys; print(sys.executable)')"
+
 test-tools:  ## the tests of tools/, which no user needs
 	$(PYTHON) -m pip install $(PIP_QUIET) -e '.[test]'
 	$(PYTHON) -m pytest -n 0 tools/tests
@@ -38,4 +42,4 @@ gpu-wheels:  ## bring along what a GPU machine without a package registry lacks,
 tiny-base:  ## make the shipped tiny base again, from nothing (about 50 minutes on one core)
 	$(PYTHON) -m tools.pretraining --out cache/tiny_base
 
-.PHONY: help install sweep test test-tools grid bars report gpu-wheels tiny-base
+.PHONY: help install sweep test types test-tools grid bars report gpu-wheels tiny-base
