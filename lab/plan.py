@@ -47,8 +47,8 @@ def act(given: argparse.Namespace) -> int:
     splits = data_of(x)
     print(visible(splits))
     tokens, how = tokens_per_image(x, given, splits)
-    sizes = () if splits is None else (len(splits.train), len(splits.dev.index(0).images))
-    print(cost(x, given, tokens, *(sizes or (None,))) + how)
+    sizes = (None, 2) if splits is None else (len(splits.train), len(splits.dev.index(0).images))
+    print(cost(x, given, tokens, *sizes) + how)
     return 0
 
 

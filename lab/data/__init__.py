@@ -97,10 +97,10 @@ def dial_of(name: str, keys: Sequence[str], source: str, **given: str) -> DataDi
     files = [folder / "data" / f"{name}.yaml" for folder in (shipped("conf"), *plugins.conf_folders())]
     try:
         file = next((file for file in files if file.is_file()), None)
-        option = OmegaConf.load(file) if file else OmegaConf.create({"name": name})
+        option: Any = OmegaConf.load(file) if file else OmegaConf.create({"name": name})
         option.pop("defaults", None)  # of other dials
         merged = OmegaConf.merge(OmegaConf.structured(DataDial), option, given, OmegaConf.from_dotlist(list(keys)))
-        dial: DataDial = OmegaConf.to_object(merged)  # type: ignore[assignment]
+        dial: Any = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{source}: {str(error).strip().splitlines()[0].rstrip('.')}.") from None
     bounds.check(Experiment(data=dial), "data.")

@@ -6,6 +6,7 @@ Both read an arm through `Vlm.inputs`, so that what dials do with image tokens i
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 
@@ -16,7 +17,7 @@ from lab.host.progress import Report, silent
 from lab.model import Vlm
 from lab.model.answers import Readout
 from lab.model.encoding import to_device
-from lab.records import Batch
+from lab.records import Batch, Choice
 from lab.training.datamodule import Examples, eval_batches
 
 MAX_NEW_TOKENS = 3
@@ -90,7 +91,7 @@ def generate(
     with torch.inference_mode():
         for batch in eval_batches(examples, section.batch_size, pixels=True):
             for sample_id, text in zip(batch.sample_ids, texts(vlm, write(vlm, to_device(batch, vlm.device))), strict=True):
-                out.append(Generated(sample_id, text, readout.read(text, examples.split.index(len(out)).answer.options)))
+                out.append(Generated(sample_id, text, readout.read(text, cast(Choice, examples.split.index(len(out)).answer).options)))
             report(f"generating {split} (examples)", len(out), len(examples), "")
     return out
 

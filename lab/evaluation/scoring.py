@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import cast
 
 import torch
 
@@ -18,7 +19,7 @@ from lab.host.progress import Report, silent
 from lab.model import Vlm
 from lab.model.answers import Readout
 from lab.model.encoding import ROWS, to_device
-from lab.records import Batch, Prediction, Sample, Scored, Written
+from lab.records import Batch, Choice, Prediction, Sample, Scored, Written
 from lab.training.datamodule import Examples, eval_batches
 from lab.training.fast.fused_step import instead
 
@@ -61,7 +62,7 @@ def score(
         for indices, batch, logits in way(vlm, examples, section.batch_size):
             samples = [examples.split.index(i) for i in indices]
             pairs = zip(readout.log_p(logits).tolist(), samples, strict=True)
-            said = [scored(readout.of(log_p, sample.answer.options)) for log_p, sample in pairs]
+            said = [scored(readout.of(log_p, cast(Choice, sample.answer).options)) for log_p, sample in pairs]
             found |= zip(indices, rows_of(batch, samples, said), strict=True)
             report(f"scoring {split} (examples)", len(found), len(examples), "")
     return [found[i] for i in range(len(examples))]
