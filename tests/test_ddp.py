@@ -84,7 +84,7 @@ def test_ranks_with_unequal_numbers_of_answer_tokens_count_by_tokens(monkeypatch
     parts = []
     for loss, count in zip(losses, counts, strict=True):
         labels = torch.tensor([[-100] * (4 - count) + [1] * count])
-        parts.append(devices.part_of_mean(loss.mean(), SimpleNamespace(labels=labels), -100))
+        parts.append(devices.part_of_mean(loss.mean(), SimpleNamespace(target=SimpleNamespace(labels=labels)), -100))
     assert torch.isclose(torch.stack(parts).mean(), torch.cat(losses).mean())
 
 
