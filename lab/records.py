@@ -207,11 +207,12 @@ class Media:
 class Target:
     """What is predicted. labels: int64 [B, A], -100 where no loss is taken; None: what follows the prompt, unknown.
 
-    rows: the last positions of every row whose logits are computed.
+    rows: the last positions of every row whose logits are computed. tokens: how many labels count.
     """
 
     labels: torch.Tensor | None
     rows: int
+    tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

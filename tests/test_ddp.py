@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -74,18 +73,6 @@ def test_a_rank_that_dies_is_told(tmp_path) -> None:
         ranks.raise_for_dead([dead], tmp_path, lost)
     with pytest.raises(RuntimeError, match="reset by peer"):
         ranks.raise_for_dead([], tmp_path, lost)
-
-
-def test_ranks_with_unequal_numbers_of_answer_tokens_count_by_tokens(monkeypatch) -> None:
-    """The mean over ranks, which DDP takes of gradients, is the mean over all tokens, as of one process."""
-    losses, counts = [torch.tensor([1.0, 2.0, 6.0]), torch.tensor([5.0])], [3, 1]
-    monkeypatch.setattr(devices, "world", lambda: 2)
-    monkeypatch.setattr(torch.distributed, "all_reduce", lambda total: total.fill_(sum(counts)))
-    parts = []
-    for loss, count in zip(losses, counts, strict=True):
-        labels = torch.tensor([[-100] * (4 - count) + [1] * count])
-        parts.append(devices.part_of_mean(loss.mean(), SimpleNamespace(target=SimpleNamespace(labels=labels)), -100))
-    assert torch.isclose(torch.stack(parts).mean(), torch.cat(losses).mean())
 
 
 def test_devices_share_the_batch_evenly(composer) -> None:

@@ -155,8 +155,8 @@ def test_a_visit_measures_every_stage_both_ways(world) -> None:
         base.model = vlm.model
     found = latency.summarise(looks, others, work)
     every = keys("", "batch_", "merged_", "merged_batch_")
-    assert every | {f"latency/{name}" for name in ("examples_per_second", "batch_size", "visits", "examples", "batches", "tokens", "tokens_per_second",
-                                                   "visual_tokens")} == found.keys()  # fmt: skip
+    assert every | {f"latency/{name}" for name in ("examples_per_second", "batch_size", "visits", "examples", "batches", "tokens",
+                                                   "tokens_per_second", "visual_tokens")} == found.keys()  # fmt: skip
     assert {name: found[f"latency/{name}"] for name in ("visits", "examples", "batches", "batch_size")} == {
         "visits": 2, "examples": 3, "batches": 2, "batch_size": 4
     }  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,11 @@ from lab.errors import ConfigError
 from lab.evaluation import asking, generation, writing
 from lab.model.answers import TextReadout
 from lab.records import Choice, Text
+from lab.run.assembly import attached
 from lab.store import runs
-from lab.training.datamodule import Examples
+from lab.training import devices
+from lab.training.datamodule import DataModule, Examples
+from lab.training.learner import Learner
 from lab.training.objective import objective
 from lab.training.resuming import CheckpointCallback
 
@@ -148,6 +152,26 @@ def test_an_answer_trains_its_end_and_no_special_token(shared) -> None:
         encoder.text(replace(sample, answer=Text(("<|im_end|>red",))))
 
 
+@pytest.mark.parametrize(("forwards", "ranks"), [(4, 1), (2, 2)])
+def test_forwards_of_one_step_count_by_their_answer_tokens(shared, monkeypatch, forwards: int, ranks: int) -> None:
+    """The mean of what they minimise, over ranks too, is the mean over all tokens, as of one forward; a mean of means is another."""
+    (x, _), _, prepared = shared
+    train = prepared.encoded(x)["train"]
+    accumulate = forwards // ranks
+    whole, cut_up = (DataModule(train, train, x.trainer, micro, x.seed, 3, done=1) for micro in ((4, 1), (4 // accumulate, accumulate)))
+    with attached(x, prepared.vlm) as vlm, torch.no_grad():
+        learner = Learner(vlm, x.optim, train.encoder.readout, 3)
+        one = learner.loss(next(iter(whole.train_dataloader())))
+        batches = []
+        monkeypatch.setattr(devices, "world", lambda: ranks)
+        for rank in range(ranks):
+            monkeypatch.setattr(devices, "rank", lambda rank=rank: rank)
+            batches += list(islice(cut_up.train_dataloader(), accumulate))
+        losses = torch.stack([learner.loss(batch) for batch in batches])
+        weights = torch.tensor([cut_up.weight(batch, 1) for batch in batches])
+    assert len(batches) == forwards and torch.isclose((losses * weights).mean(), one, atol=1e-6) and not torch.isclose(losses.mean(), one, atol=1e-4)
+
+
 def test_the_watched_number_is_the_mean_over_tokens() -> None:
     logits, labels = torch.randn(6, 3, 11), torch.randint(0, 11, (6, 3))
     labels[:2, 0] = labels[2:4, :2] = -100
@@ -162,9 +186,9 @@ def test_the_watched_number_is_the_mean_over_tokens() -> None:
 
 def test_what_words_cannot_be_asked_is_refused(compose) -> None:
     for override in ("evaluation.swap=true", "evaluation.shared_prefix=true", "evaluation.ask=[score,generate]"):
-        with pytest.raises(ConfigError, match="these data are answered in words"):
-            asking.check(Text.kind, compose(override).evaluation)
-        asking.check(Choice.kind, compose(override).evaluation)
+        with pytest.raises(ConfigError, match="data=mine is answered in words"):
+            asking.check(Text.kind, "mine", compose(override).evaluation)
+        asking.check(Choice.kind, "mine", compose(override).evaluation)
 
 
 def test_two_distinct_answers_are_options_in_their_own_words(compose) -> None:

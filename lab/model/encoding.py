@@ -259,7 +259,7 @@ class Encoder:
                 pixels=self.architecture.stack(pixels, grids) if pixels else None,
                 features=tuple(feature for example in examples for feature in example.features) or None,
             ),
-            target=Target(torch.from_numpy(labels) if with_answers else None, computed),
+            target=Target(torch.from_numpy(labels) if with_answers else None, computed, sum(map(len, answers))),
             media_order=tuple(example.text.image_order for example in examples),
             shared=max(0, min(opening(prompts, self.image_id), *(len(row) - computed for row in rows))) if with_answers else 0,
         )

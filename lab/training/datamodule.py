@@ -233,10 +233,11 @@ class DataModule(L.LightningDataModule):
         self.train = train
         self.minival = minival
         self.section = section
-        self.batch_size, accumulate = micro
-        effective = self.batch_size * accumulate
-        epochs = -(-steps * effective // max(len(train), 1))
-        self.order = SeededOrder(len(train), seed, epochs, done * effective)
+        self.batch_size, self.accumulate = micro
+        self.effective = self.batch_size * self.accumulate
+        epochs = -(-steps * self.effective // max(len(train), 1))
+        self.order = SeededOrder(len(train), seed, epochs, done * self.effective)
+        self.tokens: dict[int, int] = {}
 
     def loader(
         self, examples: Examples, sampler: Iterable[int] | None, batch_size: int, generator: torch.Generator | None = None
@@ -261,6 +262,18 @@ class DataModule(L.LightningDataModule):
         if devices.world() == 1:
             return self.loader(self.train, self.order, self.batch_size)
         return self.loader(self.train, devices.Share(self.order, self.batch_size), self.batch_size // devices.world())
+
+    def weight(self, batch: Batch, step: int) -> float:
+        """What a forward's mean loss counts in an optimizer step, from 0, which minimises the mean over the answer tokens of all its
+        forwards, on all devices: the forward's tokens times how many forwards there are, over the tokens of all.
+        """
+        forwards = self.accumulate * devices.world()
+        if forwards == 1:
+            return 1.0
+        if step not in self.tokens:
+            samples = SeededOrder(self.order.num_samples, self.order.seed, self.order.epochs, step * self.effective)
+            self.tokens = {step: sum(len(self.train.text(i).answer_ids) for i in itertools.islice(samples, self.effective))}
+        return batch.target.tokens * forwards / self.tokens[step]
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """Minival, and as much of train as it is large, so that both are scored alike (`objective.WATCHED_SPLITS`)."""

@@ -16,7 +16,6 @@ from torch.utils.data import Sampler
 
 from lab.config import TrainerSection
 from lab.errors import ConfigError
-from lab.records import Batch
 
 
 def rank() -> int:
@@ -48,17 +47,6 @@ def require(section: TrainerSection) -> None:
 def strategy(section: TrainerSection) -> DDPStrategy | str:
     """Lightning's strategy; with several devices the other processes are there already (`LOCAL_RANK` says so)."""
     return "auto" if section.devices == 1 else DDPStrategy(cluster_environment=LightningEnvironment())
-
-
-def part_of_mean(loss: torch.Tensor, batch: Batch, ignored: int) -> torch.Tensor:
-    """A mean over this rank's answer tokens, weighted so that the mean over ranks is the mean over all ranks' tokens."""
-    if world() == 1:
-        return loss
-    assert batch.target.labels is not None
-    own = (batch.target.labels != ignored).sum().to(loss.dtype)
-    total = own.clone()
-    torch.distributed.all_reduce(total)
-    return loss * own * world() / total
 
 
 class Share(Sampler[int]):

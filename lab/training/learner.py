@@ -12,9 +12,10 @@ from lab.config import Optim, Schedule
 from lab.lora import parameter_groups
 from lab.model import Vlm
 from lab.model.answers import Readout, TextReadout
-from lab.model.encoding import IGNORED, to_device
+from lab.model.encoding import to_device
 from lab.records import Batch
 from lab.training import devices
+from lab.training.datamodule import DataModule
 from lab.training.fast.fused_step import FusedStep
 from lab.training.objective import WATCHED_SPLITS, answer_loss, objective
 
@@ -50,13 +51,13 @@ class Learner(L.LightningModule):
         return to_device(batch, device)
 
     def loss(self, batch: Batch) -> torch.Tensor:
-        """What a training step minimises, a scalar in nats."""
+        """Mean cross-entropy of a forward's answer tokens, a scalar in nats."""
         assert batch.target.labels is not None
-        loss = answer_loss(self.fused.predict(batch), batch.target.labels)
-        return devices.part_of_mean(loss, batch, IGNORED)
+        return answer_loss(self.fused.predict(batch), batch.target.labels)
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        loss = self.loss(batch)
+        data: DataModule = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]  # Lightning sets it unannounced
+        loss = self.loss(batch) * data.weight(batch, self.trainer.global_step)
         self.log("train/loss", loss, batch_size=len(batch.sample_ids), sync_dist=devices.world() > 1)
         return loss
 
