@@ -107,7 +107,10 @@ def make(family: str, seed: int = 0, tied: bool = True) -> tuple[PreTrainedModel
     config = names[0](text_config={**text, "rope_parameters": rope}, vision_config=vision, **shared)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return names[1](config), processor
+        model = names[1](config)
+        with torch.no_grad():  # Transformers begins the padding token's as zeros, which no published checkpoint has
+            model.get_input_embeddings().weight[tokenizer.pad_token_id].normal_(std=config.text_config.initializer_range)
+    return model, processor
 
 
 def make_vit_gpt2(seed: int = 0) -> tuple[PreTrainedModel, Pair]:

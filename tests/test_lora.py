@@ -192,6 +192,19 @@ def test_one_seed_draws_one_adapter(vlm: Vlm) -> None:
 
 
 INITS = ("default", "gaussian", "orthogonal", "mica", "pissa", "pissa_niter_4", "olora")
+def test_dora_over_a_row_of_zeros_is_refused_before_it_makes_the_loss_no_number(vlm: Vlm) -> None:
+    dial, head = LoraDial(r=2, use_dora=True, target_modules=r".*lm_head"), vlm.bare.get_output_embeddings().weight
+    lora.verify(vlm, dial)
+    kept = head.detach()[5].clone()
+    try:
+        head.data[5] = 0
+        with pytest.raises(ConfigError, match="lora.use_dora=true: 1 of the rows of .*lm_head are all zero"):
+            lora.verify(vlm, dial)
+        lora.verify(vlm, dataclasses.replace(dial, use_dora=False))
+    finally:
+        head.data[5] = kept
+
+
 VARIANTS: dict[str, dict[str, Any]] = {"plain": {}, "dora": {"use_dora": True}, "rslora": {"use_rslora": True, "lora_alpha": 3}}
 CASES = [*((init, "plain") for init in INITS), *((init, other) for init in ("default", "pissa") for other in ("dora", "rslora"))]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lab.config import LoraDial
@@ -50,6 +51,8 @@ def verify(vlm: Vlm, dial: LoraDial) -> LoraDial:
     if not dial.r:
         return dial
     names = target_names(vlm, dial)
+    if dial.use_dora:
+        check_norms(vlm, names)
     dial = sized(vlm, dial)
     key = f"lora.init_lora_weights={dial.init_lora_weights}"
     narrow = min(min(features(vlm.bare.get_submodule(name))) for name in names)
@@ -58,6 +61,20 @@ def verify(vlm: Vlm, dial: LoraDial) -> LoraDial:
             f"{key}, lora.r={dial.r}: it takes its matrices from the base's weights, and one of them has rank {narrow} at most."
         )
     return dial
+
+
+def check_norms(vlm: Vlm, names: Sequence[str]) -> None:
+    """Refuse DoRA over weights with a row of zeros, whose direction is 0 / 0: the first loss would be no number."""
+    for name in names:
+        layer = vlm.bare.get_submodule(name)
+        if layer.weight.is_meta or not layer.weight.is_floating_point():
+            continue  # no numbers are there, or few bits that stand for them by their scales
+        rows = int((~layer.weight.detach().any(dim=0 if transposed(layer) else 1)).sum())
+        if rows:
+            raise ConfigError(
+                f"lora.use_dora=true: {rows} of the rows of {name} are all zero, and DoRA divides by the norm of each. "
+                "Give lora.target_modules without it, or lora.use_dora=false."
+            )
 
 
 def transposed(layer: torch.nn.Module) -> bool:
