@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -67,10 +67,6 @@ class TextTable(PredictionTable):
             raise DataError(f"{source}: column 'post' holds {min(unknown)!r}; legal: {', '.join(RULES)}.")
         if "references" in self.columns and not all(self.references):
             raise DataError(f"{source}: {sum(not each for each in self.references)} questions have no reference.")
-
-    def read_by(self, post: str) -> Self:
-        """The same answers, read by another rule."""
-        return self.replace(post=np.full(len(self), post, dtype=object))
 
     @cached_property
     def normal(self) -> list[tuple[str, tuple[str, ...]]]:

@@ -17,7 +17,7 @@ from typing import Any
 from lab.config import DataDial
 from lab.data.faults import BadRecord, shown
 from lab.data.files import read_text
-from lab.data.splits import PARTS, choose, finish, reject_unused_fields
+from lab.data.splits import choose_parts, finish, reject_unused_fields
 from lab.errors import ConfigError, DataError
 from lab.records import Picture, Sample, Splits, Text
 
@@ -41,8 +41,7 @@ def load(dial: DataDial, cache_dir: Path) -> Splits:
         "dev": found["test"],
     }
     notes = [f"easy_vqa: {split} has {len(found[split])} good questions; officially {n}." for split, n in OFFICIAL.items() if len(found[split]) != n]
-    chosen = {part: choose(parts[part], getattr(dial, f"num_{part}"), f"num_{part}", dial.seed, lambda each: each.image_set) for part in PARTS}
-    return finish(chosen, faults, dial, cache_dir, notes)
+    return finish(choose_parts(parts, dial), faults, dial, cache_dir, notes)
 
 
 def folder() -> Path:

@@ -31,7 +31,7 @@ from lab.data import images, manifest, records_file
 from lab.data.faults import BadRecord, shown
 from lab.data.manifest import Row
 from lab.data.records_file import RecordsFile
-from lab.data.splits import PARTS, choose, finish, reject_unused_fields
+from lab.data.splits import PARTS, choose_parts, finish, reject_unused_fields
 from lab.data.tables import Tables
 from lab.errors import ConfigError, DataError, did_you_mean
 from lab.host.files import file_hash
@@ -78,11 +78,8 @@ def load(dial: DataDial, cache_dir: Path) -> Splits:
     questions = read(dial, cache_dir)
     if questions.leak and not dial.allow_shared_images:
         raise DataError(questions.leak)
-    parts = {
-        part: choose(questions.parts[part], getattr(dial, f"num_{part}"), f"num_{part}", dial.seed, lambda each: each.image_set) for part in PARTS
-    }
     absent = f"{dial.path} has no question for it."
-    return finish(parts, questions.faults, dial, cache_dir, questions.notes, absent, questions.tables)
+    return finish(choose_parts(questions.parts, dial), questions.faults, dial, cache_dir, questions.notes, absent, questions.tables)
 
 
 def read(dial: DataDial, cache_dir: Path) -> Questions:

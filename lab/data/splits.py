@@ -86,6 +86,13 @@ def choose(records: Sequence[T], number: int | None, key: str, seed: int, cluste
     return [records[at] for at in sorted(order[:number])]
 
 
+def choose_parts(parts: Mapping[str, Sequence[Sample]], dial: DataDial) -> dict[str, list[Sample]]:
+    """`choose` of every part as many as the dial wants, in whole image sets."""
+    return {
+        part: choose(parts[part], getattr(dial, f"num_{part}"), f"num_{part}", dial.seed, lambda sample: sample.image_set) for part in PARTS
+    }
+
+
 def finish(
     parts: Mapping[str, Sequence[Sample]],
     faults: Sequence[BadRecord],

@@ -80,7 +80,7 @@ class TextObjective(nn.Module):
         log_p, likeliest = of_labels(logits, labels)
         metrics: dict[str, Metric] = dict(self.metrics[split].items())  # type: ignore[operator]
         metrics[self.watched].update(-log_p[labels != IGNORED])
-        metrics["exact_match"].update((likeliest == labels).all(dim=1).float())
+        metrics[KINDS[Text.kind].headline].update((likeliest == labels).all(dim=1).float())
         return {"loss": answer_loss(logits, labels), **metrics}
 
 

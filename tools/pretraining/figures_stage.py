@@ -118,27 +118,3 @@ def figures_loss(
         + (size / SIZE - 1).pow(2).mean()
         + (edges((features / size)[sided]) - sides[sided]).abs().mean()
     )
-
-
-@torch.no_grad()
-def figures_right(
-    model: Qwen2VLForConditionalGeneration,
-    processor: Qwen2VLProcessor,
-    words: Dictionary,
-    edges: Edges,
-    pictures: Sequence[Picture],
-) -> dict[str, float]:
-    """Return the shares of cells whose colour, shape and emptiness is right and the edges' mean error in cells."""
-    patches, grid = to_patches(processor, [draw_picture(picture) for picture in pictures])
-    features = features_of(model, patches, grid).flatten(0, 1)
-    cells = picture_cells(pictures, grid)
-    colour_logits, shape_logits = words.logits(features)
-    held, empty = ~cells.edges[:, 0].isnan(), cells.colours == len(COLOURS)
-    error = (edges(features / rms(features)) - cells.edges)[held].abs().mean()
-    colour, shape = colour_logits.argmax(-1) == cells.colours, shape_logits.argmax(-1) == cells.shapes
-    return {
-        "colour": colour[held].float().mean().item(),
-        "shape": shape[held].float().mean().item(),
-        "empty": (colour & shape)[empty].float().mean().item(),
-        "edges": error.item(),
-    }

@@ -16,18 +16,7 @@ from tools.pretraining.grounding_stage import draw_scenes, targets
 from tools.pretraining.language_stage import draw_lessons, draw_names, pair_features
 from tools.pretraining.recipe import STREAM, Recipe
 from tools.pretraining.sequence_packing import MESSAGES, hidden_states, lay_out, make_prefix
-from tools.pretraining.tokenizer import make_processor
 from tools.pretraining.vocabulary import ANSWERS
-
-
-@pytest.fixture(scope="module")
-def processor():
-    return make_processor()
-
-
-@pytest.fixture(scope="module")
-def model(processor):
-    return make_model(processor, 0).eval()
 
 
 def test_same_seed_same_start(processor, model):

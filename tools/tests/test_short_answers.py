@@ -10,7 +10,6 @@ from PIL import Image
 
 from lab.data.scenes import Kind
 from tools.pretraining import short_questions
-from tools.pretraining.architecture import make_model
 from tools.pretraining.curriculum import TURN
 from tools.pretraining.figures_stage import MANY, SMALL, picture_cells
 from tools.pretraining.lean_tower import features_of, to_patches
@@ -19,22 +18,11 @@ from tools.pretraining.recipe import Recipe, Round
 from tools.pretraining.sequence_packing import IMAGE, hidden_states, lay_out, make_prefix
 from tools.pretraining.short_answers_stage import draw_short, grid_of, last_digits
 from tools.pretraining.short_questions import NOUNS, ask, ask_where, boxes_text, fill, fits
-from tools.pretraining.tokenizer import make_processor
 
 FORMS = (
     short_questions.COLOUR + short_questions.SHAPE + short_questions.ONLY_SHAPE + short_questions.PRESENT
     + short_questions.ABSENT + short_questions.WHERE + short_questions.EVERY
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def processor():
-    return make_processor()
-
-
-@pytest.fixture(scope="module")
-def model(processor):
-    return make_model(processor, 0).eval()
 
 
 def pictures(number, size=(64, 64), seed=0):
