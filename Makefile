@@ -1,43 +1,43 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python
-PIP_QUIET ?= -q
+INSTALL_FLAGS ?= -q
 
 help:  ## show these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 install:  ## install the laboratory into the active environment
-	$(PYTHON) -m pip install $(PIP_QUIET) -e .
+	$(PYTHON) -m pip install $(INSTALL_FLAGS) -e .
 
 sweep: install  ## the first command of the README: three LoRA ranks over the shipped base
 	$(PYTHON) -m lab.train lora.r=8,16,32 -m
 
 test:  ## install what tests need and run them
-	$(PYTHON) -m pip install $(PIP_QUIET) -e '.[test]'
+	$(PYTHON) -m pip install $(INSTALL_FLAGS) -e '.[test]'
 	$(PYTHON) -m ruff check
 	$(PYTHON) -m pytest -n 0 --durations=0 tests/test_architecture.py -k answers_at_once
 	$(PYTHON) -m pytest
 
 types:  ## the types of lab/ by basedpyright, which is pyright with its Node.js in the wheel: about a minute and a half
-	$(PYTHON) -m pip install $(PIP_QUIET) -e '.[test]'
+	$(PYTHON) -m pip install $(INSTALL_FLAGS) -e '.[test]'
 	$(PYTHON) -m basedpyright --pythonpath "$$($(PYTHON) -c 'import sys; print(sys.executable)')"
 
 test-tools:  ## the tests of tools/, which no user needs
-	$(PYTHON) -m pip install $(PIP_QUIET) -e '.[test]'
+	$(PYTHON) -m pip install $(INSTALL_FLAGS) -e '.[test]'
 	$(PYTHON) -m pytest -n 0 tools/tests
 
 grid:  ## every pair of options, run and verified: about 130 rows, a bar and a table
-	$(PYTHON) -m pip install $(PIP_QUIET) -e '.[test,quantised]'
+	$(PYTHON) -m pip install $(INSTALL_FLAGS) -e '.[test,quantised]'
 	PYTHONPATH=tests $(PYTHON) -m grid
 
 bars:  ## what takes minutes, at the size and in the dtype that users run: each command, how it ended, what it printed last
-	$(PYTHON) -m pip install $(PIP_QUIET) -e '.[test,quantised]'
+	$(PYTHON) -m pip install $(INSTALL_FLAGS) -e '.[test,quantised]'
 	$(PYTHON) tests/bars.py
 
 report:  ## write report/ from the latest sweep
 	$(PYTHON) -m lab.report
 
 gpu-wheels:  ## bring along what a GPU machine without a package registry lacks, in cache/wheels, for python -m tests.gpu
-	$(PYTHON) -m pip wheel $(PIP_QUIET) --no-deps -w cache/wheels 'hydra-core>=1.3.8,<1.4' 'omegaconf>=2.3,<2.4' 'antlr4-python3-runtime==4.9.*'
+	$(PYTHON) -m pip wheel $(INSTALL_FLAGS) --no-deps -w cache/wheels 'hydra-core>=1.3.8,<1.4' 'omegaconf>=2.3,<2.4' 'antlr4-python3-runtime==4.9.*'
 
 tiny-base:  ## make the shipped tiny base again, from nothing (about 50 minutes on one core)
 	$(PYTHON) -m tools.pretraining --out cache/tiny_base
