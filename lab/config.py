@@ -95,7 +95,7 @@ class ModelDial:
 class DataDial:
     """Which questions. Sizes are numbers of them; None means all there are. rule: how a benchmark scores its answers.
 
-    path, columns, kind, answer_format, allow_shared_images: of `questions`, a file of one's own (`lab.data.questions`). sha256: of that
+    path, columns, kind, answer_format, allow_shared_images: of `questions`, a file of one's own (`lab.data.sets.questions`). sha256: of that
     file; None: as it is now, which `lab.freezing` writes down, so that a changed file is another run.
     """
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from lab.config import DataDial
-from lab.data import easy_vqa, load
+from lab.data import load
 from lab.data.question_only import question_only
+from lab.data.sets import easy_vqa
 from lab.data.splits import Records
 from lab.errors import ConfigError
 from lab.records import Choice, Sample, Text

@@ -14,8 +14,9 @@ import pytest
 from PIL import Image
 
 from lab.config import DataDial, OnBad
-from lab.data import fingerprint, load, nlvr, require_split
+from lab.data import fingerprint, load, require_split
 from lab.data.images import decode
+from lab.data.sets import nlvr
 from lab.data.splits import choose
 from lab.errors import ConfigError, DataError
 from lab.records import Splits
@@ -243,7 +244,7 @@ def test_what_the_dial_may_say(tmp_path: Path) -> None:
 
 def test_importing_lab_data_is_light() -> None:
     code = (
-        "import sys, lab.data, lab.data.nlvr, lab.data.nlvr2, lab.data.winoground, lab.data.tables; print(*sys.modules)"
+        "import sys, lab.data, lab.data.sets.nlvr, lab.data.sets.nlvr2, lab.data.sets.winoground, lab.data.tables; print(*sys.modules)"
     )
     out = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]

@@ -17,8 +17,9 @@ import pytest
 from PIL import Image
 
 from lab.config import DataDial, OnBad
-from lab.data import load, nlvr2, require_split, tables
+from lab.data import load, require_split, tables
 from lab.data.images import decode
+from lab.data.sets import nlvr2
 from lab.errors import ConfigError, DataError
 from lab.records import Splits
 

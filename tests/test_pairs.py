@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from lab.config import DataDial
-from lab.data import pairs
 from lab.data.scenes import CELL, PALETTES, SIDE, Kind, Palette, Scene, compose, compose_pair, draw, place
+from lab.data.sets import pairs
 from lab.data.statements import FAMILIES, HELD_BACK, TAUGHT, propose
 from lab.errors import ConfigError
 
@@ -217,5 +217,5 @@ def test_default_sizes_are_made_quickly(tmp_path):
 
 
 def test_import_is_light():
-    code = "import sys, lab.data.pairs; sys.exit('torch' in sys.modules)"
+    code = "import sys, lab.data.sets.pairs; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

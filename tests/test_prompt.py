@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from lab.answers.choice import spellings
-from lab.data import asks
+from lab.data import named
 from lab.errors import ConfigError
 from lab.prompt import check, describe, image_order, parse_template, to_chat
 from lab.records import Choice, Picture, Sample, Text
@@ -60,7 +60,7 @@ def test_data_that_ask_questions_choose_their_prompt(composer) -> None:
     assert (x.prompt.name, x.prompt.version, composer("prompt=qa", "data=easy_vqa").prompt.name) == ("question", 2, "qa")
     for name, prompt, legal in (("easy_vqa", "qa", "prompt=question"), ("pairs", "question", "prompt=declarative")):
         with pytest.raises(ConfigError, match=f"data={name} has .*{legal}"):
-            check(composer(f"data={name}", f"prompt={prompt}").prompt, name, asks(name))
+            check(composer(f"data={name}", f"prompt={prompt}").prompt, name, named(name).asks or "")
 
 
 def test_other_options_are_their_own_words(composer) -> None:

@@ -16,7 +16,9 @@ from PIL import Image
 from lab import data
 from lab.cli import run_cli
 from lab.config import DataDial, OnBad, identity
-from lab.data import check, images, questions
+from lab.data import check, images
+from lab.data.question_file.parts import SHARES, draw
+from lab.data.sets import questions
 from lab.errors import LabError
 from lab.records import Choice, Text
 
@@ -128,7 +130,7 @@ def test_groups_stay_together_and_are_what_intervals_resample(tmp_path) -> None:
 def test_every_part_gets_a_picture_while_there_are_as_many(sizes: list[int], wanted: int) -> None:
     clusters = [f"c{at}" for at, size in enumerate(sizes) for _ in range(size)]
     for seed in range(5):
-        parts = questions.draw(clusters, seed, questions.SHARES)
+        parts = draw(clusters, seed, SHARES)
         assert len(set(parts.values())) == wanted and (wanted < 2 or {"dev", "train"} <= set(parts.values()))
 
 

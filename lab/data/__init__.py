@@ -1,4 +1,4 @@
-"""Which questions: `load(dial, cache_dir) -> Splits`. One module per data set, imported only when it is asked for."""
+"""Which questions: `load(dial, cache_dir) -> Splits`. One module of `sets/` per data set, imported only when it is asked for."""
 
 from __future__ import annotations
 
@@ -21,14 +21,25 @@ if TYPE_CHECKING:
 
     Loader = Callable[[DataDial, Path], Splits]
 
-NAMES = ("pairs", "nlvr", "nlvr2", "winoground", "easy_vqa", "questions")
-DIAGNOSTIC = ("winoground",)
-"""Data sets that nothing is learned from."""
-KINDS = {"pairs": "choice", "nlvr": "choice", "nlvr2": "choice", "winoground": "choice", "easy_vqa": "text"}
-"""`Splits.kind` of those that always have one. Those that have options state something, true or false."""
+NAMES = tuple(sorted(path.stem for path in (Path(__file__).parent / "sets").glob("[!_]*.py")))
+"""Every module of `sets/`: a new data set is that file and its `conf/data/*.yaml`."""
 
 
-OWN: dict[str, Loader] = {}
+@dataclasses.dataclass(frozen=True)
+class DataSet:
+    """A data set, before anything of it is read.
+
+    kind: of its answers (`Splits.kind`); None: each file decides. asks: what a prompt must frame, of `lab.prompt.ASKS`; None: either.
+    diagnostic: nothing is learned from it.
+    """
+
+    load: Loader
+    kind: str | None = None
+    asks: str | None = None
+    diagnostic: bool = False
+
+
+OWN: dict[str, DataSet] = {}
 """What `register` added."""
 
 
@@ -40,22 +51,24 @@ def register(name: str, load: Loader) -> None:
     """
     if name in (*NAMES, *OWN) or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise LabError(f"data set {name!r}: a name is lower-case letters, digits and _, and none of {', '.join((*NAMES, *OWN))}.")
-    OWN[name] = load
+    OWN[name] = DataSet(load)
 
 
-def asks(name: str) -> str | None:
-    """What a prompt must frame for a data set, of `lab.prompt.ASKS`; None: either, as the data set is one of your own."""
-    return None if name in OWN else "statement" if KINDS.get(name) == "choice" else "question"
+def named(name: str) -> DataSet:
+    """The data set called `name`; a `ConfigError` lists the legal ones."""
+    if name in OWN:
+        return OWN[name]
+    if name not in NAMES:
+        raise ConfigError(
+            f"data.name={name}: legal values are {', '.join((*NAMES, *OWN))}; one of your own comes with plugins=[FOLDER]."
+            f"{did_you_mean(name, (*NAMES, *OWN))}"
+        )
+    return importlib.import_module(f"lab.data.sets.{name}").DATA_SET
 
 
 def check_dial(dial: DataDial, trains: bool) -> None:
     """Check the dial before anything is read. trains: there are to be optimizer steps. Raises `ConfigError`."""
-    if dial.name not in (*NAMES, *OWN):
-        raise ConfigError(
-            f"data.name={dial.name}: legal values are {', '.join((*NAMES, *OWN))}; one of your own comes with plugins=[FOLDER]."
-            f"{did_you_mean(dial.name, (*NAMES, *OWN))}"
-        )
-    if dial.name in DIAGNOSTIC and trains:
+    if named(dial.name).diagnostic and trains:
         raise ConfigError(
             f"data={dial.name}: it is diagnostic only and has no train split, but trainer asks for steps. Add trainer.max_steps=0 "
             f"lora=none for the zero-shot baseline, or score a trained run on it: python -m lab.evaluate --run ID data={dial.name}."
@@ -72,8 +85,7 @@ def load(dial: DataDial, cache_dir: Path) -> Splits:
     for key in ("root", "path"):
         if (spelled := getattr(dial, key)) is not None:
             dial = dataclasses.replace(dial, **{key: paths.expanded(spelled, f"data.{key}")})
-    load = OWN.get(dial.name) or importlib.import_module(f"lab.data.{dial.name}").load
-    return load(dial, Path(cache_dir))
+    return named(dial.name).load(dial, Path(cache_dir))
 
 
 @functools.cache

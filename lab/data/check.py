@@ -11,8 +11,8 @@ from pathlib import Path
 from lab import data, paths
 from lab.cli import run_cli, set_up_logging
 from lab.config import DataDial, OnBad
-from lab.data import questions
 from lab.data.question_only import question_only
+from lab.data.sets import questions
 from lab.data.splits import PARTS, Records
 from lab.errors import ConfigError
 from lab.records import Sample

@@ -18,7 +18,7 @@ from pathlib import Path
 from lab.config import DataDial
 from lab.data.faults import BadRecord, shown
 from lab.data.manifest import Row
-from lab.data.nlvr2 import OFFICIAL, Statement, build, partition, record
+from lab.data.sets.nlvr2 import OFFICIAL, Statement, build, partition, record
 from lab.data.splits import finish
 from lab.data.tables import Table, Tables, open_arrow, open_tables
 from lab.errors import ConfigError, DataError

@@ -11,6 +11,7 @@ from lab.evaluation import generation, scoring, writing
 from lab.host.progress import Report, silent
 from lab.model import Vlm
 from lab.model.answers import Readout, TextReadout
+from lab.model.family import Family
 from lab.records import Choice, Text
 from lab.training.datamodule import Examples
 
@@ -21,8 +22,12 @@ WAYS: dict[str, dict[str, Callable[..., list[Any]]]] = {
 """By kind of answer. The first way gives the `Prediction`s that a table holds, any other what it is compared with."""
 
 
-def check(kind: str, data: str, section: EvaluationSection) -> None:
-    """Raise a `ConfigError` for what answers of a kind cannot be asked for. data: the name of the data set."""
+def check(kind: str, data: str, family: Family, section: EvaluationSection) -> None:
+    """Say what cannot be asked of a family, or of answers of a kind. data: the name of the data set.
+
+    Raises `ModelError` where the family cannot give such answers, `ConfigError` for a key that such answers do not have.
+    """
+    family.require(f"answers={kind}", f"data={data}")
     if kind == Choice.kind:
         return
     refused = {

@@ -29,16 +29,14 @@ def check(x: Experiment) -> None:
     family = model.check(x.model)
     data.check_dial(x.data, trains(x))
     dials = [x.data, *(data.option(option) for option in x.evaluation.also)]
-    names = [dial.name for dial in dials]
     for dial in dials:
-        if (kind := dial.kind or data.KINDS.get(dial.name)) is not None:
-            family.require(f"answers={kind}", f"data={dial.name}")
-            asking.check(kind, dial.name, x.evaluation)
-    if twice := [name for name, number in Counter(names).items() if number > 1]:
+        data_set = data.named(dial.name)
+        if kind := dial.kind or data_set.kind:
+            asking.check(kind, dial.name, family, x.evaluation)
+        if data_set.asks:
+            prompt.check(x.prompt, dial.name, data_set.asks)
+    if twice := [name for name, number in Counter(dial.name for dial in dials).items() if number > 1]:
         raise ConfigError(f"evaluation.also={x.evaluation.also}: data={twice[0]} would be asked twice, and a run keeps one answer of each.")
-    for name in names:
-        if asks := data.asks(name):
-            prompt.check(x.prompt, name, asks)
     switches = {"numbered": x.prompt.numbered, "shared_prefix": x.evaluation.shared_prefix, "generate": "generate" in x.evaluation.ask}
     for feature in (name for name, on in switches.items() if on):
         family.require(feature)

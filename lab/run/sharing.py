@@ -132,8 +132,7 @@ def prepare(x: Experiment, report: Report = silent) -> Prepared:
     torch.set_num_threads(x.trainer.threads)
     cache = Path(x.tracking.cache_dir)
     splits = data.load(x.data, cache)
-    model.family(x.model.family).require(f"answers={splits.kind}", f"data={x.data.name}")
-    asking.check(splits.kind, x.data.name, x.evaluation)
+    asking.check(splits.kind, x.data.name, model.family(x.model.family), x.evaluation)
     for note in splits.notes:
         log.info("data: %s", note)
     if splits.skipped:

@@ -35,8 +35,8 @@ from transformers import (
 )
 
 from lab import model
-from lab.data.pairs import DECK, PER_BLOCK, make_block
 from lab.data.scenes import PALETTES, draw
+from lab.data.sets.pairs import DECK, PER_BLOCK, make_block
 
 SIZE = (640, 480)
 STREAM = 0xBE7C4

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-STREAM = 0x7B45E  # first word of every seed here; `lab.data.pairs` draws from another stream
+STREAM = 0x7B45E  # first word of every seed here; `lab.data.sets.pairs` draws from another stream
 
 
 @dataclass(frozen=True)

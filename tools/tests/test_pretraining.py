@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from lab.data.pairs import STREAM as PAIRS_STREAM
 from lab.data.scenes import COLOURS, PALETTES, SHAPES, compose_pair, draw
+from lab.data.sets.pairs import STREAM as PAIRS_STREAM
 from lab.data.statements import HELD_BACK, TAUGHT, propose
 from tools.pretraining import curriculum, sequence_packing
 from tools.pretraining.architecture import make_model

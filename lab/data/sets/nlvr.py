@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab.config import DataDial
-from lab.data import manifest
+from lab.data import DataSet, manifest
 from lab.data.faults import BadRecord
 from lab.data.splits import PARTS, choose, finish, one_of, recurring, reject_unused_fields
 from lab.errors import ConfigError, DataError
@@ -197,3 +197,6 @@ def _sample(statement: Statement, k: int, layout: str) -> Sample:
         image_set=statement.group,
         question_group=statement.group,
     )
+
+
+DATA_SET = DataSet(load, kind=Choice.kind, asks="statement")

@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab.config import DataDial
-from lab.data import manifest
+from lab.data import DataSet, manifest
 from lab.data.faults import BadRecord
 from lab.data.splits import PARTS, choose, finish, one_of, recurring, reject_unused_fields
 from lab.errors import ConfigError, DataError
@@ -251,3 +251,6 @@ def _names(statement: Statement, split: str, layout: str) -> tuple[str, str]:
     folder = layout.format(split=split, directory=statement.bucket)
     stem = f"{folder}/{statement.name.rpartition('-')[0]}"
     return f"{stem}-img0.png", f"{stem}-img1.png"
+
+
+DATA_SET = DataSet(load, kind=Choice.kind, asks="statement")

@@ -21,6 +21,7 @@ import PIL
 import pyarrow as pa
 
 from lab.config import DataDial
+from lab.data import DataSet
 from lab.data.scenes import PALETTES, SIDE, Palette, Scene, compose_pair, draw, encode_png
 from lab.data.statements import HELD_BACK, Statement, propose
 from lab.errors import ConfigError, did_you_mean
@@ -244,3 +245,6 @@ def _open(path: Path, schema: pa.Schema) -> pa.Table:
     if table.schema != schema:
         raise pa.ArrowInvalid(f"{path.name} has other columns")
     return table
+
+
+DATA_SET = DataSet(load, kind=Choice.kind, asks="statement")

@@ -14,6 +14,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lab.config import DataDial
+from lab.data import DataSet
 from lab.data.faults import BadRecord
 from lab.data.manifest import Row
 from lab.data.splits import choose, finish, reject_unused_fields
@@ -69,3 +70,6 @@ def questions(row: Row, name: str, table: Table, index: int) -> list[Sample]:
         for c, caption in enumerate(CAPTIONS)
         for i, image in enumerate(IMAGES)
     ]
+
+
+DATA_SET = DataSet(load, kind=Choice.kind, asks="statement", diagnostic=True)

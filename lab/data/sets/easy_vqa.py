@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.config import DataDial
+from lab.data import DataSet
 from lab.data.faults import BadRecord, shown
 from lab.data.files import read_text
 from lab.data.splits import choose_parts, finish, reject_unused_fields
@@ -85,3 +86,6 @@ def asks_for(question: str) -> str:
     if not question.startswith("what"):
         return "yes/no"
     return "colour" if question.startswith(("what color", "what is the color")) else "shape"
+
+
+DATA_SET = DataSet(load, kind=Text.kind, asks="question")
