@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from lab.answers.predictions import PredictionTable
     from lab.config import Experiment
     from lab.host.progress import Report
-    from lab.model import Vlm
     from lab.store.runs import Run
 
 log = logging.getLogger(__name__)
@@ -104,61 +103,31 @@ def merged(run: Run, overrides: Sequence[str]) -> Any:
     return config
 
 
-def rebuild(x: Experiment, report: Report) -> tuple[Vlm, Vlm]:
-    """The base, and the model that the dials make of it; no adapter yet."""
-    import torch
-
-    from lab import model
-    from lab import run as running
-
-    running.check(x)
-    torch.set_num_threads(x.trainer.threads)
-    base = model.load(x.model, Path(x.tracking.cache_dir), report)
-    if x.trainer.accelerator != "cpu" and torch.cuda.is_available():
-        base.model.to("cuda")
-    vlm = running.assemble(x, base)
-    return base, vlm
-
-
 def evaluate(run: Run, x: Experiment, given: argparse.Namespace, report: Report) -> tuple[Path, dict[str, Any]]:
     """Check the contract, score, and write predictions and facts; return the predictions' path and the facts."""
-    from lab import data
+    from lab import data, model
     from lab import run as running
     from lab.answers import predictions
-    from lab.artifacts import adapter, contract
+    from lab.artifacts import contract
     from lab.errors import DataError
     from lab.evaluation import asking
-    from lab.model.encoding import Encoder
     from lab.run.accounting import visual_tokens
+    from lab.run.rebuilt import rebuild
     from lab.statistics import metrics, rules
     from lab.store import runs
-    from lab.training.screening import screen
 
     run_dir = runs.folder(given.runs_dir, run.identity)
-    base, vlm = rebuild(x, report)
+    running.check(x)
     splits = data.load(x.data, Path(x.tracking.cache_dir))
-    asking.check(splits.kind, x.data.name, vlm.family, x.evaluation)
-    encoder = Encoder(vlm, x.prompt, x.seed, splits.options)
-    trained, now = contract.load(run_dir), contract.describe(x, vlm, encoder, encoder.readout)
-    reasons = contract.differences(trained, now)
-    if given.break_contract:
-        for reason in reasons:
-            log.warning("contract broken: %s", reason)
-    else:
-        contract.enforce(trained, now, f"run {run.identity}: this evaluation")
-    split = getattr(splits, given.split)
-    if not len(split):
+    asking.check(splits.kind, x.data.name, model.family(x.model.family), x.evaluation)
+    if not len(getattr(splits, given.split)):
         raise DataError(f"--split {given.split}: it is empty in data={x.data.name}. {' '.join(splits.notes)}")
-    splits, made = screen(splits, (given.split,), encoder, x.data)
-    split, examples = getattr(splits, given.split), made[given.split]
-    examples.prepare(running.Prepared(base, splits).store(x, vlm, encoder), vlm, report)
-    if has_adapter(run):
-        adapter.load(vlm, run_dir / "adapter")
-        running.require_effect(vlm, running.assemble(x, base), examples)
-    scored = asking.ask(vlm, examples, encoder.readout, x.evaluation, given.split, report)
+    again = rebuild(run, run_dir, x, splits.options, "this evaluation", report, given.break_contract)
+    splits, scored = again.ask(splits, given.split, x.data, report)
+    now, reasons = again.contract, again.reasons
     tokens = visual_tokens(row.visual_tokens for row in scored)
     now["visual_tokens"] = {key.removeprefix("visual_tokens/"): value for key, value in tokens.items()}
-    remarks = contract.compare(trained, now)[1]
+    remarks = contract.compare(contract.load(run_dir), now)[1]
     for remark in remarks:
         log.info("contract (no reason to refuse): %s", remark)
     path = run_dir / "evaluations" / f"{given.name or name_of(given, bool(reasons))}.parquet"
@@ -174,7 +143,7 @@ def evaluate(run: Run, x: Experiment, given: argparse.Namespace, report: Report)
         "differences": reasons,
         "remarks": remarks,
         "overrides": list(given.overrides),
-        "data": {"name": x.data.name, "rule": x.data.rule, "samples": data.fingerprint(split)},
+        "data": {"name": x.data.name, "rule": x.data.rule, "samples": data.fingerprint(getattr(splits, given.split))},
         "notes": list(splits.notes),
         "skipped": len(splits.skipped),
         "metrics": metrics.summarise(table) | diagnosed,
@@ -183,12 +152,6 @@ def evaluate(run: Run, x: Experiment, given: argparse.Namespace, report: Report)
     }
     write_atomically(path.with_suffix(".json"), json.dumps(facts, indent=1) + "\n")
     return path, facts
-
-
-def has_adapter(run: Run) -> bool:
-    """Whether the run has trained anything; a zero-shot baseline is evaluated without."""
-    section = run.config.get("trainer", {})
-    return bool(section.get("max_steps")) or bool(section.get("max_epochs"))
 
 
 def name_of(given: argparse.Namespace, broken: bool) -> str:
