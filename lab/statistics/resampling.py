@@ -111,7 +111,7 @@ def swap_p_value(
     seen = difference(half.sum(axis=0))
     bar = seen - 1e-12 * np.maximum(1.0, seen)  # sums of the same numbers in another order are still a tie
     count, total = np.zeros(np.shape(seen), dtype=np.int64), 0
-    for signs in _signs(len(half), half.shape[-1], num_swaps, seed):  # alike for one pair of arms and for many side by side
+    for signs in swaps(len(half), half.shape[-1], num_swaps, seed):  # alike for one pair of arms and for many side by side
         shift = (signs @ flat).reshape(len(signs), *half.shape[1:])
         count += (difference(shift) >= bar).sum(axis=0)
         total += len(signs)
@@ -120,8 +120,11 @@ def swap_p_value(
     return (1 + count) / (1 + total)
 
 
-def _signs(num_clusters: int, width: int, num_swaps: int, seed: int) -> Iterator[np.ndarray]:
-    """Chunks of rows of +-1, [r, C]: all 2^C of them for few clusters, a random sample otherwise."""
+def swaps(num_clusters: int, width: int, num_swaps: int, seed: int) -> Iterator[np.ndarray]:
+    """Chunks of rows of +-1, [r, C], -1 where two arms are swapped: all 2^C of them for few clusters, a random sample otherwise.
+
+    width: numbers that the caller makes of a row, which sizes the chunks.
+    """
     if num_clusters <= _EXACT:
         every = np.arange(2**num_clusters)[:, None] >> np.arange(num_clusters)
         yield 1.0 - 2.0 * (every & 1)
