@@ -33,7 +33,7 @@ FLOW = (
     "report",
     "run",
     "sweeping",
-    "train evaluate verify plan bench sync",
+    "train evaluate predict verify plan bench sync",
 )
 """Rooms of lab/ from left to right; a room imports from its own place and from the left."""
 PLACE = {room: i for i, rooms in enumerate(FLOW) for room in rooms.split()}

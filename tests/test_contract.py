@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from lab import evaluate, model
 from lab.answers import predictions
 from lab.artifacts import contract
 from lab.config import Experiment
+from lab.data.images import decode
 from lab.errors import ContractError
 from lab.store import runs
 from lab.store.runs import Run
@@ -95,6 +97,25 @@ def test_the_same_settings_give_the_same_predictions(trained: Trained, capsys: p
     for word in ("accuracy", "ece", "nll"):
         assert f"  {word} " in out
     assert "BROKEN" not in out
+
+
+def test_a_prediction_is_what_the_evaluation_says(trained: Trained, tmp_path: Path) -> None:
+    """Statements about pairs of pictures, written to files of a user's own, are answered as the run answered its dev split, to the bit."""
+    from lab import data, predict
+
+    dev = data.load(data.stored(trained.run.config["data"]), Path(trained.run.config["tracking"]["cache_dir"])).dev
+    rows = []
+    for i, sample in enumerate(dev[row] for row in range(len(dev))):
+        for side, picture in enumerate(sample.images):
+            decode(picture).save(tmp_path / f"{i}.{side}.png")
+        rows.append(json.dumps({"images": [f"{i}.0.png", f"{i}.1.png"], "question": sample.text, "id": sample.sample_id}))
+    (tmp_path / "mine.jsonl").write_text("\n".join(rows))
+    arguments = ["--run", trained.run.identity, str(tmp_path / "mine.jsonl"), "--runs-dir", str(trained.runs_dir), "--to", str(tmp_path / "out")]
+    assert predict.main(arguments) == 0
+    stored = predictions.read(trained.folder / "predictions" / "pairs.dev.parquet")
+    answers = pq.read_table(tmp_path / "out" / "predictions.parquet").to_pydict()
+    assert answers["id"] == stored.sample_id.tolist() and answers["answer"] == stored.answered.tolist()
+    assert set(answers["answer"]) <= {"True", "False"} and answers["confidence"] == stored.confidence.tolist()
 
 
 def test_another_split_and_other_data_are_free(trained: Trained) -> None:

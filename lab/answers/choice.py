@@ -122,6 +122,13 @@ class ChoiceTable(PredictionTable):
         return read_only(shares[np.arange(len(self)), self.prediction])
 
     @cached_property
+    def answered(self) -> np.ndarray:
+        """The option that was answered, object [n] of str."""
+        values = np.empty(len(self), dtype=object)
+        values[:] = [options[place] for options, place in zip(self.options, self.prediction.tolist(), strict=True)]
+        return read_only(values)
+
+    @cached_property
     def correct(self) -> np.ndarray:
         """Whether the recorded prediction is right, bool [n]."""
         return read_only(self.prediction == self.right)

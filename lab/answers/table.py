@@ -27,7 +27,8 @@ class PredictionTable:
 
     sample_id, image_set, question_group: str [n]; subset: str or None, object [n]
     image_order, visual_tokens: object [n] of tuples of int
-    A kind adds its own columns (`FIELDS`), and what follows from them: computed once, not to be written to.
+    A kind adds its own columns (`FIELDS`), and what follows from them: computed once, not to be written to. Of every kind:
+    answered, in words, object [n] of str; confidence, its probability, float64 [n]; correct, bool [n].
     """
 
     kind: ClassVar[str]

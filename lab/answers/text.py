@@ -81,6 +81,11 @@ class TextTable(PredictionTable):
         rows = zip(self.post, self.text, self.references, strict=True)
         return [(read(post, text), tuple(read(post, reference) for reference in references)) for post, text, references in rows]
 
+    @property
+    def answered(self) -> np.ndarray:
+        """What was written, object [n] of str."""
+        return self.text
+
     @cached_property
     def correct(self) -> np.ndarray:
         """Whether the answer equals a reference, both by the rule, bool [n]."""

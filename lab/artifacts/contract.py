@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lab.config import Experiment, as_dict, flat
+from lab.config import Experiment, PromptDial, as_dict, flat
 from lab.errors import ContractError
 from lab.host.files import values_hash, write_atomically
 from lab.model import Vlm
@@ -87,6 +87,13 @@ def load(run_dir: Path) -> dict[str, Any]:
         raise ContractError(
             f"{path}: the adapter's contract cannot be read ({error}); without it nothing says how to use it."
         ) from None
+
+
+def options_of(trained: dict[str, Any], dial: PromptDial) -> tuple[str, ...]:
+    """What an adapter chooses from (`Splits.options`): its options in their own words, or True and False; () where it writes."""
+    answers = trained["answers"]
+    words = tuple(spellings[0] for spellings in answers["options"]) if answers["kind"] == Choice.kind else ()
+    return Choice.truth(True).options if words == tuple(dial.words.values()) else words
 
 
 def compare(trained: dict[str, Any], now: dict[str, Any]) -> tuple[list[str], list[str]]:

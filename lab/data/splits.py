@@ -124,7 +124,7 @@ def finish(
         for sample in parts[part]:
             culprit = culprits.get(sample.image_set if together else sample.sample_id)
             if culprit is None:
-                kept[part].append(_sized(sample, outcomes, sizes))
+                kept[part].append(sized(sample, outcomes, sizes))
             else:
                 lost.append(BadRecord(culprit.source, f"{bad[culprit]}; {part} sample {sample.sample_id} is left out"))
     if not kept["dev"]:
@@ -143,7 +143,7 @@ def finish(
     return Splits(*named, skipped, tuple(notes), together, options, baselines)
 
 
-def _sized(sample: Sample, outcomes: Mapping[str, Any], sizes: Mapping[tuple[int, int], tuple[int, int]]) -> Sample:
+def sized(sample: Sample, outcomes: Mapping[str, Any], sizes: Mapping[tuple[int, int], tuple[int, int]]) -> Sample:
     """The sample with the sizes of its images, as they were found."""
     pictures = (dataclasses.replace(each, size=sizes[outcomes[each.source].size]) for each in sample.images)
     return dataclasses.replace(sample, images=tuple(pictures))

@@ -74,29 +74,29 @@ class Figure:
 
 @dataclass(frozen=True)
 class Answer:
-    """What an arm answered to one question; right: 1, 0 or between."""
+    """What an arm answered to one question; right: 1, 0 or between; None: nobody knows."""
 
     arm: str
     text: str
-    right: float
+    right: float | None
 
     @property
     def sign(self) -> str:
         """A mark that does not need a colour."""
-        return "✓" if self.right >= 1 else "◐" if self.right > 0 else "✗"
+        return "" if self.right is None else "✓" if self.right >= 1 else "◐" if self.right > 0 else "✗"
 
     @property
     def said(self) -> str:
         """`right`, `wrong` or `60 % right`."""
-        return {"✓": "right", "✗": "wrong"}.get(self.sign, f"{100 * self.right:.0f} % right")
+        return {"✓": "right", "✗": "wrong"}.get(self.sign, f"{100 * (self.right or 0):.0f} % right")
 
 
 @dataclass(frozen=True)
 class Case:
-    """One question with its pictures (WebP), the reference, and what every arm answered."""
+    """One question with its pictures (WebP), the reference (empty: nobody knows), and what every arm answered."""
 
     pictures: tuple[bytes, ...]
-    question: str
+    question: Text
     reference: str
     answers: tuple[Answer, ...]
 
@@ -281,14 +281,19 @@ def html_case(case: Case) -> str:
         f'<img alt="image {place} of {len(case.pictures)}" src="data:image/webp;base64,{base64.b64encode(picture).decode()}">'
         for place, picture in enumerate(case.pictures, start=1)
     )
-    answers = "".join(
-        f'<li class="{"right" if answer.right >= 1 else "partly" if answer.right > 0 else "wrong"}"><span role="img" '
-        f'aria-label="{answer.said}" title="{answer.said}">{answer.sign}</span> <strong>{html_text(answer.text)}</strong> '
-        f"{html_text((Mono(answer.arm),))}</li>"
-        for answer in case.answers
-    )
-    question = f"<p>{html_text(case.question)}</p><p>Reference: <strong>{html_text(case.reference)}</strong></p>"
+    answers = "".join(map(html_answer, case.answers))
+    question = f"<p>{html_text(case.question)}</p>"
+    question += f"<p>Reference: <strong>{html_text(case.reference)}</strong></p>" if case.reference else ""
     return f'<div class="case"><div class="pictures">{images}</div>{question}<ul>{answers}</ul></div>'
+
+
+def html_answer(answer: Answer) -> str:
+    """An item with a mark, where it is known whether the answer is right."""
+    said = f'<strong>{html_text(answer.text)}</strong> {html_text((Mono(answer.arm),)) if answer.arm else ""}'
+    if answer.right is None:
+        return f"<li>{said}</li>"
+    style = {"✓": "right", "✗": "wrong"}.get(answer.sign, "partly")
+    return f'<li class="{style}"><span role="img" aria-label="{answer.said}" title="{answer.said}">{answer.sign}</span> {said}</li>'
 
 
 def css_width(png: bytes) -> int:

@@ -20,8 +20,8 @@ from lab.data.images import decode
 from lab.data.splits import Records
 from lab.errors import DataError, LabError
 from lab.host.files import text_hash
-from lab.records import Sample
-from lab.report.document import Answer, Block, Case, Gallery, Heading, Paragraph, Warn
+from lab.records import Sample, Split
+from lab.report.document import Answer, Block, Case, Gallery, Heading, Mono, Paragraph, Warn
 from lab.report.findings import Findings
 from lab.report.formatting import count, shorten
 from lab.report.kinds import page_of
@@ -64,9 +64,7 @@ def gallery_blocks(findings: Findings, number: int) -> list[Block]:
         sample, names = samples[row], [m.arm.label for m in arms]
         said = [shorten(each[row][1], LONGEST) for each in told]
         answers = tuple(map(Answer, names, said, right[:, row].tolist()))
-        more = len(sample.images) - len(small[sample.sample_id])
-        question = shorten(sample.text, LONGEST) + (f" (and {more} more images)" if more else "")
-        return Case(small[sample.sample_id], question, shorten(told[0][row][0], LONGEST), answers)
+        return Case(small[sample.sample_id], question_of(sample), shorten(told[0][row][0], LONGEST), answers)
 
     size = sum(len(picture) for images in small.values() for picture in images)
     page.append(Paragraph(
@@ -79,6 +77,25 @@ def gallery_blocks(findings: Findings, number: int) -> list[Block]:
         if rows:
             page += [Heading(3, title), Gallery(tuple(map(case, rows)))]
     return page
+
+
+def answers_gallery(table: PredictionTable, split: Split, number: int) -> list[Block]:
+    """At most `number` answers to questions whose right answers nobody knows, the least sure first. table: of the whole split."""
+    rows = np.argsort(table.confidence, kind="stable")[:number].tolist()
+    samples, told = [split[row] for row in rows], page_of(table.kind).told(table)
+    small = pictures(samples)
+    cases = [
+        Case(small[sample.sample_id], (Mono(sample.sample_id), " ", question_of(sample)), "", (Answer("", shorten(told[row][1], LONGEST), None),))
+        for row, sample in zip(rows, samples, strict=True)
+    ]
+    shown = "All" if len(rows) == len(table) else f"The {count(len(rows))} least sure"
+    return [Paragraph(f"{shown} of {count(len(table))} answers with their probability, the least sure first."), Gallery(tuple(cases))]
+
+
+def question_of(sample: Sample) -> str:
+    """What is asked, and of how many pictures beyond those that are shown."""
+    more = len(sample.images) - MOST_PICTURES
+    return shorten(sample.text, LONGEST) + (f" (and {more} more images)" if more > 0 else "")
 
 
 def aligned(tables: Sequence[PredictionTable]) -> list[PredictionTable]:
@@ -134,7 +151,7 @@ def known_fingerprint(m: Measured) -> Any:
 
 def pictures(samples: Sequence[Sample]) -> dict[str, tuple[bytes, ...]]:
     """WebP thumbnails of each sample's first images by its id, as large as `MOST_BYTES` allow."""
-    whole = {sample.sample_id: [decode(image) for image in sample.images[:MOST_PICTURES]] for sample in samples}
+    whole = {sample.sample_id: [reduced(decode(image), SIDES[0]) for image in sample.images[:MOST_PICTURES]] for sample in samples}
     small: dict[str, tuple[bytes, ...]] = {}
     for side in SIDES:
         small = {name: tuple(thumbnail(image, side) for image in images) for name, images in whole.items()}
@@ -143,9 +160,15 @@ def pictures(samples: Sequence[Sample]) -> dict[str, tuple[bytes, ...]]:
     return small
 
 
-def thumbnail(image: Image.Image, side: int) -> bytes:
-    """An image at most `side` pixels high and wide, as WebP; what is smaller is not enlarged."""
-    copy, out = image.copy(), io.BytesIO()
+def reduced(image: Image.Image, side: int) -> Image.Image:
+    """An image at most `side` pixels high and wide; what is smaller is not enlarged."""
+    copy = image.copy()
     copy.thumbnail((side, side))
+    return copy
+
+
+def thumbnail(image: Image.Image, side: int) -> bytes:
+    """The same as WebP."""
+    copy, out = reduced(image, side), io.BytesIO()
     copy.save(out, "WEBP", quality=75, method=4, lossless=max(copy.size) <= LOSSLESS_UP_TO)
     return out.getvalue()

@@ -37,8 +37,10 @@ class Record:
     part: str | None
 
 
-def records_of(file: RecordsFile, names: Mapping[str, str], dial: DataDial) -> tuple[list[Record], list[BadRecord]]:
-    """The records of the good rows, and what is wrong with the others."""
+def records_of(
+    file: RecordsFile, names: Mapping[str, str], dial: DataDial, answered: bool = True
+) -> tuple[list[Record], list[BadRecord]]:
+    """The records of the good rows, and what is wrong with the others. answered: else answer and split are not read."""
     if dial.root and file.tables:
         raise ConfigError(f"data.root={dial.root}: {dial.path} holds its pictures itself; leave it out.")
     path = Path(str(dial.path))
@@ -49,7 +51,7 @@ def records_of(file: RecordsFile, names: Mapping[str, str], dial: DataDial) -> t
     seen: dict[str, str] = {}
     for row in file.rows:
         try:
-            record = record_of(row, names, root, file.splits.get(row.source))
+            record = record_of(row, names, root, file.splits.get(row.source), answered)
             if record.name in seen:
                 row.fail(names["id"], f"{shown(record.name)} is given a second time; first in {seen[record.name]}")
             seen[record.name] = row.source
@@ -59,10 +61,10 @@ def records_of(file: RecordsFile, names: Mapping[str, str], dial: DataDial) -> t
     return records, faults
 
 
-def record_of(row: Row, names: Mapping[str, str], root: manifest.Root, split: str | None) -> Record:
+def record_of(row: Row, names: Mapping[str, str], root: manifest.Root, split: str | None, answered: bool) -> Record:
     """One record. split: of the file's own. Raises `BadRecord` naming place and column."""
     pictures = one_or_several(row, names["image"], names["images"])
-    given = text_or_none(row, names["split"]) or split
+    given = (text_or_none(row, names["split"]) or split) if answered else None
     if given and given.lower() not in PART_OF:
         row.fail(names["split"], f"{shown(given)} is given; legal: {', '.join(PART_OF)}")
     choices = texts(row, names["choices"])
@@ -73,7 +75,7 @@ def record_of(row: Row, names: Mapping[str, str], root: manifest.Root, split: st
         name=text_or_none(row, names["id"]) or Path(row.source).name,
         question=text_or_none(row, names["question"]) or row.fail(names["question"], "it is empty"),
         pictures=tuple(each if isinstance(each, Picture) else Picture(str(root.file(each, row.source))) for each in pictures),
-        answers=one_or_several(row, names["answer"], names["answers"]),
+        answers=one_or_several(row, names["answer"], names["answers"]) if answered else (),
         choices=choices,
         group=text_or_none(row, names["group"]),
         subset=text_or_none(row, names["subset"]),

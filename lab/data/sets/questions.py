@@ -35,6 +35,8 @@ from lab.errors import ConfigError, DataError, did_you_mean
 from lab.host.files import file_hash
 from lab.records import Sample, Splits
 
+NEEDED = (("image", "images"), ("question",), ("answer", "answers"))
+"""Columns that a file must have, each as its alternatives."""
 COLUMNS = ("image", "images", "question", "answer", "answers", "id", "group", "subset", "split", "choices")
 
 
@@ -85,8 +87,8 @@ def read(dial: DataDial, cache_dir: Path) -> Questions:
     return Questions(samples, [*file.faults, *faults, *bad, *wrong], [*notes, *more], leak, file.tables)
 
 
-def check_columns(file: RecordsFile, names: Mapping[str, str], dial: DataDial) -> None:
-    """Raise a `ConfigError` for a name of no column, or where image, question or answer is missing."""
+def check_columns(file: RecordsFile, names: Mapping[str, str], dial: DataDial, needed: Sequence[tuple[str, ...]] = NEEDED) -> None:
+    """Raise a `ConfigError` for a name of no column, or where all alternatives for a needed one are missing."""
     unknown = sorted(set(dial.columns) - set(COLUMNS))
     if unknown:
         raise ConfigError(f"data.columns.{unknown[0]}: legal are {', '.join(COLUMNS)}.{did_you_mean(unknown[0], COLUMNS)}")
@@ -96,7 +98,7 @@ def check_columns(file: RecordsFile, names: Mapping[str, str], dial: DataDial) -
     for column, name in names.items():
         if name != column and name not in file.columns:
             raise ConfigError(f"data.columns.{column}={name}: {dial.path} has no such column; it has {there}.")
-    for alternatives in (("image", "images"), ("question",), ("answer", "answers")):
+    for alternatives in needed:
         if not any(names[column] in file.columns for column in alternatives):
             wanted = " or ".join(repr(names[column]) for column in alternatives)
             raise ConfigError(

@@ -78,8 +78,8 @@ def baseline(table: PredictionTable) -> tuple[str, dict[str, float]]:
 
 def told(table: PredictionTable) -> list[tuple[str, str]]:
     """The right option, and the answered one with its probability."""
-    rows = zip(table.options, table.right.tolist(), table.prediction.tolist(), table.confidence.tolist(), strict=True)
-    return [(options[right], f"{options[said]} ({100 * confidence:.0f} %)") for options, right, said, confidence in rows]
+    rows = zip(table.options, table.right.tolist(), table.answered.tolist(), table.confidence.tolist(), strict=True)
+    return [(options[right], f"{said} ({100 * confidence:.0f} %)") for options, right, said, confidence in rows]
 
 
 def little_mass(measured: Sequence[Measured]) -> list[str]:

@@ -1,0 +1,233 @@
+"""python -m lab.predict RUN PICTURES: what a finished run answers about pictures of one's own, as a table and a page. Light until it starts."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lab import paths, plugins
+from lab.cli import run_cli, set_up_logging
+from lab.errors import ConfigError, DataError
+from lab.evaluate import changed, find
+from lab.host.files import write_atomically
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from lab.answers.predictions import PredictionTable
+    from lab.config import Experiment
+    from lab.host.progress import Report
+    from lab.records import Splits
+    from lab.run.rebuilt import Rebuilt
+    from lab.store.runs import Run
+
+log = logging.getLogger(__name__)
+
+OVERRIDE = re.compile(r"[a-z_]+(\.[a-z_]+)*=.*", re.DOTALL)
+MOST_SHOWN = 20
+"""Bad questions that are printed before the rest is counted."""
+MOST_CASES = 60
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    made = argparse.ArgumentParser(
+        prog="python -m lab.predict",
+        description="Ask a finished run about pictures: one question about each, or the questions of a file. Its own prompt, dials and "
+        "adapter answer, under its contract, as in its evaluation. Writes FOLDER/predictions.csv and .parquet (picture, question, answer, "
+        "confidence), gallery.html, prediction.json, and skipped.csv where a picture or question is bad; the exit code is then 1.",
+        epilog="A file is CSV, TSV, JSON, JSON Lines or Parquet with columns image (or images, as a.png|b.png), question, and choices "
+        "where they differ; data.columns.question=Frage names yours. Other KEY=VALUE change how it runs: evaluation.batch_size=8.",
+    )
+    made.add_argument("words", nargs="+", metavar="RUN PICTURES", help="a run's identity or its first digits; pictures, folders, or one file")
+    made.add_argument("--run", metavar="RUN", help="the run, instead of the first word")
+    made.add_argument("--question", metavar="TEXT", help="what is asked of every picture, or stated where the run's prompt has statements")
+    made.add_argument("--to", type=paths.argument, default=Path("predictions"), metavar="FOLDER", help="where to write (default: predictions)")
+    made.add_argument("--overwrite", action="store_true", help="write into a folder that holds files")
+    made.add_argument("--gallery", type=int, default=MOST_CASES, metavar="N", help=f"most answers in gallery.html (default: {MOST_CASES})")
+    made.add_argument("--runs-dir", type=paths.argument, default=Path("runs"), metavar="DIR", help="where run folders lie (default: runs)")
+    return made
+
+
+class Predictor:
+    """A finished run that answers; its model is loaded with the first questions and kept."""
+
+    def __init__(self, runs_dir: Path, run: Run, x: Experiment) -> None:
+        from lab.store import runs
+
+        self.run, self.x = run, x
+        self.run_dir = runs.folder(runs_dir, run.identity)
+        self.rebuilt: Rebuilt | None = None
+
+    @cached_property
+    def options(self) -> tuple[str, ...]:
+        """What it chooses from; () where it writes."""
+        from lab.artifacts import contract
+
+        return contract.options_of(contract.load(self.run_dir), self.x.prompt)
+
+    @cached_property
+    def numbers(self) -> set[int]:
+        """How many pictures its questions have."""
+        from lab.answers import predictions
+        from lab.store import runs
+
+        path = runs.own_predictions(self.run, self.run_dir, "dev")
+        return {len(order) for order in predictions.read(path, ["image_order"]).image_order}
+
+    def questions(self, places: Sequence[Path], question: str | None, keys: Sequence[str] = ()) -> Splits:
+        """What is to be asked, every picture looked at. keys: of the data dial, for a file. Raises `ConfigError` or `DataError`."""
+        from lab import data
+        from lab.data.question_file import unanswered
+
+        cache = Path(self.x.tracking.cache_dir)
+        if len(places) == 1 and not places[0].is_dir() and places[0].suffix.lower() in unanswered.FILES:
+            columns = self.x.data.columns if self.x.data.name == "questions" else {}
+            own = [f"columns.{column}={name}" for column, name in columns.items() if column in unanswered.READ]
+            dial = data.dial_of("questions", [*own, *keys], " ".join(keys) or "data=questions", path=str(places[0]))
+            found = unanswered.of_file(dial, question, cache)
+        elif keys:
+            raise ConfigError(f"data.{keys[0]}: it is read for one file of questions, and pictures are given. Leave it out.")
+        elif question is None:
+            raise ConfigError('--question: nothing is asked of these pictures. Give --question "...", or one file with a column question.')
+        else:
+            found = unanswered.of_pictures(places, question, self.numbers)
+        return unanswered.splits_of(found, self.options, self.numbers, cache)
+
+    def answer(self, questions: Splits, report: Report) -> Predicted:
+        """What the run says. Raises `ContractError` if its adapter would not be used as it was trained."""
+        from lab.answers import predictions
+        from lab.config import OnBad
+        from lab.run.rebuilt import rebuild
+
+        if self.rebuilt is None:
+            self.rebuilt = rebuild(self.run, self.run_dir, self.x, self.options, "this prediction", report)
+        dial = replace(self.x.data, on_bad=OnBad.skip)
+        splits, rows = self.rebuilt.ask(questions, "dev", dial, report)
+        return Predicted(self.run, splits, predictions.table(rows), self.rebuilt.contract)
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """splits: what was asked as dev, and what was skipped. table: its answers in order. contract: that they were given under."""
+
+    run: Run
+    splits: Splits
+    table: PredictionTable
+    contract: dict[str, Any]
+
+    def arrow(self) -> pa.Table:
+        """One row a question: id, picture (several: a.png|b.png), question, answer, confidence (its probability)."""
+        import pyarrow as pa
+
+        samples = [self.splits.dev.index(row) for row in range(len(self.splits.dev))]
+        return pa.table({
+            "id": self.table.sample_id.tolist(),
+            "picture": ["|".join(picture.source for picture in sample.images) for sample in samples],
+            "question": [sample.text for sample in samples],
+            "answer": self.table.answered.tolist(),
+            "confidence": self.table.confidence,
+        })  # fmt: skip
+
+
+def write(predicted: Predicted, folder: Path, number: int) -> None:
+    """Write table, page and facts; number: of answers on the page at most."""
+    import pyarrow as pa
+    from pyarrow import csv, parquet
+
+    from lab.store import runs
+
+    rows, skipped = predicted.arrow(), predicted.splits.skipped
+    write_atomically(folder / "predictions.parquet", lambda path: parquet.write_table(rows, path, compression="zstd"))
+    write_atomically(folder / "predictions.csv", lambda path: csv.write_csv(rows, path))
+    bad = pa.table({name: [getattr(one, name) for one in skipped] for name in ("source", "reason")})
+    if skipped:
+        write_atomically(folder / "skipped.csv", lambda path: csv.write_csv(bad, path))
+    else:
+        (folder / "skipped.csv").unlink(missing_ok=True)  # of a prediction that this one replaces
+    write_atomically(folder / "gallery.html", page(predicted, number))
+    facts = {
+        "run": predicted.run.identity, "n": len(rows), "skipped": len(skipped), "notes": list(predicted.splits.notes),
+        "contract": predicted.contract, "ended": runs.now(),
+    }  # fmt: skip
+    write_atomically(folder / "prediction.json", json.dumps(facts, indent=1) + "\n")
+
+
+def page(predicted: Predicted, number: int) -> str:
+    """Pictures, questions and answers on one page that needs nothing beside it."""
+    from lab.report.document import Block, Bullets, Heading, Mono, Paragraph, Warn, to_html
+    from lab.report.gallery import answers_gallery
+
+    run, skipped = predicted.run, predicted.splits.skipped
+    blocks: list[Block] = [
+        Heading(1, f"Answers of {run.name}"),
+        Paragraph(("Run ", Mono(run.identity), ", made by ", Mono(run.command), "; asked as in its evaluation, under its contract.")),
+    ]
+    if skipped:
+        more = f" and {len(skipped) - MOST_SHOWN} more in skipped.csv" if len(skipped) > MOST_SHOWN else ""
+        blocks.append(Warn(f"{len(skipped)} questions have no answer, as they or their pictures are bad{more}:"))
+        blocks.append(Bullets(tuple((Mono(one.source), f": {one.reason}") for one in skipped[:MOST_SHOWN])))
+    return to_html([*blocks, *answers_gallery(predicted.table, predicted.splits.dev, number)], f"Answers of {run.name}")
+
+
+def require_room(folder: Path, overwrite: bool) -> None:
+    """Raise a `DataError` for a folder whose files would be replaced unasked."""
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"--to {folder}: it is a file. Name a folder.")
+    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+        raise DataError(f"--to {folder}: it holds files, and nothing is overwritten unasked. Name another folder, or add --overwrite.")
+
+
+def told(predicted: Predicted, folder: Path) -> str:
+    """The lines that a person reads."""
+    first = predicted.arrow().slice(0, 5).to_pylist()
+    shown = [f"  {row['picture']}  {row['question']}  {row['answer']} ({100 * row['confidence']:.0f} %)" for row in first]
+    skipped = predicted.splits.skipped
+    bad = [f"skipped: {one.source}: {one.reason}" for one in skipped[:MOST_SHOWN]]
+    bad += [f"skipped: and {len(skipped) - MOST_SHOWN} more, all in {folder / 'skipped.csv'}"] if len(skipped) > MOST_SHOWN else []
+    more = len(predicted.table) - len(shown)
+    ends = [f"{len(predicted.table)} answers, {len(skipped)} skipped: {folder / 'predictions.csv'}, {folder / 'gallery.html'}"]
+    return "\n".join([*shown, *([f"  and {more} more"] if more else []), *bad, *ends])
+
+
+def act(given: argparse.Namespace) -> int:
+    """Ask, write and print; 1 if a question was skipped."""
+    overrides = [word for word in given.words if OVERRIDE.fullmatch(word) and not Path(word).exists()]
+    words = [word for word in given.words if word not in overrides]
+    named = given.run or (words.pop(0) if words else "")
+    if not words:
+        raise ConfigError("PICTURES: none are given. Name a run, then pictures, a folder of them, or a file of questions.")
+    require_room(given.to, given.overwrite)
+    plugins.load(plugins.named(overrides))
+    run = find(given.runs_dir, named)
+    keys = [one.removeprefix("data.") for one in overrides if one.startswith("data.")]
+    predictor = Predictor(given.runs_dir, run, changed(run, [one for one in overrides if not one.startswith("data.")]))
+    questions = predictor.questions([paths.path(word, "PICTURES") for word in words], given.question, keys)
+    for note in questions.notes:
+        log.info("%s", note)
+
+    from lab.host.progress import bars
+
+    predicted = predictor.answer(questions, bars())
+    write(predicted, given.to, max(0, given.gallery))
+    print(told(predicted, given.to), flush=True)
+    return 1 if predicted.splits.skipped else 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command-line entry point; 2 if the user must act."""
+    given = parser().parse_intermixed_args(arguments)
+    set_up_logging()
+    return run_cli(lambda: act(given))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
