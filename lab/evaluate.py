@@ -133,8 +133,6 @@ def evaluate(run: Run, x: Experiment, given: argparse.Namespace, report: Report)
     path = run_dir / "evaluations" / f"{given.name or name_of(given, bool(reasons))}.parquet"
     predictions.write(path, scored)
     table = predictions.read(path)
-    rule = rules.rule_of(vars(x.data))
-    diagnosed = {} if rule is None else rules.summary(rule, rules.RULES[rule].intervals(table))
     facts = {
         "run": run.identity,
         "split": given.split,
@@ -146,7 +144,7 @@ def evaluate(run: Run, x: Experiment, given: argparse.Namespace, report: Report)
         "data": {"name": x.data.name, "rule": x.data.rule, "samples": data.fingerprint(getattr(splits, given.split))},
         "notes": list(splits.notes),
         "skipped": len(splits.skipped),
-        "metrics": metrics.summarise(table) | diagnosed,
+        "metrics": metrics.summarise(table) | rules.evaluated(vars(x.data), table)[0],
         "contract": now,
         "ended": runs.now(),
     }
@@ -180,9 +178,7 @@ def told(path: Path, facts: dict[str, Any], table: PredictionTable, num_resample
     except LabError as error:
         lines += [f"  {name} {facts['metrics'][name]:.4f}" for name in shown]
         lines.append(f"  no intervals: {error}")
-    rule = rules.rule_of(facts["data"])
-    if rule is not None:
-        lines += [f"  {line}" for line in rules.told(rule, rules.RULES[rule].intervals(table)).splitlines()]
+    lines += [f"  {line}" for line in rules.evaluated(facts["data"], table)[1].splitlines()]
     return "\n".join([*lines, f"written to {path}"])
 
 

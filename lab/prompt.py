@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import string
-from typing import Any
+from typing import Any, NamedTuple
 
 from lab.answers import choice
 from lab.config import ImageOrder, PromptDial
@@ -21,8 +21,19 @@ ASKS = {"statement": "prompt=declarative or prompt=qa", "question": "prompt=ques
 """What a template may frame, and the shipped prompts that do."""
 
 
-def parse_template(dial: PromptDial) -> tuple[str, str]:
-    """The frame around the text, checked, and the name of what it frames.
+class Frame(NamedTuple):
+    """A template, read and checked. asks: what it frames, of `ASKS`."""
+
+    template: str
+    asks: str
+
+    def around(self, text: str) -> str:
+        """A text in its frame."""
+        return self.template.format(**{self.asks: text})
+
+
+def parse_template(dial: PromptDial) -> Frame:
+    """The frame around the text.
 
     Raises `ConfigError` unless it holds `{statement}` or `{question}` exactly once and no other field, or if
     `prompt.template_file` cannot be read as UTF-8.
@@ -42,28 +53,22 @@ def parse_template(dial: PromptDial) -> tuple[str, str]:
         raise ConfigError(
             f"{key}: its placeholders are {fields}, but exactly one {{statement}} or {{question}} and nothing else is legal: {text!r}."
         )
-    return text, fields[0]
+    return Frame(text, fields[0])
 
 
 def check(dial: PromptDial, data: str, asks: str) -> None:
     """Raise a `ConfigError` for a prompt that does not frame what the data set has; asks: of `ASKS`."""
-    name = parse_template(dial)[1]
+    name = parse_template(dial).asks
     if name != asks:
         raise ConfigError(
             f"prompt={dial.name}: it frames a {name}, and data={data} has {asks}s. Choose {ASKS[asks]}, or a template with {{{asks}}}."
         )
 
 
-def framed(dial: PromptDial, text: str) -> str:
-    """A text in its frame."""
-    frame, name = parse_template(dial)
-    return frame.format(**{name: text})
-
-
 def written(dial: PromptDial) -> dict[str, str]:
     """The texts of the dial that end up in a prompt or an answer, by key; the template without a text in it."""
     key = "prompt.template" if dial.template_file is None else "prompt.template_file"
-    texts = {"prompt.system": dial.system or "", "prompt.separator": dial.separator, key: framed(dial, ""), **dial.words}
+    texts = {"prompt.system": dial.system or "", "prompt.separator": dial.separator, key: parse_template(dial).around(""), **dial.words}
     return {key: text for key, text in texts.items() if text}
 
 
@@ -83,15 +88,16 @@ def image_order(sample: Sample, dial: PromptDial, seed: int) -> tuple[int, ...]:
             return tuple(sorted(order, key=keys.__getitem__))
 
 
-def to_chat(sample: Sample, dial: PromptDial, seed: int = 0) -> Chat:
-    """Frame one sample as messages and the answer that follows them."""
+def to_chat(sample: Sample, dial: PromptDial, seed: int = 0, frame: Frame | None = None) -> Chat:
+    """Frame one sample as messages and the answer that follows them. frame: the dial's, where it has been parsed."""
+    frame = frame or parse_template(dial)
     order = image_order(sample, dial, seed)
     content: list[dict[str, str]] = []
     for _ in order:
         content.append({"type": "image"})
         if dial.separator:
             content.append({"type": "text", "text": dial.separator})
-    content.append({"type": "text", "text": framed(dial, sample.text)})
+    content.append({"type": "text", "text": frame.around(sample.text)})
     messages = [{"role": "user", "content": content}]
     if dial.system is not None:
         messages.insert(0, {"role": "system", "content": [{"type": "text", "text": dial.system}]})
@@ -101,15 +107,15 @@ def to_chat(sample: Sample, dial: PromptDial, seed: int = 0) -> Chat:
 
 def describe(dial: PromptDial) -> dict[str, Any]:
     """What the contract stores of the prompt: its full text, settings and one hash over both."""
-    frame, asks = parse_template(dial)
+    frame = parse_template(dial)
     facts = {
         "name": dial.name,
         "version": dial.version,
         "system": dial.system,
-        "template": frame,
+        "template": frame.template,
         "separator": dial.separator,
         "numbered": dial.numbered,
         "image_order": dial.image_order.value,
     }
-    facts |= {"answers": choice.described(dial)} if asks == "statement" else {}
+    facts |= {"answers": choice.described(dial)} if frame.asks == "statement" else {}
     return {**facts, "hash": values_hash(facts)}

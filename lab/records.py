@@ -219,9 +219,8 @@ class Target:
 class Batch:
     """What one forward takes, and what it is to predict.
 
-    prompt: left-padded; with labels, the answer is the last thing in every row. answer: where a decoder of its own reads the answer
-    instead. shared: with labels, how many tokens begin all rows alike, before any image and any position of `target.rows`.
-    media_order: `Chat.image_order` of each sample.
+    prompt: left-padded; with labels, the answer is the last thing in every row. shared: with labels, how many tokens begin all rows
+    alike, before any image and any position of `target.rows`. media_order: `Chat.image_order` of each sample.
     """
 
     sample_ids: tuple[str, ...]
@@ -230,7 +229,6 @@ class Batch:
     target: Target
     media_order: tuple[tuple[int, ...], ...]
     shared: int = 0
-    answer: Tokens | None = None
 
     def each(self, act: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
         """The batch with something done to every tensor of it."""

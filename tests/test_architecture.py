@@ -99,13 +99,10 @@ def test_every_option_composes(path: Path, composer) -> None:
     assert getattr(composer(option, *([needs[option]] if option in needs else [])), path.parent.name).name == path.stem
 
 
-@pytest.mark.parametrize("dial", ["data", "model"])
-def test_every_data_set_and_family_has_an_option(dial: str) -> None:
-    """And is found by its file."""
-    from lab import data, model
+def test_a_data_set_is_a_file_and_an_option() -> None:
+    from lab.data import NAMES
 
-    named = {yaml.safe_load(path.read_text()).get("family", path.stem) for path in (ROOT / "conf" / dial).glob("*.yaml")}
-    assert named == set(data.NAMES if dial == "data" else model.FAMILIES)
+    assert {path.stem for path in (ROOT / "conf" / "data").glob("*.yaml")} == set(NAMES)
 
 
 def test_the_package_imports_no_tools() -> None:

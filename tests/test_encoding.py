@@ -12,7 +12,8 @@ from lab import data, model, vision_tokens
 from lab.data.images import decode
 from lab.errors import ConfigError
 from lab.model.answers import readout
-from lab.model.encoding import IGNORED, Encoder, expand
+from lab.model.batching import IGNORED, expand
+from lab.model.encoding import Encoder
 from lab.prompt import to_chat
 from lab.training.objective import answer_loss
 

@@ -15,7 +15,7 @@ from lab import data, model
 from lab import run as running
 from lab.artifacts import contract, export
 from lab.errors import ContractError, ModelError
-from lab.evaluation import equivalence
+from lab.evaluation import probing
 from lab.model.answers import readout
 from lab.model.encoding import Encoder
 from lab.store import runs
@@ -126,8 +126,8 @@ def all_logits(vlm, encoder, samples, batch_size, side="left") -> torch.Tensor:
     examples = [encoder.example(sample) for sample in samples]
     parts = [examples[i : i + batch_size] for i in range(0, len(examples), batch_size)]
     if side == "left":
-        return torch.cat([equivalence.probe(vlm, encoder, part).numbers for part in parts])
-    return torch.cat([equivalence.probe(vlm, encoder, part, padding_side="right").numbers for part in parts])
+        return torch.cat([probing.probe(vlm, encoder, part).numbers for part in parts])
+    return torch.cat([probing.probe(vlm, encoder, part, padding_side="right").numbers for part in parts])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

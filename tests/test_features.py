@@ -19,7 +19,8 @@ from lab.model.encoding import Encoder, TokenizedPrompt
 from lab.records import Picture
 from lab.training import eviction, features
 from lab.training.datamodule import Texts
-from lab.training.features import FeatureStore, Names, image_key
+from lab.training.features import FeatureStore
+from lab.training.shards import Names, image_key
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import torch
 
 from lab.answers.choice import ChoiceTable
 from lab.model.answers import Readout
-from lab.model.encoding import IGNORED
+from lab.model.batching import IGNORED
 from lab.statistics import functional
 from lab.training.objective import ChoiceObjective
 

@@ -1,17 +1,22 @@
 """The predictions table: round trip, columns on demand, and everything it refuses."""
 
 import dataclasses
+import json
 import os
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import synthetic_runs
 
 from lab.answers import predictions
 from lab.answers.choice import ChoiceTable
-from lab.errors import DataError
+from lab.errors import ConfigError, DataError
+from lab.freezing import from_dict
 from lab.records import Choice, Prediction, Scored
+from lab.report.select_runs import choose
+from lab.report.write import write_report
 from lab.statistics.metrics import summarise
 
 
@@ -56,6 +61,27 @@ def version_1(path, given):
         "visual_tokens": pa.array([row.visual_tokens for row in given], pa.list_(pa.int32())),
     }
     pq.write_table(pa.table(columns).replace_schema_metadata({b"vlm_lab.predictions": b"1"}), path)
+
+
+def test_run_folders_of_an_earlier_version_are_reported_and_more_of_them_is_refused(tmp_path):
+    """Folders as commit 662f32b wrote them: predictions of version 1 by split, a field of the tracker, `evaluation.generate`."""
+    asked = synthetic_runs.Questions.draw("q", 60)
+    pages = []
+    for runs_dir, earlier in ((tmp_path / "now", False), (tmp_path / "then", True)):
+        for rank, skill in ((2, 0.2), (8, 1.5)):
+            given = synthetic_runs.answers(asked, skill)
+            synthetic_runs.write_run(runs_dir, f"rank{rank}", {"lora.r": rank}, given, curve=False)
+            folder = runs_dir / f"rank{rank}"
+            if earlier:
+                version_1(folder / "predictions" / "dev.parquet", given)
+                record = json.loads((folder / "run.json").read_text())
+                record["config"]["evaluation"]["generate"] = False
+                (folder / "run.json").write_text(json.dumps(record | {"mlflow_run_id": None}))
+        pages.append((write_report(choose(runs_dir, run_ids=["rank2", "rank8"]), runs_dir / "report") / "report.md").read_text())
+    numbers = [[line for line in page.splitlines() if line.startswith("| `lora.r=")] for page in pages]
+    assert numbers[0] == numbers[1] and len(numbers[0]) >= 2
+    with pytest.raises(ConfigError, match="is none of this version of the laboratory.*The version that wrote it reads it.*662f32b"):
+        from_dict(record["config"], "run.json")
 
 
 def test_round_trip(tmp_path):

@@ -20,6 +20,7 @@ from lab.data.faults import BadRecord
 from lab.errors import ConfigError
 from lab.evaluation import asking, generation, writing
 from lab.model.answers import TextReadout
+from lab.model.families import qwen2_vl
 from lab.records import Choice, Text
 from lab.run.assembly import attached
 from lab.store import runs
@@ -187,8 +188,8 @@ def test_the_watched_number_is_the_mean_over_tokens() -> None:
 def test_what_words_cannot_be_asked_is_refused(compose) -> None:
     for override in ("evaluation.swap=true", "evaluation.shared_prefix=true", "evaluation.ask=[score,generate]"):
         with pytest.raises(ConfigError, match="data=mine is answered in words"):
-            asking.check(Text.kind, "mine", compose(override).evaluation)
-        asking.check(Choice.kind, "mine", compose(override).evaluation)
+            asking.check(Text.kind, "mine", qwen2_vl.FAMILY, compose(override).evaluation)
+        asking.check(Choice.kind, "mine", qwen2_vl.FAMILY, compose(override).evaluation)
 
 
 def test_two_distinct_answers_are_options_in_their_own_words(compose) -> None:

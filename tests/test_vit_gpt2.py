@@ -111,7 +111,7 @@ def test_samples_of_any_number_of_images_share_a_batch(vlm: Vlm) -> None:
 
 
 def test_right_padding_changes_no_score(vlm: Vlm) -> None:
-    from lab.evaluation.equivalence import probe
+    from lab.evaluation.probing import probe
 
     encoder, samples = Encoder(vlm, PROMPT), [sample(i, ragged=True) for i in range(4)]
     examples = [encoder.example(s) for s in samples]
@@ -166,7 +166,7 @@ def test_what_is_not_legal_is_refused(vlm: Vlm, folder: Path, composer, tmp_path
         model.load(composer("model=vit_gpt2").model)
 
 
-def test_an_incomplete_checkpoint_or_another_size_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_an_incomplete_checkpoint_or_another_size_is_refused_and_a_tensor_too_many_is_named(folder: Path, tmp_path: Path, caplog) -> None:
     import shutil
 
     from safetensors.torch import load_file, save_file
@@ -182,6 +182,10 @@ def test_an_incomplete_checkpoint_or_another_size_is_refused(folder: Path, tmp_p
         model.load(dial)
     save_file(kept | {lost: tensors[lost]}, cut / "model.safetensors", {"format": "pt"})
     assert model.load(dial).family.name == "vit_gpt2", "a pooler that nothing reads may be missing"
+    assert "have no place" not in caplog.text
+    save_file(tensors | {lost.replace("h.0.", "h.99."): tensors[lost].clone()}, cut / "model.safetensors", {"format": "pt"})
+    model.load(dial)
+    assert f"1 of the checkpoint's tensors have no place in the model and are left out (first: {lost.replace('h.0.', 'h.99.')})" in caplog.text
     config = json.loads((cut / "config.json").read_text())
     (cut / "config.json").write_text(json.dumps(config | {"encoder": config["encoder"] | {"model_type": "deit"}}))
     with pytest.raises(ModelError, match=r"is of type 'deit', not 'vit' \(encoder\)"):

@@ -40,7 +40,7 @@ class TextTable(PredictionTable):
 
     @classmethod
     def of(cls, rows: Sequence[Prediction]) -> type[PredictionTable]:
-        return VotedTable if any(row.answer.votes for row in rows) else TextTable  # type: ignore[union-attr]
+        return VotedTable if any(isinstance(row.answer, Text) and row.answer.votes for row in rows) else TextTable
 
     @classmethod
     def cells(cls, rows: Iterable[Prediction]) -> dict[str, list[Any]]:

@@ -15,7 +15,7 @@ from lab.evaluation.latency import now
 from lab.host.progress import Report, silent
 from lab.model import Vlm
 from lab.model.answers import Readout
-from lab.model.encoding import ROWS, to_device
+from lab.model.batching import ROWS, to_device
 from lab.records import Batch
 from lab.training.datamodule import Examples
 from lab.training.fast.fused_step import instead

@@ -21,7 +21,7 @@ from lab.bench.results import WARM_UP, Round, differences
 from lab.config import Experiment
 from lab.evaluation.latency import now
 from lab.model import Vlm
-from lab.model.encoding import to_device
+from lab.model.batching import to_device
 from lab.records import Batch
 from lab.run.assembly import attached
 from lab.training import capacity, loop
@@ -105,8 +105,8 @@ def bare_steps(x: Experiment, vlm: Vlm, train: Examples) -> Round:
 
 def begin(x: Experiment, vlm: Vlm, train: Examples) -> tuple[Learner, Iterator[Batch]]:
     """The learner and its batches as the real loop has them at its first step, random numbers included."""
-    steps = loop.num_steps(x, len(train))
-    x = capacity.settled(x, capacity.choose(x, vlm, train).on)
+    steps = loop.num_steps(x.trainer, len(train))
+    x = capacity.settled(x, capacity.choose(x.trainer, vlm, train).on)
     learner = Learner(vlm, x.optim, train.encoder.readout, steps)
     loop.prepare_model(x, learner)
     data = DataModule(train, train, x.trainer, (x.trainer.batch_size, x.trainer.accumulate_grad_batches), x.seed, steps)

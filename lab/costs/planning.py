@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lab import conditioning, lora, model, vision_tokens
-from lab.config import Experiment, trains
+from lab.config import Experiment, ModelDial, TrainerSection, trains
 from lab.costs.counting import CostModel, Kept
 from lab.data.images import size_of
 from lab.errors import ConfigError, did_you_mean
@@ -40,6 +40,8 @@ DEVICES = {
 }
 """Dense bfloat16 (T4: float16) FLOP/s and bytes of memory by the makers' data sheets."""
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+ADAPTER_BYTES = 16.0
+"""Of a trainable parameter: itself, its gradient and AdamW's two moments, all float32."""
 ANSWER_ROWS = 3
 """Positions of an example whose logits a step computes: an answer of one token, the end of its turn, and the one before them."""
 FILLS = 0.9
@@ -94,24 +96,24 @@ def on_meta(x: Experiment) -> model.Vlm:
     return vlm
 
 
-def processor_of(x: Experiment) -> tuple[ProcessorMixin, PretrainedConfig] | None:
+def processor_of(dial: ModelDial) -> tuple[ProcessorMixin, PretrainedConfig] | None:
     """The checkpoint's processor and config, if they lie on this machine."""
     from transformers import AutoConfig
 
-    if x.model.path is None:
+    if dial.path is None:
         return None
-    options = {"revision": x.model.revision, "local_files_only": True}
-    where = model.locate(x.model.path)
+    options = {"revision": dial.revision, "local_files_only": True}
+    where = model.locate(dial.path)
     try:
         config = AutoConfig.from_pretrained(where, **options)
-        return model.family(x.model.family).architecture.processor(where, config, options), config
+        return model.family(dial.family).architecture.processor(where, config, options), config
     except OSError:
         return None
 
 
 def encoder_of(x: Experiment) -> Encoder | None:
     """The encoder of an experiment without the weights, if the checkpoint's processor lies on this machine."""
-    known = processor_of(x)
+    known = processor_of(x.model)
     if known is None:
         return None
     vlm = on_meta(x)
@@ -121,12 +123,12 @@ def encoder_of(x: Experiment) -> Encoder | None:
     return Encoder(vlm, x.prompt, x.seed)
 
 
-def seen_tokens(x: Experiment, sample: Sample) -> int | None:
+def seen_tokens(dial: ModelDial, sample: Sample) -> int | None:
     """Tokens of the largest image of a sample, if the checkpoint's processor lies on this machine."""
-    known = processor_of(x)
+    known = processor_of(dial)
     if known is None:
         return None
-    architecture = model.family(x.model.family).architecture
+    architecture = model.family(dial.family).architecture
     grids = [architecture.grid(*known, size_of(picture)) for picture in sample.images]
     return max((math.prod(architecture.merged(known[1], grid)) for grid in grids), default=None)
 
@@ -136,7 +138,6 @@ def plan(x: Experiment, tokens_per_image: int, images: int, text_tokens: int, me
 
     memory: bytes of a device, which decide whether gradient checkpointing is needed.
     """
-
     vlm = on_meta(x)
     images_of, config = vlm.family.architecture, vlm.bare.config
     size = images_of.planned_size(config, text_tokens, images, tokens_per_image)
@@ -145,13 +146,14 @@ def plan(x: Experiment, tokens_per_image: int, images: int, text_tokens: int, me
         size = replace(size, length=text_tokens + sum(tokens), tokens=tokens)
     if vlm.conditioner is not None and not vlm.conditioner.prefix:
         size = replace(size, length=text_tokens)
-    saved = saved_bytes(x, vlm)
+    saved = saved_bytes(x.model, vlm)
     costs = CostModel(vlm, x.lora)
     ledger = lora.ledger(costs.counted[0])
     trainable = sum(row.trainable for row in ledger)
     weight_bytes = float(sum(row.total - row.trainable for row in ledger) * BYTES[x.model.dtype.value]) - saved
     step = costs.cost(replace(size, rows=ANSWER_ROWS))
-    on = recomputes(x, weight_bytes + adapter_bytes(x, trainable), step.kept, memory)
+    adapter_bytes = ADAPTER_BYTES * trainable if trains(x) else 0.0
+    on = recomputes(x.trainer, weight_bytes + adapter_bytes, step.kept, memory)
     trained_tower = any(row.trainable for row in ledger if row.part in ("vision", "projector"))
     passes = {"llm": 3 if on else 2, "head": 2, "adapters": 3, "added": 3}
     passes |= dict.fromkeys(("vision", "projector"), passes["llm"] if trained_tower else 0 if x.trainer.feature_cache else 1)
@@ -162,41 +164,35 @@ def plan(x: Experiment, tokens_per_image: int, images: int, text_tokens: int, me
         train_flops=float(sum(passes[part] * number for part, number in step.flops.items())) if trains(x) else 0.0,
         eval_flops=float(sum(costs.cost(size).flops.values())),
         weight_bytes=weight_bytes,
-        adapter_bytes=adapter_bytes(x, trainable),
-        activation_bytes=activation_bytes(x, step.kept, on),
-        plain_bytes=activation_bytes(x, step.kept, False),
+        adapter_bytes=adapter_bytes,
+        activation_bytes=activation_bytes(x.trainer, step.kept, on) if trains(x) else 0.0,
+        plain_bytes=activation_bytes(x.trainer, step.kept, False) if trains(x) else 0.0,
         recomputes=on,
     )
 
 
-def saved_bytes(x: Experiment, vlm: model.Vlm) -> float:
+def saved_bytes(dial: ModelDial, vlm: model.Vlm) -> float:
     """Bytes that quantisation takes from the weights of a model without adapters: it is the language model's blocks that are quantised."""
-    size = precision.bytes_a_weight(x.model)
+    size = precision.bytes_a_weight(dial)
     if size is None:
         return 0.0
     block = re.compile(vlm.family.parts["llm"].block + r"\.")
     weights = sum(math.prod(lora.features(each)) for name, each in vlm.bare.named_modules() if block.match(name) and lora.is_linear(each))
-    return weights * (BYTES[x.model.dtype.value] - size)
+    return weights * (BYTES[dial.dtype.value] - size)
 
 
-def adapter_bytes(x: Experiment, trainable: int) -> float:
-    """Bytes of so many trainable parameters with their gradients and moments."""
-    return 16.0 * trainable if trains(x) else 0.0
-
-
-def activation_bytes(x: Experiment, kept: Kept, recomputing: bool) -> float:
+def activation_bytes(section: TrainerSection, kept: Kept, recomputing: bool) -> float:
     """Bytes that one forward on one device keeps for its backward. kept: of one example."""
-    samples = x.trainer.batch_size // x.trainer.devices
-    return samples * (kept.checkpointed if recomputing else kept.plain) if trains(x) else 0.0
+    return section.batch_size // section.devices * (kept.checkpointed if recomputing else kept.plain)
 
 
-def recomputes(x: Experiment, fixed: float, kept: Kept, memory: float) -> bool:
-    """Whether an experiment trains with gradient checkpointing: as asked, else where a step would not fit without.
+def recomputes(section: TrainerSection, fixed: float, kept: Kept, memory: float) -> bool:
+    """Whether a training runs with gradient checkpointing: as asked, else where a step would not fit without.
 
     fixed: bytes of weights and of all that belongs to adapters. memory: bytes of the device.
     """
-    asked = x.trainer.gradient_checkpointing
-    return fixed + activation_bytes(x, kept, False) > FILLS * memory if asked is None else asked
+    asked = section.gradient_checkpointing
+    return fixed + activation_bytes(section, kept, False) > FILLS * memory if asked is None else asked
 
 
 def device(name: str) -> tuple[float, float]:

@@ -129,7 +129,8 @@ def stored(values: Mapping[str, Any]) -> DataDial:
     from lab.freezing import literal
 
     try:
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DataDial), literal(dict(values))))  # type: ignore[return-value]
+        dial: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DataDial), literal(dict(values))))
+        return dial
     except OmegaConfBaseException as error:
         raise ConfigError(f"the stored config of its data is none of this version of the laboratory ({error.msg or error}).") from None
 

@@ -19,6 +19,7 @@ import re
 from collections.abc import Iterator
 
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 JPEG_DAMAGE = ("Corrupt JPEG data", "Premature end of JPEG", "Inconsistent progression")
 """How libjpeg's warnings begin that speak of data; the others are about headers that it can do without."""
@@ -114,7 +115,8 @@ def webp_parts(data: bytes) -> Iterator[tuple[int, int]]:
 
 def tiff_damage(image: Image.Image, data: bytes) -> str | None:
     """Check each strip or tile that is a JPEG."""
-    tags = image.tag_v2  # type: ignore[attr-defined]
+    assert isinstance(image, TiffImageFile)
+    tags = image.tag_v2
     if tags.get(259) != TIFF_JPEG:
         return None
     tables = bytes(tags.get(TIFF_TABLES, b""))

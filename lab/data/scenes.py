@@ -32,6 +32,7 @@ SHAPES = ("circle", "square", "triangle", "diamond", "star")
 COLOURS = tuple(RGB)
 PLURALS = {shape: f"{shape}s" for shape in SHAPES}
 
+ALIKE = 0.45
 _OVERSAMPLING = 4  # drawn this many times larger, then averaged: the only anti-aliasing
 
 
@@ -130,10 +131,10 @@ def compose(rng: np.random.Generator, palette: Palette, kinds: list[tuple[str, s
     return Scene(things, (red, green, blue))
 
 
-def compose_pair(rng: np.random.Generator, palette: Palette, shared: float = 0.45) -> tuple[Scene, Scene]:
-    """Build two scenes; each thing of the first has a like in the second with probability `shared`."""
+def compose_pair(rng: np.random.Generator, palette: Palette) -> tuple[Scene, Scene]:
+    """Build two scenes; each thing of the first has a like in the second with probability `ALIKE`."""
     first = compose(rng, palette, [])
-    kept = [(thing.colour, thing.shape) for thing in first.things if rng.random() < shared]
+    kept = [(thing.colour, thing.shape) for thing in first.things if rng.random() < ALIKE]
     pair = (first, compose(rng, palette, kept))
     return pair if rng.random() < 0.5 else (pair[1], pair[0])
 

@@ -1,7 +1,4 @@
-"""The equivalence gate: one trained arm, computed six ways on a probe set, must give the same numbers and answers.
-
-Of answers to choose from, the numbers are the logits of what follows the prompt; of answers in words, log p of each token of the
-reference, and the answers are the likeliest tokens at these places.
+"""The equivalence gate: one trained arm, computed six ways on a probe set (`lab.evaluation.probing`), must give the same numbers and answers.
 
     reloaded        the adapter from its files on a base loaded anew
     batch of one    every example alone
@@ -20,22 +17,18 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch.nn import functional as F
 
 from lab.artifacts.export import exportable
 from lab.config import ModelDial, Quantisation
-from lab.data.images import decode
 from lab.errors import ContractError, ModelError
 from lab.evaluation.generation import MAX_NEW_TOKENS, Continuation, likelihood, texts, write
-from lab.evaluation.scoring import answer_logits
-from lab.model import Vlm, family
+from lab.evaluation.probing import Asked, Probe, joined, of_logits, plain_probe, probe
+from lab.model import Vlm
 from lab.model.answers import Readout, TextReadout
-from lab.model.encoding import Encoder, Example, to_device
-from lab.prompt import to_chat
+from lab.model.batching import to_device
+from lab.model.encoding import Encoder, Example
 from lab.records import Sample
-from lab.training.objective import of_labels
 
 TOLERANCE = {
     torch.float32: {
@@ -66,98 +59,6 @@ class Check:
     tolerance: float | None
     passed: bool | None
     note: str = ""
-
-
-@dataclass(frozen=True)
-class Probe:
-    """numbers: float32 [n, d]. answers: int64 [n, k]. Those of references of several lengths end together, behind zeros."""
-
-    numbers: torch.Tensor
-    answers: torch.Tensor
-
-
-def probe(vlm: Vlm, encoder: Encoder, examples: Sequence[Example], padding_side: str = "left") -> Probe:
-    """Of examples in one batch from pixels, computed as in evaluation."""
-    vlm.model.eval()
-    with torch.inference_mode():
-        if isinstance(encoder.readout, Readout):
-            batch = encoder.collate(examples, with_answers=False, padding_side=padding_side)
-            return of_logits(answer_logits(vlm, to_device(batch, vlm.device)), encoder.readout)
-        if padding_side == "right":
-            return right_padded(vlm, encoder, examples)
-        batch = to_device(encoder.collate(examples, with_answers=True), vlm.device)
-        assert batch.target.labels is not None
-        log_p, likeliest = of_labels(vlm.predict(batch), batch.target.labels)
-        return Probe(log_p.cpu(), likeliest.clamp(min=0).cpu())
-
-
-def of_logits(logits: torch.Tensor, readout: Readout) -> Probe:
-    """Of what follows the prompt, [n, vocabulary]."""
-    logits = logits.float().cpu()
-    return Probe(logits, readout.answers(logits)[:, None])
-
-
-def right_padded(vlm: Vlm, encoder: Encoder, examples: Sequence[Example]) -> Probe:
-    """Of references that stand in right-padded rows."""
-    texts = [replace(example.text, prompt_ids=np.concatenate([example.text.prompt_ids, example.text.answer_ids])) for example in examples]
-    rows = [replace(example, text=text) for example, text in zip(examples, texts, strict=True)]
-    batch = to_device(encoder.collate(rows, with_answers=False, padding_side="right"), vlm.device)
-    mask = batch.prompt.mask
-    assert mask is not None
-    ends = (mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).amax(dim=1).tolist()
-    return of_rows(vlm.logits(batch, mask.shape[1]), ends, examples)
-
-
-def of_rows(logits: torch.Tensor, ends: Sequence[int], examples: Sequence[Example]) -> Probe:
-    """Of references whose last token stands before the place `ends` of its row, from all logits [n, T, vocabulary]."""
-    parts = []
-    for row, end, example in zip(logits.float().cpu(), ends, examples, strict=True):
-        labels = torch.from_numpy(example.text.answer_ids)[None]
-        parts.append(Probe(*of_labels(row[None, end - labels.shape[1] - 1 : end - 1], labels)))
-    return joined(parts)
-
-
-def joined(probes: Sequence[Probe]) -> Probe:
-    """One after another."""
-    width = max(one.numbers.shape[1] for one in probes)
-    padded = [(F.pad(one.numbers, (width - one.numbers.shape[1], 0)), F.pad(one.answers, (width - one.numbers.shape[1], 0))) for one in probes]
-    numbers, answers = zip(*padded, strict=True)
-    return Probe(torch.cat(numbers), torch.cat(answers))
-
-
-def plain_probe(folder: Path, asked: Asked, dial: ModelDial) -> tuple[Probe, list[str]]:
-    """The same from an exported folder through Transformers alone, and what its `generate` writes where answers are in words.
-
-    No code of this laboratory but the prompt and the comparison. Pixel budget, chat template and padding side are the folder's own, so
-    that a wrong one shows.
-    """
-    from transformers import AutoProcessor
-
-    auto, dtype = family(dial.family).auto_class(), getattr(torch, dial.dtype.value)
-    model = auto.from_pretrained(folder, dtype=dtype, attn_implementation=dial.attn_implementation).eval()
-    processor = AutoProcessor.from_pretrained(folder)
-    encoder = asked.encoder
-    chats = [to_chat(sample, encoder.prompt, encoder.seed) for sample in asked.samples]
-    images = [decode(sample.images[i]) for sample, chat in zip(asked.samples, chats, strict=True) for i in chat.image_order]
-
-    def inputs(answered: bool) -> Any:
-        turns = [[*chat.messages, *([spoken(chat.answer)] if answered else [])] for chat in chats]
-        options = {"add_generation_prompt": not answered, "tokenize": False, "add_vision_id": encoder.prompt.numbered}
-        rows = [processor.apply_chat_template(turn, **options) for turn in turns]
-        rows = [row.rstrip("\n") for row in rows] if answered else rows
-        return processor(text=rows, images=images or None, padding=True, return_tensors="pt")
-
-    with torch.inference_mode():
-        if isinstance(encoder.readout, Readout):
-            return of_logits(model(**inputs(False), logits_to_keep=1).logits[:, -1], encoder.readout), []
-        logits, prompts = model(**inputs(True)).logits, inputs(False)
-        written = model.generate(**prompts, do_sample=False, max_new_tokens=asked.most)[:, prompts["input_ids"].shape[1] :]
-    return of_rows(logits, [logits.shape[1]] * len(logits), asked.examples), processor.batch_decode(written, skip_special_tokens=True)
-
-
-def spoken(answer: str) -> dict[str, Any]:
-    """A turn of the model."""
-    return {"role": "assistant", "content": [{"type": "text", "text": answer}]}
 
 
 def against(name: str, reference: Probe, other: Probe, tolerance: float) -> Check:
@@ -236,17 +137,6 @@ def verify(
     checks.append(exported(again, asked, reference, lambda: plain_probe(plain(again), asked, dial), tolerance["plain folder"]))
     checks.append(generated(written, told, examples, reference, encoder.readout, tolerance["generate"]))
     return checks, reference
-
-
-@dataclass(frozen=True)
-class Asked:
-    """The probe's questions, their encoder, and what the model in memory wrote in at most so many tokens."""
-
-    samples: Sequence[Sample]
-    examples: Sequence[Example]
-    encoder: Encoder
-    told: Sequence[str]
-    most: int
 
 
 def exported(vlm: Vlm, asked: Asked, reference: Probe, plain: Callable[[], tuple[Probe, list[str]]], tolerance: float) -> Check:

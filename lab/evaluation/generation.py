@@ -16,7 +16,7 @@ from lab.evaluation import stages
 from lab.host.progress import Report, silent
 from lab.model import Vlm
 from lab.model.answers import Readout
-from lab.model.encoding import to_device
+from lab.model.batching import to_device
 from lab.records import Batch, Choice
 from lab.training.datamodule import Examples, eval_batches
 

@@ -28,7 +28,7 @@ import torch
 
 from lab.evaluation import stages
 from lab.model import Vlm
-from lab.model.encoding import to_device
+from lab.model.batching import to_device
 from lab.records import Batch
 from lab.training.datamodule import Examples
 

@@ -1,6 +1,6 @@
 """Answers from logits: one forward pass an example gives the probability of each option and the mass they capture.
 
-Scores do not depend on the batch size (`lab.model.encoding.ROWS`), so a CPU may read a large batch in parts: tensors that outgrow its
+Scores do not depend on the batch size (`lab.model.batching.ROWS`), so a CPU may read a large batch in parts: tensors that outgrow its
 caches cost more than they save. With `evaluation.shared_prefix` scores do depend on it, in
 their last bits (`lab.evaluation.shared_prefix`).
 """
@@ -18,7 +18,7 @@ from lab.evaluation import fast_inference, shared_prefix
 from lab.host.progress import Report, silent
 from lab.model import Vlm
 from lab.model.answers import Readout
-from lab.model.encoding import ROWS, to_device
+from lab.model.batching import ROWS, to_device
 from lab.records import Batch, Choice, Prediction, Sample, Scored, Written
 from lab.training.datamodule import Examples, eval_batches
 from lab.training.fast.fused_step import instead

@@ -15,7 +15,8 @@ import torch
 
 from lab.evaluation.stages import kept
 from lab.model import Vlm
-from lab.model.encoding import Example, TokenizedPrompt, to_device
+from lab.model.batching import to_device
+from lab.model.encoding import Example, TokenizedPrompt
 from lab.records import Batch
 from lab.training.datamodule import Examples
 

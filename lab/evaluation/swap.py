@@ -28,7 +28,6 @@ from lab.statistics.resampling import clusters
 
 SIDES = {"left": "right", "right": "left"}
 WORDS = re.compile(r"\b(left|right)(most)?\b", re.IGNORECASE)
-GROUPS = ("neutral", "renamed", "contradicted")
 
 
 def names_a_side(text: str) -> bool:

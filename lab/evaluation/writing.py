@@ -17,7 +17,8 @@ from lab.evaluation.scoring import rows_of
 from lab.host.progress import Report, silent
 from lab.model import Vlm
 from lab.model.answers import TextReadout
-from lab.model.encoding import Encoder, Example, to_device
+from lab.model.batching import to_device
+from lab.model.encoding import Encoder, Example
 from lab.records import Batch, Prediction, Written
 from lab.training.datamodule import Examples
 from lab.training.fast.fused_step import instead

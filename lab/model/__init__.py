@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import copy
 import importlib
+import logging
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +26,8 @@ from lab.records import Batch
 if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig
+
+log = logging.getLogger(__name__)
 
 SHIPPED = Path(__file__).parent
 FAMILIES = tuple(sorted(path.stem for path in (SHIPPED / "families").glob("[!_]*.py")))
@@ -166,28 +170,13 @@ def load(dial: ModelDial, cache_dir: Path | None = None, report: Report = silent
     Raises `ModelError` when the checkpoint is missing, is no safetensors checkpoint, is of another family or lacks weights,
     and `ConfigError` when its weights cannot be quantised here.
     """
-    import torch
-    from transformers import AutoConfig
-
     from lab.model import precision
 
     kind = check(dial)
     assert dial.path is not None
     where = locate(dial.path)
-    options: dict[str, Any] = {"revision": dial.revision, "trust_remote_code": dial.trust_remote_code}
     try:
-        config = AutoConfig.from_pretrained(where, **options)
-        recognise(dial, kind, config)
-        model, info = kind.auto_class().from_pretrained(
-            where,
-            dtype=getattr(torch, dial.dtype.value),
-            attn_implementation=dial.attn_implementation,
-            use_safetensors=True,
-            output_loading_info=True,
-            **precision.quantised(dial, kind, config),
-            **options,
-        )
-        processor = kind.architecture.processor(where, config, options)
+        model, info, processor = from_pretrained(dial, kind, where)
     except LabError:
         raise
     except Exception as error:  # a broken folder raises whatever its JSON or safetensors reader raises
@@ -201,22 +190,54 @@ def load(dial: ModelDial, cache_dir: Path | None = None, report: Report = silent
             f"model.path={dial.path}: the checkpoint cannot be loaded ({first}). Give a folder in Hugging Face layout "
             "with safetensors weights, or a hub id that this machine can reach."
         ) from None
+    require_whole(dial, kind, info)
+    model.requires_grad_(False)
+    model.eval()
+    if dial.fp32_layernorms:
+        precision.norms_in_float32(model)
+    processor.tokenizer.padding_side = kind.architecture.padding_side
+    base = {"path": dial.path, "revision": dial.revision, "dtype": dial.dtype.value}
+    base |= identify(where, dial.revision, cache_dir, report)
+    twice = dial.quantisation is Quantisation.nf4 and dial.double_quantisation
+    base |= {"quantisation": dial.quantisation.value, "double_quantisation": twice, "fp32_layernorms": dial.fp32_layernorms}
+    return Vlm(model, processor, kind, base)
+
+
+def from_pretrained(dial: ModelDial, kind: Family, where: str) -> tuple[Any, dict[str, Any], Any]:
+    """Transformers' model, what it says of the weights that it read, and the processor."""
+    import torch
+    from transformers import AutoConfig
+
+    from lab.model import precision
+
+    options: dict[str, Any] = {"revision": dial.revision, "trust_remote_code": dial.trust_remote_code}
+    config = AutoConfig.from_pretrained(where, **options)
+    recognise(dial, kind, config)
+    model, info = kind.auto_class().from_pretrained(
+        where,
+        dtype=getattr(torch, dial.dtype.value),
+        attn_implementation=dial.attn_implementation,
+        use_safetensors=True,
+        output_loading_info=True,
+        **precision.quantised(dial, kind, config),
+        **options,
+    )
+    return model, info, kind.architecture.processor(where, config, options)
+
+
+def require_whole(dial: ModelDial, kind: Family, info: Mapping[str, Any]) -> None:
+    """Raise a `ModelError` for a checkpoint that lacks weights, and name what it has too many. info: Transformers' of loading it."""
     missing = sorted(name for name in info["missing_keys"] if not re.fullmatch(kind.unused, name))
     if missing:
         raise ModelError(
             f"model.path={dial.path}: the checkpoint lacks {len(missing)} of the model's tensors (first: {missing[0]}), which "
             "Transformers would fill with random numbers. It is incomplete, or its names are of another version."
         )
-    model.requires_grad_(False)
-    model.eval()
-    if dial.fp32_layernorms:
-        precision.norms_in_float32(model)
-    processor.tokenizer.padding_side = "left"
-    base = {"path": dial.path, "revision": dial.revision, "dtype": dial.dtype.value}
-    base |= identify(where, dial.revision, cache_dir, report)
-    twice = dial.quantisation is Quantisation.nf4 and dial.double_quantisation
-    base |= {"quantisation": dial.quantisation.value, "double_quantisation": twice, "fp32_layernorms": dial.fp32_layernorms}
-    return Vlm(model, processor, kind, base)
+    if unread := sorted(info["unexpected_keys"]):
+        log.warning(
+            "model.path=%s: %d of the checkpoint's tensors have no place in the model and are left out (first: %s); "
+            "its config.json may be that of another checkpoint", dial.path, len(unread), unread[0],
+        )  # fmt: skip
 
 
 def recognise(dial: ModelDial, kind: Family, config: PretrainedConfig) -> None:

@@ -36,10 +36,12 @@ class Architecture(Protocol):
     """What the laboratory must know of a kind of model beyond Transformers' common interface.
 
     in_prompt: an image stands in the prompt, as tokens. beside_grid: tokens of an image beside those of its grid (a class token).
+    padding_side: of prompts, in the checkpoint's tokenizer too.
     """
 
     in_prompt: bool
     beside_grid: int
+    padding_side: str
 
     def processor(self, where: str, config: PretrainedConfig, options: dict[str, Any]) -> Any:
         """Load what turns text and images into tensors: with a `tokenizer`, an `image_processor`, `chat_template` and `save_pretrained`."""

@@ -51,6 +51,7 @@ class EncoderDecoder:
 
     in_prompt = False
     beside_grid = 1
+    padding_side = "left"
 
     def processor(self, where: str, config: PretrainedConfig, options: dict[str, Any]) -> Pair:
         """The checkpoint's tokenizer, padded with its end-of-text token where it has no other, and its image processor."""

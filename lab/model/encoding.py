@@ -1,4 +1,4 @@
-"""`Sample -> Example -> Batch`: the checkpoint's own chat template, tokenizer and image processor, then left padding.
+"""`Sample -> Example`: the checkpoint's own chat template, tokenizer and image processor; then a batch (`lab.model.batching`).
 
 A prompt is tokenised once with one placeholder an image that stands in it; the placeholder is then repeated as often as the image
 costs tokens. The result equals the processor's own call (tests/test_encoding.py) and serves every token budget.
@@ -6,7 +6,6 @@ costs tokens. The result equals the processor's own call (tests/test_encoding.py
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,22 +18,14 @@ from lab.data.images import decode, size_of
 from lab.errors import ConfigError, ModelError
 from lab.model import Vlm
 from lab.model.answers import Readout, TextReadout, readout
-from lab.prompt import to_chat, written
-from lab.records import Batch, Chat, Choice, ExampleSize, Media, Picture, Sample, Target, Text, Tokens
+from lab.model.batching import ALIGN, collate
+from lab.prompt import parse_template, to_chat, written
+from lab.records import Batch, Chat, Choice, ExampleSize, Picture, Sample, Text
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from PIL.Image import Image
-
-IGNORED = -100
-"""The label that takes no loss, as in torch.nn.functional.cross_entropy."""
-ALIGN = 16
-"""Tokens; float32 lanes of the widest CPU vector. A sum over the keys is taken in vector lanes, so shifting a prompt by other than
-a multiple of it regroups the sum and moves the last bits; prompts so aligned give one score in every batch."""
-ROWS = 16
-"""Positions of each sequence that go through the head where one is read: a product with few rows takes another kernel than one with
-many, and scores must not depend on the batch. At most 3 % of the forward pass of Qwen2-VL-2B at 16 tokens an image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +62,7 @@ class Encoder:
         self.architecture, self.config = vlm.family.architecture, vlm.bare.config
         self.processor = vlm.processor
         self.tokenizer = vlm.processor.tokenizer
-        self.prompt = prompt
+        self.prompt, self.frame = prompt, parse_template(prompt)
         self.seed = seed
         self.options = options
         self.image_id = self.architecture.image_id(self.processor)
@@ -105,9 +96,13 @@ class Encoder:
         names = self.tokenizer.convert_ids_to_tokens(list(dict.fromkeys(ids)))
         return f"{', '.join(map(repr, names))} {'is a special token' if len(names) == 1 else 'are special tokens'}"
 
+    def chat(self, sample: Sample) -> Chat:
+        """A sample as messages."""
+        return to_chat(sample, self.prompt, self.seed, self.frame)
+
     def framed(self, sample: Sample) -> tuple[Chat, list[int], list[int]]:
         """A sample's chat, and the ids of prompt and answer."""
-        chat = to_chat(sample, self.prompt, self.seed)
+        chat = self.chat(sample)
         prompt, answer = self.architecture.frame(self.processor, chat, self.prompt.numbered)
         return chat, self.ids(prompt), self.ids(answer)
 
@@ -214,111 +209,7 @@ class Encoder:
         return ExampleSize(words + (sum(tokens) if self.prefix else 0), example.grids, tokens)
 
     def collate(
-        self, examples: Sequence[Example], with_answers: bool, padding_side: str = "left", align: int = ALIGN
+        self, examples: Sequence[Example], with_answers: bool, padding_side: str | None = None, align: int = ALIGN
     ) -> Batch:
-        """Pad and stack. With answers, they end every row and are the labels; else rows end with the prompt.
-
-        padding_side: with answers on the left. align: without answers, every prompt ends at a multiple of so many tokens; see `ALIGN`.
-        """
-        import numpy as np
-        import torch
-
-        rows, kinds, answers = [], [], []
-        for example in examples:
-            standing = example.grids if self.architecture.in_prompt else ()
-            counts = [self.tokens(grid) if self.prefix else 0 for grid in standing]
-            ids = expand(example.text.prompt_ids, self.image_id, counts)
-            kinds.append((ids == self.image_id).astype(np.int64))
-            answers.append(example.text.answer_ids if with_answers else ids[:0])
-            rows.append(np.concatenate([ids, answers[-1]]))
-        ends = [len(row) if with_answers else -(-len(row) // align) * align for row in rows]
-        length = max(ends)
-        input_ids = np.full((len(rows), length), self.pad_id, dtype=np.int64)
-        mask, token_types = np.zeros_like(input_ids), np.zeros_like(input_ids)
-        most = max(map(len, answers))
-        labels = np.full((len(rows), most), IGNORED, dtype=np.int64)
-        for b, (row, kind, answer) in enumerate(zip(rows, kinds, answers, strict=True)):
-            start = (length if padding_side == "left" else ends[b]) - len(row)
-            input_ids[b, start : start + len(row)] = row
-            mask[b, start : start + len(row)] = 1
-            token_types[b, start : start + len(kind)] = kind
-            labels[b, most - len(answer) :] = answer
-        prompts = [example.text.prompt_ids for example in examples]
-        grids = [grid for example in examples for grid in example.grids]
-        grid_thw = torch.tensor(grids, dtype=torch.int64).reshape(-1, 3) if grids else None
-        ids, types, attention = (torch.from_numpy(array) for array in (input_ids, token_types, mask))
-        pixels = [each for example in examples for each in example.pixels]
-        computed = most + 1 if with_answers else min(ROWS, length) if padding_side == "left" else length
-        return Batch(
-            sample_ids=tuple(example.sample_id for example in examples),
-            prompt=Tokens(ids, attention, self.positions(examples, ids, types, attention, grid_thw), types),
-            media=Media(
-                counts=tuple(len(example.grids) for example in examples),
-                grids=tuple(self.merged(grid) for grid in grids),
-                tokens=tuple(self.tokens(grid) for grid in grids),
-                pixels=self.architecture.stack(pixels, grids) if pixels else None,
-                features=tuple(feature for example in examples for feature in example.features) or None,
-            ),
-            target=Target(torch.from_numpy(labels) if with_answers else None, computed, sum(map(len, answers))),
-            media_order=tuple(example.text.image_order for example in examples),
-            shared=max(0, min(opening(prompts, self.image_id), *(len(row) - computed for row in rows))) if with_answers else 0,
-        )
-
-    def positions(
-        self,
-        examples: Sequence[Example],
-        ids: torch.Tensor,
-        types: torch.Tensor,
-        attention: torch.Tensor,
-        grid_thw: torch.Tensor | None,
-    ) -> torch.Tensor:
-        """Positions by the checkpoint's own rule: M-RoPE int64 [3, B, T], or int64 [B, T].
-
-        Where images are reduced, the rule is applied to the unreduced row: text keeps the position it has there, so the text
-        after an image stands at start + max(h, w) of the original grid, and every image token gets its image's start,
-        to which `Vlm.condition` adds the place it stands for.
-        """
-        import numpy as np
-        import torch
-
-        if not self.prefix:
-            return self.rule(ids, types, None, attention)
-        if self.reducer is None or grid_thw is None:
-            return self.rule(ids, types, grid_thw, attention)
-        positions = torch.zeros((3, *ids.shape), dtype=torch.int64)
-        for b, example in enumerate(examples):
-            prompt = example.text.prompt_ids
-            native, kept = np.ones(len(prompt), dtype=np.int64), np.ones(len(prompt), dtype=np.int64)
-            native[prompt == self.image_id] = [math.prod(self.merged(grid)) for grid in example.grids]
-            kept[prompt == self.image_id] = [self.tokens(grid) for grid in example.grids]
-            whole = torch.from_numpy(np.repeat(prompt, native))[None]
-            grids = torch.tensor(example.grids, dtype=torch.int64).reshape(-1, 3)
-            rope = self.rule(whole, (whole == self.image_id).long(), grids if len(grids) else None, None)
-            index = torch.from_numpy(np.repeat(np.cumsum(native) - native, kept))
-            start = int(attention[b].argmax())
-            end, stop = start + len(index), start + int(attention[b].sum())
-            positions[:, b, start:end] = rope[:, 0, index]
-            positions[:, b, end:stop] = torch.arange(stop - end) + positions[:, b, end - 1].max() + 1
-        return positions
-
-
-def opening(prompts: Sequence[np.ndarray], image_id: int) -> int:
-    """How many tokens begin all prompts alike, before any image."""
-    for number, tokens in enumerate(zip(*(prompt.tolist() for prompt in prompts), strict=False)):
-        if tokens[0] == image_id or len(set(tokens)) > 1:
-            return number
-    return min(len(prompt) for prompt in prompts)
-
-
-def expand(ids: np.ndarray, image_id: int, counts: Sequence[int]) -> np.ndarray:
-    """Repeat the k-th occurrence of `image_id` `counts[k]` times."""
-    import numpy as np
-
-    repeats = np.ones(len(ids), dtype=np.int64)
-    repeats[ids == image_id] = counts
-    return np.repeat(ids, repeats)
-
-
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """Move every tensor of a batch."""
-    return batch.each(lambda tensor: tensor.to(device, non_blocking=True))
+        """`lab.model.batching.collate`."""
+        return collate(self, examples, with_answers, padding_side or self.architecture.padding_side, align)

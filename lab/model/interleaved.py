@@ -30,6 +30,7 @@ class Interleaved:
 
     in_prompt = True
     beside_grid = 0
+    padding_side = "left"
 
     def processor(self, where: str, config: PretrainedConfig, options: dict[str, Any]) -> ProcessorMixin:
         """The checkpoint's own."""

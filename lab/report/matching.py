@@ -189,7 +189,7 @@ LEDGER = {
 }
 
 
-def ledger_table(accounts: Sequence[Account], caption: str = "") -> Table:
+def ledger_table(accounts: Sequence[Account], caption: str) -> Table:
     """The ledger, one row an arm."""
     rows = tuple(((Mono(account.label),), *(account.written(respect) for respect in LEDGER.values())) for account in accounts)
     return Table(("arm", *LEDGER), rows, frozenset(range(1, 5)), caption=caption)

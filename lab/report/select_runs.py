@@ -115,7 +115,7 @@ def find_sweep(runs_dir: Path, asked: str | None) -> Sweep | None:
     return matching[-1]
 
 
-def load_named(runs_dir: Path, identity: str, alone: bool = True) -> Run:
+def load_named(runs_dir: Path, identity: str, alone: bool) -> Run:
     """Load a run that was asked for by its id. Raises `LabError` if it is not there, or, asked for alone, cannot be read."""
     legal = [path.parent.name for path in runs_dir.glob("*/run.json")]
     run = None if identity not in legal else runs.load(runs_dir, identity) if alone else told(runs.look(runs_dir, identity))

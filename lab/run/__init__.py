@@ -15,6 +15,6 @@ from lab.run.sharing import Prepared, encoding_key, prepare, shared_key, tower_t
 
 __all__ = [
     "PROBE", "Prepared", "assemble", "check", "data_facts", "encoding_key", "evaluate", "fail", "foresee", "interleaved_latency",
-    "new_run", "prepare", "realised", "reload", "require_effect", "reusable", "max_concurrent_arms", "run_alone", "run_arm", "shared_key",
-    "stored_probe", "tower_trains", "trained", "try_out", "unasked", "verify", "warm",
+    "max_concurrent_arms", "new_run", "prepare", "realised", "reload", "require_effect", "reusable", "run_alone", "run_arm",
+    "shared_key", "stored_probe", "tower_trains", "trained", "try_out", "unasked", "verify", "warm",
 ]

@@ -158,7 +158,7 @@ def train_and_measure(
 
 def data_facts(x: Experiment, prepared: Prepared, encoded: dict[str, Examples]) -> dict[str, Any]:
     """Counts, hashes of samples and of their order, notes and skipped records: what makes arms comparable."""
-    steps = loop.num_steps(x, len(encoded["train"])) if trains(x) else 0
+    steps = loop.num_steps(x.trainer, len(encoded["train"])) if trains(x) else 0
     seen = steps * x.trainer.batch_size * x.trainer.accumulate_grad_batches
     splits = prepared.splits_of(x)
     return {

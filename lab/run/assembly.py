@@ -15,6 +15,7 @@ from lab.artifacts import adapter
 from lab.config import Experiment, Quantisation, trains
 from lab.errors import ConfigError, ModelError
 from lab.evaluation import asking
+from lab.host.progress import Report, silent
 from lab.model import Vlm
 
 if TYPE_CHECKING:
@@ -56,6 +57,17 @@ def check_scales(x: Experiment) -> None:
             "lora.use_dora=true, model.quantisation=int8: on a CPU PEFT's DoRA and bitsandbytes lose the scales of int8 weights in "
             "the first step. Choose model.quantisation=nf4 or none, lora.use_dora=false, or a GPU."
         )
+
+
+def load_base(x: Experiment, report: Report = silent) -> Vlm:
+    """The checkpoint, where it will run; this process computes with as many threads as `trainer.threads` says."""
+    import torch
+
+    torch.set_num_threads(x.trainer.threads)
+    base = model.load(x.model, Path(x.tracking.cache_dir), report)
+    if x.trainer.accelerator != "cpu" and torch.cuda.is_available():
+        base.model.to("cuda")
+    return base
 
 
 def assemble(x: Experiment, base: Vlm) -> Vlm:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import tempfile
 from collections.abc import Collection
@@ -16,14 +15,14 @@ from safetensors.torch import load_file, save_file
 from lab import data
 from lab.answers import predictions
 from lab.artifacts import contract, export
-from lab.config import DataDial, Experiment, asked
+from lab.config import DataDial, EvaluationSection, Experiment, asked
 from lab.data.controls import ControlSplit
 from lab.errors import ConfigError, DataError, ModelError
-from lab.evaluation import asking, equivalence, generation, latency, scoring, swap
+from lab.evaluation import asking, equivalence, generation, latency, probing, scoring, swap
 from lab.host.progress import Report
 from lab.model import Vlm
 from lab.model.answers import Readout, TextReadout
-from lab.model.encoding import to_device
+from lab.model.batching import to_device
 from lab.records import Text
 from lab.run import latency_rounds
 from lab.run.accounting import visual_tokens
@@ -101,24 +100,26 @@ def evaluate(
             facts["also"] = facts.get("also", {}) | asked_of
     for name, path in runs.other_predictions(run_dir, x.data.name).items() if anew else ():
         out |= summary.of_split(f"{name}/dev", predictions.read(path), section.bootstrap)
-    if todo is None:
-        report("measuring latency", 0, 1, "")
-        out["memory/peak_mb"] = latency.peak_memory_mb(vlm.device)
-        if section.latency_examples:
-            measured = latency_rounds.quick_latency if interleaved else latency_rounds.measure_latency
-            out |= measured(section, vlm, encoded["dev"])
-        report("measuring latency", 1, 1, "")
+    return out if todo is not None else out | speed(section, vlm, encoded["dev"], interleaved, report)
+
+
+def speed(section: EvaluationSection, vlm: Vlm, dev: Examples, interleaved: bool, report: Report) -> dict[str, float]:
+    """Peak memory and latency."""
+    report("measuring latency", 0, 1, "")
+    out = {"memory/peak_mb": latency.peak_memory_mb(vlm.device)}
+    if section.latency_examples:
+        measured = latency_rounds.quick_latency if interleaved else latency_rounds.measure_latency
+        out |= measured(section, vlm, dev)
+    report("measuring latency", 1, 1, "")
     return out
 
 
 def by_rule(name: str, dial: DataDial, table: predictions.PredictionTable) -> dict[str, float]:
     """A benchmark's own scores of a split's table, where it has a rule: `<name>/<rule>/<score>`."""
-    rule = rules.rule_of(dataclasses.asdict(dial))
-    if rule is None:
-        return {}
-    scores = rules.RULES[rule].intervals(table)
-    log.info("%s", rules.told(rule, scores))
-    return {f"{name}/{key}": value for key, value in rules.summary(rule, scores).items()}
+    numbers, lines = rules.evaluated(vars(dial), table)
+    if lines:
+        log.info("%s", lines)
+    return {f"{name}/{key}": value for key, value in numbers.items()}
 
 
 def also(
@@ -137,7 +138,7 @@ def also(
     path = runs.predictions_file(run_dir, dial.name, "dev")
     predictions.write(path, asking.ask(vlm, examples["dev"], readout, x.evaluation, f"{dial.name}/dev", report))
     table, split, name = predictions.read(path), examples["dev"].split, f"{dial.name}/dev"
-    facts = {"option": option, "rule": rules.rule_of(dataclasses.asdict(dial)), "examples": len(split), "samples": data.fingerprint(split)}
+    facts = {"option": option, "rule": rules.rule_of(vars(dial)), "examples": len(split), "samples": data.fingerprint(split)}
     facts |= {"notes": list(splits.notes), "skipped": len(splits.skipped), "baselines": dict(splits.baselines)}
     return summary.of_split(name, table, x.evaluation.bootstrap) | by_rule(name, dial, table), {dial.name: facts}
 
@@ -184,14 +185,14 @@ def verify(x: Experiment, vlm: Vlm, examples: Examples, run_dir: Path) -> list[e
     return checks
 
 
-def stored_probe(run_dir: Path, readout: Readout | TextReadout) -> equivalence.Probe:
+def stored_probe(run_dir: Path, readout: Readout | TextReadout) -> probing.Probe:
     """The probe as it was when the model was trained. Raises `DataError` if it is gone or damaged."""
     try:
         stored = load_file(run_dir / PROBE)
         logits = stored["logits"]
         if logits.ndim != 2 or not logits.is_floating_point():
             raise ValueError(f"its numbers are {logits.dtype} of shape {list(logits.shape)}")
-        return equivalence.of_logits(logits, readout) if isinstance(readout, Readout) else equivalence.Probe(logits, stored["answers"])
+        return probing.of_logits(logits, readout) if isinstance(readout, Readout) else probing.Probe(logits, stored["answers"])
     except (OSError, KeyError, IndexError, ValueError, SafetensorError) as error:
         raise DataError(f"{run_dir / PROBE}: the probe's logits cannot be read ({error}).") from None
 

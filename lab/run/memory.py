@@ -43,5 +43,5 @@ def own_bytes(x: Experiment, prepared: Prepared) -> float:
     gate = GATE_COPIES * weights if x.evaluation.verify else 0.0
     if not trains(x):
         return SURROUNDINGS + gate
-    choice = capacity.choose(x, vlm, prepared.encoded(x)["train"], dial)
+    choice = capacity.choose(x.trainer, vlm, prepared.encoded(x)["train"], dial)
     return SURROUNDINGS + gate + choice.needed - weights

@@ -68,7 +68,7 @@ def adapters(x: Experiment, vlm: Vlm) -> dict[str, Any] | None:
 
 def steps(x: Experiment, vlm: Vlm, prepared: Prepared) -> dict[str, Any]:
     """The optimizer's steps: how many, over what, and every parameter's rate at each."""
-    number = loop.num_steps(x, len(prepared.splits.train))
+    number = loop.num_steps(x.trainer, len(prepared.splits.train))
     layers = lora.target_names(vlm, x.lora) if x.lora.r else []
     names = [f"base_model.model.{layer}.{matrix}.{lora.ADAPTER}.weight" for layer in layers for matrix in ("lora_A", "lora_B")]
     names += [f"{extra}.{name}" for extra, module in vlm.extras.items() for name, _ in module.named_parameters()]

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lab import model
 from lab.artifacts import adapter, contract
 from lab.config import DataDial, Experiment
 from lab.evaluation import asking
@@ -15,7 +14,7 @@ from lab.host.progress import Report
 from lab.model import Vlm
 from lab.model.encoding import Encoder
 from lab.records import Prediction, Splits
-from lab.run.assembly import assemble, check
+from lab.run.assembly import assemble, check, load_base
 from lab.run.measuring import require_effect
 from lab.run.sharing import Prepared
 from lab.store.runs import Run
@@ -64,13 +63,8 @@ def rebuild(
 
     Raises `ContractError` unless `break_contract`, and `ConfigError` or `ModelError` for what cannot be loaded.
     """
-    import torch
-
     check(x)
-    torch.set_num_threads(x.trainer.threads)
-    base = model.load(x.model, Path(x.tracking.cache_dir), report)
-    if x.trainer.accelerator != "cpu" and torch.cuda.is_available():
-        base.model.to("cuda")
+    base = load_base(x, report)
     vlm = assemble(x, base)
     encoder = Encoder(vlm, x.prompt, x.seed, options)
     trained, now = contract.load(run_dir), contract.describe(x, vlm, encoder, encoder.readout)

@@ -15,7 +15,7 @@ from lab.host.progress import Report, silent
 from lab.model import Vlm
 from lab.model.encoding import Encoder
 from lab.records import Splits
-from lab.run.assembly import assemble, rehearse, sized
+from lab.run.assembly import assemble, load_base, rehearse, sized
 from lab.training import devices, eviction
 from lab.training.datamodule import Examples
 from lab.training.features import FeatureStore
@@ -126,12 +126,8 @@ def try_out(x: Experiment, prepared: Prepared) -> None:
 
 def prepare(x: Experiment, report: Report = silent) -> Prepared:
     """Load the data and the base of a group of arms. All that is wrong with them is said here, before any training."""
-    import torch
-
     devices.require(x.trainer)
-    torch.set_num_threads(x.trainer.threads)
-    cache = Path(x.tracking.cache_dir)
-    splits = data.load(x.data, cache)
+    splits = data.load(x.data, Path(x.tracking.cache_dir))
     asking.check(splits.kind, x.data.name, model.family(x.model.family), x.evaluation)
     for note in splits.notes:
         log.info("data: %s", note)
@@ -140,9 +136,7 @@ def prepare(x: Experiment, report: Report = silent) -> Prepared:
     for name in needed_splits(x):
         if name != "minival":
             data.require_split(splits, name)
-    base = model.load(x.model, cache, report)
-    if x.trainer.accelerator != "cpu" and torch.cuda.is_available():
-        base.model.to("cuda")
+    base = load_base(x, report)
     if x.trainer.feature_cache and tower_trains(x):
         preset = x.lora.target_modules in lora.PRESETS
         what = f"lora.where={list(x.lora.where)}" if preset else f"lora.target_modules={x.lora.target_modules}"

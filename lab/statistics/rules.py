@@ -41,6 +41,14 @@ def rule_of(data: Mapping[str, Any]) -> str | None:
     return name if name in RULES else None
 
 
+def evaluated(data: Mapping[str, Any], table: PredictionTable) -> tuple[dict[str, float], str]:
+    """What the rule of a data option makes of its answers: numbers for the run's record and lines for a person, neither where it has none."""
+    if (name := rule_of(data)) is None:
+        return {}, ""
+    scores = RULES[name].intervals(table)
+    return summary(name, scores), told(name, scores)
+
+
 def summary(name: str, scores: Mapping[str, Interval]) -> dict[str, float]:
     """The scores, the ends of their intervals and the number of examples, as a run records them: `winoground/text`, ..."""
     ends = {"": "estimate", "_low": "low", "_high": "high"}

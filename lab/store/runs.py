@@ -24,7 +24,6 @@ import json
 import logging
 import os
 import time
-import typing
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -34,6 +33,7 @@ from typing import Any, TypeVar
 from lab.errors import BusyError, DataError
 from lab.host.files import write_atomically
 from lab.host.redaction import without_secrets
+from lab.store.parsing import parsed
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +84,6 @@ class Sweep:
 
 
 Record = TypeVar("Record", Run, Sweep)
-T = TypeVar("T")
 
 
 def now() -> str:
@@ -227,8 +226,8 @@ def append_curve(run_dir: Path, row: dict[str, float]) -> None:
         file.write(json.dumps(row) + "\n")
 
 
-def curves(run_dir: Path, skip: int = 0) -> Iterator[dict[str, float]]:
-    """Read `curves.jsonl` from line `skip` on; a last line without its newline is still being written.
+def curves(run_dir: Path) -> Iterator[dict[str, float]]:
+    """Read `curves.jsonl`; a last line without its newline is still being written.
 
     A line that is no point is told once and left out. Raises `DataError` where the file cannot be read.
     """
@@ -236,7 +235,7 @@ def curves(run_dir: Path, skip: int = 0) -> Iterator[dict[str, float]]:
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file):
-                if number >= skip and line.endswith(b"\n"):
+                if line.endswith(b"\n"):
                     row = _point(line)
                     if row is None:
                         _tell_bad_line(path, number + 1)
@@ -295,45 +294,3 @@ def _named(path: Path, kind: type[Record], identity: str) -> Record | None:
     except ValueError as error:
         raise error if isinstance(error, DataError) else DataError(f"{path}: {error}.") from None
     return record
-
-
-def parsed(path: Path, kind: type[T]) -> T:
-    """A JSON file as one of the dataclasses that were written to it. Raises `DataError`, `FileNotFoundError`."""
-    what = f"this is no {kind.__name__.lower()} of this laboratory"
-    hints = typing.get_type_hints(kind)
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: {what} ({error or type(error).__name__}). Restore it, or move its folder away.") from None
-    if not isinstance(values, dict):
-        raise DataError(f"{path}: {what} (it holds no JSON object). Restore it, or move its folder away.")
-    values.pop("mlflow_run_id", None)  # always null, in files of 662f32b and before
-    unknown = sorted(values.keys() - hints.keys())
-    if unknown:
-        raise DataError(f"{path}: a later version of this laboratory wrote it (unknown field {unknown[0]!r:.60}). Update to read it.")
-    try:
-        made = kind(**values)
-    except TypeError as error:
-        raise DataError(f"{path}: {what} ({error}). Restore it, or move its folder away.") from None
-    wrong = [name for name, hint in hints.items() if not _fits(getattr(made, name), hint)]
-    if wrong:
-        raise DataError(f"{path}: {what} ({wrong[0]} is {getattr(made, wrong[0])!r:.60}). Restore it, or move its folder away.")
-    return made
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a JSON value is of the type that a field is declared with."""
-    if hint is Any:
-        return True
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    if origin is dict:
-        return isinstance(value, dict) and all(_fits(one, inner[1]) for one in value.values())
-    if origin is list:
-        return isinstance(value, list) and all(_fits(one, inner[0]) for one in value)
-    if inner:
-        return any(_fits(value, one) for one in inner)
-    if hint is float:
-        return type(value) in (int, float)
-    return type(value) is hint

@@ -14,7 +14,7 @@ from lab import paths
 from lab.config import Tracking
 from lab.errors import DataError
 from lab.host.files import write_atomically
-from lab.store.runs import parsed
+from lab.store.parsing import parsed
 
 NOTE = "delivered.json"
 LOCK = ".delivery"

@@ -30,7 +30,8 @@ from lab.model import Vlm
 from lab.model.encoding import Encoder, Example, TokenizedPrompt
 from lab.records import Batch, ExampleSize, Picture, Split
 from lab.training import devices
-from lab.training.features import FeatureStore, Names, image_key
+from lab.training.features import FeatureStore
+from lab.training.shards import Names, image_key
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

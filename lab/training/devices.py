@@ -57,7 +57,7 @@ class Share(Sampler[int]):
         self.size = size
 
     def __len__(self) -> int:
-        return len(self.order) // world()  # type: ignore[arg-type]
+        return len(self.order) // world()  # type: ignore[arg-type]  # torch declares no length of samplers; every order here has one
 
     def __iter__(self) -> Iterator[int]:
         samples, each = iter(self.order), self.size // world()

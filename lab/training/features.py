@@ -12,7 +12,6 @@ its CRC-32 (values, grid and name) on its first read; a shard that fails, or can
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
@@ -21,22 +20,19 @@ import os
 import sys
 import uuid
 import weakref
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lab.errors import DataError
 from lab.host.files import values_hash, write_atomically
 from lab.host.progress import Report, silent
 from lab.model import Vlm
 from lab.model.encoding import Encoder
 from lab.records import Picture
 from lab.training import eviction
+from lab.training.shards import Names, Shard, checksum, open_shard
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
 
 log = logging.getLogger(__name__)
@@ -48,70 +44,6 @@ WORTH_A_PROCESS = 128
 """Images that a process more must have to itself."""
 BATCH_PATCHES = 16384
 """Patches that go through the tower at once at most."""
-
-
-def image_key(picture: Picture) -> bytes:
-    """32 bytes that name an image: sha256 of its encoded bytes and its crop. Raises `DataError` for an unreadable file."""
-    data = picture.data
-    if data is None:
-        try:
-            data = Path(picture.source).read_bytes()
-        except OSError as error:
-            raise DataError(f"{picture.source}: the image cannot be read ({error.strerror}).") from None
-    return hashlib.sha256(json.dumps(picture.crop).encode() + data).digest()
-
-
-class Names:
-    """Where a 32-byte name stands among many, by bisection over its first 8 bytes: 12 bytes a name beside the names."""
-
-    def __init__(self, names: np.ndarray) -> None:
-        """names: uint8 [n, 32], repeated or not."""
-        import numpy as np
-
-        heads = np.ascontiguousarray(names[:, :8]).view(">u8")[:, 0].astype(np.uint64)
-        self.names = names
-        self.order = heads.argsort(kind="stable").astype(np.int32)
-        self.heads = heads[self.order]
-
-    def find(self, name: bytes) -> int | None:
-        """The first position of a name, or None."""
-        head = int.from_bytes(name[:8], "big")
-        at = int(self.heads.searchsorted(self.heads.dtype.type(head)))
-        while at < len(self.heads) and int(self.heads[at]) == head:
-            if self.names[self.order[at]].tobytes() == name:
-                return int(self.order[at])
-            at += 1
-        return None
-
-    def firsts(self) -> Iterator[bytes]:
-        """Each name once, in the order of first positions."""
-        import numpy as np
-
-        ordered = self.names[self.order]
-        new = np.ones(len(ordered), dtype=bool)
-        new[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
-        for position in np.sort(self.order[new]):
-            yield self.names[position].tobytes()
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One mapped file. values: [tokens, hidden]; offsets int64 [n + 1]; grids int64 [n, 3]; images uint8 [n, 32]; crc int64 [n].
-
-    checked: which of its images were found to match their CRC-32, bool [n].
-    """
-
-    path: Path
-    values: torch.Tensor
-    offsets: np.ndarray
-    grids: np.ndarray
-    images: np.ndarray
-    crc: np.ndarray
-    checked: np.ndarray
-
-    def features(self, i: int) -> torch.Tensor:
-        """Of its i-th image, [tokens, hidden], a view on the mapped file."""
-        return self.values[int(self.offsets[i]) : int(self.offsets[i + 1])]
 
 
 class FeatureStore:
@@ -133,7 +65,7 @@ class FeatureStore:
     def refresh(self) -> None:
         """Learn of shards that this or another process has added."""
         known = {shard.path for shard in self.shards}
-        opened = [self.open(path) for path in sorted(self.folder.glob("*.safetensors")) if path not in known]
+        opened = [open_shard(path) for path in sorted(self.folder.glob("*.safetensors")) if path not in known]
         self.set_shards([*self.shards, *(shard for shard in opened if shard is not None)])
 
     def set_shards(self, shards: list[Shard]) -> None:
@@ -143,25 +75,6 @@ class FeatureStore:
         self.shards = shards
         self.names = Names(np.concatenate([np.empty((0, 32), np.uint8), *(shard.images for shard in shards)]))
         self.ends = np.cumsum([len(shard.images) for shard in shards])
-
-    def open(self, path: Path) -> Shard | None:
-        """Map one shard; one that cannot be read is deleted with a warning."""
-        import numpy as np
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            tensors = load_file(path)
-            values = tensors["values"]
-            offsets, grids, images, crc = (tensors[name].numpy() for name in ("offsets", "grids", "images", "crc"))
-            agree = len(offsets) - 1 == len(grids) == len(images) == len(crc) and offsets[-1] == len(values)
-            if not agree or images.shape[1:] != (32,) or images.dtype != np.uint8:
-                raise ValueError("its tables disagree")
-        except (SafetensorError, OSError, KeyError, ValueError, IndexError) as error:
-            log.warning("feature cache: %s is damaged (%s); its images are computed again", path, error)
-            path.unlink(missing_ok=True)
-            return None
-        return Shard(path, values, offsets, grids, images, crc, np.zeros(len(images), dtype=bool))
 
     def find(self, key: bytes) -> tuple[Shard, int] | None:
         """The shard that holds an image, and its place there."""
@@ -308,13 +221,6 @@ def num_workers(vlm: Vlm, images: int) -> int:
 
     alone = sys.platform != "linux" or vlm.device.type != "cpu" or torch.get_num_threads() > 1 or torch.cuda.is_initialized()
     return 1 if alone else max(1, min(len(os.sched_getaffinity(0)), images // WORTH_A_PROCESS))
-
-
-def checksum(values: torch.Tensor, grid: Sequence[int], key: bytes) -> int:
-    """CRC-32 of an image's features, its grid and its name."""
-    import torch
-
-    return zlib.crc32(values.contiguous().view(torch.uint8).numpy().data, zlib.crc32(json.dumps(list(grid)).encode() + key))
 
 
 Loaded = tuple[bytes, "torch.Tensor", tuple[int, int, int]]

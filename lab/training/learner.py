@@ -12,7 +12,7 @@ from lab.config import Optim, Schedule
 from lab.lora import parameter_groups
 from lab.model import Vlm
 from lab.model.answers import Readout, TextReadout
-from lab.model.encoding import to_device
+from lab.model.batching import to_device
 from lab.records import Batch
 from lab.training import devices
 from lab.training.datamodule import DataModule

@@ -43,12 +43,12 @@ REMARKS = (
 """What Lightning says of every run here."""
 
 
-def num_steps(x: Experiment, num_train: int) -> int:
-    """Optimizer steps of the experiment."""
-    if x.trainer.max_steps is not None:
-        return x.trainer.max_steps
-    assert x.trainer.max_epochs is not None
-    return max(1, round(x.trainer.max_epochs * num_train / (x.trainer.batch_size * x.trainer.accumulate_grad_batches)))
+def num_steps(section: TrainerSection, num_train: int) -> int:
+    """Optimizer steps over so many examples."""
+    if section.max_steps is not None:
+        return section.max_steps
+    assert section.max_epochs is not None
+    return max(1, round(section.max_epochs * num_train / (section.batch_size * section.accumulate_grad_batches)))
 
 
 @dataclass
@@ -107,14 +107,14 @@ def train(
     sample does not fit into memory, `Stopped` where the run is asked to stop.
     """
     keep_freed_memory()
-    choice = capacity.choose(x, vlm, splits["train"])
+    choice = capacity.choose(x.trainer, vlm, splits["train"])
     if choice.on and not choice.asked:
         log.warning(
             "memory: a step would need %.1f GB of %.1f GB, so gradient checkpointing is on, which takes about a third more compute. "
             "trainer.gradient_checkpointing=false says otherwise.", (choice.fixed + choice.plain) / 1e9, choice.there / 1e9,
         )  # fmt: skip
     x = capacity.settled(x, choice.on)
-    learner = Learner(vlm, x.optim, splits["train"].encoder.readout, num_steps(x, len(splits["train"])))
+    learner = Learner(vlm, x.optim, splits["train"].encoder.readout, num_steps(x.trainer, len(splits["train"])))
     fresh = {f"weights.{name}": value.detach().cpu().clone() for name, value in trained(learner).items()}
     facts: dict[str, Any] = {"gradient_checkpointing": choice.facts()}
     micro = (x.trainer.batch_size, x.trainer.accumulate_grad_batches)

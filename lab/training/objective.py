@@ -9,7 +9,7 @@ from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
 from lab.model.answers import Readout, TextReadout
-from lab.model.encoding import IGNORED
+from lab.model.batching import IGNORED
 from lab.records import Choice, Text
 from lab.statistics.functional import NUM_BINS
 from lab.statistics.metrics import KINDS
@@ -55,7 +55,7 @@ class ChoiceObjective(nn.Module):
         taught = torch.tensor(self.readout.first, device=labels.device)
         right = (labels[rows, first, None] == taught).int().argmax(dim=1)
         shares = (log_p - total[:, None]).exp().clamp(max=1.0)
-        metrics: dict[str, Metric] = dict(self.metrics[split].items())  # type: ignore[operator]
+        metrics: dict[str, Metric] = dict(self.metrics[split].items())  # type: ignore[operator]  # torch declares no nested ModuleDict
         metrics["accuracy"].update(log_p.argmax(dim=1), right)
         metrics["ece"].update(shares, right)
         return {"loss": answer_loss(logits, labels), "nll": -(log_p[rows, right] - total).mean(), **metrics}
@@ -78,7 +78,7 @@ class TextObjective(nn.Module):
     def score(self, split: str, logits: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor | Metric]:
         """As of a `ChoiceObjective`."""
         log_p, likeliest = of_labels(logits, labels)
-        metrics: dict[str, Metric] = dict(self.metrics[split].items())  # type: ignore[operator]
+        metrics: dict[str, Metric] = dict(self.metrics[split].items())  # type: ignore[operator]  # torch declares no nested ModuleDict
         metrics[self.watched].update(-log_p[labels != IGNORED])
         metrics[KINDS[Text.kind].headline].update((likeliest == labels).all(dim=1).float())
         return {"loss": answer_loss(logits, labels), **metrics}

@@ -66,7 +66,8 @@ def model_and_batch(x: Experiment, scale: Scale) -> tuple[Vlm, Batch]:
     import checkpoints
 
     from lab import data
-    from lab.model.encoding import Encoder, to_device
+    from lab.model.batching import to_device
+    from lab.model.encoding import Encoder
 
     vlm = checkpoints.with_adapters(x.model, x)
     vlm.model.to(scale.device)

@@ -11,6 +11,7 @@ import yaml
 from lab.answers.normalise import RULES
 from lab.cli import shipped
 from lab.config import DType, IfFinished, IfUnfinished, ImageOrder, MatchOn, OnBad, PruneRule, Quantisation, Schedule
+from lab.data import NAMES, named
 from lab.lora import INITS
 
 Overrides = tuple[str, ...]
@@ -34,7 +35,7 @@ SIZES = {
 """Few examples."""
 PLACES = {"pairs": (), "easy_vqa": (), "questions": ("data.path={root}/data/questions.csv",)}
 """Where data lie, if not in a folder of their own."""
-TEXT = ("easy_vqa", "questions")
+TEXT = tuple(name for name in NAMES if named(name).asks == "question")
 """Data answered in words."""
 
 

@@ -16,7 +16,8 @@ from lab.config import Experiment
 from lab.evaluation import asking, generation, scoring
 from lab.freezing import from_dict
 from lab.model import Vlm
-from lab.model.encoding import Encoder, to_device
+from lab.model.batching import to_device
+from lab.model.encoding import Encoder
 from lab.records import Prediction
 from lab.statistics.metrics import KINDS
 from lab.store import runs

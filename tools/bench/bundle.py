@@ -52,7 +52,7 @@ def write(x: Experiment, prepared: running.Prepared, folder: Path) -> Path:
     """Write the bundle of an experiment. Raises `ConfigError` for what a peer cannot do."""
     require_plain(x)
     encoded = prepared.encoded(x)
-    steps = loop.num_steps(x, len(encoded["train"]))
+    steps = loop.num_steps(x.trainer, len(encoded["train"]))
     with attached(x, prepared.vlm) as vlm:
         adapter.save(vlm, folder / "adapter")
         vlm.processor.save_pretrained(folder / "processor")

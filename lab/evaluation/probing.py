@@ -1,0 +1,129 @@
+"""A probe: the same few questions, computed by a model as it is in memory, padded otherwise, or as Transformers alone has it.
+
+Of answers to choose from, the numbers are the logits of what follows the prompt; of answers in words, log p of each token of the
+reference, and the answers are the likeliest tokens at these places.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from lab.config import ModelDial
+from lab.data.images import decode
+from lab.evaluation.scoring import answer_logits
+from lab.model import Vlm, family
+from lab.model.answers import Readout
+from lab.model.batching import to_device
+from lab.model.encoding import Encoder, Example
+from lab.records import Sample
+from lab.training.objective import of_labels
+
+
+@dataclass(frozen=True)
+class Probe:
+    """numbers: float32 [n, d]. answers: int64 [n, k]. Those of references of several lengths end together, behind zeros."""
+
+    numbers: torch.Tensor
+    answers: torch.Tensor
+
+
+def probe(vlm: Vlm, encoder: Encoder, examples: Sequence[Example], padding_side: str | None = None) -> Probe:
+    """Of examples in one batch from pixels, computed as in evaluation."""
+    vlm.model.eval()
+    with torch.inference_mode():
+        if isinstance(encoder.readout, Readout):
+            batch = encoder.collate(examples, with_answers=False, padding_side=padding_side)
+            return of_logits(answer_logits(vlm, to_device(batch, vlm.device)), encoder.readout)
+        if padding_side == "right":
+            return right_padded(vlm, encoder, examples)
+        batch = to_device(encoder.collate(examples, with_answers=True), vlm.device)
+        assert batch.target.labels is not None
+        log_p, likeliest = of_labels(vlm.predict(batch), batch.target.labels)
+        return Probe(log_p.cpu(), likeliest.clamp(min=0).cpu())
+
+
+def of_logits(logits: torch.Tensor, readout: Readout) -> Probe:
+    """Of what follows the prompt, [n, vocabulary]."""
+    logits = logits.float().cpu()
+    return Probe(logits, readout.answers(logits)[:, None])
+
+
+def right_padded(vlm: Vlm, encoder: Encoder, examples: Sequence[Example]) -> Probe:
+    """Of references that stand in right-padded rows."""
+    texts = [replace(example.text, prompt_ids=np.concatenate([example.text.prompt_ids, example.text.answer_ids])) for example in examples]
+    rows = [replace(example, text=text) for example, text in zip(examples, texts, strict=True)]
+    batch = to_device(encoder.collate(rows, with_answers=False, padding_side="right"), vlm.device)
+    mask = batch.prompt.mask
+    assert mask is not None
+    ends = (mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).amax(dim=1).tolist()
+    return of_rows(vlm.logits(batch, mask.shape[1]), ends, examples)
+
+
+def of_rows(logits: torch.Tensor, ends: Sequence[int], examples: Sequence[Example]) -> Probe:
+    """Of references whose last token stands before the place `ends` of its row, from all logits [n, T, vocabulary]."""
+    parts = []
+    for row, end, example in zip(logits.float().cpu(), ends, examples, strict=True):
+        labels = torch.from_numpy(example.text.answer_ids)[None]
+        parts.append(Probe(*of_labels(row[None, end - labels.shape[1] - 1 : end - 1], labels)))
+    return joined(parts)
+
+
+def joined(probes: Sequence[Probe]) -> Probe:
+    """One after another."""
+    width = max(one.numbers.shape[1] for one in probes)
+    padded = [(F.pad(one.numbers, (width - one.numbers.shape[1], 0)), F.pad(one.answers, (width - one.numbers.shape[1], 0))) for one in probes]
+    numbers, answers = zip(*padded, strict=True)
+    return Probe(torch.cat(numbers), torch.cat(answers))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The probe's questions, their encoder, and what the model in memory wrote in at most so many tokens."""
+
+    samples: Sequence[Sample]
+    examples: Sequence[Example]
+    encoder: Encoder
+    told: Sequence[str]
+    most: int
+
+
+def plain_probe(folder: Path, asked: Asked, dial: ModelDial) -> tuple[Probe, list[str]]:
+    """The same from an exported folder through Transformers alone, and what its `generate` writes where answers are in words.
+
+    No code of this laboratory but the prompt and the comparison. Pixel budget, chat template and padding side are the folder's own, so
+    that a wrong one shows.
+    """
+    from transformers import AutoProcessor
+
+    auto, dtype = family(dial.family).auto_class(), getattr(torch, dial.dtype.value)
+    model = auto.from_pretrained(folder, dtype=dtype, attn_implementation=dial.attn_implementation).eval()
+    processor = AutoProcessor.from_pretrained(folder)
+    encoder = asked.encoder
+    chats = [encoder.chat(sample) for sample in asked.samples]
+    images = [decode(sample.images[i]) for sample, chat in zip(asked.samples, chats, strict=True) for i in chat.image_order]
+
+    def inputs(answered: bool) -> Any:
+        turns = [[*chat.messages, *([spoken(chat.answer)] if answered else [])] for chat in chats]
+        options = {"add_generation_prompt": not answered, "tokenize": False, "add_vision_id": encoder.prompt.numbered}
+        rows = [processor.apply_chat_template(turn, **options) for turn in turns]
+        rows = [row.rstrip("\n") for row in rows] if answered else rows
+        return processor(text=rows, images=images or None, padding=True, return_tensors="pt")
+
+    with torch.inference_mode():
+        if isinstance(encoder.readout, Readout):
+            return of_logits(model(**inputs(False), logits_to_keep=1).logits[:, -1], encoder.readout), []
+        logits, prompts = model(**inputs(True)).logits, inputs(False)
+        written = model.generate(**prompts, do_sample=False, max_new_tokens=asked.most)[:, prompts["input_ids"].shape[1] :]
+    return of_rows(logits, [logits.shape[1]] * len(logits), asked.examples), processor.batch_decode(written, skip_special_tokens=True)
+
+
+def spoken(answer: str) -> dict[str, Any]:
+    """A turn of the model."""
+    return {"role": "assistant", "content": [{"type": "text", "text": answer}]}
