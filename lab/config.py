@@ -257,6 +257,7 @@ class EvaluationSection:
 
     ask: ways to answer dev, the first for the record; generate is held against it. also: other data options whose dev is asked, each
     with its own keys behind it, as in "winoground root=/data/winoground". max_new_tokens: of an answer in words.
+    zero_shot: the base itself answers dev, once for all arms over it; None: where the data set says so.
     shared_prefix: questions about the same images share what the model made of them; scores agree to rounding, not to the bit.
     """
 
@@ -271,6 +272,7 @@ class EvaluationSection:
     also: list[str] = field(default_factory=list)
     controls: list[str] = field(default_factory=list)
     swap: bool = False
+    zero_shot: bool | None = None
     verify: bool = True
     probe_examples: int = 8
 
@@ -339,7 +341,7 @@ ROLES: dict[str, str] = {
     **dict.fromkeys((
         "prompt.post", "data.num_dev", "data.rule", "evaluation.ask", "evaluation.max_new_tokens",
         "evaluation.splits", "evaluation.also", "evaluation.controls", "evaluation.swap",
-        "evaluation.shared_prefix",
+        "evaluation.shared_prefix", "evaluation.zero_shot",
     ), ASKED),
     **dict.fromkeys((
         "trainer.num_workers", "trainer.threads", "trainer.accelerator", "trainer.devices", "trainer.feature_cache", "trainer.if_finished",
@@ -430,4 +432,5 @@ def also_asked(x: Experiment, earlier: dict[str, Any]) -> Experiment:
     """The experiment with what was asked before of the same run (`as_dict` of it) asked too."""
     section, before = x.evaluation, earlier["evaluation"]
     lists = {key: list(dict.fromkeys([*before[key], *getattr(section, key)])) for key in ("ask", "splits", "also", "controls")}
-    return dataclasses.replace(x, evaluation=dataclasses.replace(section, **lists, swap=section.swap or before["swap"]))
+    switches = {"swap": section.swap or before["swap"], "zero_shot": section.zero_shot or before.get("zero_shot")}
+    return dataclasses.replace(x, evaluation=dataclasses.replace(section, **lists, **switches))

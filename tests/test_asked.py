@@ -14,9 +14,10 @@ from test_winoground import drawn
 
 from lab import run as running
 from lab.answers import predictions
-from lab.config import ASKED, NEITHER, ROLES, TRAINED, Experiment, asked, identity, role
+from lab.config import ASKED, NEITHER, ROLES, TRAINED, Experiment, identity, role
 from lab.errors import ConfigError
 from lab.freezing import legal_keys
+from lab.run.measuring import wanted_of
 from lab.statistics.metrics import KINDS, Metric, register
 from lab.store import runs
 
@@ -43,6 +44,7 @@ CHANGES = {
     "evaluation.swap": ("true", "swap/neutral_agreement"),
     "evaluation.splits": ("[minival,dev,train]", "train/accuracy"),
     "evaluation.shared_prefix": ("true", "dev/accuracy"),
+    "evaluation.zero_shot": ("true", "zero_shot/accuracy"),
     "data.num_dev": ("16", "dev/accuracy"),
     "evaluation.also": ("['winoground root={root} num_dev=2']", "winoground/dev/winoground/group"),
 }
@@ -61,7 +63,7 @@ def test_asking_more_of_a_finished_run_takes_no_step(small, tmp_path: Path, monk
     root = drawn(tmp_path / "w")
     for key, (value, metric) in CHANGES.items():
         x = small(*SMALL, f"{key}={value.format(root=root)}")
-        assert identity(x) == identity(first) and asked(x) != asked(first), key
+        assert identity(x) == identity(first) and wanted_of(x) != wanted_of(first), key
         after = running.run_alone(x, "command", time.time())
         assert metric in after.metrics and not running.unasked(x, after), key
         assert after.metrics["train/loss"] == before.metrics["train/loss"] and after.started == before.started

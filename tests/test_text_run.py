@@ -22,6 +22,7 @@ from lab.evaluation import asking, generation, writing
 from lab.model.answers import TextReadout
 from lab.model.families import qwen2_vl
 from lab.records import Choice, Text
+from lab.run import zero_shot
 from lab.run.assembly import attached
 from lab.store import runs
 from lab.training import devices
@@ -111,6 +112,29 @@ def test_answers_are_read_otherwise_or_longer_without_a_step(shared, compose, mo
     longer = compose("lora.r=2", "prompt.post=none", "evaluation.max_new_tokens=2")
     assert running.run_alone(longer, "command", time.time()).metrics["dev/cut_off"] == (predictions.read(path).ended == 0).mean()
     assert predictions.read(path).tokens.max() <= 2 and not running.unasked(longer, runs.load(Path(x.tracking.runs_dir), identity(x)))
+
+
+def test_the_base_answers_once_for_all_arms_and_stands_below_them(shared, compose, monkeypatch) -> None:
+    """Without a step; read by another rule it is not asked again, and a data set may want it unless told otherwise."""
+    arms, _, prepared = shared
+    dev = prepared.encoded(arms[0])["dev"]
+    bare = {row.sample_id: row.said.text for row in asking.ask(prepared.vlm, dev, dev.encoder.readout, arms[0].evaluation, "dev")}
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda *_: pytest.fail("a step was taken"))
+    calls = []
+    monkeypatch.setattr(zero_shot.asking, "ask", lambda *given, ask=asking.ask: (calls.append(given[4]), ask(*given))[1])
+    asked_of = [compose(f"lora.r={r}", "evaluation.zero_shot=true", f"prompt.post={post}") for r, post in ((4, "vqa"), (2, "vqa"), (4, "none"))]
+    records = [running.run_arm(x, prepared, running.new_run(x, "command"), time.time()) for x in asked_of]
+    assert calls.count("dev, zero-shot") == 1
+    (path,) = (Path(arms[0].tracking.runs_dir) / "zero_shot").glob("*/dev.parquet")
+    table = predictions.read(path)
+    assert dict(zip(table.sample_id.tolist(), table.text.tolist(), strict=True)) == bare and set(table.post) == {"none"}
+    for run in records:
+        shown = [share for name, share in run.facts["data"]["baselines"].items() if name.startswith("zero-shot: the base with prompt=question")]
+        assert shown == [run.metrics["zero_shot/exact_match"]] and "zero_shot/ece" in run.metrics
+    alone = compose("trainer.max_steps=0", "lora=none", "evaluation.zero_shot=true")
+    assert not zero_shot.wanted(arms[0]) and zero_shot.wanted(asked_of[0]) and not zero_shot.wanted(alone)
+    easy = replace(arms[0], data=replace(arms[0].data, name="easy_vqa"))
+    assert zero_shot.wanted(easy) and not zero_shot.wanted(replace(easy, evaluation=replace(easy.evaluation, zero_shot=False)))
 
 
 def test_what_is_written_is_what_generation_writes_in_any_batch(shared) -> None:

@@ -30,13 +30,14 @@ class DataSet:
     """A data set, before anything of it is read.
 
     kind: of its answers (`Splits.kind`); None: each file decides. asks: what a prompt must frame, of `lab.prompt.ASKS`; None: either.
-    diagnostic: nothing is learned from it.
+    diagnostic: nothing is learned from it. zero_shot: what `evaluation.zero_shot=null` comes to.
     """
 
     load: Loader
     kind: str | None = None
     asks: str | None = None
     diagnostic: bool = False
+    zero_shot: bool = False
 
 
 OWN: dict[str, DataSet] = {}

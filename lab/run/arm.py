@@ -20,7 +20,7 @@ from lab.evaluation import equivalence
 from lab.host.progress import Report, silent
 from lab.host.stopping import stoppable
 from lab.model import Vlm
-from lab.run import ranks
+from lab.run import ranks, zero_shot
 from lab.run.accounting import costs
 from lab.run.assembly import assemble, attached, check, sized, trained
 from lab.run.measuring import evaluate, require_effect, unasked, verify, wanted_of
@@ -63,8 +63,11 @@ def run_arm(
         runs.save(runs_dir, run)
         prepared.encoded(x, report)  # before adapters sit in the tower
         run.facts["realised"] = realised(x, prepared)
+        beside = zero_shot.measure(x, prepared.vlm, prepared.encoded(x)["dev"], report) if zero_shot.wanted(x) else ({}, {})
         with attached(x, prepared.vlm) as vlm:
             train_and_measure(x, vlm, prepared, run, run_dir, started, report, interleaved)
+        run.metrics |= beside[0]
+        run.facts["data"]["baselines"] |= beside[1]
         run.status, run.ended = runs.FINISHED, runs.now()
         runs.save(runs_dir, run)
         checkpoints.clear(run_dir)
@@ -79,6 +82,11 @@ def ask_more(x: Experiment, prepared: Prepared, run: Run, run_dir: Path, report:
     todo = unasked(x, run)
     encoded = prepared.encoded(x, report)
     log.info("run %s is trained; asked of it now: %s", run.identity, ", ".join(sorted(todo)))
+    baselines = ({} if "dev" in todo else run.facts["data"].get("baselines", {})) | prepared.splits_of(x).baselines
+    if zero_shot.NAME in todo:
+        numbers, shown = zero_shot.measure(x, prepared.vlm, encoded["dev"], report)
+        run.metrics |= numbers
+        baselines |= shown
     with trained(x, prepared.vlm, run_dir) as vlm:
         reads = encoded["dev"].encoder.readout
         described = contract.describe(x, vlm, encoded["dev"].encoder, reads)
@@ -86,7 +94,7 @@ def ask_more(x: Experiment, prepared: Prepared, run: Run, run_dir: Path, report:
         run.metrics |= evaluate(x, vlm, encoded, reads, run_dir, report, run.facts, todo=todo)
     run.facts["asked"] = run.facts.get("asked", {}) | wanted_of(x)
     facts = data_facts(x, prepared, encoded)
-    run.facts["data"] |= {key: facts[key] for key in ("counts", "samples", "baselines", "notes")}
+    run.facts["data"] |= {key: facts[key] for key in ("counts", "samples", "notes")} | {"baselines": baselines}
     run.config["evaluation"] = as_dict(also_asked(x, run.config))["evaluation"]
     run.config["plugins"] = list(dict.fromkeys([*run.config.get("plugins", ()), *x.plugins]))
     run.config["prompt"]["post"] = x.prompt.post

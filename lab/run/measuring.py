@@ -24,7 +24,7 @@ from lab.model import Vlm
 from lab.model.answers import Readout, TextReadout
 from lab.model.batching import to_device
 from lab.records import Text
-from lab.run import latency_rounds
+from lab.run import latency_rounds, zero_shot
 from lab.run.accounting import visual_tokens
 from lab.run.assembly import reload
 from lab.statistics import rules, summary
@@ -44,8 +44,8 @@ METRIC = "metric "
 
 
 def wanted_of(x: Experiment) -> dict[str, str]:
-    """All that is asked of a run: `lab.config.asked`, and the metrics that plugins have registered."""
-    return asked(x) | {f"{METRIC}{kind.name}/{name}": "" for kind in KINDS.values() for name in kind.own}
+    """All that is asked of a run: `lab.config.asked`, what its base answers, and the metrics that plugins have registered."""
+    return asked(x) | zero_shot.wanted(x) | {f"{METRIC}{kind.name}/{name}": "" for kind in KINDS.values() for name in kind.own}
 
 
 def unasked(x: Experiment, run: Run) -> set[str]:

@@ -5,6 +5,7 @@
     SPLIT/RULE/SCORE, _low, _high     a benchmark's own scores (`lab.statistics.rules`)
     dev_scaled/METRIC         of dev at the temperature that minival gives, which is dev_scaled/temperature
     dev_subset/NAME/METRIC        the headline metric, and num_examples
+    zero_shot/METRIC          of what the base answers to dev untrained (`lab.run.zero_shot`), as of minival
     DATA/dev/METRIC           of dev of another data set that the run was asked too (`evaluation.also`): all that dev has but these two
 
 A report makes these anew from the same predictions; what it shows of one run, a run has recorded.

@@ -8,6 +8,7 @@
       contract.json          what an evaluation of the adapter must agree with
       checkpoints/           while the run is unfinished: what it goes on from (`lab.training.checkpoints`)
       .lock                  held by the process at work in the folder
+    runs/zero_shot/          what bases answer untrained (`lab.run.zero_shot`)
     runs/sweeps/<sweep>.json the arms of a sweep, in order, and the command that asked for them
 
 JSON files are replaced atomically; `curves.jsonl` is only appended to, and a torn last line is ignored.

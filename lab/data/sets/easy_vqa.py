@@ -88,4 +88,4 @@ def asks_for(question: str) -> str:
     return "colour" if question.startswith(("what color", "what is the color")) else "shape"
 
 
-DATA_SET = DataSet(load, kind=Text.kind, asks="question")
+DATA_SET = DataSet(load, kind=Text.kind, asks="question", zero_shot=True)
