@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lab import conditioning, lora, model, vision_tokens
 from lab.config import PARTS, ConditioningDial, DType, LoraDial, VisionTokensDial
-from lab.costs.counting import CostModel
+from lab.costs.counting import CostModel, without_weights
 from lab.errors import ModelError
 from lab.model import Vlm
 from lab.model.encoding import Encoder
@@ -106,6 +106,14 @@ def test_operations_are_those_of_the_real_model(vlm: Vlm) -> None:
     assert sum(foreseen.flops.values()) == seen(arm)[1] == foreseen.flops["adapters"] + counts[0]
     lora.detach(arm)
     vlm.model = arm.model
+
+
+@pytest.mark.parametrize("init", ["default", "orthogonal", "mica"])
+def test_a_number_of_parameters_is_counted_as_the_rank_that_it_comes_to(vlm: Vlm, init: str) -> None:
+    """By the initialisation's own numbers: MiCA's B is frozen, orthogonal matrices have even ranks."""
+    dial = LoraDial(r=4, where=["llm"], init_lora_weights=init)
+    wanted = dataclasses.replace(dial, r=16, trainable_parameters=lora.adapter_parameters(vlm, dial))
+    assert {module.r["default"] for module in without_weights(vlm, wanted).bare.modules() if hasattr(module, "lora_A")} == {4}
 
 
 @pytest.mark.parametrize("option", ["resampler", "pool", "prune", "merge", "resize", "cross_attention", "no prefix"])

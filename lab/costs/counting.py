@@ -239,7 +239,8 @@ def without_weights(vlm: Vlm, dial: LoraDial | None) -> Vlm:
     twin = copy.deepcopy(replace(vlm, starts={}), memo)
     if dial is not None and dial.r:
         with torch.device("meta"):
-            lora.attach(twin, replace(dial, init_lora_weights="default"))
+            sized = lora.sized(twin, dial)  # by its own initialisation, then attached by one that reads no weights
+            lora.attach(twin, replace(sized, trainable_parameters=None, init_lora_weights="default"))
     fakes: dict[int, Any] = {}
     module: Any
     for module in (each for root in modules_of(twin) for each in root.modules()):
