@@ -82,7 +82,7 @@ def ask_more(x: Experiment, prepared: Prepared, run: Run, run_dir: Path, report:
     todo = unasked(x, run)
     encoded = prepared.encoded(x, report)
     log.info("run %s is trained; asked of it now: %s", run.identity, ", ".join(sorted(todo)))
-    baselines = ({} if "dev" in todo else run.facts["data"].get("baselines", {})) | prepared.splits_of(x).baselines
+    baselines = ({} if "dev" in todo else run.facts["data"].get("baselines", {})) | dict(prepared.splits_of(x).baselines)
     if zero_shot.NAME in todo:
         numbers, shown = zero_shot.measure(x, prepared.vlm, encoded["dev"], report)
         run.metrics |= numbers
