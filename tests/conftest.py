@@ -70,11 +70,12 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def composer() -> Callable[..., Experiment]:
     """Compose an experiment from conf/ and overrides, as the door does."""
-    from lab.cli import compose
+    from composing import compose
+
     from lab.sweeping.launcher import register
 
     register()
-    return lambda *overrides, config_name="train": compose(overrides, config_name)
+    return compose
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,55 @@
+"""Experiments composed as `lab.cli.compose` does, in a third of the time: Hydra is asked once for every choice of options.
+
+Plain values are then set on a copy, as Hydra sets them: in the order given, by `OmegaConf.update`. What is no plain value, and what
+cannot be set, is left to Hydra.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lab import cli
+from lab.config import DIALS, Experiment
+
+
+def compose(*overrides: str, config_name: str = "train") -> Experiment:
+    """One experiment from overrides, checked."""
+    options = tuple(override for override in overrides if chooses_options(override))
+    if any(override.startswith("plugins") for override in options):
+        return cli.compose(overrides, config_name)
+    try:
+        config = copy.deepcopy(of_options(options, config_name))
+        for override in overrides:
+            if override not in options:
+                value = parsed(override)
+                OmegaConf.update(config, value.key_or_group, value.value(), merge=True)
+    except (HydraException, OmegaConfBaseException):
+        return cli.compose(overrides, config_name)
+    return cli.frozen(config)
+
+
+@functools.cache
+def of_options(options: tuple[str, ...], config_name: str) -> DictConfig:
+    """What Hydra composes of the options alone."""
+    return cli.compose_config(options, config_name)
+
+
+@functools.cache
+def parsed(override: str) -> Override:
+    """An override as Hydra's grammar reads it."""
+    return OverridesParser.create().parse_override(override)
+
+
+def chooses_options(override: str) -> bool:
+    """Whether it is more than a value of one key of the schema."""
+    key = override.partition("=")[0]
+    if key in DIALS or key.partition(".")[0] in ("hydra", "plugins") or not key.replace(".", "").replace("_", "").isalnum():
+        return True
+    return parsed(override).type is not OverrideType.CHANGE or parsed(override).is_sweep_override()
