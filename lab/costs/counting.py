@@ -80,6 +80,8 @@ class Cost:
 
 COSTS: dict[tuple[str, ExampleSize], Cost] = {}
 """What was counted in this process, by what a model computes: arms that differ in seeds or rates alone count once."""
+LEDGERS: dict[str, list[lora.LedgerRow]] = {}
+"""Parameters by part, by the same."""
 
 
 class CostModel:
@@ -103,6 +105,13 @@ class CostModel:
                 COSTS[self.computes, size] = counter.cost()
                 del loss  # with which all that was kept goes
         return COSTS[self.computes, size]
+
+    @property
+    def ledger(self) -> list[lora.LedgerRow]:
+        """The parameters by part, with the adapter."""
+        if self.computes not in LEDGERS:
+            LEDGERS[self.computes] = lora.ledger(self.counted[0])
+        return LEDGERS[self.computes]
 
     @cached_property
     def counted(self) -> tuple[Vlm, OperationCounter]:

@@ -148,7 +148,7 @@ def plan(x: Experiment, tokens_per_image: int, images: int, text_tokens: int, me
         size = replace(size, length=text_tokens)
     saved = saved_bytes(x.model, vlm)
     costs = CostModel(vlm, x.lora)
-    ledger = lora.ledger(costs.counted[0])
+    ledger = costs.ledger
     trainable = sum(row.trainable for row in ledger)
     weight_bytes = float(sum(row.total - row.trainable for row in ledger) * BYTES[x.model.dtype.value]) - saved
     step = costs.cost(replace(size, rows=ANSWER_ROWS))
