@@ -11,6 +11,8 @@ from grid.dimensions import DIMENSIONS, FIRST, REFUSALS, Member, Overrides, Refu
 
 Pair = frozenset[Member]
 """Two choices in two dimensions."""
+ABOUT = {dimension: [refusal for refusal in REFUSALS if dimension in refusal.values] for dimension in DIMENSIONS}
+"""Refusals by each dimension that they are about."""
 
 
 def pairs_of(row: Row) -> set[Pair]:
@@ -31,11 +33,17 @@ def completed(row: Row, order: dict[str, list[str]], but: Refusal | None = None)
     """
     if any(refusal is not but for refusal in refused(row)):
         return None
-    missing = [dimension for dimension in order if dimension not in row]
+    return extended(row, [dimension for dimension in order if dimension not in row], order, but)
+
+
+def extended(row: Row, missing: list[str], order: dict[str, list[str]], but: Refusal | None) -> Row | None:
+    """The same, of a row whose choices are legal: what is added must be."""
     if not missing:
         return row
-    tries = (completed(row | {missing[0]: name}, order, but) for name in order[missing[0]])
-    return next((found for found in tries if found is not None), None)
+    dimension, *rest = missing
+    tries = (row | {dimension: name} for name in order[dimension])
+    legal = (longer for longer in tries if not any(refusal is not but and refusal.holds(longer) for refusal in ABOUT[dimension]))
+    return next((found for longer in legal if (found := extended(longer, rest, order, but)) is not None), None)
 
 
 def bound() -> dict[str, list[str]]:
@@ -59,9 +67,10 @@ def finishing(seed: int, never: set[Pair]) -> list[Row]:
     names = list(order)
 
     def legal(values: list[str]) -> bool:
+        """Whether a row's beginning stays legal with its last value; it is asked of every beginning."""
         row = dict(zip(names, values, strict=False))
         last = (names[len(values) - 1], values[-1])
-        return not refused(row) and not any(frozenset((last, one)) in never for one in row.items())
+        return not any(refusal.holds(row) for refusal in ABOUT[last[0]]) and not any(frozenset((last, one)) in never for one in row.items())
 
     rows = [dict(zip(names, found, strict=True)) for found in AllPairs(list(order.values()), filter_func=legal)]
     missing = all_pairs() - never - set().union(*map(pairs_of, rows))
