@@ -41,6 +41,13 @@ class Bounds:
             return f"it must lie in [{self.least:g}, {self.most:g})"
         return f"it must be at least {short(self.least)} and at most {short(self.most)}"
 
+    @property
+    def range(self) -> str:
+        """`0 to 1024`, `from 0, below 1`, `1 or more` where nothing beyond the upper bound could be computed anyway."""
+        if self.open_above:
+            return f"from {self.least:g}, below {self.most:g}"
+        return f"{self.least:g} or more" if self.most >= 10**6 else f"{self.least:g} to {self.most:g}"
+
 
 COUNT = 2**31 - 1
 """Most that is counted: samples, steps."""

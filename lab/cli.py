@@ -1,7 +1,8 @@
-"""What the doors (`python -m lab.train`, ...) have in common: Hydra's set-up, errors as sentences, logging. Light."""
+"""What the commands (`lab train`, ...) have in common: Hydra's set-up, errors as sentences, logging. Light."""
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import re
@@ -10,27 +11,19 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lab import plugins
+from lab import key_index, plugins
 from lab.errors import ConfigError, LabError, did_you_mean
+from lab.host.progress import say
 from lab.host.redaction import Formatter, without_secrets
 from lab.host.stopping import EXIT_CODE, Stopped, requeue
+from lab.paths import shipped
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from lab.config import Experiment
-
-PACKAGE = Path(__file__).parent
-
-
-def shipped(name: str) -> Path:
-    """The folder `conf` or `sweeps`: beside the package in a checkout, inside it in an installed wheel."""
-    inside = PACKAGE / name
-    return inside if inside.is_dir() else PACKAGE.parent / name
-
 
 def process_started() -> float:
     """Unix time at which this process began, from the kernel."""
@@ -102,9 +95,17 @@ def compose_config(overrides: Sequence[str], config_name: str = "train", **optio
         return compose(config_name, overrides=list(overrides), **options)
 
 
+class Lines(logging.Handler):
+    """One line a message on standard error, above the bars where some stand."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Say it."""
+        say(self.format(record))
+
+
 def set_up_logging() -> None:
-    """One line a message on standard error; neither a message nor a traceback shows a secret."""
-    handler = logging.StreamHandler(sys.stderr)
+    """Messages go to standard error; neither a message nor a traceback shows a secret."""
+    handler = Lines()
     handler.setFormatter(Formatter("%(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     sys.excepthook = lambda *error: sys.stderr.write(without_secrets("".join(traceback.format_exception(*error))))
@@ -114,11 +115,26 @@ def set_up_logging() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
+def program(module: str) -> str:
+    """How a command was typed, for its usage: `lab plan`, or `python -m lab.plan`."""
+    return sys.argv[0] if sys.argv[0].startswith("lab ") else f"python -m {module}"
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Let a command take `--run RUN`; `take_run` finds it as the first word too."""
+    parser.add_argument("--run", metavar="RUN", help="a finished run, by its identity or the first digits; RUN as the first word is the same")
+
+
+def take_run(parser: argparse.ArgumentParser, given: argparse.Namespace, words: list[str]) -> None:
+    """Set `given.run` to the run that the command names; the first word is taken off where it is that. Ends the command without one."""
+    if given.run is None and words and "=" not in words[0]:
+        given.run = words.pop(0)
+    if given.run is None:
+        parser.error(f"no run is named. Type {parser.prog} RUN, where RUN is the name of a folder in {given.runs_dir}/, or its first digits.")
+
+
 def run_cli(act: Callable[[], int | None]) -> int:
     """Run a door's work; an error of the user's is one paragraph on standard error and exit code 2."""
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing; what is no user's error keeps its traceback
     try:
         refuse_endless_numbers(sys.argv[1:])
@@ -132,7 +148,12 @@ def run_cli(act: Callable[[], int | None]) -> int:
         return EXIT_CODE
     except LabError as error:
         print(f"error: {without_secrets(str(error))}", file=sys.stderr)
-    except (HydraException, OmegaConfBaseException) as error:
+    except Exception as error:
+        from hydra.errors import HydraException
+        from omegaconf.errors import OmegaConfBaseException
+
+        if not isinstance(error, HydraException | OmegaConfBaseException):
+            raise
         print(f"error: {without_secrets(explain(error, sys.argv[1:]))}", file=sys.stderr)
     return 2
 
@@ -145,7 +166,7 @@ def refuse_endless_numbers(arguments: list[str]) -> None:
 
 
 def explain(error: Exception, arguments: list[str]) -> str:
-    """Say in a sentence what Hydra or OmegaConf found wrong: the key, what was given, what is legal."""
+    """Say what Hydra or OmegaConf found wrong: the key, what was given, what is legal or what to type."""
     from hydra.errors import MissingConfigException, OverrideParseException
 
     from lab.config import Experiment
@@ -155,9 +176,15 @@ def explain(error: Exception, arguments: list[str]) -> str:
         asked = str(error.missing_cfg_file)
         dial, _, option = asked.rpartition("/")
         legal = ", ".join(error.options)
-        return f"{dial}={option}: there is no such option.{did_you_mean(option, error.options)} Legal: {legal}."
+        said = f"{dial}={option}: there is no such option.{did_you_mean(option, error.options)} Legal: {legal}."
+        return f"{said} `lab train --help {dial}` says what each is." if dial in key_index.load()["groups"] else said
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file is not None:
+        sweeps = key_index.load()["sweeps"]
+        return f"-cn {error.missing_cfg_file}: there is no such sweep.{did_you_mean(error.missing_cfg_file, sweeps)} Legal: {', '.join(sweeps)}."
     if isinstance(error, OverrideParseException):
-        key, _, value = error.override.partition("=")
+        key, equals, value = error.override.partition("=")
+        if not equals:
+            return f"{key}: it is given no value. Type {key}=VALUE; `lab train --help` lists groups and keys."
         return f"{error.override}: Hydra cannot read it. Put what it would take apart in quotes of its own, as in \"{key}='{value}'\"."
     root: BaseException = error
     while root.__cause__ is not None:
@@ -167,7 +194,11 @@ def explain(error: Exception, arguments: list[str]) -> str:
         key = argument.lstrip("+~").partition("=")[0]
         legal_here = legal_keys(Experiment)
         if "=" in argument and key not in legal_here and key.partition(".")[0] != "hydra" and "/" not in key:
-            return f"{key}: there is no such key.{did_you_mean(key, legal_here)} `python -m lab.train --help` lists them all."
+            return f"{key}: there is no such key.{did_you_mean(key, legal_here)} `lab train --help` lists them all."
+        if "=" in argument and key in str(error) and sentence.startswith("Ambiguous value"):
+            value = argument.partition("=")[2]
+            return f"{argument}: several values make a sweep. Add -m to the command, or type {key}=[{value}] where one list is meant."
         if "=" in argument and key in str(error):
-            return f"{argument}: {sentence}."
+            told = key_index.load()["keys"].get(key, {"told": ""})["told"]
+            return f"{argument}: {sentence}.{f' Legal: {told}.' if told else ''}"
     return f"{sentence}."

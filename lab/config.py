@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from omegaconf import MISSING
-
 from lab.host.files import values_hash
 from lab.host.redaction import without_secrets
 
+MISSING: Any = "???"
+"""OmegaConf's mark of a value that must be given. Its own constant is not imported, which takes as long as all of `--help`."""
 DIALS = ("model", "data", "lora", "prompt", "vision_tokens", "conditioning")
 PARTS = ("vision", "projector", "llm")
 

@@ -1,4 +1,4 @@
-"""python -m lab.evaluate: score a finished run again, on other data if asked, under its contract. Light until it starts."""
+"""lab evaluate RUN: score a finished run again, on other data if asked, under its contract. Light until it starts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lab import paths, plugins
-from lab.cli import compose_config, explain, run_cli, set_up_logging
+from lab.cli import add_run, compose_config, explain, program, run_cli, set_up_logging, take_run
 from lab.host.files import values_hash, write_atomically
 
 if TYPE_CHECKING:
@@ -31,13 +31,14 @@ FREE = ("data", "evaluation", "tracking", "plugins", *(f"trainer.{key}" for key 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     made = argparse.ArgumentParser(
-        prog="python -m lab.evaluate",
+        prog=program("lab.evaluate"),
+        usage="%(prog)s RUN [KEY=VALUE ...] [options]",
         description="Rebuild a run's base, dials and adapter from runs/ID/run.json, check them against the adapter's contract, "
         "score a split, and write runs/ID/evaluations/NAME.parquet with NAME.json beside it.",
-        epilog="KEY=VALUE changes one value of the run's config and DIAL=OPTION takes conf/DIAL/OPTION.yaml, as in lab.train: "
+        epilog="KEY=VALUE changes one value of the run's config and GROUP=OPTION takes conf/GROUP/OPTION.yaml, as in lab train: "
         "data=winoground, data.num_dev=400, trainer.accelerator=cpu. A change that the contract forbids is refused.",
     )
-    made.add_argument("--run", required=True, metavar="ID", help="identity of a finished run, or its first digits")
+    add_run(made)
     made.add_argument("--split", choices=SPLITS, default="dev", help="what to score (default: dev)")
     made.add_argument("--runs-dir", type=paths.argument, default=Path("runs"), metavar="DIR", help="where run folders lie (default: runs)")
     made.add_argument("--name", help="name of the files (default: the split, and a hash of what was changed)")
@@ -200,7 +201,9 @@ def act(given: argparse.Namespace) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command-line entry point; 2 if the user must act."""
-    given = parser().parse_intermixed_args(arguments)
+    arguments_of = parser()
+    given = arguments_of.parse_intermixed_args(arguments)
+    take_run(arguments_of, given, given.overrides)
     set_up_logging()
     return run_cli(lambda: act(given))
 

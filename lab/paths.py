@@ -35,6 +35,15 @@ PATHS = {
 FILE_ADDRESS = re.compile(r"(sqlite(?:\+\w+)?:///|file:(?://)?)(~.*)", re.DOTALL)
 
 
+PACKAGE = Path(__file__).parent
+
+
+def shipped(name: str) -> Path:
+    """The folder `conf` or `sweeps`: beside the package in a checkout, inside it in an installed wheel."""
+    inside = PACKAGE / name
+    return inside if inside.is_dir() else PACKAGE.parent / name
+
+
 def expanded(given: str, key: str) -> str:
     """The text with `~` or `~user` at its beginning, or at the beginning of a `sqlite:///` or `file:` address's path, as a folder.
 

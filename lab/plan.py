@@ -1,4 +1,4 @@
-"""python -m lab.plan [KEY=VALUE ...]: what a comparison could see and what it would cost, before it is run.
+"""lab plan [KEY=VALUE ...] [-m]: what a comparison could see and what it would cost, before it is run.
 
 No weights are loaded. Exit code 2 if the experiment cannot fit the device.
 """
@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lab.cli import compose, run_cli, set_up_logging
+from lab.cli import compose, program, run_cli, set_up_logging
 from lab.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -24,16 +24,21 @@ ICC = 0.05
 """Assumed correlation of d = correct_A - correct_B within a cluster; a report measures it afterwards."""
 
 
+DESCRIPTION = """What a comparison could see, and what it would cost, before it is run. No weights are loaded. Exit code 2 if an experiment
+cannot fit the device."""
+
+
 def main() -> None:
     """Command-line entry point."""
-    parser = argparse.ArgumentParser(prog="python -m lab.plan", description=__doc__)
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as in lab.train; one experiment")
-    parser.add_argument("-cn", "--config-name", default="train", help="a sweep of sweeps/, planned at its defaults")
-    parser.add_argument("--device", default="h200", help="h200, h100, a100, l40s, rtx4090, t4")
-    parser.add_argument("--arms", type=int, default=3, help="arms of the sweep, for its time")
-    parser.add_argument("--text-tokens", type=int, default=70, help="tokens of a prompt without its images")
-    parser.add_argument("--tokens-per-image", type=int, help="default: vision_tokens.budget, else measured")
-    given = parser.parse_args()
+    parser = argparse.ArgumentParser(prog=program("lab.plan"), description=DESCRIPTION)
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as in lab train")
+    parser.add_argument("-m", "--multirun", action="store_true", help="a sweep: each arm, and all together")
+    parser.add_argument("-cn", "--config-name", default="train", metavar="SWEEP", help="a sweep of sweeps/")
+    parser.add_argument("--device", default="h200", help="h200, h100, a100, l40s, rtx4090, t4 (default: h200)")
+    parser.add_argument("--arms", type=int, default=3, metavar="N", help="without -m: arms of the sweep, for its time (default: 3)")
+    parser.add_argument("--text-tokens", type=int, default=70, metavar="N", help="tokens of a prompt without its images (default: 70)")
+    parser.add_argument("--tokens-per-image", type=int, metavar="N", help="default: vision_tokens.budget, else measured")
+    given = parser.parse_intermixed_args()
     set_up_logging()
     sys.exit(run_cli(lambda: act(given)))
 
@@ -43,6 +48,8 @@ def act(given: argparse.Namespace) -> int:
     from lab.sweeping.launcher import register
 
     register()
+    if given.multirun or given.config_name != "train":
+        return plan_sweep(given)
     x = compose(given.overrides, given.config_name)
     splits = data_of(x)
     print(visible(splits))
@@ -50,6 +57,52 @@ def act(given: argparse.Namespace) -> int:
     sizes = (None, 2) if splits is None else (len(splits.train), len(splits.dev.index(0).images))
     print(cost(x, given, tokens, *sizes) + how)
     return 0
+
+
+def plan_sweep(given: argparse.Namespace) -> int:
+    """Print what each arm of a sweep costs, and all together. Raises `ConfigError` if the device cannot hold one."""
+    from lab.costs import planning
+    from lab.sweeping.arms import arm_name, differing
+    from lab.sweeping.launcher import foreseen
+
+    experiments = [arm.experiment for arm in foreseen(given.overrides, given.config_name)]
+    dials = differing(experiments)
+    flops, memory = planning.device(given.device)
+    data: dict[str, Splits | None] = {}
+    rows = [("arm", "trainable", "memory, GB", "GFLOP an example", "training, s at least")]
+    total, too_large = 0.0, []
+    for x in experiments:
+        if repr(x.data) not in data:
+            data[repr(x.data)] = splits = data_of(x)
+            print(visible(splits), end="\n\n")
+        splits = data[repr(x.data)]
+        tokens, _ = tokens_per_image(x, given, splits)
+        images = 2 if splits is None else len(splits.dev.index(0).images)
+        found = planning.plan(x, tokens, images=images, text_tokens=given.text_tokens, memory=memory)
+        seconds = None if splits is None and x.trainer.max_steps is None else examples_seen(x, splits) * found.train_flops / flops
+        total += seconds or 0.0
+        name = arm_name(x, dials)
+        too_large += [name] if found.memory_bytes > memory else []
+        trainable = sum(row.trainable for row in found.ledger)
+        told = "unknown" if seconds is None else f"{seconds:,.1f}"
+        rows.append((name, f"{trainable:,}", f"{found.memory_bytes / 1e9:.2f}", f"{found.train_flops / 1e9:,.1f}", told))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for name, *numbers in rows:
+        print("  ".join([name.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(numbers, widths[1:], strict=True))]))
+    print(f"\n{len(experiments)} arms, together {total:,.1f} s on {given.device} at the data sheet's rate; expect 2 to 4 times that")
+    if too_large:
+        raise ConfigError(
+            f"{', '.join(too_large)}: this does not fit {given.device}. Lower trainer.batch_size and raise trainer.accumulate_grad_batches."
+        )
+    return 0
+
+
+def examples_seen(x: Experiment, splits: Splits | None) -> float:
+    """Examples that an arm trains on, repetitions counted."""
+    if x.trainer.max_steps is not None:
+        return x.trainer.max_steps * x.trainer.batch_size * x.trainer.accumulate_grad_batches
+    assert splits is not None and x.trainer.max_epochs is not None
+    return x.trainer.max_epochs * len(splits.train)
 
 
 def data_of(x: Experiment) -> Splits | None:

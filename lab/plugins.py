@@ -10,7 +10,6 @@ named on the user's own command or in their own config is imported, what a run's
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -57,6 +56,8 @@ def execute(name: str, file: Path) -> None:
 
 def enter(name: str) -> None:
     """Import an entry point."""
+    import importlib.metadata
+
     known = {point.name: point for point in importlib.metadata.entry_points(group=GROUP)}
     if name not in known:
         installed = f"Installed are {', '.join(sorted(known))}." if known else "No package that is installed has any."

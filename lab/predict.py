@@ -1,4 +1,4 @@
-"""python -m lab.predict RUN PICTURES: what a finished run answers about pictures of one's own, as a table and a page. Light until it starts."""
+"""lab predict RUN PICTURES: what a finished run answers about pictures of one's own, as a table and a page. Light until it starts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lab import paths, plugins
-from lab.cli import run_cli, set_up_logging
+from lab.cli import program, run_cli, set_up_logging
 from lab.errors import ConfigError, DataError
 from lab.evaluate import changed, find
 from lab.host.files import write_atomically
@@ -40,7 +40,7 @@ MOST_CASES = 60
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     made = argparse.ArgumentParser(
-        prog="python -m lab.predict",
+        prog=program("lab.predict"),
         description="Ask a finished run about pictures: one question about each, or the questions of a file. Its own prompt, dials and "
         "adapter answer, under its contract, as in its evaluation. Writes FOLDER/predictions.csv and .parquet (picture, question, answer, "
         "confidence), gallery.html, prediction.json, and skipped.csv where a picture or question is bad; the exit code is then 1.",

@@ -1,4 +1,4 @@
-"""python -m lab.sync: deliver run folders to MLflow that it has not, or not fully, received. Light until it starts."""
+"""lab sync: deliver run folders to MLflow that it has not, or not fully, received. Light until it starts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lab import paths
-from lab.cli import run_cli, set_up_logging
+from lab.cli import program, run_cli, set_up_logging
 from lab.errors import ConfigError, DataError
 from lab.host.redaction import HIDDEN, without_secrets
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Command-line entry point."""
-    parser = argparse.ArgumentParser(prog="python -m lab.sync", description=__doc__)
+    parser = argparse.ArgumentParser(prog=program("lab.sync"), description="Deliver run folders to MLflow that it has not, or not fully, received.")
     parser.add_argument("--runs-dir", default="runs", help="the folder of run folders")
     parser.add_argument("--uri", default=None, help="MLflow server; default: each run's own tracking.uri, else as in lab.train")
     parser.add_argument("--experiment", default=None, help="the MLflow experiment; default: each run's own")

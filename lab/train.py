@@ -1,22 +1,21 @@
-"""python -m lab.train: compose an experiment, train it, measure it. `-m` makes it a sweep. Light until a run starts."""
+"""lab train: compose an experiment, train it, measure it. `-m` makes it a sweep. Light until a run starts."""
 
 from __future__ import annotations
 
 import sys
-
-import hydra
-from omegaconf import DictConfig
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from lab import manual, plugins
-from lab.cli import frozen, process_started, run_cli, set_up_logging, shipped
+from lab.cli import compose_config, frozen, process_started, run_cli, set_up_logging
 from lab.errors import ConfigError
-from lab.sweeping.launcher import register
+from lab.paths import shipped
 
-register()
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
-@hydra.main(version_base="1.3", config_path=str(shipped("conf")), config_name="train")
-def compose(composed: DictConfig) -> None:
+def experiment(composed: DictConfig) -> None:
     """One experiment, composed by Hydra."""
     raise SystemExit(run_cli(lambda: alone(composed)))
 
@@ -57,7 +56,33 @@ def main() -> None:
 def act() -> int | None:
     """Show the manual, or let Hydra compose; plugins come first, whose options both know."""
     plugins.load(plugins.named(sys.argv[1:]))
-    return manual.show(shipped("conf"), sys.argv[1:]) if manual.asked(sys.argv[1:]) else compose()
+    if manual.requested(sys.argv[1:]):
+        sys.stdout.write(manual.text(sys.argv[1:], values))
+        return 0
+
+    import hydra
+
+    from lab.sweeping.launcher import register
+
+    register()
+    sys.argv[1:] = overrides_last(sys.argv[1:])
+    return hydra.main(version_base="1.3", config_path=str(shipped("conf")), config_name="train")(experiment)()
+
+
+def values(config_name: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """An experiment as plain values, not checked."""
+    from omegaconf import OmegaConf
+
+    from lab.sweeping.launcher import register
+
+    register()
+    composed: Any = OmegaConf.to_container(compose_config(overrides, config_name), enum_to_str=True)
+    return composed
+
+
+def overrides_last(arguments: Sequence[str]) -> list[str]:
+    """Flags before overrides: Hydra's parser takes overrides in one piece only, so not `lora.r=8,16 -m seed=1`."""
+    return sorted(arguments, key=lambda argument: "=" in argument and not argument.startswith("-"))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""python -m lab.verify RUN: does a finished run still give the answers it was measured with? Light until it starts."""
+"""lab verify RUN: does a finished run still give the answers it was measured with? Light until it starts."""
 
 from __future__ import annotations
 
@@ -8,18 +8,24 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lab import paths, plugins
-from lab.cli import run_cli, set_up_logging
+from lab.cli import add_run, program, run_cli, set_up_logging, take_run
 from lab.errors import ContractError
+
+DESCRIPTION = "Say whether a finished run still gives the answers it was measured with. Exit code 0 if every check passes, else 1."
 
 
 def main() -> None:
     """Command-line entry point."""
-    parser = argparse.ArgumentParser(prog="python -m lab.verify", description=__doc__)
-    parser.add_argument("run", help="identity of a finished run, or its first digits")
+    parser = argparse.ArgumentParser(prog=program("lab.verify"), usage="%(prog)s RUN [options]", description=DESCRIPTION)
+    parser.add_argument("words", nargs="*", metavar="RUN", help=argparse.SUPPRESS)
+    add_run(parser)
     parser.add_argument("--runs-dir", type=paths.argument, default=Path("runs"), help="the folder of run folders")
     parser.add_argument("--folder", type=paths.argument, help="check this exported Hugging Face folder instead of exporting anew")
     parser.add_argument("--plugins", nargs="+", action="extend", default=[], metavar="FOLDER", help=plugins.HELP)
     given = parser.parse_args()
+    take_run(parser, given, given.words)
+    if given.words:
+        parser.error(f"{' '.join(given.words)}: one run is verified at a time. Type {parser.prog} {given.run}")
     set_up_logging()
     sys.exit(run_cli(lambda: verify(given.runs_dir, given.run, given.folder, given.plugins)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from prediction_tables import prediction
 from lab.answers import predictions
 from lab.costs import planning
 from lab.errors import ConfigError
-from lab.plan import DISCORDANCES, cost, tokens_per_image, visible
+from lab.plan import DISCORDANCES, act, cost, tokens_per_image, visible
 from lab.statistics import resampling
 
 
@@ -133,3 +134,21 @@ def test_the_plan_counts_clusters_as_the_report_does(composer, tmp_path) -> None
 
 def answered(one):
     return prediction(one.sample_id, True, image_set=one.image_set, group=one.question_group)
+
+
+def test_the_plan_of_a_sweep_has_a_line_an_arm_and_their_sum(capsys, two_billion, tmp_path) -> None:
+    def planned(*overrides: str, device: str = "h200") -> str:
+        own = [f"tracking.cache_dir={tmp_path}", "data.num_train=16", "data.num_minival=8", "data.num_dev=32", *overrides]
+        assert act(argparse.Namespace(overrides=own, multirun=True, config_name="train", device=device, text_tokens=70, tokens_per_image=16)) == 0
+        return capsys.readouterr().out
+
+    text = planned("lora.r=2,4", "sweep.replicates=2", "trainer.max_steps=1000000")
+    rows = [re.split(r" {2,}", line) for line in text.splitlines() if line.startswith("lora.r=")]
+    assert [row[0] for row in rows] == [f"lora.r={r}, seed={seed}" for r in (2, 4) for seed in (0, 1)]
+    assert [row[1] for row in rows] == ["22,400", "22,400", "44,800", "44,800"]
+    seconds = [float(row[-1].replace(",", "")) for row in rows]
+    total = float(re.search(r"4 arms, together ([\d,.]+) s on h200", text)[1].replace(",", ""))
+    assert total == pytest.approx(sum(seconds), abs=0.3) and min(seconds) > 0
+    assert text.count("smallest difference in") == 1
+    with pytest.raises(ConfigError, match=r"does not fit t4. Lower trainer.batch_size"):
+        planned("trainer.batch_size=4096", "model=qwen2_vl_2b", f"model.path={two_billion}", "model.dtype=bfloat16", device="t4")

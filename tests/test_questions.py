@@ -14,7 +14,6 @@ import pytest
 from PIL import Image
 
 from lab import data
-from lab.cli import run_cli
 from lab.config import DataDial, OnBad, identity
 from lab.data import check, images
 from lab.data.question_file.parts import SHARES, draw
@@ -282,7 +281,7 @@ def test_the_check_says_what_is_there_and_whether_it_can_train(tmp_path, capsys,
 
     def ran(*arguments: str) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["check", str(path), "--cache-dir", str(tmp_path / "cache"), *arguments])
-        code = run_cli(check.main)
+        code = check.main()
         return code, "".join(capsys.readouterr())
 
     code, printed = ran()

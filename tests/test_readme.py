@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from lab import commands
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = [line.split("#")[0].strip() for block in re.findall(r"```bash\n(.*?)```", README, re.S) for line in block.splitlines()]
@@ -21,6 +23,11 @@ def test_it_is_short() -> None:
 def test_every_door_exists(door) -> None:
     path = ROOT.joinpath("lab", *door.split("."))
     assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file()
+
+
+@pytest.mark.parametrize("line", [line for line in re.findall(r"\blab [a-z][^`\n#)]*", "\n".join(COMMANDS)) if not line.startswith("lab.")])
+def test_every_command_of_the_script_exists(line) -> None:
+    assert commands.named(line.split()[1:]) is not None
 
 
 @pytest.mark.parametrize("command", [c for c in TRAIN if "--help" not in c])

@@ -1,8 +1,4 @@
-"""python -m lab.bench [KEY=VALUE ...]: how fast the composed config is. Light until it starts to measure.
-
-Throughput, the parts of a step, the share of the machine's fastest matrix product, and scoring against generating.
-Timings mean something on a machine that does nothing else.
-"""
+"""lab bench [KEY=VALUE ...]: how fast the composed config is. Light until it starts to measure."""
 
 from __future__ import annotations
 
@@ -11,13 +7,16 @@ import os
 import sys
 
 from lab import paths
-from lab.cli import compose, run_cli, set_up_logging
+from lab.cli import compose, program, run_cli, set_up_logging
+
+DESCRIPTION = """How fast the composed config is: throughput, the parts of a step, the share of the machine's fastest matrix product, and
+scoring against generating. Timings mean something on a machine that does nothing else."""
 
 
 def parser(prog: str, description: str | None) -> argparse.ArgumentParser:
     """The arguments that every benchmark takes."""
     arguments = argparse.ArgumentParser(prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as in lab.train; one experiment")
+    arguments.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as in lab train; one experiment")
     arguments.add_argument("--rounds", type=int, default=5, metavar="N", help="timed rounds (default: 5)")
     arguments.add_argument("--steps", type=int, default=6, metavar="N", help="timed optimizer steps in a round (default: 6)")
     arguments.add_argument("--out", type=paths.argument, metavar="FILE", help="write the figures as JSON too")
@@ -27,7 +26,7 @@ def parser(prog: str, description: str | None) -> argparse.ArgumentParser:
 
 def main() -> None:
     """Command-line entry point."""
-    arguments = parser("python -m lab.bench", __doc__).parse_intermixed_args()
+    arguments = parser(program("lab.bench"), DESCRIPTION).parse_intermixed_args()
     set_up_logging()
     sys.exit(run_cli(lambda: run(arguments)))
 

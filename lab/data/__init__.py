@@ -104,10 +104,9 @@ def dial_of(name: str, keys: Sequence[str], source: str, **given: str) -> DataDi
     from omegaconf.errors import OmegaConfBaseException
 
     from lab import bounds
-    from lab.cli import shipped
     from lab.config import DataDial, Experiment
 
-    files = [folder / "data" / f"{name}.yaml" for folder in (shipped("conf"), *plugins.conf_folders())]
+    files = [folder / "data" / f"{name}.yaml" for folder in (paths.shipped("conf"), *plugins.conf_folders())]
     try:
         file = next((file for file in files if file.is_file()), None)
         option: Any = OmegaConf.load(file) if file else OmegaConf.create({"name": name})

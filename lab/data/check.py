@@ -1,4 +1,4 @@
-"""python -m lab.data.check FILE: read a whole file of questions and say what training would meet. Exit code 0: it can train."""
+"""lab data check FILE: read a whole file of questions and say what training would meet. Exit code 0: it can train."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lab import data, paths
-from lab.cli import run_cli, set_up_logging
+from lab.cli import program, run_cli, set_up_logging
 from lab.config import DataDial, OnBad
 from lab.data.question_only import question_only
 from lab.data.sets import questions
@@ -22,13 +22,18 @@ MOST_SHOWN = 20
 
 
 def main() -> int:
-    """The command."""
-    parser = argparse.ArgumentParser(prog="python -m lab.data.check", description="Say what data=questions makes of a file.")
+    """Command-line entry point."""
+    parser = argparse.ArgumentParser(prog=program("lab.data.check"), description="Say what data=questions makes of a file.")
     parser.add_argument("file", help="CSV, TSV, JSON, JSON Lines, Parquet, a folder of save_to_disk, or a hub id")
     parser.add_argument("--cache-dir", type=paths.argument, default=Path("cache"), metavar="DIR", help="tracking.cache_dir (default: cache)")
-    parser.add_argument("overrides", nargs="*", metavar="data.KEY=VALUE", help="as for lab.train: data.columns.question=Frage")
+    parser.add_argument("overrides", nargs="*", metavar="data.KEY=VALUE", help="as for lab train: data.columns.question=Frage")
     given = parser.parse_intermixed_args()
     set_up_logging()
+    return run_cli(lambda: act(given))
+
+
+def act(given: argparse.Namespace) -> int:
+    """Check what is named."""
     others = [each for each in given.overrides if not each.startswith("data.")]
     if others:
         raise ConfigError(f"{others[0]}: keys of data are legal here, such as data.root=FOLDER.")
@@ -90,4 +95,4 @@ def repeated(samples: Sequence[Sample]) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(run_cli(main))
+    sys.exit(main())

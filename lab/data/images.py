@@ -17,13 +17,13 @@ from typing import Protocol
 import numpy as np
 import PIL
 from PIL import Image, ImageOps, UnidentifiedImageError
-from tqdm import tqdm
 
 from lab.config import OnBad
 from lab.data.faults import BadRecord, raise_or_skip
 from lab.data.files import open_regular, why_unreadable
 from lab.data.intact import damage
 from lab.data.verified import Decoded, Stamp, Verified
+from lab.host.progress import bars, silent
 from lab.records import Picture
 
 log = logging.getLogger(__name__)
@@ -139,13 +139,12 @@ def _decoded(
         except BadRecord as fault:
             return picture.source, fault.reason
 
-    # disable=None: no bar where there is no terminal
-    bar = tqdm(total=len(pictures), desc="verify images", unit="image", disable=None if progress and pictures else True)
-    with bar, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    report = bars() if progress and pictures else silent
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for start in range(0, len(pictures), BATCH):
             batch = pictures[start : start + BATCH]
             yield from pool.map(outcome, batch)
-            bar.update(len(batch))
+            report("verifying images", start + len(batch), len(pictures), "")
 
 
 def _same(picture: Picture) -> Picture:

@@ -207,9 +207,11 @@ def from_pretrained(dial: ModelDial, kind: Family, where: str) -> tuple[Any, dic
     """Transformers' model, what it says of the weights that it read, and the processor."""
     import torch
     from transformers import AutoConfig
+    from transformers.utils import logging as transformers_logging
 
     from lab.model import precision
 
+    transformers_logging.disable_progress_bar()  # "Loading weights"; downloads show their own
     options: dict[str, Any] = {"revision": dial.revision, "trust_remote_code": dial.trust_remote_code}
     config = AutoConfig.from_pretrained(where, **options)
     recognise(dial, kind, config)

@@ -1,4 +1,4 @@
-"""python -m lab.report: write the comparison of a sweep, or of any runs. Light until it starts to work."""
+"""lab report: write the comparison of a sweep, or of any runs. Light until it starts to work."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lab import paths, plugins
+from lab.cli import program
 from lab.errors import LabError
 
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     made = argparse.ArgumentParser(
-        prog="python -m lab.report",
+        prog=program("lab.report"),
         description="Write OUT/<sweep>/report.md, report.html, table.tex and figures/ from finished runs. Without --sweep and "
         "--run: the latest sweep, or all finished runs if there is no sweep.",
     )

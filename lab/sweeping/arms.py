@@ -7,7 +7,6 @@ another over the resident base. Training code is that of a run alone (`lab.run.r
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import multiprocessing
 import multiprocessing.connection
@@ -17,21 +16,20 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
-from tqdm import tqdm
 
 from lab import config
 from lab.config import Experiment, also_asked, as_dict, flat, identity, trains
 from lab.errors import BusyError, LabError
 from lab.host.files import text_hash
 from lab.host.forks import die_with, frozen_heap
-from lab.host.progress import bars
+from lab.host.progress import Row, bars, board
 from lab.host.stopping import EXIT_CODE, REQUEST, Stopped, deferred, requeue, stoppable
 from lab.store import runs
 from lab.store.runs import Run, Sweep
@@ -281,9 +279,10 @@ def side_by_side(todo: Sequence[tuple[Experiment, Run]], prepared: Prepared, sta
     context = multiprocessing.get_context("fork")
     waiting = list(todo)
     living: dict[str, tuple[BaseProcess, Experiment, Run]] = {}
+    begun: dict[str, tuple[int, float]] = {}
     told = False
     running.warm()
-    with progress_bars(todo) as show, deferred(), frozen_heap():
+    with board() as draw, deferred(), frozen_heap():
         while living or (waiting and not REQUEST.asked):
             if REQUEST.asked and not told:
                 told = True
@@ -296,7 +295,7 @@ def side_by_side(todo: Sequence[tuple[Experiment, Run]], prepared: Prepared, sta
                 process.start()
                 living[record.identity] = (process, x, record)
             multiprocessing.connection.wait([process.sentinel for process, _, _ in living.values()], POLL_S)
-            show(living)
+            draw(rows(todo, living, begun))
             for name, (process, x, record) in list(living.items()):
                 if process.exitcode is not None:
                     record_exit(process.exitcode, x, record)
@@ -350,28 +349,25 @@ def log_path(x: Experiment, record: Run) -> Path:
     return runs.folder(Path(x.tracking.runs_dir), record.identity) / "log.txt"
 
 
-@contextlib.contextmanager
-def progress_bars(todo: Sequence[tuple[Experiment, Run]]) -> Iterator[Any]:
-    """One bar over the optimizer steps of all arms, with each living arm's step and loss beside it."""
-    steps = {record.identity: x.trainer.max_steps or 0 for x, record in todo if trains(x)}
-    total = sum(steps.values())
-    last: dict[str, tuple[int, float]] = {}
-    bar = tqdm(total=total or None, desc=f"{len(todo)} arms", unit="step", mininterval=1.0)
+def rows(
+    todo: Sequence[tuple[Experiment, Run]], living: Mapping[str, tuple[BaseProcess, Experiment, Run]], begun: dict[str, tuple[int, float]]
+) -> list[Row]:
+    """How far all arms are, in optimizer steps, and each living one. begun: the last step and loss of each that has begun, kept here."""
+    begun |= {name: step_and_loss(x, record) for name, (_, x, record) in living.items()}
+    total = sum(x.trainer.max_steps or 0 for x, _ in todo if trains(x))
+    drawn = [Row(f"{len(begun) - len(living)} of {len(todo)} arms", sum(step for step, _ in begun.values()), total or None)]
+    for name, (_, x, record) in living.items():
+        step, loss = begun[name]
+        steps = x.trainer.max_steps if trains(x) else 0
+        note = "answering" if steps is not None and step >= steps else f"loss {loss:.3f}" if step else "starting"
+        drawn.append(Row(record.name, step, steps, note))
+    return drawn
 
-    def show(living: dict[str, tuple[BaseProcess, Experiment, Run]]) -> None:
-        notes = []
-        for name, (_, x, record) in living.items():
-            rows = [row for row in runs.curves(runs.folder(Path(x.tracking.runs_dir), name)) if "train/loss" in row]
-            if rows:
-                last[name] = (int(rows[-1]["step"]) + 1, rows[-1]["train/loss"])
-                notes.append(f"{record.name}: step {last[name][0]} loss {last[name][1]:.3f}")
-        bar.set_postfix_str("; ".join(notes), refresh=False)
-        bar.update(sum(step for step, _ in last.values()) - bar.n)
 
-    yield show
-    if total:
-        bar.update(total - bar.n)
-    bar.close()
+def step_and_loss(x: Experiment, record: Run) -> tuple[int, float]:
+    """The last optimizer step of an arm's curve and its loss; 0 before the first."""
+    kept = [row for row in runs.curves(runs.folder(Path(x.tracking.runs_dir), record.identity)) if "train/loss" in row]
+    return (int(kept[-1]["step"]) + 1, kept[-1]["train/loss"]) if kept else (0, 0.0)
 
 
 def conclude(sweep: Sweep, courier: MlflowSync, started: float) -> int:

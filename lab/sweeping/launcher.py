@@ -11,7 +11,7 @@ import importlib
 import itertools
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from lab.cli import frozen, register_schema
+from lab.paths import shipped
 
 if TYPE_CHECKING:
     from lab.sweeping.arms import Arm
@@ -54,14 +55,40 @@ class ArmsSweeper(Sweeper):
         from lab.sweeping import arms, elsewhere
 
         assert self.hydra_context is not None and self.task_function is not None and self.config is not None  # `setup` comes first
-        points = grid([*(f"{key}={value}" for key, value in self.params.items()), *arguments], self.hydra_context.config_loader)
-        overrides = [[*point, *shlex.split(arm)] for point, arm in itertools.product(points, self.arms)]
+        overrides = listed(self.params, self.arms, arguments, self.hydra_context.config_loader)
         if self.config.hydra.launcher._target_ != SharedLauncherConfig._target_:
             launch = functools.partial(elsewhere.launch, self.hydra_context, self.config)
             asked = composed(self.hydra_context, self.config, overrides)
             raise SystemExit(arms.run_sweep(asked, arms.SweepSource.of(self.config), launch=launch))
         launcher = Plugins.instance().instantiate_launcher(self.hydra_context, self.task_function, self.config)
         launcher.launch(overrides, initial_job_idx=0)
+
+
+def listed(params: Mapping[str, str], arms: Sequence[str], arguments: Sequence[str], loader: ConfigLoader) -> list[list[str]]:
+    """The overrides of each arm: every point of the grid of `params` and of the command, joined to each of the arms."""
+    points = grid([*(f"{key}={value}" for key, value in params.items()), *arguments], loader)
+    return [[*point, *shlex.split(arm)] for point, arm in itertools.product(points, arms)]
+
+
+def foreseen(arguments: Sequence[str], config_name: str) -> list[Arm]:
+    """The arms of `lab train ARGUMENTS -m`, none of which is run. Raises `ConfigError` for a sampler that draws them while it runs."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    from lab.errors import ConfigError
+    from lab.sweeping.arms import Arm
+    from lab.sweeping.replicates import replicated
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(shipped("conf")), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        of_hydra = [argument for argument in arguments if argument.startswith("hydra")]
+        sweeper = compose(config_name, of_hydra, return_hydra_config=True).hydra.sweeper
+        if sweeper._target_ != ArmsSweeperConfig._target_:
+            raise ConfigError("hydra/sweeper: only a grid's arms are known before it runs. Plan one of them: lab plan KEY=VALUE.")
+        own = [argument for argument in arguments if argument not in of_hydra]
+        overrides = listed(sweeper.params or {}, sweeper.arms or [""], own, loader)
+        return replicated([Arm(frozen(compose(config_name, one)), tuple(one)) for one in overrides])
 
 
 def grid(arguments: Sequence[str], loader: ConfigLoader | None = None) -> list[list[str]]:

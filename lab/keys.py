@@ -1,0 +1,158 @@
+"""What each key, option and sweep is, for `--help` and tab completion: read from `conf/`, the schema and `lab.bounds`. Light.
+
+Nothing is written twice: a key's comment is its YAML's own, what is legal for it is what `lab.freezing` checks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import types
+import typing
+from collections.abc import Iterable, Iterator
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lab import bounds, paths
+from lab.config import DIALS, Experiment
+
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+TRAIN = "train"
+"""The file of what is held still, as an option among those of the dials."""
+
+
+def reference(conf: Path, sweeps: Path) -> dict[str, Any]:
+    """Plain values for JSON.
+
+    groups: by dial, each option's header comment. sweeps: the questions of the sweep files. help: header and footer of `--help`.
+    keys: by dotted key, `Legal` as a dict with `comments`, by option (`TRAIN` for what is no dial's).
+    """
+    files = {(path.parent.name, path.stem): path.read_text(encoding="utf-8") for path in sorted(conf.glob("*/*.yaml"))}
+    train = (conf / f"{TRAIN}.yaml").read_text(encoding="utf-8")
+    comments: dict[str, dict[str, str]] = {}
+    for key, comment in comments_of(train).items():
+        comments.setdefault(key, {})[TRAIN] = comment
+    for dial, option in files:
+        for key, comment in inherited(files, dial, option).items():
+            comments.setdefault(f"{dial}.{key}", {})[option] = comment
+    keys = {key: dataclasses.asdict(found) | {"comments": comments.get(key, {})} for key, found in legal_values()}
+    texts = yaml.load(train, LOADER)["hydra"]["help"]
+    return {
+        "groups": {dial: {option: header(text) for (group, option), text in files.items() if group == dial} for dial in DIALS},
+        "sweeps": {path.stem: header(path.read_text(encoding="utf-8")) for path in sorted(sweeps.glob("*.yaml"))},
+        "help": {part: texts[part] for part in ("header", "footer")},
+        "keys": keys,
+    }
+
+
+def header(text: str) -> str:
+    """The first comment of a file, up to where another word of its header begins; without `Question:`."""
+    lines = []
+    for line in text.splitlines():
+        if not line.startswith("#") or (lines and re.match(r"# [A-Z][\w ]*:", line)):
+            break
+        lines.append(line.lstrip("# ").strip())
+    return " ".join(lines).removeprefix("Question: ")
+
+
+def inherited(files: dict[tuple[str, str], str], dial: str, option: str) -> dict[str, str]:
+    """The comments of an option, and of those that its defaults name for what it says nothing of; "" where a key has none."""
+    text = files[dial, option]
+    parents = [one for one in (yaml.load(text, LOADER).get("defaults") or []) if isinstance(one, str) and (dial, one) in files]
+    merged: dict[str, str] = {}
+    for parent in parents:
+        merged |= inherited(files, dial, parent)
+    return merged | {key: comment or merged.get(key, "") for key, comment in comments_of(text).items()}
+
+
+def comments_of(text: str) -> dict[str, str]:
+    """The comment behind each key of a YAML text, by dotted key; comment lines below it in the same column go on with it. "": none."""
+    lines = text.splitlines()
+    comments = {}
+    for key, line, column in places(yaml.compose(text, LOADER)):
+        behind = re.match(r":?\s*# ?", lines[line][column:])
+        comments[key] = ""
+        if behind is None:
+            continue
+        start = column + behind.end()
+        words = [lines[line][start:].strip()]
+        mark = lines[line].index("#", column)
+        for below in lines[line + 1 :]:
+            if below[:mark].strip() or not below[mark:].startswith("#"):
+                break
+            words.append(below[mark + 1 :].strip())
+        comments[key] = " ".join(words)
+    return comments
+
+
+def places(node: yaml.Node, prefix: str = "") -> Iterator[tuple[str, int, int]]:
+    """Each key of a mapping with line and column behind it, or behind its value where that ends on the same line."""
+    if not isinstance(node, yaml.MappingNode):
+        return
+    for key, value in node.value:
+        block = not value.flow_style if isinstance(value, yaml.CollectionNode) else value.style in ("|", ">")
+        mark = key.end_mark if block else value.end_mark
+        yield f"{prefix}{key.value}", mark.line, mark.column
+        yield from places(value, f"{prefix}{key.value}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Legal:
+    """What a key takes. words: those that can be completed. told: all that is legal, in a few words; empty: any text."""
+
+    words: tuple[str, ...]
+    told: str
+    is_list: bool
+    is_path: bool
+
+
+def legal_values() -> Iterator[tuple[str, Legal]]:
+    """Every key of the schema but sections and the names of options."""
+    for key, hint in leaves(Experiment):
+        if key.partition(".")[0] not in DIALS or not key.endswith(".name"):
+            yield key, legal(key, hint)
+
+
+def leaves(schema: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every key of the schema that is no section, with its type."""
+    for name, hint in typing.get_type_hints(schema).items():
+        if dataclasses.is_dataclass(hint):
+            yield from leaves(typing.cast(type, hint), f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", hint
+
+
+def legal(key: str, hint: Any) -> Legal:
+    """What one key takes, by its type and the tables of `lab.bounds`."""
+    alternatives = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    null = ("null",) if type(None) in alternatives else ()
+    kind = next(one for one in alternatives if one is not type(None))
+    is_list = typing.get_origin(kind) is list
+    kind = typing.get_args(kind)[0] if is_list else kind
+    words, told = words_of(key, kind)
+    text = enumerated([*told, *null]) if told else ""
+    if key in bounds.BOUNDS:
+        text = bounds.BOUNDS[key].range + (", or null" if null else "")
+    return Legal((*words, *null), f"list of {text}" if is_list and text else text, is_list, key in paths.PATHS)
+
+
+def words_of(key: str, kind: Any) -> tuple[tuple[str, ...], list[str]]:
+    """The words that a key takes, and the same with what is told of others."""
+    if kind is bool:
+        return ("true", "false"), ["true", "false"]
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        words = tuple(member.value for member in kind)
+        return words, list(words)
+    if key in bounds.WORDS:
+        found = bounds.WORDS[key]
+        return found.legal, [*found.legal, *([found.also_told] if found.also_told else [])]
+    return (), []
+
+
+def enumerated(words: Iterable[str]) -> str:
+    """`a, b or c`."""
+    *first, last = words
+    return f"{', '.join(first)} or {last}" if first else last

@@ -1,0 +1,84 @@
+"""The commands of `lab`: how they are found, how a run is named, and that every error ends with what is legal or what to type."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from lab import cli, commands, evaluate, train, verify
+
+
+def ran(monkeypatch: pytest.MonkeyPatch, capsys, act, *words: str) -> tuple[int, str]:
+    """Exit code of an entry point under this command line, and what it printed."""
+    monkeypatch.setattr(sys, "argv", list(words))
+    try:
+        code = act()
+    except SystemExit as end:
+        code = end.code
+    return code or 0, "".join(capsys.readouterr())
+
+
+def test_the_script_lists_its_commands_and_refuses_others(monkeypatch, capsys) -> None:
+    for words in ([], ["--help"]):
+        code, printed = ran(monkeypatch, capsys, commands.main, "lab", *words)
+        assert code == 0 and printed == commands.listing() + "\n"
+    assert ran(monkeypatch, capsys, commands.main, "lab", "--version") == (0, "vlm-lab 0.1.0\n")
+    code, printed = ran(monkeypatch, capsys, commands.main, "lab", "data", "chek", "--x")
+    assert code == 2 and printed == "error: data chek: there is no such command. Did you mean 'data check'? `lab` lists them all.\n"
+
+
+def test_a_command_tells_its_usage_as_it_was_typed(monkeypatch, capsys) -> None:
+    assert "usage: lab verify RUN" in ran(monkeypatch, capsys, commands.main, "lab", "verify", "--help")[1]
+    assert "usage: python -m lab.verify RUN" in ran(monkeypatch, capsys, verify.main, "verify.py", "--help")[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "run", "overrides"),
+    [
+        (["1a2b", "data=nlvr"], "1a2b", ["data=nlvr"]),
+        (["--run", "1a2b", "data=nlvr"], "1a2b", ["data=nlvr"]),
+        (["data=nlvr", "--run", "1a2b"], "1a2b", ["data=nlvr"]),
+        (["1a2b"], "1a2b", []),
+    ],
+)
+def test_a_run_is_named_bare_or_by_its_flag(words: list[str], run: str, overrides: list[str]) -> None:
+    parser = evaluate.parser()
+    given = parser.parse_intermixed_args(words)
+    cli.take_run(parser, given, given.overrides)
+    assert (given.run, given.overrides) == (run, overrides)
+
+
+@pytest.mark.parametrize("act", [evaluate.main, verify.main])
+def test_without_a_run_it_says_what_to_type(monkeypatch, capsys, act) -> None:
+    code, printed = ran(monkeypatch, capsys, act, "lab act")
+    assert code == 2 and "no run is named. Type lab act RUN, where RUN is the name of a folder in runs/" in printed
+
+
+def test_verify_takes_one_run(monkeypatch, capsys, tmp_path: Path) -> None:
+    code, printed = ran(monkeypatch, capsys, verify.main, "lab verify", "1a", "2b")
+    assert code == 2 and "2b: one run is verified at a time. Type lab verify 1a" in printed
+    code, printed = ran(monkeypatch, capsys, verify.main, "lab verify", "1a", "--runs-dir", str(tmp_path))
+    assert code == 2 and printed.startswith("error: --run 1a: there is no such run.")
+
+
+def test_flags_may_stand_among_overrides() -> None:
+    assert train.overrides_last(["lora.r=8,16", "-m", "seed=1"]) == ["-m", "lora.r=8,16", "seed=1"]
+    assert train.overrides_last(["seed=1", "-cn", "rank", "~x", "--cfg=job"]) == ["-cn", "rank", "~x", "--cfg=job", "seed=1"]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["lora=foo"], "llm, llm_projector, mlp, none, projector, vision. `lab train --help lora` says what each is."),
+        (["lora.r=foo"], "could not be converted to Integer. Legal: 0 to 65536."),
+        (["lora.r=8,16"], "lora.r=8,16: several values make a sweep. Add -m to the command, or type lora.r=[8,16] where one list is meant."),
+        (["lora.r"], "lora.r: it is given no value. Type lora.r=VALUE; `lab train --help` lists groups and keys."),
+        (["lora.rr=3"], "lora.rr: there is no such key. Did you mean 'lora.r'? `lab train --help` lists them all."),
+        (["-cn", "rnak"], "-cn rnak: there is no such sweep. Did you mean 'rank'? Legal: conditioning,"),
+    ],
+)  # fmt: skip
+def test_an_error_of_the_command_line_ends_with_what_helps(monkeypatch, capsys, words: list[str], sentence: str) -> None:
+    code, printed = ran(monkeypatch, capsys, train.main, "lab train", *words)
+    assert code == 2 and printed.startswith("error: ") and sentence in printed and printed.count("\n") == 1
