@@ -39,7 +39,11 @@ report:  ## write report/ from the latest sweep
 gpu-wheels:  ## bring along what a GPU machine without a package registry lacks, in cache/wheels, for python -m tests.gpu
 	$(PYTHON) -m pip wheel $(INSTALL_FLAGS) --no-deps -w cache/wheels 'hydra-core>=1.3.8,<1.4' 'omegaconf>=2.3,<2.4' 'antlr4-python3-runtime==4.9.*'
 
+docs:  ## the pages of docs/ as a site in site/; a link that leads nowhere fails
+	$(PYTHON) -m pip install $(INSTALL_FLAGS) -e '.[docs]'
+	DISABLE_MKDOCS_2_WARNING=true NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict -q
+
 tiny-base:  ## make the shipped tiny base again, from nothing (about 50 minutes on one core)
 	$(PYTHON) -m tools.pretraining --out cache/tiny_base
 
-.PHONY: help install sweep test types test-tools grid bars report gpu-wheels tiny-base
+.PHONY: help install sweep test types test-tools grid bars report gpu-wheels docs tiny-base
