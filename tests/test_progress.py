@@ -27,7 +27,7 @@ report = progress.bars()
 report("training (steps)", 0, 40, "loss 1.0")
 report("training (steps)", 40, 40, "loss 0.5")
 with progress.board() as draw:
-    draw([progress.Row("0 of 2 arms", 10, 80), progress.Row("prompt=[qa]", 10, 40, "loss 0.75")])
+    draw([progress.Row("2 arms", 10, 80), progress.Row("prompt=[qa]", 10, 40, "loss 0.75")])
     logging.getLogger("lab").warning("a message in between")
     if os.fork() == 0:
         print("shown in a child:", len(progress.SHOWN), file=sys.stderr)
@@ -49,7 +49,7 @@ def test_on_a_terminal_bars_stand_below_messages_and_leave_the_cursor(colour: bo
     environment = {key: value for key, value in environment.items() if not colour or key != "NO_COLOR"}
     out = pexpect.run(f"{sys.executable} -c '{WORK}'", env=environment, encoding="utf-8", cwd=str(ROOT), timeout=60)
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out)
-    for words in ("training (steps)", "40/40", "loss 0.5", "0 of 2 arms", "10/80", "prompt=[qa]", "loss 0.75", "shown in a child: 0"):
+    for words in ("training (steps)", "40/40", "loss 0.5", "2 arms", "10/80", "prompt=[qa]", "loss 0.75", "shown in a child: 0"):
         assert words in text, words
     assert re.search(r"a message in between\r\n.*10/80", text.partition("loss 0.75")[2], re.DOTALL), "bars are drawn again below it"
     assert out.count("\x1b[?25l") == out.count("\x1b[?25h") == 2
@@ -84,10 +84,10 @@ def test_the_rows_of_a_sweep_are_its_living_arms_and_the_sum(tmp_path: Path) -> 
     living = {record.identity: (None, x, record) for _, record in todo[:2]}
     begun: dict = {}
     assert rows(todo, living, begun) == [
-        Row("0 of 3 arms", 60, 120), Row("arm a", 40, 40, "answering"), Row("arm b", 20, 40, "loss 0.250")
+        Row("3 arms", 60, 120, "0 ended"), Row("arm a", 40, 40, "answering"), Row("arm b", 20, 40, "loss 0.250")
     ]  # fmt: skip
     del living["a"]
     living["c"] = (None, x, todo[2][1])
     assert rows(todo, living, begun) == [
-        Row("1 of 3 arms", 60, 120), Row("arm b", 20, 40, "loss 0.250"), Row("arm c", 0, 40, "starting")
+        Row("3 arms", 60, 120, "1 ended"), Row("arm b", 20, 40, "loss 0.250"), Row("arm c", 0, 40, "starting")
     ]  # fmt: skip

@@ -95,9 +95,10 @@ class Bars:
             if not self.keep:
                 progress.remove_task(task)
         for row in given:
-            if row.name not in self.tasks:
-                self.tasks[row.name] = progress.add_task(row.name, total=row.total, note=row.note)
-            progress.update(self.tasks[row.name], completed=row.done, total=row.total, note=row.note)
+            if row.name in self.tasks:
+                progress.update(self.tasks[row.name], completed=row.done, total=row.total, note=row.note)
+            else:
+                self.tasks[row.name] = progress.add_task(row.name, completed=row.done, total=row.total, note=row.note)
         if ended or time.monotonic() - self.drawn >= REFRESH_S:
             progress.refresh()
             self.drawn = time.monotonic()

@@ -355,7 +355,8 @@ def rows(
     """How far all arms are, in optimizer steps, and each living one. begun: the last step and loss of each that has begun, kept here."""
     begun |= {name: step_and_loss(x, record) for name, (_, x, record) in living.items()}
     total = sum(x.trainer.max_steps or 0 for x, _ in todo if trains(x))
-    drawn = [Row(f"{len(begun) - len(living)} of {len(todo)} arms", sum(step for step, _ in begun.values()), total or None)]
+    ended = f"{len(begun) - len(living)} ended"
+    drawn = [Row(f"{len(todo)} arms", sum(step for step, _ in begun.values()), total or None, ended)]
     for name, (_, x, record) in living.items():
         step, loss = begun[name]
         steps = x.trainer.max_steps if trains(x) else 0
