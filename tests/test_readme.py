@@ -23,7 +23,8 @@ PAGES = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path 
 WRITTEN = "\n".join(PAGES.values())
 BLOCKS = [line.split("#")[0].strip() for block in re.findall(r"```bash\n(.*?)```", WRITTEN, re.S) for line in block.splitlines()]
 COMMANDS = BLOCKS + re.findall(r"`(python -m lab\.[^`]*)`", WRITTEN)
-TRAIN = sorted({part for line in COMMANDS for part in line.split(" && ") if part.startswith("python -m lab.train ") and "<" not in part and "..." not in part})
+PARTS = [part for line in COMMANDS for part in line.split(" && ") if part.startswith("python -m lab.train ")]
+TRAIN = sorted({part for part in PARTS if "<" not in part and "..." not in part})
 PYTHON = {f"{page} {i}": code for page, text in PAGES.items() for i, code in enumerate(re.findall(r"```python\n(.*?)```", text, re.S))}
 SOURCE = re.sub(r'"\s*f?"', "", "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "lab").rglob("*.py"))))
 
