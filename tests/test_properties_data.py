@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import shutil
 import tempfile
 import warnings
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +22,14 @@ from test_intact import PLAIN, WAYS, made
 from test_screening import PROMPT, png, sample
 
 from lab.config import DataDial, OnBad
-from lab.data import load, manifest
+from lab.data import fingerprint, load, manifest
 from lab.data.faults import BadRecord
 from lab.data.files import read_text
 from lab.data.images import decode
 from lab.errors import LabError
 from lab.model.encoding import Encoder
 from lab.prompt import parse_template
-from lab.records import Picture
+from lab.records import Picture, Splits
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL", "ignore::PIL.Image.DecompressionBombWarning")
 
@@ -112,6 +115,125 @@ def test_winoground_keeps_whole_examples_and_counts_the_rest(rows: list[tuple]) 
     good = [row for row in rows if row[0] >= 0 and row[1].strip() and row[2] == row[3] == png(4, 4)]
     assert len(splits.dev) % 4 == 0 and len(splits.dev) <= 4 * len(good)
     assert len(splits.dev) // 4 + len({record.source.rpartition("#")[2].partition("/")[0] for record in splits.skipped}) == len(rows)
+
+
+def rows_of_skipped(splits: Splits) -> set[str]:
+    """The numbers of the table's rows that were skipped, whatever in them was bad."""
+    return {record.source.rpartition("#")[2].partition("/")[0] for record in splits.skipped}
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(NAMES, st.one_of(st.text(), st.none()), st.sampled_from([True, False, None]), CELLS, CELLS), min_size=1, max_size=4),
+    st.sampled_from([pa.bool_(), pa.string()]),
+    st.sampled_from(list(OnBad)),
+)
+def test_a_mirror_of_nlvr2_gives_all_rows_or_says_which_it_does_not(rows: list[tuple], labels: pa.DataType, on_bad: OnBad) -> None:
+    assume(all(character < "\ud800" or character > "\udfff" for row in rows for character in row[1] or ""))
+    cell = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    names, sentences, answers, *images = zip(*rows, strict=True)
+    told = [answer if answer is None or labels == pa.bool_() else str(answer) for answer in answers]
+    columns = {"identifier": pa.array(names, pa.string()), "sentence": pa.array(sentences, pa.string()), "label": pa.array(told, labels)}
+    columns |= {f"image{k}": pa.array([{"bytes": data, "path": None} for data in images[k]], cell) for k in (0, 1)}
+    with tempfile.TemporaryDirectory() as folder:
+        pq.write_table(pa.table(columns), f"{folder}/validation.parquet")
+        try:
+            splits = load(DataDial(name="nlvr2", source="pingzhili", root=folder, on_bad=on_bad), Path(folder) / "cache")
+        except LabError as error:
+            assert folder in str(error) or "data=nlvr2" in str(error) or "data.source=" in str(error)
+            return
+    assert len(splits.dev) + len(rows_of_skipped(splits)) == len(rows)
+    assert on_bad is OnBad.skip or not splits.skipped
+    wanted = {(name, sentence, answer) for name, sentence, answer in zip(names, sentences, answers, strict=True)}
+    assert {(one.sample_id, one.text, one.answer.right == 0) for one in map(splits.dev.index, range(len(splits.dev)))} <= wanted
+
+
+@pytest.fixture(scope="module")
+def boxes(tmp_path_factory) -> Path:
+    """A folder of NLVR: two statements in each of three directories of dev, one with a missing and one with a broken image."""
+    root = tmp_path_factory.mktemp("nlvr")
+    for directory, number, which, k in itertools.product(range(3), range(3), range(2), range(6)):
+        path = root / "dev" / "images" / str(directory) / f"dev-{number}-{which}-{k}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(4, 4)[: 40 if (directory, number, which, k) == (1, 1, 0, 3) else None])
+    (root / "dev" / "images" / "2" / "dev-2-1-5.png").unlink()
+    return root
+
+
+NUMBERS = st.sampled_from([f"{number}-{which}" for number in range(3) for which in range(2)] + ["0-2", "", "dev-0-0", "00-0", "9" * 12 + "-0"])
+STATEMENTS = st.fixed_dictionaries(
+    {"identifier": st.one_of(NUMBERS, NUMBERS, VALUES), "sentence": st.one_of(TEXTS, VALUES), "label": st.one_of(LABELS, LABELS, VALUES),
+     "directory": st.one_of(st.sampled_from("0123"), st.sampled_from("012"), VALUES)},
+)  # fmt: skip
+
+
+@settings(deadline=None)
+@given(rows=st.lists(STATEMENTS, min_size=1, max_size=6), form=st.sampled_from(["lines", "list"]), on_bad=st.sampled_from(list(OnBad)))
+def test_nlvr_gives_six_samples_a_statement_or_says_which_it_does_not(boxes: Path, rows: list[dict], form: str, on_bad: OnBad) -> None:
+    (boxes / "dev" / "dev.json").write_text(json.dumps(rows) if form == "list" else "\n".join(map(json.dumps, rows)))
+    try:
+        splits = load(DataDial(name="nlvr", root=str(boxes), on_bad=on_bad), boxes / "cache")
+    except LabError as error:
+        assert str(boxes) in str(error) or "data=nlvr" in str(error)
+        return
+    samples = [sample for part in (splits.train, splits.minival, splits.dev) for sample in part]
+    images = sum("is left out" in record.reason for record in splits.skipped)
+    assert len(samples) + images + 6 * (len(splits.skipped) - images) == 6 * len(rows)
+    assert on_bad is OnBad.skip or not splits.skipped
+    asked = {(f"dev-{row['identifier']}", row["sentence"]) for row in rows if isinstance(row["sentence"], str) and isinstance(row["identifier"], str)}
+    assert {(sample.sample_id.rpartition("-")[0], sample.text) for sample in samples} <= asked
+
+
+SIZES = st.one_of(st.sampled_from([4, 8, 12]), st.sampled_from([4, 8, 12]), st.integers(-5, 13))
+
+
+@settings(deadline=None)
+@given(st.lists(SIZES, min_size=3, max_size=3), st.sampled_from(["easy", "medium", "hard", None, "Hard", ""]), st.integers(-1, 2**64))
+def test_pairs_are_as_many_as_asked_and_balanced_or_a_key_is_named(sizes: list[int], difficulty: str | None, seed: int) -> None:
+    parts = dict(zip(("train", "minival", "dev"), sizes, strict=True))
+    dial = DataDial(name="pairs", difficulty=difficulty, seed=seed, **{f"num_{part}": size for part, size in parts.items()})
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            splits = load(dial, Path(folder))
+        except LabError as error:
+            assert str(error).startswith("data.")
+            return
+        samples = {part: list(getattr(splits, part)) for part in parts}
+    assert {part: len(found) for part, found in samples.items()} == parts and not splits.skipped
+    for found in samples.values():
+        assert set(Counter(sample.question_group for sample in found).values()) == {4}
+        assert set(Counter(sample.question_group for sample in found if sample.answer.right == 0).values()) == {2}
+        assert all(np.asarray(decode(picture)).any() for picture in found[0].images)
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory) -> tuple[Path, list[str]]:
+    """The folder of pairs that were drawn once, and what they are."""
+    folder = tmp_path_factory.mktemp("pairs")
+    return folder, parts_of(load(DRAWN, folder))
+
+
+def parts_of(splits: Splits) -> list[str]:
+    return [fingerprint(part) for part in (splits.train, splits.minival, splits.dev)]
+
+
+DRAWN = DataDial(name="pairs", num_train=4, num_minival=4, num_dev=4)
+DAMAGE = {"gone": None, "empty": b"", "rubbish": b"ARROW1\0\0 not a table", "cut": b"..."}
+
+
+@settings(deadline=None)
+@given(st.sampled_from(sorted(DAMAGE)), st.floats(0, 1, exclude_max=True), st.integers(0, 6))
+def test_pairs_on_disk_that_are_damaged_are_drawn_again(pairs: tuple[Path, list[str]], kind: str, share: float, number: int) -> None:
+    whole, expected = pairs
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(whole, folder, dirs_exist_ok=True)
+        files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+        path = files[number % len(files)]
+        data = path.read_bytes()[: int(share * path.stat().st_size)] if kind == "cut" else DAMAGE[kind]
+        path.unlink() if data is None else path.write_bytes(data)
+        again = load(DRAWN, Path(folder))
+        assert parts_of(again) == expected and [len(part) for part in (again.train, again.minival, again.dev)] == [4, 4, 4]
+        assert all(np.asarray(decode(picture)).any() for sample in again.train for picture in sample.images)
 
 
 @pytest.fixture(scope="module")
