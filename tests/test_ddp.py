@@ -34,7 +34,7 @@ def trained(x: Experiment) -> tuple[runs.Run, dict[int, float], dict[str, torch.
     return run, curve, load_file(folder / "adapter" / "adapter_model.safetensors")
 
 
-def test_two_processes_are_as_one_at_the_same_global_batch(small, tmp_path) -> None:
+def test_two_processes_are_as_one_at_the_same_global_batch(small, tmp_path, fast_python) -> None:
     """Losses to 1e-5 after 20 steps, accumulation and a minival look included; the identity is the same, so is every answer."""
     options = [
         "model.path=tiny_base", f"trainer.max_steps={STEPS}", "trainer.accumulate_grad_batches=2", "trainer.val_every=10",

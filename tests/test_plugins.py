@@ -71,7 +71,7 @@ def door(name: str, *arguments: str, cwd: Path) -> str:
     return out.stdout + out.stderr
 
 
-def test_through_the_doors(pieces: Path, tiny_folder: Path, tmp_path: Path) -> None:
+def test_through_the_doors(pieces: Path, tiny_folder: Path, tmp_path: Path, fast_python: str) -> None:
     """Two steps on a data set of one's own; the manual and the report know it, and a report that was not given the folder says so."""
     given = f"plugins=['{pieces}']"
     assert re.search(r"^  data +.*pairs,.* squares, winoground$", door("train", "--help", given, cwd=tmp_path), re.MULTILINE)
