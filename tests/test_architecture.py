@@ -155,11 +155,13 @@ def test_the_manual_answers_at_once(arguments: list[str], most_s: float, absent:
         "usage = resource.getrusage(resource.RUSAGE_SELF)\n"
         "print('\\nCPU', usage.ru_utime + usage.ru_stime, heavy)\n"
     )
-    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout for _ in range(4)]
-    assert all("lora" in out for out in runs)
-    spent = [out.strip().splitlines()[-1].split(maxsplit=2) for out in runs[1:]]  # the first may have made the index
-    assert [heavy for _, _, heavy in spent] == ["[]"] * 3
-    assert min(float(seconds) for _, seconds, _ in spent) <= most_s * (2 if "PYTEST_XDIST_WORKER" in os.environ else 1), spent
+    limit, spent = most_s * (2 if "PYTEST_XDIST_WORKER" in os.environ else 1), []
+    while len(spent) < 4 and min(spent, default=limit + 1) > limit:  # the first may have made the index
+        out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+        _, seconds, heavy = out.strip().splitlines()[-1].split(maxsplit=2)
+        assert "lora" in out
+        spent.append(float(seconds))
+    assert heavy == "[]" and min(spent) <= limit, spent
 
 
 WORDS_AT_HOME = ("lab/config.py", "lab/records.py", "lab/answers/choice.py", "lab/data/manifest.py")

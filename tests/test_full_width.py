@@ -23,6 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.bar
 def test_the_real_widths_are_built_wrapped_and_stepped(
     folder: Path, composer: Callable[..., Experiment], tmp_path: Path
 ) -> None:
@@ -71,6 +72,7 @@ def moved(folder: Path) -> None:
     assert all(tensor.any() and tensor.isfinite().all() for tensor in b.values())
 
 
+@pytest.mark.bar
 def test_the_shape_is_that_of_the_2b(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     text, vision = config["text_config"], config["vision_config"]

@@ -446,20 +446,20 @@ def test_many_arms_meet_the_best_on_minival_only(tmp_path: Path) -> None:
 
 
 def test_a_large_sweep_is_cut_where_a_reader_would_drown(tmp_path: Path) -> None:
-    """100 runs, some through worker processes; what is cut says so, and no arm leaves the main table."""
-    write_many(tmp_path / "runs", 100, 140, 70)
+    """50 runs, some through worker processes; what is cut says so, and no arm leaves the main table."""
+    write_many(tmp_path / "runs", 50, 140, 70)
     selection = choose(tmp_path / "runs")
     some = selection.arms[:POOL_FROM]
-    alone, spread = measure_all(some, 100, workers=1), measure_all(some, 100, workers=2)
+    alone, spread = measure_all(some, 50, workers=1), measure_all(some, 50, workers=2)
     assert [(m.arm.label, m.metrics, m.intervals) for m in alone] == [(m.arm.label, m.metrics, m.intervals) for m in spread]
     folder = write_report(selection, tmp_path / "out", workers=1)
     page = (folder / "report.md").read_text()
-    assert len(rows_of(page, "arm | trainable")) == 101
+    assert len(rows_of(page, "arm | trainable")) == 51
     assert len(rows_of(page, "arm | temperature")) == tables.MOST_ROWS
     assert len(rows_of(page, "first | second")) == 1
     assert page.count("- lora.r=") == 24
     for number in (figures.MOST_BARS, figures.MOST_PANELS, figures.MOST_LINES):
-        assert f"The {number} best of 100 on minival." in page
+        assert f"The {number} best of 50 on minival." in page
 
 
 def remarks_of(runs_dir: Path) -> str:
