@@ -54,7 +54,8 @@ def freeze(composed: DictConfig) -> Experiment:
 def typed(composed: DictConfig) -> Experiment:
     """The config as the schema's own classes. Raises `ConfigError` for a value of another type."""
     try:
-        experiment = OmegaConf.to_object(OmegaConf.merge(schema(), composed))
+        known = OmegaConf.get_type(composed) is Experiment  # composed over the schema, which has checked every value
+        experiment = OmegaConf.to_object(composed if known else OmegaConf.merge(schema(), composed))
     except OmegaConfBaseException as error:
         raise ConfigError(wrong_type(error, composed)) from None
     assert isinstance(experiment, Experiment)

@@ -1,4 +1,4 @@
-"""Experiments composed as `lab.cli.compose` does, in a third of the time: Hydra is asked once for every choice of options.
+"""Experiments composed as `lab.cli.compose` does, in a sixth of the time: Hydra is asked once for every option.
 
 Plain values are then set on a copy, as Hydra sets them: in the order given, by `OmegaConf.update`. What is no plain value, and what
 cannot be set, is left to Hydra.
@@ -37,8 +37,14 @@ def compose(*overrides: str, config_name: str = "train") -> Experiment:
 
 @functools.cache
 def of_options(options: tuple[str, ...], config_name: str) -> DictConfig:
-    """What Hydra composes of the options alone."""
-    return cli.compose_config(options, config_name)
+    """What Hydra composes of options: of several dials each alone, since an option fills the section of its dial and no other."""
+    dials = [option.partition("=")[0] for option in options]
+    if len(options) < 2 or not set(dials) <= set(DIALS) or len(set(dials)) < len(dials):
+        return cli.compose_config(options, config_name)
+    config = copy.deepcopy(of_options((), config_name))
+    for dial, option in zip(dials, options, strict=True):
+        OmegaConf.update(config, dial, of_options((option,), config_name)[dial], merge=False)
+    return config
 
 
 @functools.cache

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import composing
 import pytest
 import yaml
 
@@ -97,6 +98,8 @@ def test_every_option_composes(path: Path, composer) -> None:
     needs = {"lora=none": "trainer.max_steps=0", "data=questions": "data.path=q.csv"}
     option = f"{path.parent.name}={path.stem}"
     assert getattr(composer(option, *([needs[option]] if option in needs else [])), path.parent.name).name == path.stem
+    alone, untouched = composing.of_options((option,), "train"), composing.of_options((), "train")
+    assert [key for key in alone if alone[key] != untouched[key]] in ([], [path.parent.name]), "it fills the section of its dial alone"
 
 
 def test_a_data_set_is_a_file_and_an_option() -> None:
