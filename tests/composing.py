@@ -18,13 +18,16 @@ from omegaconf.errors import OmegaConfBaseException
 from lab import cli
 from lab.config import DIALS, Experiment
 
+APART = tuple(dial for dial in DIALS if dial != "data")
+"""Dials whose options leave the other dials alone; data choose how they are asked."""
+
 
 def compose(*overrides: str, config_name: str = "train") -> Experiment:
     """One experiment from overrides, checked."""
-    options = tuple(override for override in overrides if chooses_options(override))
-    if any(override.startswith("plugins") for override in options):
+    if any(override.lstrip("+").startswith("plugins") for override in overrides):
         return cli.compose(overrides, config_name)
     try:
+        options = tuple(override for override in overrides if chooses_options(override))
         config = copy.deepcopy(of_options(options, config_name))
         for override in overrides:
             if override not in options:
@@ -37,9 +40,9 @@ def compose(*overrides: str, config_name: str = "train") -> Experiment:
 
 @functools.cache
 def of_options(options: tuple[str, ...], config_name: str) -> DictConfig:
-    """What Hydra composes of options: of several dials each alone, since an option fills the section of its dial and no other."""
+    """What Hydra composes of options: of several dials each alone, since but for data an option fills the section of its dial only."""
     dials = [option.partition("=")[0] for option in options]
-    if len(options) < 2 or not set(dials) <= set(DIALS) or len(set(dials)) < len(dials):
+    if len(options) < 2 or not set(dials) <= set(APART) or len(set(dials)) < len(dials):
         return cli.compose_config(options, config_name)
     config = copy.deepcopy(of_options((), config_name))
     for dial, option in zip(dials, options, strict=True):
@@ -56,6 +59,6 @@ def parsed(override: str) -> Override:
 def chooses_options(override: str) -> bool:
     """Whether it is more than a value of one key of the schema."""
     key = override.partition("=")[0]
-    if key in DIALS or key.partition(".")[0] in ("hydra", "plugins") or not key.replace(".", "").replace("_", "").isalnum():
+    if key in DIALS or key.partition(".")[0] == "hydra" or not key.replace(".", "").replace("_", "").isalnum():
         return True
     return parsed(override).type is not OverrideType.CHANGE or parsed(override).is_sweep_override()
