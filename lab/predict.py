@@ -163,8 +163,9 @@ def write(predicted: Predicted, folder: Path, number: int) -> None:
 
 def page(predicted: Predicted, number: int) -> str:
     """Pictures, questions and answers on one page that needs nothing beside it."""
-    from lab.report.document import Block, Bullets, Heading, Mono, Paragraph, Warn, to_html
+    from lab.report.document import Block, Bullets, Heading, Mono, Paragraph, Warn
     from lab.report.gallery import answers_gallery
+    from lab.report.webpage import to_html
 
     run, skipped = predicted.run, predicted.splits.skipped
     blocks: list[Block] = [

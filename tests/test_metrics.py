@@ -5,6 +5,8 @@ import sys
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from prediction_tables import from_log_odds
 
 from lab.answers.choice import sigmoid
@@ -286,3 +288,17 @@ def test_imports_are_light():
     code = f"import sys, {', '.join(modules)}; print([m for m in {heavy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+@given(st.lists(st.tuples(st.sampled_from([0.1, 0.3, 0.5, 0.7, 0.9]), st.booleans()), min_size=2, max_size=40))
+def test_only_the_order_of_confidences_counts_for_selective_prediction(answers: list[tuple[float, bool]]) -> None:
+    """Any increasing map leaves both as they are; no order has a smaller area than right answers first, none a larger one than last."""
+    confidence, correct = np.array([p for p, _ in answers]), np.array([right for _, right in answers])
+    area, ranked = functional.aurc(confidence, correct), functional.auroc(confidence, correct)
+    assert functional.aurc(np.exp(3 * confidence), correct) == pytest.approx(area)
+    assert functional.aurc(correct.astype(float), correct) <= area + 1e-12 <= functional.aurc(-correct.astype(float), correct) + 2e-12
+    if correct.any() and not correct.all():
+        assert functional.auroc(np.exp(3 * confidence), correct) == pytest.approx(ranked)
+        assert functional.auroc(-confidence, correct) == pytest.approx(1 - ranked)
+    coverage, risk = functional.risk_coverage(confidence, correct)
+    assert risk[-1] == pytest.approx(1 - correct.mean()) and coverage[-1] == 1

@@ -37,6 +37,6 @@ def test_the_ablation_report_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     images = [output for output in outputs if "image/png" in output.get("data", {})]
     told = "".join(output.get("text", "") for output in outputs)
     pages = "".join(output["data"].get("text/html", "") for output in outputs if "data" in output)
-    assert len(images) == 4
+    assert len(images) == 5
     assert "lora.r=32 beats lora=none by" in told and "the surest" in told
     assert "FAILED" in pages and "lora.r=512" in pages

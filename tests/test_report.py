@@ -10,6 +10,8 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -28,23 +30,19 @@ from lab.answers import predictions
 from lab.config import as_dict, flat
 from lab.errors import LabError
 from lab.records import Scored
-from lab.report import figures, select_runs, tables
+from lab.report import confidence_figures, drawing, figures, select_runs, tables
 from lab.report.__main__ import main
-from lab.report.document import (
-    Mono,
-    Strong,
-    Table,
-    css_width,
-    html_block,
-    markdown_block,
-    markdown_text,
-)
+from lab.report.document import Link, Mono, Strong, Table
 from lab.report.findings import study
 from lab.report.formatting import quantity
+from lab.report.headline import headline
 from lab.report.kinds import choice
-from lab.report.measure import POOL_FROM, measure_all
+from lab.report.markdown import markdown_block, markdown_text
+from lab.report.measure import POOL_FROM, Unmeasured, measure_all
 from lab.report.select_runs import choose
 from lab.report.summary import summary, summary_of_run
+from lab.report.versus import compare_sweeps
+from lab.report.webpage import SCRIPT, css_width, html_block
 from lab.report.write import is_ours, latex, write_report
 from lab.statistics import calibration, functional
 from lab.statistics.comparing import compare, holm, intervals
@@ -54,6 +52,7 @@ from lab.statistics.seeds import compare_seeds, noise_floor
 from lab.statistics.verdict import verdict
 from lab.store import runs
 from lab.store.runs import Run
+from lab.store.sync_state import Delivered
 
 METRICS = KINDS["choice"].metrics
 ROOT = Path(__file__).parents[1]
@@ -106,7 +105,7 @@ def test_every_number_of_the_table_comes_from_the_predictions(example: Path, wri
         wanted, within = summarise(table), intervals([table], ("accuracy", "ece"))[0]
         chance = functional.consistency_by_chance(table.question_group)
         spent = [count for row in table.visual_tokens for count in row]
-        _, parameters, tokens, accuracy, consistency, ece, nll, brier, latency, rate, size, run_id = rows[label]
+        _, parameters, tokens, accuracy, consistency, ece, auroc, aurc, nll, brier, latency, rate, size, run_id = rows[label]
 
         def percent(value: float) -> str:
             return f"{100 * value:.1f}"
@@ -119,7 +118,8 @@ def test_every_number_of_the_table_comes_from_the_predictions(example: Path, wri
         assert tokens == ("196" if identity != "few" else f"{np.mean(spent):.1f} ({min(spent)} to {max(spent)})")
         assert (accuracy, ece) == (bracketed("accuracy"), bracketed("ece"))
         assert consistency == f"{percent(wanted['consistency'])} ({percent(chance)})"
-        assert (nll, brier) == (f"{wanted['nll']:.3f}", f"{wanted['brier']:.3f}")
+        for cell, name in ((auroc, "auroc_confidence"), (aurc, "aurc"), (nll, "nll"), (brier, "brier")):
+            assert cell == f"{wanted[name]:.3f}"
         assert size == f"{len(table):,} / {clusters(table).max() + 1:,}"
         assert run_id == f"`{identity}`"
         assert latency.startswith({"zero": "12.1 / 15.7", "rank8": "12.6 / 16.4", "few": "7.90 / 10.3"}[identity])
@@ -232,7 +232,7 @@ def test_a_run_with_nothing_but_predictions_is_reported(tmp_path: Path) -> None:
     (runs_dir / "run0" / "predictions" / "minival.parquet").unlink()
     page = (write_report(choose(runs_dir), tmp_path / "out") / "report.md").read_text()
     row = rows_of(page, "arm | trainable")["by hand"]
-    assert row[1] == row[8] == row[9] == "–" and re.fullmatch(r"\d+\.\d \[.*\]", row[3])
+    assert row[1] == row[10] == row[11] == "–" and re.fullmatch(r"\d+\.\d \[.*\]", row[3])
     assert "No temperature for 1 arm: no minival predictions" in page
 
 
@@ -251,12 +251,14 @@ class Seen(HTMLParser):
         super().__init__()
         self.tags: set[str] = set()
         self.links: list[str] = []
+        self.places: set[str] = set()
         self.handlers: list[str] = []
         self.text = ""
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
         self.links += [value or "" for name, value in attrs if name in ("src", "href")]
+        self.places |= {value or "" for name, value in attrs if name == "id"}
         self.handlers += [name for name, _ in attrs if name.startswith("on")]
 
     def handle_data(self, data: str) -> None:
@@ -276,8 +278,9 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
     folder = write_report(choose(runs_dir), tmp_path / "out")
     seen = Seen()
     seen.feed((folder / "report.html").read_text())
-    assert "script" not in seen.tags and "a" not in seen.tags and not seen.handlers
-    assert all(link.startswith("data:image/png;base64,") for link in seen.links)
+    page = (folder / "report.html").read_text()
+    assert page.count("<script") == page.count(f"<script>{SCRIPT}</script>") == 1 and not seen.handlers
+    assert all(link.startswith(("#", "../../runs/")) for link in seen.links)
     assert seen.text.count('<script>alert("x")</script> & |`$1$` [a](javascript:b)') >= 6
     markdown = (folder / "report.md").read_text()
     outside_code = re.sub(r"(`+)(?!`).*?(?<!`)\1(?!`)", "", markdown)
@@ -329,7 +332,7 @@ def test_no_foreign_file_is_overwritten(tmp_path: Path) -> None:
     theirs.unlink()
     folder = write_report(choose(runs_dir), out)
     mine = sorted(path for path in folder.rglob("*") if path.is_file())
-    assert len(mine) == 3 + 4 and all(is_ours(path) for path in mine)
+    assert len(mine) == 3 + 5 and all(is_ours(path) for path in mine)
     write_report(choose(runs_dir), out)  # its own files it may replace
     for name in ("report.md", "report.html", "table.tex"):
         path = folder / name
@@ -347,13 +350,109 @@ def test_no_foreign_file_is_overwritten(tmp_path: Path) -> None:
 
 def test_figures_are_there_and_readable(written: Path) -> None:
     names = {path.stem for path in written.glob("figures/*.png")}
-    assert names == {"accuracy_and_ece", "accuracy_against_cost", "reliability", "training_curves"}
+    assert names == {"accuracy_and_ece", "accuracy_against_cost", "reliability", "risk_coverage", "training_curves"}
     page = (written / "report.html").read_text()
     for path in written.glob("figures/*.png"):
         data = path.read_bytes()
         assert data.startswith(b"\x89PNG") and 400 < css_width(data) < 800
         assert f"figures/{path.name}" in (written / "report.md").read_text()
-    assert page.count("data:image/png;base64,") == 4 and "http:" not in page and "https:" not in page
+    assert page.count("<svg ") == 2 * len(names) and "http:" not in page and "https:" not in page
+
+
+def test_values_can_be_read_off_the_figures(example: Path) -> None:
+    """Every arm's mark says its name, accuracy with interval and latency, and leads to its run; colours are the page's."""
+    measured = [m for m in measure_all(choose(example).arms) if not isinstance(m, Unmeasured)]
+    _, drawn = drawing.png_and_svgs(lambda width: figures.against_cost(measured, width), "x", "y")
+    assert drawn[0] != drawn[1] and float(re.search(r"width: (\d+)px", drawn[1])[1]) < 400
+    for drawing_ in drawn:
+        root = ElementTree.fromstring(drawing_)
+        told = {group.get("data-runs"): group.find("title").text for group in root.iter("g") if group.get("data-runs")}
+        for m in measured:
+            interval = m.intervals["accuracy"]
+            said = f"{100 * m.headline:.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+            assert told[m.arm.run.identity].startswith(f"{m.arm.label}\n") and said in told[m.arm.run.identity]
+            assert f"{quantity(m.arm.run.metrics['latency/p50_ms'])} ms" in drawing_ and f'href="#run-{m.arm.run.identity}"' in drawing_
+        assert not re.search(r"#[0-9a-f]{6}\b", re.sub(r'(href|id|clip-path)="[^"]*"', "", drawing_))
+
+
+@pytest.mark.parametrize("num_arms", [3, 12, 48])
+def test_no_arm_is_without_a_label(tmp_path: Path, num_arms: int) -> None:
+    """Each figure that shows an arm names it: itself, or by a number whose name stands below."""
+    write_many(tmp_path / "runs", num_arms, 70, 35)
+    measured = measure_all(choose(tmp_path / "runs").arms)
+    shown = tables.best(measured, figures.MOST_BARS)
+    assert len(shown) == num_arms
+    for draw in (lambda width: figures.against_cost(shown, width), lambda width: figures.with_intervals(shown, "always", width)):
+        for text in drawing.png_and_svgs(draw, "x", "y")[1]:
+            words = " ".join("".join(one.itertext()) for one in ElementTree.fromstring(text).iter("text"))
+            for name in figures.named(shown):
+                assert all(part in words for part in name.split()), name
+
+
+def test_the_pareto_front_is_what_nothing_beats(tmp_path: Path) -> None:
+    write_many(tmp_path / "runs", 12, 70, 35)
+    measured = measure_all(choose(tmp_path / "runs").arms)
+    front = figures.frontier(measured, figures.LATENCY)
+    places = [(figures.LATENCY.of(m), m.headline) for m in measured]
+    beaten = {(cost, score) for cost, score in places for c, s in places if c <= cost and s >= score and (c, s) != (cost, score)}
+    assert sorted((figures.LATENCY.of(m), m.headline) for m in front) == sorted(set(places) - beaten)
+    assert all(m.arm.label in figures.front_in_words(measured) for m in front)
+
+
+def test_the_answer_stands_on_top_and_says_no_more_than_the_claims(example: Path, written: Path) -> None:
+    findings = study(choose(example))
+    said = headline(findings)
+    assert (written / "report.md").read_text().splitlines()[3] == f"**Answer.** {said}"
+    leader = max((g for g in findings.compared.groups), key=lambda group: group.rank)
+    assert said.startswith(f"{leader.label}, the best on minival, has accuracy {100 * leader.members[0].headline:.1f} % on 1,400 dev")
+    beats, _, rest = said.partition("it beats ")[2].partition(", and no claim holds between it and ")
+    for pair in findings.compared.pairs:
+        if leader.label in (pair.first, pair.second):
+            other = pair.second if pair.first == leader.label else pair.first
+            assert (other in re.split(", | and ", beats)) == pair.claim.claimed and (other in re.split(", | and | \\(", rest)) != pair.claim.claimed
+    assert "no second seed was run" in said
+
+
+def test_the_answer_of_one_arm_and_of_none(tmp_path: Path) -> None:
+    few(tmp_path / "runs", {"lora.r": 2})
+    assert "it is alone, so nothing is compared" in headline(study(choose(tmp_path / "runs")))
+    run = runs.load(tmp_path / "runs", "run0")
+    runs.save(tmp_path / "runs", dataclasses.replace(run, status=runs.FAILED, error="boom"))
+    assert headline(study(choose(tmp_path / "runs", None, ["run0"]))) == "Nothing can be said yet: none of 1 arm has finished."
+
+
+def test_a_score_says_how_it_came_about(tmp_path: Path) -> None:
+    """One line for all arms, or one for each protocol, from the contract where the run has one."""
+    names = few(tmp_path / "runs", {"lora.r": 2}, {"lora.r": 4}, {"lora.r": 8, "prompt.name": "qa"})
+    contract = {"prompt": {"name": "declarative", "hash": "9218cba69fa3ed87"}, "chat_template": "{{ x }}"}
+    contract["processor"] = {"size": {"shortest_edge": 4096, "longest_edge": 65536}}
+    for name in names[:2]:
+        (tmp_path / "runs" / name / "contract.json").write_text(json.dumps(contract))
+    page = (write_report(choose(tmp_path / "runs"), tmp_path / "out") / "report.md").read_text()
+    same, other = [line for line in page.splitlines() if "Protocol of" in line]
+    assert "lora.r=2, lora.r=4" in same and "prompt declarative (hash 9218cba6); pixels an image 4,096 to 65,536; chat template " in same
+    assert "one forward pass; split dev of pairs, 140 examples (samples cccccccc)" in same
+    assert "prompt qa; pixels not recorded; chat template not recorded" in other
+
+
+def test_every_number_leads_to_its_run(example: Path, written: Path) -> None:
+    """Names of arms lead to the row that says where the run lies and which command makes it again; the paths are there."""
+    seen = Seen()
+    seen.feed((written / "report.html").read_text())
+    assert {"#run-zero", "#run-rank512"} <= set(seen.links)
+    assert {link[1:] for link in seen.links if link.startswith("#")} <= seen.places
+    folders = [link for link in seen.links if not link.startswith("#")]
+    assert len(folders) == 6 and all((written / unquote(link) / "run.json").is_file() for link in folders)
+    assert html_block(Table(("a",), ((("x ", Link("<r>", '"&')),),))).count('<a href="&quot;&amp;"><code>&lt;r&gt;</code></a>') == 1
+
+
+def test_an_mlflow_run_is_named_and_linked_where_a_server_has_it(tmp_path: Path) -> None:
+    for name, uri in zip(few(tmp_path / "runs", {"lora.r": 2}, {"lora.r": 4}), ("https://host/", "sqlite:///mlflow.db"), strict=True):
+        Delivered(uri, "lab", "", f"{name}-there").keep(tmp_path / "runs" / name)
+    folder = write_report(choose(tmp_path / "runs"), tmp_path / "out")
+    page = (folder / "report.html").read_text()
+    assert '<a href="https://host/#/runs/run0-there">' in page and "<code>run1-there</code></td>" in page
+    assert "`run0-there`" in (folder / "report.md").read_text()
 
 
 def test_an_unreadable_line_of_a_curve_costs_that_line(tmp_path: Path, caplog) -> None:
@@ -458,7 +557,7 @@ def test_a_large_sweep_is_cut_where_a_reader_would_drown(tmp_path: Path) -> None
     assert len(rows_of(page, "arm | temperature")) == tables.MOST_ROWS
     assert len(rows_of(page, "first | second")) == 1
     assert page.count("- lora.r=") == 24
-    for number in (figures.MOST_BARS, figures.MOST_PANELS, figures.MOST_LINES):
+    for number in (figures.MOST_BARS, confidence_figures.MOST_PANELS, figures.MOST_LINES):
         assert f"The {number} best of 50 on minival." in page
 
 
@@ -697,3 +796,54 @@ def test_the_fixture_is_a_config_of_this_laboratory(composer) -> None:
     assert made.keys() - real.keys() == set()
     kinds = {key: (type(value), type(real[key])) for key, value in made.items() if value is not None and real[key] is not None}
     assert len(kinds) > 15 and {key: pair for key, pair in kinds.items() if pair[0] is not pair[1]} == {}
+
+
+@pytest.fixture()
+def two_sweeps(tmp_path: Path) -> Path:
+    """Two ranks under two prompts, a sweep for each prompt."""
+    arms = [{"lora.r": rank, "prompt.name": prompt} for prompt in ("declarative", "qa") for rank in (2, 8)]
+    names = few(tmp_path / "runs", *arms)
+    write_sweep(tmp_path / "runs", "plain", names[:2], ["lora.r"], "Which rank?")
+    write_sweep(tmp_path / "runs", "asked", names[2:], ["lora.r"])
+    return tmp_path
+
+
+def test_two_sweeps_are_compared_question_by_question(two_sweeps: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs_dir = two_sweeps / "runs"
+    assert main(["--runs-dir", str(runs_dir), "--out", str(two_sweeps / "out"), "plain", "asked"]) == 0
+    folder = two_sweeps / "out" / "plain-against-asked"
+    assert f"2 of 2 and 2 of 2 arms finished. Read {folder / 'report.html'}" in capsys.readouterr().out
+    page = (folder / "report.md").read_text()
+    rows = rows_of(page, "arm | A accuracy")
+    versus = compare_sweeps(study(choose(runs_dir, "plain")), study(choose(runs_dir, "asked")), 2000)
+    by_rank = {pair.first.removesuffix(" of A"): pair for pair in versus.pairs if pair.first[:-1] == pair.second[:-1]}
+    adjusted = holm([pair.comparison.p_value for pair in versus.pairs])
+    for place, label in enumerate(("lora.r=2", "lora.r=8")):
+        one, other = (predictions.read(runs_dir / f"run{i}" / "predictions" / "dev.parquet") for i in (place, place + 2))
+        again = compare(one, other)
+        assert by_rank[label].comparison == again
+        assert rows[label][1].startswith(f"{100 * again.first:.1f} [") and rows[label][2].startswith(f"{100 * again.second:.1f} [")
+        assert rows[label][3].startswith(f"{100 * again.difference:+.1f} [")
+    assert all(pair.claim.holm_p == pytest.approx(p) and f"- {pair.claim.sentence}" in page for pair, p in zip(versus.pairs, adjusted, strict=True))
+    assert rows_of(page, "key | A | B") == {"prompt.name": ["`prompt.name`", "`declarative`", "`qa`"]}
+    assert {path.stem for path in folder.glob("figures/*.png")} == {"both_with_intervals", "both_against_cost"}
+    seen = Seen()
+    seen.feed((folder / "report.html").read_text())
+    assert {link[1:] for link in seen.links if link.startswith("#")} <= seen.places
+
+
+def test_what_two_sweeps_do_not_share_is_not_compared(two_sweeps: Path) -> None:
+    runs_dir = two_sweeps / "runs"
+    predictions.write(runs_dir / "run3" / "predictions" / "dev.parquet", answers(Questions.draw("other", 140), 0.5))
+    write_sweep(runs_dir, "mixed", ["run0", "run3"], ["lora.r"])
+    versus = compare_sweeps(*(study(choose(runs_dir, name)) for name in ("plain", "mixed")), 2000)
+    assert not versus.pairs and "lora.r=2 is the same run in both." in "".join(versus.notes)
+    assert "were not asked the same dev questions" in "".join(versus.notes)
+
+
+def test_a_name_is_a_sweep_or_a_run_and_two_are_the_most(two_sweeps: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    where = ["--runs-dir", str(two_sweeps / "runs"), "--out", str(two_sweeps / "out")]
+    assert main([*where, "run1"]) == 0 and (two_sweeps / "out" / "run1" / "report.html").is_file()
+    for wrong in (["plain", "asked", "run1"], ["plain", "--run", "run1"]):
+        assert main([*where, *wrong]) == 2
+        assert "takes one name or two" in capsys.readouterr().err

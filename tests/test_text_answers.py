@@ -132,3 +132,12 @@ def test_an_impossible_table_is_refused() -> None:
     for said, one in bad.items():
         with pytest.raises(DataError, match=said):
             predictions.table([one])
+
+
+def test_confidence_in_written_answers_is_judged_as_of_any_answer() -> None:
+    """AUROC and risk-coverage of four answers, the first and third right: 3 of 4 pairs in order, errors 0, 1/2, 1/3, 1/2."""
+    said = [("a", 0.9), ("b", 0.8), ("a", 0.7), ("b", 0.6)]
+    table = predictions.table([row(i, text, ("a",), log_p=float(np.log(p))) for i, (text, p) in enumerate(said)])
+    scores = summarise(table)
+    assert scores["auroc_confidence"] == pytest.approx(3 / 4) and scores["aurc"] == pytest.approx((0 + 1 / 2 + 1 / 3 + 1 / 2) / 4)
+    assert all(KINDS["text"].metrics[name].says == KINDS["choice"].metrics[name].says for name in ("auroc_confidence", "aurc"))

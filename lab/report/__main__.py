@@ -17,9 +17,10 @@ def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     made = argparse.ArgumentParser(
         prog=program("lab.report"),
-        description="Write OUT/<sweep>/report.md, report.html, table.tex and figures/ from finished runs. Without --sweep and "
-        "--run: the latest sweep, or all finished runs if there is no sweep.",
+        description="Write OUT/<sweep>/report.md, report.html, table.tex and figures/ from finished runs. Without a sweep or a run: the "
+        "latest sweep, or all finished runs if there is no sweep. Of two: OUT/<first>-against-<second>/, the two side by side.",
     )
+    made.add_argument("names", metavar="NAME", nargs="*", help="a sweep or a run, by its id or a sweep's name; two are compared")
     made.add_argument("--sweep", metavar="ID", help="id or name of a sweep (runs/sweeps/ID.json), or latest")
     made.add_argument("--run", metavar="ID", nargs="+", action="extend", default=[], help="runs, alone or beside --sweep")
     made.add_argument("--runs-dir", type=paths.argument, default=Path("runs"), metavar="DIR", help="where run folders lie (default: runs)")
@@ -38,22 +39,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}  # a report fetches nothing
 
-    from lab.report.select_runs import choose
+    from lab.report.select_runs import choose, named
 
     try:
         plugins.load(given.plugins)
-        selection = choose(given.runs_dir, given.sweep, given.run)
+        if given.names and (given.sweep or given.run) or len(given.names) > 2:
+            raise LabError("lab.report takes one name or two, or --sweep and --run instead. Type: lab report SWEEP [SWEEP]")
+        selections = [named(given.runs_dir, name) for name in given.names] or [choose(given.runs_dir, given.sweep, given.run)]
 
         from lab.host.progress import bars
-        from lab.report.write import write_report
+        from lab.report.write import write_comparison, write_report
 
         workers = len(os.sched_getaffinity(0))
-        folder = write_report(selection, given.out, given.bootstrap, bars(), workers, max(0, given.gallery))
+        if len(selections) == 2:
+            folder = write_comparison(selections[0], selections[1], given.out, given.bootstrap, bars(), workers)
+        else:
+            folder = write_report(selections[0], given.out, given.bootstrap, bars(), workers, max(0, given.gallery))
     except (LabError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    finished = f"{len(selection.finished)} of {len(selection.arms)} arms finished"
-    print(f"{finished}. Read {folder / 'report.html'} or {folder / 'report.md'}")
+    finished = " and ".join(f"{len(one.finished)} of {len(one.arms)}" for one in selections)
+    print(f"{finished} arms finished. Read {folder / 'report.html'} or {folder / 'report.md'}")
     return 0
 
 

@@ -151,7 +151,8 @@ def unlike_the_record(measured: Sequence[Measured]) -> list[str]:
     for m in measured:
         for name in m.metrics:
             recorded = m.arm.run.metrics.get(f"dev/{name}")
-            if recorded is not None and not math.isclose(recorded, m.metrics[name], abs_tol=AGREEMENT):
+            undefined = recorded is not None and math.isnan(recorded) and math.isnan(m.metrics[name])
+            if recorded is not None and not undefined and not math.isclose(recorded, m.metrics[name], abs_tol=AGREEMENT):
                 found.append(
                     f"{m.arm.label}: run.json records dev/{name} = {recorded:.6f}, its predictions give {m.metrics[name]:.6f}. "
                     "The page shows the latter; one of the two files was changed after the run."

@@ -39,6 +39,11 @@ class Group:
         return self.members[0].arm.zero_shot
 
     @property
+    def runs(self) -> tuple[str, ...]:
+        """The identities of its runs."""
+        return tuple(member.arm.run.identity for member in self.members)
+
+    @property
     def by_seed(self) -> dict[int, Measured]:
         return {_seed(member): member for member in self.members}
 

@@ -61,9 +61,9 @@ def gallery_blocks(findings: Findings, number: int) -> list[Block]:
     right = rights(tables, findings.kind.main)
 
     def case(row: int) -> Case:
-        sample, names = samples[row], [m.arm.label for m in arms]
+        sample, names, runs = samples[row], [m.arm.label for m in arms], [m.arm.run.identity for m in arms]
         said = [shorten(each[row][1], LONGEST) for each in told]
-        answers = tuple(map(Answer, names, said, right[:, row].tolist()))
+        answers = tuple(map(Answer, names, said, right[:, row].tolist(), runs))
         return Case(small[sample.sample_id], question_of(sample), shorten(told[0][row][0], LONGEST), answers)
 
     size = sum(len(picture) for images in small.values() for picture in images)

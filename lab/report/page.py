@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lab.errors import LabError
-from lab.report import diagnostics, figures, speed, tables
+from lab.report import confidence_figures, diagnostics, drawing, figures, speed, tables
 from lab.report.benchmarks import benchmark_blocks
 from lab.report.checks import account, fact
 from lab.report.definitions import definitions
-from lab.report.document import Block, Bullets, Code, Figure, Heading, Mono, Paragraph, Strong, Warn
-from lab.report.figures import Picture
+from lab.report.document import Block, Bullets, Code, Figure, Heading, Lead, Mono, Paragraph, Strong, Warn
+from lab.report.drawing import Picture
 from lab.report.findings import Findings
 from lab.report.formatting import arms, capital, percent, unseen
 from lab.report.gallery import gallery_blocks
+from lab.report.headline import headline
 from lab.report.kinds import page_of
 from lab.report.matching import ledger_table, matched
+from lab.report.protocol import protocol_blocks
 from lab.statistics.metrics import KINDS, Kind
 
 MARK = "written by lab.report"
@@ -26,9 +28,10 @@ MARK = "written by lab.report"
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure as a PNG file, what it shows in words, and its caption; without a file, the caption says why there is none."""
+    """A figure as a PNG file and as SVG, what it shows in words, and its caption; without a file, the caption says why there is none."""
 
     png: bytes | None
+    svgs: tuple[str, ...]
     alt: str
     caption: str
 
@@ -40,11 +43,24 @@ def names_of(kind: Kind) -> tuple[str, str]:
 
 def drawing_names() -> list[str]:
     """The names of all figures, which are also their file names."""
-    return [name for kind in KINDS.values() for name in (*names_of(kind), *page_of(kind.name).pictures)] + ["training_curves"]
+    return [*(name for kind in KINDS.values() for name in names_of(kind)), *confidence_figures.NAMES, "training_curves"]
 
 
-def drawings(findings: Findings) -> dict[str, Drawing]:
-    """The figures that these arms give, by name; one that has nothing to show is left out."""
+def drawings(pictures: Mapping[str, Picture]) -> dict[str, Drawing]:
+    """The figures by name; one that has nothing to show is left out."""
+    drawn = {}
+    for name, picture in pictures.items():
+        try:
+            files = drawing.png_and_svgs(picture.draw, name, MARK)
+            if files is not None:
+                drawn[name] = Drawing(*files, picture.alt, picture.caption.strip())
+        except LabError as error:
+            drawn[name] = Drawing(None, (), picture.alt, str(error))
+    return drawn
+
+
+def pictures_of(findings: Findings) -> dict[str, Picture]:
+    """What can be drawn of these arms, by name."""
     measured, kind = findings.measured, findings.kind
     if not measured:
         return {}
@@ -52,54 +68,40 @@ def drawings(findings: Findings) -> dict[str, Drawing]:
     trained, most = [m for m in measured if not m.arm.zero_shot], figures.MOST_LINES
     intervals = " and ".join([title, *(kind.metrics[name].header for name in kind.with_interval if name != kind.headline)])
     with_intervals, against_cost = names_of(kind)
-    pictures = {
+    shown, cut = tables.best(measured, figures.MOST_BARS), tables.shown_of(len(measured), figures.MOST_BARS)
+    return {
         with_intervals: Picture(
-            lambda: figures.with_intervals(tables.best(measured, figures.MOST_BARS), page.baseline_name),
+            lambda width: figures.with_intervals(shown, page.baseline_name, width),
             f"{intervals} of each arm with 95 % intervals",
-            f"{intervals} on dev with 95 % intervals. Hollow: zero-shot. Dashed: always the {page.baseline_name}. "
-            f"{tables.shown_of(len(measured), figures.MOST_BARS)}",
+            f"{intervals} on dev with 95 % intervals. Hollow: zero-shot. Dashed: always the {page.baseline_name}. {cut}",
         ),
         against_cost: Picture(
-            lambda: figures.against_cost(measured),
+            lambda width: figures.against_cost(shown, width),
             f"{title} of each arm against its latency and its visual tokens",
-            f"{title} on dev (95 % interval) against what an answer costs; arms of equal cost are set side by side. Dashed: "
-            "the arms that no other beats in both.",
+            f"{title} on dev (95 % interval) against what an answer costs. Dashed: the Pareto front, arms that no other beats in both, by "
+            f"their values alone. {figures.front_in_words(shown)} {cut}",
         ),
-        **{name: picture(measured) for name, picture in page.pictures.items()},
+        **confidence_figures.pictures([(m, page.confidence(m)) for m in measured], page.compared),
         "training_curves": Picture(
-            lambda: figures.training_curves(measured if len(measured) <= most else tables.best(trained, most)),
+            lambda width: figures.training_curves(measured if len(measured) <= most else tables.best(trained, most), width),
             f"Training loss and minival {kind.main.header} of each arm over optimizer steps",
             f"Training loss and {kind.main.header} on minival as recorded. "
             f"{tables.shown_of(len(trained), most) if len(measured) > most else ''}",
         ),
     }
-    drawn = {}
-    for name, picture in pictures.items():
-        try:
-            data = figures.png(picture.draw, MARK)
-        except LabError as error:
-            drawn[name] = Drawing(None, picture.alt, str(error))
-        else:
-            if data is not None:
-                drawn[name] = Drawing(data, picture.alt, picture.caption.strip())
-    return drawn
 
 
 def blocks(findings: Findings, drawn: Mapping[str, Drawing], folder: Path, num_cases: int) -> list[Block]:
-    """The whole page; `folder` holds the figures in `drawn`, `num_cases` are most in the gallery."""
+    """The whole page that lies in `folder`; `drawn` lie in its figures/, `num_cases` are most in the gallery."""
 
     def figure(name: str) -> list[Block]:
-        if name not in drawn:
-            return []
-        if drawn[name].png is None:
-            return [Warn(f"No figure: {drawn[name].caption}")]
-        return [Figure(folder / f"{name}.png", drawn[name].alt, drawn[name].caption)]
+        return figure_block(drawn[name], folder / "figures" / f"{name}.png") if name in drawn else []
 
     measured, kind = findings.measured, findings.kind
     own, (with_intervals, against_cost) = page_of(kind.name), names_of(kind)
     page = opening(findings)
-    page += [Heading(2, "Results"), *usual(findings), tables.main_table(findings.results, kind)]
-    page += [*possible(findings), *figure(with_intervals), *claims(findings)]
+    page += [Heading(2, "Results"), *usual(findings), tables.main_table(findings.results, kind), *protocol_blocks(measured)]
+    page += [*possible(findings), *figure(with_intervals), *figure(against_cost), *claims(findings)]
     if measured:
         seeds, subsets = tables.seeds_table(findings.compared.groups, kind), tables.subsets_table(measured)
         page += [Heading(2, "Over seeds"), Paragraph("Mean ± standard deviation."), seeds] if seeds else []
@@ -108,16 +110,23 @@ def blocks(findings: Findings, drawn: Mapping[str, Drawing], folder: Path, num_c
         page += other_data(findings)
         page += diagnostics.controls_blocks(findings) + own.diagnostics(findings) + benchmark_blocks(findings) + diagnostics.gate_blocks(measured)
         page += gallery_blocks(findings, num_cases)
-        page += [Heading(2, "Cost"), *figure(against_cost), tables.best_table(tables.COST, measured)]
+        page += [Heading(2, "Cost"), tables.best_table(tables.COST, measured)]
         page += speed.latency_blocks(measured) + ledger(findings)
         page += [Heading(2, "Training"), *figure("training_curves")] if "training_curves" in drawn else []
-    return page + provenance(findings) + [Heading(2, "Definitions"), Bullets(definitions(own, bool(findings.others)))]
+    return page + provenance(findings, folder) + [Heading(2, "Definitions"), Bullets(definitions(own, bool(findings.others)))]
+
+
+def figure_block(drawn: Drawing, path: Path) -> list[Block]:
+    """A figure whose file lies at `path`, or why there is none."""
+    return [Warn(f"No figure: {drawn.caption}") if drawn.png is None else Figure(path, drawn.alt, drawn.caption, drawn.svgs)]
 
 
 def ledger(findings: Findings) -> list[Block]:
     """What the arms have in common: in what they are matched, then arm by arm."""
     said = matched([account(m) for m in findings.measured])
-    table = ledger_table([account(m) for m in tables.best(findings.measured)], tables.shown_of(len(findings.measured)))
+    shown = tables.best(findings.measured)
+    table = ledger_table([account(m) for m in shown], tables.shown_of(len(findings.measured)))
+    table = replace(table, runs=tuple((m.arm.run.identity,) for m in shown))
     return [Heading(3, "Matched arms"), *([Paragraph(said)] if said else []), table]
 
 
@@ -125,7 +134,7 @@ def opening(findings: Findings) -> list[Block]:
     """The question, how the arms ended, and what a reader must know first."""
     selection = findings.selection
     sweep = selection.sweep
-    page: list[Block] = [Heading(1, selection.title)]
+    page: list[Block] = [Heading(1, selection.title), Lead(headline(findings))]
     question = sweep.question if sweep else None
     page.append(Paragraph((Strong("Question."), " ", question or "None was written down for these runs.")))
     states = Counter(tables.state_of(r) for r in findings.unmeasured)
@@ -180,7 +189,8 @@ def other_data(findings: Findings) -> list[Block]:
         page += [Warn(remark) for remark in other.remarks]
         page += [Warn(f"{result.arm.label}: {result.reason}") for result in other.unmeasured]
         if other.measured:
-            page += [tables.other_table(other.measured, other.kind, name), *possible(other), *claims(other, 3)]
+            page += [tables.other_table(other.measured, other.kind, name), *protocol_blocks(other.measured, name), *possible(other)]
+            page += claims(other, 3)
     return page
 
 
@@ -243,8 +253,8 @@ def floor_of(findings: Findings) -> str:
     )
 
 
-def provenance(findings: Findings) -> list[Block]:
-    """Where each number comes from."""
+def provenance(findings: Findings, folder: Path) -> list[Block]:
+    """Where each number comes from, seen from the page's folder."""
     selection = findings.selection
     page: list[Block] = [Heading(2, "Provenance")]
     if selection.sweep is not None:
@@ -261,4 +271,4 @@ def provenance(findings: Findings) -> list[Block]:
     if versions:
         listed = ", ".join(f"{name} {value}" for name, value in versions[0].items())
         page.append(Paragraph(f"Versions: {listed}."))
-    return [*page, tables.provenance_table(selection)]
+    return [*page, tables.provenance_table(selection, folder)]

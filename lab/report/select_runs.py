@@ -94,6 +94,12 @@ def choose(runs_dir: Path, sweep: str | None = None, run_ids: Sequence[str] = ()
     return select(name, record.name, runs_dir, arms + extra, record)
 
 
+def named(runs_dir: Path, name: str) -> Selection:
+    """The arms of a sweep, or else a run, of that name. Raises `LabError` where there is neither."""
+    is_run = (runs_dir / name / "run.json").is_file() and not (runs_dir / "sweeps" / f"{name}.json").is_file()
+    return choose(runs_dir, None, [name]) if is_run else choose(runs_dir, name)
+
+
 def not_started(runs_dir: Path, identity: str) -> Run:
     """The stand-in for an arm without a record."""
     reason = runs.why_no_record(runs.folder(runs_dir, identity))

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
+from urllib.parse import quote
 
 from lab.report.checks import fact
 from lab.report.compare import Compared, Group
-from lab.report.document import Mono, Strong, Table, Text
+from lab.report.document import Link, Mono, Strong, Table, Text
 from lab.report.formatting import NONE, count, decimal, number, number_within, p_value, percent, points, quantity, tokens
 from lab.report.measure import Measured, Result, Unmeasured
-from lab.report.select_runs import Selection
+from lab.report.select_runs import Row, Selection
 from lab.statistics.metrics import Kind, Metric
+from lab.store import sync_state
+from lab.store.sync_state import Delivered
 
 MOST_ROWS = 40
 """Most arms in a table other than the first, which has them all."""
@@ -33,12 +38,17 @@ def recorded(key: str, write: Callable[[float | None], str]) -> Callable[[Measur
     return lambda m: write(m.arm.run.metrics.get(key))
 
 
+def link_of(arm: Row) -> Link:
+    """An arm's name, which leads to where its run lies and how it is made again."""
+    return Link(arm.label, f"#run-{arm.run.identity}")
+
+
 def label_of(m: Measured) -> Text:
-    return (Mono(m.arm.label),)
+    return (link_of(m.arm),)
 
 
 def name_of(m: Measured) -> Text:
-    return (Mono(m.arm.label), " zero-shot") if m.arm.zero_shot else label_of(m)
+    return (link_of(m.arm), " zero-shot") if m.arm.zero_shot else label_of(m)
 
 
 def latency(m: Measured) -> str:
@@ -73,7 +83,7 @@ def main_columns(kind: Kind) -> tuple[Column, ...]:
         Column("latency p50 / p95, ms", latency),
         Column("examples/s", recorded("latency/examples_per_second", quantity)),
         Column("examples / clusters", sizes, baseline=sizes),
-        Column("run", lambda m: (Mono(m.arm.run.identity),), False),
+        Column("run", lambda m: (Link(m.arm.run.identity, f"#run-{m.arm.run.identity}"),), False),
     )
 
 
@@ -88,12 +98,14 @@ COST = (
 
 def table_of(columns: Sequence[Column], measured: Sequence[Measured], caption: str = "") -> Table:
     """One row an arm."""
-    return table_with(columns, [tuple(column.cell(m) for column in columns) for m in measured], caption)
+    return table_with(columns, [tuple(column.cell(m) for column in columns) for m in measured], caption, [(m.arm.run.identity,) for m in measured])
 
 
-def table_with(columns: Sequence[Column], rows: Iterable[tuple[Text, ...]], caption: str = "") -> Table:
+def table_with(
+    columns: Sequence[Column], rows: Iterable[tuple[Text, ...]], caption: str = "", runs: Iterable[tuple[str, ...]] = ()
+) -> Table:
     numeric = frozenset(i for i, column in enumerate(columns) if column.numeric)
-    return Table(tuple(column.header for column in columns), tuple(rows), numeric, caption)
+    return Table(tuple(column.header for column in columns), tuple(rows), numeric, caption, tuple(runs))
 
 
 def best_table(columns: Sequence[Column], measured: Sequence[Measured]) -> Table:
@@ -106,12 +118,13 @@ def main_table(results: Sequence[Result], kind: Kind) -> Table:
     columns, rows = main_columns(kind), []
     for result in results:
         if isinstance(result, Unmeasured):
-            state = (Mono(result.arm.label), " ", Strong(state_of(result)))
-            rows.append((state, *[NONE] * (len(columns) - 2), (Mono(result.arm.run.identity),)))
+            state = (link_of(result.arm), " ", Strong(state_of(result)))
+            rows.append((state, *[NONE] * (len(columns) - 2), (Link(result.arm.run.identity, f"#run-{result.arm.run.identity}"),)))
         else:
             rows.append(tuple(column.cell(result) for column in columns))
-    rows += [tuple(column.baseline(m) for column in columns) for m in with_baselines(results)]
-    return table_with(columns, rows)
+    baselines = [tuple(column.baseline(m) for column in columns) for m in with_baselines(results)]
+    runs = [*((result.arm.run.identity,) for result in results), *((),) * len(baselines)]
+    return table_with(columns, rows + baselines, runs=runs)
 
 
 def with_baselines(results: Sequence[Result], recorded: tuple[str, ...] = ("data",)) -> list[Measured]:
@@ -129,9 +142,11 @@ def other_table(measured: Sequence[Measured], kind: Kind, data: str) -> Table:
     """The arms on another data set: what the first table says of answers, and last what takes no image."""
     first, sizes = main_columns(kind)[0], main_columns(kind)[-2]
     columns = (first, *(metric_column(kind.metrics[name]) for name in kind.shown), sizes)
-    rows = [tuple(column.cell(m) for column in columns) for m in best(measured)]
-    rows += [tuple(column.baseline(m) for column in columns) for m in with_baselines(measured, ("also", data))]
-    return table_with(columns, rows, shown_of(len(measured)))
+    shown = best(measured)
+    rows = [tuple(column.cell(m) for column in columns) for m in shown]
+    baselines = [tuple(column.baseline(m) for column in columns) for m in with_baselines(measured, ("also", data))]
+    runs = [*((m.arm.run.identity,) for m in shown), *((),) * len(baselines)]
+    return table_with(columns, rows + baselines, shown_of(len(measured)), runs)
 
 
 def state_of(result: Unmeasured) -> str:
@@ -150,10 +165,11 @@ def seeds_table(every: Sequence[Group], kind: Kind) -> Table | None:
         cells = [f"{number(metric, group.mean(metric.name))} ± {number(metric, group.spread(metric.name))}" for metric in metrics]
         values = [m.headline for m in group.members]
         rows.append(((Mono(group.label),), seeds, *cells, f"{number(kind.main, min(values))} to {number(kind.main, max(values))}"))
+    runs = tuple(group.runs for group in repeated[:MOST_ROWS])
     cut = f"The first {MOST_ROWS} of {len(repeated):,}." if len(repeated) > MOST_ROWS else ""
     lowest = f"{kind.main.header}, lowest to highest{f', {kind.main.unit}' if kind.main.unit else ''}"
     columns = ("experiment", "seeds", *(metric.title for metric in metrics), lowest)
-    return Table(columns, tuple(rows), frozenset(range(2, len(columns))), caption=cut)
+    return Table(columns, tuple(rows), frozenset(range(2, len(columns))), cut, runs)
 
 
 def subsets_table(measured: Sequence[Measured]) -> Table | None:
@@ -175,6 +191,7 @@ def subsets_table(measured: Sequence[Measured]) -> Table | None:
 def pairs_table(compared: Compared) -> Table:
     """The numbers behind the sentences."""
     rows: list[tuple[Text, ...]] = []
+    runs = {group.label: group.runs for group in compared.groups}
     for pair in compared.pairs:
         c = pair.comparison
         rows.append(
@@ -196,14 +213,18 @@ def pairs_table(compared: Compared) -> Table:
         "first", "second", header, "p", "p, Holm", "only first / only second right", "p, McNemar", "smallest detectable, points",
         "design effect", "seeds",
     )  # fmt: skip
-    return Table(columns, tuple(rows), frozenset(range(2, len(columns))))
+    about = tuple(runs[pair.first] + runs[pair.second] for pair in compared.pairs)
+    return Table(columns, tuple(rows), frozenset(range(2, len(columns))), runs=about)
 
 
-def provenance_table(selection: Selection) -> Table:
-    """Which run and which command made each row."""
+def provenance_table(selection: Selection, page_folder: Path) -> Table:
+    """Which run and which command made each row, and where it lies, seen from the page's folder."""
+    tracked = {arm.run.identity: sync_state.latest(arm.folder) for arm in selection.arms}
+    in_mlflow = any(tracked.values())
     rows = tuple(
         (
-            (Mono(arm.run.identity),),
+            (Link(arm.run.identity, quote(os.path.relpath(arm.folder, page_folder)) + "/"),),
+            *([mlflow_of(tracked[arm.run.identity])] if in_mlflow else []),
             (Mono(arm.label),),
             arm.run.status,
             arm.run.started or NONE,
@@ -212,7 +233,16 @@ def provenance_table(selection: Selection) -> Table:
         )
         for arm in selection.arms
     )
-    return Table(("run", "arm", "status", "started (UTC)", "ended (UTC)", "command"), rows)
+    columns = ("run", *(["MLflow run"] if in_mlflow else []), "arm", "status", "started (UTC)", "ended (UTC)", "command")
+    return Table(columns, rows, runs=tuple((arm.run.identity,) for arm in selection.arms), anchored=True)
+
+
+def mlflow_of(note: Delivered | None) -> Text:
+    """The id of an MLflow run, which leads to its page where a server has it."""
+    if note is None:
+        return NONE
+    served = note.uri.startswith(("http://", "https://"))
+    return (Link(note.run_id, f"{note.uri.rstrip('/')}/#/runs/{note.run_id}") if served else Mono(note.run_id),)
 
 
 def best(measured: Sequence[Measured], most: int = MOST_ROWS) -> list[Measured]:

@@ -7,19 +7,23 @@ a figure carries the mark in its PNG `Software` field.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from lab.errors import LabError
 from lab.host.files import text_hash, write_atomically
 from lab.host.progress import Report, silent
-from lab.report.document import Text, plain, to_html, to_markdown
+from lab.report.document import Block, Text, plain
 from lab.report.findings import Findings, study
 from lab.report.formatting import shorten
+from lab.report.markdown import to_markdown
 from lab.report.measure import Measured, Result
-from lab.report.page import MARK, blocks, drawing_names, drawings
+from lab.report.page import MARK, Drawing, blocks, drawing_names, drawings, pictures_of
 from lab.report.select_runs import Selection
 from lab.report.tables import Column, main_columns, state_of, with_baselines
+from lab.report.versus import NAMES as VERSUS_NAMES
+from lab.report.versus import compare_sweeps, versus_blocks, versus_pictures
+from lab.report.webpage import to_html
 from lab.statistics.resampling import LEAST_RESAMPLES
 
 COMMENTS = {".md": "<!-- {} -->", ".html": "<!-- {} -->", ".tex": "% {}"}
@@ -35,22 +39,49 @@ def write_report(
     num_cases: most in the gallery, whose pictures are read from the runs' data set; 0: no gallery, and nothing but run folders is read.
     """
     folder = out / selection.name
-    texts = [folder / name for name in ("report.md", "report.html", "table.tex")]
-    places = {name: folder / "figures" / f"{name}.png" for name in drawing_names()}
-    refuse_foreign([*texts, *places.values()])
+    places = figure_places(folder, drawing_names())
+    refuse_foreign([*(folder / name for name in ("report.md", "report.html", "table.tex")), *places.values()])
     findings = study(selection, num_resamples, report, workers)
-    drawn = drawings(findings)
+    drawn = drawings(pictures_of(findings))
+    write_figures(drawn, places)
+    page = blocks(findings, drawn, folder, num_cases)
+    write_texts(folder, page, f"Report {selection.name}", {"table.tex": to_latex(findings)})
+    return folder
+
+
+def write_comparison(
+    first: Selection, second: Selection, out: Path, num_resamples: int = LEAST_RESAMPLES, report: Report = silent, workers: int = 1
+) -> Path:
+    """Write `out/<first>-against-<second>/report.md`, `report.html` and `figures/*.png`; return the folder."""
+    folder = out / f"{first.name}-against-{second.name}"
+    places = figure_places(folder, VERSUS_NAMES)
+    refuse_foreign([folder / "report.md", folder / "report.html", *places.values()])
+    findings = [study(one, num_resamples, report, workers) for one in (first, second)]
+    versus = compare_sweeps(findings[0], findings[1], num_resamples, report)
+    drawn = drawings(versus_pictures(versus))
+    write_figures(drawn, places)
+    write_texts(folder, versus_blocks(versus, drawn, folder), f"{first.name} against {second.name}", {})
+    return folder
+
+
+def figure_places(folder: Path, names: Iterable[str]) -> dict[str, Path]:
+    return {name: folder / "figures" / f"{name}.png" for name in names}
+
+
+def write_figures(drawn: Mapping[str, Drawing], places: Mapping[str, Path]) -> None:
+    """Write the figures there are, and remove those of a report before this one."""
     for name, path in places.items():
         data = drawn[name].png if name in drawn else None
         if data is not None:
             write_atomically(path, data)
         else:
             path.unlink(missing_ok=True)
-    page = blocks(findings, drawn, folder / "figures", num_cases)
-    bodies = (to_markdown(page, folder), to_html(page, f"Report {selection.name}"), to_latex(findings))
-    for path, body in zip(texts, bodies, strict=True):
-        write_atomically(path, stamped(body, path.suffix))
-    return folder
+
+
+def write_texts(folder: Path, page: Sequence[Block], title: str, more: Mapping[str, str]) -> None:
+    """Write the page as Markdown and HTML, and what else there is by name, each with its mark."""
+    for name, body in {"report.md": to_markdown(page, folder), "report.html": to_html(page, title), **more}.items():
+        write_atomically(folder / name, stamped(body, Path(name).suffix))
 
 
 def refuse_foreign(paths: Iterable[Path]) -> None:

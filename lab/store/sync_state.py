@@ -45,11 +45,16 @@ class Delivered:
 
 def read(run_dir: Path, uri: str, experiment: str, started: str) -> Delivered | None:
     """The note about this start of the run in this store; None if there is none, or one of another version."""
+    known = latest(run_dir)
+    return known if known is not None and (known.uri, known.experiment, known.started) == (uri, experiment, started) else None
+
+
+def latest(run_dir: Path) -> Delivered | None:
+    """The last note, whichever store it is about; None if there is none, or one of another version."""
     try:
-        known = parsed(run_dir / NOTE, Delivered)
+        return parsed(run_dir / NOTE, Delivered)
     except (FileNotFoundError, DataError):
         return None
-    return known if (known.uri, known.experiment, known.started) == (uri, experiment, started) else None
 
 
 def store_uri(section: Tracking) -> str:

@@ -12,8 +12,8 @@ from lab.statistics.metrics import KINDS
 
 if TYPE_CHECKING:
     from lab.answers.predictions import PredictionTable
+    from lab.report.confidence_figures import Confidence
     from lab.report.document import Block
-    from lab.report.figures import Picture
     from lab.report.findings import Findings
     from lab.report.measure import Measured
 
@@ -26,8 +26,9 @@ class KindPage:
     definitions: further words. shares: numbers with an exact interval, in words.
     baseline: a row that always gives one answer: its name, and its metrics where they say something; baseline_name: in a figure;
     baseline_needs: columns that it reads beside the truth. guessed: what guessing gets, in words.
-    details: own numbers of an arm, from dev and minival (None, and why). remarks: what a reader must know first.
-    told: of every row of a whole table the reference and what was answered, in words. pictures: own figures by name.
+    reading: how an answer is read and judged, in words, from the config. details: own numbers of an arm, from dev and minival (None, and
+    why). confidence: of these, how sure its answers are; compared: what is right against which confidence, in words.
+    remarks: what a reader must know first. told: of every row of a whole table the reference and what was answered, in words.
     calibration, diagnostics: own chapters, the first with a function that places a figure by its name.
     """
 
@@ -40,10 +41,12 @@ class KindPage:
     baseline_needs: tuple[str, ...]
     baseline_name: str
     guessed: str
+    reading: Callable[[Mapping[str, Any]], str]
     details: Callable[[PredictionTable, PredictionTable | None, str | None], Any]
+    confidence: Callable[[Measured], Confidence]
+    compared: str
     remarks: Callable[[Sequence[Measured]], list[str]]
     told: Callable[[PredictionTable], list[tuple[str, str]]]
-    pictures: Mapping[str, Callable[[Sequence[Measured]], Picture]]
     calibration: Callable[[Findings, Callable[[str], list[Block]]], list[Block]]
     diagnostics: Callable[[Findings], list[Block]]
 

@@ -12,8 +12,8 @@ from lab.answers import predictions
 from lab.answers.predictions import PredictionTable
 from lab.errors import LabError
 from lab.evaluation import swap
-from lab.report import figures
 from lab.report.checks import named
+from lab.report.confidence_figures import Confidence
 from lab.report.diagnostics import INDEX, or_dash, path_of, written
 from lab.report.document import Block, Heading, Paragraph, Table
 from lab.report.findings import Findings
@@ -22,7 +22,6 @@ from lab.report.kinds import KindPage
 from lab.report.measure import Measured
 from lab.report.tables import Column, best, best_table, label_of, name_of, shown_of
 from lab.statistics import calibration, functional
-from lab.statistics.functional import Bins
 from lab.statistics.metrics import KINDS
 
 METRICS = KINDS["choice"].metrics
@@ -43,12 +42,12 @@ SWAPS = {
 
 @dataclass(frozen=True, eq=False)
 class Details:
-    """bins: top-label reliability, 15 equal widths. temperature: fitted on minival; None, and `unscaled` the reason, without one.
+    """confidence: of the top label. temperature: fitted on minival; None, and `unscaled` the reason, without one.
 
     after: ECE and NLL of dev at that temperature.
     """
 
-    bins: Bins
+    confidence: Confidence
     temperature: calibration.Temperature | None
     after: dict[str, float]
     unscaled: str | None
@@ -56,16 +55,16 @@ class Details:
 
 def details(dev: PredictionTable, minival: PredictionTable | None, reason: str | None) -> Details:
     """Reliability of an arm, and what a temperature fitted on minival does to it."""
-    bins = functional.reliability_bins(dev.confidence, dev.correct)
+    confidence = Confidence.of(dev)
     if minival is None:
-        return Details(bins, None, {}, reason)
+        return Details(confidence, None, {}, reason)
     try:
         temperature = calibration.fit(minival, "minival")
         scaled = calibration.apply(temperature, dev)
     except LabError as error:
-        return Details(bins, None, {}, str(error))
+        return Details(confidence, None, {}, str(error))
     temperature = replace(temperature, sample_ids=frozenset())  # thousands of ids an arm, just checked against those of dev
-    return Details(bins, temperature, {name: METRICS[name].of(scaled) for name in ("ece", "nll")}, None)
+    return Details(confidence, temperature, {name: METRICS[name].of(scaled) for name in ("ece", "nll")}, None)
 
 
 def baseline(table: PredictionTable) -> tuple[str, dict[str, float]]:
@@ -92,17 +91,6 @@ def little_mass(measured: Sequence[Measured]) -> list[str]:
         f"The two answers hold less than half of the model's probability in more than 5 % of the examples of {named(poor)} "
         f"(up to {100 * worst:.0f} %): their P(True) is renormalised over little, and ECE and NLL of them mean little."
     ]
-
-
-def reliability(measured: Sequence[Measured]) -> figures.Picture:
-    """Reliability diagrams of the best arms."""
-    most = figures.MOST_PANELS
-    return figures.Picture(
-        lambda: figures.reliability([(m, m.details.bins, m.metrics["ece"]) for m in best(measured, most)]),
-        "Reliability diagrams of each arm with the number of examples in each bin",
-        "Reliability on dev: right answers against confidence in 15 equal-width bins, and the number of examples in each "
-        f"bin. Points below the dashed line are overconfident. {shown_of(len(measured), most)}",
-    )
 
 
 def temperature(m: Measured) -> str:
@@ -142,7 +130,7 @@ def calibration_blocks(findings: Findings, figure: Callable[[str], list[Block]])
     page += [Paragraph(f"No temperature for {arms(times)}: {reason}") for reason, times in reasons.items()]
     page.append(best_table(SCALING, measured))
     said = "Before → after scaling, where a temperature can change the number. Parts of Brier over 15 bins of P(True)."
-    return [*page, Paragraph(said), formulas_table(measured), *figure("reliability")]
+    return [*page, Paragraph(said), formulas_table(measured), *figure("reliability"), *figure("risk_coverage")]
 
 
 def formulas_table(measured: Sequence[Measured]) -> Table:
@@ -158,7 +146,8 @@ def formulas_table(measured: Sequence[Measured]) -> Table:
                 for name, cell in zip(FORMULAS, cells, strict=True)
             ]
         rows.append((label_of(m), *cells))
-    return Table(columns, tuple(rows), frozenset(range(1, len(columns))), caption=shown_of(len(measured)))
+    runs = tuple((m.arm.run.identity,) for m in best(measured))
+    return Table(columns, tuple(rows), frozenset(range(1, len(columns))), shown_of(len(measured)), runs)
 
 
 def swapped_blocks(findings: Findings) -> list[Block]:
@@ -183,7 +172,8 @@ def swapped_blocks(findings: Findings) -> list[Block]:
         "Share of dev answers that stay the same when the two images change places. The label is preserved in the first two "
         "groups; in the third it may change, so agreement is no virtue there."
     )
-    table = Table(columns, tuple(rows), frozenset(range(1, len(columns))), caption=shown_of(len(measured)))
+    runs = tuple((m.arm.run.identity,) for m in shown)
+    table = Table(columns, tuple(rows), frozenset(range(1, len(columns))), shown_of(len(measured)), runs)
     return [Heading(2, "Left and right swapped"), Paragraph(said), table]
 
 
@@ -203,10 +193,12 @@ PAGE = KindPage(
     baseline_needs=("options",),
     baseline_name="commoner label",
     guessed="one half",
+    reading=lambda config: "the likelier of both answer words in one forward pass",
     details=details,
+    confidence=lambda m: m.details.confidence,
+    compared="right answers against confidence",
     remarks=little_mass,
     told=told,
-    pictures={"reliability": reliability},
     calibration=calibration_blocks,
     diagnostics=swapped_blocks,
 )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from lab.answers import predictions
 from lab.answers.predictions import PredictionTable
-from lab.report import figures
 from lab.report.checks import named
+from lab.report.confidence_figures import Confidence
 from lab.report.diagnostics import path_of
 from lab.report.document import Block, Heading, Mono, Paragraph, Table
 from lab.report.findings import Findings
@@ -16,8 +17,6 @@ from lab.report.formatting import percent, quantity
 from lab.report.kinds import KindPage
 from lab.report.measure import Measured
 from lab.report.tables import Column, best, best_table, label_of, metric_column, recorded, shown_of
-from lab.statistics import functional
-from lab.statistics.functional import Bins
 from lab.statistics.metrics import KINDS
 
 METRICS = KINDS["text"].metrics
@@ -28,9 +27,16 @@ OFTEN = 0.05
 """Share of answers cut off, or of references damaged, from which on a reader is told first."""
 
 
-def details(dev: PredictionTable, minival: PredictionTable | None, reason: str | None) -> Bins:
-    """Reliability: exact match against the probability of the written answer, 15 equal widths."""
-    return functional.reliability_bins(dev.confidence, dev.correct)
+def details(dev: PredictionTable, minival: PredictionTable | None, reason: str | None) -> Confidence:
+    """Exact match against the probability of the written answer."""
+    return Confidence.of(dev)
+
+
+def reading(config: Mapping[str, Any]) -> str:
+    """How an answer is written and which rule reads it."""
+    most = config.get("evaluation", {}).get("max_new_tokens")
+    at_most = "" if most is None else f" up to {most} tokens"
+    return f"written greedily{at_most}, read by prompt.post={config.get('prompt', {}).get('post', 'none')}"
 
 
 def commonest(table: PredictionTable) -> tuple[str, dict[str, float]]:
@@ -59,21 +65,11 @@ def remarks(measured: Sequence[Measured]) -> list[str]:
     return sorted(said)
 
 
-def reliability(measured: Sequence[Measured]) -> figures.Picture:
-    """Reliability diagrams of the best arms."""
-    most = figures.MOST_PANELS
-    return figures.Picture(
-        lambda: figures.reliability([(m, m.details, m.metrics["ece"]) for m in best(measured, most)]),
-        "Reliability diagrams of each arm with the number of examples in each bin",
-        "Reliability on dev: exact match against the probability of the written answer in 15 equal-width bins, and the number of examples "
-        f"in each bin. Points below the dashed line are overconfident. {shown_of(len(measured), most)}",
-    )
-
-
 def calibration_blocks(findings: Findings, figure: Callable[[str], list[Block]]) -> list[Block]:
     """Calibration of the probability of what was written."""
-    columns = [Column("arm", label_of, False), *(metric_column(METRICS[name]) for name in ("ece", "ece_per_token", "token_nll"))]
-    return [Heading(2, "Calibration"), best_table(columns, findings.measured), *figure("reliability")]
+    names = ("ece", "ece_per_token", "token_nll", "auroc_confidence", "aurc")
+    columns = [Column("arm", label_of, False), *(metric_column(METRICS[name]) for name in names)]
+    return [Heading(2, "Calibration"), best_table(columns, findings.measured), *figure("reliability"), *figure("risk_coverage")]
 
 
 def answers_blocks(findings: Findings) -> list[Block]:
@@ -108,17 +104,19 @@ def distribution(findings: Findings) -> list[Block]:
 PAGE = KindPage(
     kind="text",
     also=("ece_per_token", "cut_off", "empty", "commonest_answer", "damaged_references"),
-    paragraphs=(("ece", "ece_per_token"), ("cut_off", "empty", "commonest_answer"), ("damaged_references",)),
+    paragraphs=(("ece", "ece_per_token"), ("auroc_confidence", "aurc"), ("cut_off", "empty", "commonest_answer"), ("damaged_references",)),
     definitions=("tokens/s: further tokens of one example alone. latency is the time to its first token.",),
     shares="exact match",
     baseline=commonest,
     baseline_needs=(),
     baseline_name="commonest reference",
     guessed="what answers without the images get",
+    reading=reading,
     details=details,
+    confidence=lambda m: m.details,
+    compared="exact match against the probability of the written answer",
     remarks=remarks,
     told=told,
-    pictures={"reliability": reliability},
     calibration=calibration_blocks,
     diagnostics=answers_blocks,
 )

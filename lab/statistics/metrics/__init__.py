@@ -15,6 +15,7 @@ import numpy as np
 
 from lab.answers.predictions import PredictionTable
 from lab.errors import LabError, did_you_mean
+from lab.statistics import functional
 from lab.statistics.functional import NUM_BINS, bin_index
 from lab.statistics.resampling import cluster_sums
 
@@ -138,6 +139,24 @@ def gap_rows(confidence: Column, outcome: Column) -> Column:
 def mean_gap(sums: np.ndarray) -> np.ndarray:
     """sum_b |sum of gaps in bin b| / n: the ECE with equal-width bins."""
     return np.abs(sums[..., :-1]).sum(axis=-1) / sums[..., -1]
+
+
+def selective(needs: tuple[str, ...]) -> tuple[Metric, Metric]:
+    """What confidence is worth where the least confident answers may be withheld, of any kind's `confidence` and `correct`."""
+    return (
+        Metric(
+            "auroc_confidence", "AUROC of confidence", "", True, lambda table: functional.auroc(table.confidence, table.correct),
+            "AUROC of confidence: probability that a right answer is more confident than a wrong one, 1/2 for equal ones (Hendrycks and "
+            "Gimpel 2017); undefined where all answers are right or all wrong.",
+            needs=needs,
+        ),
+        Metric(
+            "aurc", "area under risk-coverage", "", False, lambda table: functional.aurc(table.confidence, table.correct),
+            "Risk-coverage: error rate of the k most confident answers, mean over k (El-Yaniv and Wiener 2010; Geifman et al. 2019); less is "
+            "better.",
+            needs=needs,
+        ),
+    )  # fmt: skip
 
 
 def count(name: str, of: Callable[[PredictionTable], int], needs: str) -> Metric:

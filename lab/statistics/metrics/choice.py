@@ -8,7 +8,7 @@ import numpy as np
 
 from lab.answers.predictions import PredictionTable
 from lab.statistics import functional
-from lab.statistics.metrics import COUNTS, Kind, Metric, gap_rows, mean_gap
+from lab.statistics.metrics import COUNTS, Kind, Metric, gap_rows, mean_gap, selective
 
 
 def group_rows(table: PredictionTable) -> np.ndarray:
@@ -89,14 +89,7 @@ METRICS = (
     brier_part("uncertainty", "+ uncertainty", None),
     brier_part("within_bin", "+ within bins", None),
     Metric("auroc_label", "AUROC of P(True)", "", True, lambda table: functional.auroc(table.p_true, table.label), only=binary),
-    of_top(
-        "auroc_confidence", "AUROC of confidence", "", True, functional.auroc,
-        "AUROC of confidence: probability that a right answer is more confident than a wrong one.",
-    ),
-    of_top(
-        "aurc", "area under risk-coverage", "", False, functional.aurc,
-        "Risk-coverage: error rate of the k most confident answers, mean over k; less is better.",
-    ),
+    *selective(("right", "log_p", "prediction")),
     Metric(
         "captured_mass", "captured mass", "%", True, lambda table: functional.mean("captured_mass", table.captured_mass),
         "captured mass: mean of p(True) + p(False) under the full vocabulary, before renormalisation.",
@@ -114,7 +107,7 @@ KIND = Kind(
     name="choice",
     metrics={metric.name: metric for metric in METRICS},
     headline="accuracy",
-    shown=["accuracy", "consistency", "ece", "nll", "brier"],
+    shown=["accuracy", "consistency", "ece", "auroc_confidence", "aurc", "nll", "brier"],
     watched="nll",
     truth="right",
 )

@@ -11,7 +11,7 @@ import numpy as np
 
 from lab.answers.predictions import PredictionTable
 from lab.statistics import functional, text_scores
-from lab.statistics.metrics import COUNTS, Kind, Metric, gap_rows, mean_gap, ratio
+from lab.statistics.metrics import COUNTS, Kind, Metric, gap_rows, mean_gap, ratio, selective
 
 NEEDS = ("references", "text", "post")
 NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
@@ -84,6 +84,7 @@ METRICS = (
         "ece_per_token", "ECE per token", lambda table: table.confidence_per_token, False,
         "ECE per token: of the geometric mean of the tokens' probabilities, which does not fall with an answer's length.",
     ),
+    *selective((*NEEDS, "log_p", "tokens")),
     Metric(
         "token_nll", "token NLL", "nats", False, lambda table: float(ratio(token_rows(table).sum(axis=0))),
         "token NLL: mean negative natural logarithm of the probability of a token of the reference that is trained on, end of the turn "
@@ -111,7 +112,7 @@ KIND = Kind(
     name="text",
     metrics={metric.name: metric for metric in METRICS},
     headline="exact_match",
-    shown=["exact_match", "token_f1", "rouge_l", "ece", "token_nll"],
+    shown=["exact_match", "token_f1", "rouge_l", "ece", "auroc_confidence", "aurc", "token_nll"],
     watched="token_nll",
     truth="references",
 )
