@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import unquote
 from xml.etree import ElementTree
 
+import matplotlib
 import numpy as np
 import pytest
 from synthetic_runs import (
@@ -30,7 +31,7 @@ from lab.answers import predictions
 from lab.config import as_dict, flat
 from lab.errors import LabError
 from lab.records import Scored
-from lab.report import confidence_figures, drawing, figures, select_runs, tables
+from lab.report import confidence_figures, drawing, figures, select_runs, svg, tables
 from lab.report.__main__ import main
 from lab.report.document import Link, Mono, Strong, Table
 from lab.report.findings import study
@@ -39,6 +40,7 @@ from lab.report.headline import headline
 from lab.report.kinds import choice
 from lab.report.markdown import markdown_block, markdown_text
 from lab.report.measure import POOL_FROM, Unmeasured, measure_all
+from lab.report.palette import NARROW, STYLE, WIDTH
 from lab.report.select_runs import choose
 from lab.report.summary import summary, summary_of_run
 from lab.report.versus import compare_sweeps
@@ -382,11 +384,15 @@ def test_no_arm_is_without_a_label(tmp_path: Path, num_arms: int) -> None:
     measured = measure_all(choose(tmp_path / "runs").arms)
     shown = tables.best(measured, figures.MOST_BARS)
     assert len(shown) == num_arms
-    for draw in (lambda width: figures.against_cost(shown, width), lambda width: figures.with_intervals(shown, "always", width)):
-        for text in drawing.png_and_svgs(draw, "x", "y")[1]:
-            words = " ".join("".join(one.itertext()) for one in ElementTree.fromstring(text).iter("text"))
-            for name in figures.named(shown):
-                assert all(part in words for part in name.split()), name
+    with matplotlib.rc_context(STYLE):
+        drawn = [figures.against_cost(shown, width) for width in (WIDTH, NARROW)]
+        drawn += [figures.with_intervals(shown, "always", width) for width in (WIDTH, NARROW)]
+        texts = [svg.inline(figure) for figure in drawn if figure is not None]
+    assert len(texts) == 4
+    for text in texts:
+        words = " ".join("".join(one.itertext()) for one in ElementTree.fromstring(text).iter("text"))
+        for name in figures.named(shown):
+            assert all(part in words for part in name.split()), name
 
 
 def test_the_pareto_front_is_what_nothing_beats(tmp_path: Path) -> None:
