@@ -1,4 +1,4 @@
-"""lab sync: deliver run folders to MLflow that it has not, or not fully, received. Light until it starts."""
+"""lab sync: deliver to MLflow, and the trackers of `tracking.also`, what they have not received. Light until it starts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from lab import paths
 from lab.cli import program, run_cli, set_up_logging
 from lab.errors import ConfigError, DataError
-from lab.host.redaction import HIDDEN, without_secrets
+from lab.host.redaction import HIDDEN
 
 if TYPE_CHECKING:
     from lab.config import Tracking
@@ -35,8 +35,9 @@ def sync(runs_dir: str, uri: str | None, experiment: str | None) -> int:
         raise DataError(f"--runs-dir {runs_dir}: there is no such folder.")
 
     from lab.store import runs
-    from lab.store.mlflow_sync import MlflowSync
     from lab.store.sync_state import store_uri
+    from lab.tracking.background import Trackers
+    from lab.tracking.links import of_sweep
 
     sections: dict[tuple[str, str], tuple[Tracking, list[Run]]] = {}
     for run in runs.all_runs(Path(runs_dir)):
@@ -45,12 +46,14 @@ def sync(runs_dir: str, uri: str | None, experiment: str | None) -> int:
     sweeps = runs.all_sweeps(Path(runs_dir))
     missing = 0
     for section, found in sections.values():
-        courier = MlflowSync(section)
+        trackers = Trackers(section)
         identities = {run.identity for run in found}
-        delivered = courier.deliver_all([run.identity for run in found], check=True)
-        delivered_sweeps = [courier.deliver_sweep(sweep.identity) for sweep in sweeps if identities & set(sweep.arms)]
-        missing += len(found) - delivered + delivered_sweeps.count(False)
-        print(f"{delivered} of {len(found)} runs are up to date in {section.experiment} at {without_secrets(courier.uri)}")
+        delivered = trackers.deliver_all([run.identity for run in found], check=True)
+        theirs = [sweep for sweep in sweeps if identities & set(sweep.arms)]
+        missing += len(found) - delivered + [trackers.sweeps.publish(sweep.identity) for sweep in theirs].count(False)
+        print(f"{delivered} of {len(found)} runs are up to date in {section.experiment} at {trackers.mlflow.address}")
+        for line in of_sweep(trackers.mlflow, theirs[-1]) if theirs else ():
+            print(line)
     if not sections:
         print(f"{runs_dir} holds no run")
     return 1 if missing else 0
@@ -58,7 +61,7 @@ def sync(runs_dir: str, uri: str | None, experiment: str | None) -> int:
 
 def where(run: Run, runs_dir: str, uri: str | None, experiment: str | None) -> Tracking:
     """The store that a run belongs in. Raises `ConfigError` where that is an address whose credentials were not recorded."""
-    from lab.config import Tracking
+    from lab.config import AlsoTracked, Tracking
 
     recorded = run.config["tracking"]
     if uri is None and HIDDEN in (recorded["uri"] or ""):
@@ -66,7 +69,8 @@ def where(run: Run, runs_dir: str, uri: str | None, experiment: str | None) -> T
             f"--uri: run {run.identity} belongs in {recorded['uri']}, and a password is recorded nowhere. Give the address as "
             "--uri, or without credentials and with MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment."
         )
-    return Tracking(runs_dir=runs_dir, uri=uri or recorded["uri"], experiment=experiment or recorded["experiment"])
+    also = [AlsoTracked(name) for name in recorded.get("also", ())]
+    return Tracking(runs_dir=runs_dir, uri=uri or recorded["uri"], experiment=experiment or recorded["experiment"], also=also)
 
 
 if __name__ == "__main__":

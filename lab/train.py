@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lab import manual, plugins
@@ -34,16 +35,17 @@ def alone(composed: DictConfig) -> int:
     from lab.host.progress import bars
     from lab.report.summary import summary_of_run
     from lab.store import runs
-    from lab.store.mlflow_sync import BackgroundSync, MlflowSync
     from lab.sweeping.arms import quoted
+    from lab.tracking.background import BackgroundSync, Trackers
+    from lab.tracking.links import of_run
 
     hydra_config = HydraConfig.get()
     chosen = [] if hydra_config.job.config_name == "train" else ["-cn", str(hydra_config.job.config_name)]
     command = " ".join(["python -m lab.train", *chosen, *map(quoted, hydra_config.overrides.task)])
-    courier = MlflowSync(x.tracking)
-    with BackgroundSync(courier, [identity(x)]):
+    trackers = Trackers(x.tracking)
+    with BackgroundSync(trackers, [identity(x)]):
         record = running.run_alone(x, command, process_started(), bars())
-    print(summary_of_run(courier.runs_dir, record, courier.uri), flush=True)
+    print(summary_of_run(Path(x.tracking.runs_dir), record), *of_run(trackers.mlflow, record), sep="\n", flush=True)
     return 0 if record.status == runs.FINISHED else 1
 
 

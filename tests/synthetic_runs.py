@@ -14,6 +14,7 @@ import numpy as np
 from lab.answers import predictions
 from lab.records import Choice, Prediction, Scored
 from lab.statistics.metrics import summarise
+from lab.statistics.summary import of_split
 from lab.store import runs
 from lab.store.runs import Run, Sweep
 
@@ -96,9 +97,10 @@ def write_run(
     *,
     latency_ms: float = 12.0,
     curve: bool = True,
+    intervals: bool = False,
     facts: Mapping[str, Any] | None = None,
 ) -> Run:
-    """A finished run with its predictions, curve, metrics and facts."""
+    """A finished run with its predictions, curve, metrics and facts; `intervals` as a real run has them take their time."""
     folder = runs.folder(runs_dir, identity)
     config = changed(overrides)
     recorded = {"parameters/trainable": 6144.0 * config["lora"]["r"], "parameters/total": 1.3e6}
@@ -115,7 +117,7 @@ def write_run(
         if rows:
             predictions.write(folder / "predictions" / f"{name}.parquet", rows)
             table = predictions.table(rows)
-            recorded |= {f"{name}/{key}": value for key, value in summarise(table).items()}
+            recorded |= of_split(name, table, 2000) if intervals else {f"{name}/{key}": value for key, value in summarise(table).items()}
     if curve:
         generator = np.random.default_rng(int(config["seed"]))
         for step in range(9, 300, 10):
@@ -165,7 +167,7 @@ def write_sweep(runs_dir: Path, identity: str, arms: Sequence[str], dials: Seque
     return sweep
 
 
-def write_example(runs_dir: Path, num_dev: int = 1400, num_minival: int = 400) -> Sweep:
+def write_example(runs_dir: Path, num_dev: int = 1400, num_minival: int = 400, intervals: bool = False) -> Sweep:
     """Five finished arms (a zero-shot baseline, three ranks, one with fewer tokens) and one that failed."""
     dev, minival = Questions.draw("dev", num_dev), Questions.draw("minival", num_minival, seed=1)
     arms = (
@@ -178,7 +180,7 @@ def write_example(runs_dir: Path, num_dev: int = 1400, num_minival: int = 400) -
     for seed, (identity, overrides, skill, sharpness, tokens, latency_ms) in enumerate(arms):
         write_run(
             runs_dir, identity, overrides, answers(dev, skill, sharpness, tokens, seed),
-            answers(minival, skill, sharpness, tokens, seed), latency_ms=latency_ms, curve=skill > 0.1,
+            answers(minival, skill, sharpness, tokens, seed), latency_ms=latency_ms, curve=skill > 0.1, intervals=intervals,
         )  # fmt: skip
     failed = Run("rank512", "lora.r=512", changed({"lora.r": 512}), "python -m lab.train lora.r=512", status=runs.FAILED)
     failed.error = "OutOfMemoryError: 18.2 GiB asked for, 16 GiB there"

@@ -32,6 +32,7 @@ FLOW = (
     "training",
     "evaluation",
     "report",
+    "tracking",
     "run",
     "sweeping",
     "train evaluate predict verify plan bench sync commands completion doctor __main__",
@@ -117,9 +118,9 @@ def test_no_drawers() -> None:
     assert not [path for path in modules() if path.stem in FORBIDDEN or path.parent.name in FORBIDDEN]
 
 
-def test_only_tracking_imports_mlflow() -> None:
-    importing = [path for path in modules() if re.search(r"^ *(import|from) mlflow\b", path.read_text(), re.MULTILINE)]
-    assert {path.name for path in importing} == {"mlflow_sync.py"}
+def test_only_tracking_imports_trackers() -> None:
+    importing = [path for path in modules() if re.search(r"^ *(import|from) (mlflow|wandb)\b", path.read_text(), re.MULTILINE)]
+    assert {room_of(path) for path in importing} == {"tracking"}
 
 
 def test_what_reads_predictions_knows_nothing_of_models() -> None:
@@ -131,7 +132,7 @@ def test_what_reads_predictions_knows_nothing_of_models() -> None:
     assert not guilty
 
 
-HEAVY = ("torch", "transformers", "lightning", "peft", "mlflow", "datasets", "matplotlib")
+HEAVY = ("torch", "transformers", "lightning", "peft", "mlflow", "wandb", "datasets", "matplotlib")
 
 
 @pytest.mark.parametrize("statement", ["import lab.config", "import lab.train", "import lab.records, lab.store.runs, lab.prompt, lab.data"])

@@ -1,4 +1,4 @@
-"""Other launchers of Hydra's run the arms of one sweep: one record, one MLflow parent, true statuses, the same exit code."""
+"""Other launchers of Hydra's run the arms of one sweep: one record, one MLflow run of the sweep, true statuses, the same exit code."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from lab import train
 from lab.config import Tracking
 from lab.errors import ConfigError
 from lab.store import runs
-from lab.store.mlflow_sync import MlflowSync
 from lab.store.runs import Run, Sweep
 from lab.sweeping import elsewhere
 from lab.sweeping.arms import Arm
 from lab.sweeping.launcher import grid
+from lab.tracking.mlflow_sync import MlflowSync
 
 PLUGINS = {"joblib": "hydra_plugins.hydra_joblib_launcher", "submitit_local": "hydra_plugins.hydra_submitit_launcher"}
 
@@ -42,7 +42,7 @@ def only_sweep(runs_dir: Path) -> Sweep:
 
 @pytest.mark.filterwarnings("ignore:Query string argument:sqlalchemy.exc.SAWarning")
 @pytest.mark.parametrize("launcher", ["submitit_local", pytest.param("joblib", marks=pytest.mark.bar)])
-def test_the_arms_of_a_sweep_have_one_parent(launcher, overrides, tmp_path, monkeypatch, capfd, request) -> None:
+def test_the_arms_of_a_sweep_are_tied_to_its_one_run(launcher, overrides, tmp_path, monkeypatch, capfd, request) -> None:
     """joblib starts processes that import everything anew; submitit's are forked."""
     if importlib.util.find_spec("hydra_plugins") is None or importlib.util.find_spec(PLUGINS[launcher]) is None:
         pytest.skip(f"{PLUGINS[launcher]} is not installed")
@@ -60,11 +60,11 @@ def test_the_arms_of_a_sweep_have_one_parent(launcher, overrides, tmp_path, monk
     assert all(f"lora.r={r}  FINISHED" in stdout for r in (2, 3)) and "compare:" in stdout
     client = MlflowSync(Tracking(uri=f"sqlite:///{tmp_path}/mlflow.db")).client()
     everything = client.search_runs([client.get_experiment_by_name("lab").experiment_id])
-    (parent,) = [run for run in everything if "lab.sweep" in run.data.tags]
+    (summary,) = [run for run in everything if run.data.tags["lab.role"] == "sweep"]
     arms = [run for run in everything if "lab.identity" in run.data.tags]
-    assert {run.data.tags["mlflow.parentRunId"] for run in arms} == {parent.info.run_id}
+    assert {run.data.tags["lab.sweep"] for run in arms} == {summary.data.tags["lab.sweep"]} == {sweep.identity}
     assert sorted(run.data.params["lora.r"] for run in arms) == [str(r) for r in (2, 3)]
-    assert {run.info.status for run in [parent, *arms]} == {"FINISHED"}
+    assert {run.info.status for run in [summary, *arms]} == {"FINISHED"}
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"planted" in path.read_bytes()]
 
 

@@ -12,7 +12,7 @@ from lab.config import Tracking
 from lab.data import tables
 from lab.errors import ConfigError
 from lab.run.arm import OPTIONAL, versions
-from lab.store.mlflow_sync import MlflowSync
+from lab.tracking.mlflow_sync import MlflowSync
 
 
 def test_tables_name_the_package_that_reads_them(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:

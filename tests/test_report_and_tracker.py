@@ -19,9 +19,9 @@ from lab.report.formatting import count, decimal, percent, quantity, tokens
 from lab.report.select_runs import choose
 from lab.report.write import write_report
 from lab.store import runs
-from lab.store.mlflow_sync import MlflowSync
 from lab.store.runs import Run
 from lab.sweeping import arms
+from lab.tracking.mlflow_sync import MlflowSync
 
 Metrics = dict[str, float]
 FORMATS: dict[str, Callable[[float | None], str]] = {

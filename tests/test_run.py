@@ -20,8 +20,8 @@ from lab.config import Experiment, identity
 from lab.errors import ConfigError, DataError, ModelError
 from lab.statistics.metrics import summarise
 from lab.store import runs
-from lab.store.mlflow_sync import MlflowSync
 from lab.sweeping import arms
+from lab.tracking.mlflow_sync import MlflowSync
 from lab.training.learner import Learner
 
 
@@ -98,7 +98,7 @@ def test_arms_of_a_sweep_equal_arms_alone_bit_for_bit(small, tmp_path) -> None:
 
 
 def test_a_crash_a_divergence_a_full_memory_and_a_kill_do_not_touch_the_others(with_tracker, monkeypatch, caplog) -> None:
-    """Statuses are truthful; the same command then runs only what is missing; every arm is in MLflow once, under one parent."""
+    """Statuses are truthful; the same command then runs only what is missing; every arm is in MLflow once, beside one run of the sweep."""
     kinds = {"good": 2, "crashing": 3, "killed": 5, "diverging": 6, "hungry": 7}
     asked = {kind: with_tracker(f"lora.r={r}", "trainer.save_every=1") for kind, r in kinds.items()}
     real, step = running.run_arm, Learner.training_step
@@ -141,10 +141,11 @@ def test_a_crash_a_divergence_a_full_memory_and_a_kill_do_not_touch_the_others(w
     assert found["killed"].facts["resumed_at_step"] == 2
     client = MlflowSync(asked["good"].tracking).client()
     everything = client.search_runs([client.get_experiment_by_name("lab").experiment_id])
-    (parent,) = [run for run in everything if "lab.sweep" in run.data.tags]
+    (summary,) = [run for run in everything if run.data.tags["lab.role"] == "sweep"]
     arms_there = {run.data.params["lora.r"]: run for run in everything if "lab.identity" in run.data.tags}
     assert len(everything) == 1 + len(kinds) and sorted(map(int, arms_there)) == sorted(kinds.values())
-    assert {run.data.tags["mlflow.parentRunId"] for run in arms_there.values()} == {parent.info.run_id}
+    assert {run.data.tags["lab.sweep"] for run in arms_there.values()} == {summary.data.tags["lab.sweep"]}
+    assert not any("mlflow.parentRunId" in run.data.tags for run in everything)
     assert {r: run.info.status for r, run in arms_there.items()} == {
         str(r): "FAILED" if kind == "diverging" else "FINISHED" for kind, r in kinds.items()
     }

@@ -15,60 +15,28 @@ import sqlite3
 import subprocess
 import threading
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from mlflow_server import Server
 
 from lab import sync
 from lab.config import Tracking
 from lab.errors import ConfigError
-from lab.store import runs, sync_state
-from lab.store.mlflow_sync import BackgroundSync, MlflowSync, copy_migrated_schema
+from lab.store import runs
 from lab.store.runs import Run, Sweep
+from lab.store.sync_state import NOTE
+from lab.tracking import shape
+from lab.tracking.background import BackgroundSync, Trackers
+from lab.tracking.mlflow_store import copy_migrated_schema
+from lab.tracking.mlflow_sync import MlflowSync
+from lab.tracking.system_metrics import SystemMetrics
 
 ROOT = Path(__file__).parents[1]
 ARMS = 4
-
-
-def free_port() -> int:
-    with socket.socket() as asked:
-        asked.bind(("127.0.0.1", 0))
-        return asked.getsockname()[1]
-
-
-class Server:
-    """MLflow's own server on a SQLite store, in a process that can be killed."""
-
-    def __init__(self, folder: Path, store: Path, python: Path) -> None:
-        self.folder = folder
-        self.python = python
-        self.store = folder / "server.db"
-        shutil.copy(store, self.store)
-        self.port = free_port()
-        self.uri = f"http://127.0.0.1:{self.port}"
-        self.process: subprocess.Popen | None = None
-
-    def start(self) -> None:
-        command = [self.python, "-m", "tracking_server", str(self.port), self.store, self.folder / "artifacts"]
-        with (self.folder / "server.log").open("a") as out:
-            self.process = subprocess.Popen(command, stdout=out, stderr=out)
-
-    def wait(self) -> None:
-        for _ in range(600):
-            try:
-                urllib.request.urlopen(f"{self.uri}/health", timeout=1).read()
-                return
-            except OSError:
-                time.sleep(0.1)
-        raise AssertionError((self.folder / "server.log").read_text())
-
-    def kill(self) -> None:
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
+POINTS = "SELECT key, step, value FROM metrics WHERE run_uuid = ? AND key NOT LIKE 'system/%'"
 
 
 @pytest.fixture(scope="module")
@@ -85,9 +53,9 @@ def told(tmp_path: Path) -> Iterator[Callable[[], str]]:
     """What this process and those forked from it have told the user."""
     path = tmp_path / "told"
     handler = logging.FileHandler(path)
-    logging.getLogger("lab.store.mlflow_sync").addHandler(handler)
+    logging.getLogger("lab.tracking").addHandler(handler)
     yield path.read_text
-    logging.getLogger("lab.store.mlflow_sync").removeHandler(handler)
+    logging.getLogger("lab.tracking").removeHandler(handler)
     handler.close()
 
 
@@ -146,7 +114,9 @@ def write_rows(run_dir: Path, count: int, first: int = 0) -> None:
 def arm(section: Tracking, name: str, rows: int | None, survives: bool) -> None:
     """What a training process does to its run folder, with a courier beside it; rows None: until there is a file `enough`."""
     runs_dir = Path(section.runs_dir)
-    with BackgroundSync(MlflowSync(section), [name], every_s=0.2), runs.held(runs.folder(runs_dir, name)):
+    trackers = Trackers(section)
+    with BackgroundSync(trackers, [name], every_s=0.2), runs.held(runs.folder(runs_dir, name)):
+        assert trackers.sweeps.deliver("sweep")
         run = begin(runs_dir, name, sweep="sweep")
         step = 0
         while step < rows if rows is not None else not (runs_dir / "enough").exists():
@@ -169,30 +139,34 @@ def arms_at_once(section: Tracking, rows: int | None = None, killed: str | None 
 
 
 def logged(runs_dir: Path, name: str) -> Counter:
-    """Every point that a run has logged: (key, step, value)."""
+    """Every point that a run has logged: (key, step, value); final numbers stand at step 0."""
     rows = runs.curves(runs.folder(runs_dir, name))
-    points = [(key, row["step"], row[key]) for row in rows for key in row if key not in ("step", "seconds")]
+    points = [(shape.curve_name(key), row["step"], row[key]) for row in rows for key in row if key not in ("step", "seconds")]
     run = runs.load(runs_dir, name)
     assert run is not None
-    return Counter(points) + Counter((key, int(run.metrics["train/steps"]), value) for key, value in run.metrics.items())
+    return Counter(points) + Counter((key, 0, value) for key, value in shape.final(run).items())
 
 
 def stored(database: Path) -> dict[str, Counter]:
-    """Every point in a store by the identity of its run, read past MLflow; fails if one start of a run is there twice."""
+    """Every point in a store by the identity of its run, read past MLflow, but the machine's; fails if a run's start is there twice."""
     with sqlite3.connect(database) as connection:
         query = "SELECT value, run_uuid FROM tags WHERE key = 'lab.identity'"
         names = connection.execute(query).fetchall()
         assert len({name for name, _ in names}) == len(names), names
         points = {name: Counter() for name, _ in names}
         for name, uuid in names:
-            points[name].update(connection.execute("SELECT key, step, value FROM metrics WHERE run_uuid = ?", (uuid,)).fetchall())
+            points[name].update(connection.execute(POINTS, (uuid,)).fetchall())
     return points
 
 
 def statuses(database: Path) -> dict[str, str]:
     with sqlite3.connect(database) as connection:
-        query = "SELECT t.value, r.status FROM tags t JOIN runs r ON r.run_uuid = t.run_uuid WHERE t.key IN ('lab.identity', 'lab.sweep')"
-        return dict(connection.execute(query).fetchall())
+        role = "SELECT value FROM tags WHERE key = 'lab.role' AND run_uuid = t.run_uuid"
+        query = f"""SELECT t.value, r.status FROM tags t JOIN runs r ON r.run_uuid = t.run_uuid
+            WHERE t.key = 'lab.identity' OR (t.key = 'lab.sweep' AND ({role}) = 'sweep')"""
+        found = connection.execute(query).fetchall()
+        assert len(dict(found)) == len(found), found
+        return dict(found)
 
 
 def total(server: Server) -> int:
@@ -256,7 +230,7 @@ def test_a_slow_server_slows_no_step(server, tmp_path, told, monkeypatch) -> Non
     line.delay_s = 1.5
     section = Tracking(runs_dir=str(tmp_path), uri=line.uri)
     run = begin(tmp_path, "slow")
-    with BackgroundSync(MlflowSync(section), ["slow"], every_s=0.05):
+    with BackgroundSync(Trackers(section), ["slow"], every_s=0.05):
         begun = time.perf_counter()
         write_rows(tmp_path / "slow", 100)
         end(tmp_path, run)
@@ -367,7 +341,7 @@ def test_a_delivery_cut_before_its_note_is_made_good(tmp_path, monkeypatch, migr
         patch.setattr(courier.client(), "log_batch", cut_after)
         assert not courier.deliver("cut")
     if note == "lost":
-        (tmp_path / "cut" / sync_state.NOTE).unlink()
+        (tmp_path / "cut" / NOTE).unlink()
     runs.cut_curves(tmp_path / "cut", 2)  # the run goes on from a checkpoint: its third line is written again, at another time
     runs.append_curve(tmp_path / "cut", {"step": 2, "seconds": 9.0, "train/loss": 1.0 / 3, "lr": 0.2})
     write_rows(tmp_path / "cut", 2, first=3)
@@ -403,6 +377,24 @@ def test_a_replaced_store_is_filled_again(tmp_path, migrated) -> None:
     assert stored(tmp_path / "store.db")["kept"] == logged(tmp_path, "kept")
 
 
+def test_the_machine_is_sampled_for_runs_at_work_on_it(tmp_path, migrated) -> None:
+    shutil.copy(migrated, tmp_path / "store.db")
+    for name in ("busy", "gone", "elsewhere"):
+        run = begin(tmp_path, name)
+    run.process = {"host": "another machine"}
+    runs.save(tmp_path, run)
+    machine, names = SystemMetrics(tmp_path), ["busy", "gone", "elsewhere", "not there"]
+    with runs.held(tmp_path / "busy"), runs.held(tmp_path / "elsewhere"):
+        machine.record(names)
+        machine.record(names)  # too early for another sample
+        assert MlflowSync(Tracking(runs_dir=str(tmp_path), uri=f"sqlite:///{tmp_path}/store.db")).deliver("busy")
+    (sample,) = runs.system_samples(tmp_path / "busy")
+    assert not list(runs.system_samples(tmp_path / "gone")) and not list(runs.system_samples(tmp_path / "elsewhere"))
+    with sqlite3.connect(tmp_path / "store.db") as store:
+        points = store.execute("SELECT key, step FROM metrics").fetchall()
+    assert {(key, 0) for key in sample if key.startswith("system/")} == set(points) and ("system/cpu_utilization_percentage", 0) in points
+
+
 def test_sync_takes_each_run_where_it_belongs(tmp_path, migrated, capsys) -> None:
     for name in ("ours", "theirs"):
         shutil.copy(migrated, tmp_path / f"{name}.db")
@@ -421,6 +413,6 @@ def test_sync_takes_each_run_where_it_belongs(tmp_path, migrated, capsys) -> Non
 def test_a_note_of_another_version_is_no_obstacle(tmp_path, migrated) -> None:
     shutil.copy(migrated, tmp_path / "old.db")
     begin(tmp_path, "old")
-    (tmp_path / "old" / sync_state.NOTE).write_text(json.dumps({"uri": "x", "run_id": "y", "colour": "red"}))
+    (tmp_path / "old" / NOTE).write_text(json.dumps({"uri": "x", "run_id": "y", "colour": "red"}))
     assert MlflowSync(Tracking(runs_dir=str(tmp_path), uri=f"sqlite:///{tmp_path}/old.db")).deliver("old")
     assert "old" in stored(tmp_path / "old.db")

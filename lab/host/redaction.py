@@ -8,7 +8,7 @@ import re
 
 SECRETS = (
     "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "AWS_SECRET_ACCESS_KEY",
-    "AWS_SESSION_TOKEN", "AZURE_STORAGE_ACCESS_KEY",
+    "AWS_SESSION_TOKEN", "WANDB_API_KEY", "AZURE_STORAGE_ACCESS_KEY",
 )
 """Environment variables whose values are shown to nobody."""
 CREDENTIALS = re.compile(r"(?<=://)(?:[^\s/@'\"]*:[^\s'\"]*|[^\s/@'\"]+)@")

@@ -1,4 +1,4 @@
-"""The end of a sweep in the terminal: one line an arm, at most 100 columns, and the commands that open the comparison."""
+"""The end of a sweep in the terminal: one line an arm, at most 100 columns, and the command that writes the comparison."""
 
 from __future__ import annotations
 
@@ -7,37 +7,31 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from lab.config import Tracking
-from lab.host.redaction import without_secrets
 from lab.report.formatting import count, number, number_within, quantity, shorten, unseen
 from lab.report.measure import Measured, Result, measure_all
 from lab.report.select_runs import Selection, choose, select
 from lab.report.tables import state_of
 from lab.statistics.metrics import KINDS, Kind
 from lab.store.runs import Run, Sweep
-from lab.store.sync_state import store_uri
 
 COLUMNS = 100
 
 
-def summary(runs_dir: Path, sweep: Sweep | str, uri: str | None = None) -> str:
-    """The arms of a sweep (a record, an id, or `latest`) as a plain table with the 95 % interval of the headline.
-
-    uri: the MLflow store that holds them; None: what the runs' own config says.
-    """
+def summary(runs_dir: Path, sweep: Sweep | str) -> str:
+    """The arms of a sweep (a record, an id, or `latest`) as a plain table with the 95 % interval of the headline."""
     selection = choose(runs_dir, sweep if isinstance(sweep, str) else sweep.identity)
     command = f"python -m lab.report --sweep {selection.name}"
-    return written(selection, command, uri)
+    return written(selection, command)
 
 
-def summary_of_run(runs_dir: Path, run: Run, uri: str | None = None) -> str:
+def summary_of_run(runs_dir: Path, run: Run) -> str:
     """The same of one run."""
     selection = select(run.identity, run.name, runs_dir, [run], None)
-    return written(selection, f"python -m lab.report --run {run.identity}", uri)
+    return written(selection, f"python -m lab.report --run {run.identity}")
 
 
-def written(selection: Selection, command: str, uri: str | None) -> str:
-    """The table, the errors of arms without numbers, and the commands."""
+def written(selection: Selection, command: str) -> str:
+    """The table, the errors of arms without numbers, and the command."""
     results = measure_all(selection.arms, workers=1)
     kind = next((r.kind for r in results if isinstance(r, Measured)), next(iter(KINDS.values())))
     titles = [f"dev {kind.main.title}", *(kind.metrics[name].title for name in others(kind))]
@@ -51,7 +45,7 @@ def written(selection: Selection, command: str, uri: str | None) -> str:
         lines.append("")
         lines += [f"{shorten(f'{state_of(e)} {e.arm.label}: {e.reason}', COLUMNS)}" for e in errors]
     where = "" if str(selection.runs_dir) == "runs" else f" --runs-dir {shlex.quote(str(selection.runs_dir))}"
-    return "\n".join([*lines, "", "compare:  " + command + where, *tracker(selection, uri)])
+    return "\n".join([*lines, "", "compare:  " + command + where])
 
 
 def others(kind: Kind) -> list[str]:
@@ -90,13 +84,3 @@ def table(rows: Sequence[tuple[str, ...]]) -> list[str]:
             lines.append("-" * (first + sum(widths) + 2 * len(widths)))
     return lines
 
-
-def tracker(selection: Selection, uri: str | None) -> list[str]:
-    """How to open the runs in MLflow; nothing where tracking is off."""
-    section = next((arm.run.config["tracking"] for arm in selection.arms if arm.run.config.get("tracking")), None)
-    if section is not None and not section.get("enabled", True):
-        return []
-    uri = without_secrets(uri or store_uri(Tracking(**section) if section else Tracking()))
-    if uri.startswith(("http://", "https://")):
-        return [f"MLflow:   {uri}"]
-    return [f"MLflow:   mlflow ui --backend-store-uri {shlex.quote(uri)}"]

@@ -32,16 +32,18 @@ HEAD = 4096
 
 
 def write_report(
-    selection: Selection, out: Path, num_resamples: int = LEAST_RESAMPLES, report: Report = silent, workers: int = 1, num_cases: int = 0
+    selection: Selection, out: Path, num_resamples: int = LEAST_RESAMPLES, report: Report = silent, workers: int = 1, num_cases: int = 0,
+    findings: Findings | None = None,
 ) -> Path:
     """Write `out/<selection>/report.md`, `report.html`, `table.tex` and `figures/*.png`; return the folder.
 
     num_cases: most in the gallery, whose pictures are read from the runs' data set; 0: no gallery, and nothing but run folders is read.
-    """
+    findings: of the selection, where they are known.
+    """  # fmt: skip
     folder = out / selection.name
     places = figure_places(folder, drawing_names())
     refuse_foreign([*(folder / name for name in ("report.md", "report.html", "table.tex")), *places.values()])
-    findings = study(selection, num_resamples, report, workers)
+    findings = findings or study(selection, num_resamples, report, workers)
     drawn = drawings(pictures_of(findings))
     write_figures(drawn, places)
     page = blocks(findings, drawn, folder, num_cases)

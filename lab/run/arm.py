@@ -116,6 +116,7 @@ def go_on(x: Experiment, run: Run, earlier: Run | None, run_dir: Path) -> None:
         run.started = runs.now()
         checkpoints.clear(run_dir)
         runs.cut_curves(run_dir, 0)
+        runs.drop_system_samples(run_dir)
     run.status, run.error, run.ended = runs.RUNNING, None, None
     run.process = {"pid": os.getpid(), "host": socket.gethostname()}
 

@@ -1,1 +1,1 @@
-"""What is kept and sent: run folders, and their copies in MLflow."""
+"""What is kept: run folders."""

@@ -3,6 +3,7 @@
     runs/<identity>/
       run.json               status, config, metrics, counts, versions, command (see `Run`)
       curves.jsonl           one JSON object a line: {"step": int, "seconds": float, "<split>/<metric>": float, ...}
+      system.jsonl           the same of the machine, sampled beside training
       predictions/<data>.<split>.parquet   (in earlier versions <split>.parquet)
       adapter/               PEFT's own files (safetensors)
       contract.json          what an evaluation of the adapter must agree with
@@ -223,7 +224,11 @@ def _readable(read: Callable[[Path, str], Record | None], runs_dir: Path, names:
 
 def append_curve(run_dir: Path, row: dict[str, float]) -> None:
     """Add one line to `curves.jsonl`."""
-    with (run_dir / "curves.jsonl").open("a", encoding="utf-8") as file:
+    _append(run_dir / "curves.jsonl", row)
+
+
+def _append(path: Path, row: dict[str, float]) -> None:
+    with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
 
 
@@ -232,7 +237,10 @@ def curves(run_dir: Path) -> Iterator[dict[str, float]]:
 
     A line that is no point is told once and left out. Raises `DataError` where the file cannot be read.
     """
-    path = run_dir / "curves.jsonl"
+    return _rows(run_dir / "curves.jsonl")
+
+
+def _rows(path: Path) -> Iterator[dict[str, float]]:
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file):
@@ -266,6 +274,21 @@ def _tell_bad_line(path: Path, number: int) -> None:
 def count_curves(run_dir: Path) -> int:
     """How many whole lines `curves.jsonl` has."""
     return sum(1 for _ in curves(run_dir))
+
+
+def append_system_sample(run_dir: Path, row: dict[str, float]) -> None:
+    """Add one line to `system.jsonl`."""
+    _append(run_dir / "system.jsonl", row)
+
+
+def system_samples(run_dir: Path) -> Iterator[dict[str, float]]:
+    """Read `system.jsonl` as `curves` reads its file."""
+    return _rows(run_dir / "system.jsonl")
+
+
+def drop_system_samples(run_dir: Path) -> None:
+    """Forget the samples of an earlier start."""
+    (run_dir / "system.jsonl").unlink(missing_ok=True)
 
 
 def cut_curves(run_dir: Path, rows: int) -> None:

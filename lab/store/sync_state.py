@@ -1,4 +1,4 @@
-"""Which store runs are sent to, and what it has of a run folder: the note of a delivery, and the lock that lets in one at a time."""
+"""Which store runs are sent to, and what a tracker has of a run folder: the note of a delivery, and the lock that lets in one at a time."""
 
 from __future__ import annotations
 
@@ -18,15 +18,18 @@ from lab.store.parsing import parsed
 
 NOTE = "delivered.json"
 LOCK = ".delivery"
+SHAPE = 2
+"""Of what a tracker shows of a run (`lab.tracking.shape`); 1: arms below a parent, final numbers at the last step."""
 
 
 @dataclass
 class Delivered:
-    """What MLflow has of a run.
+    """What a tracker has of a run.
 
     uri (without credentials), experiment, started: which store, and which start of the run, this is about.
-    points: lines of `curves.jsonl` that are there. sending: more may be there, because a delivery began and did not end.
-    metrics, status: the last summary that is there.
+    points, system: lines of `curves.jsonl` and `system.jsonl` that are there. sending: more may be there, because a delivery began
+    and did not end. metrics, status: the last summary that is there.
+    not_finite: numbers that a tag names. model_id: the MLflow model of a run that has finished.
     """
 
     uri: str
@@ -34,25 +37,29 @@ class Delivered:
     started: str
     run_id: str
     points: int = 0
+    system: int = 0
     sending: bool = False
     metrics: dict[str, float] = field(default_factory=dict)
     status: str | None = None
+    not_finite: dict[str, str] = field(default_factory=dict)
+    model_id: str | None = None
+    shape: int = 1
 
-    def keep(self, run_dir: Path) -> None:
-        """Write the note."""
-        write_atomically(run_dir / NOTE, json.dumps(asdict(self)) + "\n")
+    def keep(self, run_dir: Path, name: str = NOTE) -> None:
+        """Write the note; each tracker has one of its own."""
+        write_atomically(run_dir / name, json.dumps(asdict(self)) + "\n")
 
 
-def read(run_dir: Path, uri: str, experiment: str, started: str) -> Delivered | None:
+def read(run_dir: Path, uri: str, experiment: str, started: str, name: str = NOTE) -> Delivered | None:
     """The note about this start of the run in this store; None if there is none, or one of another version."""
-    known = latest(run_dir)
+    known = latest(run_dir, name)
     return known if known is not None and (known.uri, known.experiment, known.started) == (uri, experiment, started) else None
 
 
-def latest(run_dir: Path) -> Delivered | None:
+def latest(run_dir: Path, name: str = NOTE) -> Delivered | None:
     """The last note, whichever store it is about; None if there is none, or one of another version."""
     try:
-        return parsed(run_dir / NOTE, Delivered)
+        return parsed(run_dir / name, Delivered)
     except (FileNotFoundError, DataError):
         return None
 

@@ -36,7 +36,7 @@ from lab.store.runs import Run, Sweep
 
 if TYPE_CHECKING:
     from lab.run import Prepared
-    from lab.store.mlflow_sync import MlflowSync
+    from lab.tracking.background import Trackers
 
 log = logging.getLogger(__name__)
 
@@ -124,8 +124,8 @@ def run_sweep(arms: Sequence[Arm], origin: SweepSource, max_arms: int | None = N
     `ConfigError` before any arm trains if arms differ in what `sweep.require` names; 1 if it shows only at the end.
     """
     from lab import run as running
-    from lab.store.mlflow_sync import BackgroundSync, MlflowSync
     from lab.sweeping import ledger
+    from lab.tracking.background import BackgroundSync, Trackers
 
     arms = drop_duplicates(arms)
     for arm in arms:
@@ -136,7 +136,7 @@ def run_sweep(arms: Sequence[Arm], origin: SweepSource, max_arms: int | None = N
     named = [(arm_name(arm.experiment, dials), arm.experiment) for arm in arms]
     ready = ledger.before(named, runs_dir)  # raises if the arms break `sweep.require`
     sweep = new_sweep(arms, origin, runs_dir)
-    courier = MlflowSync(section)
+    trackers = Trackers(section)
     records = {}
     for arm in arms:
         record = running.new_run(arm.experiment, arm_command(origin.config_name, arm), sweep.identity)
@@ -154,7 +154,7 @@ def run_sweep(arms: Sequence[Arm], origin: SweepSource, max_arms: int | None = N
             groups.setdefault(running.shared_key(arm.experiment), []).append(arm)
     log.info("sweep %s: %d arms, %d to run, %d shared bases", sweep.identity, len(arms), len(records), len(groups))
     stopped_here = False
-    with BackgroundSync(courier, sweep.arms, sweep.identity), stoppable():
+    with BackgroundSync(trackers, sweep.arms, sweep.identity), stoppable():
         try:
             if launch is not None:
                 launch([arm for group in groups.values() for arm in group], records, sweep, origin)
@@ -169,7 +169,7 @@ def run_sweep(arms: Sequence[Arm], origin: SweepSource, max_arms: int | None = N
         finally:
             sweep.ended = runs.now()
             runs.save_sweep(runs_dir, sweep)
-    code = conclude(sweep, courier, origin.started)
+    code = conclude(sweep, trackers, origin.started)
     return EXIT_CODE if code and stopped_here else code or ledger.after(named, runs_dir)
 
 
@@ -371,14 +371,19 @@ def step_and_loss(x: Experiment, record: Run) -> tuple[int, float]:
     return (int(kept[-1]["step"]) + 1, kept[-1]["train/loss"]) if kept else (0, 0.0)
 
 
-def conclude(sweep: Sweep, courier: MlflowSync, started: float) -> int:
-    """Print the summary of a sweep; 0 if every arm finished, `EXIT_CODE` if arms were stopped on request, else 1."""
+def conclude(sweep: Sweep, trackers: Trackers, started: float) -> int:
+    """Print the summary of a sweep and put its report into MLflow; 0 if every arm finished, `EXIT_CODE` if arms were stopped on request, else 1."""
     from lab.report.summary import summary
+    from lab.tracking.links import of_sweep
 
-    print(summary(courier.runs_dir, sweep, courier.uri), flush=True)
+    runs_dir = trackers.mlflow.runs_dir
+    print(summary(runs_dir, sweep), flush=True)
+    trackers.sweeps.publish(sweep.identity)
+    for line in of_sweep(trackers.mlflow, sweep):
+        print(line, flush=True)
     for line in sweep.facts.get("self_check", []):
         print(f"check:    {line}", flush=True)
-    found = [runs.look(courier.runs_dir, name) for name in sweep.arms]
+    found = [runs.look(runs_dir, name) for name in sweep.arms]
     firsts = [run.metrics["time/first_metric_s"] for run in found if run is not None and "time/first_metric_s" in run.metrics]
     if firsts:
         print(f"time:     first metric logged after {min(firsts):.1f} s, sweep done after {time.time() - started:.0f} s", flush=True)

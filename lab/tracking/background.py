@@ -1,0 +1,104 @@
+"""All trackers of a command together, and the process beside training that delivers to them."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import signal
+from collections.abc import Sequence
+
+from lab.config import AlsoTracked, Tracking
+from lab.errors import DataError
+from lab.store import runs
+from lab.tracking.delivery import Delivery
+from lab.tracking.mlflow_sweep import MlflowSweeps
+from lab.tracking.mlflow_sync import MlflowSync
+from lab.tracking.system_metrics import SystemMetrics
+from lab.tracking.wandb_sync import WandbSync
+
+EVERY_S = 5.0
+EXIT_WARNED = 3
+"""Exit code of a background process that has told the user that a tracker is away."""
+
+
+class Trackers:
+    """MLflow and those of `tracking.also`. Raises `ConfigError` where the package of one is not installed."""
+
+    def __init__(self, section: Tracking) -> None:
+        self.section = section
+        self.mlflow = MlflowSync(section)
+        self.sweeps = MlflowSweeps(self.mlflow)
+        self.others: list[Delivery] = [WandbSync(section)] if section.enabled and AlsoTracked.wandb in section.also else []
+
+    @property
+    def told(self) -> bool:
+        """Whether the user knows that a tracker is away."""
+        return any(tracker.told for tracker in (self.mlflow, *self.others))
+
+    @told.setter
+    def told(self, value: bool) -> None:
+        for tracker in (self.mlflow, *self.others):
+            tracker.told = value
+
+    def deliver_all(self, identities: Sequence[str], sweep: str | None = None, check: bool = False) -> int:
+        """Bring the trackers up to date with several runs, then MLflow with their sweep; return how many runs all of them have."""
+        if sweep is not None:
+            self.sweeps.deliver(sweep)
+        done = self.mlflow.deliver_all(identities, check)
+        return min([done, *(other.deliver_all(identities, check) for other in self.others)])
+
+
+class BackgroundSync:
+    """Delivers runs every few seconds from a process of its own, so that a slow tracker slows neither a step nor a sweep.
+
+    It is forked before anything heavy is loaded, ends with a last delivery, and outlives a command that is killed by just
+    that. Nothing is started where tracking is off.
+    """
+
+    def __init__(self, trackers: Trackers, identities: Sequence[str], sweep: str | None = None, every_s: float = EVERY_S) -> None:
+        self.trackers = trackers
+        self.identities = list(identities)
+        self.sweep = sweep
+        self.every_s = every_s
+
+    def __enter__(self) -> BackgroundSync:
+        if self.trackers.section.enabled:
+            context = multiprocessing.get_context("fork")
+            self.reader, self.writer = context.Pipe(duplex=False)
+            self.process = context.Process(target=self._follow, name="trackers", daemon=True)
+            self.process.start()
+            self.reader.close()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self.trackers.section.enabled:
+            return
+        with contextlib.suppress(BrokenPipeError):  # it has ended already: its exit code says how
+            self.writer.send_bytes(b"end")
+        self.process.join()
+        self.writer.close()
+        if self.process.exitcode == EXIT_WARNED:
+            self.trackers.told = True
+        elif self.process.exitcode != 0:  # it was stopped, as by a SIGTERM to all processes of a job
+            self.trackers.deliver_all(self.wanted(), self.sweep)
+
+    def wanted(self) -> list[str]:
+        """The runs to deliver; of a sweep those that its record names now, since a search asks for one arm after another."""
+        try:
+            sweep = None if self.sweep is None else runs.load_sweep(self.trackers.mlflow.runs_dir, self.sweep)
+        except DataError:  # its delivery says so
+            sweep = None
+        return self.identities if sweep is None else sweep.arms
+
+    def _follow(self) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        self.writer.close()  # so that the pipe ends with the parent
+        told, trackers = self.trackers.told, Trackers(self.trackers.section)
+        trackers.told = told
+        machine = SystemMetrics(trackers.mlflow.runs_dir)
+        while not self.reader.poll(self.every_s):
+            machine.record(self.wanted())
+            trackers.deliver_all(self.wanted(), self.sweep)
+        trackers.deliver_all(self.wanted(), self.sweep)
+        raise SystemExit(EXIT_WARNED if trackers.told else 0)
