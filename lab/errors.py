@@ -27,7 +27,7 @@ class ModelError(LabError):
 
 
 class TrainingError(LabError):
-    """A training that cannot go on: its loss is no number."""
+    """A training that cannot go on: its loss is not finite."""
 
 
 class BusyError(LabError):

@@ -1,4 +1,4 @@
-"""Memory decides how many arms of a sweep ride together, and whether one needs gradient checkpointing."""
+"""Memory decides how many arms of a sweep run at once, and whether one needs gradient checkpointing."""
 
 from __future__ import annotations
 

@@ -155,8 +155,8 @@ def test_intervals_are_over_examples_and_keep_text_and_image_apart() -> None:
     assert {n: one.estimate for n, one in again.items()} == {n: one.estimate for n, one in found.items()}
     alone = winoground.intervals(predictions.table(rows[:4]))
     assert alone["image"].estimate == 1.0 and alone["text"].estimate == 0.0 and np.isnan(alone["group"].low)
-    assert rules.told("winoground", found).splitlines()[2].startswith("winoground group 0.4000 [0.")
-    assert "(chance 0.1667, 10 examples)" in rules.told("winoground", found)
+    assert rules.describe("winoground", found).splitlines()[2].startswith("winoground group 0.4000 [0.")
+    assert "(chance 0.1667, 10 examples)" in rules.describe("winoground", found)
 
 
 def asked(sample_id: str, s: float) -> Prediction:

@@ -47,7 +47,7 @@ def run_arm(
 ) -> Run:
     """Attach, train and measure one arm; write everything to its run folder and return the finished record.
 
-    An unfinished run of the same identity is gone on with: from its last checkpoint, under its first start.
+    An unfinished run of the same identity is resumed: from its last checkpoint, under its first start.
     started: Unix time at which the command began, for the time to the first metric. interleaved: latency is measured again later,
     beside other arms. Raises `BusyError` if another process is at work on the run.
     """
@@ -59,7 +59,7 @@ def run_arm(
         earlier = runs.load(runs_dir, run.identity)
         if earlier is not None and stands(x, earlier):
             return ask_more(x, prepared, earlier, run_dir, report)
-        go_on(x, run, earlier, run_dir)
+        begin_or_resume(x, run, earlier, run_dir)
         runs.save(runs_dir, run)
         prepared.encoded(x, report)  # before adapters sit in the tower
         run.facts["realised"] = realised(x, prepared)
@@ -103,15 +103,15 @@ def ask_more(x: Experiment, prepared: Prepared, run: Run, run_dir: Path, report:
     return run
 
 
-def go_on(x: Experiment, run: Run, earlier: Run | None, run_dir: Path) -> None:
+def begin_or_resume(x: Experiment, run: Run, earlier: Run | None, run_dir: Path) -> None:
     """Make a record one of a run that starts now, or that goes on where an unfinished one of its identity was left."""
     goes_on = earlier is not None and earlier.status != runs.FINISHED and x.trainer.if_unfinished is IfUnfinished.resume
     if goes_on:
         assert earlier is not None
         run.started = earlier.started
-        was = runs.KILLED if earlier.status == runs.RUNNING else earlier.status  # who was at work has let go of the folder
-        told = {"at": runs.now(), "was": was, "error": earlier.error}
-        run.facts["interruptions"] = [*earlier.facts.get("interruptions", []), told]
+        was = runs.KILLED if earlier.status == runs.RUNNING else earlier.status  # the previous process released the lock
+        interruption = {"at": runs.now(), "was": was, "error": earlier.error}
+        run.facts["interruptions"] = [*earlier.facts.get("interruptions", []), interruption]
     else:
         run.started = runs.now()
         checkpoints.clear(run_dir)

@@ -22,14 +22,14 @@ GATE_COPIES = 2
 
 
 def max_concurrent_arms(arms: Sequence[Experiment], prepared: Prepared, limit: int) -> int:
-    """How many arms of one shared base ride together: `limit`, or fewer where memory has no room for so many, but one."""
+    """How many arms of one shared base run at once: `limit`, or fewer where memory has no room for so many, but one."""
     kinds = {repr((x.lora, x.prompt, x.vision_tokens, x.conditioning, x.trainer, x.evaluation)): x for x in arms}
     need = max(own_bytes(x, prepared) for x in kinds.values())
     there = capacity.room()
     fitting = max(1, int(min(limit, there // need)))
     if fitting < limit:
         log.warning(
-            "memory: an arm needs about %.1f GB of its own and %.1f GB are there: %d ride together, not %d. "
+            "memory: an arm needs about %.1f GB of its own and %.1f GB are there: %d run at once, not %d. "
             "hydra.launcher.max_arms=N says otherwise.", need / 1e9, there / 1e9, fitting, limit,
         )  # fmt: skip
     return fitting

@@ -46,7 +46,7 @@ def evaluated(data: Mapping[str, Any], table: PredictionTable) -> tuple[dict[str
     if (name := rule_of(data)) is None:
         return {}, ""
     scores = RULES[name].intervals(table)
-    return summary(name, scores), told(name, scores)
+    return summary(name, scores), describe(name, scores)
 
 
 def summary(name: str, scores: Mapping[str, Interval]) -> dict[str, float]:
@@ -56,7 +56,7 @@ def summary(name: str, scores: Mapping[str, Interval]) -> dict[str, float]:
     return {**numbers, f"{name}/examples": float([*scores.values()][-1].num_clusters)}
 
 
-def told(name: str, scores: Mapping[str, Interval]) -> str:
+def describe(name: str, scores: Mapping[str, Interval]) -> str:
     """The scores for a person, one a line, with intervals and chance."""
     lines = []
     for score, one in scores.items():

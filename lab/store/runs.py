@@ -7,7 +7,7 @@
       predictions/<data>.<split>.parquet   (in earlier versions <split>.parquet)
       adapter/               PEFT's own files (safetensors)
       contract.json          what an evaluation of the adapter must agree with
-      checkpoints/           while the run is unfinished: what it goes on from (`lab.training.checkpoints`)
+      checkpoints/           while the run is unfinished: what it is resumed from (`lab.training.checkpoints`)
       .lock                  held by the process at work in the folder
     runs/zero_shot/          what bases answer untrained (`lab.run.zero_shot`)
     runs/sweeps/<sweep>.json the arms of a sweep, in order, and the command that asked for them
@@ -292,7 +292,7 @@ def drop_system_samples(run_dir: Path) -> None:
 
 
 def cut_curves(run_dir: Path, rows: int) -> None:
-    """Keep the first `rows` lines of `curves.jsonl`: a run goes on from a checkpoint that was taken when it had so many."""
+    """Keep the first `rows` lines of `curves.jsonl`: a run is resumed from a checkpoint that was taken when it had so many."""
     kept = list(itertools.islice(curves(run_dir), rows))
     write_atomically(run_dir / "curves.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
 

@@ -156,7 +156,7 @@ class ArmsSweeperConfig:
 
 @dataclass
 class SharedLauncherConfig:
-    """max_arms: arms that ride together; None: one per core on a CPU, as far as memory goes, and one after another on a GPU."""
+    """max_arms: arms that run at once; None: one per core on a CPU, as far as memory goes, and one after another on a GPU."""
 
     _target_: str = f"{PLUGINS}.{SharedLauncher.__name__}"
     max_arms: int | None = None

@@ -1,4 +1,4 @@
-"""What looks on while an arm trains: its curve, the progress bar, and a loss that is no number."""
+"""What looks on while an arm trains: its curve, the progress bar, and a loss that is not finite."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Progress(Callback):
 
 
 class StopOnNonFiniteLoss(Callback):
-    """Stops a training whose loss is no number, and keeps the ids of the samples that were in the batch.
+    """Stops a training whose loss is not finite, and keeps the ids of the samples that were in the batch.
 
     On a CPU it looks at every step; on a GPU every `CURVE_EVERY` steps at all since, because a look makes the host wait.
     """

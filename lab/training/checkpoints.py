@@ -1,4 +1,4 @@
-"""Files that a killed run goes on from: trained weights, optimizer, schedule, RNG and place in the data, and nothing else.
+"""Files that a killed run is resumed from: trained weights, optimizer, schedule, RNG and place in the data, and nothing else.
 
     runs/<identity>/checkpoints/step-00000100.safetensors   everything needed to go on after that many optimizer steps
     runs/<identity>/checkpoints/best.safetensors            trained weights at the best look at minival so far

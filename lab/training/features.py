@@ -137,7 +137,7 @@ class FeatureStore:
             return 0
         number = num_workers(vlm, len(missing))
         left = missing if number == 1 else self.compute_parallel(missing, number, read, vlm, encoder, report)
-        self.make(left, read, vlm, encoder, report, multiprocessing.Value("q", len(missing) - len(left)), len(missing))
+        self.compute_missing(left, read, vlm, encoder, report, multiprocessing.Value("q", len(missing) - len(left)), len(missing))
         return len(missing)
 
     def compute_parallel(
@@ -153,11 +153,11 @@ class FeatureStore:
             report(stage, done, total, note)
 
         mine, *others = (missing[first::number] for first in range(number))
-        helpers = [context.Process(target=self.make, args=(part, read, vlm, encoder, silent, count)) for part in others]
+        helpers = [context.Process(target=self.compute_missing, args=(part, read, vlm, encoder, silent, count)) for part in others]
         for helper in helpers:
             helper.start()
         try:
-            self.make(mine, read, vlm, encoder, tell, count, len(missing))
+            self.compute_missing(mine, read, vlm, encoder, tell, count, len(missing))
         finally:
             for helper in helpers:
                 helper.join()
@@ -170,7 +170,7 @@ class FeatureStore:
             report(STAGE, len(missing), len(missing), "")
         return left
 
-    def make(
+    def compute_missing(
         self,
         keys: Sequence[bytes],
         read: Callable[[bytes], Picture],

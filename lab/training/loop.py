@@ -103,7 +103,7 @@ def train(
     started: Unix time at which the command began. alike: what must be the same in a checkpoint to go on from.
     watchers: Lightning callbacks that look on (`lab.bench`). Out of memory, the arm goes on from its last checkpoint with fewer
     samples per forward and as many per optimizer step, and says so.
-    Raises `ContractError` where a checkpoint does not fit, `TrainingError` where the loss is no number, `ModelError` where one
+    Raises `ContractError` where a checkpoint does not fit, `TrainingError` where the loss is not finite, `ModelError` where one
     sample does not fit into memory, `Stopped` where the run is asked to stop.
     """
     keep_freed_memory()

@@ -62,7 +62,7 @@ class CheckpointCallback(Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         REQUEST.install()  # Lightning's own handler would leave before a checkpoint is taken
         if self.resumed is not None:
-            put_back(trainer, pl_module, self.resumed, self.micro[1])
+            restore_state(trainer, pl_module, self.resumed, self.micro[1])
             if self.early is not None:
                 state = self.resumed.facts["early_stopping"]
                 self.early.load_state_dict({**state, "best_score": torch.tensor(state["best_score"])})
@@ -106,7 +106,7 @@ class CheckpointCallback(Callback):
     def keep(self, trainer: L.Trainer, module: L.LightningModule, ended: bool) -> dict[str, Any]:
         """Write a checkpoint of this moment and return its facts. ended: no step is left to take."""
         self.last = trainer.global_step
-        taken = take(trainer, module)
+        taken = capture_state(trainer, module)
         facts = {
             **taken.facts,
             "micro": list(self.micro),
@@ -138,7 +138,7 @@ def trained(module: L.LightningModule) -> dict[str, torch.Tensor]:
     return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
 
 
-def take(trainer: L.Trainer, module: L.LightningModule) -> Checkpoint:
+def capture_state(trainer: L.Trainer, module: L.LightningModule) -> Checkpoint:
     """Weights, optimizer, schedule and RNG of this moment."""
     optimizer = trainer.optimizers[0].state_dict()
     tensors = {f"weights.{name}": value for name, value in trained(module).items()}
@@ -169,7 +169,7 @@ def put_weights(module: L.LightningModule, checkpoint: Checkpoint) -> None:
             parameter.copy_(kept[name])
 
 
-def put_back(trainer: L.Trainer, module: L.LightningModule, checkpoint: Checkpoint, accumulate: int) -> None:
+def restore_state(trainer: L.Trainer, module: L.LightningModule, checkpoint: Checkpoint, accumulate: int) -> None:
     """Put a new loop where a checkpoint was taken."""
     put_weights(module, checkpoint)
     state: dict[int, dict[str, torch.Tensor]] = {}
