@@ -114,9 +114,7 @@ def write_rows(run_dir: Path, count: int, first: int = 0) -> None:
 def arm(section: Tracking, name: str, rows: int | None, survives: bool) -> None:
     """What a training process does to its run folder, with a courier beside it; rows None: until there is a file `enough`."""
     runs_dir = Path(section.runs_dir)
-    trackers = Trackers(section)
-    with BackgroundSync(trackers, [name], every_s=0.2), runs.held(runs.folder(runs_dir, name)):
-        assert trackers.sweeps.deliver("sweep")
+    with BackgroundSync(Trackers(section), [name], every_s=0.2), runs.held(runs.folder(runs_dir, name)):
         run = begin(runs_dir, name, sweep="sweep")
         step = 0
         while step < rows if rows is not None else not (runs_dir / "enough").exists():
@@ -243,13 +241,13 @@ def test_a_slow_server_slows_no_step(server, tmp_path, told, monkeypatch) -> Non
 
 
 def test_a_new_sqlite_file_takes_four_processes_at_once_and_one_is_killed(tmp_path) -> None:
-    """They race for the tables, the experiment and the parent; the courier of a killed process delivers what it left."""
+    """They race for the tables and the experiment; the courier of a killed process delivers what it left."""
     section = Tracking(runs_dir=str(tmp_path / "runs"), cache_dir=str(tmp_path / "cache"), uri=f"sqlite:///{tmp_path}/new.db")
     living = arms_at_once(section, rows=100, killed="arm2")
     for process in living:
         process.join()
     assert [process.exitcode for process in living] == [0, 0, -signal.SIGKILL, 0]
-    wanted = {**{f"arm{i}": "FINISHED" for i in range(ARMS)}, "arm2": "KILLED", "sweep": "RUNNING"}
+    wanted = {**{f"arm{i}": "FINISHED" for i in range(ARMS)}, "arm2": "KILLED"}
     until(lambda: statuses(tmp_path / "new.db") == wanted)
     found = stored(tmp_path / "new.db")
     assert found["arm2"].total() == 200
