@@ -31,7 +31,7 @@ ANSWER_S = 20.0
 class WandbSync(Delivery):
     """Delivers runs that have ended to one W&B project, named as the MLflow experiment is. Raises `ConfigError` without wandb."""
 
-    title, address = "Weights & Biases", "its server"
+    title = "Weights & Biases"
 
     def __init__(self, section: Tracking) -> None:
         super().__init__(section)
@@ -41,15 +41,19 @@ class WandbSync(Delivery):
                 "tracking.also empty."
             )
 
+    @property
+    def address(self) -> str:
+        return "its server"
+
     def failures(self) -> tuple[type[Exception], ...]:
         import wandb
 
         return wandb.Error, OSError
 
     def refused(self, error: Exception) -> bool:
-        import wandb
+        from wandb.errors import AuthenticationError, UsageError
 
-        return isinstance(error, wandb.errors.UsageError | wandb.errors.AuthenticationError)
+        return isinstance(error, UsageError | AuthenticationError)
 
     def bring(self, identity: str, check: bool) -> None:
         run_dir = runs.folder(self.runs_dir, identity)
