@@ -84,17 +84,22 @@ def plan_sweep(given: argparse.Namespace) -> int:
         name = arm_name(x, dials)
         too_large += [name] if found.memory_bytes > memory else []
         trainable = sum(row.trainable for row in found.ledger)
-        told = "unknown" if seconds is None else f"{seconds:,.1f}"
+        told = "unknown" if seconds is None else short(seconds)
         rows.append((name, f"{trainable:,}", f"{found.memory_bytes / 1e9:.2f}", f"{found.train_flops / 1e9:,.1f}", told))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for name, *numbers in rows:
         print("  ".join([name.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(numbers, widths[1:], strict=True))]))
-    print(f"\n{len(experiments)} arms, together {total:,.1f} s on {given.device} at the data sheet's rate; expect 2 to 4 times that")
+    print(f"\n{len(experiments)} arms, together {short(total)} s on {given.device} at the data sheet's rate; expect 2 to 4 times that")
     if too_large:
         raise ConfigError(
             f"{', '.join(too_large)}: this does not fit {given.device}. Lower trainer.batch_size and raise trainer.accumulate_grad_batches."
         )
     return 0
+
+
+def short(seconds: float) -> str:
+    """Three digits, thousands apart: `0.0016`, `12,346`."""
+    return f"{seconds:,.0f}" if seconds >= 100 else f"{seconds:.3g}"
 
 
 def examples_seen(x: Experiment, splits: Splits | None) -> float:
