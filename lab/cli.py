@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import re
@@ -10,7 +11,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from lab import key_index, plugins
@@ -87,12 +88,25 @@ def frozen(composed: DictConfig) -> Experiment:
 
 def compose_config(overrides: Sequence[str], config_name: str = "train", **options: bool) -> DictConfig:
     """Hydra's composition of `conf`, not yet checked; `lab.sweeping.launcher.register` was called. options: of `hydra.compose`."""
-    from hydra import compose, initialize_config_dir
+    from hydra import compose
+
+    with hydra_of_conf():
+        return compose(config_name, overrides=list(overrides), **options)
+
+
+@contextlib.contextmanager
+def hydra_of_conf() -> Iterator[None]:
+    """Within, Hydra composes from `conf`; another Hydra that is at work in this process is found again afterwards."""
+    from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
+    callers = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(shipped("conf")), version_base="1.3"):
-        return compose(config_name, overrides=list(overrides), **options)
+    try:
+        with initialize_config_dir(str(shipped("conf")), version_base="1.3"):
+            yield
+    finally:
+        GlobalHydra.instance().hydra = callers
 
 
 class Lines(logging.Handler):
@@ -109,10 +123,16 @@ def set_up_logging() -> None:
     handler.setFormatter(Formatter("%(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     sys.excepthook = lambda *error: sys.stderr.write(without_secrets("".join(traceback.format_exception(*error))))
-    old = "(is_)?gradient_checkpointing(_enable|_disable)?"
-    warnings.filterwarnings("ignore", message=f".*`{old}` is deprecated.*")  # by PEFT too; the new names are not in every 5.x
+    ignore_known_warnings()
     for name in ("httpx", "httpcore", "urllib3", "fsspec", "filelock", "alembic", "matplotlib", "datasets"):
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def ignore_known_warnings() -> None:
+    """Those of libraries about each other, which no user can do anything about."""
+    old = "(is_)?gradient_checkpointing(_enable|_disable)?"
+    warnings.filterwarnings("ignore", message=f".*`{old}` is deprecated.*")  # by PEFT too; the new names are not in every 5.x
+    warnings.filterwarnings("ignore", message="IProgress not found")  # tqdm's, of a notebook without ipywidgets
 
 
 def program(module: str) -> str:

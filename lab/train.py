@@ -15,6 +15,11 @@ from lab.paths import shipped
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from lab.config import Experiment
+    from lab.host.progress import Report
+    from lab.store.runs import Run
+    from lab.tracking.background import Trackers
+
 
 def experiment(composed: DictConfig) -> None:
     """One experiment, composed by Hydra."""
@@ -25,28 +30,33 @@ def alone(composed: DictConfig) -> int:
     """Run one experiment in this process, deliver it to the tracker and print its summary."""
     from hydra.core.hydra_config import HydraConfig
 
-    from lab.config import identity
-
     x = frozen(composed)
-    if x.sweep.replicates > 1:
-        raise ConfigError(f"sweep.replicates={x.sweep.replicates}: replicates are arms of a sweep, and this is one run. Add -m.")
 
-    from lab import run as running
     from lab.host.progress import bars
     from lab.report.summary import summary_of_run
     from lab.store import runs
     from lab.sweeping.arms import quoted
-    from lab.tracking.background import BackgroundSync, Trackers
     from lab.tracking.links import of_run
 
     hydra_config = HydraConfig.get()
     chosen = [] if hydra_config.job.config_name == "train" else ["-cn", str(hydra_config.job.config_name)]
     command = " ".join(["python -m lab.train", *chosen, *map(quoted, hydra_config.overrides.task)])
-    trackers = Trackers(x.tracking)
-    with BackgroundSync(trackers, [identity(x)]):
-        record = running.run_alone(x, command, process_started(), bars())
+    record, trackers = run_alone(x, command, process_started(), bars())
     print(summary_of_run(Path(x.tracking.runs_dir), record), *of_run(trackers.mlflow, record), sep="\n", flush=True)
     return 0 if record.status == runs.FINISHED else 1
+
+
+def run_alone(x: Experiment, command: str, started: float, report: Report) -> tuple[Run, Trackers]:
+    """Run one experiment in this process, and deliver it to the tracker meanwhile. Raises `ConfigError` for one that is a sweep."""
+    from lab import run as running
+    from lab.config import identity
+    from lab.tracking.background import BackgroundSync, Trackers
+
+    if x.sweep.replicates > 1:
+        raise ConfigError(f"sweep.replicates={x.sweep.replicates}: replicates are arms of a sweep, and this is one run. Add -m.")
+    trackers = Trackers(x.tracking)
+    with BackgroundSync(trackers, [identity(x)]):
+        return running.run_alone(x, command, started, report), trackers
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ BARS = {
     "a checkpoint of the 2B's widths, two blocks": f"python {TESTS}/published.py wide",
     "the full-size line of the README over it, in the option's own bfloat16": WIDE,
     "the same widths in float32, untouched at step 0; arms under joblib, in processes that import anew": f"{PYTEST} -m bar",
+    "a newcomer: install, first sweep, report, own file, answers": f"python {TESTS}/newcomer.py",
     "free text on easy-VQA": "python -m lab.train data=easy_vqa lora.r=4,16 -m",
     "coverage of intervals by exact sums": f"{PYTEST}/test_proportions.py -k exact_sums",
     "properties of configs, 1,000 examples each": f"{PYTEST}/test_properties_config.py",

@@ -36,6 +36,7 @@ FLOW = (
     "run",
     "sweeping",
     "train evaluate predict verify plan bench sync commands completion doctor __main__",
+    "experiment",
 )
 """Rooms of lab/ from left to right; a room imports from its own place and from the left."""
 PLACE = {room: i for i, rooms in enumerate(FLOW) for room in rooms.split()}

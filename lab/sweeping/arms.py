@@ -185,10 +185,15 @@ def drop_duplicates(arms: Sequence[Arm]) -> list[Arm]:
     return list(kept.values())
 
 
+def sweep_identity(experiments: Sequence[Experiment]) -> str:
+    """Ten hexadecimal digits that name a sweep: the hash of its arms' names in order, each once."""
+    return text_hash(" ".join(dict.fromkeys(map(identity, experiments))), digits=10)
+
+
 def new_sweep(arms: Sequence[Arm], origin: SweepSource, runs_dir: Path) -> Sweep:
     """Write the sweep's record. The same arms asked for again are the same sweep."""
     ids = [identity(arm.experiment) for arm in arms]
-    name = text_hash(" ".join(ids), digits=10)
+    name = sweep_identity([arm.experiment for arm in arms])
     dials = differing([arm.experiment for arm in arms]) if len(arms) > 1 else []
     sweep = Sweep(name, origin.name, origin.command, ids, dials, origin.question, started=runs.now())
     runs.save_sweep(runs_dir, sweep)

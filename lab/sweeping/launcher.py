@@ -26,8 +26,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
-from lab.cli import frozen, register_schema
-from lab.paths import shipped
+from lab.cli import frozen, hydra_of_conf, register_schema
 
 if TYPE_CHECKING:
     from lab.sweeping.arms import Arm
@@ -72,15 +71,14 @@ def listed(params: Mapping[str, str], arms: Sequence[str], arguments: Sequence[s
 
 def foreseen(arguments: Sequence[str], config_name: str) -> list[Arm]:
     """The arms of `lab train ARGUMENTS -m`, none of which is run. Raises `ConfigError` for a sampler that draws them while it runs."""
-    from hydra import compose, initialize_config_dir
+    from hydra import compose
     from hydra.core.global_hydra import GlobalHydra
 
     from lab.errors import ConfigError
     from lab.sweeping.arms import Arm
     from lab.sweeping.replicates import replicated
 
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(shipped("conf")), version_base="1.3"):
+    with hydra_of_conf():
         loader = GlobalHydra.instance().config_loader()
         of_hydra = [argument for argument in arguments if argument.startswith("hydra")]
         sweeper = compose(config_name, of_hydra, return_hydra_config=True).hydra.sweeper

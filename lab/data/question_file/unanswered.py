@@ -7,7 +7,7 @@ the columns image or images, question, id and choices are read. What is bad is a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -39,7 +39,7 @@ class Unanswered:
     tables: Tables | None = None
 
 
-def of_pictures(paths: Sequence[Path], question: str, numbers: Sequence[int]) -> Unanswered:
+def of_pictures(paths: Sequence[Path], question: str, numbers: Collection[int]) -> Unanswered:
     """One question about every picture; or, where a question is about several, about these files together.
 
     numbers: of pictures that a question may have. Raises `ConfigError` where they are other, `DataError` for a path of nothing.
@@ -88,7 +88,7 @@ def of_file(dial: DataDial, question: str | None, cache_dir: Path) -> Unanswered
     return Unanswered(records, [*file.faults, *faults], notes, file.tables)
 
 
-def splits_of(found: Unanswered, options: tuple[str, ...], numbers: Sequence[int], cache_dir: Path) -> Splits:
+def splits_of(found: Unanswered, options: tuple[str, ...], numbers: Collection[int], cache_dir: Path) -> Splits:
     """The questions as the dev split of a run with these options (`Splits.options`), every picture looked at.
 
     The answer of each stands in for one that nobody knows. Raises `DataError` if no question is good.
@@ -112,7 +112,7 @@ def splits_of(found: Unanswered, options: tuple[str, ...], numbers: Sequence[int
     return Splits(Records(()), Records(()), Records(samples, tables=found.tables), skipped, tuple(found.notes), options=options)
 
 
-def unaskable(record: Record, options: tuple[str, ...], numbers: Sequence[int]) -> str:
+def unaskable(record: Record, options: tuple[str, ...], numbers: Collection[int]) -> str:
     """Why a run of these options and numbers of pictures has no answer to a question; empty where it has one."""
     if len(record.pictures) not in numbers:
         return f"it has {len(record.pictures)} pictures, and the run answers questions about {' or '.join(map(str, sorted(numbers)))}"
