@@ -184,9 +184,10 @@ class Results:
     @cached_property
     def figures(self) -> dict[str, Figure]:
         """The figures of the report by name."""
-        from lab.report.page import drawings
+        from lab.report.page import drawings, pictures_of
 
-        return {name: Figure(drawn.png, drawn.caption) for name, drawn in drawings(self.findings).items() if drawn.png is not None}
+        drawn = drawings(pictures_of(self.findings))
+        return {name: Figure(one.png, one.caption) for name, one in drawn.items() if one.png is not None}
 
     def figure(self, name: str | None = None) -> Figure:
         """One of them; the first without a name. Raises `ConfigError` for a name that there is not."""
