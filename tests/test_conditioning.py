@@ -58,7 +58,7 @@ def world(composer, tiny_folder, tmp_path_factory):
     return x, model.load(x.model), splits
 
 
-@pytest.fixture(scope="module", params=["tiny", "two layers of real width"])
+@pytest.fixture(scope="module", params=["tiny", pytest.param("two layers of real width", marks=pytest.mark.bar)])
 def base(request, world) -> Vlm:
     return world[1] if request.param == "tiny" else real_width()
 

@@ -68,15 +68,15 @@ def reread(vlm, batch, number: int) -> torch.Tensor:
     [*((family, "float32") for family in (*FAMILIES, "vit_gpt2")), ("qwen2_vl", "bfloat16"), ("qwen2_vl", "float16")],
 )
 def test_generation_reads_what_scoring_reads(base, family, dtype) -> None:
-    """All pairs of the two dials that the family allows, in 16 bits each option alone.
+    """All pairs of the two dials in one family of those that have them all; in the others, and in 16 bits, each option alone.
 
     What it writes in float32 is what reading each token anew would write.
     """
     acted, whole = 0, base(family, dtype)
-    exact = dtype == "float32"
+    exact, pairs = dtype == "float32", (family, dtype) == ("qwen2_vl", "float32")
     limit = equivalence.TOLERANCE[torch.float32 if exact else torch.bfloat16]["generate"]
     for tokens, way in itertools.product(TOKENS, WAYS):
-        if not exact and tokens != TOKENS[0] and way != WAYS[0]:
+        if not pairs and tokens != TOKENS[0] and way != WAYS[0]:
             continue
         try:
             vlm = arm(whole, tokens, way)
@@ -95,7 +95,7 @@ def test_generation_reads_what_scoring_reads(base, family, dtype) -> None:
         lora.detach(vlm)
         whole.model = vlm.model
     legal = len(WAYS) - 1
-    assert acted == {"qwen3_vl": 2, "vit_gpt2": 1}.get(family, len(TOKENS) * legal if exact else len(TOKENS) + legal - 1)
+    assert acted == {"qwen3_vl": 2, "vit_gpt2": 1}.get(family, len(TOKENS) * legal if pairs else len(TOKENS) + legal - 1)
 
 
 def test_every_way_is_walked() -> None:

@@ -163,7 +163,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, composer, tiny_folder: Pa
     uri = f"sqlite:///{folder}/mlflow.db"
     (folder / "mlflow.db").write_bytes(migrated.read_bytes())
     given = (
-        f"model.path={tiny_folder}", "data.num_train=32", "data.num_minival=16", "data.num_dev=48", "trainer.batch_size=4",
+        f"model.path={tiny_folder}", "data.num_train=32", "data.num_minival=8", "data.num_dev=32", "trainer.batch_size=4",
         "evaluation.latency_examples=3", "evaluation.latency_warmup=1", "evaluation.batch_size=8", "sweep.self_check=false",
         "evaluation.controls=[blank,shuffled,text_only]", "evaluation.swap=true", f"tracking.runs_dir={folder}/runs",
         f"tracking.cache_dir={folder}/cache", f"tracking.uri={uri}", f"evaluation.also=['winoground root={drawn(folder / 'w')} num_dev=5']",
