@@ -56,13 +56,13 @@ def fast_python(forking_server: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A real Qwen2-VL checkpoint of the shipped base's shape with random weights."""
+    """A real Qwen2-VL checkpoint with random weights: the shipped base's widths, two blocks in the language model and in the tower."""
     from tools.pretraining.architecture import make_model
     from tools.pretraining.tokenizer import make_processor
 
     folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
     processor = make_processor()
-    make_model(processor, seed=1).save_pretrained(folder)
+    make_model(processor, seed=1, blocks=2, depth=2).save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
 
@@ -96,9 +96,9 @@ def small(
     def make(*overrides: str) -> Experiment:
         return composer(
             f"model.path={tiny_folder}",
-            "data.num_train=64",
-            "data.num_minival=16",
-            "data.num_dev=32",
+            "data.num_train=32",
+            "data.num_minival=8",
+            "data.num_dev=16",
             "trainer.max_steps=4",
             "trainer.batch_size=4",
             "evaluation.latency_examples=0",

@@ -45,7 +45,7 @@ CHANGES = {
     "evaluation.splits": ("[minival,dev,train]", "train/accuracy"),
     "evaluation.shared_prefix": ("true", "dev/accuracy"),
     "evaluation.zero_shot": ("true", "zero_shot/accuracy"),
-    "data.num_dev": ("16", "dev/accuracy"),
+    "data.num_dev": ("8", "dev/accuracy"),
     "evaluation.also": ("['winoground root={root} num_dev=2']", "winoground/dev/winoground/group"),
 }
 

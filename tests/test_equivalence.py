@@ -132,16 +132,16 @@ def all_logits(vlm, encoder, samples, batch_size, side="left") -> torch.Tensor:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_scores_do_not_depend_on_batch_size_or_padding_side(trained, composer, dtype, record_property) -> None:
-    """float32: bit-identical scores for batches of 1, 7, 32 and both sides; bfloat16: no answer flips."""
+    """float32: bit-identical scores for batches of 1, 7, 16 and both sides; bfloat16: no answer flips."""
     x, run, runs_dir = trained
-    x = composer(f"model.path={x.model.path}", f"model.dtype={dtype}", "data.num_dev=32", "data.num_train=64",
+    x = composer(f"model.path={x.model.path}", f"model.dtype={dtype}", "data.num_dev=16", "data.num_train=64",
                  "data.num_minival=8", f"tracking.cache_dir={x.tracking.cache_dir}")
     vlm = running.reload(x, runs.folder(runs_dir, run.identity))
     encoder, tokens = Encoder(vlm, x.prompt), readout(vlm.processor.tokenizer, x.prompt)
     dev = data.load(x.data, Path(x.tracking.cache_dir)).dev
-    samples = [dev[i] for i in range(32 if dtype == "float32" else 12)]  # many a CPU is slow in 16 bits
-    reference = all_logits(vlm, encoder, samples, 32)
-    for batch_size, side in ((1, "left"), (7, "left"), (1, "right"), (7, "right"), (32, "right")):
+    samples = [dev[i] for i in range(16 if dtype == "float32" else 8)]  # many a CPU is slow in 16 bits
+    reference = all_logits(vlm, encoder, samples, 16)
+    for batch_size, side in ((1, "left"), (7, "left"), (1, "right"), (7, "right"), (16, "right")):
         other = all_logits(vlm, encoder, samples, batch_size, side)
         gap = (other - reference).abs().max().item()
         record_property(f"{dtype} {batch_size} {side}", gap)

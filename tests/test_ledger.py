@@ -194,7 +194,7 @@ def sweep(small) -> Callable[..., tuple[Callable[[], int], list[Experiment]]]:
 @pytest.mark.parametrize(
     ("require", "one", "two", "said"),
     [
-        ("parameters", ("lora.r=2",), ("lora.r=4",), r"by a factor of 2.00 \(lora.r=4: 44,800; lora.r=2: 22,400\)(?s:.*)\n  lora.r=2  22,400"),
+        ("parameters", ("lora.r=2",), ("lora.r=4",), r"by a factor of 2.00 \(lora.r=4: 17,920; lora.r=2: 8,960\)(?s:.*)\n  lora.r=2  8,960"),
         ("samples", ("data.seed=0",), ("data.seed=1",), "the samples of train, minival, dev"),
         ("order", ("trainer.batch_size=2",), ("trainer.batch_size=4",), r"in which order(?s:.*) 4, seed 0\n(?s:.*) 8, seed 0"),
         ("tokens", ("vision_tokens=native",), ("vision_tokens=pool", "vision_tokens.budget=4"), "visual tokens of an image"),

@@ -128,9 +128,9 @@ def test_all_of_it_in_one_run(small) -> None:
     run = running.run_alone(x, "command", time.time())
     folder = runs.folder(Path(x.tracking.runs_dir), run.identity) / "predictions"
     for name in ("dev_blank", "dev_shuffled", "dev_text_only", ):
-        assert len(predictions.read(folder / f"pairs.{name}.parquet").label) == 32
+        assert len(predictions.read(folder / f"pairs.{name}.parquet").label) == 16
     turned = [len(predictions.read(folder / f"pairs.dev_swap_{group}.parquet").label) for group in ("neutral", "renamed", "contradicted")]
-    assert turned[0] + turned[1] == 32 and turned[1] == turned[2]
+    assert turned[0] + turned[1] == 16 and turned[1] == turned[2]
     assert predictions.read(folder / "pairs.dev_text_only.parquet").visual_tokens[0] == ()
     for key in ("dev_blank/accuracy", "dev_text_only/nll", "swap/renamed_agreement", "dev/generate_disagreement"):
         assert key in run.metrics

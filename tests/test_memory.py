@@ -15,8 +15,8 @@ from lab.training import capacity
 
 
 @pytest.fixture(scope="module")
-def prepared(composer, tiny_folder, tmp_path_factory):
-    x = composer(f"model.path={tiny_folder}", "data.num_train=16", "data.num_minival=4", "data.num_dev=8",
+def prepared(composer, tmp_path_factory):
+    x = composer("model.path=tiny_base", "data.num_train=16", "data.num_minival=4", "data.num_dev=8",
                  f"tracking.cache_dir={tmp_path_factory.mktemp('cache')}")  # fmt: skip
     return x, running.prepare(x)
 

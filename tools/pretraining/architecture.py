@@ -17,15 +17,15 @@ HIDDEN = 128
 EMBEDDING_STD = 0.1
 
 
-def make_config(processor: Qwen2VLProcessor) -> Qwen2VLConfig:
-    """Describe the model around a tokenizer."""
+def make_config(processor: Qwen2VLProcessor, blocks: int = 5, depth: int = 3) -> Qwen2VLConfig:
+    """Describe the model around a tokenizer. blocks: of the language model; depth: of the vision tower."""
     tokenizer = processor.tokenizer
     special = tokenizer.convert_tokens_to_ids
     text = {
         "vocab_size": len(tokenizer),
         "hidden_size": HIDDEN,
         "intermediate_size": 320,
-        "num_hidden_layers": 5,
+        "num_hidden_layers": blocks,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "max_position_embeddings": 2048,
@@ -38,7 +38,7 @@ def make_config(processor: Qwen2VLProcessor) -> Qwen2VLConfig:
         "tie_word_embeddings": True,
     }
     vision = {
-        "depth": 3,
+        "depth": depth,
         "embed_dim": 96,
         "hidden_size": HIDDEN,
         "num_heads": 4,
@@ -60,11 +60,11 @@ def make_config(processor: Qwen2VLProcessor) -> Qwen2VLConfig:
     )
 
 
-def make_model(processor: Qwen2VLProcessor, seed: int) -> Qwen2VLForConditionalGeneration:
-    """Build the model with weights drawn from the seed; leaves the caller's generator as it was."""
+def make_model(processor: Qwen2VLProcessor, seed: int, **shape: int) -> Qwen2VLForConditionalGeneration:
+    """Build the model with weights drawn from the seed; leaves the caller's generator as it was. shape: of `make_config`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(STREAM + seed)
-        model = Qwen2VLForConditionalGeneration(make_config(processor))
+        model = Qwen2VLForConditionalGeneration(make_config(processor, **shape))
         table = model.get_input_embeddings().weight
         with torch.no_grad():
             table.normal_(0.0, EMBEDDING_STD)
