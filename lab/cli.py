@@ -75,15 +75,19 @@ def register_schema() -> None:
 def compose(overrides: Sequence[str], config_name: str = "train") -> Experiment:
     """One experiment from overrides, as `lab.train` composes it, checked."""
     plugins.load(plugins.named(overrides))
-    return frozen(compose_config(overrides, config_name))
+    return frozen(compose_config(overrides, config_name), overrides, config_name)
 
 
-def frozen(composed: DictConfig) -> Experiment:
-    """The experiment of the user's own config, whose plugins are imported first. Never of a run's record: `freezing.from_dict`."""
+def frozen(composed: DictConfig, overrides: Sequence[str], config_name: str) -> Experiment:
+    """The experiment of the user's own config, whose plugins are imported first. Never of a run's record: `freezing.from_dict`.
+
+    overrides, config_name: what it was composed of; `sweep.clone` puts the overrides on the config of another run.
+    """
+    from lab import cloning
     from lab.freezing import freeze
 
     plugins.load(composed.plugins)
-    return freeze(composed)
+    return freeze(composed) if composed.sweep.clone is None else cloning.clone(composed, overrides, config_name)
 
 
 def compose_config(overrides: Sequence[str], config_name: str = "train", **options: bool) -> DictConfig:

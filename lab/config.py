@@ -291,11 +291,13 @@ class SweepSection:
 
     self_check: the first steps of one arm are repeated over a base loaded anew, and the difference is printed.
     replicates: every arm so many times, with seeds `seed`, `seed` + 1, ...: what differs between them is noise.
+    clone: a run whose config is taken, but for the keys that the command gives (`lab.cloning`).
     """
 
     require: list[MatchOn] = field(default_factory=list)
     self_check: bool = True
     replicates: int = 1
+    clone: str | None = None
 
 
 class AlsoTracked(Enum):

@@ -143,13 +143,14 @@ class Experiment:
 
         max_arms: that ride together (`hydra.launcher.max_arms`). An arm that fails is a row without numbers.
         """
-        from lab.sweeping import arms
+        from lab.sweeping.arms import SweepSource
+        from lab.sweeping.sweep import run_sweep, sweep_identity
 
         lines = (*self.overrides, *overrides)
         asked = foreseen(lines, "train")
-        source = arms.SweepSource(" ".join(overrides), f"{command(lines)} -m", "train", None, time.time())
-        arms.run_sweep(asked, source, max_arms)
-        return results(self.runs_dir, arms.sweep_identity([arm.experiment for arm in asked]))
+        source = SweepSource(" ".join(overrides), f"{command(lines)} -m", "train", None, time.time())
+        run_sweep(asked, source, max_arms)
+        return results(self.runs_dir, sweep_identity([arm.experiment for arm in asked]))
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,8 @@ def alone(composed: DictConfig) -> int:
     """Run one experiment in this process, deliver it to the tracker and print its summary."""
     from hydra.core.hydra_config import HydraConfig
 
-    x = frozen(composed)
+    hydra_config = HydraConfig.get()
+    x = frozen(composed, hydra_config.overrides.task, str(hydra_config.job.config_name))
 
     from lab.host.progress import bars
     from lab.report.summary import summary_of_run
@@ -38,7 +39,6 @@ def alone(composed: DictConfig) -> int:
     from lab.sweeping.arms import quoted
     from lab.tracking.links import of_run
 
-    hydra_config = HydraConfig.get()
     chosen = [] if hydra_config.job.config_name == "train" else ["-cn", str(hydra_config.job.config_name)]
     command = " ".join(["python -m lab.train", *chosen, *map(quoted, hydra_config.overrides.task)])
     record, trackers = run_alone(x, command, process_started(), bars())

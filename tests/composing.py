@@ -35,7 +35,7 @@ def compose(*overrides: str, config_name: str = "train") -> Experiment:
                 OmegaConf.update(config, value.key_or_group, value.value(), merge=True)
     except (HydraException, OmegaConfBaseException):
         return cli.compose(overrides, config_name)
-    return cli.frozen(config)
+    return cli.frozen(config, overrides, config_name)
 
 
 @functools.cache

@@ -80,6 +80,7 @@ def command(experiments: list[Experiment]) -> None:
 
     from lab import run as running
     from lab.sweeping import arms
+    from lab.sweeping.sweep import run_sweep
 
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
@@ -89,7 +90,7 @@ def command(experiments: list[Experiment]) -> None:
         running.run_alone(experiments[0], "command", time.time())
     else:
         asked = [arms.Arm(x, (f"lora.r={x.lora.r}",)) for x in experiments]
-        sys.exit(arms.run_sweep(asked, arms.SweepSource("kills", "command", "train", None, time.time()), max_arms=2))
+        sys.exit(run_sweep(asked, arms.SweepSource("kills", "command", "train", None, time.time()), max_arms=2))
 
 
 def asked_for(make: Make, folder: Path, shared: bool) -> list[Experiment]:

@@ -17,6 +17,7 @@ from lab.report.alike import Realised, alike, told
 from lab.report.measure import Measured, measure_all
 from lab.run import Prepared
 from lab.sweeping import arms
+from lab.sweeping.sweep import run_sweep
 
 SAME = {
     "a budget that never binds": (["vision_tokens=prune", "vision_tokens.budget=16"], ["vision_tokens=native"], "at most 16 tokens"),
@@ -125,7 +126,7 @@ def test_a_sweep_says_so_before_it_trains_and_the_report_does_not_compare_them(c
     made = [composed(*cheap)] + [composed(*cheap, "vision_tokens=pool", f"vision_tokens.budget={n}") for n in (16, 4)]
     origin = arms.SweepSource("test", "python -m lab.train ... -m", "train", None, time.time())
     with caplog.at_level(logging.WARNING):
-        assert arms.run_sweep([arms.Arm(x, ()) for x in made], origin, max_arms=1) == 0
+        assert run_sweep([arms.Arm(x, ()) for x in made], origin, max_arms=1) == 0
     (line,) = [record.getMessage() for record in caplog.records if "One experiment" in record.getMessage()]
     assert "2 names" in line and "at most 16 tokens" in line and "budget=16" in line and "budget=4" not in line
     compared = compare.compare_all(measure_all(select_runs.choose(tmp_path / "runs").arms))

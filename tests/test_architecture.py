@@ -22,7 +22,7 @@ FLOW = (
     "answers",
     "statistics",
     "store",
-    "cli",
+    "cli cloning",
     "data",
     "prompt",
     "model",

@@ -27,6 +27,7 @@ TEXTS = {
     "lora.target_modules": "a regular expression",
     "evaluation.also": "options of data, composed before anything loads",
     "tracking.experiment": "MLflow's name",
+    "sweep.clone": "a run, looked up in tracking.runs_dir",
     "plugins": "folders or entry points, imported before anything is composed",
 }
 """Keys of the schema whose text is free, and why."""

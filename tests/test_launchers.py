@@ -103,6 +103,27 @@ def test_an_arm_that_fails_does_not_touch_the_others(overrides, tmp_path, monkey
     assert only_sweep(tmp_path / "runs").identity == sweep.identity
 
 
+@pytest.mark.usefixtures("fast_python")
+def test_a_job_that_failed_is_not_called_completed(overrides, tmp_path, monkeypatch) -> None:
+    """submitit reports every job as completed; exit code and status are those of the run."""
+    pytest.importorskip(PLUGINS["submitit_local"])
+    assert run_here(monkeypatch, "optim.lr=0.0", *overrides, "tracking.enabled=false", launcher="submitit_local") == 1
+    (failed,) = (runs.load(tmp_path / "runs", name) for name in only_sweep(tmp_path / "runs").arms)
+    assert failed.status == runs.FAILED and "moves a logit" in failed.error
+
+
+def test_a_process_that_runs_several_arms_changes_none(overrides, tmp_path, monkeypatch) -> None:
+    """joblib's workers, and the stock launcher, run one arm after another: their order moves no bit."""
+    adapters = []
+    for order in ("2,3", "3,2"):
+        runs_dir = tmp_path / f"first-{order[0]}"
+        own = [f"tracking.runs_dir={runs_dir}", "tracking.enabled=false"]
+        assert run_here(monkeypatch, f"lora.r={order}", *overrides, *own) == 0
+        arms = [runs.folder(runs_dir, name) for name in only_sweep(runs_dir).arms]
+        adapters.append({(arm / "adapter" / "adapter_model.safetensors").read_bytes() for arm in arms})
+    assert adapters[0] == adapters[1] and len(adapters[0]) == 2
+
+
 def test_a_launcher_that_gives_up_leaves_true_statuses(composer, tmp_path, caplog) -> None:
     """One arm was killed, one was never started: neither is called running, and a password was not handed on."""
     x = composer("lora.r=2", f"tracking.runs_dir={tmp_path}")

@@ -23,6 +23,7 @@ from lab.report.write import write_report
 from lab.run.assembly import attached
 from lab.store import runs
 from lab.sweeping import arms, ledger
+from lab.sweeping.sweep import run_sweep
 
 ARM = Account("a", "x", 0, True, {"train": "t", "minival": "m", "dev": "d"}, 64, (16.0, 16, 16), 1000.0, 2e9)
 ALL = tuple(MatchOn)
@@ -186,7 +187,7 @@ def sweep(small) -> Callable[..., tuple[Callable[[], int], list[Experiment]]]:
         short = ("trainer.max_steps=2", "data.num_dev=8", "data.num_minival=4", "data.num_train=8", "tracking.enabled=false")
         made = [small(f"sweep.require=[{require}]", *short, *one) for one in overrides]
         origin = arms.SweepSource("test", "python -m lab.train ... -m", "train", None, time.time())
-        return (lambda: arms.run_sweep([arms.Arm(x, ()) for x in made], origin, max_arms=2)), made
+        return (lambda: run_sweep([arms.Arm(x, ()) for x in made], origin, max_arms=2)), made
 
     return make
 

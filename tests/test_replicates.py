@@ -11,7 +11,7 @@ from hydra.core.global_hydra import GlobalHydra
 from lab import train
 from lab.config import SweepSection, as_dict, identity
 from lab.errors import ConfigError
-from lab.sweeping import arms as sweeping
+from lab.sweeping import sweep as sweeping
 from lab.sweeping.arms import Arm
 from lab.sweeping.replicates import replicated
 

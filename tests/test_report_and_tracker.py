@@ -21,6 +21,7 @@ from lab.report.write import write_report
 from lab.store import runs
 from lab.store.runs import Run
 from lab.sweeping import arms
+from lab.sweeping.sweep import run_sweep
 from lab.tracking.mlflow_sync import MlflowSync
 
 Metrics = dict[str, float]
@@ -171,7 +172,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, composer, tiny_folder: Pa
     options = [("lora.r=2", "trainer.max_steps=4"), ("lora.r=4", "trainer.max_steps=4"), ("lora=none", "trainer.max_steps=0")]
     asked = [arms.Arm(composer(*given, *option), option) for option in options]
     origin = arms.SweepSource("test", "python -m lab.train ... -m", "train", None, time.time())
-    assert arms.run_sweep(asked, origin, max_arms=2) == 0
+    assert run_sweep(asked, origin, max_arms=2) == 0
     return folder / "runs", uri
 
 

@@ -21,6 +21,7 @@ from lab.errors import ConfigError, DataError, ModelError
 from lab.statistics.metrics import summarise
 from lab.store import runs
 from lab.sweeping import arms
+from lab.sweeping.sweep import run_sweep
 from lab.tracking.mlflow_sync import MlflowSync
 from lab.training.learner import Learner
 
@@ -30,7 +31,7 @@ def origin() -> arms.SweepSource:
 
 
 def sweep(*experiments: Experiment) -> int:
-    return arms.run_sweep([arms.Arm(x, (f"lora.r={x.lora.r}",)) for x in experiments], origin(), max_arms=2)
+    return run_sweep([arms.Arm(x, (f"lora.r={x.lora.r}",)) for x in experiments], origin(), max_arms=2)
 
 
 def adapter(x: Experiment) -> dict[str, torch.Tensor]:

@@ -19,9 +19,14 @@ SWEEPS = sorted((ROOT / "sweeps").glob("*.yaml"))
 
 
 def arms_of(path: Path) -> list[list[str]]:
-    """The overrides of every arm of a sweep file, as the sweeper makes them."""
+    """The overrides of every arm of a sweep file, as the sweeper makes them; of a search those at the ends of its ranges."""
     hydra = yaml.safe_load(path.read_text())["hydra"]
     params = hydra.get("sweeper", {}).get("params", {})
+    if "n_trials" in hydra.get("sweeper", {}):
+        from lab.sweeping.space import Space
+
+        space = Space.read([f"{key}={value}" for key, value in params.items()])
+        return [space.overrides(corner) for corner in space.corners()]
     grid = [[f"{key}={value}" for value in str(values).split(",")] for key, values in params.items()]
     listed = hydra.get("sweeper", {}).get("arms") or [""]
     return [[*point, *shlex.split(one)] for point in itertools.product(*grid) for one in listed]

@@ -112,8 +112,9 @@ def job(sweep: str, dials: Sequence[str], config_name: str, composed: DictConfig
     """One arm, in the process that a launcher has started for it; what it prints goes to `log.txt` of its run folder."""
     from lab import run as running
 
-    x = frozen(composed)
-    arm = Arm(x, tuple(HydraConfig.get().overrides.task))
+    overrides = tuple(HydraConfig.get().overrides.task)
+    x = frozen(composed, overrides, config_name)
+    arm = Arm(x, overrides)
     record = running.new_run(x, arm_command(config_name, arm), sweep)
     record.name = arm_name(x, dials)
     with printed_to(log_path(x, record)):

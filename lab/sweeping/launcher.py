@@ -1,18 +1,20 @@
-"""How Hydra makes the arms of a multirun (`hydra/sweeper=arms`) and runs them (`hydra/launcher=shared`). Light.
+"""How Hydra makes the arms of a multirun (`hydra/sweeper=arms`, `=optuna`) and runs them (`hydra/launcher=shared`). Light.
 
-The sweeper composes every arm first, so that an illegal one is told before any trains. `shared` runs them over shared bases
-(`lab.sweeping.arms`); any other launcher of Hydra's gets one job an arm (`lab.sweeping.elsewhere`).
+`arms` composes every arm first, so that an illegal one is told before any trains; `optuna` the ends of what it searches.
+`shared` runs arms over shared bases (`lab.sweeping.sweep`); any other launcher of Hydra's gets one job an arm
+(`lab.sweeping.elsewhere`).
 """
 
 from __future__ import annotations
 
 import functools
 import importlib
+import importlib.util
 import itertools
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -29,13 +31,34 @@ from omegaconf import DictConfig, open_dict
 from lab.cli import frozen, hydra_of_conf, register_schema
 
 if TYPE_CHECKING:
-    from lab.sweeping.arms import Arm
+    from lab.sweeping.arms import Arm, SweepSource
+    from lab.sweeping.sweep import Launch
 
 PLUGINS = "hydra_plugins.lab"
 """Hydra takes plugins from modules of its own prefix only, and looks for them by name: `register` makes this one, in memory."""
 
 
-class ArmsSweeper(Sweeper):
+class LabSweeper(Sweeper):
+    """What both sweepers are: they run arms themselves, or hand them to the launcher that the config names."""
+
+    params: dict[str, str]
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.context = hydra_context
+        self.composition = config
+
+    def how(self) -> tuple[SweepSource, int | None, Launch | None]:
+        """Where the sweep comes from, how many arms ride together, and what launches them where it is not `shared`."""
+        from lab.sweeping import elsewhere
+        from lab.sweeping.arms import SweepSource
+
+        launcher = self.composition.hydra.launcher
+        if launcher._target_ == SharedLauncherConfig._target_:
+            return SweepSource.of(self.composition), launcher.max_arms, None
+        return SweepSource.of(self.composition), None, functools.partial(elsewhere.launch, self.context, self.composition)
+
+
+class ArmsSweeper(LabSweeper):
     """Every combination of the comma-separated values, joined to each of the arms that are listed."""
 
     __module__ = PLUGINS
@@ -44,28 +67,47 @@ class ArmsSweeper(Sweeper):
         self.params = dict(params or {})
         self.arms = list(arms or [""])
 
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.hydra_context = hydra_context
-        self.task_function = task_function
-        self.config = config
-
     def sweep(self, arguments: list[str]) -> None:
         """Run the arms; ends the process with their exit code, because Hydra would print a traceback for a failed one."""
-        from lab.sweeping import arms, elsewhere
+        from lab.sweeping import sweep
 
-        assert self.hydra_context is not None and self.task_function is not None and self.config is not None  # `setup` comes first
-        overrides = listed(self.params, self.arms, arguments, self.hydra_context.config_loader)
-        if self.config.hydra.launcher._target_ != SharedLauncherConfig._target_:
-            launch = functools.partial(elsewhere.launch, self.hydra_context, self.config)
-            asked = composed(self.hydra_context, self.config, overrides)
-            raise SystemExit(arms.run_sweep(asked, arms.SweepSource.of(self.config), launch=launch))
-        launcher = Plugins.instance().instantiate_launcher(self.hydra_context, self.task_function, self.config)
-        launcher.launch(overrides, initial_job_idx=0)
+        overrides = listed(self.params, self.arms, arguments, self.context.config_loader)
+        raise SystemExit(sweep.run_sweep(composed(self.context, self.composition, overrides), *self.how()))
+
+
+class OptunaSweeper(LabSweeper):
+    """Samples from ranges, by Optuna (`lab.sweeping.search`)."""
+
+    __module__ = PLUGINS
+
+    def __init__(self, params: dict[str, str] | None = None, **settings: Any) -> None:
+        self.params = dict(params or {})
+        self.settings = OptunaSweeperConfig(params=self.params, **settings)
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Run the search; ends the process with its exit code."""
+        from lab.errors import ConfigError
+
+        if importlib.util.find_spec("optuna") is None:
+            raise ConfigError("hydra/sweeper=optuna: the package optuna is not installed. Install it: pip install -e '.[optuna]'.")
+        from lab.sweeping import search, space
+
+        searched = space.Space.read(joined(self.params, arguments), self.context.config_loader)
+        raise SystemExit(search.run_search(self.settings, searched, self.compose, *self.how()))
+
+    def compose(self, overrides: Sequence[str]) -> list[Arm]:
+        """The arms of one sample."""
+        return composed(self.context, self.composition, [overrides])
+
+
+def joined(params: Mapping[str, str], arguments: Sequence[str]) -> list[str]:
+    """The overrides of a sweep file, then those of the command."""
+    return [*(f"{key}={value}" for key, value in params.items()), *arguments]
 
 
 def listed(params: Mapping[str, str], arms: Sequence[str], arguments: Sequence[str], loader: ConfigLoader) -> list[list[str]]:
     """The overrides of each arm: every point of the grid of `params` and of the command, joined to each of the arms."""
-    points = grid([*(f"{key}={value}" for key, value in params.items()), *arguments], loader)
+    points = grid(joined(params, arguments), loader)
     return [[*point, *shlex.split(arm)] for point, arm in itertools.product(points, arms)]
 
 
@@ -86,7 +128,7 @@ def foreseen(arguments: Sequence[str], config_name: str) -> list[Arm]:
             raise ConfigError("hydra/sweeper: only a grid's arms are known before it runs. Plan one of them: lab plan KEY=VALUE.")
         own = [argument for argument in arguments if argument not in of_hydra]
         overrides = listed(sweeper.params or {}, sweeper.arms or [""], own, loader)
-        return replicated([Arm(frozen(compose(config_name, one)), tuple(one)) for one in overrides])
+        return replicated([Arm(frozen(compose(config_name, one), one, config_name), tuple(one)) for one in overrides])
 
 
 def grid(arguments: Sequence[str], loader: ConfigLoader | None = None) -> list[list[str]]:
@@ -115,7 +157,7 @@ def composed(context: HydraContext, config: DictConfig, overrides: Sequence[Sequ
         values = context.config_loader.load_sweep_config(config, list(one))
         with open_dict(values):
             del values["hydra"]
-        made.append(Arm(frozen(values), tuple(one)))
+        made.append(Arm(frozen(values, one, str(config.hydra.job.config_name)), tuple(one)))
     return replicated(made)
 
 
@@ -133,10 +175,11 @@ class SharedLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the arms; ends the process with their exit code, because Hydra would print a traceback for a failed one."""
-        from lab.sweeping import arms
+        from lab.sweeping import sweep
+        from lab.sweeping.arms import SweepSource
 
         asked = composed(self.hydra_context, self.config, job_overrides)
-        raise SystemExit(arms.run_sweep(asked, arms.SweepSource.of(self.config), self.max_arms))
+        raise SystemExit(sweep.run_sweep(asked, SweepSource.of(self.config), self.max_arms))
 
 
 @dataclass
@@ -153,6 +196,27 @@ class ArmsSweeperConfig:
 
 
 @dataclass
+class OptunaSweeperConfig:
+    """How a search takes its samples (`lab.sweeping.search`).
+
+    n_trials: samples in all, those of an earlier command of the same search counted. n_jobs: samples at once; None: as many
+    arms as run side by side here. direction, metrics: one, or a list of as many. sampler: tpe (Bergstra et al. 2011), random,
+    qmc (a scrambled Sobol sequence), nsgaii (Deb et al. 2002); sampler_options: what its class in Optuna takes besides.
+    params: the space of a sweep file, `key: int(interval(4,64))`; the command line is joined to it.
+    """
+
+    _target_: str = f"{PLUGINS}.{OptunaSweeper.__name__}"
+    n_trials: int = 20
+    n_jobs: int | None = None
+    direction: Any = "maximize"
+    metrics: Any = "minival/accuracy"
+    sampler: str = "tpe"
+    sampler_options: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    params: dict[str, str] | None = None
+
+
+@dataclass
 class SharedLauncherConfig:
     """max_arms: arms that run at once; None: one per core on a CPU, as far as memory goes, and one after another on a GPU."""
 
@@ -161,7 +225,7 @@ class SharedLauncherConfig:
 
 
 def register() -> None:
-    """Make the schema, `hydra/sweeper=arms` and `hydra/launcher=shared` known to Hydra."""
+    """Make the schema, `hydra/sweeper=arms` and `=optuna`, and `hydra/launcher=shared` known to Hydra."""
     register_schema()
     try:
         package = importlib.import_module(PLUGINS.partition(".")[0])
@@ -169,9 +233,10 @@ def register() -> None:
         package = sys.modules.setdefault(PLUGINS.partition(".")[0], ModuleType(PLUGINS.partition(".")[0]))
     module = ModuleType(PLUGINS)
     vars(package)["lab"] = sys.modules[PLUGINS] = module
-    for plugin in (ArmsSweeper, SharedLauncher):
+    for plugin in (ArmsSweeper, OptunaSweeper, SharedLauncher):
         vars(module)[plugin.__name__] = plugin
         Plugins.instance().register(plugin)
     store: Any = ConfigStore.instance()
     store.store(group="hydra/sweeper", name="arms", node=ArmsSweeperConfig, provider="lab")
+    store.store(group="hydra/sweeper", name="optuna", node=OptunaSweeperConfig, provider="lab")
     store.store(group="hydra/launcher", name="shared", node=SharedLauncherConfig, provider="lab")

@@ -1,0 +1,254 @@
+"""Arms that share a base: the base is built once, and they run side by side, each in a run folder of its own.
+
+On a CPU the arms are forked from the process that holds what they share, one single-threaded arm per core: a fork starts in
+milliseconds and sees base, features and tokenised data without a copy. On a GPU arms run one after another over the resident
+base. Training code is that of a run alone (`lab.run.run_arm`).
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lab.config import Experiment, as_dict, identity, trains
+from lab.errors import BusyError, LabError
+from lab.host.forks import die_with, frozen_heap
+from lab.host.progress import Row, bars, board
+from lab.host.stopping import REQUEST, deferred, stoppable
+from lab.store import runs
+from lab.store.runs import Run
+from lab.sweeping.arms import Arm, log_path
+
+if TYPE_CHECKING:
+    from lab.run import Prepared
+
+log = logging.getLogger(__name__)
+
+POLL_S = 0.5
+"""How often the bar moves and a request to stop is looked for; an arm's end is noticed at once."""
+
+
+@dataclass
+class Bases:
+    """What arms share, by `lab.run.shared_key`: one base at a time, as several would not fit beside each other.
+
+    checked: bases of which the self-check has spoken.
+    """
+
+    prepared: dict[str, Prepared] = field(default_factory=dict)
+    checked: set[str] = field(default_factory=set)
+
+    def of(self, x: Experiment) -> Prepared:
+        """The base of an experiment, built in place of another's if it is not there. Raises `LabError`."""
+        from lab import run as running
+
+        key = running.shared_key(x)
+        if key not in self.prepared:
+            self.prepared.clear()
+            self.prepared[key] = running.prepare(x, bars())
+        return self.prepared[key]
+
+    def check(self, todo: Sequence[tuple[Experiment, Run]]) -> list[str]:
+        """What the self-check says of the first arm that trained over a base, if it was asked for; once for each base."""
+        from lab import run as running
+        from lab.sweeping.selfcheck import self_check, told
+
+        for x, record in todo:
+            key = running.shared_key(x)
+            if x.sweep.self_check and trains(x) and len(todo) > 1 and key not in self.checked:
+                self.checked.add(key)
+                difference = self_check(x, self.prepared[key])
+                return [] if difference is None else [told(difference, record.name)]
+        return []
+
+
+def run_group(
+    group: Sequence[Arm], records: dict[str, Run], started: float, bases: Bases, max_arms: int | None = None, alone: bool = True
+) -> list[str]:
+    """Run arms over the base that they share; return what the self-check found.
+
+    alone: an error before training ends the sweep (it is raised); else it ends the arms that it is of.
+    """
+    from lab import run as running
+
+    try:
+        prepared = bases.of(group[0].experiment)
+    except LabError as error:
+        return refuse(group, records, error, alone)
+    fitting: list[Arm] = []
+    for arm in group:
+        try:
+            running.try_out(arm.experiment, prepared)
+            prepared.encoded(arm.experiment, bars())
+            fitting.append(arm)
+        except LabError as error:
+            refuse(group if alone else [arm], records, error, alone)
+    if not fitting:
+        return []
+    warn_of_equal_arms([(records[identity(arm.experiment)].name, arm.experiment) for arm in fitting], prepared)
+    todo = [(arm.experiment, records[identity(arm.experiment)]) for arm in fitting]
+    if on_gpu(group[0].experiment):
+        one_after_another(todo, prepared, started)
+    else:
+        width = max_arms or running.max_concurrent_arms([x for x, _ in todo], prepared, arms_at_once([x for x, _ in todo]))
+        side_by_side(todo, prepared, started, width)
+    ended = [(x, runs.look(Path(x.tracking.runs_dir), record.identity)) for x, record in todo]
+    finished = [(x, known) for x, known in ended if known is not None and known.status == runs.FINISHED]
+    running.interleaved_latency(finished, prepared, bars())
+    return bases.check(todo)
+
+
+def on_gpu(x: Experiment) -> bool:
+    """Whether an experiment runs on a GPU."""
+    import torch
+
+    return torch.cuda.is_available() and x.trainer.accelerator != "cpu"
+
+
+def arms_at_once(experiments: Sequence[Experiment]) -> int:
+    """How many arms this machine's cores carry side by side; a GPU takes one after another."""
+    if on_gpu(experiments[0]):
+        return 1
+    return max(1, len(os.sched_getaffinity(0)) // max(x.trainer.threads * x.trainer.devices for x in experiments))
+
+
+def refuse(group: Sequence[Arm], records: dict[str, Run], error: LabError, alone: bool) -> list[str]:
+    """Record why arms cannot train; raise the error where it ends the sweep."""
+    from lab import run as running
+
+    for arm in group:
+        running.fail(arm.experiment, records[identity(arm.experiment)], error)
+    if alone:
+        raise error
+    log.error("%s", error)
+    return []
+
+
+def warn_of_equal_arms(named: Sequence[tuple[str, Experiment]], prepared: Prepared) -> None:
+    """Warn of arms that would train the same model on the same inputs under several names."""
+    from lab import run as running
+    from lab.report.alike import Realised, alike, told
+
+    for members in alike([Realised(name, as_dict(x), running.realised(x, prepared)) for name, x in named]):
+        log.warning("%s", told(members))
+
+
+def one_after_another(todo: Sequence[tuple[Experiment, Run]], prepared: Prepared, started: float) -> None:
+    """Run arms in this process over the resident base; one arm's crash does not touch the next."""
+    from lab import run as running
+
+    for x, record in todo:
+        log.info("arm %s", record.name)
+        try:
+            running.run_arm(x, prepared, record, started, bars(), interleaved=True)
+        except BusyError as error:
+            log.error("arm %s: %s", record.name, error)
+        except BaseException as error:
+            running.fail(x, record, error)
+            if not isinstance(error, Exception):
+                raise
+            log.exception("arm %s failed", record.name)
+            prepared.vlm.model = prepared.vlm.bare
+
+
+def side_by_side(todo: Sequence[tuple[Experiment, Run]], prepared: Prepared, started: float, width: int) -> None:
+    """Fork one process per arm, `width` at a time; follow them until the last has ended."""
+    from lab import run as running
+
+    context = multiprocessing.get_context("fork")
+    waiting = list(todo)
+    living: dict[str, tuple[BaseProcess, Experiment, Run]] = {}
+    begun: dict[str, tuple[int, float]] = {}
+    told = False
+    running.warm()
+    with board() as draw, deferred(), frozen_heap():
+        while living or (waiting and not REQUEST.asked):
+            if REQUEST.asked and not told:
+                told = True
+                log.warning("asked to stop: the arms keep a checkpoint each")
+                for process, _, _ in living.values():
+                    process.terminate()
+            while waiting and len(living) < width and not REQUEST.asked:
+                x, record = waiting.pop(0)
+                process = context.Process(target=child, args=(x, prepared, record, started, os.getpid()), name=record.name)
+                process.start()
+                living[record.identity] = (process, x, record)
+            multiprocessing.connection.wait([process.sentinel for process, _, _ in living.values()], POLL_S)
+            draw(rows(todo, living, begun))
+            for name, (process, x, record) in list(living.items()):
+                if process.exitcode is not None:
+                    record_exit(process.exitcode, x, record)
+                    del living[name]
+
+
+def record_exit(exitcode: int, x: Experiment, record: Run) -> None:
+    """Tell the truth about an arm whose process is gone without having said how it ended."""
+    from lab import run as running
+
+    known = runs.look(Path(x.tracking.runs_dir), record.identity)
+    if known is not None and known.status != runs.RUNNING:
+        if known.status != runs.FINISHED:
+            log.error("arm %s %s: %s (log: %s)", record.name, known.status, known.error, log_path(x, record))
+        return
+    if runs.is_held(runs.folder(Path(x.tracking.runs_dir), record.identity)):
+        log.error("arm %s is being run by another process; it was left to it", record.name)
+        return
+    what = signal.Signals(-exitcode).name if exitcode < 0 else f"exit code {exitcode}"
+    running.fail(x, known or record, SystemExit(f"the arm's process ended with {what}"))
+    log.error("arm %s was killed (%s)", record.name, what)
+
+
+def child(x: Experiment, prepared: Prepared, record: Run, started: float, parent: int) -> None:
+    """An arm's own process: what it prints goes to `log.txt` of its run folder."""
+    import torch
+
+    from lab import run as running
+
+    path = log_path(x, record)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    torch.set_num_threads(x.trainer.threads)
+    try:
+        with stoppable():
+            die_with(parent)
+            running.run_arm(x, prepared, record, started, interleaved=True)
+    except BusyError as error:
+        print(error, flush=True)
+        raise SystemExit(1) from None
+    except BaseException as error:
+        running.fail(x, record, error)
+        traceback.print_exc()
+        raise SystemExit(1) from None
+
+
+def rows(
+    todo: Sequence[tuple[Experiment, Run]], living: Mapping[str, tuple[BaseProcess, Experiment, Run]], begun: dict[str, tuple[int, float]]
+) -> list[Row]:
+    """How far all arms are, in optimizer steps, and each living one. begun: the last step and loss of each that has begun, kept here."""
+    begun |= {name: step_and_loss(x, record) for name, (_, x, record) in living.items()}
+    total = sum(x.trainer.max_steps or 0 for x, _ in todo if trains(x))
+    ended = f"{len(begun) - len(living)} ended"
+    drawn = [Row(f"{len(todo)} arms", sum(step for step, _ in begun.values()), total or None, ended)]
+    for name, (_, x, record) in living.items():
+        step, loss = begun[name]
+        steps = x.trainer.max_steps if trains(x) else 0
+        note = "answering" if steps is not None and step >= steps else f"loss {loss:.3f}" if step else "starting"
+        drawn.append(Row(record.name, step, steps, note))
+    return drawn
+
+
+def step_and_loss(x: Experiment, record: Run) -> tuple[int, float]:
+    """The last optimizer step of an arm's curve and its loss; 0 before the first."""
+    kept = [row for row in runs.curves(runs.folder(Path(x.tracking.runs_dir), record.identity)) if "train/loss" in row]
+    return (int(kept[-1]["step"]) + 1, kept[-1]["train/loss"]) if kept else (0, 0.0)
