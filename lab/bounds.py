@@ -106,6 +106,11 @@ BOUNDS: Mapping[str, Bounds] = {
     "evaluation.latency_examples": Bounds(0, COUNT),
     "evaluation.probe_examples": Bounds(1, COUNT),
     "sweep.replicates": Bounds(1, 1000),
+    "race.rungs": Bounds(0.01, 1.0, open_above=True),
+    "race.alpha": Bounds(0.001, 1.0, open_above=True),
+    "race.indifference": SHARE,
+    "race.pace": Bounds(0.0, 1.0),
+    "race.budget": Bounds(0.0, 1.0),
     "tracking.cache_gb": Bounds(0.0, 1e9),
     "seed": Bounds(0, SEED),
 }

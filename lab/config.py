@@ -1,7 +1,7 @@
 """The schema of all experiments. Light: nothing here imports torch, transformers, lightning, peft or mlflow.
 
 One dataclass per dial (`model data lora prompt vision_tokens conditioning`), then what is held still
-(`optim trainer evaluation sweep tracking`). YAML in `conf/` holds values for these fields and nothing else.
+(`optim trainer evaluation sweep race tracking`). YAML in `conf/` holds values for these fields and nothing else.
 `lab.freezing` turns a composed config into an `Experiment`; `identity` names the run that it trains, `asked` what is measured of it.
 """
 
@@ -285,6 +285,13 @@ class MatchOn(Enum):
     flops = "flops"
 
 
+class RaceMode(Enum):
+    """What a sweep does with arms that a race may stop: tell which they would have been, or stop them."""
+
+    watch = "watch"
+    stop = "stop"
+
+
 @dataclass
 class SweepSection:
     """What the arms of a sweep must have in common (`lab.report.matching`); a sweep that breaks it stops before training.
@@ -292,12 +299,31 @@ class SweepSection:
     self_check: the first steps of one arm are repeated over a base loaded anew, and the difference is printed.
     replicates: every arm so many times, with seeds `seed`, `seed` + 1, ...: what differs between them is noise.
     clone: a run whose config is taken, but for the keys that the command gives (`lab.cloning`).
+    race: arms are stopped early, by the rule of `race`.
     """
 
     require: list[MatchOn] = field(default_factory=list)
     self_check: bool = True
     replicates: int = 1
     clone: str | None = None
+    race: RaceMode | None = None
+
+
+@dataclass
+class RaceSection:
+    """How a race decides (`lab.statistics.race`); read where `sweep.race` says so.
+
+    rungs: shares of `trainer.max_steps` after which minival is asked and arms may be stopped. alpha: probability, over all rungs, of
+    stopping an arm that leads all others by more than `indifference`, a share of right answers. pace: by rung, the share of the arms
+    at the start among whose best none is stopped. budget: share of the steps of all arms that may be taken; arms are then stopped by
+    rank alone, a heuristic without an error rate.
+    """
+
+    rungs: list[float] = field(default_factory=lambda: [0.25, 0.5])
+    alpha: float = 0.05
+    indifference: float = 0.01
+    pace: list[float] = field(default_factory=lambda: [0.6, 0.2])
+    budget: float | None = None
 
 
 class AlsoTracked(Enum):
@@ -332,6 +358,7 @@ class Experiment:
     trainer: TrainerSection = field(default_factory=TrainerSection)
     evaluation: EvaluationSection = field(default_factory=EvaluationSection)
     sweep: SweepSection = field(default_factory=SweepSection)
+    race: RaceSection = field(default_factory=RaceSection)
     tracking: Tracking = field(default_factory=Tracking)
     plugins: list[str] = field(default_factory=list)
     seed: int = 0
@@ -357,7 +384,7 @@ ROLES: dict[str, str] = {
         "trainer.num_workers", "trainer.threads", "trainer.accelerator", "trainer.devices", "trainer.feature_cache", "trainer.if_finished",
         "trainer.if_unfinished", "trainer.save_every", "trainer.keep_checkpoints", "trainer.max_time", "evaluation.batch_size",
         "evaluation.bootstrap", "evaluation.latency_warmup", "evaluation.latency_examples", "evaluation.verify",
-        "evaluation.probe_examples", "sweep", "tracking", "plugins",
+        "evaluation.probe_examples", "sweep", "race", "tracking", "plugins",
     ), NEITHER),
 }  # fmt: skip
 """What each key, or each key of a section, says of a run: what made its weights, what was measured of them, or neither."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import os
 import re
 import typing
@@ -17,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lab import bounds, paths, plugins
-from lab.config import Experiment, LoraDial, TrainerSection, adds_modules, trains
+from lab.config import Experiment, IfFinished, IfUnfinished, LoraDial, TrainerSection, adds_modules, trains
 from lab.errors import ConfigError, did_you_mean
 from lab.host.files import file_hash
 
@@ -124,6 +125,7 @@ def check(x: Experiment) -> None:
     bounds.check(x)
     check_trainer(x.trainer)
     check_lora(x.lora)
+    check_race(x)
     if x.seed + x.sweep.replicates - 1 > bounds.SEED:
         raise ConfigError(
             f"sweep.replicates={x.sweep.replicates}: the last would have seed {x.seed + x.sweep.replicates - 1}, and {bounds.SEED} is "
@@ -181,6 +183,33 @@ def check_trainer(section: TrainerSection) -> None:
             f"trainer.devices={section.devices}: they share trainer.batch_size={section.batch_size} samples evenly, so it must "
             "divide that number."
         )
+
+
+def check_race(x: Experiment) -> None:
+    """Check what a race asks of its rule, and refuse what would let minival change weights or make arms' rungs differ."""
+    if x.sweep.race is None:
+        return
+    rungs, pace = x.race.rungs, x.race.pace
+    if any(first >= second for first, second in itertools.pairwise(rungs)) or len(pace) != len(rungs):
+        raise ConfigError(
+            f"race.rungs={bounds.told(rungs)}, race.pace={bounds.told(pace)}: rungs rise, and every rung has its pace, as in "
+            "race.rungs=[0.25,0.5] race.pace=[0.6,0.2]."
+        )
+    refused = {
+        "trainer.patience": (x.trainer.patience is not None, "it fits the end of training on minival, which then proves nothing", "null"),
+        "trainer.restore_best": (x.trainer.restore_best, "it fits the weights on minival, which then proves nothing", "false"),
+        "trainer.max_steps": (x.trainer.max_steps is None, "rungs are shares of it. Give it in place of trainer.max_epochs", None),
+        "trainer.devices": (x.trainer.devices > 1, "the processes of an arm do not pause together", "1"),
+        "trainer.if_unfinished": (x.trainer.if_unfinished is IfUnfinished.restart, "an arm that pauses must go on", "resume"),
+        "trainer.if_finished": (x.trainer.if_finished is IfFinished.again, "what a race has decided stands", "reuse"),
+        "sweep.replicates": (x.sweep.replicates > 1, "replicates are equal by construction, and the noise floor needs all of them", "1"),
+    }
+    for key, (given, why, remedy) in refused.items():
+        if given:
+            set_to = "." if remedy is None else f". Set {key}={remedy}, or sweep.race=null."
+            value = bounds.value_of(x, key)
+            spelled = bounds.told(value.value if isinstance(value, Enum) else value)
+            raise ConfigError(f"{key}={spelled} beside sweep.race={x.sweep.race.value}: {why}{set_to}")
 
 
 def check_owners(x: Experiment) -> None:

@@ -54,6 +54,8 @@ def act(given: argparse.Namespace) -> int:
     splits = data_of(x)
     print(visible(splits))
     tokens, how = tokens_per_image(x, given, splits)
+    if x.sweep.race is not None:
+        print(race(x, given.arms, splits))
     sizes = (None, 2) if splits is None else (len(splits.train), len(splits.dev.index(0).images))
     print(cost(x, given, tokens, *sizes) + how)
     return 0
@@ -90,6 +92,8 @@ def plan_sweep(given: argparse.Namespace) -> int:
     for name, *numbers in rows:
         print("  ".join([name.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(numbers, widths[1:], strict=True))]))
     print(f"\n{len(experiments)} arms, together {short(total)} s on {given.device} at the data sheet's rate; expect 2 to 4 times that")
+    if racing := [x for x in experiments if x.sweep.race is not None]:
+        print(race(racing[0], len(experiments), data[repr(racing[0].data)]))
     if too_large:
         raise ConfigError(
             f"{', '.join(too_large)}: this does not fit {given.device}. Lower trainer.batch_size and raise trainer.accumulate_grad_batches."
@@ -151,6 +155,20 @@ def visible(splits: Splits | None) -> str:
         lines.append(f"  {100 * share:4.0f} %  {points:5.2f} points")
     lines.append("Seeds add to it: sweep.replicates=3 (or more) has the report measure the noise floor between them.")
     return "\n".join(lines)
+
+
+def race(x: Experiment, num_arms: int, splits: Splits | None) -> str:
+    """What the questions of a race cost, of which at least as much must be saved."""
+    from lab.store.races import FORWARDS
+
+    number = x.data.num_minival if splits is None else len(splits.minival)
+    if number is None or not x.trainer.max_steps:
+        return "race: what its questions cost is not known, as minival or trainer.max_steps is not"
+    rungs, trained = len(x.race.rungs), x.trainer.max_steps * x.trainer.batch_size * x.trainer.accumulate_grad_batches
+    return (
+        f"race: {number:,} questions at each of {rungs} rungs, {rungs * number * num_arms:,} forward passes for {num_arms} arms at most: as much "
+        f"as {100 * rungs * number / FORWARDS / trained:.1f} % of their training (a trained sample is {FORWARDS} forward passes)"
+    )
 
 
 def tokens_per_image(x: Experiment, given: argparse.Namespace, splits: Splits | None) -> tuple[int, str]:

@@ -74,7 +74,8 @@ def next_to(value: float, step: int) -> float:
 def as_given(key: str, value: float) -> Any:
     """A value as the key takes it: alone, or in a list of legal ones."""
     usual = bounds.default_of(key)
-    return [value] * BOUNDS[key].length if BOUNDS[key].length else [value] if key == "conditioning.layers" else type(usual or value)(value)
+    listed = isinstance(usual, list) or key == "conditioning.layers"
+    return [value] * (BOUNDS[key].length or 1) if listed else type(usual or value)(value)
 
 
 @pytest.mark.parametrize("key", BOUNDS)

@@ -21,6 +21,7 @@ from lab.report.headline import headline
 from lab.report.kinds import page_of
 from lab.report.matching import ledger_table, matched
 from lab.report.protocol import protocol_blocks
+from lab.report.race import race_blocks
 from lab.statistics.metrics import KINDS, Kind
 
 MARK = "written by lab.report"
@@ -113,7 +114,8 @@ def blocks(findings: Findings, drawn: Mapping[str, Drawing], folder: Path, num_c
         page += [Heading(2, "Cost"), tables.best_table(tables.COST, measured)]
         page += speed.latency_blocks(measured) + ledger(findings)
         page += [Heading(2, "Training"), *figure("training_curves")] if "training_curves" in drawn else []
-    return page + provenance(findings, folder) + [Heading(2, "Definitions"), Bullets(definitions(own, bool(findings.others)))]
+    page += race_blocks(findings.selection) + provenance(findings, folder)
+    return [*page, Heading(2, "Definitions"), Bullets(definitions(own, bool(findings.others)))]
 
 
 def figure_block(drawn: Drawing, path: Path) -> list[Block]:

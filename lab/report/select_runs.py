@@ -14,7 +14,7 @@ from lab.config import DIALS, differing, identity_values
 from lab.errors import LabError, did_you_mean
 from lab.host.files import text_hash, values_hash
 from lab.store import runs
-from lab.store.runs import FINISHED, UNREADABLE, Run, Sweep
+from lab.store.runs import FINISHED, STOPPED, UNREADABLE, Run, Sweep
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +73,7 @@ class Selection:
 def choose(runs_dir: Path, sweep: str | None = None, run_ids: Sequence[str] = ()) -> Selection:
     """Gather the arms of a sweep (an id, a name, or `latest`), of named runs, of both together, or of all finished runs.
 
+    Arms of a sweep that its race has stopped are left out.
     With neither `sweep` nor `run_ids`: the latest sweep, or all finished runs if no sweep was ever asked for.
     """
     if not runs_dir.is_dir():
@@ -89,6 +90,7 @@ def choose(runs_dir: Path, sweep: str | None = None, run_ids: Sequence[str] = ()
         name = named[0].identity if len(named) == 1 else f"runs-{text_hash(*(run.identity for run in named), digits=8)}"
         return select(name, named[0].name if len(named) == 1 else f"{len(named)} runs", runs_dir, named, None)
     arms = [told(runs.look(runs_dir, name)) or not_started(runs_dir, name) for name in dict.fromkeys(record.arms)]
+    arms = [run for run in arms if run.status != STOPPED]  # `lab.report.race` says which
     extra = [run for run in named if run.identity not in record.arms]
     name = f"{record.identity}-{text_hash(*(run.identity for run in extra), digits=8)}" if extra else record.identity
     return select(name, record.name, runs_dir, arms + extra, record)

@@ -23,13 +23,14 @@ from lab.model import Vlm
 from lab.run import ranks, zero_shot
 from lab.run.accounting import costs
 from lab.run.assembly import assemble, attached, check, sized, trained
-from lab.run.measuring import evaluate, require_effect, unasked, verify, wanted_of
+from lab.run.measuring import ask_minival, evaluate, require_effect, unasked, verify, wanted_of
 from lab.run.realised import realised
 from lab.run.sharing import SPLITS, Prepared, prepare, try_out
 from lab.store import runs
 from lab.store.runs import Run
 from lab.training import checkpoints, loop
 from lab.training.datamodule import Examples
+from lab.training.resuming import Paused
 
 log = logging.getLogger(__name__)
 
@@ -43,13 +44,15 @@ def new_run(x: Experiment, command: str, sweep: str | None = None) -> Run:
 
 
 def run_arm(
-    x: Experiment, prepared: Prepared, run: Run, started: float, report: Report = silent, interleaved: bool = False
+    x: Experiment, prepared: Prepared, run: Run, started: float, report: Report = silent, interleaved: bool = False,
+    pause_at: int | None = None,
 ) -> Run:
     """Attach, train and measure one arm; write everything to its run folder and return the finished record.
 
     An unfinished run of the same identity is resumed: from its last checkpoint, under its first start.
     started: Unix time at which the command began, for the time to the first metric. interleaved: latency is measured again later,
-    beside other arms. Raises `BusyError` if another process is at work on the run.
+    beside other arms. pause_at: optimizer steps after which the arm answers minival and waits, unfinished, for the others of its
+    race. Raises `BusyError` if another process is at work on the run.
     """
     x = sized(x, prepared.vlm)
     run.config = as_dict(x)
@@ -65,13 +68,28 @@ def run_arm(
         run.facts["realised"] = realised(x, prepared)
         beside = zero_shot.measure(x, prepared.vlm, prepared.encoded(x)["dev"], report) if zero_shot.wanted(x) else ({}, {})
         with attached(x, prepared.vlm) as vlm:
-            train_and_measure(x, vlm, prepared, run, run_dir, started, report, interleaved)
+            try:
+                train_and_measure(x, vlm, prepared, run, run_dir, started, report, interleaved, pause_at)
+            except Paused as paused:
+                pause(x, vlm, prepared, run, run_dir, paused.step, pause_at, report)
+                return run
         run.metrics |= beside[0]
         run.facts["data"]["baselines"] |= beside[1]
         run.status, run.ended = runs.FINISHED, runs.now()
         runs.save(runs_dir, run)
         checkpoints.clear(run_dir)
     return run
+
+
+def pause(
+    x: Experiment, vlm: Vlm, prepared: Prepared, run: Run, run_dir: Path, step: int, pause_at: int | None, report: Report
+) -> None:
+    """Answer minival at a rung of a race, and leave the run waiting; one that is beyond it answers nothing."""
+    if step == pause_at:
+        examples = prepared.encoded(x, report)["minival"]
+        ask_minival(x, vlm, examples, examples.encoder.readout, runs.rung_file(run_dir, step), report, step)
+    run.status = runs.PAUSED
+    runs.save(Path(x.tracking.runs_dir), run)
 
 
 def ask_more(x: Experiment, prepared: Prepared, run: Run, run_dir: Path, report: Report = silent) -> Run:
@@ -110,21 +128,25 @@ def begin_or_resume(x: Experiment, run: Run, earlier: Run | None, run_dir: Path)
         assert earlier is not None
         run.started = earlier.started
         was = runs.KILLED if earlier.status == runs.RUNNING else earlier.status  # the previous process released the lock
-        interruption = {"at": runs.now(), "was": was, "error": earlier.error}
-        run.facts["interruptions"] = [*earlier.facts.get("interruptions", []), interruption]
+        interruption = [] if was == runs.PAUSED else [{"at": runs.now(), "was": was, "error": earlier.error}]
+        if interruptions := [*earlier.facts.get("interruptions", []), *interruption]:
+            run.facts["interruptions"] = interruptions
     else:
         run.started = runs.now()
         checkpoints.clear(run_dir)
         runs.cut_curves(run_dir, 0)
         runs.drop_system_samples(run_dir)
+        for path in runs.rung_files(run_dir):
+            path.unlink()
     run.status, run.error, run.ended = runs.RUNNING, None, None
     run.process = {"pid": os.getpid(), "host": socket.gethostname()}
 
 
 def train_and_measure(
-    x: Experiment, vlm: Vlm, prepared: Prepared, run: Run, run_dir: Path, started: float, report: Report, interleaved: bool
+    x: Experiment, vlm: Vlm, prepared: Prepared, run: Run, run_dir: Path, started: float, report: Report, interleaved: bool,
+    pause_at: int | None,
 ) -> None:
-    """Fill a run's record with what one arm's model counts, learns and answers."""
+    """Fill a run's record with what one arm's model counts, learns and answers. Raises `Paused` at `pause_at`."""
     encoded = prepared.encoded(x, report)
     ledger = lora.ledger(vlm)
     log.info("parameters\n%s", lora.ledger_text(ledger))
@@ -145,7 +167,7 @@ def train_and_measure(
     if trains(x):
         alike = {"samples": run.facts["data"]["samples"]["train"]}
         with ranks.launch_ranks(x, run_dir, started, alike):
-            outcome = loop.train(x, vlm, encoded, run_dir, started, alike, report)
+            outcome = loop.train(x, vlm, encoded, run_dir, started, alike, report, pause_at=pause_at)
         run.metrics |= outcome.metrics
         run.facts |= outcome.facts
         per_step = x.trainer.batch_size * x.trainer.accumulate_grad_batches

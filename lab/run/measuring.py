@@ -114,6 +114,13 @@ def speed(section: EvaluationSection, vlm: Vlm, dev: Examples, interleaved: bool
     return out
 
 
+def ask_minival(
+    x: Experiment, vlm: Vlm, minival: Examples, readout: Readout | TextReadout, path: Path, report: Report, step: int
+) -> None:
+    """Ask a model that is not done training all of minival, and write its predictions."""
+    predictions.write(path, asking.ask(vlm, minival, readout, x.evaluation, f"minival at step {step}", report))
+
+
 def by_rule(name: str, dial: DataDial, table: predictions.PredictionTable) -> dict[str, float]:
     """A benchmark's own scores of a split's table, where it has a rule: `<name>/<rule>/<score>`."""
     numbers, lines = rules.evaluated(vars(dial), table)

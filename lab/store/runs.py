@@ -5,12 +5,14 @@
       curves.jsonl           one JSON object a line: {"step": int, "seconds": float, "<split>/<metric>": float, ...}
       system.jsonl           the same of the machine, sampled beside training
       predictions/<data>.<split>.parquet   (in earlier versions <split>.parquet)
+      predictions/rung_<step>.parquet      minival at a rung of a race
       adapter/               PEFT's own files (safetensors)
       contract.json          what an evaluation of the adapter must agree with
       checkpoints/           while the run is unfinished: what it is resumed from (`lab.training.checkpoints`)
       .lock                  held by the process at work in the folder
     runs/zero_shot/          what bases answer untrained (`lab.run.zero_shot`)
     runs/sweeps/<sweep>.json the arms of a sweep, in order, and the command that asked for them
+    runs/sweeps/<sweep>/race.json   what its race has decided (`lab.store.races`)
 
 JSON files are replaced atomically; `curves.jsonl` is only appended to, and a torn last line is ignored.
 """
@@ -40,6 +42,9 @@ from lab.store.parsing import parsed
 log = logging.getLogger(__name__)
 
 RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
+PAUSED, STOPPED = "PAUSED", "STOPPED"
+"""Statuses of an arm of a race: it waits at a rung for the others; it was stopped there (`lab.sweeping.race`)."""
+STATUSES = (RUNNING, FINISHED, FAILED, KILLED, PAUSED, STOPPED)
 UNREADABLE = "UNREADABLE"
 """Status of the stand-in for a run whose `run.json` cannot be read; never written."""
 LOCK = ".lock"
@@ -113,6 +118,16 @@ def other_predictions(run_dir: Path, data: str) -> dict[str, Path]:
     """The predictions of dev of every data set that a run was asked beside its own, by its name."""
     found = {path.name.removesuffix(".dev.parquet"): path for path in sorted((run_dir / "predictions").glob("*.dev.parquet"))}
     return {name: path for name, path in found.items() if name != data}
+
+
+def rung_file(run_dir: Path, step: int) -> Path:
+    """Where the predictions of minival lie that an arm of a race gave after so many optimizer steps."""
+    return run_dir / "predictions" / f"rung_{step:08d}.parquet"
+
+
+def rung_files(run_dir: Path) -> list[Path]:
+    """All of them, in order."""
+    return sorted((run_dir / "predictions").glob("rung_*.parquet"))
 
 
 def save(runs_dir: Path, run: Run) -> None:
@@ -309,7 +324,7 @@ def _named(path: Path, kind: type[Record], identity: str) -> Record | None:
         if record.identity != identity:
             what = f"the {kind.__name__.lower()} {record.identity}, not {identity}"
             raise DataError(f"{path}: it is {what}; its folder was renamed or copied.")
-        if isinstance(record, Run) and record.status not in (RUNNING, FINISHED, FAILED, KILLED):
+        if isinstance(record, Run) and record.status not in STATUSES:
             raise DataError(f"{path}: its status is {record.status!r:.60}, which this laboratory does not know.")
         for time in (record.started, record.ended):
             datetime.fromisoformat(time or now())

@@ -21,10 +21,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Arm:
-    """One experiment of a sweep and the overrides that made it."""
+    """One experiment of a sweep and the overrides that made it.
+
+    pause_at: optimizer steps after which it waits for the others of its race; None: it runs to its end.
+    """
 
     experiment: Experiment
     overrides: tuple[str, ...]
+    pause_at: int | None = None
 
 
 @dataclass(frozen=True)

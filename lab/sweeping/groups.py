@@ -97,10 +97,10 @@ def run_group(
     warn_of_equal_arms([(records[identity(arm.experiment)].name, arm.experiment) for arm in fitting], prepared)
     todo = [(arm.experiment, records[identity(arm.experiment)]) for arm in fitting]
     if on_gpu(group[0].experiment):
-        one_after_another(todo, prepared, started)
+        one_after_another(todo, prepared, started, group[0].pause_at)
     else:
         width = max_arms or running.max_concurrent_arms([x for x, _ in todo], prepared, arms_at_once([x for x, _ in todo]))
-        side_by_side(todo, prepared, started, width)
+        side_by_side(todo, prepared, started, width, group[0].pause_at)
     ended = [(x, runs.look(Path(x.tracking.runs_dir), record.identity)) for x, record in todo]
     finished = [(x, known) for x, known in ended if known is not None and known.status == runs.FINISHED]
     running.interleaved_latency(finished, prepared, bars())
@@ -142,14 +142,14 @@ def warn_of_equal_arms(named: Sequence[tuple[str, Experiment]], prepared: Prepar
         log.warning("%s", told(members))
 
 
-def one_after_another(todo: Sequence[tuple[Experiment, Run]], prepared: Prepared, started: float) -> None:
-    """Run arms in this process over the resident base; one arm's crash does not touch the next."""
+def one_after_another(todo: Sequence[tuple[Experiment, Run]], prepared: Prepared, started: float, pause_at: int | None) -> None:
+    """Run arms, to their end or to a rung, in this process over the resident base; one arm's crash does not touch the next."""
     from lab import run as running
 
     for x, record in todo:
         log.info("arm %s", record.name)
         try:
-            running.run_arm(x, prepared, record, started, bars(), interleaved=True)
+            running.run_arm(x, prepared, record, started, bars(), interleaved=True, pause_at=pause_at)
         except BusyError as error:
             log.error("arm %s: %s", record.name, error)
         except BaseException as error:
@@ -160,8 +160,10 @@ def one_after_another(todo: Sequence[tuple[Experiment, Run]], prepared: Prepared
             prepared.vlm.model = prepared.vlm.bare
 
 
-def side_by_side(todo: Sequence[tuple[Experiment, Run]], prepared: Prepared, started: float, width: int) -> None:
-    """Fork one process per arm, `width` at a time; follow them until the last has ended."""
+def side_by_side(
+    todo: Sequence[tuple[Experiment, Run]], prepared: Prepared, started: float, width: int, pause_at: int | None
+) -> None:
+    """Fork one process per arm, `width` at a time; follow them until the last has ended, or has paused at a rung."""
     from lab import run as running
 
     context = multiprocessing.get_context("fork")
@@ -179,11 +181,11 @@ def side_by_side(todo: Sequence[tuple[Experiment, Run]], prepared: Prepared, sta
                     process.terminate()
             while waiting and len(living) < width and not REQUEST.asked:
                 x, record = waiting.pop(0)
-                process = context.Process(target=child, args=(x, prepared, record, started, os.getpid()), name=record.name)
+                process = context.Process(target=child, args=(x, prepared, record, started, os.getpid(), pause_at), name=record.name)
                 process.start()
                 living[record.identity] = (process, x, record)
             multiprocessing.connection.wait([process.sentinel for process, _, _ in living.values()], POLL_S)
-            draw(rows(todo, living, begun))
+            draw(rows(todo, living, begun, pause_at))
             for name, (process, x, record) in list(living.items()):
                 if process.exitcode is not None:
                     record_exit(process.exitcode, x, record)
@@ -196,7 +198,7 @@ def record_exit(exitcode: int, x: Experiment, record: Run) -> None:
 
     known = runs.look(Path(x.tracking.runs_dir), record.identity)
     if known is not None and known.status != runs.RUNNING:
-        if known.status != runs.FINISHED:
+        if known.status not in (runs.FINISHED, runs.PAUSED):
             log.error("arm %s %s: %s (log: %s)", record.name, known.status, known.error, log_path(x, record))
         return
     if runs.is_held(runs.folder(Path(x.tracking.runs_dir), record.identity)):
@@ -207,7 +209,7 @@ def record_exit(exitcode: int, x: Experiment, record: Run) -> None:
     log.error("arm %s was killed (%s)", record.name, what)
 
 
-def child(x: Experiment, prepared: Prepared, record: Run, started: float, parent: int) -> None:
+def child(x: Experiment, prepared: Prepared, record: Run, started: float, parent: int, pause_at: int | None) -> None:
     """An arm's own process: what it prints goes to `log.txt` of its run folder."""
     import torch
 
@@ -222,7 +224,7 @@ def child(x: Experiment, prepared: Prepared, record: Run, started: float, parent
     try:
         with stoppable():
             die_with(parent)
-            running.run_arm(x, prepared, record, started, interleaved=True)
+            running.run_arm(x, prepared, record, started, interleaved=True, pause_at=pause_at)
     except BusyError as error:
         print(error, flush=True)
         raise SystemExit(1) from None
@@ -233,16 +235,17 @@ def child(x: Experiment, prepared: Prepared, record: Run, started: float, parent
 
 
 def rows(
-    todo: Sequence[tuple[Experiment, Run]], living: Mapping[str, tuple[BaseProcess, Experiment, Run]], begun: dict[str, tuple[int, float]]
+    todo: Sequence[tuple[Experiment, Run]], living: Mapping[str, tuple[BaseProcess, Experiment, Run]], begun: dict[str, tuple[int, float]],
+    pause_at: int | None = None,
 ) -> list[Row]:
     """How far all arms are, in optimizer steps, and each living one. begun: the last step and loss of each that has begun, kept here."""
     begun |= {name: step_and_loss(x, record) for name, (_, x, record) in living.items()}
-    total = sum(x.trainer.max_steps or 0 for x, _ in todo if trains(x))
+    total = sum(pause_at or x.trainer.max_steps or 0 for x, _ in todo if trains(x))
     ended = f"{len(begun) - len(living)} ended"
     drawn = [Row(f"{len(todo)} arms", sum(step for step, _ in begun.values()), total or None, ended)]
     for name, (_, x, record) in living.items():
         step, loss = begun[name]
-        steps = x.trainer.max_steps if trains(x) else 0
+        steps = pause_at or (x.trainer.max_steps if trains(x) else 0)
         note = "answering" if steps is not None and step >= steps else f"loss {loss:.3f}" if step else "starting"
         drawn.append(Row(record.name, step, steps, note))
     return drawn

@@ -217,6 +217,8 @@ def run_search(
     objectives.check(first)
     if first.sweep.require:
         raise ConfigError("sweep.require: the arms of a search are not known before it, so they cannot be held to it. Leave it out.")
+    if first.sweep.race is not None:
+        raise ConfigError(f"sweep.race={first.sweep.race.value}: samples of a search do not wait for each other at rungs. Leave it out.")
     runs_dir = Path(first.tracking.runs_dir)
     keys = [f"{key}.name" if key in DIALS else key for key in space.searched]
     sweep = Sweep(search_identity(first, space, objectives, settings), origin.name, origin.command, [], keys, origin.question)

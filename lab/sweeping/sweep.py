@@ -27,22 +27,26 @@ def run_sweep(arms: Sequence[Arm], origin: SweepSource, max_arms: int | None = N
     """Run what is missing of a sweep, deliver it to the tracker, print the summary; 0 if every arm finished, else 1.
 
     launch: runs arms in another way than over shared bases (`lab.sweeping.elsewhere`).
-    Raises `ConfigError` or `ModelError` before anything is loaded for an arm whose dials cannot be had together, and
-    `ConfigError` before any arm trains if arms differ in what `sweep.require` names; 1 if it shows only at the end.
+    Raises `ConfigError` or `ModelError` before anything is loaded for an arm whose dials cannot be had together or arms that cannot
+    race, and `ConfigError` before any arm trains if arms differ in what `sweep.require` names; 1 if it shows only at the end.
     """
     from lab import run as running
-    from lab.sweeping import ledger
+    from lab.sweeping import ledger, race
 
     arms = drop_duplicates(arms)
     for arm in arms:
         running.check(arm.experiment)
+    races = any(arm.experiment.sweep.race is not None for arm in arms)
+    if races:
+        race.check(arms, shared=launch is None)
     section = arms[0].experiment.tracking
     runs_dir = Path(section.runs_dir)
     dials = differing([arm.experiment for arm in arms])
     named = [(arm_name(arm.experiment, dials), arm.experiment) for arm in arms]
     bases = Bases(ledger.before(named, runs_dir))  # raises if the arms break `sweep.require`
     sweep = new_sweep(arms, origin, runs_dir)
-    code = run_batches([arms], sweep, origin, section, bases, max_arms, launch)
+    batches = race.stages(arms, sweep.identity, bases) if races else [arms]
+    code = run_batches(batches, sweep, origin, section, bases, max_arms, launch)
     return code or ledger.after(named, runs_dir)
 
 
@@ -124,12 +128,17 @@ def new_sweep(arms: Sequence[Arm], origin: SweepSource, runs_dir: Path) -> Sweep
 
 
 def conclude(sweep: Sweep, trackers: Trackers, started: float) -> int:
-    """Print the summary of a sweep and put its report into MLflow; 0 if every arm finished, `EXIT_CODE` if arms were stopped on request, else 1."""
+    """Print the summary of a sweep and put its report into MLflow; 0 if every arm finished or its race stopped it, `EXIT_CODE` if arms
+    were stopped on request, else 1.
+    """
+    from lab.report.race import race_lines
     from lab.report.summary import summary
     from lab.tracking.links import of_sweep
 
     runs_dir = trackers.mlflow.runs_dir
     print(summary(runs_dir, sweep), flush=True)
+    for line in race_lines(runs_dir, sweep.identity):
+        print(f"race:     {line}", flush=True)
     trackers.sweeps.publish(sweep.identity)
     for line in of_sweep(trackers.mlflow, sweep):
         print(line, flush=True)
@@ -139,9 +148,10 @@ def conclude(sweep: Sweep, trackers: Trackers, started: float) -> int:
     firsts = [run.metrics["time/first_metric_s"] for run in found if run is not None and "time/first_metric_s" in run.metrics]
     if firsts:
         print(f"time:     first metric logged after {min(firsts):.1f} s, sweep done after {time.time() - started:.0f} s", flush=True)
-    unfinished = [run for run in found if run is None or run.status != runs.FINISHED]
+    unfinished = [run for run in found if run is None or run.status not in (runs.FINISHED, runs.STOPPED)]
     if not unfinished:
         return 0
     print(f"{len(unfinished)} of {len(sweep.arms)} arms did not finish; the same command runs only those.", file=sys.stderr)
-    causes = {None if run is None else (run.error or "").startswith(Stopped.__name__) for run in unfinished}
+    begun = [None if run is None or run.status == runs.PAUSED else run for run in unfinished]
+    causes = {None if run is None else (run.error or "").startswith(Stopped.__name__) for run in begun}
     return EXIT_CODE if causes in ({True}, {True, None}) else 1

@@ -72,7 +72,7 @@ class MlflowSweeps:
         if not sweep.ended:
             return runs.RUNNING
         arms = [runs.look(self.runs_dir, name) for name in sweep.arms]
-        return runs.FINISHED if all(run is not None and run.status == runs.FINISHED for run in arms) else runs.FAILED
+        return runs.FINISHED if all(run is not None and run.status in (runs.FINISHED, runs.STOPPED) for run in arms) else runs.FAILED
 
     def _publish(self, identity: str) -> None:
         from lab.tracking.sweep_page import sweep_page

@@ -47,7 +47,9 @@ POINTS_A_CALL = 1000
 PARAMS_A_CALL = 100
 REPLACED = "RESOURCE_DOES_NOT_EXIST"
 """What MLflow says of a run that its store does not know: the store was replaced since the last delivery."""
-FINAL = (runs.FINISHED, runs.FAILED, runs.KILLED)
+FINAL = (runs.FINISHED, runs.FAILED, runs.KILLED, runs.STOPPED)
+STATUSES = {runs.PAUSED: runs.RUNNING, runs.STOPPED: runs.KILLED}
+"""What MLflow calls those of ours that it does not know."""
 
 
 class MlflowSync(Delivery):
@@ -181,9 +183,9 @@ class MlflowSync(Delivery):
         note.keep(run_dir)
         if run.status in FINAL:
             self._artifacts(run, run_dir, note.run_id)
-            self.client().set_terminated(note.run_id, run.status, milliseconds(run.ended or runs.now()))
+            self.client().set_terminated(note.run_id, STATUSES.get(run.status, run.status), milliseconds(run.ended or runs.now()))
         elif note.status is not None:  # it has gone on
-            self.client().update_run(note.run_id, run.status)
+            self.client().update_run(note.run_id, STATUSES.get(run.status, run.status))
         note.status = run.status
         note.keep(run_dir)
 

@@ -65,7 +65,7 @@ class WandbSync(Delivery):
             name = f"{identity}-{text_hash(run.started, digits=6)}"
             note = note or Delivered("wandb", self.section.experiment, run.started, name, shape=SHAPE)
             final = shape.final(run) if run.status == runs.FINISHED else {}
-            if run.status == runs.RUNNING or (run.status == note.status and final.keys() <= note.metrics.keys()):
+            if run.status in (runs.RUNNING, runs.PAUSED) or (run.status == note.status and final.keys() <= note.metrics.keys()):
                 return
             rows = list(runs.curves(run_dir))
             self._send(run, run_dir, note, rows[note.points :], final)

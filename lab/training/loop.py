@@ -97,14 +97,15 @@ def train(
     alike: dict[str, Any] | None = None,
     report: Report = silent,
     watchers: Sequence[Callback] = (),
+    pause_at: int | None = None,
 ) -> Outcome:
     """Train the adapters in place, from the run's newest checkpoint if it has one.
 
     started: Unix time at which the command began. alike: what must be the same in a checkpoint to go on from.
-    watchers: Lightning callbacks that look on (`lab.bench`). Out of memory, the arm goes on from its last checkpoint with fewer
-    samples per forward and as many per optimizer step, and says so.
+    watchers: Lightning callbacks that look on (`lab.bench`). pause_at: optimizer steps after which it pauses.
+    Out of memory, the arm goes on from its last checkpoint with fewer samples per forward and as many per optimizer step, and says so.
     Raises `ContractError` where a checkpoint does not fit, `TrainingError` where the loss is not finite, `ModelError` where one
-    sample does not fit into memory, `Stopped` where the run is asked to stop.
+    sample does not fit into memory, `Stopped` where the run is asked to stop, `Paused` at `pause_at`.
     """
     keep_freed_memory()
     choice = capacity.choose(x.trainer, vlm, splits["train"])
@@ -128,7 +129,7 @@ def train(
         else:
             put_weights(learner, Checkpoint(fresh, {}))
         try:
-            return Outcome(fit(x, learner, splits, run_dir, started, alike or {}, micro, resumed, report, watchers), facts)
+            return Outcome(fit(x, learner, splits, run_dir, started, alike or {}, micro, resumed, report, watchers, pause_at), facts)
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
@@ -159,6 +160,7 @@ def fit(
     resumed: Checkpoint | None,
     report: Report,
     watchers: Sequence[Callback],
+    pause_at: int | None,
 ) -> dict[str, float]:
     """One go at the steps that are left; return `train/*` summary numbers."""
     steps, effective, section = learner.steps, micro[0] * micro[1], x.trainer
@@ -169,7 +171,7 @@ def fit(
         logger = CurveLogger(run_dir, time.time() - resumed.facts["clock_s"], resumed.facts["first_metric_s"])
     watched = f"minival/{learner.objective.watched}"
     early = None if section.patience is None else EarlyStopping(watched, patience=section.patience, mode="min")
-    keeper = CheckpointCallback(run_dir, section, micro, alike, early, resumed, logger, started)
+    keeper = CheckpointCallback(run_dir, section, micro, alike, early, resumed, logger, started, pause_at)
     if resumed is None or not resumed.facts["ended"]:
         data = DataModule(splits["train"], splits["minival"], section, micro, x.seed, steps, resumed.step if resumed else 0)
         callbacks = [Progress(steps, effective, report), StopOnNonFiniteLoss(run_dir), *([early] if early else []), keeper, *watchers]

@@ -26,11 +26,20 @@ from lab.training.checkpoints import Checkpoint
 from lab.training.learner import Learner
 
 
+class Paused(Exception):
+    """The training has come to the step at which it was to pause, or was beyond it; a checkpoint of `step` is kept."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"paused after step {step}")
+        self.step = step
+
+
 class CheckpointCallback(Callback):
     """Takes and restores checkpoints, keeps the best weights, and ends the training where it is asked to stop.
 
     micro: samples per forward and forwards per step, as they are in this process. alike: facts that must be the same in a
     checkpoint to go on from, such as the hash of the samples. command_started: Unix time, where `trainer.max_time` begins.
+    pause_at: optimizer steps after which it raises `Paused`; None: never.
     """
 
     def __init__(
@@ -43,6 +52,7 @@ class CheckpointCallback(Callback):
         resumed: Checkpoint | None,
         logger: CurveLogger,
         command_started: float,
+        pause_at: int | None,
     ) -> None:
         self.run_dir = run_dir
         self.section = section
@@ -52,6 +62,7 @@ class CheckpointCallback(Callback):
         self.resumed = resumed
         self.logger = logger
         self.command_started = command_started
+        self.pause_at = pause_at
         self.limit_s = limit_s(section)
         self.start = time.perf_counter()
         self.best: dict[str, float] | None = resumed.facts["best"] if resumed else None
@@ -77,8 +88,11 @@ class CheckpointCallback(Callback):
         step = trainer.global_step
         why = self.reason(trainer)
         every = self.section.save_every
-        if step > self.last and (why is not None or (every is not None and step % every == 0)):
+        pauses = self.pause_at is not None and step >= self.pause_at
+        if step > self.last and (why is not None or pauses or (every is not None and step % every == 0)):
             self.keep(trainer, pl_module, ended=False)
+        if pauses:
+            raise Paused(step)
         if why is not None:
             raise Stopped(f"{why} after step {step} of {trainer.max_steps}; the same command goes on from there")
 

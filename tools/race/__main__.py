@@ -15,12 +15,13 @@ import argparse
 import sys
 
 from lab.cli import run_cli
+from lab.config import RaceSection
 from lab.errors import LabError, did_you_mean
-from lab.host.progress import bars
+from lab.host.progress import Report, bars
 from lab.report.summary import table
 from lab.statistics.race import NUM_SWAPS, Rule
 from tools.race.simulation import HEADER, row, simulate
-from tools.race.worlds import WORLDS
+from tools.race.worlds import BEST, START, WORLDS
 
 
 def main() -> None:
@@ -30,21 +31,25 @@ def main() -> None:
     parser.add_argument("--races", type=int, default=1000, metavar="N", help="races a world (default: 1000)")
     parser.add_argument("--arms", type=int, default=12, metavar="N", help="arms at the start (default: 12)")
     parser.add_argument("--n", type=int, default=400, metavar="N", help="questions, in clusters of 4 (default: 400)")
+    begin = f"accuracy of all arms before training; they end at up to {BEST} (default: {START})"
+    parser.add_argument("--start", type=float, default=START, metavar="SHARE", help=begin)
     parser.add_argument("--swaps", type=int, default=NUM_SWAPS, metavar="N", help=f"of the test, a rung (default: {NUM_SWAPS})")
     sys.exit(run_cli(lambda: act(parser.parse_args())))
 
 
 def act(given: argparse.Namespace) -> int:
     """Simulate and print."""
-    rule, rungs = Rule(), (0.25, 0.5)
+    section = RaceSection()
+    rule = Rule(section.alpha, section.indifference, tuple(section.pace))
     unknown = [name for name in given.worlds if name not in WORLDS]
     if unknown:
         raise LabError(f"{unknown[0]}: there is no such world; legal: {', '.join(WORLDS)}.{did_you_mean(unknown[0], WORLDS)}")
-    show, rows = bars(), [HEADER]
+    show: Report = bars()
+    rows: list[tuple[str, ...]] = [HEADER]
     for name in given.worlds or WORLDS:
-        rows.append(row(name, simulate(name, given.races, given.arms, given.n, rungs, rule, given.swaps, show)))
-    asked = f"{given.races:,} races a world, {given.arms} arms, {given.n:,} questions, {given.swaps:,} swaps"
-    print(f"{asked}, rungs at {list(rungs)} of the steps; ± Monte-Carlo error")
+        rows.append(row(name, simulate(name, given.races, given.arms, given.n, section.rungs, rule, given.swaps, given.start, show)))
+    asked = f"{given.races:,} races a world, {given.arms} arms, {given.n:,} questions, {given.swaps:,} swaps, from {given.start:.0%} right"
+    print(f"{asked}, rungs at {section.rungs} of the steps; ± Monte-Carlo error")
     print("\n".join(table(rows)), flush=True)
     return 0
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from lab.host.progress import Report, silent
 from lab.statistics.race import NUM_SWAPS, Rule, decide
-from tools.race.worlds import POINT, WORLDS, Arms, answers
+from tools.race.worlds import POINT, START, WORLDS, Arms, answers
 
 
 @dataclass(frozen=True)
@@ -45,19 +45,19 @@ def race(arms: Arms, rungs: Sequence[float], num_questions: int, rule: Rule, num
     final = right[-1].mean(axis=1)
     winner, chosen = final.argmax(), running[final[running].argmax()]
     within = bool((arms.final[running] >= arms.final.max() - POINT - 1e-12).any())
-    return Raced(winner in running, within, saved, 100 * (arms.final[winner] - arms.final[chosen]), leading)
+    return Raced(winner in running, within, saved, 100 * float(arms.final[winner] - arms.final[chosen]), leading)
 
 
 def simulate(
     name: str, num_races: int, num_arms: int, num_questions: int, rungs: Sequence[float], rule: Rule, num_swaps: int = NUM_SWAPS,
-    report: Report = silent,
+    start: float = START, report: Report = silent,
 ) -> list[Raced]:
     """Races of a world, each with its own arms in random order and its own questions; the seed is the number of the race."""
     raced = []
     for number in range(num_races):
         generator = np.random.default_rng([number, num_arms, num_questions])
         drawn, order = WORLDS[name](num_arms, generator), generator.permutation(num_arms)
-        arms = Arms(drawn.final[order], drawn.speed[order], drawn.onset[order])
+        arms = Arms(start, drawn.final[order], drawn.speed[order], drawn.onset[order])
         raced.append(race(arms, rungs, num_questions, rule, num_swaps, [number, num_arms, num_questions]))
         report(f"{name} (races)", number + 1, num_races, "")
     return raced

@@ -1,8 +1,9 @@
 """Arms as they learn, and their answers: what a race is tried on.
 
-Accuracy begins at `START` and ends at an arm's own final value, rising as 1 - exp(-RATE speed t), t the share of training done. An
-answer is right where a normal margin is positive: what all arms share of it (question and cluster) gives two arms of 75 to 80 % a
-correlation of right answers of about .56, the rest is an arm's own, half of it lasting over rungs. Its score is -log(1 + exp(-2 margin)).
+Accuracy begins at a value of all arms and ends at an arm's own, going there as 1 - exp(-RATE speed t), t the share of training done:
+the more there is to learn, the more does an arm's speed count at a rung.
+An answer is right where a normal margin is positive. What all arms share of it (question and cluster) gives two arms of 75 to 80 % a
+correlation of right answers of about .56; the rest is an arm's own, half of it lasting over rungs. Its score is -log(1 + exp(-2 margin)).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import ndtri
 
-START, BEST, RATE = 0.55, 0.8, 4.0
+START, BEST, RATE = 0.67, 0.8, 6.0
 QUESTION, SHARED_CLUSTER, OWN_CLUSTER, OWN_LASTING, OWN_PASSING = 0.69, 0.1, 0.01, 0.1, 0.1
 """Parts of the variance of a margin, 1 in all."""
 PER_CLUSTER = 4
@@ -22,8 +23,9 @@ POINT = 0.01
 
 @dataclass(frozen=True)
 class Arms:
-    """final: true accuracy at the end. speed: 1 is usual. onset: share of training after which an arm begins to learn. All [A]."""
+    """start: true accuracy before training. final: at the end. speed: 1 is usual. onset: share of training before an arm learns. All [A]."""
 
+    start: float
     final: np.ndarray
     speed: np.ndarray
     onset: np.ndarray
@@ -32,13 +34,13 @@ class Arms:
         """True accuracy after a share of the training, [A]."""
         rate = RATE * self.speed
         learnt = -np.expm1(-rate * np.maximum(0.0, t - self.onset)) / -np.expm1(-rate * (1 - self.onset))
-        return START + (self.final - START) * learnt
+        return self.start + (self.final - self.start) * learnt
 
 
 def world(behind: np.ndarray, speed: np.ndarray | float = 1.0, onset: np.ndarray | float = 0.0) -> Arms:
-    """Arms that end so many points behind `BEST`."""
+    """Arms that begin at `START` and end so many points behind `BEST`."""
     final = BEST - POINT * behind
-    return Arms(final, np.broadcast_to(speed, final.shape), np.broadcast_to(onset, final.shape))
+    return Arms(START, final, np.broadcast_to(speed, final.shape), np.broadcast_to(onset, final.shape))
 
 
 def one_ahead(points: float) -> Callable[[int, np.random.Generator], Arms]:
