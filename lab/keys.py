@@ -39,7 +39,7 @@ def reference(conf: Path, sweeps: Path) -> dict[str, Any]:
         for key, comment in inherited(files, dial, option).items():
             comments.setdefault(f"{dial}.{key}", {})[option] = comment
     keys = {key: dataclasses.asdict(found) | {"comments": comments.get(key, {})} for key, found in legal_values()}
-    texts = yaml.load(train, LOADER)["hydra"]["help"]
+    texts = LOADER(train).get_single_data()["hydra"]["help"]
     return {
         "groups": {dial: {option: header(text) for (group, option), text in files.items() if group == dial} for dial in DIALS},
         "sweeps": {path.stem: header(path.read_text(encoding="utf-8")) for path in sorted(sweeps.glob("*.yaml"))},
@@ -61,7 +61,7 @@ def header(text: str) -> str:
 def inherited(files: dict[tuple[str, str], str], dial: str, option: str) -> dict[str, str]:
     """The comments of an option, and of those that its defaults name for what it says nothing of; "" where a key has none."""
     text = files[dial, option]
-    parents = [one for one in (yaml.load(text, LOADER).get("defaults") or []) if isinstance(one, str) and (dial, one) in files]
+    parents = [one for one in (LOADER(text).get_single_data().get("defaults") or []) if isinstance(one, str) and (dial, one) in files]
     merged: dict[str, str] = {}
     for parent in parents:
         merged |= inherited(files, dial, parent)
