@@ -55,12 +55,12 @@ def png_of(figure: Figure, software: str) -> bytes:
 
 def png_and_svgs(draw: Draw, name: str, software: str) -> tuple[bytes, tuple[str, str]] | None:
     """The same, and as SVG for a wide and for a narrow screen; no id in them is one of a figure of another name."""
-    with matplotlib.rc_context(STYLE | {"svg.hashsalt": f"{name} wide"}):
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": f"{name} wide"}):
         wide = draw(WIDTH)
         if wide is None:
             return None
         data, first = png_of(laid_out(wide), software), svg.inline(wide)
-    with matplotlib.rc_context(STYLE | {"svg.hashsalt": f"{name} narrow"}):
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": f"{name} narrow"}):
         narrow = draw(NARROW)
         assert narrow is not None
         return data, (first, svg.inline(narrow))
