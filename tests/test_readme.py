@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from prediction_tables import from_log_odds
 
-from lab import commands
+from lab import commands, plugins
 from lab.statistics import metrics
 
 ROOT = Path(__file__).parents[1]
@@ -48,6 +48,7 @@ def test_every_command_of_the_script_exists(line) -> None:
 def test_every_training_command_composes(command, composer, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine").mkdir()  # plugins=[mine]
+    monkeypatch.setattr(plugins, "LOADED", {})
     words = [word for word in command.split()[3:] if word not in ("-m", "-cn")]
     config = "train"
     if " -cn " in command:
