@@ -289,7 +289,7 @@ def many(published: Published) -> MlflowSync:
     return mlflow
 
 
-@pytest.mark.parametrize("number", [48, 120])
+@pytest.mark.parametrize("number", [pytest.param(48, marks=pytest.mark.bar), 120])
 def test_of_more_than_ten_arms_the_link_draws_the_ten_best_and_says_so(many: MlflowSync, look: Any, served: Any, number: int) -> None:
     arms = ["rank8", *(f"delivered from elsewhere {place}" for place in range(1, number))]
     lines = links.of_sweep(many, Sweep(f"many{number}", "many", "command", arms, ["lora.r"]))

@@ -300,6 +300,7 @@ def test_settings_are_checked(settings: dict, said: str) -> None:
 # ------------------------------------------------------------------------------------------------ the door
 
 
+@pytest.mark.bar
 def test_a_killed_search_goes_on_to_its_total(fast_python, tiny_folder, tmp_path) -> None:
     """SIGKILL once five of twelve arms have finished; the same command trains none of them again and ends with twelve."""
     options = [
