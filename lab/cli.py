@@ -214,9 +214,9 @@ def explain(error: Exception, arguments: list[str]) -> str:
     while root.__cause__ is not None:
         root = root.__cause__
     sentence = " ".join(line.strip() for line in str(root).splitlines() if line.strip()).split(" full_key:")[0]
+    legal_here = legal_keys(Experiment)
     for argument in arguments:
         key = argument.lstrip("+~").partition("=")[0]
-        legal_here = legal_keys(Experiment)
         if "=" in argument and key not in legal_here and key.partition(".")[0] != "hydra" and "/" not in key:
             return f"{key}: there is no such key.{did_you_mean(key, legal_here)} `lab train --help` lists them all."
         if "=" in argument and key in str(error) and sentence.startswith("Ambiguous value"):

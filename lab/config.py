@@ -250,6 +250,11 @@ class TrainerSection:
     restore_best: bool = False
     max_time: str | None = None
 
+    @property
+    def samples_per_step(self) -> int:
+        """Samples of one optimizer step."""
+        return self.batch_size * self.accumulate_grad_batches
+
 
 @dataclass
 class EvaluationSection:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from lab import paths, plugins
 from lab.cli import add_run, compose_config, explain, program, run_cli, set_up_logging, take_run
 from lab.host.files import values_hash, write_atomically
+from lab.host.progress import silent
 
 if TYPE_CHECKING:
     from lab.answers.predictions import PredictionTable
@@ -104,8 +105,14 @@ def merged(run: Run, overrides: Sequence[str]) -> Any:
     return config
 
 
-def evaluate(run: Run, x: Experiment, given: argparse.Namespace, report: Report) -> tuple[Path, dict[str, Any]]:
-    """Check the contract, score, and write predictions and facts; return the predictions' path and the facts."""
+def evaluate(
+    run: Run, x: Experiment, runs_dir: Path, split: str, overrides: Sequence[str], name: str | None = None, break_contract: bool = False,
+    report: Report = silent,
+) -> tuple[Path, dict[str, Any]]:
+    """Check the contract, score a split, and write predictions and facts; return the predictions' path and the facts.
+
+    x: the run's config with `overrides` in it (`changed`). name: of the files; None: of the split and what was changed.
+    """  # fmt: skip
     from lab import data, model
     from lab import run as running
     from lab.answers import predictions
@@ -117,32 +124,32 @@ def evaluate(run: Run, x: Experiment, given: argparse.Namespace, report: Report)
     from lab.statistics import metrics, rules
     from lab.store import runs
 
-    run_dir = runs.folder(given.runs_dir, run.identity)
+    run_dir = runs.folder(runs_dir, run.identity)
     running.check(x)
     splits = data.load(x.data, Path(x.tracking.cache_dir))
     asking.check(splits.kind, x.data.name, model.family(x.model.family), x.evaluation)
-    if not len(getattr(splits, given.split)):
-        raise DataError(f"--split {given.split}: it is empty in data={x.data.name}. {' '.join(splits.notes)}")
-    again = rebuild(run, run_dir, x, splits.options, "this evaluation", report, given.break_contract)
-    splits, scored = again.ask(splits, given.split, x.data, report)
+    if not len(getattr(splits, split)):
+        raise DataError(f"--split {split}: it is empty in data={x.data.name}. {' '.join(splits.notes)}")
+    again = rebuild(run, run_dir, x, splits.options, "this evaluation", report, break_contract)
+    splits, scored = again.ask(splits, split, x.data, report)
     now, reasons = again.contract, again.reasons
     tokens = visual_tokens(row.visual_tokens for row in scored)
     now["visual_tokens"] = {key.removeprefix("visual_tokens/"): value for key, value in tokens.items()}
     remarks = contract.compare(contract.load(run_dir), now)[1]
     for remark in remarks:
         log.info("contract (no reason to refuse): %s", remark)
-    path = run_dir / "evaluations" / f"{given.name or name_of(given, bool(reasons))}.parquet"
+    path = run_dir / "evaluations" / f"{name or name_of(split, overrides, bool(reasons))}.parquet"
     predictions.write(path, scored)
     table = predictions.read(path)
     facts = {
         "run": run.identity,
-        "split": given.split,
+        "split": split,
         "n": len(scored),
         "contract_broken": bool(reasons),
         "differences": reasons,
         "remarks": remarks,
-        "overrides": list(given.overrides),
-        "data": {"name": x.data.name, "rule": x.data.rule, "samples": data.fingerprint(getattr(splits, given.split))},
+        "overrides": list(overrides),
+        "data": {"name": x.data.name, "rule": x.data.rule, "samples": data.fingerprint(getattr(splits, split))},
         "notes": list(splits.notes),
         "skipped": len(splits.skipped),
         "metrics": metrics.summarise(table) | rules.evaluated(vars(x.data), table)[0],
@@ -153,9 +160,9 @@ def evaluate(run: Run, x: Experiment, given: argparse.Namespace, report: Report)
     return path, facts
 
 
-def name_of(given: argparse.Namespace, broken: bool) -> str:
+def name_of(split: str, overrides: Sequence[str], broken: bool) -> str:
     """A file name from the split and the changes; a broken contract shows in it."""
-    name = f"{given.split}-{values_hash(sorted(given.overrides), 8)}" if given.overrides else given.split
+    name = f"{split}-{values_hash(sorted(overrides), 8)}" if overrides else split
     return f"{name}-broken" if broken else name
 
 
@@ -194,7 +201,7 @@ def act(given: argparse.Namespace) -> int:
     from lab.answers import predictions
     from lab.host.progress import bars
 
-    path, facts = evaluate(run, x, given, bars())
+    path, facts = evaluate(run, x, given.runs_dir, given.split, given.overrides, given.name, given.break_contract, bars())
     print(told(path, facts, predictions.read(path), x.evaluation.bootstrap), flush=True)
     return 0
 

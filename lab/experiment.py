@@ -10,7 +10,6 @@ A run that a command has finished is not trained again here, nor the other way r
 
 from __future__ import annotations
 
-import argparse
 import logging
 import math
 import re
@@ -88,9 +87,10 @@ class Experiment:
         import pandas as pd
 
         from lab.store import runs
+        from lab.sweeping.arms import command_of
         from lab.train import run_alone
 
-        run_alone(self.config, command(self.overrides), time.time(), self.progress)
+        run_alone(self.config, command_of("train", self.overrides), time.time(), self.progress)
         return pd.DataFrame(runs.curves(self.folder))
 
     def evaluate(self, *overrides: str, split: str = "dev") -> pd.DataFrame:
@@ -102,8 +102,7 @@ class Experiment:
         run = self.run()
         path = runs.own_predictions(run, self.folder, split)
         if overrides or not path.exists():
-            given = argparse.Namespace(runs_dir=self.runs_dir, split=split, overrides=overrides, name=None, break_contract=False)
-            path, _ = evaluate.evaluate(run, evaluate.changed(run, overrides), given, self.progress)
+            path, _ = evaluate.evaluate(run, evaluate.changed(run, overrides), self.runs_dir, split, overrides, report=self.progress)
         return with_intervals(predictions.read(path), self.config.evaluation.bootstrap)
 
     def predict(
@@ -143,12 +142,12 @@ class Experiment:
 
         max_arms: that ride together (`hydra.launcher.max_arms`). An arm that fails is a row without numbers.
         """
-        from lab.sweeping.arms import SweepSource
+        from lab.sweeping.arms import SweepSource, command_of
         from lab.sweeping.sweep import run_sweep, sweep_identity
 
         lines = (*self.overrides, *overrides)
         asked = foreseen(lines, "train")
-        source = SweepSource(" ".join(overrides), f"{command(lines)} -m", "train", None, time.time())
+        source = SweepSource(" ".join(overrides), f"{command_of('train', lines)} -m", "train", None, time.time())
         run_sweep(asked, source, max_arms)
         return results(self.runs_dir, sweep_identity([arm.experiment for arm in asked]))
 
@@ -200,17 +199,10 @@ class Results:
         """Write the whole report, as `python -m lab.report --out FOLDER`; the path of its page."""
         from lab.report.write import write_report
 
-        return write_report(self.findings.selection, Path(folder), self.findings.num_resamples, silent, 1, 24) / "report.html"
+        return write_report(self.findings.selection, Path(folder), num_cases=24, findings=self.findings) / "report.html"
 
     def _repr_html_(self) -> str:
         return self.table.to_html()
-
-
-def command(overrides: Sequence[str]) -> str:
-    """What to type for the same run."""
-    from lab.sweeping.arms import quoted
-
-    return " ".join(["python -m lab.train", *map(quoted, overrides)])
 
 
 def results(runs_dir: Path, sweep: str | None = None, run_ids: Sequence[str] = ()) -> Results:
@@ -225,6 +217,7 @@ def cells(result: Any) -> dict[str, Any]:
     """One row of `Results.table`."""
     from lab.report.measure import Measured
     from lab.report.tables import state_of
+    from lab.tracking.shape import COSTS
 
     row: dict[str, Any] = {"arm": result.arm.label, "run": result.arm.run.identity}
     if not isinstance(result, Measured):
@@ -234,8 +227,7 @@ def cells(result: Any) -> dict[str, Any]:
         row[name] = result.metrics.get(name)
         if (interval := result.intervals.get(name)) is not None:
             row |= {f"{name}_low": interval.low, f"{name}_high": interval.high}
-    recorded = result.arm.run.metrics.get
-    return row | {"trainable_parameters": recorded("parameters/trainable"), "latency_p50_ms": recorded("latency/p50_ms")}
+    return row | {name: result.arm.run.metrics.get(source) for name, source in COSTS.items()}
 
 
 def with_intervals(table: Any, num_resamples: int) -> pd.DataFrame:

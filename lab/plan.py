@@ -109,7 +109,7 @@ def short(seconds: float) -> str:
 def examples_seen(x: Experiment, splits: Splits | None) -> float:
     """Examples that an arm trains on, repetitions counted."""
     if x.trainer.max_steps is not None:
-        return x.trainer.max_steps * x.trainer.batch_size * x.trainer.accumulate_grad_batches
+        return x.trainer.max_steps * x.trainer.samples_per_step
     assert splits is not None and x.trainer.max_epochs is not None
     return x.trainer.max_epochs * len(splits.train)
 
@@ -139,11 +139,9 @@ def visible(splits: Splits | None) -> str:
 
     from lab.statistics.metrics import KINDS
     from lab.statistics.power_analysis import smallest_detectable
-    from lab.statistics.resampling import clusters_of
+    from lab.statistics.resampling import clusters_of_samples
 
-    dev = [splits.dev.index(i) for i in range(len(splits.dev))]
-    cluster = clusters_of(np.array([one.image_set for one in dev]), np.array([one.question_group for one in dev]))
-    sizes = np.bincount(cluster).tolist()
+    sizes = np.bincount(clusters_of_samples([splits.dev.index(i) for i in range(len(splits.dev))])).tolist()
     lines = [
         f"dev: {len(splits.dev):,} examples in {len(sizes):,} clusters; train: {len(splits.train):,}"
         + (f"; left out under data.on_bad=skip: {len(splits.skipped):,}" if splits.skipped else ""),
@@ -164,7 +162,7 @@ def race(x: Experiment, num_arms: int, splits: Splits | None) -> str:
     number = x.data.num_minival if splits is None else len(splits.minival)
     if number is None or not x.trainer.max_steps:
         return "race: what its questions cost is not known, as minival or trainer.max_steps is not"
-    rungs, trained = len(x.race.rungs), x.trainer.max_steps * x.trainer.batch_size * x.trainer.accumulate_grad_batches
+    rungs, trained = len(x.race.rungs), x.trainer.max_steps * x.trainer.samples_per_step
     return (
         f"race: {number:,} questions at each of {rungs} rungs, {rungs * number * num_arms:,} forward passes for {num_arms} arms at most: as much "
         f"as {100 * rungs * number / FORWARDS / trained:.1f} % of their training (a trained sample is {FORWARDS} forward passes)"

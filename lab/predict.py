@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lab import paths, plugins
-from lab.cli import program, run_cli, set_up_logging
+from lab.cli import add_run, program, run_cli, set_up_logging, take_run
 from lab.errors import ConfigError, DataError
 from lab.evaluate import changed, find
 from lab.host.files import write_atomically
@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
         "where they differ; data.columns.question=Frage names yours. Other KEY=VALUE change how it runs: evaluation.batch_size=8.",
     )
     made.add_argument("words", nargs="+", metavar="RUN PICTURES", help="a run's identity or its first digits; pictures, folders, or one file")
-    made.add_argument("--run", metavar="RUN", help="the run, instead of the first word")
+    add_run(made)
     made.add_argument("--question", metavar="TEXT", help="what is asked of every picture, or stated where the run's prompt has statements")
     made.add_argument("--to", type=paths.argument, default=Path("predictions"), metavar="FOLDER", help="where to write (default: predictions)")
     made.add_argument("--overwrite", action="store_true", help="write into a folder that holds files")
@@ -201,17 +201,14 @@ def told(predicted: Predicted, folder: Path) -> str:
 
 def act(given: argparse.Namespace) -> int:
     """Ask, write and print; 1 if a question was skipped."""
-    overrides = [word for word in given.words if OVERRIDE.fullmatch(word) and not Path(word).exists()]
-    words = [word for word in given.words if word not in overrides]
-    named = given.run or (words.pop(0) if words else "")
-    if not words:
+    if not given.words:
         raise ConfigError("PICTURES: none are given. Name a run, then pictures, a folder of them, or a file of questions.")
     require_room(given.to, given.overwrite)
-    plugins.load(plugins.named(overrides))
-    run = find(given.runs_dir, named)
-    keys = [one.removeprefix("data.") for one in overrides if one.startswith("data.")]
-    predictor = Predictor(given.runs_dir, run, changed(run, [one for one in overrides if not one.startswith("data.")]))
-    questions = predictor.questions([paths.path(word, "PICTURES") for word in words], given.question, keys)
+    plugins.load(plugins.named(given.overrides))
+    run = find(given.runs_dir, given.run)
+    keys = [one.removeprefix("data.") for one in given.overrides if one.startswith("data.")]
+    predictor = Predictor(given.runs_dir, run, changed(run, [one for one in given.overrides if not one.startswith("data.")]))
+    questions = predictor.questions([paths.path(word, "PICTURES") for word in given.words], given.question, keys)
     for note in questions.notes:
         log.info("%s", note)
 
@@ -225,7 +222,11 @@ def act(given: argparse.Namespace) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command-line entry point; 2 if the user must act."""
-    given = parser().parse_intermixed_args(arguments)
+    arguments_of = parser()
+    given = arguments_of.parse_intermixed_args(arguments)
+    given.overrides = [word for word in given.words if OVERRIDE.fullmatch(word) and not Path(word).exists()]
+    given.words = [word for word in given.words if word not in given.overrides]
+    take_run(arguments_of, given, given.words)
     set_up_logging()
     return run_cli(lambda: act(given))
 

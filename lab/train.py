@@ -36,11 +36,10 @@ def alone(composed: DictConfig) -> int:
     from lab.host.progress import bars
     from lab.report.summary import summary_of_run
     from lab.store import runs
-    from lab.sweeping.arms import quoted
+    from lab.sweeping.arms import command_of
     from lab.tracking.links import of_run
 
-    chosen = [] if hydra_config.job.config_name == "train" else ["-cn", str(hydra_config.job.config_name)]
-    command = " ".join(["python -m lab.train", *chosen, *map(quoted, hydra_config.overrides.task)])
+    command = command_of(str(hydra_config.job.config_name), hydra_config.overrides.task)
     record, trackers = run_alone(x, command, process_started(), bars())
     print(summary_of_run(Path(x.tracking.runs_dir), record), *of_run(trackers.mlflow, record), sep="\n", flush=True)
     return 0 if record.status == runs.FINISHED else 1

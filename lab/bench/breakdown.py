@@ -63,7 +63,7 @@ def step_figures(x: Experiment, real: list[Round], bare: list[Round], flops: flo
     whole = statistics.median(seconds)
     parts = {part: statistics.median([one for each in bare for one in each.parts[part]]) for part in steps.PARTS}
     parts[REST] = whole - sum(parts.values())
-    examples = x.trainer.batch_size * x.trainer.accumulate_grad_batches
+    examples = x.trainer.samples_per_step
     figures = [Figure("throughput", examples / whole, "examples/s", f"{examples} a step"), *spread("step", seconds)]
     figures += [Figure(f"  {part}", 1e3 * each, "ms", f"{100 * each / whole:.1f} %") for part, each in parts.items()]
     least = min(one for each in bare for one in each.seconds)

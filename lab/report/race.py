@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lab.report.document import Block, Bullets, Heading, Mono, Paragraph, Strong, Table, Text
-from lab.report.formatting import arms, decimal, p_value, percent
+from lab.report.formatting import arms, capital, decimal, p_value, percent
 from lab.report.select_runs import Selection
 from lab.statistics.metrics import KINDS
 from lab.store import races, runs
@@ -67,13 +67,16 @@ def why(race: Race) -> str:
     """What a stop means, and the probability of error that was spent."""
     if race.rule["budget"] is not None:
         return HEURISTIC
-    level, lead = 100 * (1 - race.rule["alpha"]), 100 * race.rule["indifference"]
     spent = sum(rung["alpha"] for rung in race.rungs)
     each = " and ".join(f"{decimal(rung['alpha'])} at step {rung['step']}" for rung in race.rungs)
-    return (
-        f"Not in the {level:g} % set of arms that may have led by {lead:g} point{'' if lead == 1 else 's'} or more there, by the share of right "
-        f"answers and by the watched score. Alpha spent: {each}, {decimal(spent)} of {race.rule['alpha']:g}."
-    )
+    return f"{capital(outside(race))}. Alpha spent: {each}, {decimal(spent)} of {race.rule['alpha']:g}."
+
+
+def outside(race: Race) -> str:
+    """What is known of an arm that the test stops."""
+    level, lead = 100 * (1 - race.rule["alpha"]), 100 * race.rule["indifference"]
+    points = f"{lead:g} point{'' if lead == 1 else 's'}"
+    return f"not in the {level:g} % set of arms that may have led by {points} or more there, by the share of right answers and by the watched score"
 
 
 def winners(race: Race, found: dict[str, Run]) -> Iterator[tuple[str, str, str]]:

@@ -170,8 +170,8 @@ def train_and_measure(
             outcome = loop.train(x, vlm, encoded, run_dir, started, alike, report, pause_at=pause_at)
         run.metrics |= outcome.metrics
         run.facts |= outcome.facts
-        per_step = x.trainer.batch_size * x.trainer.accumulate_grad_batches
-        run.facts["data"]["order"]["examples_seen"] = int(outcome.metrics["train/steps"]) * per_step  # fewer if it stopped early
+        seen = int(outcome.metrics["train/steps"]) * x.trainer.samples_per_step
+        run.facts["data"]["order"]["examples_seen"] = seen  # fewer if it stopped early
         run.metrics["train/examples_seen"] = float(run.facts["data"]["order"]["examples_seen"])
         lora.finalize_adapter(vlm)
         require_effect(vlm, assemble(x, prepared.vlm), encoded["dev"])
@@ -190,7 +190,7 @@ def train_and_measure(
 def data_facts(x: Experiment, prepared: Prepared, encoded: dict[str, Examples]) -> dict[str, Any]:
     """Counts, hashes of samples and of their order, notes and skipped records: what makes arms comparable."""
     steps = loop.num_steps(x.trainer, len(encoded["train"])) if trains(x) else 0
-    seen = steps * x.trainer.batch_size * x.trainer.accumulate_grad_batches
+    seen = steps * x.trainer.samples_per_step
     splits = prepared.splits_of(x)
     return {
         "counts": {name: len(getattr(splits, name)) for name in SPLITS},

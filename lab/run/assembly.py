@@ -50,9 +50,9 @@ def check(x: Experiment) -> None:
 
 def check_scales(x: Experiment) -> None:
     """Refuse DoRA over int8 layers on a CPU: PEFT moves their weights to where they are, and bitsandbytes loses the scales so."""
-    import torch
+    from lab.training import devices
 
-    if x.lora.r and x.lora.use_dora and (x.trainer.accelerator == "cpu" or not torch.cuda.is_available()):
+    if x.lora.r and x.lora.use_dora and not devices.on_gpu(x.trainer):
         raise ConfigError(
             "lora.use_dora=true, model.quantisation=int8: on a CPU PEFT's DoRA and bitsandbytes lose the scales of int8 weights in "
             "the first step. Choose model.quantisation=nf4 or none, lora.use_dora=false, or a GPU."
@@ -63,9 +63,11 @@ def load_base(x: Experiment, report: Report = silent) -> Vlm:
     """The checkpoint, where it will run; this process computes with as many threads as `trainer.threads` says."""
     import torch
 
+    from lab.training import devices
+
     torch.set_num_threads(x.trainer.threads)
     base = model.load(x.model, Path(x.tracking.cache_dir), report)
-    if x.trainer.accelerator != "cpu" and torch.cuda.is_available():
+    if devices.on_gpu(x.trainer):
         base.model.to("cuda")
     return base
 

@@ -28,7 +28,7 @@ def train(told: dict[str, Any], rank_0: int) -> None:
     from lab.run.ranks import READY
     from lab.training import devices, loop
 
-    if x.trainer.accelerator != "cpu" and torch.cuda.is_available():
+    if devices.on_gpu(x.trainer):
         torch.cuda.set_device(devices.rank())
     with stoppable():
         prepared = running.prepare(x)

@@ -6,12 +6,13 @@ image sets. Whatever is resampled here is a whole cluster.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
 from lab.answers.predictions import PredictionTable
 from lab.errors import LabError
+from lab.records import Sample
 
 LEAST_RESAMPLES = 2000
 _CELLS = 1_000_000  # numbers held at once by a chunk of resamples (8 MB)
@@ -41,6 +42,11 @@ def clusters_of(image_set: np.ndarray, question_group: np.ndarray) -> np.ndarray
     edges = coo_array((np.ones(len(image)), (image, num_images + group)), shape=(size, size))
     _, component = connected_components(edges, directed=False)
     return np.unique(component[image], return_inverse=True)[1]
+
+
+def clusters_of_samples(samples: Sequence[Sample]) -> np.ndarray:
+    """The same of samples that nobody has answered yet."""
+    return clusters_of(np.array([one.image_set for one in samples]), np.array([one.question_group for one in samples]))
 
 
 def cluster_sums(rows: np.ndarray, cluster: np.ndarray) -> np.ndarray:

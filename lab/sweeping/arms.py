@@ -48,10 +48,9 @@ class SweepSource:
 
         config_name = str(config.hydra.job.config_name)
         overrides = list(config.hydra.overrides.task)
-        chosen = [] if config_name == "train" else ["-cn", config_name]
         how = [one for one in config.hydra.overrides.hydra if not one.startswith("hydra.mode=")]
-        command = " ".join(["python -m lab.train", *chosen, *map(quoted, [*how, *overrides]), "-m"])
-        name = config_name if chosen else " ".join(o for o in overrides if not o.startswith("tracking.")) or "sweep"
+        command = f"{command_of(config_name, [*how, *overrides])} -m"
+        name = config_name if config_name != "train" else " ".join(o for o in overrides if not o.startswith("tracking.")) or "sweep"
         return cls(name, command, config_name, sweep_question(config_name), process_started())
 
 
@@ -60,10 +59,16 @@ def quoted(override: str) -> str:
     return shlex.quote(override)
 
 
+def command_of(config_name: str, overrides: Sequence[str]) -> str:
+    """What to type for overrides of a config."""
+    chosen = [] if config_name == "train" else ["-cn", config_name]
+    return " ".join(["python -m lab.train", *chosen, *map(quoted, overrides)])
+
+
 def arm_command(config_name: str, arm: Arm) -> str:
     """What to type to get one arm alone."""
-    chosen = [] if config_name == "train" else ["-cn", config_name, "hydra.mode=RUN"]
-    return " ".join(["python -m lab.train", *chosen, *map(quoted, arm.overrides)])
+    alone = [] if config_name == "train" else ["hydra.mode=RUN"]
+    return command_of(config_name, [*alone, *arm.overrides])
 
 
 def differing(experiments: Sequence[Experiment]) -> list[str]:

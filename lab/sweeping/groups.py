@@ -79,6 +79,7 @@ def run_group(
     alone: an error before training ends the sweep (it is raised); else it ends the arms that it is of.
     """
     from lab import run as running
+    from lab.training.devices import on_gpu
 
     try:
         prepared = bases.of(group[0].experiment)
@@ -96,7 +97,7 @@ def run_group(
         return []
     warn_of_equal_arms([(records[identity(arm.experiment)].name, arm.experiment) for arm in fitting], prepared)
     todo = [(arm.experiment, records[identity(arm.experiment)]) for arm in fitting]
-    if on_gpu(group[0].experiment):
+    if on_gpu(group[0].experiment.trainer):
         one_after_another(todo, prepared, started, group[0].pause_at)
     else:
         width = max_arms or running.max_concurrent_arms([x for x, _ in todo], prepared, arms_at_once([x for x, _ in todo]))
@@ -107,16 +108,11 @@ def run_group(
     return bases.check(todo)
 
 
-def on_gpu(x: Experiment) -> bool:
-    """Whether an experiment runs on a GPU."""
-    import torch
-
-    return torch.cuda.is_available() and x.trainer.accelerator != "cpu"
-
-
 def arms_at_once(experiments: Sequence[Experiment]) -> int:
     """How many arms this machine's cores carry side by side; a GPU takes one after another."""
-    if on_gpu(experiments[0]):
+    from lab.training.devices import on_gpu
+
+    if on_gpu(experiments[0].trainer):
         return 1
     return max(1, len(os.sched_getaffinity(0)) // max(x.trainer.threads * x.trainer.devices for x in experiments))
 

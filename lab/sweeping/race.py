@@ -20,10 +20,11 @@ from lab.answers.predictions import PredictionTable
 from lab.config import Experiment, RaceMode, as_dict, identity
 from lab.errors import ConfigError
 from lab.host.progress import bars
+from lab.report.race import outside
 from lab.statistics import race as statistics
 from lab.statistics.comparing import aligned
 from lab.statistics.metrics import KINDS, Metric
-from lab.statistics.resampling import clusters, clusters_of
+from lab.statistics.resampling import clusters, clusters_of_samples
 from lab.store import races, runs
 from lab.store.races import Race
 from lab.store.runs import Run
@@ -51,10 +52,6 @@ def steps_of(x: Experiment) -> list[int]:
     return [round(share * x.trainer.max_steps) for share in x.race.rungs]
 
 
-def samples_per_step(x: Experiment) -> int:
-    return x.trainer.batch_size * x.trainer.accumulate_grad_batches
-
-
 def check(arms: Sequence[Arm], shared: bool) -> None:
     """Refuse, before anything is loaded, arms that cannot be raced; what one experiment cannot be, `lab.freezing` has refused.
 
@@ -68,7 +65,7 @@ def check(arms: Sequence[Arm], shared: bool) -> None:
         values = {repr(value_of(one, key)) for one in experiments}
         if len(values) > 1:
             raise ConfigError(f"{key}: arms of a race (sweep.race={mode(x)}) have one, and these have {len(values)}. Vary another key.")
-    if len({samples_per_step(one) for one in experiments}) > 1:
+    if len({one.trainer.samples_per_step for one in experiments}) > 1:
         raise ConfigError(f"trainer.batch_size: arms of a race (sweep.race={mode(x)}) take as many samples a step; these do not.")
     statistics.require_arms(len(arms))
     steps = steps_of(x)
@@ -130,7 +127,7 @@ def opened(arms: Sequence[Arm], sweep: str, runs_dir: Path) -> Race:
     rule = value_of(x, "race")
     race = races.load(runs_dir, sweep)
     if race is None or not race.rungs:
-        race = Race(sweep, mode(x), rule, x.trainer.max_steps or 0, samples_per_step(x), len(arms))
+        race = Race(sweep, mode(x), rule, x.trainer.max_steps or 0, x.trainer.samples_per_step, len(arms))
     elif race.rule != rule:
         key = next(key for key in rule if rule[key] != race.rule.get(key))
         raise ConfigError(
@@ -146,10 +143,7 @@ def require_questions(x: Experiment, bases: Bases) -> None:
     """Hold minival to what the test needs. Raises `LabError`."""
     split = bases.of(x).encoded(x, bars())["minival"].split
     samples = [split.index(i) for i in range(len(split))]
-    number = 0
-    if samples:
-        cluster = clusters_of(np.array([one.image_set for one in samples]), np.array([one.question_group for one in samples]))
-        number = int(cluster.max()) + 1
+    number = int(clusters_of_samples(samples).max()) + 1 if samples else 0
     statistics.require_clusters(number)
     if number < statistics.FEW_CLUSTERS:
         log.warning("race: minival has %d clusters; with fewer than %d its error rate is not as stated", number, statistics.FEW_CLUSTERS)
@@ -237,8 +231,4 @@ def reason(race: Race, step: int) -> str:
     """Why an arm was stopped, as far as that can be said."""
     if race.rule["budget"] is not None:
         return f"stopped at step {step} of {race.max_steps} by its rank there (race.budget={race.rule['budget']}), a heuristic without an error rate"
-    level, lead = 100 * (1 - race.rule["alpha"]), 100 * race.rule["indifference"]
-    return (
-        f"stopped at step {step} of {race.max_steps}: not in the {level:g} % set of arms that may have led by {lead:g} points or more there, by the "
-        "share of right answers and by the watched score"
-    )
+    return f"stopped at step {step} of {race.max_steps}: {outside(race)}"

@@ -160,13 +160,13 @@ class Search:
 
     def facts(self) -> dict[str, Any]:
         """What the report says of the search. best: the chosen samples' runs and values, first to last; several objectives: the Pareto set."""
-        ended = self.trials(TrialState.COMPLETE)
+        ended, samples = self.trials(TrialState.COMPLETE), self.samples()
         several = len(self.objectives.metrics) > 1
         best = (self.study.best_trials if several else [self.study.best_trial]) if ended else []
         chosen = {tuple(one.user_attrs.get(RUNS, ())): one.values for one in best}
         return {
-            "samples": len(self.samples()),
-            "failed": sum(trial.state == TrialState.FAIL for trial in self.samples()),
+            "samples": len(samples),
+            "failed": sum(trial.state == TrialState.FAIL for trial in samples),
             "sampler": self.settings.sampler,
             "seed": self.settings.seed,
             "metrics": self.objectives.metrics,

@@ -98,7 +98,8 @@ class BackgroundSync:
         trackers.told = told
         machine = SystemMetrics(trackers.mlflow.runs_dir)
         while not self.reader.poll(self.every_s):
-            machine.record(self.wanted())
-            trackers.deliver_all(self.wanted(), self.sweep)
+            wanted = self.wanted()
+            machine.record(wanted)
+            trackers.deliver_all(wanted, self.sweep)
         trackers.deliver_all(self.wanted(), self.sweep)
         raise SystemExit(EXIT_WARNED if trackers.told else 0)

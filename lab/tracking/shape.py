@@ -21,6 +21,8 @@ from lab.store.runs import Run
 
 ARM, SWEEP, REPLACED = "arm", "sweep", "replaced"
 """Values of the tag `lab.role`; replaced: a run that was trained anew since."""
+COSTS = {"trainable_parameters": "parameters/trainable", "latency_p50_ms": "latency/p50_ms"}
+"""What an arm costs, by the names of its headline; its names in run.json."""
 
 
 def kind_of(metrics: dict[str, float]) -> Kind | None:
@@ -37,7 +39,7 @@ def headline(metrics: dict[str, float]) -> dict[str, float]:
         return {}
     sources = {name: f"dev/{name}" for name in kind.with_interval}
     sources |= {f"{kind.headline}{end}": f"dev/{kind.headline}{end}" for end in ("_low", "_high")}
-    sources |= {"latency_p50_ms": "latency/p50_ms", "trainable_parameters": "parameters/trainable"}
+    sources |= COSTS
     return {f"{ARM}/{name}": metrics[source] for name, source in sources.items() if source in metrics}
 
 

@@ -254,7 +254,7 @@ class DataModule(L.LightningDataModule):
             sampler=sampler,
             collate_fn=collate,
             num_workers=self.section.num_workers,
-            pin_memory=self.section.accelerator != "cpu" and torch.cuda.is_available(),
+            pin_memory=devices.on_gpu(self.section),
             persistent_workers=False,
             generator=generator,
         )

@@ -29,6 +29,11 @@ def world() -> int:
     return torch.distributed.get_world_size() if met else 1
 
 
+def on_gpu(section: TrainerSection) -> bool:
+    """Whether an arm computes on a GPU of this machine."""
+    return section.accelerator != "cpu" and torch.cuda.is_available()
+
+
 def require(section: TrainerSection) -> None:
     """Raise a `ConfigError` where `trainer.accelerator` or `trainer.devices` asks for what PyTorch does not see on this machine."""
     cuda, mps = torch.cuda.device_count(), int(torch.backends.mps.is_available())

@@ -48,7 +48,7 @@ def num_steps(section: TrainerSection, num_train: int) -> int:
     if section.max_steps is not None:
         return section.max_steps
     assert section.max_epochs is not None
-    return max(1, round(section.max_epochs * num_train / (section.batch_size * section.accumulate_grad_batches)))
+    return max(1, round(section.max_epochs * num_train / section.samples_per_step))
 
 
 @dataclass
