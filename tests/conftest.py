@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 
@@ -10,7 +11,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import forked_python
@@ -45,6 +46,16 @@ def one_thread() -> None:
 def forking_server(one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `forked_python` gives, made before a test has changed anything in this process."""
     return forked_python.start(tmp_path_factory.mktemp("python"))
+
+
+@pytest.fixture
+def quiet_root_logger() -> Iterator[None]:
+    """A command configures logging for its process; give pytest its own handlers back."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from lab.store import runs
 from lab.store.runs import Run
 
 ROOT = Path(__file__).parents[1]
+
+pytestmark = pytest.mark.usefixtures("quiet_root_logger")
 
 
 @dataclass(frozen=True)
@@ -62,18 +64,6 @@ def trained(composer: Callable[..., Experiment], tiny_folder: Path, tmp_path_fac
         f"tracking.cache_dir={path}/cache",
     )
     return Trained(run.run_alone(x, "test", process_started()), path / "runs", tiny_folder)
-
-
-@pytest.fixture(autouse=True)
-def quiet_root_logger() -> Iterator[None]:
-    """The door configures logging for its process; give pytest its own handlers back."""
-    import logging
-
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
 
 
 def json_of(folder: Path, name: str) -> Any:

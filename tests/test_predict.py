@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,20 +20,11 @@ from lab.config import Experiment
 from lab.store import runs
 from lab.store.runs import Run
 
+pytestmark = pytest.mark.usefixtures("quiet_root_logger")
 COLOURS = ("red", "green", "blue")
 SMALL = (
     "trainer.max_steps=2", "trainer.batch_size=4", "evaluation.latency_examples=0", "evaluation.verify=false", "tracking.enabled=false",
 )  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def quiet_root_logger() -> Iterator[None]:
-    """The door configures logging for its process; give pytest its own handlers back."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
 
 
 @pytest.fixture(scope="module")

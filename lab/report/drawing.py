@@ -40,21 +40,18 @@ class Picture:
     caption: str
 
 
-def png(draw: Draw, software: str = "lab.report") -> bytes | None:
-    """Draw in the report's style and give the PNG file, or None for no figure; `software` is written into it."""
-    with matplotlib.rc_context(STYLE):
-        figure = draw(WIDTH)
-        return None if figure is None else png_of(figure, software)
-
-
 def png_of(figure: Figure, software: str) -> bytes:
+    """The figure as a PNG file, into which `software` is written."""
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=DOTS, format="png", metadata={"Software": software})
     return buffer.getvalue()
 
 
 def png_and_svgs(draw: Draw, name: str, software: str) -> tuple[bytes, tuple[str, str]] | None:
-    """The same, and as SVG for a wide and for a narrow screen; no id in them is one of a figure of another name."""
+    """Draw in the report's style: the PNG file, and SVG for a wide and for a narrow screen; None for no figure.
+
+    No id in the SVG is one of a figure of another name.
+    """
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": f"{name} wide"}):
         wide = draw(WIDTH)
         if wide is None:
