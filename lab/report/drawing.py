@@ -47,6 +47,13 @@ def png_of(figure: Figure, software: str) -> bytes:
     return buffer.getvalue()
 
 
+def png(draw: Draw, software: str = "lab.report") -> bytes | None:
+    """Draw in the report's style as a PNG file; None for no figure."""
+    with matplotlib.rc_context(STYLE):
+        figure = draw(WIDTH)
+        return None if figure is None else png_of(laid_out(figure), software)
+
+
 def png_and_svgs(draw: Draw, name: str, software: str) -> tuple[bytes, tuple[str, str]] | None:
     """Draw in the report's style: the PNG file, and SVG for a wide and for a narrow screen; None for no figure.
 
