@@ -136,7 +136,7 @@ class Words:
 
 NEEDS_DATA = "it needs activations of training data before the adapter exists"
 WORDS: dict[str, Words] = {
-    "model.attn_implementation": Words(("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")),
+    "model.attn_implementation": Words(("sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention")),
     "data.difficulty": Words(("easy", "medium", "hard")),
     "data.image_layout": Words(("whole", "boxes")),
     "vision_tokens.name": Words(("native", "resize", "pool", "resampler", "prune", "merge")),

@@ -74,9 +74,9 @@ class IfUnfinished(Enum):
 class ModelDial:
     """Which checkpoint: a folder shipped in `lab/model/`, a local folder, or a hub id; and how its weights are held.
 
-    path: None: the user's own; the option's file says of what kind.
+    path: None: the user's own; the option's file says of what kind. attn_implementation: None: the family's own.
     quantisation: the language model's linear layers through bitsandbytes, int8 (Dettmers et al. 2022, 2208.07339) or
-    nf4 (Dettmers et al. 2023, 2305.14314).
+    nf4 (Dettmers et al. 2023, 2305.14314); of a checkpoint that holds them so already, what it holds.
     """
 
     name: str = MISSING
@@ -84,7 +84,7 @@ class ModelDial:
     path: str | None = None
     revision: str | None = None
     dtype: DType = DType.float32
-    attn_implementation: str = "sdpa"
+    attn_implementation: str | None = None
     trust_remote_code: bool = False
     quantisation: Quantisation = Quantisation.none
     double_quantisation: bool = True

@@ -11,7 +11,7 @@ from lab.model import Vlm, precision
 
 README = """A checkpoint merged and exported by vlm-lab. Load it with Transformers:
 
-    {auto}.from_pretrained(FOLDER); AutoProcessor.from_pretrained(FOLDER)
+    {name}.from_pretrained(FOLDER); AutoProcessor.from_pretrained(FOLDER)
 
 `contract.json` says with which prompt and pixel budget it was trained.
 """
@@ -40,4 +40,4 @@ def export(vlm: Vlm, folder: Path, described: dict) -> None:
         merged.save_pretrained(str(folder))
     vlm.processor.save_pretrained(str(folder))
     contract.save(folder, described)
-    (folder / "README.md").write_text(README.format(auto=vlm.family.auto), encoding="utf-8")
+    (folder / "README.md").write_text(README.format(name=type(merged).__name__), encoding="utf-8")

@@ -87,7 +87,7 @@ def on_meta(x: Experiment) -> model.Vlm:
         raise ConfigError(f"model.path={x.model.path}: its config.json cannot be read ({first}).") from None
     family.require(f"vision_tokens={x.vision_tokens.name}")
     with torch.device("meta"):
-        bare = family.auto_class().from_config(config, attn_implementation="eager", dtype=getattr(torch, x.model.dtype.value))
+        bare = family.model_class(config)._from_config(config, attn_implementation="eager", dtype=getattr(torch, x.model.dtype.value))
         bare.requires_grad_(False)
         vlm = model.Vlm(bare, None, family)  # no processor is needed to count
         if x.vision_tokens.name == "resampler":

@@ -100,10 +100,11 @@ def plain_probe(folder: Path, asked: Asked, dial: ModelDial) -> tuple[Probe, lis
     No code of this laboratory but the prompt and the comparison. Pixel budget, chat template and padding side are the folder's own, so
     that a wrong one shows.
     """
-    from transformers import AutoProcessor
+    from transformers import AutoConfig, AutoProcessor
 
-    auto, dtype = family(dial.family).auto_class(), getattr(torch, dial.dtype.value)
-    model = auto.from_pretrained(folder, dtype=dtype, attn_implementation=dial.attn_implementation).eval()
+    kind, dtype = family(dial.family), getattr(torch, dial.dtype.value)
+    attention = dial.attn_implementation or kind.attention[0]
+    model = kind.model_class(AutoConfig.from_pretrained(folder)).from_pretrained(folder, dtype=dtype, attn_implementation=attention).eval()
     processor = AutoProcessor.from_pretrained(folder)
     encoder = asked.encoder
     chats = [encoder.chat(sample) for sample in asked.samples]

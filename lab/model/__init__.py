@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import importlib
-import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -26,8 +25,6 @@ from lab.records import Batch
 if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig
-
-log = logging.getLogger(__name__)
 
 SHIPPED = Path(__file__).parent
 FAMILIES = tuple(sorted(path.stem for path in (SHIPPED / "families").glob("[!_]*.py")))
@@ -159,6 +156,11 @@ def check(dial: ModelDial) -> Family:
             f"with safetensors weights; conf/model/{dial.name}.yaml says which."
         )
     locate(dial.path)
+    if dial.attn_implementation not in (None, *kind.attention):
+        raise ModelError(
+            f"model.attn_implementation={dial.attn_implementation}: model.family={dial.family} does not load with it. Legal here: "
+            f"{', '.join(kind.attention)}, or null for {kind.attention[0]}."
+        )
     precision.check(dial, kind)
     return kind
 
@@ -191,6 +193,7 @@ def load(dial: ModelDial, cache_dir: Path | None = None, report: Report = silent
             "with safetensors weights, or a hub id that this machine can reach."
         ) from None
     require_whole(dial, kind, info)
+    precision.require_scales(dial, model)
     model.requires_grad_(False)
     model.eval()
     if dial.fp32_layernorms:
@@ -215,31 +218,35 @@ def from_pretrained(dial: ModelDial, kind: Family, where: str) -> tuple[Any, dic
     options: dict[str, Any] = {"revision": dial.revision, "trust_remote_code": dial.trust_remote_code}
     config = AutoConfig.from_pretrained(where, **options)
     recognise(dial, kind, config)
-    model, info = kind.auto_class().from_pretrained(
+    model, info = kind.model_class(config).from_pretrained(
         where,
         dtype=getattr(torch, dial.dtype.value),
-        attn_implementation=dial.attn_implementation,
+        attn_implementation=dial.attn_implementation or kind.attention[0],
         use_safetensors=True,
         output_loading_info=True,
-        **precision.quantised(dial, kind, config),
+        ignore_mismatched_sizes=True,  # `require_whole` names them
+        **precision.quantised(dial, kind, config, where),
         **options,
     )
     return model, info, kind.architecture.processor(where, config, options)
 
 
 def require_whole(dial: ModelDial, kind: Family, info: Mapping[str, Any]) -> None:
-    """Raise a `ModelError` for a checkpoint that lacks weights, and name what it has too many. info: Transformers' of loading it."""
+    """Raise a `ModelError` for weights that are not the model's, each and no other. info: Transformers' of loading them."""
     missing = sorted(name for name in info["missing_keys"] if not re.fullmatch(kind.unused, name))
-    if missing:
-        raise ModelError(
-            f"model.path={dial.path}: the checkpoint lacks {len(missing)} of the model's tensors (first: {missing[0]}), which "
-            "Transformers would fill with random numbers. It is incomplete, or its names are of another version."
-        )
-    if unread := sorted(info["unexpected_keys"]):
-        log.warning(
-            "model.path=%s: %d of the checkpoint's tensors have no place in the model and are left out (first: %s); "
-            "its config.json may be that of another checkpoint", dial.path, len(unread), unread[0],
-        )  # fmt: skip
+    surplus = sorted(name for name in info["unexpected_keys"] if not re.fullmatch(kind.surplus, name))
+    resized = [f"{name}, {list(there)} in the file and {list(needed)} in the model" for name, there, needed in sorted(info["mismatched_keys"])]
+    faults = (
+        (missing, "the checkpoint lacks {} of the model's tensors (first: {}), which Transformers would fill with random numbers. It is "
+         "incomplete, or its names are of another version."),
+        (resized, "{} of the checkpoint's tensors have another shape than in the model (first: {}). Its config.json is that of another "
+         "checkpoint; take both from one."),
+        (surplus, "{} of the checkpoint's tensors have no place in the model (first: {}), so it is not what its config.json says. Take "
+         "both from one checkpoint, or choose the model whose family fits."),
+    )  # fmt: skip
+    for names, sentence in faults:
+        if names:
+            raise ModelError(f"model.path={dial.path}: {sentence.format(len(names), names[0])}")
 
 
 def recognise(dial: ModelDial, kind: Family, config: PretrainedConfig) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from lab.bounds import WORDS
 from lab.errors import ModelError
 from lab.model.architecture import Architecture
 from lab.model.interleaved import Interleaved
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 MOST_BLOCKS = 128
 """More blocks than any part has."""
@@ -104,28 +107,41 @@ class Family:
     """A model family: how its checkpoints are recognised, its parts, what they can be asked for and what they refuse.
 
     model_type: `config.model_type` of its checkpoints. components: the same of configs inside theirs. parts: vision,
-    projector, llm. auto: Transformers' auto class that loads them. architecture: how images and text meet in it.
+    projector, llm. classes: Transformers' classes of them, by `config.architectures`. architecture: how images and text meet in it.
+    attention: values of `model.attn_implementation` with which it loads, its own first.
     answers: where an answer's tokens stand: inline (behind the prompt, in its row), beside (in a decoder of their own), or nowhere,
     for classes. abilities: of `ABILITIES`. refuses: of `FEATURES`, why.
-    unused: names (a regular expression) of parameters that no forward pass needs, so that a checkpoint may lack them.
+    unused: names (a regular expression) of parameters that no forward pass needs, so that a checkpoint may lack them. surplus: names of
+    tensors that a checkpoint may have too many, since they say nothing of what it computes.
     """
 
     name: str
     model_type: str
     parts: dict[str, Part]
-    auto: str = "AutoModelForImageTextToText"
+    classes: tuple[str, ...]
+    attention: tuple[str, ...] = WORDS["model.attn_implementation"].legal
     answers: Literal["inline", "beside", "classes"] = "inline"
     abilities: tuple[str, ...] = ("score", "generate")
     refuses: dict[str, str] = field(default_factory=dict)
     components: dict[str, str] = field(default_factory=dict)
     architecture: Architecture = field(default_factory=Interleaved)
     unused: str = ""
+    surplus: str = ""
 
-    def auto_class(self) -> Any:
-        """The class of Transformers that loads such a checkpoint."""
+    def model_class(self, config: PretrainedConfig) -> Any:
+        """The class of Transformers that a checkpoint's config names; the first of `classes` where it names none.
+
+        Raises `ModelError` for one of another class: an auto class would load what names the two have in common.
+        """
         import transformers
 
-        return getattr(transformers, self.auto)
+        named = (config.architectures or self.classes)[0]
+        if named not in self.classes:
+            raise ModelError(
+                f"model.family={self.name}: the checkpoint {config.name_or_path} is a {named}, and this family's are "
+                f"{' or '.join(self.classes)}. Choose a checkpoint of that class, or the model whose family fits."
+            )
+        return getattr(transformers, named)
 
     def why_not(self, feature: str) -> str | None:
         """Why a feature is refused; None where it is offered."""

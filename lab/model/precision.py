@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib.util
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lab.config import ModelDial, Quantisation
-from lab.errors import ConfigError
+from lab.errors import ConfigError, ModelError
 from lab.model.family import Family
+from lab.model.identity import weight_files
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PretrainedConfig
+    from transformers import PretrainedConfig, PreTrainedModel
+
+SCALES = r"\.(weight\.quant_state\.bitsandbytes__\w+|SCB)$"
+"""What bitsandbytes saves beside the weight of a layer that it holds in 4 or 8 bits."""
 
 
 def check(dial: ModelDial, family: Family) -> None:
@@ -30,13 +36,15 @@ def check(dial: ModelDial, family: Family) -> None:
         )
 
 
-def quantised(dial: ModelDial, family: Family, config: PretrainedConfig) -> dict[str, Any]:
+def quantised(dial: ModelDial, family: Family, config: PretrainedConfig, where: str) -> dict[str, Any]:
     """What `from_pretrained` must be told, so that bitsandbytes quantises the language model's blocks; often nothing.
 
-    The tower, the projector and the head keep `model.dtype`: they are small, and what they compute is cached or scored.
-    Raises `ConfigError` where bitsandbytes has no kernels for this machine.
+    The tower, the projector and the head keep `model.dtype`: they are small, and what they compute is cached or scored. A checkpoint
+    that holds quantised layers already keeps those that it holds. where: its folder or hub id.
+    Raises `ConfigError` where bitsandbytes has no kernels for this machine, or a checkpoint holds its weights otherwise than asked.
     """
-    if dial.quantisation is Quantisation.none:
+    held = stored(dial, config)
+    if held is Quantisation.none and dial.quantisation is Quantisation.none:
         return {}
     key = f"model.quantisation={dial.quantisation.value}"
     import torch
@@ -49,6 +57,12 @@ def quantised(dial: ModelDial, family: Family, config: PretrainedConfig) -> dict
         raise ConfigError(
             f"{key}: bitsandbytes has no kernels for this machine ({error}). Give model.quantisation=none."
         ) from None
+    if held is not Quantisation.none:
+        config.quantization_config |= {
+            "llm_int8_skip_modules": plain_linears(family, config, weight_files(where, dial.revision)),
+            "bnb_4bit_compute_dtype": dial.dtype.value,
+        }
+        return {"config": config}
     kept = outside_the_blocks(family, config)
     if dial.quantisation is Quantisation.int8:
         return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=kept)}
@@ -60,6 +74,62 @@ def quantised(dial: ModelDial, family: Family, config: PretrainedConfig) -> dict
         llm_int8_skip_modules=kept,
     )
     return {"quantization_config": settings}
+
+
+def stored(dial: ModelDial, config: PretrainedConfig) -> Quantisation:
+    """How a checkpoint's files hold its quantised layers. Raises `ConfigError` where that is not what `model.quantisation` says."""
+    settings = getattr(config, "quantization_config", None)
+    if settings is None:
+        return Quantisation.none
+    four, eight = settings.get("load_in_4bit"), settings.get("load_in_8bit")
+    method = settings.get("bnb_4bit_quant_type", "fp4") if four else "int8" if eight else settings.get("quant_method")
+    if method not in ("nf4", "int8"):
+        raise ConfigError(f"model.path={dial.path}: its weights are quantised as {method}, and this laboratory reads int8 and nf4. "
+                          "Give the checkpoint that it was made from.")  # fmt: skip
+    twice = bool(settings.get("bnb_4bit_use_double_quant", False))
+    wanted = {"model.quantisation": method} | ({"model.double_quantisation": str(twice).lower()} if four else {})
+    if dial.quantisation.value != method or (four and dial.double_quantisation is not twice):
+        asked = f"model.quantisation={dial.quantisation.value}, model.double_quantisation={str(dial.double_quantisation).lower()}"
+        raise ConfigError(f"{asked}: the checkpoint {dial.path} is quantised already. Give {' '.join(f'{k}={v}' for k, v in wanted.items())}.")
+    return Quantisation(method)
+
+
+def plain_linears(family: Family, config: PretrainedConfig, files: Sequence[Path]) -> list[str]:
+    """Full names of the linear layers that a quantised checkpoint holds as they were.
+
+    By what lies in its files: the list in its config may have names of another version of Transformers, which match nothing, and layers
+    would be taken for quantised whose weights are not.
+    """
+    from safetensors import safe_open
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+
+    model = without_weights(family, config)
+    changes = get_model_conversion_mapping(model)
+    renamings, converters = ([one for one in changes if isinstance(one, kind)] for kind in (WeightRenaming, WeightConverter))
+    known, packed = model.state_dict(), set()
+    for file in files:
+        with safe_open(file, framework="pt") as tensors:
+            for key in tensors.keys():  # noqa: SIM118 (a safetensors file is no dict)
+                layer = re.sub(SCALES, "", key)
+                if layer != key:
+                    weight, _ = rename_source_key(f"{layer}.weight", renamings, converters, model.base_model_prefix, known)
+                    packed.add(weight.removesuffix(".weight"))
+    return [name for name in linears(model) if name not in packed]
+
+
+def require_scales(dial: ModelDial, model: torch.nn.Module) -> None:
+    """Raise a `ModelError` for layers of bitsandbytes whose weights are not quantised: they would fail, or multiply bytes as numbers."""
+    whole = [
+        name for name, layer in model.named_modules()
+        if type(layer).__module__.startswith("bitsandbytes") and layer.weight.dtype.is_floating_point
+        or type(layer).__name__ == "Linear4bit" and getattr(layer.weight, "quant_state", None) is None
+    ]  # fmt: skip
+    if whole:
+        raise ModelError(
+            f"model.path={dial.path}: {len(whole)} layers are quantised by its config.json and not in its files (first: {whole[0]}). "
+            "Give the checkpoint that it was made from."
+        )
 
 
 def bytes_a_weight(dial: ModelDial) -> float | None:
@@ -79,13 +149,23 @@ def bytes_a_weight(dial: ModelDial) -> float | None:
 
 def outside_the_blocks(family: Family, config: PretrainedConfig) -> list[str]:
     """Full names of the linear layers that are not inside a block of the language model."""
+    block = family.parts["llm"].block
+    return [name for name in linears(without_weights(family, config)) if not re.match(block + r"\.", name)]
+
+
+def without_weights(family: Family, config: PretrainedConfig) -> PreTrainedModel:
+    """The model of a config on torch's meta device."""
     import torch
 
     with torch.device("meta"):
-        model = family.auto_class().from_config(config)
-    block = family.parts["llm"].block
-    linears = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
-    return [name for name in linears if not re.match(block + r"\.", name)]
+        return family.model_class(config)._from_config(copy.deepcopy(config))
+
+
+def linears(model: torch.nn.Module) -> list[str]:
+    """Full names of a model's linear layers."""
+    import torch
+
+    return [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
 
 
 def is_norm(module: torch.nn.Module) -> bool:

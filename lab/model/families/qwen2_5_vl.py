@@ -6,4 +6,10 @@ from lab.model.families import qwen2_vl
 
 LLAMA_MLP = qwen2_vl.FAMILY.parts["llm"].mlp
 VISION = replace(qwen2_vl.FAMILY.parts["vision"], mlp=LLAMA_MLP)
-FAMILY = replace(qwen2_vl.FAMILY, name="qwen2_5_vl", model_type="qwen2_5_vl", parts=qwen2_vl.FAMILY.parts | {"vision": VISION})
+FAMILY = replace(
+    qwen2_vl.FAMILY,
+    name="qwen2_5_vl",
+    model_type="qwen2_5_vl",
+    classes=("Qwen2_5_VLForConditionalGeneration",),
+    parts=qwen2_vl.FAMILY.parts | {"vision": VISION},
+)

@@ -9,6 +9,7 @@ NO_FLAG = (
 FAMILY = Family(
     name="qwen2_vl",
     model_type="qwen2_vl",
+    classes=("Qwen2VLForConditionalGeneration",),
     refuses={"conditioning=add_cross_attention": NO_FLAG},
     parts={
         "projector": Part(

@@ -15,6 +15,7 @@ DEEPSTACK = "its tower speaks to several blocks of the language model (DeepStack
 FAMILY = Family(
     name="qwen3_vl",
     model_type="qwen3_vl",
+    classes=("Qwen3VLForConditionalGeneration",),
     refuses={
         "feature_cache": DEEPSTACK,
         "fast_step": "its blocks normalise queries and keys, as Llama's do not",

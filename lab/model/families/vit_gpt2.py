@@ -10,9 +10,12 @@ from lab.model.family import Family, Part, all_but
 FAMILY = Family(
     name="vit_gpt2",
     model_type="vision-encoder-decoder",
+    classes=("VisionEncoderDecoderModel",),
+    attention=("sdpa", "eager"),
     components={"encoder": "vit", "decoder": "gpt2"},
     architecture=EncoderDecoder(),
     unused=r"encoder\.pooler\..+",
+    surplus=r"decoder\.transformer\.h\.\d+\.(attn|crossattention)\.(masked_)?bias",  # masks that early versions kept with the weights
     refuses={
         "fast_step": "its decoder's blocks are GPT-2's",
         "shared_prefix": "its words meet the images in every block, so their reading cannot be shared",

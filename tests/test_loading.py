@@ -1,0 +1,79 @@
+"""Checkpoints are what their config says, in the class that it names; what is quantised on disk stays so."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import checkpoints
+import pytest
+import torch
+
+from lab import lora, model
+from lab.config import DType, LoraDial, ModelDial, Quantisation
+from lab.errors import ConfigError, ModelError
+from lab.model import precision
+
+needs_bitsandbytes = pytest.mark.skipif(
+    importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is an extra: pip install '.[quantised]'"
+)
+
+
+def edited(folder: Path, **values: object) -> None:
+    """Change values of a folder's config.json."""
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | values))
+
+
+@pytest.fixture(scope="module")
+def dial(tmp_path_factory: pytest.TempPathFactory) -> ModelDial:
+    return checkpoints.save("qwen2_vl", tmp_path_factory.mktemp("loading") / "plain")
+
+
+def test_a_checkpoint_of_another_class_is_refused(tmp_path: Path) -> None:
+    """An auto class would load what the two have in common."""
+    dial = checkpoints.save("qwen2_vl", tmp_path)
+    edited(tmp_path, architectures=["Qwen2VLForSequenceClassification"])
+    with pytest.raises(ModelError, match="is a Qwen2VLForSequenceClassification, and this family's are Qwen2VLForConditionalGeneration"):
+        model.load(dial)
+
+
+def test_null_is_the_familys_own_attention(dial: ModelDial) -> None:
+    assert dial.attn_implementation is None
+    assert model.load(dial).bare.config._attn_implementation == "sdpa"
+
+
+@needs_bitsandbytes
+@pytest.mark.parametrize("kind", [Quantisation.nf4, Quantisation.int8])
+def test_a_quantised_checkpoint_is_read_as_it_was_written(dial: ModelDial, kind: Quantisation, tmp_path: Path) -> None:
+    """Whatever its config lists as left alone: names of Transformers 4 match nothing in 5."""
+    first = model.load(replace(dial, quantisation=kind))
+    first.model.save_pretrained(tmp_path)
+    first.processor.save_pretrained(tmp_path)
+    settings = json.loads((tmp_path / "config.json").read_text())["quantization_config"]
+    edited(tmp_path, quantization_config=settings | {"llm_int8_skip_modules": ["lm_head", "visual_of_old"]})
+    asked = replace(dial, path=str(tmp_path), quantisation=kind)
+    again = model.load(asked)
+    packed = [{name: type(layer).__name__ for name, layer in vlm.bare.named_modules()} for vlm in (first, again)]
+    assert packed[0] == packed[1] and {"Linear4bit", "Linear8bitLt"} & set(packed[0].values())
+    ids = torch.arange(5, 25)[None]
+    with torch.inference_mode():
+        assert torch.equal(*(vlm.bare(input_ids=ids, mm_token_type_ids=torch.zeros_like(ids)).logits for vlm in (first, again)))
+    lora.attach(again, LoraDial(r=2))
+    with pytest.raises(ConfigError, match=f"is quantised already. Give model.quantisation={kind.value}"):
+        model.load(replace(asked, quantisation=Quantisation.none))
+    edited(tmp_path, quantization_config={"quant_method": "gptq", "bits": 4})
+    with pytest.raises(ConfigError, match="quantised as gptq, and this laboratory reads int8 and nf4"):
+        model.load(asked)
+
+
+@needs_bitsandbytes
+def test_a_layer_without_scales_is_refused(dial: ModelDial) -> None:
+    """It fails in the first forward, or multiplies bytes as numbers."""
+    vlm = model.load(replace(dial, quantisation=Quantisation.nf4, dtype=DType.bfloat16))
+    layer = vlm.bare.model.language_model.layers[0].mlp.up_proj
+    layer.weight = torch.nn.Parameter(torch.zeros(96, 64, dtype=torch.bfloat16), requires_grad=False)
+    with pytest.raises(ModelError, match=r"1 layers are quantised by its config.json and not in its files .first: .*layers\.0\.mlp\.up_proj"):
+        precision.require_scales(dial, vlm.bare)
