@@ -161,7 +161,7 @@ def html_text(text: Text) -> str:
     for piece in pieces(text):
         escaped = html.escape(piece)
         if isinstance(piece, Mono):
-            escaped = f"<code>{escaped}</code>"
+            escaped = f"<code>{re.sub(r'(?<=[=_])(?=[^=_])', '<wbr>', escaped)}</code>"  # a narrow column breaks a name there first
         elif isinstance(piece, Strong):
             escaped = f"<strong>{escaped}</strong>"
         out.append(f'<a href="{html.escape(piece.href)}">{escaped}</a>' if isinstance(piece, Link) else escaped)
