@@ -87,6 +87,8 @@ BOUNDS: Mapping[str, Bounds] = {
     "optim.weight_decay": RATE,
     "optim.betas": dataclasses.replace(SHARE, length=2),
     "optim.warmup_fraction": SHARE,
+    "optim.milestones": Bounds(0.0, 1e6),
+    "optim.gamma": RATE,
     "trainer.max_steps": Bounds(0, COUNT),
     "trainer.max_epochs": Bounds(0.0, 1e6),
     "trainer.batch_size": Bounds(1, COUNT),
@@ -137,6 +139,15 @@ class Words:
 NEEDS_DATA = "it needs activations of training data before the adapter exists"
 WORDS: dict[str, Words] = {
     "model.attn_implementation": Words(("sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention")),
+    "model.device_map": Words(("auto", "balanced", "balanced_low_0", "sequential")),
+    "optim.optimizer": Words(
+        ("AdamW", "Adam", "Adamax", "NAdam", "RAdam", "SGD", "RMSprop", "Adagrad", "Adadelta", "Adafactor"),
+        refused={
+            "LBFGS": "it asks for several forward passes a step",
+            "SparseAdam": "gradients here are dense",
+            "Muon": "it takes matrices alone, and modules that dials add have vectors too",
+        },
+    ),
     "data.difficulty": Words(("easy", "medium", "hard")),
     "data.image_layout": Words(("whole", "boxes")),
     "vision_tokens.name": Words(("native", "resize", "pool", "resampler", "prune", "merge")),

@@ -53,9 +53,18 @@ class ImageOrder(Enum):
 
 
 class Schedule(Enum):
+    """Transformers' `lr_scheduler_type`, as far as it follows the step alone, and `steps`, torch's MultiStepLR."""
+
     cosine = "cosine"
     linear = "linear"
     constant = "constant"
+    steps = "steps"
+    constant_with_warmup = "constant_with_warmup"
+    cosine_with_restarts = "cosine_with_restarts"
+    cosine_with_min_lr = "cosine_with_min_lr"
+    polynomial = "polynomial"
+    inverse_sqrt = "inverse_sqrt"
+    warmup_stable_decay = "warmup_stable_decay"
 
 
 class IfFinished(Enum):
@@ -74,7 +83,8 @@ class IfUnfinished(Enum):
 class ModelDial:
     """Which checkpoint: a folder shipped in `lab/model/`, a local folder, or a hub id; and how its weights are held.
 
-    path: None: the user's own; the option's file says of what kind. attn_implementation: None: the family's own.
+    path: None: the user's own; the option's file says of what kind. attn_implementation: None: the family's own. device_map: how
+    accelerate shares one model out among the GPUs of this machine; None: it lies on one.
     quantisation: the language model's linear layers through bitsandbytes, int8 (Dettmers et al. 2022, 2208.07339) or
     nf4 (Dettmers et al. 2023, 2305.14314); of a checkpoint that holds them so already, what it holds.
     """
@@ -89,6 +99,7 @@ class ModelDial:
     quantisation: Quantisation = Quantisation.none
     double_quantisation: bool = True
     fp32_layernorms: bool = False
+    device_map: str | None = None
 
 
 @dataclass
@@ -203,10 +214,12 @@ class ConditioningDial:
 
 @dataclass
 class Optim:
-    """AdamW (Loshchilov and Hutter 2019, 1711.05101) on the trainable parameters.
+    """One of torch's optimizers, by its name there, on the trainable parameters.
 
     lr_vision, lr_projector, lr_extras: the rate in that part, or in modules that other dials add; None: `lr`.
     lr_b_ratio: B matrices learn this many times faster than their A; LoRA+ (Hayou et al. 2024, 2402.12354).
+    milestones: passes over data.train after each of which `schedule=steps` multiplies the rate by `gamma`.
+    optimizer_kwargs, schedule_kwargs: further arguments of the optimizer, and of Transformers' schedule.
     """
 
     lr: float = 2e-4
@@ -218,6 +231,11 @@ class Optim:
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     warmup_fraction: float = 0.05
     schedule: Schedule = Schedule.cosine
+    schedule_kwargs: dict[str, Any] = field(default_factory=dict)
+    milestones: list[float] = field(default_factory=lambda: [1.0])
+    gamma: float = 0.1
+    optimizer: str = "AdamW"
+    optimizer_kwargs: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -386,6 +404,7 @@ ROLES: dict[str, str] = {
         "evaluation.shared_prefix", "evaluation.zero_shot",
     ), ASKED),
     **dict.fromkeys((
+        "model.device_map",
         "trainer.num_workers", "trainer.threads", "trainer.accelerator", "trainer.devices", "trainer.feature_cache", "trainer.if_finished",
         "trainer.if_unfinished", "trainer.save_every", "trainer.keep_checkpoints", "trainer.max_time", "evaluation.batch_size",
         "evaluation.bootstrap", "evaluation.latency_warmup", "evaluation.latency_examples", "evaluation.verify",
@@ -402,8 +421,11 @@ def role(key: str) -> str:
     return ROLES.get(key, NEITHER)
 
 
-NAMELESS = ("data.path", "data.sha256", "data.kind", "data.answer_format", "data.allow_shared_images")
-"""Keys of one data set that are younger than runs of the others, whose names they leave as they are."""
+NAMELESS = (
+    "data.path", "data.sha256", "data.kind", "data.answer_format", "data.allow_shared_images", "optim.milestones", "optim.gamma",
+    "optim.optimizer",
+)  # fmt: skip
+"""Keys that are younger than runs of the others, whose names they leave as they are while nobody sets them."""
 
 
 ADDRESSES = (("tracking", "uri"), ("model", "path"), ("data", "root"), ("data", "path"))
@@ -445,7 +467,11 @@ def differing(flats: Sequence[dict[str, Any]]) -> list[str]:
 
 def identity_values(values: dict[str, Any]) -> dict[str, Any]:
     """What made a run's weights, of a config: flat keys; `lora.r` is None where it follows from `lora.trainable_parameters`."""
-    kept = {key: value for key, value in flat(values).items() if role(key) == TRAINED and (value or key not in NAMELESS)}
+    unset = flat(as_dict(Experiment()))
+    kept = {
+        key: value for key, value in flat(values).items()
+        if role(key) == TRAINED and (key not in NAMELESS or (value and value != unset[key]))
+    }  # fmt: skip
     return kept | ({} if kept.get("lora.trainable_parameters") is None else {"lora.r": None})
 
 

@@ -27,7 +27,7 @@ class ModelError(LabError):
 
 
 class TrainingError(LabError):
-    """A training that cannot go on: its loss is not finite."""
+    """An arm that cannot go on: its loss, its weights or its logits are not finite."""
 
 
 class BusyError(LabError):

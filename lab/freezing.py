@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lab import bounds, paths, plugins
-from lab.config import Experiment, IfFinished, IfUnfinished, LoraDial, TrainerSection, adds_modules, trains
+from lab.config import Experiment, IfFinished, IfUnfinished, LoraDial, Optim, Schedule, TrainerSection, adds_modules, trains
 from lab.errors import ConfigError, did_you_mean
 from lab.host.files import file_hash
 
@@ -125,6 +125,8 @@ def check(x: Experiment) -> None:
     bounds.check(x)
     check_trainer(x.trainer)
     check_lora(x.lora)
+    check_optim(x.optim)
+    check_device_map(x)
     check_race(x)
     if x.seed + x.sweep.replicates - 1 > bounds.SEED:
         raise ConfigError(
@@ -158,6 +160,26 @@ def check_lora(dial: LoraDial) -> None:
             f"lora.trainable_parameters={dial.trainable_parameters}: lora.r=0 (lora=none) attaches no adapter whose size could "
             "be chosen. Set one of them otherwise."
         )
+
+
+def check_optim(section: Optim) -> None:
+    """Raise a `ConfigError` for a key of `schedule=steps` beside another, which does not read it."""
+    for key in ("milestones", "gamma"):
+        value = getattr(section, key)
+        if section.schedule is not Schedule.steps and value != getattr(Optim(), key):
+            schedule = section.schedule.value
+            raise ConfigError(f"optim.{key}={bounds.told(value)}: optim.schedule={schedule} does not read it. Choose optim.schedule=steps.")
+
+
+def check_device_map(x: Experiment) -> None:
+    """Check what `model.device_map` asks of the trainer."""
+    against = {"trainer.devices": x.trainer.devices > 1, "trainer.accelerator": x.trainer.accelerator == "cpu"}
+    for key, refused in against.items():
+        if x.model.device_map is not None and refused:
+            raise ConfigError(
+                f"model.device_map={x.model.device_map}, {key}={bounds.value_of(x, key)}: it shares one model out among the GPUs of this "
+                f"machine, layer by layer, for one process. Give {key}={bounds.default_of(key)}, or model.device_map=null."
+            )
 
 
 OWNERS = {

@@ -25,6 +25,8 @@ TEXTS = {
     "data.columns": "names in a user's file",
     "data.source": "lab.data.sets.nlvr2 says why some are refused, before a model is loaded",
     "lora.target_modules": "a regular expression",
+    "optim.schedule_kwargs": "arguments of a schedule of Transformers, held against its signature",
+    "optim.optimizer_kwargs": "arguments of an optimizer of torch, held against its signature",
     "evaluation.also": "options of data, composed before anything loads",
     "tracking.experiment": "MLflow's name",
     "sweep.clone": "a run, looked up in tracking.runs_dir",

@@ -107,7 +107,7 @@ def begin(x: Experiment, vlm: Vlm, train: Examples) -> tuple[Learner, Iterator[B
     """The learner and its batches as the real loop has them at its first step, random numbers included."""
     steps = loop.num_steps(x.trainer, len(train))
     x = capacity.settled(x, capacity.choose(x.trainer, vlm, train).on)
-    learner = Learner(vlm, x.optim, train.encoder.readout, steps)
+    learner = Learner(vlm, x.optim, train.encoder.readout, steps, loop.epoch_steps(x.trainer, len(train)))
     loop.prepare_model(x, learner)
     data = DataModule(train, train, x.trainer, (x.trainer.batch_size, x.trainer.accumulate_grad_batches), x.seed, steps)
     return learner, iter(data.train_dataloader())

@@ -62,6 +62,7 @@ def write(vlm: Vlm, batch: Batch, number: int = MAX_NEW_TOKENS) -> Continuation:
         lengths = lengths + ~ended
         ended = ended | torch.isin(token, ends)
         batch = replace(batch, prompt=stages.longer(batch.prompt, token))
+    stages.require_finite(log_p[:, None], batch.sample_ids, "probabilities")
     return Continuation(torch.stack(tokens, dim=1), read.logits, log_p, lengths, ended)
 
 

@@ -15,6 +15,7 @@ import torch
 
 from lab.config import EvaluationSection
 from lab.evaluation import fast_inference, shared_prefix
+from lab.evaluation.stages import require_finite
 from lab.host.progress import Report, silent
 from lab.model import Vlm
 from lab.model.answers import Readout
@@ -60,6 +61,7 @@ def score(
     vlm.model.eval()
     with torch.inference_mode(), instead(fast_inference.forwards(vlm, rows)):
         for indices, batch, logits in way(vlm, examples, section.batch_size):
+            require_finite(logits, batch.sample_ids)
             samples = [examples.split.index(i) for i in indices]
             pairs = zip(readout.log_p(logits).tolist(), samples, strict=True)
             said = [scored(readout.of(log_p, cast(Choice, sample.answer).options)) for log_p, sample in pairs]

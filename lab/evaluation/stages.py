@@ -11,13 +11,14 @@ The stages compute what `Vlm.predict` computes in one call (tests/test_latency.p
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from lab import lora
+from lab.errors import TrainingError
 from lab.model import Vlm
 from lab.model.architecture import words
 from lab.model.visual import reduce_images
@@ -33,6 +34,16 @@ class Read:
 
     logits: torch.Tensor
     cache: Mapping[str, Any]
+
+
+def require_finite(values: torch.Tensor, sample_ids: Sequence[str], of: str = "logits") -> None:
+    """Raise a `TrainingError` where what an answer would be read from, one row a sample, is no number: it would read as token 0, "!"."""
+    broken = (~torch.isfinite(values).flatten(1).all(dim=1)).nonzero().flatten().tolist()
+    if broken:
+        raise TrainingError(
+            f"the {of} of {len(broken)} of {len(sample_ids)} samples are not finite (first: sample {sample_ids[broken[0]]}), so nothing is "
+            "read from them. Over model.dtype=float16 activations may overflow: choose bfloat16 or float32; else lower optim.lr."
+        )
 
 
 def encode_images(vlm: Vlm, batch: Batch) -> ModelOutput | None:

@@ -14,6 +14,7 @@ from lab.config import EvaluationSection
 from lab.evaluation import fast_inference
 from lab.evaluation.generation import end_ids, texts, write
 from lab.evaluation.scoring import rows_of
+from lab.evaluation.stages import require_finite
 from lab.host.progress import Report, silent
 from lab.model import Vlm
 from lab.model.answers import TextReadout
@@ -48,6 +49,7 @@ def answers(vlm: Vlm, encoder: Encoder, items: Sequence[Example], batch: Batch, 
     labels = batch.target.labels
     assert labels is not None
     each, likeliest = of_labels(vlm.predict(batch), labels)
+    require_finite(each, batch.sample_ids, "probabilities")
     log_p, sizes = each.double().sum(dim=1).tolist(), [len(item.text.answer_ids) for item in items]
     ends = torch.isin(labels[:, -1], torch.tensor(end_ids(vlm), device=labels.device))
     as_taught = ((likeliest == labels).all(dim=1) & ends).tolist()

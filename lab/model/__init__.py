@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lab.config import ModelDial, Quantisation
-from lab.errors import LabError, ModelError, did_you_mean
+from lab.errors import ConfigError, LabError, ModelError, did_you_mean
 from lab.host.progress import Report, silent
 from lab.model.family import Family
 from lab.model.identity import identify
@@ -63,6 +63,11 @@ class Vlm:
     @property
     def device(self) -> torch.device:
         return next(self.bare.parameters()).device
+
+    @property
+    def spread(self) -> bool:
+        """Whether its layers lie on several devices (`model.device_map`); accelerate then brings to each what it computes with."""
+        return len(set(getattr(self.bare, "hf_device_map", {}).values())) > 1
 
     @property
     def hidden(self) -> int:
@@ -162,7 +167,20 @@ def check(dial: ModelDial) -> Family:
             f"{', '.join(kind.attention)}, or null for {kind.attention[0]}."
         )
     precision.check(dial, kind)
+    if dial.device_map is not None:
+        require_gpus(dial)
     return kind
+
+
+def require_gpus(dial: ModelDial) -> None:
+    """Raise a `ConfigError` where there is no GPU to share a model out among."""
+    import torch
+
+    if not torch.cuda.is_available():
+        raise ConfigError(
+            f"model.device_map={dial.device_map}: it shares the model out among the GPUs of this machine, and PyTorch sees none here. "
+            "Give model.device_map=null."
+        )
 
 
 def load(dial: ModelDial, cache_dir: Path | None = None, report: Report = silent) -> Vlm:
@@ -222,6 +240,7 @@ def from_pretrained(dial: ModelDial, kind: Family, where: str) -> tuple[Any, dic
         where,
         dtype=getattr(torch, dial.dtype.value),
         attn_implementation=dial.attn_implementation or kind.attention[0],
+        device_map=dial.device_map,
         use_safetensors=True,
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # `require_whole` names them

@@ -27,6 +27,8 @@ def check(x: Experiment) -> None:
 
     `lab.freezing.check` says what needs no family. Raises `ConfigError` or `ModelError` with the keys.
     """
+    from lab.training import optimization
+
     family = model.check(x.model)
     data.check_dial(x.data, trains(x))
     dials = [x.data, *(data.option(option) for option in x.evaluation.also)]
@@ -44,6 +46,7 @@ def check(x: Experiment) -> None:
     vision_tokens.check(x.vision_tokens, family)
     conditioning.check(x.conditioning, family)
     lora.check(x.lora, x.model.quantisation.value, family)
+    optimization.check(x.optim)
     if trains(x) and x.model.quantisation is Quantisation.int8 and "llm" in lora.reached(family, x.lora):
         check_scales(x)
 
@@ -67,7 +70,7 @@ def load_base(x: Experiment, report: Report = silent) -> Vlm:
 
     torch.set_num_threads(x.trainer.threads)
     base = model.load(x.model, Path(x.tracking.cache_dir), report)
-    if devices.on_gpu(x.trainer):
+    if devices.on_gpu(x.trainer) and not base.spread:
         base.model.to("cuda")
     return base
 
@@ -143,6 +146,6 @@ def reload(x: Experiment, run_dir: Path, device: torch.device | str = "cpu") -> 
     vlm = assemble(x, model.load(x.model, Path(x.tracking.cache_dir)))
     if trains(x):
         adapter.load(vlm, run_dir / "adapter")
-    for module in (vlm.model, *vlm.extras.values()):
+    for module in (*(() if vlm.spread else (vlm.model,)), *vlm.extras.values()):
         module.to(device)
     return vlm

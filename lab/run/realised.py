@@ -14,8 +14,7 @@ from lab.model import Vlm
 from lab.model.answers import Readout
 from lab.run.assembly import assemble
 from lab.run.sharing import Prepared, needed_splits
-from lab.training import loop
-from lab.training.learner import rate
+from lab.training import loop, optimization
 
 
 def realised(x: Experiment, prepared: Prepared) -> dict[str, Any]:
@@ -72,11 +71,11 @@ def steps(x: Experiment, vlm: Vlm, prepared: Prepared) -> dict[str, Any]:
     layers = lora.target_names(vlm, x.lora) if x.lora.r else []
     names = [f"base_model.model.{layer}.{matrix}.{lora.ADAPTER}.weight" for layer in layers for matrix in ("lora_A", "lora_B")]
     names += [f"{extra}.{name}" for extra, module in vlm.extras.items() for name, _ in module.named_parameters()]
-    warmup = round(x.optim.warmup_fraction * number)
+    factor = optimization.factor(x.optim, number, loop.epoch_steps(x.trainer, len(prepared.splits.train)))
     return {
         "rates": [lora.learning_rate(vlm, name, x.optim) for name in names],
-        "schedule": [rate(x.optim.schedule, step, number, warmup) for step in range(number)],
-        "optimizer": [list(x.optim.betas), x.optim.weight_decay],
+        "schedule": [factor(step) for step in range(number)],
+        "optimizer": [list(x.optim.betas), x.optim.weight_decay, x.optim.optimizer, x.optim.optimizer_kwargs],
         "trainer": {
             key: value for key, value in as_dict(x)["trainer"].items()
             if key not in ("max_steps", "max_epochs") and role(f"trainer.{key}") != NEITHER

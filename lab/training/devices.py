@@ -11,7 +11,7 @@ from itertools import islice
 
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
 from torch.utils.data import Sampler
 
 from lab.config import TrainerSection
@@ -49,8 +49,26 @@ def require(section: TrainerSection) -> None:
         )
 
 
-def strategy(section: TrainerSection) -> DDPStrategy | str:
-    """Lightning's strategy; with several devices the other processes are there already (`LOCAL_RANK` says so)."""
+class Spread(SingleDeviceStrategy):
+    """One process whose model accelerate has shared out among several GPUs: it stays where it is."""
+
+    def model_to_device(self) -> None:
+        """Nothing."""
+
+    def teardown(self) -> None:
+        """Nothing that moves weights."""
+        self.precision_plugin.teardown()
+        assert self.accelerator is not None
+        self.accelerator.teardown()
+
+
+def strategy(section: TrainerSection, spread: torch.device | None = None) -> Strategy | str:
+    """Lightning's strategy; with several devices the other processes are there already (`LOCAL_RANK` says so).
+
+    spread: where a model begins that lies on several GPUs.
+    """
+    if spread is not None:
+        return Spread(spread)
     return "auto" if section.devices == 1 else DDPStrategy(cluster_environment=LightningEnvironment())
 
 

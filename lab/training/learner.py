@@ -8,42 +8,32 @@ from typing import Any
 import lightning as L
 import torch
 
-from lab.config import Optim, Schedule
+from lab.config import Optim
 from lab.lora import parameter_groups
 from lab.model import Vlm
 from lab.model.answers import Readout, TextReadout
 from lab.model.batching import to_device
 from lab.records import Batch
-from lab.training import devices
+from lab.training import devices, loss_scaling, optimization
 from lab.training.datamodule import DataModule
 from lab.training.fast.fused_step import FusedStep
 from lab.training.objective import WATCHED_SPLITS, answer_loss, objective
 
 
-def rate(schedule: Schedule, step: int, steps: int, warmup: int) -> float:
-    """The factor on the learning rate at an optimizer step: linear from 0 during the warm-up, then the schedule."""
-    if step < warmup:
-        return (step + 1) / warmup
-    left = (step - warmup) / max(steps - warmup, 1)
-    match schedule:
-        case Schedule.cosine:
-            return 0.5 * (1.0 + math.cos(math.pi * left))
-        case Schedule.linear:
-            return 1.0 - left
-        case Schedule.constant:
-            return 1.0
-
-
 class Learner(L.LightningModule):
-    """Trains what `lora` attached. Loss on the answer tokens only; minival and a slice of train are scored as in evaluation."""
+    """Trains what `lora` attached. Loss on the answer tokens only; minival and a slice of train are scored as in evaluation.
 
-    def __init__(self, vlm: Vlm, optim: Optim, reads: Readout | TextReadout, steps: int) -> None:
+    steps: of the training. epoch: steps of a pass over data.train.
+    """
+
+    def __init__(self, vlm: Vlm, optim: Optim, reads: Readout | TextReadout, steps: int, epoch: float = math.inf) -> None:
         super().__init__()
         self.vlm = vlm
         self.model = vlm.model
         self.extras = torch.nn.ModuleDict(vlm.extras)
         self.section = optim
-        self.steps = steps
+        self.steps, self.epoch = steps, epoch
+        self.scaled = loss_scaling.needed(vlm)
         self.fused = FusedStep(vlm)
         self.objective = objective(reads)
 
@@ -69,12 +59,7 @@ class Learner(L.LightningModule):
             self.log(f"{split}/{name}", value, **options)
 
     def configure_optimizers(self) -> Any:
-        optim = self.section
-        groups = parameter_groups(self.vlm, optim)
-        kept = {"betas": tuple(optim.betas), "weight_decay": optim.weight_decay}
-        optimizer = torch.optim.AdamW(groups, lr=optim.lr, fused=True, **kept)  # one pass over each parameter instead of a dozen
-        warmup = round(optim.warmup_fraction * self.steps)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: rate(optim.schedule, step, self.steps, warmup)
-        )
+        groups = parameter_groups(self.vlm, self.section)
+        optimizer = optimization.optimizer(groups, self.section, self.scaled)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, optimization.factor(self.section, self.steps, self.epoch))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

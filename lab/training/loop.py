@@ -29,6 +29,7 @@ from lab.training.callbacks import CURVE_EVERY, CurveLogger, Progress, StopOnNon
 from lab.training.checkpoints import Checkpoint
 from lab.training.datamodule import DataModule, Examples
 from lab.training.learner import Learner
+from lab.training.loss_scaling import LossScaling
 from lab.training.resuming import CheckpointCallback, put_weights, trained
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ REMARKS = (
     r".*You have overridden `transfer_batch_to_device`",  # a `Batch` is no tensor, so it must be
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning's own call of PyTorch
     r"The number of training batches \(\d+\) is smaller than the logging interval",  # a run of fewer steps than `CURVE_EVERY`
+    r"Detected call of `lr_scheduler.step\(\)` before `optimizer.step\(\)`",  # a first step that `LossScaling` left out
 )
 """What Lightning says of every run here."""
 
@@ -49,6 +51,11 @@ def num_steps(section: TrainerSection, num_train: int) -> int:
         return section.max_steps
     assert section.max_epochs is not None
     return max(1, round(section.max_epochs * num_train / section.samples_per_step))
+
+
+def epoch_steps(section: TrainerSection, num_train: int) -> float:
+    """Optimizer steps of one pass over so many examples."""
+    return num_train / section.samples_per_step
 
 
 @dataclass
@@ -115,7 +122,8 @@ def train(
             "trainer.gradient_checkpointing=false says otherwise.", (choice.fixed + choice.plain) / 1e9, choice.there / 1e9,
         )  # fmt: skip
     x = capacity.settled(x, choice.on)
-    learner = Learner(vlm, x.optim, splits["train"].encoder.readout, num_steps(x.trainer, len(splits["train"])))
+    number = len(splits["train"])
+    learner = Learner(vlm, x.optim, splits["train"].encoder.readout, num_steps(x.trainer, number), epoch_steps(x.trainer, number))
     fresh = {f"weights.{name}": value.detach().cpu().clone() for name, value in trained(learner).items()}
     facts: dict[str, Any] = {"gradient_checkpointing": choice.facts()}
     micro = (x.trainer.batch_size, x.trainer.accumulate_grad_batches)
@@ -176,7 +184,9 @@ def fit(
         data = DataModule(splits["train"], splits["minival"], section, micro, x.seed, steps, resumed.step if resumed else 0)
         callbacks = [Progress(steps, effective, report), StopOnNonFiniteLoss(run_dir), *([early] if early else []), keeper, *watchers]
         with quiet_lightning():
-            trainer = lightning_trainer(section, micro[1], steps, len(splits["minival"]) > 0, logger, callbacks)
+            scaling = LossScaling("cuda" if devices.on_gpu(section) else "cpu") if learner.scaled else None
+            spread = learner.vlm.device if learner.vlm.spread else None
+            trainer = lightning_trainer(section, micro[1], steps, len(splits["minival"]) > 0, logger, callbacks, scaling, spread)
         prepare_model(x, learner)
         device = learner.vlm.device
         try:
@@ -184,7 +194,8 @@ def fit(
                 trainer.fit(learner, datamodule=data)
                 last = keeper.keep(trainer, learner, ended=True)
         finally:
-            learner.to(device)  # Lightning leaves a model on the CPU
+            if not learner.vlm.spread:
+                learner.to(device)  # Lightning leaves a model on the CPU
             capacity.recompute(learner.vlm, False)
     else:
         put_weights(learner, resumed)
@@ -197,6 +208,8 @@ def fit(
         "train/batch_size": float(micro[0]),
         "time/first_metric_s": last["first_metric_s"],
     }
+    if last.get("scaling") is not None:
+        out["train/steps_left_out"] = float(last["scaling"]["left_out"])
     if last["best"] is not None and devices.rank() == 0:
         put_weights(learner, checkpoints.read(checkpoints.folder(run_dir) / checkpoints.BEST))
         out["train/best_step"] = float(last["best"]["step"])
@@ -212,16 +225,24 @@ def prepare_model(x: Experiment, learner: Learner) -> None:
 
 
 def lightning_trainer(
-    section: TrainerSection, accumulate: int, steps: int, has_minival: bool, logger: CurveLogger, callbacks: list[Callback]
+    section: TrainerSection,
+    accumulate: int,
+    steps: int,
+    has_minival: bool,
+    logger: CurveLogger,
+    callbacks: list[Callback],
+    scaling: LossScaling | None,
+    spread: torch.device | None,
 ) -> L.Trainer:
-    """Lightning's Trainer for one arm; checkpoints are the `CheckpointCallback`'s."""
+    """Lightning's Trainer for one arm; checkpoints are the `CheckpointCallback`'s. spread: as in `devices.strategy`."""
     validates = section.val_every is not None and has_minival
     return L.Trainer(
         accelerator=section.accelerator,
         devices=section.devices,
-        strategy=devices.strategy(section),
+        strategy=devices.strategy(section, spread),
         use_distributed_sampler=False,
-        precision="32-true",  # the base has its dtype already, and adapters stay float32 beside a bfloat16 base
+        precision=None if scaling else "32-true",  # the base has its dtype already, and adapters stay float32 beside it
+        plugins=[scaling] if scaling else None,
         max_steps=steps,
         max_epochs=-1,
         accumulate_grad_batches=accumulate,

@@ -17,7 +17,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 
 from lab.config import TrainerSection
-from lab.errors import ContractError
+from lab.errors import ContractError, TrainingError
 from lab.host.stopping import REQUEST, Stopped
 from lab.store.runs import count_curves
 from lab.training import checkpoints
@@ -120,6 +120,7 @@ class CheckpointCallback(Callback):
     def keep(self, trainer: L.Trainer, module: L.LightningModule, ended: bool) -> dict[str, Any]:
         """Write a checkpoint of this moment and return its facts. ended: no step is left to take."""
         self.last = trainer.global_step
+        require_finite(module, self.last)
         taken = capture_state(trainer, module)
         facts = {
             **taken.facts,
@@ -152,6 +153,16 @@ def trained(module: L.LightningModule) -> dict[str, torch.Tensor]:
     return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
 
 
+def require_finite(module: L.LightningModule, step: int) -> None:
+    """Raise a `TrainingError` if a parameter that trains holds what is no number: no later step mends it."""
+    broken = [name for name, parameter in trained(module).items() if not torch.isfinite(parameter).all()]
+    if broken:
+        raise TrainingError(
+            f"{len(broken)} trained tensors are not finite after optimizer step {step} (first: {broken[0]}). Lower optim.lr or "
+            "trainer.gradient_clip_val; over model.dtype=float16, choose bfloat16 or float32."
+        )
+
+
 def capture_state(trainer: L.Trainer, module: L.LightningModule) -> Checkpoint:
     """Weights, optimizer, schedule and RNG of this moment."""
     optimizer = trainer.optimizers[0].state_dict()
@@ -166,6 +177,7 @@ def capture_state(trainer: L.Trainer, module: L.LightningModule) -> Checkpoint:
         "optimizer": optimizer["param_groups"],
         "schedule": trainer.lr_scheduler_configs[0].scheduler.state_dict(),
         "loss": None if loss is None else float(loss),
+        "scaling": trainer.precision_plugin.state_dict() or None,
     }
     return Checkpoint(tensors, facts)
 
@@ -186,18 +198,25 @@ def put_weights(module: L.LightningModule, checkpoint: Checkpoint) -> None:
 def restore_state(trainer: L.Trainer, module: L.LightningModule, checkpoint: Checkpoint, accumulate: int) -> None:
     """Put a new loop where a checkpoint was taken."""
     put_weights(module, checkpoint)
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for name, value in checkpoint.group("optimizer").items():
-        index, _, key = name.partition(".")
-        state.setdefault(int(index), {})[key] = value
-    trainer.optimizers[0].load_state_dict({"state": state, "param_groups": checkpoint.facts["optimizer"]})
+    restore_optimizer(trainer.optimizers[0], checkpoint)
     trainer.lr_scheduler_configs[0].scheduler.load_state_dict(dict(checkpoint.facts["schedule"]))
+    if checkpoint.facts.get("scaling") is not None:
+        trainer.precision_plugin.load_state_dict(checkpoint.facts["scaling"])
     loop = trainer.fit_loop.epoch_loop
     batches: Any = loop.batch_progress.total
     batches.ready = batches.started = batches.processed = batches.completed = checkpoint.step * accumulate
     steps = loop.automatic_optimization.optim_progress.optimizer.step.total
     steps.ready = steps.completed = checkpoint.step
     loop._batches_that_stepped = checkpoint.step
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, checkpoint: Checkpoint) -> None:
+    """Give an optimizer the state and the groups that were taken."""
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for name, value in checkpoint.group("optimizer").items():
+        index, _, key = name.partition(".")
+        state.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({"state": state, "param_groups": checkpoint.facts["optimizer"]})
 
 
 def restore_rng(checkpoint: Checkpoint) -> None:

@@ -40,6 +40,8 @@ def require_plain(x: Experiment) -> None:
         f"lora.init_lora_weights={x.lora.init_lora_weights}": lora.init_of(x.lora).changes_base,
         f"model.quantisation={x.model.quantisation.value}": x.model.quantisation.value != "none",
         f"optim.warmup_fraction={x.optim.warmup_fraction}": x.optim.warmup_fraction != 0,
+        f"optim.schedule={x.optim.schedule.value}": x.optim.schedule not in (Schedule.cosine, Schedule.linear, Schedule.constant),
+        f"optim.optimizer={x.optim.optimizer}": x.optim.optimizer != "AdamW" or bool(x.optim.optimizer_kwargs),
         f"optim.lr_b_ratio={x.optim.lr_b_ratio}": x.optim.lr_b_ratio != 1,
         "optim.lr_vision and optim.lr_projector": (x.optim.lr_vision, x.optim.lr_projector) != (None, None),
     }
@@ -79,7 +81,7 @@ def spec(x: Experiment, steps: int) -> dict[str, Any]:
         "lr": x.optim.lr,
         "betas": list(x.optim.betas),
         "weight_decay": x.optim.weight_decay,
-        "schedule": {Schedule.cosine: "cosine", Schedule.linear: "linear", Schedule.constant: "constant"}[x.optim.schedule],
+        "schedule": x.optim.schedule.value,
         "accelerator": x.trainer.accelerator,
         "seed": x.seed,
     }

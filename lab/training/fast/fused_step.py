@@ -40,7 +40,7 @@ class FusedStep:
     def __init__(self, vlm: Vlm) -> None:
         self.vlm = vlm
         self.checkpointed = [module for module in vlm.bare.modules() if hasattr(module, "gradient_checkpointing")]
-        known = computes_in(vlm) == torch.float32
+        known = computes_in(vlm) == torch.float32 and not vlm.spread
         modules = list(vlm.bare.modules()) if known else []
         self.layers = {module: factors(module) for module in modules if is_fusable(module)}
         self.forwards: list[Forward] = [(module, partial(layer_forward, layer)) for module, layer in self.layers.items()]

@@ -1,0 +1,89 @@
+"""Torch's optimizers by their names, and the factor on the learning rate at each step: Transformers' schedules, and torch's MultiStepLR."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from transformers import get_scheduler
+from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
+
+from lab.config import Optim, Schedule
+from lab.errors import ConfigError
+
+OWN = (Schedule.cosine, Schedule.linear, Schedule.constant, Schedule.steps)
+"""Schedules that are computed here, whose only arguments are keys of `optim`."""
+NEEDED: dict[Schedule, Callable[[int], dict[str, Any]]] = {
+    Schedule.cosine_with_min_lr: lambda steps: {"min_lr_rate": 0.1},
+    Schedule.warmup_stable_decay: lambda steps: {"num_decay_steps": max(1, steps // 10)},
+}
+"""What a schedule of Transformers must be told, where nobody has said it."""
+GIVEN = ("optimizer", "params", "lr", "betas", "weight_decay", "fused", "num_warmup_steps", "num_training_steps", "last_epoch")
+"""Arguments that are keys of their own, or follow from the training."""
+FUSED = ("AdamW", "Adam", "SGD")
+
+
+def check(optim: Optim) -> None:
+    """Raise a `ConfigError` for arguments that optimizer or schedule do not take."""
+    kind = getattr(torch.optim, optim.optimizer)
+    check_names("optimizer", optim.optimizer, optim.optimizer_kwargs, kind)
+    if "betas" not in inspect.signature(kind).parameters and optim.betas != Optim().betas:
+        raise ConfigError(f"optim.betas={optim.betas}: optim.optimizer={optim.optimizer} has none. Leave them out.")
+    if optim.schedule not in OWN:
+        check_names("schedule", optim.schedule.value, optim.schedule_kwargs, TYPE_TO_SCHEDULER_FUNCTION[optim.schedule.value])
+        factor(optim, 1000, 100.0)
+    elif optim.schedule_kwargs:
+        raise ConfigError(f"optim.schedule_kwargs={optim.schedule_kwargs}: optim.schedule={optim.schedule.value} takes none. Leave them out.")
+
+
+def check_names(key: str, name: str, given: dict[str, Any], function: Callable[..., Any]) -> None:
+    """Raise a `ConfigError` for an argument that a function does not have."""
+    legal = [one for one in inspect.signature(function).parameters if one not in GIVEN]
+    for argument in given:
+        if argument not in legal:
+            raise ConfigError(f"optim.{key}_kwargs.{argument}: optim.{key}={name} takes no such argument. Legal: {', '.join(legal) or 'none'}.")
+
+
+def optimizer(groups: Sequence[dict[str, Any]], optim: Optim, scaled: bool = False) -> torch.optim.Optimizer:
+    """The optimizer over groups of parameters. scaled: gradients are, by a factor that is taken out before it sees them."""
+    kind = getattr(torch.optim, optim.optimizer)
+    given: dict[str, Any] = {"betas": tuple(optim.betas)} if "betas" in inspect.signature(kind).parameters else {}
+    if optim.optimizer in FUSED and not scaled:
+        given["fused"] = True  # one pass over each parameter instead of a dozen
+    return kind(groups, lr=optim.lr, weight_decay=optim.weight_decay, **given, **optim.optimizer_kwargs)
+
+
+def factor(optim: Optim, steps: int, epoch: float) -> Callable[[int], float]:
+    """The factor on the learning rate at an optimizer step: linear from 0 during the warm-up, then the schedule.
+
+    steps: of the training. epoch: steps of a pass over data.train.
+    """
+    warmup = round(optim.warmup_fraction * steps)
+    later = after_warmup(optim, steps, warmup, epoch)
+    return lambda step: (step + 1) / warmup if step < warmup else later(step)
+
+
+def after_warmup(optim: Optim, steps: int, warmup: int, epoch: float) -> Callable[[int], float]:
+    """The schedule at a step that is no less than `warmup`."""
+
+    def left(step: int) -> float:
+        return (step - warmup) / max(steps - warmup, 1)
+
+    match optim.schedule:
+        case Schedule.cosine:
+            return lambda step: 0.5 * (1.0 + math.cos(math.pi * left(step)))
+        case Schedule.linear:
+            return lambda step: 1.0 - left(step)
+        case Schedule.constant:
+            return lambda step: 1.0
+        case Schedule.steps:
+            return lambda step: optim.gamma ** sum(step >= round(milestone * epoch) for milestone in optim.milestones)
+    told = optim.schedule_kwargs or NEEDED.get(optim.schedule, lambda steps: {})(steps)
+    silent = torch.optim.SGD([torch.zeros(1)], lr=optim.lr or 1.0)  # Transformers reads its rate
+    try:
+        return get_scheduler(optim.schedule.value, silent, warmup, steps, told).lr_lambdas[0]
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"optim.schedule={optim.schedule.value}, optim.schedule_kwargs={optim.schedule_kwargs}: {error}.") from None
