@@ -8,9 +8,8 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from lab import key_index
 from lab.commands import COMMANDS, named
@@ -109,12 +108,13 @@ def taken(what: str, before: Sequence[str], word: str) -> Iterator[str]:
 def overrides(before: Sequence[str], word: str) -> Iterator[str]:
     """Groups, options, keys and values in Hydra's grammar, signs before a key and comma-separated values among it."""
     index = key_index.load()
+    groups, known_keys = (index[what] | index["hydra"][what] for what in ("groups", "keys"))
     sign = word[: len(word) - len(word.lstrip("+~"))]
     key, equals, value = word[len(sign) :].partition("=")
     if not equals:
-        yield from (f"{sign}{one}" for one in (*(f"{group}=" for group in index["groups"]), *keys(index, key)))
+        yield from (f"{sign}{one}" for one in (*(f"{group}=" for group in groups), *keys(known_keys, key)))
         return
-    known = index["keys"].get(key, {"words": (*index["groups"].get(key, ()), *own_options(before, key)), "is_list": False, "is_path": False})
+    known = known_keys.get(key, {"words": (*groups.get(key, ()), *own_options(before, key)), "is_list": False, "is_path": False})
     settled = value[: len(value) - len(re.split(r"[\[,]", value)[-1])] or ("[" if known["is_list"] else "")
     given = re.split(r"[\[,]", settled)
     yield from (f"{sign}{key}={settled}{one}" for one in known["words"] if one not in given)
@@ -122,9 +122,9 @@ def overrides(before: Sequence[str], word: str) -> Iterator[str]:
         yield from (f"{sign}{key}={one}" for one in files(value))
 
 
-def keys(index: dict[str, Any], begun: str) -> Iterator[str]:
+def keys(known: Iterable[str], begun: str) -> Iterator[str]:
     """Sections and keys of none of them; of a section that is begun, its keys."""
-    for key in index["keys"]:
+    for key in known:
         section, dot, _ = key.partition(".")
         yield f"{section}." if dot and "." not in begun else f"{key}="
 

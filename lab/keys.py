@@ -22,6 +22,22 @@ from lab.config import DIALS, Experiment
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 TRAIN = "train"
 """The file of what is held still, as an option among those of the dials."""
+HYDRA = {
+    "hydra/sweeper": {
+        "arms": "every combination of the values given",
+        "optuna": "samples from ranges, by Optuna; hydra.sweeper.n_trials, direction and metrics say how many and to what end",
+    },
+    "hydra/launcher": {
+        "shared": "all arms of this machine over one base",
+        "joblib": "arms in processes of their own",
+        "submitit_local": "arms as submitit's jobs, on this machine",
+        "submitit_slurm": "arms as jobs of a Slurm cluster",
+    },
+}
+"""The groups of Hydra's own that a sweep chooses in, with what each option does."""
+SAMPLER = {"sampler": ("tpe", "random", "qmc", "nsgaii"), "direction": ("maximize", "minimize")}
+OPTUNA = ("n_trials", "n_jobs", "direction", "metrics", "sampler", "sampler_options", "seed")
+"""Keys of `hydra.sweeper` with `hydra/sweeper=optuna`; `SAMPLER`: the words of those that take words."""
 
 
 def reference(conf: Path, sweeps: Path) -> dict[str, Any]:
@@ -29,6 +45,7 @@ def reference(conf: Path, sweeps: Path) -> dict[str, Any]:
 
     groups: by dial, each option's header comment. sweeps: the questions of the sweep files. help: header and footer of `--help`.
     keys: by dotted key, `Legal` as a dict with `comments`, by option (`TRAIN` for what is no dial's).
+    hydra: groups, as `HYDRA`, and keys, as above but without comments.
     """
     files = {(path.parent.name, path.stem): path.read_text(encoding="utf-8") for path in sorted(conf.glob("*/*.yaml"))}
     train = (conf / f"{TRAIN}.yaml").read_text(encoding="utf-8")
@@ -45,7 +62,14 @@ def reference(conf: Path, sweeps: Path) -> dict[str, Any]:
         "sweeps": {path.stem: header(path.read_text(encoding="utf-8")) for path in sorted(sweeps.glob("*.yaml"))},
         "help": {part: texts[part] for part in ("header", "footer")},
         "keys": keys,
+        "hydra": {"groups": HYDRA, "keys": {f"hydra.sweeper.{key}": dataclasses.asdict(sampling(key)) for key in OPTUNA}},
     }
+
+
+def sampling(key: str) -> Legal:
+    """What a key of `OPTUNA` takes."""
+    words = SAMPLER.get(key, ())
+    return Legal(words, enumerated(words) if words else "", False, False)
 
 
 def header(text: str) -> str:

@@ -56,6 +56,8 @@ def text(arguments: Sequence[str], compose: Compose) -> str:
     lines += ["", "Groups, GROUP=OPTION (--help GROUP: what each option is):"]
     for group, options in index["groups"].items():
         lines += entry(group, ", ".join(sorted({*options, *own_options(group)})), width)
+    for group, options in index["hydra"]["groups"].items():
+        lines += entry(group, ", ".join(options), width)
     lines += ["", "Sweeps, -cn SWEEP:"]
     for sweep, question in index["sweeps"].items():
         lines += entry(sweep, question, width)
@@ -65,11 +67,11 @@ def text(arguments: Sequence[str], compose: Compose) -> str:
 
 def narrowed(index: Mapping[str, Any], values: Mapping[str, Any], shown: Sequence[str], width: int) -> Iterator[str]:
     """Groups with what each option is, and sections or keys, by their names."""
-    known = [*values, *flat(dict(values))]
+    known = [*values, *flat(dict(values)), *index["hydra"]["groups"]]
     for word in shown:
         if word not in known:
             raise ConfigError(f"--help {word}: there is no such group or key.{did_you_mean(word, known)} `lab train --help` lists them all.")
-        for option, comment in index["groups"].get(word, {}).items():
+        for option, comment in (index["groups"] | index["hydra"]["groups"]).get(word, {}).items():
             yield from entry(f"{word}={option}", comment, width)
         yield from (f"{word}={option}" for option in own_options(word))
         yield from keys(index, values, width, word)

@@ -11,10 +11,13 @@ from pathlib import Path
 
 import optuna
 import pytest
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 from synthetic_runs import write_example
 
+from lab import keys
 from lab import run as running
 from lab.config import Experiment
 from lab.errors import ConfigError
@@ -24,7 +27,7 @@ from lab.report.write import write_report
 from lab.store import runs
 from lab.store.runs import Run, Sweep
 from lab.sweeping.arms import Arm
-from lab.sweeping.launcher import OptunaSweeperConfig
+from lab.sweeping.launcher import OptunaSweeperConfig, register
 from lab.sweeping.objectives import Objectives
 from lab.sweeping.search import SAMPLERS, Search, check_settings, open_study, search_identity
 from lab.sweeping.space import Space
@@ -158,6 +161,15 @@ def desk(small, tmp_path) -> Callable[[str], Desk]:
 
 
 SPACE = ("lora.r=int(interval(4,64))", "optim.lr=tag(log,interval(1e-4,1e-2))")
+
+
+def test_help_and_completion_know_the_sweepers_launchers_and_keys_that_there_are() -> None:
+    assert keys.SAMPLER["sampler"] == tuple(SAMPLERS)
+    assert set(keys.OPTUNA) == {field.name for field in dataclasses.fields(OptunaSweeperConfig)} - {"_target_", "params"}
+    register()
+    Plugins.instance()  # makes the launchers that are installed known
+    for group, options in keys.HYDRA.items():
+        assert set(options) <= {name.removesuffix(".yaml") for name in ConfigStore.instance().list(group)}
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
