@@ -166,7 +166,7 @@ WORDS: dict[str, Words] = {
     ),
     "trainer.accelerator": Words(("auto", "cpu", "gpu", "cuda", "mps")),
     "trainer.max_time": Words((), also=r"\d{1,6}:[0-5]\d:[0-5]\d", also_told="hours, minutes, seconds, as in 11:45:00"),
-    "prompt.post": Words(("none", "vqa", "blip", "llava", "qwen")),
+    "prompt.post": Words(("none", "lower", "squad", "vqa", "blip", "llava", "qwen")),
     "data.rule": Words(("winoground",)),
     "data.sha256": Words((), also=r"[0-9a-f]{64}", also_told="64 hexadecimal digits"),
     "data.kind": Words(("text",)),

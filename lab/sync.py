@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,12 +36,22 @@ def sync(runs_dir: str, uri: str | None, experiment: str | None) -> int:
         raise DataError(f"--runs-dir {runs_dir}: there is no such folder.")
 
     from lab.store import runs
+
+    found = runs.all_runs(Path(runs_dir))
+    if not found:
+        print(f"{runs_dir} holds no run")
+    return deliver(found, runs_dir, uri, experiment)
+
+
+def deliver(those: Sequence[Run], runs_dir: str, uri: str | None = None, experiment: str | None = None) -> int:
+    """Deliver some runs and the sweeps they are arms of; 1 if a tracker is away or refuses."""
+    from lab.store import runs
     from lab.store.sync_state import store_uri
     from lab.tracking.background import Trackers
     from lab.tracking.links import of_sweep
 
     sections: dict[tuple[str, str], tuple[Tracking, list[Run]]] = {}
-    for run in runs.all_runs(Path(runs_dir)):
+    for run in those:
         section = where(run, runs_dir, uri, experiment)
         sections.setdefault((store_uri(section), section.experiment), (section, []))[1].append(run)
     sweeps = runs.all_sweeps(Path(runs_dir))
@@ -54,8 +65,6 @@ def sync(runs_dir: str, uri: str | None, experiment: str | None) -> int:
         print(f"{delivered} of {len(found)} runs are up to date in {section.experiment} at {trackers.mlflow.address}")
         for line in of_sweep(trackers.mlflow, theirs[-1]) if theirs else ():
             print(line)
-    if not sections:
-        print(f"{runs_dir} holds no run")
     return 1 if missing else 0
 
 

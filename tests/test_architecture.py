@@ -30,12 +30,12 @@ FLOW = (
     "lora",
     "artifacts costs",
     "training",
-    "evaluation",
+    "evaluation learned_metrics",
     "report",
     "tracking",
     "run",
     "sweeping",
-    "train evaluate predict verify plan bench sync commands completion doctor __main__",
+    "train evaluate score predict verify plan bench sync commands completion doctor __main__",
     "experiment",
 )
 """Rooms of lab/ from left to right; a room imports from its own place and from the left."""

@@ -1,6 +1,8 @@
 """How a written answer and its references are made alike before they are compared: `prompt.post`.
 
     none    nothing
+    lower   case, and white space at the ends
+    squad   SQuAD's evaluation (Rajpurkar et al. 2016, 1606.05250): case, ASCII punctuation, articles, white space
     vqa     VQAv2's evaluation (Antol et al. 2015, 1505.00468; vqaEval.py): case, punctuation, number words, articles, contractions
     blip    first word, without punctuation at its ends
     llava   first word after prefixes such as "Answer:", without any punctuation
@@ -12,6 +14,7 @@ The last three skip the articles a, an, the, unless nothing else is there. Every
 from __future__ import annotations
 
 import re
+import string
 import unicodedata
 from collections.abc import Callable
 
@@ -20,6 +23,8 @@ UNKNOWN = "Unknown"
 """What `qwen` gives for a text without a letter."""
 PREFIX = re.compile(r"^(?:(?:(?:final|short|predicted)\s+)?answer|ans|assistant|response|a)\s*:|^(?:the\s+)?answer\s+is\b\s*:?")
 
+SQUAD_ARTICLES = re.compile(r"\b(a|an|the)\b")
+SQUAD_PUNCTUATION = str.maketrans("", "", string.punctuation)
 VQA_NUMBERS = {
     "none": "0", "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8",
     "nine": "9", "ten": "10",
@@ -41,6 +46,16 @@ CONTRACTIONS = {word.replace("'", ""): word for word in VQA_CONTRACTED.split()}
 def none(text: str) -> str:
     """The text, whatever it is."""
     return text
+
+
+def lower(text: str) -> str:
+    """The text in lower case, without white space at its ends."""
+    return text.strip().lower()
+
+
+def squad(text: str) -> str:
+    """SQuAD's own rule."""
+    return " ".join(SQUAD_ARTICLES.sub(" ", text.lower().translate(SQUAD_PUNCTUATION)).split())
 
 
 def vqa(text: str) -> str:
@@ -96,4 +111,4 @@ def qwen(text: str) -> str:
     return first("".join(character if character.isalpha() else " " for character in text).split()) or UNKNOWN
 
 
-RULES: dict[str, Callable[[str], str]] = {rule.__name__: rule for rule in (none, vqa, blip, llava, qwen)}
+RULES: dict[str, Callable[[str], str]] = {rule.__name__: rule for rule in (none, lower, squad, vqa, blip, llava, qwen)}

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from lab.answers import learned
 from lab.answers.choice import ChoiceTable
 from lab.answers.table import PredictionTable
 from lab.answers.text import TextTable, VotedTable
@@ -27,7 +28,7 @@ from lab.records import Choice, Prediction
 SCHEMA_VERSION = 2
 VERSION_KEY, KIND_KEY = b"vlm_lab.predictions", b"vlm_lab.kind"
 KINDS: dict[str, type[PredictionTable]] = {table.kind: table for table in (ChoiceTable, TextTable, VotedTable)}
-COLUMNS = tuple(dict.fromkeys(name for table in KINDS.values() for name in table.fields()))
+COLUMNS = tuple(dict.fromkeys(name for table in KINDS.values() for name in table.names()))
 VERSION_1 = {
     "question_group": {"sentence_group": pa.string()},
     "options": {},
@@ -62,14 +63,21 @@ def _save(path: Path, rows: pa.Table) -> None:
 
 
 def read(path: str | os.PathLike, columns: Sequence[str] | None = None) -> PredictionTable:
-    """Read a predictions file, or only some of its columns, and check what was read."""
+    """Read a predictions file, or only some of its columns, and check what was read.
+
+    Scores beside it (`lab.answers.learned`) are read with it, all or those that are named; where there are none, the table lacks them.
+    """
     for name in columns or ():
         if name not in COLUMNS:
             legal = ", ".join(COLUMNS)
             raise DataError(f"predictions: no column {name!r}; legal: {legal}.{did_you_mean(name, COLUMNS)}")
     if columns is not None and not columns:
         raise DataError(f"{path}: columns=[] reads nothing; name some of {', '.join(COLUMNS)}, or give None for all.")
-    return _checked(arrow(path, columns), str(path))
+    scores = learned.stored(path) if columns is None or set(columns) & set(learned.NAMES) else ()
+    if columns is not None and scores:
+        columns = (*columns, *learned.SCORED)
+    table = _checked(arrow(path, columns), str(path))
+    return table.replace(**learned.beside(path, vars(table))) if scores else table
 
 
 def arrow(path: str | os.PathLike, columns: Sequence[str] | None = None) -> pa.Table:

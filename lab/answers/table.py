@@ -33,18 +33,25 @@ class PredictionTable:
 
     kind: ClassVar[str]
     FIELDS: ClassVar[tuple[pa.Field, ...]]
+    BESIDE: ClassVar[tuple[str, ...]] = ()
+    """Columns that lie in files of their own, if anywhere, float64 [n] (`lab.answers.learned`)."""
 
     def __init__(self, **columns: np.ndarray) -> None:
-        unknown = columns.keys() - self.fields().keys()
+        unknown = columns.keys() - set(self.names())
         if unknown:
-            raise DataError(f"predictions: no column {min(unknown)!r}; legal: {', '.join(self.fields())}.")
-        self.__dict__.update({name: columns[name] for name in self.fields() if name in columns})
+            raise DataError(f"predictions: no column {min(unknown)!r}; legal: {', '.join(self.names())}.")
+        self.__dict__.update({name: columns[name] for name in self.names() if name in columns})
 
     @classmethod
     @functools.cache
     def fields(cls) -> dict[str, pa.Field]:
-        """Every column of a table of this kind, in order."""
+        """Every column of a file of this kind, in order."""
         return {field.name: field for field in (*COMMON, *cls.FIELDS)}
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """Every column that a table of this kind may have, in order."""
+        return (*cls.fields(), *cls.BESIDE)
 
     @classmethod
     def of(cls, rows: Sequence[Prediction]) -> type[PredictionTable]:
@@ -70,6 +77,8 @@ class PredictionTable:
         if name in self.fields():
             have = ", ".join(self.columns)
             raise DataError(f"predictions: column {name!r} was not read (read: {have}); add it to read(columns=[...]).")
+        if name in self.BESIDE:
+            raise DataError(f"predictions: {name!r} takes a model. Type lab score RUN --metric {name.partition('_')[0]} --model PATH, then read it.")
         raise AttributeError(name)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -84,7 +93,7 @@ class PredictionTable:
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns that are here, in the schema's order."""
-        return tuple(name for name in self.fields() if name in self.__dict__)
+        return tuple(name for name in self.names() if name in self.__dict__)
 
     def take(self, rows: np.ndarray) -> Self:
         """Keep some rows, by index or by mask: a subset, a resample."""

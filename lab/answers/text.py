@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from lab.answers import learned
 from lab.answers.normalise import RULES
 from lab.answers.table import PredictionTable, read_only
 from lab.errors import DataError
@@ -26,6 +27,7 @@ class TextTable(PredictionTable):
     """
 
     kind = Text.kind
+    BESIDE = learned.NAMES
     FIELDS = (
         pa.field("references", pa.list_(pa.string()), nullable=False),
         pa.field("votes", pa.list_(pa.int32()), nullable=False),

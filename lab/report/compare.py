@@ -209,14 +209,17 @@ def choose_pairs(every: Sequence[Group], notes: list[str]) -> list[tuple[Group, 
 
 
 def paired_tables(
-    first: Group, second: Group, tables: dict[str, PredictionTable]
+    first: Group, second: Group, tables: dict[str, PredictionTable], wanted: Sequence[str] = ()
 ) -> tuple[list[PredictionTable], list[PredictionTable]]:
-    """Predictions of both under the seeds they share; a zero-shot baseline, which no seed touches, meets every seed."""
+    """Predictions of both under the seeds they share; a zero-shot baseline, which no seed touches, meets every seed.
+
+    tables: known ones, by run. wanted: columns; none: those of the headline.
+    """
 
     def load(member: Measured) -> PredictionTable:
         name = member.arm.run.identity
         if name not in tables:
-            tables[name] = predictions.read(member.path, (*INDEX, *columns()))
+            tables[name] = predictions.read(member.path, tuple(wanted) or (*INDEX, *columns()))
         return tables[name]
 
     one, other = first.by_seed, second.by_seed

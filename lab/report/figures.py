@@ -17,7 +17,7 @@ from matplotlib.transforms import ScaledTranslation
 from lab.report.drawing import ends, key_below, label_points, laid_out, panels, value_of, wrapped, written
 from lab.report.formatting import number, quantity
 from lab.report.measure import Measured
-from lab.report.palette import COLOURS, DASHED, MARKERS, PAPER, QUIET, WIDTH
+from lab.report.palette import COLOURS, DASHED, DOTTED, MARKERS, PAPER, QUIET, WIDTH
 from lab.report.select_runs import Row
 from lab.report.svg import tell
 from lab.statistics.metrics import Metric
@@ -183,6 +183,11 @@ def curve(arm: Row, key: str) -> tuple[list[float], list[float]]:
     return [step for step, _ in rows], [value for _, value in rows]
 
 
+def restarts(arm: Row) -> list[int]:
+    """Optimizer steps at which training went on after it was cut off."""
+    return sorted({cut["step"] for cut in arm.run.facts.get("interruptions", ()) if cut.get("step")})
+
+
 def training_curves(measured: Sequence[Measured], width: float = WIDTH) -> Figure | None:
     """Training loss and the headline on minival over optimizer steps, in the arms' colours; None if no arm recorded either."""
     metric = measured[0].kind.main
@@ -201,6 +206,8 @@ def training_curves(measured: Sequence[Measured], width: float = WIDTH) -> Figur
                     markevery=max(1, len(steps) // 6), markersize=4,
                 )  # fmt: skip
                 tell(handles[place], m, f"{title}: {scale * values[-1]:.4g} at step {steps[-1]:g}")
+                for step in restarts(m.arm):
+                    axes.axvline(step, color=COLOURS[place], linewidth=0.9, linestyle=DOTTED, zorder=1)
         axes.set_xlabel("optimizer steps")
         axes.set_ylabel(title)
     key_below(figure, [handles[place] for place in sorted(handles)], [written(measured[place].arm) for place in sorted(handles)])

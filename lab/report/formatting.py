@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from lab.statistics.comparing import Interval
+from lab.statistics.comparing import Comparison, Interval
 from lab.statistics.metrics import Metric
 
 NONE = "–"
@@ -55,6 +55,14 @@ def points(difference: float, low: float, high: float) -> str:
     """A difference of shares with its sign: `+2.1 [+1.0, +3.2]`; `+2.1 [no interval]` where its ends are infinite."""
     written = [f"{round(100 * value, 1) + 0.0:+.1f}" for value in (difference, low, high) if math.isfinite(value)]
     return "{} [{}, {}]".format(*written) if len(written) == 3 else f"{written[0]} [no interval]"
+
+
+def difference_within(metric: Metric, c: Comparison) -> str:
+    """A difference in any metric with its sign, shares in points: `+2.1 [+1.0, +3.2]`, `-0.012 [-0.020, -0.004]`."""
+    if metric.in_points:
+        return points(c.difference, c.low, c.high)
+    ends = f"{c.low:+.3f}, {c.high:+.3f}" if c.has_interval else "no interval"
+    return f"{c.difference:+.3f} [{ends}]"
 
 
 def decimal(value: float | None, digits: int = 3) -> str:

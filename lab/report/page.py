@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from lab.report.gallery import gallery_blocks
 from lab.report.headline import headline
 from lab.report.kinds import page_of
 from lab.report.matching import ledger_table, matched
+from lab.report.measure import Measured
 from lab.report.protocol import protocol_blocks
 from lab.report.race import race_blocks
 from lab.statistics.metrics import KINDS, Kind
@@ -86,10 +87,15 @@ def pictures_of(findings: Findings) -> dict[str, Picture]:
         "training_curves": Picture(
             lambda width: figures.training_curves(measured if len(measured) <= most else tables.best(trained, most), width),
             f"Training loss and minival {kind.main.header} of each arm over optimizer steps",
-            f"Training loss and {kind.main.header} on minival as recorded. "
+            f"Training loss and {kind.main.header} on minival as recorded. {restarted(measured)}"
             f"{tables.shown_of(len(trained), most) if len(measured) > most else ''}",
         ),
     }
+
+
+def restarted(measured: Sequence[Measured]) -> str:
+    """How restarts are marked, where there are some."""
+    return "Dotted: training went on there after it was cut off. " if any(figures.restarts(m.arm) for m in measured) else ""
 
 
 def blocks(findings: Findings, drawn: Mapping[str, Drawing], folder: Path, num_cases: int) -> list[Block]:
@@ -104,7 +110,7 @@ def blocks(findings: Findings, drawn: Mapping[str, Drawing], folder: Path, num_c
     page += [Heading(2, "Results"), *usual(findings), tables.main_table(findings.results, kind), *protocol_blocks(measured)]
     page += [*possible(findings), *figure(with_intervals), *figure(against_cost), *claims(findings)]
     if measured:
-        seeds, subsets = tables.seeds_table(findings.compared.groups, kind), tables.subsets_table(measured)
+        seeds, subsets = tables.seeds_table(findings.compared.groups, kind), own.subsets(measured)
         page += [Heading(2, "Over seeds"), Paragraph("Mean ± standard deviation."), seeds] if seeds else []
         page += own.calibration(findings, figure)
         page += [Heading(2, capital(kind.main.title_with("by subset"))), subsets] if subsets else []

@@ -15,7 +15,7 @@ VARIABLES = {colour.lower(): f"var(--c{place})" for place, colour in enumerate(C
     PAPER: "var(--paper)", INK: "var(--ink)", AXIS: "var(--axis)", QUIET: "var(--quiet)", GRID: "var(--grid)", STRIP: "var(--strip)",
 }  # fmt: skip
 """What `page.css` calls each of them."""
-DASHED = (0, (4, 3))
+DASHED, DOTTED = (0, (4, 3)), (0, (1, 2))
 
 STYLE: dict[Any, Any] = {
     "text.parse_math": False,  # a name may hold a dollar sign

@@ -26,6 +26,7 @@ from lab.run.assembly import assemble, attached, check, sized, trained
 from lab.run.measuring import ask_minival, evaluate, require_effect, unasked, verify, wanted_of
 from lab.run.realised import realised
 from lab.run.sharing import SPLITS, Prepared, prepare, try_out
+from lab.statistics import summary
 from lab.store import runs
 from lab.store.runs import Run
 from lab.training import checkpoints, loop
@@ -109,6 +110,8 @@ def ask_more(x: Experiment, prepared: Prepared, run: Run, run_dir: Path, report:
         reads = encoded["dev"].encoder.readout
         described = contract.describe(x, vlm, encoded["dev"].encoder, reads)
         contract.enforce(contract.load(run_dir), described, f"asking more of run {run.identity}")
+        if "post" in todo:
+            run.metrics = {name: value for name, value in run.metrics.items() if not summary.is_learned(name)}  # they were of another rule
         run.metrics |= evaluate(x, vlm, encoded, reads, run_dir, report, run.facts, todo=todo)
     run.facts["asked"] = run.facts.get("asked", {}) | wanted_of(x)
     facts = data_facts(x, prepared, encoded)
@@ -128,7 +131,8 @@ def begin_or_resume(x: Experiment, run: Run, earlier: Run | None, run_dir: Path)
         assert earlier is not None
         run.started = earlier.started
         was = runs.KILLED if earlier.status == runs.RUNNING else earlier.status  # the previous process released the lock
-        interruption = [] if was == runs.PAUSED else [{"at": runs.now(), "was": was, "error": earlier.error}]
+        step = checkpoints.newest_step(run_dir)
+        interruption = [] if was == runs.PAUSED else [{"at": runs.now(), "was": was, "error": earlier.error, "step": step}]
         if interruptions := [*earlier.facts.get("interruptions", []), *interruption]:
             run.facts["interruptions"] = interruptions
     else:

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from lab import data
-from lab.answers import predictions
+from lab.answers import learned, predictions
 from lab.artifacts import contract, export
 from lab.config import DataDial, EvaluationSection, Experiment, asked
 from lab.data.controls import ControlSplit
@@ -68,7 +68,8 @@ def evaluate(
     section, wanted = x.evaluation, wanted_of(x).keys() if todo is None else todo
     reread = readout.kind == Text.kind and todo is not None and "post" in todo
     for path in (run_dir / "predictions").glob("*.parquet") if reread else ():
-        predictions.rewrite(path, "post", x.prompt.post)
+        if not learned.is_scores(path):
+            predictions.rewrite(path, "post", x.prompt.post)
     anew = reread or any(name.startswith(METRIC) for name in wanted)  # numbers of predictions that are there
     tables: dict[str, predictions.PredictionTable] = {}
     for name in (*section.splits, *(f"dev_{control}" for control in section.controls)):

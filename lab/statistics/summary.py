@@ -5,6 +5,7 @@
     SPLIT/RULE/SCORE, _low, _high     a benchmark's own scores (`lab.statistics.rules`)
     dev_scaled/METRIC         of dev at the temperature that minival gives, which is dev_scaled/temperature
     dev_subset/NAME/METRIC        the headline metric, and num_examples
+    SPLIT/LEARNED, _low, _high     of a metric that lab.score has added, whatever the split
     zero_shot/METRIC          of what the base answers to dev untrained (`lab.run.zero_shot`), as of minival
     DATA/dev/METRIC           of dev of another data set that the run was asked too (`evaluation.also`): all that dev has but these two
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 import logging
 import re
 
+from lab.answers import learned
 from lab.answers.predictions import PredictionTable
 from lab.errors import LabError
 from lab.host.files import text_hash
@@ -41,6 +43,22 @@ def of_split(name: str, table: PredictionTable, num_resamples: int) -> dict[str,
         for key, one in intervals([table], names, num_resamples=num_resamples, cluster=cluster)[0].items():
             out |= ends(f"{name}/{key}", one)
     return out
+
+
+def of_learned(name: str, table: PredictionTable, metric: str, num_resamples: int) -> dict[str, float]:
+    """Numbers of the scores that a model gave to the answers of one split (`lab.answers.learned`)."""
+    metrics = [KINDS[table.kind].metrics[column] for column in learned.COLUMNS[metric]]
+    out, cluster = {f"{name}/{each.name}": each.of(table) for each in metrics}, clusters(table)
+    compared = [each.name for each in metrics if each.higher_is_better is not None]
+    if cluster.max() > 0:
+        for key, one in intervals([table], compared, num_resamples=num_resamples, cluster=cluster)[0].items():
+            out |= ends(f"{name}/{key}", one)
+    return out
+
+
+def is_learned(name: str) -> bool:
+    """Whether a recorded number is one of `of_learned`."""
+    return re.sub("_(low|high)$", "", name.rpartition("/")[2]) in learned.NAMES
 
 
 def ends(name: str, interval: Interval) -> dict[str, float]:

@@ -7,23 +7,17 @@ Of several references the best counts, but for `vqa_accuracy`, which is a vote.
 from __future__ import annotations
 
 import re
-import string
 from collections import Counter
 from collections.abc import Sequence
 
-SQUAD_ARTICLES = re.compile(r"\b(a|an|the)\b")
-SQUAD_PUNCTUATION = str.maketrans("", "", string.punctuation)
+from lab.answers.normalise import squad
+
 ROUGE_WORD = re.compile(r"[a-z0-9]+")
-
-
-def squad_words(text: str) -> list[str]:
-    """Words as SQuAD's evaluation has them (Rajpurkar et al. 2016): lower case, without ASCII punctuation and articles."""
-    return SQUAD_ARTICLES.sub(" ", text.lower().translate(SQUAD_PUNCTUATION)).split()
 
 
 def token_f1(text: str, references: Sequence[str]) -> float:
     """F1 of the words in common, counted with their repetitions, as SQuAD 2.0: two empty sides agree, an empty and a full one do not."""
-    return max(_f1(squad_words(text), squad_words(reference)) for reference in references)
+    return max(_f1(squad(text).split(), squad(reference).split()) for reference in references)
 
 
 def rouge_l(text: str, references: Sequence[str]) -> float:

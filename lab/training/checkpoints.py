@@ -59,6 +59,11 @@ def saved(run_dir: Path) -> list[Path]:
     return sorted(folder(run_dir).glob("step-*.safetensors"), reverse=True)
 
 
+def newest_step(run_dir: Path) -> int:
+    """Optimizer steps done at the newest of them; 0 without one."""
+    return next((int(path.stem.removeprefix("step-")) for path in saved(run_dir)), 0)
+
+
 def save(run_dir: Path, checkpoint: Checkpoint, keep: int) -> Path:
     """Write `step-N` and remove all but the newest `keep`."""
     path = folder(run_dir) / f"step-{checkpoint.step:08d}.safetensors"

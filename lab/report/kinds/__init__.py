@@ -13,7 +13,7 @@ from lab.statistics.metrics import KINDS
 if TYPE_CHECKING:
     from lab.answers.predictions import PredictionTable
     from lab.report.confidence_figures import Confidence
-    from lab.report.document import Block
+    from lab.report.document import Block, Table
     from lab.report.findings import Findings
     from lab.report.measure import Measured
 
@@ -29,6 +29,7 @@ class KindPage:
     reading: how an answer is read and judged, in words, from the config. details: own numbers of an arm, from dev and minival (None, and
     why). confidence: of these, how sure its answers are; compared: what is right against which confidence, in words.
     remarks: what a reader must know first. told: of every row of a whole table the reference and what was answered, in words.
+    subsets: the headline by subset, or None.
     calibration, diagnostics: own chapters, the first with a function that places a figure by its name.
     """
 
@@ -47,6 +48,7 @@ class KindPage:
     compared: str
     remarks: Callable[[Sequence[Measured]], list[str]]
     told: Callable[[PredictionTable], list[tuple[str, str]]]
+    subsets: Callable[[Sequence[Measured]], Table | None]
     calibration: Callable[[Findings, Callable[[str], list[Block]]], list[Block]]
     diagnostics: Callable[[Findings], list[Block]]
 

@@ -20,7 +20,7 @@ from lab.report.findings import Findings
 from lab.report.formatting import NONE, arms, count, number
 from lab.report.kinds import KindPage
 from lab.report.measure import Measured
-from lab.report.tables import Column, best, best_table, label_of, name_of, shown_of
+from lab.report.tables import Column, best, best_table, label_of, name_of, shown_of, subsets_table
 from lab.statistics import calibration, functional
 from lab.statistics.metrics import KINDS
 
@@ -199,6 +199,7 @@ PAGE = KindPage(
     compared="right answers against confidence",
     remarks=little_mass,
     told=told,
+    subsets=subsets_table,
     calibration=calibration_blocks,
     diagnostics=swapped_blocks,
 )

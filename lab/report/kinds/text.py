@@ -8,6 +8,7 @@ from typing import Any
 
 from lab.answers import predictions
 from lab.answers.predictions import PredictionTable
+from lab.report import answer_forms, answer_scores
 from lab.report.checks import named
 from lab.report.confidence_figures import Confidence
 from lab.report.diagnostics import path_of
@@ -73,12 +74,14 @@ def calibration_blocks(findings: Findings, figure: Callable[[str], list[Block]])
 
 
 def answers_blocks(findings: Findings) -> list[Block]:
-    """How answers end, and the commonest references beside how often each arm gives them."""
+    """Six metrics; how answers end, what they look like, and the commonest references beside how often each arm gives them."""
     measured = findings.measured
     names = ("cut_off", "empty", "commonest_answer", "damaged_references")
     columns = [Column("arm", label_of, False), *(metric_column(METRICS[name]) for name in names)]
     columns.append(Column("tokens/s", recorded("latency/tokens_per_second", quantity)))
-    return [Heading(2, "What was answered"), best_table(columns, measured), *distribution(findings)]
+    page = [*answer_scores.scores_blocks(findings), Heading(2, "What was answered"), best_table(columns, measured), *distribution(findings)]
+    chapters = (answer_forms.forms_blocks, answer_forms.rules_blocks, answer_forms.confusion_blocks)
+    return [*page, *(block for chapter in chapters for block in chapter(findings))]
 
 
 def distribution(findings: Findings) -> list[Block]:
@@ -117,6 +120,7 @@ PAGE = KindPage(
     compared="exact match against the probability of the written answer",
     remarks=remarks,
     told=told,
+    subsets=answer_forms.subsets_table,
     calibration=calibration_blocks,
     diagnostics=answers_blocks,
 )

@@ -44,18 +44,31 @@ def token_rows(table: PredictionTable) -> np.ndarray:
     return np.stack([-table.log_p_reference, table.reference_tokens.astype(np.float64)], axis=1)
 
 
+def learned(name: str, header: str, unit: str, says: str, better: bool | None = True) -> Metric:
+    """The mean of a column that `lab.score` has written beside the predictions; nothing where it has not."""
+
+    def each(table: PredictionTable) -> np.ndarray:
+        return getattr(table, name)
+
+    return Metric(
+        name, header, unit, better, lambda table: float(each(table).mean()), says, each=each, needs=(name,),
+        only=lambda table: name in table.columns,
+    )  # fmt: skip
+
+
 def commonest(table: PredictionTable) -> float:
     """The share of the answer that is given most often."""
     return Counter(text for text, _ in table.normal).most_common(1)[0][1] / len(table)
 
 
+def numbers_of(text: str) -> set[str]:
+    """The numbers in a text, without commas."""
+    return {number.replace(",", "") for number in NUMBER.findall(text)}
+
+
 def loses(post: tuple[str, ...], raw: tuple[str, ...]) -> bool:
     """Whether a rule takes from references all their text, or a number."""
-
-    def numbers(text: str) -> set[str]:
-        return {number.replace(",", "") for number in NUMBER.findall(text)}
-
-    return any((text.strip() and not kept) or not numbers(text) <= numbers(kept) for kept, text in zip(post, raw, strict=True))
+    return any((text.strip() and not kept) or not numbers_of(text) <= numbers_of(kept) for kept, text in zip(post, raw, strict=True))
 
 
 def damaged(table: PredictionTable) -> np.ndarray:
@@ -105,6 +118,18 @@ METRICS = (
         "commonest answer: the share of the answer written most often; far above that of the commonest reference, answers have collapsed.",
         needs=NEEDS,
     ),
+    learned(
+        "bertscore", "BERTScore", "",
+        "BERTScore: F1 of greedily matched contextual embeddings (Zhang et al. 2020), without idf and rescaling; by lab.score, of the model "
+        "named. It is high for answers that are wrong in the same words' company: read it beside exact match.",
+    ),
+    learned(
+        "bartscore", "BARTScore", "nats",
+        "BARTScore: mean log-likelihood of a token of the reference given the answer, or as named (Yuan et al. 2021); by lab.score. Itself: of "
+        "the reference given the reference, which is below 0 and lower for short texts.",
+    ),
+    learned("bartscore_of_reference", "itself", "nats", "", None),
+    learned("cosine", "cosine", "", "cosine: of the sentence embeddings of answer and reference (Reimers and Gurevych 2019); by lab.score."),
     *COUNTS,
 )  # fmt: skip
 
