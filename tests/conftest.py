@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import shutil
@@ -28,6 +29,11 @@ settings.register_profile("local", max_examples=1000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
+def pytest_configure() -> None:
+    """Until `still_heap` the garbage collector would go through what is imported, a million objects, again and again."""
+    gc.disable()
+
+
 def pytest_collection_finish() -> None:
     """A run counts the operations of one example instead of four, which would be a third of a small run's time."""
     if (accounting := sys.modules.get("lab.run.accounting")) is not None:
@@ -43,7 +49,17 @@ def one_thread() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def forking_server(one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def still_heap(one_thread: None) -> None:
+    """The garbage collector leaves alone what the laboratory's libraries have made, here and in forks."""
+    if "mlflow" in sys.modules:
+        import mlflow.store.tracking.sqlalchemy_store  # noqa: F401 (it imports its store late)
+    gc.freeze()
+    gc.set_threshold(5_000)
+    gc.enable()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def forking_server(still_heap: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `forked_python` gives, made before a test has changed anything in this process."""
     return forked_python.start(tmp_path_factory.mktemp("python"))
 

@@ -18,7 +18,13 @@ PR_SET_PDEATHSIG = 1
 
 @contextlib.contextmanager
 def frozen_heap() -> Iterator[None]:
-    """Within, the garbage collector leaves what is there alone, so that forks do not copy the pages it would mark."""
+    """Within, the garbage collector leaves what is there alone, so that forks do not copy the pages it would mark.
+
+    A process that keeps a frozen heap of its own keeps it.
+    """
+    if gc.get_freeze_count():
+        yield
+        return
     gc.collect()
     gc.freeze()
     try:

@@ -71,9 +71,10 @@ def png_and_svgs(draw: Draw, name: str, software: str) -> tuple[bytes, tuple[str
 
 
 def laid_out(figure: Figure) -> Figure:
-    """The same figure, whose panels and texts stay where they come to stand now."""
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
+    """The same figure, whose panels and texts stay where they come to stand now; without an engine nothing lays it out again."""
+    if figure.get_layout_engine() is not None:
+        figure.draw_without_rendering()
+        figure.set_layout_engine(None)
     return figure
 
 

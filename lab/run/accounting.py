@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from lab import lora
-from lab.config import Experiment, LoraDial
+from lab.config import Experiment, LoraDial, trains
 from lab.costs.counting import CostModel
 from lab.model import Vlm
 from lab.records import ExampleSize
@@ -24,12 +24,14 @@ def sizes_of(examples: Examples) -> list[ExampleSize]:
     return [examples.encoder.size(examples[i]) for i in range(number)]
 
 
-def costs(vlm: Vlm, examples: Examples, dial: LoraDial | None = None) -> dict[str, float]:
-    """Operations of one forward pass of an arm's model with its adapters, and what dials add to it, mean over the first examples.
+def costs(x: Experiment, prepared: Prepared) -> dict[str, float]:
+    """Operations of one forward pass of an arm's model with its adapter, and what dials add to it, mean over dev's first examples.
 
-    dial: an adapter that is not attached yet.
+    The adapter is not attached yet. Arms that compute alike are counted once a process.
     """
-    flops = CostModel(vlm, dial).flops([examples.encoder.size(examples[i]) for i in range(min(COUNTED, len(examples)))])
+    vlm, examples = assemble(x, prepared.vlm), prepared.encoded(x)["dev"]
+    model = CostModel(vlm, lora.sized(vlm, x.lora) if trains(x) else None)
+    flops = model.flops([examples.encoder.size(examples[i]) for i in range(min(COUNTED, len(examples)))])
     return {"flops/forward_per_example": float(sum(flops.values())), "flops/added_per_example": float(flops["added"])}
 
 
@@ -49,7 +51,7 @@ def foresee(x: Experiment, prepared: Prepared) -> dict[str, float]:
     sizes = sizes_of(examples)
     found = {
         "parameters/trainable": float(trainable_parameters(vlm, dial)),
-        **costs(vlm, examples, dial),
+        **costs(x, prepared),
     }
     return found | (visual_tokens([size.tokens for size in sizes]) if len(sizes) == len(examples) else {})
 

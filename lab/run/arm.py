@@ -9,6 +9,7 @@ import logging
 import os
 import platform
 import socket
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,14 @@ from lab.run import ranks, zero_shot
 from lab.run.accounting import costs
 from lab.run.assembly import assemble, attached, check, sized, trained
 from lab.run.measuring import ask_minival, evaluate, require_effect, unasked, verify, wanted_of
+from lab.run.memory import checkpointing_choice
 from lab.run.realised import realised
 from lab.run.sharing import SPLITS, Prepared, prepare, try_out
 from lab.statistics import summary
 from lab.store import runs
 from lab.store.runs import Run
 from lab.training import checkpoints, loop
+from lab.training.capacity import Choice
 from lab.training.datamodule import Examples
 from lab.training.resuming import Paused
 
@@ -66,11 +69,12 @@ def run_arm(
         begin_or_resume(x, run, earlier, run_dir)
         runs.save(runs_dir, run)
         prepared.encoded(x, report)  # before adapters sit in the tower
-        run.facts["realised"] = realised(x, prepared)
+        run.facts["realised"], run.metrics = realised(x, prepared), costs(x, prepared)
+        choice = checkpointing_choice(x, prepared)
         beside = zero_shot.measure(x, prepared.vlm, prepared.encoded(x)["dev"], report) if zero_shot.wanted(x) else ({}, {})
         with attached(x, prepared.vlm) as vlm:
             try:
-                train_and_measure(x, vlm, prepared, run, run_dir, started, report, interleaved, pause_at)
+                train_and_measure(x, vlm, prepared, run, run_dir, started, report, interleaved, pause_at, choice)
             except Paused as paused:
                 pause(x, vlm, prepared, run, run_dir, paused.step, pause_at, report)
                 return run
@@ -148,19 +152,18 @@ def begin_or_resume(x: Experiment, run: Run, earlier: Run | None, run_dir: Path)
 
 def train_and_measure(
     x: Experiment, vlm: Vlm, prepared: Prepared, run: Run, run_dir: Path, started: float, report: Report, interleaved: bool,
-    pause_at: int | None,
+    pause_at: int | None, choice: Choice | None,
 ) -> None:
-    """Fill a run's record with what one arm's model counts, learns and answers. Raises `Paused` at `pause_at`."""
+    """Fill a run's record with what one arm's model learns and answers. choice: of `checkpointing_choice`. Raises `Paused` at `pause_at`."""
     encoded = prepared.encoded(x, report)
     ledger = lora.ledger(vlm)
     log.info("parameters\n%s", lora.ledger_text(ledger))
     reads = encoded["dev"].encoder.readout
     run.facts |= {"data": data_facts(x, prepared, encoded), "ledger": lora.ledger_facts(ledger), "versions": dict(versions())}
-    run.metrics = {
+    run.metrics |= {
         "parameters/total": float(sum(row.total for row in ledger)),
         "parameters/trainable": float(sum(row.trainable for row in ledger)),
     }
-    run.metrics |= costs(vlm, encoded["dev"])
     runs.save(Path(x.tracking.runs_dir), run)
     described = contract.describe(x, vlm, encoded["dev"].encoder, reads)
     if checkpoints.saved(run_dir):  # also where training has ended and only the evaluation was cut off
@@ -171,7 +174,7 @@ def train_and_measure(
     if trains(x):
         alike = {"samples": run.facts["data"]["samples"]["train"]}
         with ranks.launch_ranks(x, run_dir, started, alike):
-            outcome = loop.train(x, vlm, encoded, run_dir, started, alike, report, pause_at=pause_at)
+            outcome = loop.train(x, vlm, encoded, run_dir, started, alike, report, pause_at=pause_at, choice=choice)
         run.metrics |= outcome.metrics
         run.facts |= outcome.facts
         seen = int(outcome.metrics["train/steps"]) * x.trainer.samples_per_step
@@ -207,11 +210,14 @@ def data_facts(x: Experiment, prepared: Prepared, encoded: dict[str, Examples]) 
     }
 
 
-def warm() -> None:
+def warm(experiments: Iterable[Experiment], prepared: Prepared) -> None:
     """Do once what every arm would, so that arms forked from this process find it done."""
     with contextlib.suppress(ImportError):  # it is no need of ours
         import pandas  # noqa: F401 (pyarrow imports it with its first table)
     versions()
+    for x in experiments:
+        costs(x, prepared)
+        checkpointing_choice(x, prepared)
 
 
 @functools.cache

@@ -37,11 +37,18 @@ def max_concurrent_arms(arms: Sequence[Experiment], prepared: Prepared, limit: i
 
 def own_bytes(x: Experiment, prepared: Prepared) -> float:
     """Bytes of memory that an arm's process needs beside what it shares: adapters, activations, the gate's copies."""
-    vlm = assemble(x, prepared.vlm)
-    dial = lora.verify(vlm, x.lora)
-    weights = sum(parameter.nbytes for parameter in vlm.bare.parameters())
+    weights = sum(parameter.nbytes for parameter in prepared.vlm.bare.parameters())
     gate = GATE_COPIES * weights if x.evaluation.verify else 0.0
+    choice = checkpointing_choice(x, prepared)
+    return SURROUNDINGS + gate + (0.0 if choice is None else choice.needed - weights)
+
+
+def checkpointing_choice(x: Experiment, prepared: Prepared) -> capacity.Choice | None:
+    """Whether an arm trains with gradient checkpointing, counted before its adapter is attached; None for one that does not train.
+
+    What a step keeps is counted once a process for arms that compute alike.
+    """
     if not trains(x):
-        return SURROUNDINGS + gate
-    choice = capacity.choose(x.trainer, vlm, prepared.encoded(x)["train"], dial)
-    return SURROUNDINGS + gate + choice.needed - weights
+        return None
+    vlm = assemble(x, prepared.vlm)
+    return capacity.choose(x.trainer, vlm, prepared.encoded(x)["train"], lora.sized(vlm, x.lora))

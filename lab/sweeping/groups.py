@@ -167,7 +167,7 @@ def side_by_side(
     living: dict[str, tuple[BaseProcess, Experiment, Run]] = {}
     begun: dict[str, tuple[int, float]] = {}
     told = False
-    running.warm()
+    running.warm([x for x, _ in todo], prepared)
     with board() as draw, deferred(), frozen_heap():
         while living or (waiting and not REQUEST.asked):
             if REQUEST.asked and not told:

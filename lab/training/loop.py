@@ -105,17 +105,19 @@ def train(
     report: Report = silent,
     watchers: Sequence[Callback] = (),
     pause_at: int | None = None,
+    choice: capacity.Choice | None = None,
 ) -> Outcome:
     """Train the adapters in place, from the run's newest checkpoint if it has one.
 
     started: Unix time at which the command began. alike: what must be the same in a checkpoint to go on from.
-    watchers: Lightning callbacks that look on (`lab.bench`). pause_at: optimizer steps after which it pauses.
+    watchers: Lightning callbacks that look on (`lab.bench`). pause_at: optimizer steps after which it pauses. choice: of gradient
+    checkpointing, where it is made.
     Out of memory, the arm goes on from its last checkpoint with fewer samples per forward and as many per optimizer step, and says so.
     Raises `ContractError` where a checkpoint does not fit, `TrainingError` where the loss is not finite, `ModelError` where one
     sample does not fit into memory, `Stopped` where the run is asked to stop, `Paused` at `pause_at`.
     """
     keep_freed_memory()
-    choice = capacity.choose(x.trainer, vlm, splits["train"])
+    choice = choice or capacity.choose(x.trainer, vlm, splits["train"])
     if choice.on and not choice.asked:
         log.warning(
             "memory: a step would need %.1f GB of %.1f GB, so gradient checkpointing is on, which takes about a third more compute. "
