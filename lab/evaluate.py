@@ -170,7 +170,7 @@ def told(path: Path, facts: dict[str, Any], table: PredictionTable, num_resample
     """The lines that a person reads: metrics with 95 % intervals, or the reason why there are none."""
     from lab.errors import LabError
     from lab.statistics import rules
-    from lab.statistics.comparing import intervals
+    from lab.statistics.intervals import intervals
     from lab.statistics.metrics import KINDS
 
     shown = KINDS[table.kind].shown

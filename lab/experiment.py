@@ -237,7 +237,7 @@ def with_intervals(table: Any, num_resamples: int) -> pd.DataFrame:
     """
     import pandas as pd
 
-    from lab.statistics.comparing import intervals
+    from lab.statistics.intervals import intervals
     from lab.statistics.metrics import KINDS
 
     kind = KINDS[table.kind]

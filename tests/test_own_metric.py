@@ -15,7 +15,8 @@ from lab.report.kinds import page_of
 from lab.report.select_runs import choose
 from lab.report.write import write_report
 from lab.statistics import summary
-from lab.statistics.comparing import compare, interval, intervals
+from lab.statistics.comparing import compare
+from lab.statistics.intervals import interval, intervals
 from lab.statistics.metrics import KINDS, Metric, register
 from lab.statistics.verdict import verdict
 

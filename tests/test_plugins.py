@@ -42,7 +42,7 @@ def load(dial, cache_dir):
 register("squares", load)
 """,
     "c_rule.py": """
-from lab.statistics.comparing import interval
+from lab.statistics.intervals import interval
 from lab.statistics.rules import register
 
 class Mean:

@@ -10,7 +10,8 @@ from prediction_tables import from_log_odds, nested
 from scipy.stats import binom
 
 from lab.report.formatting import percent_within, points, unseen
-from lab.statistics import comparing, proportions
+from lab.statistics import intervals, proportions
+from lab.statistics.comparing import compare
 from lab.statistics.metrics import KINDS
 from lab.statistics.seeds import compare_seeds, noise_floor
 from lab.statistics.verdict import verdict
@@ -97,7 +98,7 @@ def test_twenty_of_twenty_right_is_not_certain() -> None:
     z = np.full(20, 3.0)
     label = np.ones(20, dtype=bool)
     table = from_log_odds(z, label)
-    found = comparing.intervals([table], ("accuracy", "consistency", "captured_mass_below_half", "ece", "nll"))[0]
+    found = intervals.intervals([table], ("accuracy", "consistency", "captured_mass_below_half", "ece", "nll"))[0]
     assert percent_within(1.0, found["accuracy"]) == percent_within(1.0, found["consistency"]) == "100.0 [86.1, 100.0]"
     assert percent_within(0.0, found["captured_mass_below_half"]) == "0.0 [0.0, 13.9]"
     assert unseen("r=8", found["accuracy"]) == (
@@ -105,14 +106,14 @@ def test_twenty_of_twenty_right_is_not_certain() -> None:
     )
     assert proportions.upper_bound(20, LEVEL) == pytest.approx(1 - found["accuracy"].low, abs=1e-12)
     for name in ("ece", "nll"):  # not shares, and the same in every resample
-        assert not found[name].has_ends and found[name].method == comparing.ALIKE
+        assert not found[name].has_ends and found[name].method == intervals.ALIKE
         assert percent_within(0.05, found[name]) == "5.0 [no interval]"
-    wrong = comparing.interval(table.replace(right=1 - table.right))
+    wrong = intervals.interval(table.replace(right=1 - table.right))
     assert unseen("r=8", wrong).startswith("r=8: 0 of 20 right. An accuracy of up to 13.9 % is compatible")
-    sets = comparing.interval(table.replace(image_set=np.repeat([f"s{i}" for i in range(5)], 4)))
+    sets = intervals.interval(table.replace(image_set=np.repeat([f"s{i}" for i in range(5)], 4)))
     assert sets.low < 0.6 and "over 5 clusters" in unseen("r=8", sets)
     assert unseen("r=8", dataclasses.replace(sets, estimate=0.95)) is None
-    together = comparing.intervals([table, table], ("accuracy", "ece"), cluster=np.arange(20))
+    together = intervals.intervals([table, table], ("accuracy", "ece"), cluster=np.arange(20))
     assert repr(together[1]) == repr({name: found[name] for name in ("accuracy", "ece")})
 
 
@@ -123,8 +124,8 @@ def test_every_share_widens_with_its_clusters(name: str) -> None:
     copied = table.take(np.repeat(np.arange(len(table)), 5))
     group = np.array([f"{name}/{i % 5}" for i, name in enumerate(copied.question_group)])
     cluster = np.unique(table.image_set, return_inverse=True)[1]
-    once = comparing.interval(table, name, cluster=cluster)
-    again = comparing.interval(copied.replace(question_group=group), name, cluster=np.repeat(cluster, 5))
+    once = intervals.interval(table, name, cluster=cluster)
+    again = intervals.interval(copied.replace(question_group=group), name, cluster=np.repeat(cluster, 5))
     assert once.estimate == pytest.approx(again.estimate)
     assert again.high - again.low >= 0.9 * (once.high - once.low)
 
@@ -132,18 +133,18 @@ def test_every_share_widens_with_its_clusters(name: str) -> None:
 def test_arms_that_never_differ_are_bounded_and_claim_nothing() -> None:
     label = np.ones(20, dtype=bool)
     right, wrong = (from_log_odds(np.full(20, z), label) for z in (3.0, -3.0))
-    same = comparing.compare(right, right)
+    same = compare(right, right)
     assert points(same.difference, same.low, same.high) == "+0.0 [-13.9, +13.9]"
     claim = verdict(same, "a", "b")
     assert not claim.claimed
     assert claim.sentence.startswith("a and b are level in accuracy (95 % interval -13.9 to 13.9, Holm p = 1.00)")
-    apart = comparing.compare(right, wrong)
+    apart = compare(right, wrong)
     assert (apart.low, apart.high) == (pytest.approx(1 - 2 * proportions.upper_bound(20, LEVEL)), 1.0)
-    assert verdict(apart, "a", "b").claimed and not verdict(comparing.compare(right, right, "brier"), "a", "b").claimed
+    assert verdict(apart, "a", "b").claimed and not verdict(compare(right, right, "brier"), "a", "b").claimed
     sets = np.repeat([f"s{i}" for i in range(30)], 2)
     one = from_log_odds(np.tile([3.0, -3.0], 30), np.ones(60, dtype=bool), image_set=sets)
     none = from_log_odds(np.full(60, -3.0), np.ones(60, dtype=bool), image_set=sets)
-    found = comparing.compare(one, none)  # half a point of every set: no resample differs
+    found = compare(one, none)  # half a point of every set: no resample differs
     claim = verdict(found, "a", "b")
     assert not found.has_interval and found.p_value < 0.001
     assert not claim.claimed and claim.against == ("no interval: every resample gives the same number",)
@@ -154,5 +155,5 @@ def test_arms_that_never_differ_are_bounded_and_claim_nothing() -> None:
 def test_replicates_that_came_out_alike_bound_nothing() -> None:
     label = np.ones(20, dtype=bool)
     right, wrong = (from_log_odds(np.full(20, z), label) for z in (3.0, -3.0))
-    claim = verdict(comparing.compare(right, wrong), "a", "b", floor=noise_floor([[1.0, 1.0], [0.0, 0.0]]))
+    claim = verdict(compare(right, wrong), "a", "b", floor=noise_floor([[1.0, 1.0], [0.0, 0.0]]))
     assert claim.noise_floor is None and claim.sentence.endswith("claim for these trained models, not for their settings.")

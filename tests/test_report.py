@@ -47,7 +47,8 @@ from lab.report.versus import compare_sweeps
 from lab.report.webpage import SCRIPT, css_width, html_block
 from lab.report.write import is_ours, latex, write_report
 from lab.statistics import calibration, functional
-from lab.statistics.comparing import compare, holm, intervals
+from lab.statistics.comparing import compare, holm
+from lab.statistics.intervals import intervals
 from lab.statistics.metrics import KINDS, summarise
 from lab.statistics.resampling import clusters
 from lab.statistics.seeds import compare_seeds, noise_floor

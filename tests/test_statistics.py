@@ -10,7 +10,7 @@ from prediction_tables import guesses, nested, rival
 from scipy.stats import binomtest
 
 from lab.errors import DataError, LabError
-from lab.statistics import comparing, resampling
+from lab.statistics import comparing, intervals, resampling
 from lab.statistics.metrics import KINDS, ratio
 
 METRICS = KINDS["choice"].metrics
@@ -42,7 +42,7 @@ def test_clusters_join_image_sets_that_share_a_sentence():
 def test_one_cluster_cannot_be_resampled():
     table = guesses(np.random.default_rng(0), ["a"] * 6, ["s"] * 6)
     with pytest.raises(LabError, match="all 6 examples hang together in one cluster"):
-        comparing.interval(table)
+        intervals.interval(table)
 
 
 # --- intervals --------------------------------------------------------------------------------------------------------
@@ -73,7 +73,7 @@ def test_interval_agrees_with_the_cluster_robust_error():
     from lab.statistics.power_analysis import cluster_error
 
     table = nested(400, seed=2)
-    found = comparing.interval(table, num_resamples=4000)
+    found = intervals.interval(table, num_resamples=4000)
     error = cluster_error(table.correct, resampling.clusters(table))
     assert found.estimate == table.correct.mean()
     assert found.high - found.low == pytest.approx(2 * 1.96 * error, rel=0.06)
@@ -83,7 +83,7 @@ def test_interval_agrees_with_the_cluster_robust_error():
 def test_any_other_metric_takes_the_general_path():
     table = nested(60)
     names = ("auroc_label", "aurc", "ece_debiased")
-    found = comparing.intervals([table], names, seed=3)[0]
+    found = intervals.intervals([table], names, seed=3)[0]
     cluster = resampling.clusters(table)
     drawn = [METRICS["aurc"].of(table.take(rows)) for rows in resampling.drawn_rows(cluster, 2000, 3)]
     expected = np.quantile(drawn, [0.025, 0.975])
@@ -109,8 +109,8 @@ def test_general_path_draws_whole_clusters():
 
 def test_seeds_give_the_same_interval_and_other_seeds_another():
     table = nested()
-    assert comparing.interval(table, seed=1) == comparing.interval(table, seed=1)
-    assert comparing.interval(table, seed=1) != comparing.interval(table, seed=2)
+    assert intervals.interval(table, seed=1) == intervals.interval(table, seed=1)
+    assert intervals.interval(table, seed=1) != intervals.interval(table, seed=2)
 
 
 def test_chunks_do_not_change_the_draws(monkeypatch):
@@ -127,7 +127,7 @@ def test_seven_thousand_examples_in_a_third_of_a_second(clustered):
     took = []
     for _ in range(5):
         start = time.process_time()
-        comparing.interval(table, "accuracy", num_resamples=2000, cluster=cluster)
+        intervals.interval(table, "accuracy", num_resamples=2000, cluster=cluster)
         took.append(time.process_time() - start)
     assert min(took) < 0.3
 
@@ -215,15 +215,15 @@ def test_other_items_are_refused():
 def test_unknown_names_are_refused():
     table = nested(5)
     with pytest.raises(LabError, match="Did you mean 'accuracy'"):
-        comparing.interval(table, "acuracy")
+        intervals.interval(table, "acuracy")
     with pytest.raises(LabError, match="metric='aurc': it is no sum over examples"):
         comparing.compare(table, table, "aurc")
     with pytest.raises(LabError, match="num_examples.: more of it is neither"):
-        comparing.interval(table, "num_examples")
+        intervals.interval(table, "num_examples")
     with pytest.raises(LabError, match="evaluation.bootstrap=100: too few"):
-        comparing.interval(table, num_resamples=100)
+        intervals.interval(table, num_resamples=100)
     with pytest.raises(LabError, match="level=95"):
-        comparing.interval(table, level=95)
+        intervals.interval(table, level=95)
 
 
 # --- p-values ---------------------------------------------------------------------------------------------------------

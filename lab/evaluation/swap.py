@@ -23,7 +23,7 @@ from lab.answers.predictions import PredictionTable
 from lab.data.controls import AlteredSplit
 from lab.errors import DataError
 from lab.records import Prediction, Sample, Split
-from lab.statistics.comparing import Interval, interval
+from lab.statistics.intervals import Interval, interval
 from lab.statistics.resampling import clusters
 
 SIDES = {"left": "right", "right": "left"}

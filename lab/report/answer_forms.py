@@ -16,7 +16,7 @@ from lab.report.findings import Findings
 from lab.report.formatting import NONE, capital, count, decimal, number_within, percent
 from lab.report.measure import Measured
 from lab.report.tables import best, label_of, shown_of
-from lab.statistics.comparing import interval
+from lab.statistics.intervals import interval
 from lab.statistics.metrics import KINDS, Metric
 from lab.statistics.metrics.text import numbers_of
 

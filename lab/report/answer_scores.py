@@ -15,7 +15,8 @@ from lab.report.findings import Findings
 from lab.report.formatting import NONE, count, difference_within, number, number_within, p_value
 from lab.report.measure import Measured
 from lab.report.tables import best, label_of, shown_of
-from lab.statistics.comparing import Comparison, Interval, compare, holm, intervals
+from lab.statistics.comparing import Comparison, compare, holm
+from lab.statistics.intervals import Interval, intervals
 from lab.statistics.metrics import KINDS, Metric
 from lab.statistics.seeds import compare_seeds
 

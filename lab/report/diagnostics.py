@@ -15,7 +15,7 @@ from lab.report.formatting import NONE, capital, number_within, percent_within
 from lab.report.kinds import page_of
 from lab.report.measure import Measured
 from lab.report.tables import Column, best, label_of, shown_of, table_of
-from lab.statistics.comparing import Interval, interval
+from lab.statistics.intervals import Interval, interval
 from lab.statistics.metrics import columns
 from lab.store.runs import folder, own_predictions
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from lab.statistics.comparing import Comparison, Interval
+from lab.statistics.comparing import Comparison
+from lab.statistics.intervals import Interval
 from lab.statistics.metrics import Metric
 
 NONE = "–"

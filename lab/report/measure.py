@@ -20,7 +20,7 @@ from lab.host.progress import Report, silent
 from lab.report.kinds import page_of
 from lab.report.question_set import QuestionSet, Reader
 from lab.report.select_runs import Row
-from lab.statistics.comparing import Interval, intervals
+from lab.statistics.intervals import Interval, intervals
 from lab.statistics.metrics import KINDS, Kind, columns
 from lab.store.runs import own_predictions
 

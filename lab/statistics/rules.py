@@ -9,7 +9,7 @@ from lab import bounds
 from lab.answers.predictions import PredictionTable
 from lab.errors import LabError
 from lab.statistics import winoground
-from lab.statistics.comparing import Interval
+from lab.statistics.intervals import Interval
 
 
 class Rule(Protocol):

@@ -10,7 +10,8 @@ import numpy as np
 
 from lab.answers.predictions import PredictionTable
 from lab.errors import LabError
-from lab.statistics.comparing import LEVEL, Comparison, aligned, compare
+from lab.statistics.comparing import Comparison, aligned, compare
+from lab.statistics.intervals import LEVEL
 from lab.statistics.metrics import KINDS, Metric
 from lab.statistics.resampling import LEAST_RESAMPLES, clusters, drawn_sums
 

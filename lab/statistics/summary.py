@@ -22,7 +22,7 @@ from lab.answers.predictions import PredictionTable
 from lab.errors import LabError
 from lab.host.files import text_hash
 from lab.statistics import calibration
-from lab.statistics.comparing import Interval, intervals
+from lab.statistics.intervals import Interval, intervals
 from lab.statistics.metrics import KINDS, summarise
 from lab.statistics.resampling import clusters
 

@@ -20,7 +20,7 @@ import numpy as np
 from lab.answers.predictions import PredictionTable
 from lab.errors import DataError
 from lab.statistics import proportions
-from lab.statistics.comparing import LEVEL, Interval
+from lab.statistics.intervals import LEVEL, Interval
 
 TITLE: str = "Winoground (diagnostic)"
 SAYS: str = (
