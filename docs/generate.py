@@ -10,6 +10,7 @@ from typing import Any
 import mkdocs_gen_files
 
 from lab import keys as keys_reference
+from lab.config import RECIPE
 from lab.statistics.metrics import KINDS, Kind
 
 ROOT = Path(__file__).parents[1]
@@ -54,6 +55,7 @@ def metrics(kind: Kind) -> str:
 
 
 reference = keys_reference.reference(ROOT / "conf", ROOT / "sweeps")
+recipes = reference["groups"].pop(RECIPE)
 for dial, options in reference["groups"].items():
     of_dial = {key: one for key, one in reference["keys"].items() if key.startswith(f"{dial}.")}
     parts = [f"## `{dial}={option}`\n\n{unwrapped(comment)}\n\n{keys(of_dial, option)}" for option, comment in options.items()]
@@ -62,7 +64,8 @@ rows = [(f"[`{dial}`]({dial}.md)", ASKS[dial], ", ".join(options)) for dial, opt
 said = "A dial is a question about fine-tuning; an option is a file of `conf/<dial>/`.\n"
 write("dials/index.md", "# Dials\n", said, table(("dial", "asks", "options"), rows))
 said = "What is held still unless you say otherwise: `conf/train.yaml`.\n"
-write("settings.md", "# Settings\n", said, keys(reference["keys"], keys_reference.TRAIN))
+rows = [(f"`{RECIPE}={name}`", unwrapped(comment)) for name, comment in recipes.items()]
+write("settings.md", "# Settings\n", said, keys(reference["keys"], keys_reference.TRAIN), "\n## Recipes: values over dials and settings\n", table(("recipe", "is"), rows))
 sweeps = (f"## {name}\n\n{question}\n\n```bash\npython -m lab.train -cn {name}\n```\n" for name, question in reference["sweeps"].items())
 write("sweeps.md", "# Sweeps\n", "Questions with the arms that answer them.\n", *sweeps)
 write(

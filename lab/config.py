@@ -20,6 +20,8 @@ from lab.host.redaction import without_secrets
 MISSING: Any = "???"
 """OmegaConf's mark of a value that must be given. Its own constant is not imported, which takes as long as all of `--help`."""
 DIALS = ("model", "data", "lora", "prompt", "vision_tokens", "conditioning")
+RECIPE = "recipe"
+"""The group of `conf/` that is no dial: values over all of them, of which a run knows nothing but the values."""
 PARTS = ("vision", "projector", "llm")
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from lab import bounds, paths
-from lab.config import DIALS, Experiment
+from lab.config import DIALS, RECIPE, Experiment
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 TRAIN = "train"
@@ -38,12 +38,15 @@ HYDRA = {
 SAMPLER = {"sampler": ("tpe", "random", "qmc", "nsgaii"), "direction": ("maximize", "minimize")}
 OPTUNA = ("n_trials", "n_jobs", "direction", "metrics", "sampler", "sampler_options", "seed")
 """Keys of `hydra.sweeper` with `hydra/sweeper=optuna`; `SAMPLER`: the words of those that take words."""
+GLOBAL = "# @package _global_\n"
+"""How a file of values over all sections begins."""
 
 
 def reference(conf: Path, sweeps: Path) -> dict[str, Any]:
     """Plain values for JSON.
 
-    groups: by dial, each option's header comment. sweeps: the questions of the sweep files. help: header and footer of `--help`.
+    groups: by dial, and of the recipes, each option's header comment. sweeps: the questions of the sweep files. help: header and footer of
+    `--help`.
     keys: by dotted key, `Legal` as a dict with `comments`, by option (`TRAIN` for what is no dial's).
     hydra: groups, as `HYDRA`, and keys, as above but without comments.
     """
@@ -52,13 +55,13 @@ def reference(conf: Path, sweeps: Path) -> dict[str, Any]:
     comments: dict[str, dict[str, str]] = {}
     for key, comment in comments_of(train).items():
         comments.setdefault(key, {})[TRAIN] = comment
-    for dial, option in files:
+    for dial, option in (file for file in files if file[0] != RECIPE):
         for key, comment in inherited(files, dial, option).items():
             comments.setdefault(f"{dial}.{key}", {})[option] = comment
     keys = {key: dataclasses.asdict(found) | {"comments": comments.get(key, {})} for key, found in legal_values()}
     texts = LOADER(train).get_single_data()["hydra"]["help"]
     return {
-        "groups": {dial: {option: header(text) for (group, option), text in files.items() if group == dial} for dial in DIALS},
+        "groups": {each: {option: header(text) for (group, option), text in files.items() if group == each} for each in (*DIALS, RECIPE)},
         "sweeps": {path.stem: header(path.read_text(encoding="utf-8")) for path in sorted(sweeps.glob("*.yaml"))},
         "help": {part: texts[part] for part in ("header", "footer")},
         "keys": keys,
@@ -73,9 +76,9 @@ def sampling(key: str) -> Legal:
 
 
 def header(text: str) -> str:
-    """The first comment of a file, up to where another word of its header begins; without `Question:`."""
+    """The first comment of a file behind Hydra's own, up to where another word of its header begins; without `Question:`."""
     lines = []
-    for line in text.splitlines():
+    for line in text.removeprefix(GLOBAL).splitlines():
         if not line.startswith("#") or (lines and re.match(r"# [A-Z][\w ]*:", line)):
             break
         lines.append(line.lstrip("# ").strip())

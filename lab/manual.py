@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lab import key_index, plugins
-from lab.config import flat
+from lab.config import RECIPE, flat
 from lab.errors import ConfigError, did_you_mean
 
 FLAGS = ("-h", "--help")
@@ -54,10 +54,14 @@ def text(arguments: Sequence[str], compose: Compose) -> str:
         return "\n".join([*narrowed(index, values, shown, width), ""])
     lines = table(index["help"]["header"], width, 46)
     lines += ["", "Groups, GROUP=OPTION (--help GROUP: what each option is):"]
-    for group, options in index["groups"].items():
+    dials = {group: options for group, options in index["groups"].items() if group != RECIPE}
+    for group, options in dials.items():
         lines += entry(group, ", ".join(sorted({*options, *own_options(group)})), width)
     for group, options in index["hydra"]["groups"].items():
         lines += entry(group, ", ".join(options), width)
+    lines += ["", "Recipes, recipe=RECIPE, values over all of these:"]
+    for recipe, comment in index["groups"][RECIPE].items():
+        lines += entry(recipe, comment, width)
     lines += ["", "Sweeps, -cn SWEEP:"]
     for sweep, question in index["sweeps"].items():
         lines += entry(sweep, question, width)
@@ -67,7 +71,7 @@ def text(arguments: Sequence[str], compose: Compose) -> str:
 
 def narrowed(index: Mapping[str, Any], values: Mapping[str, Any], shown: Sequence[str], width: int) -> Iterator[str]:
     """Groups with what each option is, and sections or keys, by their names."""
-    known = [*values, *flat(dict(values)), *index["hydra"]["groups"]]
+    known = [*index["groups"], *values, *flat(dict(values)), *index["hydra"]["groups"]]
     for word in shown:
         if word not in known:
             raise ConfigError(f"--help {word}: there is no such group or key.{did_you_mean(word, known)} `lab train --help` lists them all.")

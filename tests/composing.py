@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lab import cli
-from lab.config import DIALS, Experiment
+from lab.config import DIALS, RECIPE, Experiment
 
 APART = tuple(dial for dial in DIALS if dial != "data")
 """Dials whose options leave the other dials alone; data choose how they are asked."""
@@ -59,6 +59,6 @@ def parsed(override: str) -> Override:
 def chooses_options(override: str) -> bool:
     """Whether it is more than a value of one key of the schema."""
     key = override.partition("=")[0]
-    if key in DIALS or key.partition(".")[0] == "hydra" or not key.replace(".", "").replace("_", "").isalnum():
+    if key in (*DIALS, RECIPE) or key.partition(".")[0] == "hydra" or not key.replace(".", "").replace("_", "").isalnum():
         return True
     return parsed(override).type is not OverrideType.CHANGE or parsed(override).is_sweep_override()

@@ -45,6 +45,7 @@ def here(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("lab train vision_tokens=resize,re", ["vision_tokens=resize,resampler"]),
         ("lab train lora.use_dora=", ["lora.use_dora=false", "lora.use_dora=true"]),
         ("lab train seed=1 model.dtype=fl", ["model.dtype=float16", "model.dtype=float32"]),
+        ("lab train recipe=seed001_q", ["recipe=seed001_qwen"]),
         ("lab train ++optim.schedule=li", ["++optim.schedule=linear"]),
         ("lab train trainer.gradient_checkpointing=n", ["trainer.gradient_checkpointing=null"]),
         ("lab train evaluation.splits=[dev,", ["evaluation.splits=[dev,minival", "evaluation.splits=[dev,train"]),
