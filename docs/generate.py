@@ -65,7 +65,8 @@ said = "A dial is a question about fine-tuning; an option is a file of `conf/<di
 write("dials/index.md", "# Dials\n", said, table(("dial", "asks", "options"), rows))
 said = "What is held still unless you say otherwise: `conf/train.yaml`.\n"
 rows = [(f"`{RECIPE}={name}`", unwrapped(comment)) for name, comment in recipes.items()]
-write("settings.md", "# Settings\n", said, keys(reference["keys"], keys_reference.TRAIN), "\n## Recipes: values over dials and settings\n", table(("recipe", "is"), rows))
+parts = (keys(reference["keys"], keys_reference.TRAIN), "\n## Recipes: values over dials and settings\n", table(("recipe", "is"), rows))
+write("settings.md", "# Settings\n", said, *parts)
 sweeps = (f"## {name}\n\n{question}\n\n```bash\npython -m lab.train -cn {name}\n```\n" for name, question in reference["sweeps"].items())
 write("sweeps.md", "# Sweeps\n", "Questions with the arms that answer them.\n", *sweeps)
 write(
