@@ -144,7 +144,15 @@ def small(
 
 
 @pytest.fixture
-def with_tracker(small: Callable[..., Experiment], tmp_path: Path, migrated: Path) -> Callable[..., Experiment]:
-    """`small`, with the tracker."""
+def blank_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports of this process have blank figures."""
+    import blank_figures
+
+    blank_figures.use(monkeypatch)
+
+
+@pytest.fixture
+def with_tracker(small: Callable[..., Experiment], tmp_path: Path, migrated: Path, blank_figures: None) -> Callable[..., Experiment]:
+    """`small`, with the tracker, whose reports have blank figures."""
     shutil.copy(migrated, tmp_path / "mlflow.db")
     return lambda *overrides: small("tracking.enabled=true", *overrides)

@@ -25,7 +25,7 @@ PLUGINS = {"joblib": "hydra_plugins.hydra_joblib_launcher", "submitit_local": "h
 
 
 @pytest.fixture
-def overrides(tmp_path, tiny_folder, migrated) -> list[str]:
+def overrides(tmp_path, tiny_folder, migrated, blank_figures) -> list[str]:
     """A small experiment on the command line, its files in `tmp_path`."""
     shutil.copy(migrated, tmp_path / "mlflow.db")
     return [

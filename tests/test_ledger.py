@@ -159,6 +159,7 @@ def test_a_baseline_needs_no_match() -> None:
     assert "within 0.0 %" in matching.matched([ARM, baseline, other(label="c")])
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_the_report_shows_the_ledger_and_the_broken_requirement(tmp_path: Path) -> None:
     runs_dir, dev = tmp_path / "runs", Questions.draw("dev", 140)
     names = []

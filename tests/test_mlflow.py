@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import blank_figures
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Metric
@@ -73,7 +74,9 @@ def published(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Publi
     runs.save(folder / "runs", dataclasses.replace(failed, started=runs.now(), ended=runs.now()))
     trackers = Trackers(section)
     assert trackers.deliver_all(sweep.arms, sweep.identity) == len(sweep.arms)
-    assert trackers.sweeps.publish(sweep.identity)
+    with pytest.MonkeyPatch.context() as patch:
+        blank_figures.use(patch)
+        assert trackers.sweeps.publish(sweep.identity)
     return Published(folder, trackers, folder / "mlflow.db")
 
 
@@ -147,6 +150,7 @@ def test_publishing_again_sends_nothing_until_something_changes(published: Publi
     assert published.trackers.sweeps.publish("ranks")
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_an_arm_of_two_sweeps_is_found_by_both_links(tmp_path: Path, migrated: Path) -> None:
     trackers = Trackers(store(tmp_path, migrated))
     dev = Questions.draw("dev", 40)
@@ -189,6 +193,7 @@ def test_a_number_that_is_not_finite_is_named_by_a_tag(tmp_path: Path, migrated:
 
 
 @pytest.mark.parametrize("noted", [True, False])
+@pytest.mark.usefixtures("blank_figures")
 def test_what_an_earlier_version_logged_below_a_parent_is_made_right(tmp_path: Path, migrated: Path, noted: bool) -> None:
     """Its points stay, once each; the arm gets its headline, leaves its parent, and the parent becomes the run of the sweep."""
     section = store(tmp_path, migrated)
@@ -258,6 +263,7 @@ def served(published: Published, many: MlflowSync, look: Any, forking_server: Pa
     server.kill()
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_the_printed_link_shows_what_the_report_says_of_every_arm(published: Published, look: Any, served: Any) -> None:
     lines = links.of_sweep(published.trackers.mlflow, runs.load_sweep(published.folder / "runs", "ranks"))
     assert len(lines) == 2 and lines[0].endswith(f"--backend-store-uri {published.trackers.mlflow.uri}")

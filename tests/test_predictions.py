@@ -63,6 +63,7 @@ def version_1(path, given):
     pq.write_table(pa.table(columns).replace_schema_metadata({b"vlm_lab.predictions": b"1"}), path)
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_run_folders_of_an_earlier_version_are_reported_and_more_of_them_is_refused(tmp_path):
     """Folders as commit 662f32b wrote them: predictions of version 1 by split, a field of the tracker, `evaluation.generate`."""
     asked = synthetic_runs.Questions.draw("q", 60)

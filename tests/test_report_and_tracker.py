@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import blank_figures
 import pytest
 from mlflow import MlflowClient
 from test_winoground import drawn
@@ -172,7 +173,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory, composer, tiny_folder: Pa
     options = [("lora.r=2", "trainer.max_steps=4"), ("lora.r=4", "trainer.max_steps=4"), ("lora=none", "trainer.max_steps=0")]
     asked = [arms.Arm(composer(*given, *option), option) for option in options]
     origin = arms.SweepSource("test", "python -m lab.train ... -m", "train", None, time.time())
-    assert run_sweep(asked, origin, max_arms=2) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        blank_figures.use(patch)
+        assert run_sweep(asked, origin, max_arms=2) == 0
     return folder / "runs", uri
 
 
@@ -183,6 +186,7 @@ def tracked(uri: str) -> tuple[MlflowClient, dict[str, str]]:
     return client, {run.data.tags.get("lab.identity", "parent"): run.info.run_id for run in found}
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_every_number_of_an_arm_in_the_report_is_mlflows(finished: tuple[Path, str], tmp_path: Path) -> None:
     runs_dir, uri = finished
     client, ids = tracked(uri)

@@ -262,6 +262,7 @@ def test_several_objectives_keep_the_pareto_set(desk) -> None:
     assert "chose nothing" in caution
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_the_report_says_among_how_many_the_best_was_chosen(tmp_path) -> None:
     sweep = write_example(tmp_path, num_dev=140, num_minival=70)
     best = [{"runs": ["rank8"], "values": [0.8125]}]

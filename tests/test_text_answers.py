@@ -107,7 +107,9 @@ def written(skill: float, votes: tuple[int, ...]) -> list[Prediction]:
 
 
 @pytest.mark.parametrize(("votes", "headline"), [((), "exact match"), ((7, 3), "VQA accuracy")])
-def test_a_report_compares_arms_in_the_headline_of_their_answers(votes, headline, tmp_path) -> None:
+def test_a_report_compares_arms_in_the_headline_of_their_answers(votes, headline, tmp_path, request) -> None:
+    if votes:  # their figures are drawn once
+        request.getfixturevalue("blank_figures")
     for name, rank, skill in (("low", 2, 0.3), ("high", 8, 0.95)):
         write_run(tmp_path / "runs", name, {"lora.r": rank}, written(skill, votes), written(skill, votes), facts={"asked": {}})
     write_sweep(tmp_path / "runs", "ranks", ["low", "high"], ["lora.r"])
@@ -117,6 +119,7 @@ def test_a_report_compares_arms_in_the_headline_of_their_answers(votes, headline
     assert "ECE per token" in page and (tmp_path / "out" / "ranks" / "figures" / "reliability.png").exists()
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_three_options_have_no_p_true(tmp_path) -> None:
     """What only two options define is left out of the record and shown as a dash."""
     options, log_p = ("A", "B", "C"), (-0.5, -1.5, -2.0)

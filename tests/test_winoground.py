@@ -201,6 +201,7 @@ def by_hand(path: Path) -> dict[str, float]:
     return {name: sum(right) / len(names) for name, right in (("text", text), ("image", image), ("group", group))}
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_through_the_doors(small, tmp_path: Path, capsys, caplog) -> None:
     """As an experiment of its own, and as an evaluation of a run that was trained on something else; the report shows both."""
     root = f"data.root={drawn(tmp_path / 'w')}"

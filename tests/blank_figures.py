@@ -1,0 +1,30 @@
+"""Blank figures in place of a report's own: drawing takes nine tenths of its time, and most tests read its words and numbers alone."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+
+import pytest
+from matplotlib.figure import Figure
+
+from lab.report import drawing, write
+from lab.report.drawing import Picture
+from lab.report.page import MARK, Drawing
+
+
+@functools.cache
+def blank() -> bytes:
+    data = drawing.png(lambda width: Figure((width, 1)), MARK)
+    assert data is not None
+    return data
+
+
+def drawings(pictures: Mapping[str, Picture]) -> dict[str, Drawing]:
+    """Every picture as a blank one, with its words and its caption; also one that has nothing to show."""
+    return {name: Drawing(blank(), ("<svg></svg>",) * 2, picture.alt, picture.caption.strip()) for name, picture in pictures.items()}
+
+
+def use(patch: pytest.MonkeyPatch) -> None:
+    """Have reports use them until the patch is undone."""
+    patch.setattr(write, "drawings", drawings)
