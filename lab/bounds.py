@@ -153,6 +153,7 @@ WORDS: dict[str, Words] = {
     "vision_tokens.name": Words(("native", "resize", "pool", "resampler", "prune", "merge")),
     "conditioning.name": Words(("prefix", "cross_attention", "add_cross_attention")),
     "lora.where": Words(PARTS),
+    "lora.full": Words(("head",)),
     "lora.init_lora_weights": Words(
         ("default", "gaussian", "orthogonal", "mica", "pissa", "olora"),
         also=r"pissa_niter_[1-9]\d{0,3}",

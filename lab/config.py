@@ -138,7 +138,8 @@ class LoraDial:
 
     trainable_parameters: instead of r, so that arms match: the largest rank that keeps to so many, modules that
         other dials add counted in. use_dora: Liu et al. 2024, 2402.09353. use_rslora: Kalajdzievski 2023, 2312.03732.
-    top_k_blocks: of every part in `where` that has blocks, only the last k; None: all of them.
+    top_k_blocks: of every part in `where` that has blocks, only the last k; None: all of them. full: parts by name (`Family.whole`) of which
+    every weight trains, in float32, beside adapters or without any; none gets an adapter too.
     """
 
     name: str = MISSING
@@ -152,6 +153,7 @@ class LoraDial:
     use_dora: bool = False
     use_rslora: bool = False
     init_lora_weights: str = "default"
+    full: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -425,7 +427,7 @@ def role(key: str) -> str:
 
 NAMELESS = (
     "data.path", "data.sha256", "data.kind", "data.answer_format", "data.allow_shared_images", "optim.milestones", "optim.gamma",
-    "optim.optimizer",
+    "optim.optimizer", "lora.full",
 )  # fmt: skip
 """Keys that are younger than runs of the others, whose names they leave as they are while nobody sets them."""
 

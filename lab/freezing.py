@@ -143,7 +143,7 @@ def check(x: Experiment) -> None:
             "block, so their reading cannot be shared. Leave it out, or choose conditioning=prefix."
         )
     check_owners(x)
-    if trains(x) and x.lora.r == 0 and not adds_modules(x):
+    if trains(x) and x.lora.r == 0 and not x.lora.full and not adds_modules(x):
         raise ConfigError(
             "lora=none leaves nothing to train, but trainer asks for steps. Add trainer.max_steps=0 for the zero-shot "
             "baseline, or choose a LoRA with lora.r=16, vision_tokens=resampler or conditioning=cross_attention."

@@ -207,7 +207,7 @@ class Media:
 class Target:
     """What is predicted. labels: int64 [B, A], -100 where no loss is taken; None: what follows the prompt, unknown.
 
-    rows: the last positions of every row whose logits are computed. tokens: how many labels count.
+    rows: the last positions of every row whose logits are computed. tokens: how many labels count. Labels end together.
     """
 
     labels: torch.Tensor | None
@@ -219,8 +219,10 @@ class Target:
 class Batch:
     """What one forward takes, and what it is to predict.
 
-    prompt: left-padded; with labels, the answer is the last thing in every row. shared: with labels, how many tokens begin all rows
-    alike, before any image and any position of `target.rows`. media_order: `Chat.image_order` of each sample.
+    prompt: padded on the architecture's side; where answers stand inline, with labels, the answer is the last thing in every row.
+    answer: of a decoder that answers stand in by themselves, what it reads before each label: its start and the tokens before the last,
+    left-padded. shared: with labels, how many tokens begin all rows alike, before any image and any position of `target.rows`.
+    media_order: `Chat.image_order` of each sample.
     """
 
     sample_ids: tuple[str, ...]
@@ -229,6 +231,7 @@ class Batch:
     target: Target
     media_order: tuple[tuple[int, ...], ...]
     shared: int = 0
+    answer: Tokens | None = None
 
     def each(self, act: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
         """The batch with something done to every tensor of it."""
@@ -258,8 +261,9 @@ def on_tensors(act: Callable[[Any], Any], value: Any) -> Any:
 class ExampleSize:
     """How large one example is, without what is in it: what a forward pass costs is a function of it.
 
-    length: positions of the language model, image tokens in the prompt among them. grids: (t, h, w) of each image in patches.
-    tokens: of each image that the language model sees, after any reduction. rows: positions whose logits are computed.
+    length: positions of the language model, image tokens in the prompt among them; of the prompt alone where answers do not follow it.
+    grids: (t, h, w) of each image in patches. tokens: of each image that the language model sees, after any reduction.
+    rows: positions whose logits are computed.
     """
 
     length: int

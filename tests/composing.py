@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
@@ -18,8 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lab import cli
 from lab.config import DIALS, RECIPE, Experiment
 
-APART = tuple(dial for dial in DIALS if dial != "data")
-"""Dials whose options leave the other dials alone; data choose how they are asked."""
+CONF = Path(__file__).parents[1] / "conf"
 
 
 def compose(*overrides: str, config_name: str = "train") -> Experiment:
@@ -40,14 +40,21 @@ def compose(*overrides: str, config_name: str = "train") -> Experiment:
 
 @functools.cache
 def of_options(options: tuple[str, ...], config_name: str) -> DictConfig:
-    """What Hydra composes of options: of several dials each alone, since but for data an option fills the section of its dial only."""
+    """What Hydra composes of options: of several dials each alone, where each fills the section of its dial only."""
     dials = [option.partition("=")[0] for option in options]
-    if len(options) < 2 or not set(dials) <= set(APART) or len(set(dials)) < len(dials):
+    if len(options) < 2 or not all(map(apart, options)) or len(set(dials)) < len(dials):
         return cli.compose_config(options, config_name)
     config = copy.deepcopy(of_options((), config_name))
     for dial, option in zip(dials, options, strict=True):
         OmegaConf.update(config, dial, of_options((option,), config_name)[dial], merge=False)
     return config
+
+
+@functools.cache
+def apart(option: str) -> bool:
+    """Whether an option leaves the other dials alone; data choose how they are asked, and some models where images enter them."""
+    dial, _, name = option.partition("=")
+    return dial in DIALS and (CONF / dial / f"{name}.yaml").is_file() and "override /" not in (CONF / dial / f"{name}.yaml").read_text()
 
 
 @functools.cache

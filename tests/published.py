@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import beside_checkpoints
 import checkpoints
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ def save(option: str, family: str, folder: Path) -> None:
 
     if family == "vit_gpt2":
         model, processor = vit_gpt2()
+    elif family in beside_checkpoints.MAKERS:
+        model, processor = beside_checkpoints.MAKERS[family](width=768 // PART, heads=12)
     else:
         model, processor = qwen(option if option in DECODERS else "qwen2_vl_2b", family)
         model = model.to(torch.bfloat16)

@@ -106,7 +106,7 @@ def test_every_option_composes(path: Path, composer) -> None:
         return
     assert getattr(composer(option, *([needs[option]] if option in needs else [])), dial).name == path.stem
     alone, untouched = composing.of_options((option,), "train"), composing.of_options((), "train")
-    assert dial not in composing.APART or all(alone[key] == untouched[key] for key in alone if key != dial), "it fills its own section only"
+    assert not composing.apart(option) or all(alone[key] == untouched[key] for key in alone if key != dial), "it fills its own section only"
 
 
 def test_a_data_set_is_a_file_and_an_option() -> None:

@@ -17,11 +17,19 @@ from lab.records import Choice, Text
 
 TOKENS = {f"vision_tokens={method}" for method in ("pool", "resampler", "prune", "merge")}
 SHIPPED = {
-    "qwen2_vl": {"conditioning=add_cross_attention"},
-    "qwen2_5_vl": {"conditioning=add_cross_attention"},
-    "qwen3_vl": {"feature_cache", "fast_step", "conditioning=cross_attention", "conditioning=add_cross_attention", *TOKENS},
+    "qwen2_vl": {"full", "conditioning=add_cross_attention"},
+    "qwen2_5_vl": {"full", "conditioning=add_cross_attention"},
+    "qwen3_vl": {"full", "feature_cache", "fast_step", "conditioning=cross_attention", "conditioning=add_cross_attention", *TOKENS},
     "vit_gpt2": {
-        "fast_step", "shared_prefix", "quantisation", "numbered", "olora", "export", "conditioning=prefix", "conditioning=cross_attention",
+        "full", "fast_step", "shared_prefix", "quantisation", "numbered", "olora", "export", "conditioning=prefix",
+        "conditioning=cross_attention", "vision_tokens=resize", *TOKENS,
+    },
+    "blip_vqa": {
+        "full", "fast_step", "shared_prefix", "numbered", "conditioning=prefix", "conditioning=cross_attention", "vision_tokens=resize",
+        *TOKENS,
+    },
+    "vilt_vqa": {
+        "generate", "fast_step", "shared_prefix", "numbered", "conditioning=cross_attention", "conditioning=add_cross_attention",
         "vision_tokens=resize", *TOKENS,
     },
 }  # fmt: skip
@@ -31,6 +39,7 @@ ASKED = {
     "quantisation": ["model.quantisation=nf4"],
     "numbered": ["prompt.numbered=true"],
     "olora": ["lora.init_lora_weights=olora"],
+    "full": ["lora.full=[head]"],
     **{feature: [feature, "vision_tokens.budget=4"] for feature in (*TOKENS, "vision_tokens=resize")},
     **{f"conditioning={way}": [f"conditioning={way}"] for way in OPTIONS["conditioning"]},
 }
@@ -67,7 +76,7 @@ def test_every_feature_is_offered_or_refused_with_key_reason_and_remedy(name: st
 def test_a_refused_feature_ends_the_command_before_anything_loads(composer, tmp_path, feature: str, name: str) -> None:
     """The checkpoint is an empty folder."""
     own = next(f"conditioning={way}" for way in OPTIONS["conditioning"] if model.family(name).offers(f"conditioning={way}"))
-    x = composer(f"model.family={name}", f"model.path={tmp_path}", own, *ASKED[feature])
+    x = composer(f"model.family={name}", f"model.path={tmp_path}", "model.attn_implementation=null", own, *ASKED[feature])
     with pytest.raises(ModelError, match=f"model.family={name} does not take it"):
         running.check(x)
 
@@ -75,9 +84,9 @@ def test_a_refused_feature_ends_the_command_before_anything_loads(composer, tmp_
 @pytest.mark.parametrize(
     ("changes", "refused"),
     [
-        ({"answers": "beside"}, {"fast_step", "shared_prefix"}),
-        ({"answers": "classes", "abilities": ("classify",)}, {"fast_step", "shared_prefix", "generate"}),
-        ({"abilities": ("score",)}, {"answers=text", "generate"}),
+        ({"answers": "beside"}, {"full", "fast_step", "shared_prefix"}),
+        ({"answers": "classes", "abilities": ("classify",), "whole": {"head": "classifier"}}, {"fast_step", "shared_prefix", "generate"}),
+        ({"abilities": ("score",)}, {"full", "answers=text", "generate"}),
     ],
 )
 def test_what_a_family_cannot_be_asked_follows_from_how_it_answers(changes: dict, refused: set, composer, tiny_folder, monkeypatch) -> None:

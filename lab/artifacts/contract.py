@@ -47,7 +47,7 @@ def describe(x: Experiment, vlm: Vlm, encoder: Encoder, readout: Readout | TextR
         "padding_side": encoder.tokenizer.padding_side,
         "vision_tokens": as_dict(x)["vision_tokens"],
         "conditioning": as_dict(x)["conditioning"],
-        "lora": as_dict(x)["lora"],
+        "lora": {key: value for key, value in as_dict(x)["lora"].items() if value or key != "full"},
         "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
     }
 

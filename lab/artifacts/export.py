@@ -19,7 +19,7 @@ README = """A checkpoint merged and exported by vlm-lab. Load it with Transforme
 
 def exportable(vlm: Vlm) -> str | None:
     """Why plain Transformers could not run this model, or None if it can."""
-    if vlm.reducer is not None or vlm.conditioner is not None or vlm.extras:
+    if vlm.reducer is not None or vlm.conditioner is not None or vlm.extras.keys() - vlm.family.whole.keys():
         return "vision_tokens or conditioning adds computation that a plain Hugging Face folder cannot hold"
     return vlm.family.why_not("export")
 
@@ -36,6 +36,8 @@ def export(vlm: Vlm, folder: Path, described: dict) -> None:
         raise ModelError(f"{folder}: the folder is not empty, and nothing is overwritten. Name another one.")
     folder.mkdir(parents=True, exist_ok=True)
     merged = lora.merge(vlm.model) if hasattr(vlm.model, "merge_and_unload") else vlm.model
+    for name, part in vlm.extras.items():
+        merged.get_submodule(vlm.family.whole[name]).load_state_dict(part.state_dict())
     with precision.norms_as_stored(merged, vlm.base["dtype"]):
         merged.save_pretrained(str(folder))
     vlm.processor.save_pretrained(str(folder))

@@ -119,7 +119,7 @@ class CostModel:
         vlm = without_weights(*self.given)
         counter = OperationCounter(each for module in modules_of(vlm) for each in (*module.parameters(), *module.buffers()))
         parts = {module: vlm.family.part_of(name) for name, module in vlm.bare.named_modules()}
-        parts |= dict.fromkeys(vlm.bare.get_output_embeddings().modules(), "head")
+        parts |= dict.fromkeys(vlm.family.architecture.head(vlm.bare).modules(), "head")
         parts |= {module: "adapters" for name, module in vlm.bare.named_modules() if ".lora_" in name}
         parts |= {module: "added" for extra in vlm.extras.values() for module in extra.modules()}
         for module, part in parts.items():
@@ -264,13 +264,14 @@ def without_weights(vlm: Vlm, dial: LoraDial | None) -> Vlm:
 
 def blank(vlm: Vlm, size: ExampleSize) -> Batch:
     """A batch of one example of this size, its first token padding, its pixels fake."""
-    images = vlm.family.architecture
-    config, number = vlm.bare.config, sum(size.tokens)
+    images, beside = vlm.family.architecture, vlm.family.answers == "beside"
+    config, number, labels = vlm.bare.config, sum(size.tokens), size.rows if vlm.family.answers != "inline" else size.rows - 1
     ids = torch.zeros(1, size.length, dtype=torch.int64)
     prefix = images.in_prompt and (vlm.conditioner is None or vlm.conditioner.prefix)
     ids[:, 1 : 1 + number * prefix] = getattr(config, "image_token_id", 0)
     types, mask = torch.zeros_like(ids), torch.ones_like(ids)
     types[:, 1 : 1 + number * prefix], mask[:, 0] = 1, 0
+    row = torch.zeros(1, size.rows, dtype=torch.int64)
     with FAKES:
         pixels = [torch.empty(images.pixel_shape(config, grid)) for grid in size.grids]
     return Batch(
@@ -280,8 +281,9 @@ def blank(vlm: Vlm, size: ExampleSize) -> Batch:
             counts=(len(size.grids),),
             grids=tuple(images.merged(config, grid) for grid in size.grids),
             tokens=size.tokens,
-            pixels=images.stack(pixels, size.grids) if pixels else None,
+            pixels=images.stack(pixels, size.grids) | images.stack_second([[0] * (size.length - number)], [len(pixels)]) if pixels else None,
         ),
-        target=Target(torch.zeros(1, size.rows - 1, dtype=torch.int64) if size.rows > 1 else None, size.rows),
+        target=Target(torch.zeros(1, labels, dtype=torch.int64) if labels else None, size.rows),
         media_order=((),),
+        answer=Tokens(row, torch.ones_like(row), row, row) if beside else None,
     )

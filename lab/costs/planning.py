@@ -89,10 +89,12 @@ def on_meta(x: Experiment) -> model.Vlm:
     with torch.device("meta"):
         bare = family.model_class(config)._from_config(config, attn_implementation="eager", dtype=getattr(torch, x.model.dtype.value))
         bare.requires_grad_(False)
+        family.architecture.repair(bare)
         vlm = model.Vlm(bare, None, family)  # no processor is needed to count
         if x.vision_tokens.name == "resampler":
             vision_tokens.install(vlm, x.vision_tokens)
         conditioning.install(vlm, x.conditioning)
+        lora.install(vlm, x.lora)
     return vlm
 
 

@@ -5,7 +5,7 @@ Both read an arm through `Vlm.inputs`, so that what dials do with image tokens i
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -61,7 +61,7 @@ def write(vlm: Vlm, batch: Batch, number: int = MAX_NEW_TOKENS) -> Continuation:
         log_p = log_p + torch.where(ended, 0.0, likelihood(logits, token))
         lengths = lengths + ~ended
         ended = ended | torch.isin(token, ends)
-        batch = replace(batch, prompt=stages.longer(batch.prompt, token))
+        batch = stages.grown(batch, token)
     stages.require_finite(log_p[:, None], batch.sample_ids, "probabilities")
     return Continuation(torch.stack(tokens, dim=1), read.logits, log_p, lengths, ended)
 
@@ -72,15 +72,13 @@ def likelihood(logits: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
 
 
 def end_ids(vlm: Vlm) -> list[int]:
-    """Tokens that end a turn: the tokenizer's, and those of the checkpoint's generation config."""
-    named = getattr(vlm.bare.generation_config, "eos_token_id", None)
-    listed = named if isinstance(named, list) else [named]
-    return sorted({token for token in (vlm.processor.tokenizer.eos_token_id, *listed) if token is not None})
+    """Tokens that end an answer."""
+    return vlm.family.architecture.end_ids(vlm)
 
 
 def texts(vlm: Vlm, written: Continuation) -> list[str]:
     """What was written, without special tokens."""
-    return vlm.processor.tokenizer.batch_decode(written.tokens, skip_special_tokens=True)
+    return vlm.family.architecture.texts(vlm, written.tokens)
 
 
 def generate(

@@ -23,6 +23,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -32,15 +33,18 @@ from lab.model.batching import to_device
 from lab.records import Batch
 from lab.training.datamodule import Examples
 
+if TYPE_CHECKING:
+    from transformers.utils.generic import ModelOutput
+
 
 @dataclass(frozen=True)
 class Seconds:
-    """What one pass took."""
+    """What one pass took. decode: of one further token; None where answers are labels."""
 
     whole: float
     vision: float
     prefill: float
-    decode: float
+    decode: float | None
 
 
 @dataclass(frozen=True)
@@ -97,12 +101,17 @@ def timed(vlm: Vlm, batch: Batch) -> Seconds:
     moments.append(now(device))
     read = stages.prefill(vlm, moved, seen)
     moments.append(now(device))
-    further = stages.next_inputs(vlm, moved, seen, read.logits.argmax(dim=-1))
-    started = now(device)
-    stages.decode_step(vlm, further, read.cache)
-    ended = now(device)
     start, arrived, looked, answered = moments
-    return Seconds(whole=answered - start, vision=looked - arrived, prefill=answered - looked, decode=ended - started)
+    decode = None if vlm.family.answers == "classes" else decoding(vlm, moved, seen, read)
+    return Seconds(whole=answered - start, vision=looked - arrived, prefill=answered - looked, decode=decode)
+
+
+def decoding(vlm: Vlm, batch: Batch, seen: ModelOutput | None, read: stages.Read) -> float:
+    """Seconds of one further token."""
+    further = stages.next_inputs(vlm, batch, seen, read.logits.argmax(dim=-1))
+    started = now(vlm.device)
+    stages.decode_step(vlm, further, read.cache)
+    return now(vlm.device) - started
 
 
 def now(device: torch.device) -> float:
@@ -144,7 +153,7 @@ def summarise(plain: Sequence[Measurement], merged: Sequence[Measurement], work:
     out |= {"latency/visits": float(len(plain)), "latency/examples": float(len(work.singles))}
     out |= {"latency/batches": float(len(plain[0].pace.batches))}
     out |= {"latency/tokens": work.tokens, "latency/visual_tokens": work.visual_tokens}
-    out |= {"latency/tokens_per_second": 1e3 / out["latency/decode_p50_ms"]} if plain[0].pace.singles else {}
+    out |= {"latency/tokens_per_second": 1e3 / out["latency/decode_p50_ms"]} if "latency/decode_p50_ms" in out else {}
     peaks = [one.peak_mb for one in plain if one.peak_mb is not None]
     return out | ({"latency/peak_mb": max(peaks)} if peaks else {})
 
@@ -156,7 +165,9 @@ def order_statistics(prefix: str, passes: Sequence[Seconds]) -> dict[str, float]
     out = {}
     for field in dataclasses.fields(Seconds):
         stage = "" if field.name == "whole" else f"{field.name}_"
-        seconds = torch.tensor([getattr(one, field.name) for one in passes], dtype=torch.float64)
+        if (taken := [getattr(one, field.name) for one in passes])[0] is None:
+            continue
+        seconds = torch.tensor(taken, dtype=torch.float64)
         p50, p95 = torch.quantile(seconds, torch.tensor([0.5, 0.95], dtype=torch.float64)).tolist()
         out |= {f"latency/{prefix}{stage}p50_ms": 1e3 * p50, f"latency/{prefix}{stage}p95_ms": 1e3 * p95}
     return out

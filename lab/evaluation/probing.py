@@ -41,9 +41,9 @@ def probe(vlm: Vlm, encoder: Encoder, examples: Sequence[Example], padding_side:
         if isinstance(encoder.readout, Readout):
             batch = encoder.collate(examples, with_answers=False, padding_side=padding_side)
             return of_logits(answer_logits(vlm, to_device(batch, vlm.device)), encoder.readout)
-        if padding_side == "right":
+        if padding_side == "right" and encoder.inline:
             return right_padded(vlm, encoder, examples)
-        batch = to_device(encoder.collate(examples, with_answers=True), vlm.device)
+        batch = to_device(encoder.collate(examples, with_answers=True, padding_side=padding_side), vlm.device)
         assert batch.target.labels is not None
         log_p, likeliest = of_labels(vlm.predict(batch), batch.target.labels)
         return Probe(log_p.cpu(), likeliest.clamp(min=0).cpu())
@@ -107,6 +107,9 @@ def plain_probe(folder: Path, asked: Asked, dial: ModelDial) -> tuple[Probe, lis
     model = kind.model_class(AutoConfig.from_pretrained(folder)).from_pretrained(folder, dtype=dtype, attn_implementation=attention).eval()
     processor = AutoProcessor.from_pretrained(folder)
     encoder = asked.encoder
+    if not encoder.inline:
+        with torch.inference_mode():
+            return (plain_rows if encoder.labels is None else plain_labels)(model, processor, asked)
     chats = [encoder.chat(sample) for sample in asked.samples]
     images = [decode(sample.images[i]) for sample, chat in zip(asked.samples, chats, strict=True) for i in chat.image_order]
 
@@ -123,6 +126,44 @@ def plain_probe(folder: Path, asked: Asked, dial: ModelDial) -> tuple[Probe, lis
         logits, prompts = model(**inputs(True)).logits, inputs(False)
         written = model.generate(**prompts, do_sample=False, max_new_tokens=asked.most)[:, prompts["input_ids"].shape[1] :]
     return of_rows(logits, [logits.shape[1]] * len(logits), asked.examples), processor.batch_decode(written, skip_special_tokens=True)
+
+
+def plain_rows(model: Any, processor: Any, asked: Asked) -> tuple[Probe, list[str]]:
+    """The same of a model whose answers stand in a decoder of their own, one question at a time; its forward gives no logits of them."""
+    architecture, logits, parts, told = asked.encoder.architecture, [], [], []
+    writer = architecture.writer(model)
+    writer.register_forward_hook(lambda module, args, out: logits.append(out.logits))
+    for sample, example in zip(asked.samples, asked.examples, strict=True):
+        chat, ids = asked.encoder.chat(sample), torch.from_numpy(example.text.answer_ids)[None]
+        images = [decode(sample.images[i]) for i in chat.image_order]
+        inputs = processor(text=architecture.question(chat), images=images, return_tensors="pt")
+        start = torch.full((1, 1), architecture.start_id(model.config))
+        logits.clear()
+        if isinstance(asked.encoder.readout, Readout):
+            model(**inputs, decoder_input_ids=start)
+            parts.append(of_logits(logits[0][:, 0], asked.encoder.readout))
+            continue
+        model(**inputs, decoder_input_ids=torch.cat([start, ids[:, :-1]], dim=1))
+        parts.append(Probe(*of_labels(logits[0], ids)))
+        written = model.generate(**inputs, do_sample=False, max_new_tokens=asked.most)
+        told += processor.batch_decode(written, skip_special_tokens=True)
+    return joined(parts), told
+
+
+def plain_labels(model: Any, processor: Any, asked: Asked) -> tuple[Probe, list[str]]:
+    """The same of a model that chooses among labels, one question at a time."""
+    parts, told = [], []
+    for sample, example in zip(asked.samples, asked.examples, strict=True):
+        chat = asked.encoder.chat(sample)
+        inputs = processor(text=asked.encoder.architecture.question(chat), images=decode(sample.images[0]), return_tensors="pt")
+        logits = model(**inputs).logits
+        if isinstance(asked.encoder.readout, Readout):
+            parts.append(of_logits(logits, asked.encoder.readout))
+            continue
+        log_p, likeliest = of_labels(logits[:, None], torch.from_numpy(example.text.answer_ids)[None])
+        parts.append(Probe(log_p, likeliest.clamp(min=0)))
+        told.append(model.config.id2label[int(logits.argmax())])
+    return joined(parts), told
 
 
 def spoken(answer: str) -> dict[str, Any]:

@@ -20,7 +20,6 @@ import torch
 from lab import lora
 from lab.errors import TrainingError
 from lab.model import Vlm
-from lab.model.architecture import words
 from lab.model.visual import reduce_images
 from lab.records import Batch, Tokens
 
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Read:
-    """A prompt that was read. logits: of the answer, [B, vocabulary]. cache: of it, as `kept` gives it."""
+    """A prompt that was read. logits: of the answer, [B, vocabulary]. cache: what the next token is read over, by keyword."""
 
     logits: torch.Tensor
     cache: Mapping[str, Any]
@@ -53,16 +52,18 @@ def encode_images(vlm: Vlm, batch: Batch) -> ModelOutput | None:
 
 def without_pixels(vlm: Vlm, batch: Batch, seen: ModelOutput | None) -> Batch:
     """The batch with image features in place of pixels, where one tensor stands for an image; features of a cache stay."""
-    return batch if seen is None else batch.seen(tuple(seen["pooler_output"]) if vlm.family.offers("feature_cache") else None)
+    return batch if seen is None else batch.seen(tuple(seen["pooler_output"]) if vlm.family.separable else None)
 
 
 def prefill(vlm: Vlm, batch: Batch, seen: ModelOutput | None) -> Read:
     """The answer's logits of a batch whose images were seen, and the cache of its prompt."""
+    if vlm.family.answers == "classes":
+        return Read(vlm.predict(without_pixels(vlm, batch, seen))[:, 0], {})
     inputs = vlm.inputs(without_pixels(vlm, batch, seen))
-    if seen is not None and not vlm.family.offers("feature_cache"):
+    if seen is not None and not vlm.family.separable:
         inputs["mm_encoder_outputs"] = {"image": seen}
     out = vlm.reader(**inputs, use_cache=True, logits_to_keep=1)
-    return Read(out.logits[:, -1], kept(out))
+    return Read(out.logits[:, -1], kept(out) | {name: inputs[name] for name in vlm.family.architecture.again})
 
 
 def kept(out: ModelOutput) -> dict[str, Any]:
@@ -72,14 +73,21 @@ def kept(out: ModelOutput) -> dict[str, Any]:
 
 
 def next_inputs(vlm: Vlm, batch: Batch, seen: ModelOutput | None, token: torch.Tensor) -> dict[str, Any]:
-    """Keyword arguments for the reading of one further token, int64 [B], after a left-padded batch."""
-    step = replace(without_pixels(vlm, batch, seen), prompt=longer(batch.prompt, token))
+    """Keyword arguments for the reading of one further token, int64 [B], after a left-padded batch, beside what was kept."""
+    step = grown(without_pixels(vlm, batch, seen), token)
     media = step.media
     added: dict[str, Any] = {}
     if vlm.conditioner is not None and media.features is not None:
         tokens, places = reduce_images(media.features, media.grids, vlm.reducer)
         added = vlm.conditioner.inputs(step.seen(tokens), places)
-    return words(step.prompt) | vlm.family.architecture.again(vlm, step) | added
+    return vlm.family.architecture.words(step.answer or step.prompt) | added
+
+
+def grown(batch: Batch, token: torch.Tensor) -> Batch:
+    """The batch with the row that is written one token longer, int64 [B]."""
+    if batch.answer is not None:
+        return replace(batch, answer=longer(batch.answer, token))
+    return replace(batch, prompt=longer(batch.prompt, token))
 
 
 def longer(read: Tokens, token: torch.Tensor) -> Tokens:

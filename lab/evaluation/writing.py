@@ -18,7 +18,7 @@ from lab.evaluation.stages import require_finite
 from lab.host.progress import Report, silent
 from lab.model import Vlm
 from lab.model.answers import TextReadout
-from lab.model.batching import to_device
+from lab.model.batching import IGNORED, to_device
 from lab.model.encoding import Encoder, Example
 from lab.records import Batch, Prediction, Written
 from lab.training.datamodule import Examples
@@ -50,11 +50,11 @@ def answers(vlm: Vlm, encoder: Encoder, items: Sequence[Example], batch: Batch, 
     assert labels is not None
     each, likeliest = of_labels(vlm.predict(batch), labels)
     require_finite(each, batch.sample_ids, "probabilities")
-    log_p, sizes = each.double().sum(dim=1).tolist(), [len(item.text.answer_ids) for item in items]
+    log_p, sizes = each.double().sum(dim=1).tolist(), [int((item.text.answer_ids != IGNORED).sum()) for item in items]
     ends = torch.isin(labels[:, -1], torch.tensor(end_ids(vlm), device=labels.device))
     as_taught = ((likeliest == labels).all(dim=1) & ends).tolist()
     open_ones = [b for b, size in enumerate(sizes) if not as_taught[b] or size > most]
-    references = vlm.processor.tokenizer.batch_decode([item.text.answer_ids for item in items], skip_special_tokens=True)
+    references = vlm.family.architecture.texts(vlm, [item.text.answer_ids for item in items])
     said = [Written(text, post, size, True, p, p, size) for text, p, size in zip(references, log_p, sizes, strict=True)]
     if open_ones:
         prompts = encoder.collate([items[b] for b in open_ones], with_answers=False)

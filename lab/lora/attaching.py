@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,8 @@ ADAPTER = "default"
 def check(dial: LoraDial, quantisation: str, family: Family) -> None:
     """Check the dial against a base of a family, quantised so, before anything is loaded. Raises `ConfigError`."""
     init = init_of(dial)
+    if dial.full:
+        family.require("full")
     if not dial.r:
         return
     check_targets(dial)
@@ -39,6 +42,13 @@ def check(dial: LoraDial, quantisation: str, family: Family) -> None:
         raise ConfigError(f"{key}, lora.use_dora=true: there is no MiCA with DoRA. Choose one of them.")
     if init.value == "olora" and "llm" in reached(family, dial):
         family.require("olora")
+
+
+def install(vlm: Vlm, dial: LoraDial) -> None:
+    """Put beside the model, into `Vlm.extras`, a copy in float32 of each part that trains whole: the arm's own, as the base is shared."""
+    for name in dial.full:
+        part = copy.deepcopy(vlm.bare.get_submodule(vlm.family.whole[name]))
+        vlm.extras[name] = part.float().train().requires_grad_(True)
 
 
 def verify(vlm: Vlm, dial: LoraDial) -> LoraDial:

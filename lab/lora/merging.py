@@ -15,7 +15,7 @@ def merge(model: PeftModel) -> PreTrainedModel:
     """The model with its adapters merged, which changes it.
 
     Quantised weights are brought to the base's dtype first: added to in 8 or 4 bits, they would be rounded anew. Where an adapted
-    output embedding is tied to the input's, it is untied first: what is added to the one must not change the other.
+    output embedding is tied to an embedding of tokens, it is untied first: what is added to the one must not change the other.
     """
     import torch
     from peft.tuners.lora import LoraLayer
@@ -23,10 +23,12 @@ def merge(model: PeftModel) -> PreTrainedModel:
     if getattr(model.get_base_model(), "is_quantized", False):
         model = dequantised(model)
     base: Any = model.get_base_model()
-    shared = base.get_input_embeddings().weight
+    embeddings = {id(module.weight) for module in base.modules() if type(module) is torch.nn.Embedding}
     for layer in model.modules():
-        if isinstance(layer, LoraLayer) and getattr(layer.get_base_layer(), "weight", None) is shared:
-            layer.get_base_layer().weight = torch.nn.Parameter(shared.detach().clone(), requires_grad=False)
+        if isinstance(layer, LoraLayer) and id(getattr(layer.get_base_layer(), "weight", None)) in embeddings:
+            head = layer.get_base_layer()
+            for name, tensor in head.named_parameters():
+                setattr(head, name, torch.nn.Parameter(tensor.detach().clone(), requires_grad=False))
             untie(base)
     return model.merge_and_unload()
 

@@ -35,13 +35,19 @@ def target_pattern(vlm: Vlm, dial: LoraDial) -> str:
     """The regular expression over full module names (`re.fullmatch`) that gets adapters."""
     check_targets(dial)
     if dial.target_modules not in PRESETS:
-        return dial.target_modules
+        return but_whole(vlm.family, dial, dial.target_modules)
     patterns = []
     for name in (part for part in PARTS if part in dial.where):
         part = vlm.family.parts[name]
         blocks = r"\d+" if dial.top_k_blocks is None else last_blocks(vlm, name, dial.top_k_blocks)
         patterns.append(part.targets(dial.target_modules, blocks))
-    return "|".join(pattern for pattern in patterns if pattern)
+    return but_whole(vlm.family, dial, "|".join(pattern for pattern in patterns if pattern))
+
+
+def but_whole(family: Family, dial: LoraDial, pattern: str) -> str:
+    """A pattern without the layers of parts that train whole."""
+    whole = "|".join(re.escape(family.whole[name]) for name in dial.full)
+    return rf"(?!({whole})(\.|$))({pattern})" if whole and pattern else pattern
 
 
 def own_pattern(dial: LoraDial) -> None:

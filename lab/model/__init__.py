@@ -84,7 +84,8 @@ class Vlm:
 
         Raises `ModelError` for a family whose images are more than that.
         """
-        self.family.require("feature_cache")
+        if not self.family.separable:
+            self.family.require("feature_cache")
         return tuple(self.family.architecture.see(self, pixels)["pooler_output"])
 
     def condition(self, batch: Batch) -> tuple[Batch, dict[str, Any]]:
@@ -126,8 +127,18 @@ class Vlm:
         return self.family.architecture.predict(self, batch)
 
 
+ELSEWHERE = {
+    "minigpt": "MiniGPT-4 is no class of Transformers, only a repository whose own code loads its parts; model=qwen2_5_vl_7b is of its size",
+    "phi3": "Phi-3-vision is no class of Transformers: its repository's own code, for version 4, would have to run; model=qwen2_5_vl_3b is of "
+    "its size",
+}
+"""Families that are asked for and cannot be had: why, and what to use."""
+
+
 def family(name: str) -> Family:
-    """The family called `name`; a `ModelError` lists the legal ones."""
+    """The family called `name`; a `ModelError` lists the legal ones, or says why one cannot be had."""
+    if name in ELSEWHERE:
+        raise ModelError(f"model.family={name}: {ELSEWHERE[name]}.")
     if name not in FAMILIES:
         raise ModelError(
             f"model.family={name}: there is no such family.{did_you_mean(name, FAMILIES)} Legal: {', '.join(FAMILIES)}."
@@ -212,6 +223,7 @@ def load(dial: ModelDial, cache_dir: Path | None = None, report: Report = silent
         ) from None
     require_whole(dial, kind, info)
     precision.require_scales(dial, model)
+    kind.architecture.repair(model)
     model.requires_grad_(False)
     model.eval()
     if dial.fp32_layernorms:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lab.answers import choice
 from lab.config import PromptDial
 from lab.errors import ConfigError
+from lab.model.labels import Labels
 from lab.records import Choice, Text
 
 if TYPE_CHECKING:
@@ -74,13 +75,13 @@ class TextReadout:
 
 
 def readout(
-    tokenizer: PreTrainedTokenizerBase, dial: PromptDial, options: Sequence[str] = Choice.truth(True).options
+    tokenizer: PreTrainedTokenizerBase | Labels, dial: PromptDial, options: Sequence[str] = Choice.truth(True).options
 ) -> Readout | TextReadout:
     """How answers are read: as one of the options that the data have (`Splits.options`), or as text where they have none."""
     return choice_readout(tokenizer, dial, options) if options else TextReadout(dial.post)
 
 
-def choice_readout(tokenizer: PreTrainedTokenizerBase, dial: PromptDial, options: Sequence[str]) -> Readout:
+def choice_readout(tokenizer: PreTrainedTokenizerBase | Labels, dial: PromptDial, options: Sequence[str]) -> Readout:
     """Find the single-token spellings of the options; the sets are disjoint and not empty.
 
     Raises `ConfigError` when an option has no spelling that is one token, or when two share one.
@@ -92,10 +93,10 @@ def choice_readout(tokenizer: PreTrainedTokenizerBase, dial: PromptDial, options
         encoded = {text: tokenizer.encode(text, add_special_tokens=False) for text in choice.spellings(word)}
         single = {text: ids[0] for text, ids in encoded.items() if len(ids) == 1}
         if word not in single:
-            raise ConfigError(
-                f"{key}={word!r}: this checkpoint's tokenizer writes it as {len(encoded[word])} tokens, so it cannot be "
-                f"scored from one forward pass. {advice}"
-            )
+            why = f"this checkpoint's tokenizer writes it as {len(encoded[word])} tokens, so it cannot be scored from one forward pass"
+            if isinstance(tokenizer, Labels):
+                why = f"it is none of the {len(tokenizer.names):,} labels that this checkpoint chooses among, such as {tokenizer.names[0]!r}"
+            raise ConfigError(f"{key}={word!r}: {why}. {advice}")
         singles.append(single)
     times = Counter(token for single in singles for token in set(single.values()))
     if shared := sorted(token for token, number in times.items() if number > 1):

@@ -36,12 +36,21 @@ class Architecture(Protocol):
     """What the laboratory must know of a kind of model beyond Transformers' common interface.
 
     in_prompt: an image stands in the prompt, as tokens. beside_grid: tokens of an image beside those of its grid (a class token).
-    padding_side: of prompts, in the checkpoint's tokenizer too.
+    padding_side: of prompts, in the checkpoint's tokenizer too. most_images: of a sample, or None.
+    again: inputs of the reader that it must be given again with every further token, beside its cache.
+    reads_question: the features of an image depend on the question, of which `Media.pixels` then holds `second_ids` too.
     """
 
     in_prompt: bool
     beside_grid: int
     padding_side: str
+    most_images: int | None
+    again: tuple[str, ...]
+    reads_question: bool
+
+    def repair(self, model: Any) -> None:
+        """Mend, in a model as Transformers loads it, what would change what it computes."""
+        ...
 
     def processor(self, where: str, config: PretrainedConfig, options: dict[str, Any]) -> Any:
         """Load what turns text and images into tensors: with a `tokenizer`, an `image_processor`, `chat_template` and `save_pretrained`."""
@@ -53,6 +62,14 @@ class Architecture(Protocol):
 
     def frame(self, processor: Any, chat: Chat, numbered: bool) -> tuple[str, str]:
         """The text of a prompt, and of the answer with the end of the turn that follows it. numbered: `prompt.numbered`."""
+        ...
+
+    def second_ids(self, processor: Any, chat: Chat) -> list[int]:
+        """The ids of a prompt by a second tokenizer, where the model has one."""
+        ...
+
+    def stack_second(self, rows: Sequence[Sequence[int]], counts: Sequence[int]) -> dict[str, torch.Tensor]:
+        """Such ids of samples of so many images each, one row an image, as a part of `Media.pixels`."""
         ...
 
     def pixels(
@@ -97,12 +114,28 @@ class Architecture(Protocol):
         """Keyword arguments for the reader's forward."""
         ...
 
-    def again(self, vlm: Vlm, batch: Batch) -> dict[str, Any]:
-        """Those of them that it must be given again with every further token, beside its cache. Images come as features."""
+    def words(self, tokens: Tokens) -> dict[str, Any]:
+        """The keyword arguments among them that the text being written comes by."""
         ...
 
     def predict(self, vlm: Vlm, batch: Batch) -> torch.Tensor:
         """`Vlm.predict`."""
+        ...
+
+    def start_id(self, config: PretrainedConfig) -> int:
+        """The token with which a decoder that answers stand in by themselves begins."""
+        ...
+
+    def end_ids(self, vlm: Vlm) -> list[int]:
+        """Tokens that end an answer."""
+        ...
+
+    def texts(self, vlm: Vlm, ids: Any) -> list[str]:
+        """Rows of an answer's ids as texts, without special tokens."""
+        ...
+
+    def head(self, model: Any) -> torch.nn.Module:
+        """The module of Transformers' model that gives the logits."""
         ...
 
     def planned_size(self, config: PretrainedConfig, text: int, images: int, tokens: int) -> ExampleSize:
@@ -110,9 +143,57 @@ class Architecture(Protocol):
         ...
 
 
-def words(tokens: Tokens) -> dict[str, Any]:
-    """Tokens by the names that Transformers' decoders take."""
-    return {"input_ids": tokens.ids, "attention_mask": tokens.mask, "position_ids": tokens.positions}
+class TextDecoder:
+    """What of an `Architecture` is alike wherever a decoder of text writes the answer, behind the prompt in its row."""
+
+    most_images: int | None = None
+    again: tuple[str, ...] = ()
+    reads_question = False
+
+    def repair(self, model: Any) -> None:
+        """Nothing."""
+
+    def second_ids(self, processor: Any, chat: Chat) -> list[int]:
+        """None: there is one tokenizer."""
+        return []
+
+    def stack_second(self, rows: Sequence[Sequence[int]], counts: Sequence[int]) -> dict[str, torch.Tensor]:
+        """Nothing."""
+        return {}
+
+    def words(self, tokens: Tokens) -> dict[str, Any]:
+        """By the names that Transformers' decoders take."""
+        return {"input_ids": tokens.ids, "attention_mask": tokens.mask, "position_ids": tokens.positions}
+
+    def predict(self, vlm: Vlm, batch: Batch) -> torch.Tensor:
+        """`Vlm.predict`: position t predicts token t + 1. Without labels, the last token of each row, padded on either side, is looked for."""
+        import torch
+
+        logits = vlm.logits(batch, batch.target.rows)
+        if batch.target.labels is not None:
+            return logits[:, :-1]
+        assert batch.prompt.mask is not None
+        length = batch.prompt.mask.shape[1]
+        last = (batch.prompt.mask * torch.arange(length, device=logits.device)).argmax(dim=1) - (length - logits.shape[1])
+        return logits[torch.arange(len(last), device=logits.device), last, None]
+
+    def start_id(self, config: PretrainedConfig) -> int:
+        """None: the answer follows the prompt."""
+        return -1
+
+    def end_ids(self, vlm: Vlm) -> list[int]:
+        """The tokenizer's, and those of the checkpoint's generation config."""
+        named = getattr(vlm.bare.generation_config, "eos_token_id", None)
+        listed = named if isinstance(named, list) else [named]
+        return sorted({token for token in (vlm.processor.tokenizer.eos_token_id, *listed) if token is not None})
+
+    def texts(self, vlm: Vlm, ids: Any) -> list[str]:
+        """By the tokenizer."""
+        return vlm.processor.tokenizer.batch_decode(ids, skip_special_tokens=True)
+
+    def head(self, model: Any) -> torch.nn.Module:
+        """The output embedding."""
+        return model.get_output_embeddings()
 
 
 def tower_output(features: Any) -> ModelOutput:
@@ -120,19 +201,3 @@ def tower_output(features: Any) -> ModelOutput:
     from transformers.modeling_outputs import BaseModelOutputWithPooling
 
     return BaseModelOutputWithPooling(pooler_output=features)
-
-
-def predict_inline(vlm: Vlm, batch: Batch) -> torch.Tensor:
-    """`Vlm.predict` where the answer follows the prompt in its row: position t predicts token t + 1.
-
-    Without labels, the last token of each row is looked for, so that it may be padded on either side.
-    """
-    import torch
-
-    logits = vlm.logits(batch, batch.target.rows)
-    if batch.target.labels is not None:
-        return logits[:, :-1]
-    assert batch.prompt.mask is not None
-    length = batch.prompt.mask.shape[1]
-    last = (batch.prompt.mask * torch.arange(length, device=logits.device)).argmax(dim=1) - (length - logits.shape[1])
-    return logits[torch.arange(len(last), device=logits.device), last, None]

@@ -1,4 +1,4 @@
-"""`Example -> Batch`: left padding, labels, positions, and what the examples of a batch share."""
+"""`Example -> Batch`: padding, labels, positions, and what the examples of a batch share."""
 
 from __future__ import annotations
 
@@ -27,12 +27,48 @@ many, and scores must not depend on the batch. At most 3 % of the forward pass o
 def collate(
     encoder: Encoder, examples: Sequence[Example], with_answers: bool, padding_side: str, align: int
 ) -> Batch:
-    """Pad and stack. With answers, they end every row and are the labels; else rows end with the prompt.
+    """Pad and stack. With answers, they are the labels and, where they stand inline, end every row; else rows end with the prompt.
 
-    padding_side: left or right; with answers left. align: without answers, every prompt ends at a multiple of so many tokens (`ALIGN`).
+    padding_side: left or right; with answers inline left. align: without answers, every prompt ends at a multiple of so many tokens
+    (`ALIGN`), unless it begins at position 0 in every batch, as it does where only the right may be padded.
     """
-    import numpy as np
     import torch
+
+    rows, kinds, answers = rows_of(encoder, examples, with_answers)
+    align = 1 if with_answers or encoder.architecture.padding_side == "right" else align
+    ids, attention, types = padded(rows, kinds, encoder.pad_id, padding_side, align)
+    length, most = ids.shape[1], max(map(len, answers))
+    prompts = [example.text.prompt_ids for example in examples]
+    grids = [grid for example in examples for grid in example.grids]
+    grid_thw = torch.tensor(grids, dtype=torch.int64).reshape(-1, 3) if grids else None
+    pixels = [each for example in examples for each in example.pixels]
+    counts = tuple(len(example.grids) for example in examples)
+    second = encoder.architecture.stack_second([example.text.second_ids for example in examples], counts)
+    computed = most + 1 if with_answers else min(ROWS, length) if padding_side == "left" else length
+    computed = computed if encoder.inline else max(1, most)
+    together = with_answers and encoder.inline
+    return Batch(
+        sample_ids=tuple(example.sample_id for example in examples),
+        prompt=Tokens(ids, attention, positions(encoder, examples, ids, types, attention, grid_thw), types),
+        media=Media(
+            counts=counts,
+            grids=tuple(encoder.merged(grid) for grid in grids),
+            tokens=tuple(encoder.tokens(grid) for grid in grids),
+            pixels=encoder.architecture.stack(pixels, grids) | second if pixels else None,
+            features=tuple(feature for example in examples for feature in example.features) or None,
+        ),
+        target=Target(ending_together(answers, IGNORED)[0] if with_answers else None, computed, sum(map(len, answers))),
+        media_order=tuple(example.text.image_order for example in examples),
+        shared=max(0, min(opening(prompts, encoder.image_id), *(len(row) - computed for row in rows))) if together else 0,
+        answer=begun(encoder, answers) if encoder.starts is not None else None,
+    )
+
+
+def rows_of(
+    encoder: Encoder, examples: Sequence[Example], with_answers: bool
+) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
+    """What the language model reads of each example, which of its prompt's tokens stand for images, and its answer, empty without answers."""
+    import numpy as np
 
     rows, kinds, answers = [], [], []
     for example in examples:
@@ -41,39 +77,48 @@ def collate(
         ids = expand(example.text.prompt_ids, encoder.image_id, counts)
         kinds.append((ids == encoder.image_id).astype(np.int64))
         answers.append(example.text.answer_ids if with_answers else ids[:0])
-        rows.append(np.concatenate([ids, answers[-1]]))
-    ends = [len(row) if with_answers else -(-len(row) // align) * align for row in rows]
+        rows.append(np.concatenate([ids, answers[-1]]) if encoder.inline else ids)
+    return rows, kinds, answers
+
+
+def padded(
+    rows: Sequence[np.ndarray], kinds: Sequence[np.ndarray], pad_id: int, padding_side: str, align: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Ids, mask and types [B, T] of rows of which each ends at a multiple of `align`. kinds: types of the first tokens of each."""
+    import numpy as np
+    import torch
+
+    ends = [-(-len(row) // align) * align for row in rows]
     length = max(ends)
-    input_ids = np.full((len(rows), length), encoder.pad_id, dtype=np.int64)
-    mask, token_types = np.zeros_like(input_ids), np.zeros_like(input_ids)
-    most = max(map(len, answers))
-    labels = np.full((len(rows), most), IGNORED, dtype=np.int64)
-    for b, (row, kind, answer) in enumerate(zip(rows, kinds, answers, strict=True)):
+    ids = np.full((len(rows), length), pad_id, dtype=np.int64)
+    mask, types = np.zeros_like(ids), np.zeros_like(ids)
+    for b, (row, kind) in enumerate(zip(rows, kinds, strict=True)):
         start = (length if padding_side == "left" else ends[b]) - len(row)
-        input_ids[b, start : start + len(row)] = row
+        ids[b, start : start + len(row)] = row
         mask[b, start : start + len(row)] = 1
-        token_types[b, start : start + len(kind)] = kind
-        labels[b, most - len(answer) :] = answer
-    prompts = [example.text.prompt_ids for example in examples]
-    grids = [grid for example in examples for grid in example.grids]
-    grid_thw = torch.tensor(grids, dtype=torch.int64).reshape(-1, 3) if grids else None
-    ids, types, attention = (torch.from_numpy(array) for array in (input_ids, token_types, mask))
-    pixels = [each for example in examples for each in example.pixels]
-    computed = most + 1 if with_answers else min(ROWS, length) if padding_side == "left" else length
-    return Batch(
-        sample_ids=tuple(example.sample_id for example in examples),
-        prompt=Tokens(ids, attention, positions(encoder, examples, ids, types, attention, grid_thw), types),
-        media=Media(
-            counts=tuple(len(example.grids) for example in examples),
-            grids=tuple(encoder.merged(grid) for grid in grids),
-            tokens=tuple(encoder.tokens(grid) for grid in grids),
-            pixels=encoder.architecture.stack(pixels, grids) if pixels else None,
-            features=tuple(feature for example in examples for feature in example.features) or None,
-        ),
-        target=Target(torch.from_numpy(labels) if with_answers else None, computed, sum(map(len, answers))),
-        media_order=tuple(example.text.image_order for example in examples),
-        shared=max(0, min(opening(prompts, encoder.image_id), *(len(row) - computed for row in rows))) if with_answers else 0,
-    )
+        types[b, start : start + len(kind)] = kind
+    return torch.from_numpy(ids), torch.from_numpy(mask), torch.from_numpy(types)
+
+
+def ending_together(rows: Sequence[Sequence[int] | np.ndarray], filler: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows behind a filler, int64 [B, most], and which are not filled, int64."""
+    import numpy as np
+    import torch
+
+    most = max(map(len, rows))
+    values = np.full((len(rows), most), filler, dtype=np.int64)
+    mask = np.zeros_like(values)
+    for to, real, row in zip(values, mask, rows, strict=True):
+        to[most - len(row) :], real[most - len(row) :] = row, 1
+    return torch.from_numpy(values), torch.from_numpy(mask)
+
+
+def begun(encoder: Encoder, answers: Sequence[np.ndarray]) -> Tokens:
+    """What a decoder reads before each token of its answer, [B, most]: its start and all tokens but the last; the start alone of none."""
+    import torch
+
+    ids, mask = ending_together([[encoder.starts, *answer[:-1].tolist()] for answer in answers], encoder.pad_id)
+    return Tokens(ids, mask, (mask.cumsum(dim=1) - 1).clamp(min=0), torch.zeros_like(ids))
 
 
 def positions(

@@ -19,6 +19,7 @@ from lab.errors import ConfigError, ModelError
 from lab.model import Vlm
 from lab.model.answers import Readout, TextReadout, readout
 from lab.model.batching import ALIGN, collate
+from lab.model.labels import Labels
 from lab.prompt import parse_template, to_chat, written
 from lab.records import Batch, Chat, Choice, ExampleSize, Picture, Sample, Text
 
@@ -30,11 +31,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TokenizedPrompt:
-    """A tokenised prompt, one placeholder an image, and its answer with the end-of-turn token. int64."""
+    """A tokenised prompt, one placeholder an image, and its answer with the end-of-turn token. int64.
+
+    second_ids: of the prompt by a second tokenizer, of models that have one.
+    """
 
     prompt_ids: np.ndarray
     answer_ids: np.ndarray
     image_order: tuple[int, ...]
+    second_ids: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +75,10 @@ class Encoder:
         self.prefix = self.architecture.in_prompt and (vlm.conditioner is None or vlm.conditioner.prefix)
         self.rule = self.architecture.positions(vlm)
         self.pad_id = self.tokenizer.pad_token_id
-        self.positions_of_text = self.config.get_text_config(decoder=True).max_position_embeddings
+        self.inline = vlm.family.answers == "inline"
+        self.labels = Labels(self.config) if vlm.family.answers == "classes" else None
+        self.starts = self.architecture.start_id(self.config) if vlm.family.answers == "beside" else None
+        self.positions_of_text = getattr(self.config.get_text_config(decoder=True), "max_position_embeddings", None)
         self.special_ids = frozenset(self.tokenizer.added_tokens_decoder)
         self.framing: dict[int, tuple[tuple[int, ...], ...]] = {}
         for key, text in written(prompt).items():
@@ -81,7 +89,7 @@ class Encoder:
     @cached_property
     def readout(self) -> Readout | TextReadout:
         """How the answers to its prompts are read. Raises `ConfigError` for options that no token says."""
-        return readout(self.tokenizer, self.prompt, self.options)
+        return readout(self.labels or self.tokenizer, self.prompt, self.options)
 
     def ids(self, text: str) -> list[int]:
         """Tokenise, without anything around it."""
@@ -104,7 +112,7 @@ class Encoder:
         """A sample's chat, and the ids of prompt and answer."""
         chat = self.chat(sample)
         prompt, answer = self.architecture.frame(self.processor, chat, self.prompt.numbered)
-        return chat, self.ids(prompt), self.ids(answer)
+        return chat, self.ids(prompt), self.ids(answer) if self.labels is None else self.labels.taught(answer)
 
     def check_text(self, sample: Sample, prompt: Sequence[int], answer: Sequence[int]) -> None:
         """Raise a `BadRecord` if the sample's text or answer writes special tokens, or both are longer than the model has positions for.
@@ -115,16 +123,21 @@ class Encoder:
         number = len(sample.images)
         if number not in self.framing:
             _, *framing = self.framed(replace(sample, text="x", answer=Text(("x",))))
-            self.framing[number] = tuple(map(self.special, framing))
-        pairs = ("text", sample.text, prompt), ("answer", sample.answer.text, answer)
+            self.framing[number] = tuple(map(self.special, framing if self.labels is None else (framing[0], ())))
+        pairs = ("text", sample.text, prompt), ("answer", sample.answer.text, answer if self.labels is None else ())
         for (what, said, ids), usual in zip(pairs, self.framing[number], strict=True):
             if (found := self.special(ids)) != usual:
                 beyond = tuple((Counter(found) - Counter(usual)).elements()) or found
                 reason = f"its {what} {shown(said)} must not hold special tokens: {self.named(beyond)} of this checkpoint's tokenizer"
                 raise BadRecord(f"sample {sample.sample_id}", reason)
-        length = sum(each != self.image_id for each in prompt) + len(answer)
-        if length > self.positions_of_text:
-            reason = f"its prompt and answer are {length} tokens of text, and the model has {self.positions_of_text} positions"
+        length = sum(each != self.image_id for each in prompt)
+        rows = {"prompt and answer are": length + len(answer)} if self.inline else {"prompt is": length, "answer is": len(answer)}
+        for what, length in rows.items():
+            if self.positions_of_text is not None and length > self.positions_of_text:
+                reason = f"its {what} {length} tokens of text, and the model has {self.positions_of_text} positions"
+                raise BadRecord(f"sample {sample.sample_id}", reason)
+        if self.architecture.most_images is not None and number > self.architecture.most_images:
+            reason = f"it shows {number} images, and the model takes {self.architecture.most_images} at once"
             raise BadRecord(f"sample {sample.sample_id}", reason)
 
     def text(self, sample: Sample) -> TokenizedPrompt:
@@ -144,7 +157,25 @@ class Encoder:
                 f"model: the chat template wrote {placeholders} image placeholders for {len(sample.images)} images "
                 f"of sample {sample.sample_id}."
             )
-        return TokenizedPrompt(prompt_ids, np.asarray(answer_ids, dtype=np.int64), chat.image_order)
+        second = self.architecture.second_ids(self.processor, chat)
+        return TokenizedPrompt(prompt_ids, np.asarray(answer_ids, dtype=np.int64), chat.image_order, second)
+
+    def check_learnable(self, sample: Sample) -> None:
+        """Raise a `BadRecord` if nothing can be learned from the sample's answer: it is none of the labels chosen among."""
+        if self.labels is not None and not self.labels.encode(answer := self.chat(sample).answer):
+            reason = f"its answer {shown(answer)} is none of the checkpoint's {len(self.labels.names):,} labels, so nothing can be learned from it"
+            raise BadRecord(f"sample {sample.sample_id}", reason)
+
+    def coverage(self, samples: Sequence[Sample]) -> str | None:
+        """How many of some questions have an answer among the labels chosen among; None where answers are written."""
+        if self.labels is None:
+            return None
+        answers = [sample.answer.references if isinstance(sample.answer, Text) else (self.chat(sample).answer,) for sample in samples]
+        number = sum(any(self.labels.encode(one) for one in some) for some in answers)
+        return (
+            f"the checkpoint chooses among {len(self.labels.names):,} labels, and {number:,} of {len(answers):,} dev questions have an answer "
+            "among them; no other can be answered right"
+        )
 
     def pixels(self, images: Sequence[Image]) -> tuple[list[torch.Tensor], list[tuple[int, int, int]]]:
         """Run the image processor: pixels float32 and grid (t, h, w) in patches of each image."""
@@ -202,11 +233,13 @@ class Encoder:
         shown = [self.picture(sample.images[i]) for i in text.image_order]
         return Example(sample.sample_id, text, tuple(grid for _, grid in shown), pixels=tuple(p for p, _ in shown))
 
-    def size(self, example: Example) -> ExampleSize:
-        """How large an example is, without padding."""
+    def size(self, example: Example, answered: bool = False) -> ExampleSize:
+        """How large an example is, without padding; answered: with its answer."""
         tokens = tuple(self.tokens(grid) for grid in example.grids)
         words = int((example.text.prompt_ids != self.image_id).sum())
-        return ExampleSize(words + (sum(tokens) if self.prefix else 0), example.grids, tokens)
+        answer = len(example.text.answer_ids) if answered else 0
+        length, rows = (words + answer, answer + 1) if self.inline else (words, max(1, answer))
+        return ExampleSize(length + (sum(tokens) if self.prefix else 0), example.grids, tokens, rows)
 
     def collate(
         self, examples: Sequence[Example], with_answers: bool, padding_side: str | None = None, align: int = ALIGN

@@ -25,7 +25,8 @@ class Part:
 
     modules: full names of everything that belongs to the part, as a regular expression for `re.fullmatch` on a
         module or parameter name (a parameter's name continues after a dot).
-    block: the prefix of one repeated block, with one group for its number; empty where the part has none.
+    block: the prefix of one repeated block, with one group for its number, and before it perhaps one `(?:A|B)` of places that number
+        theirs alike; empty where the part has none.
     attention, mlp: names inside a block of its linear layers.
     linears: full names (a regular expression) of linear layers outside any block.
     """
@@ -43,7 +44,10 @@ class Part:
 
     def names(self, blocks: int = MOST_BLOCKS) -> list[str]:
         """Full names of the linear layers inside the first blocks, whether a checkpoint has so many or not."""
-        places = [self.block.replace(r"(\d+)", str(block)).replace("\\", "") for block in range(blocks)] if self.block else []
+        several = re.search(r"\(\?:(.+?)\)", self.block)
+        ways = several[1].split("|") if several else [self.block] * bool(self.block)
+        prefixes = [self.block.replace(several[0], way) for way in ways] if several else ways
+        places = [prefix.replace(r"(\d+)", str(block)).replace("\\", "") for prefix in prefixes for block in range(blocks)]
         return [f"{place}.{name}" for place in places for name in self.attention + self.mlp]
 
     def targets(self, preset: str, blocks: str = r"\d+") -> str:
@@ -92,6 +96,7 @@ FEATURES = {
     "quantisation": Feature("model.quantisation", "Give model.quantisation=none."),
     "numbered": Feature("prompt.numbered=true", "Set it to false."),
     "olora": Feature("lora.init_lora_weights=olora", "Choose another initialisation."),
+    "full": Feature("lora.full=[head]", "Set lora.full=[]."),
     "export": Feature("export", "Load the adapter over its base."),
 }
 """Of the two dials every option; `fast_step` is `lab.training.fast.fused_step`, which nothing asks for."""
@@ -111,6 +116,7 @@ class Family:
     attention: values of `model.attn_implementation` with which it loads, its own first.
     answers: where an answer's tokens stand: inline (behind the prompt, in its row), beside (in a decoder of their own), or nowhere,
     for classes. abilities: of `ABILITIES`. refuses: of `FEATURES`, why.
+    whole: full names of the modules that can train whole, by their names in `lora.full`.
     unused: names (a regular expression) of parameters that no forward pass needs, so that a checkpoint may lack them. surplus: names of
     tensors that a checkpoint may have too many, since they say nothing of what it computes.
     """
@@ -125,6 +131,7 @@ class Family:
     refuses: dict[str, str] = field(default_factory=dict)
     components: dict[str, str] = field(default_factory=dict)
     architecture: Architecture = field(default_factory=Interleaved)
+    whole: dict[str, str] = field(default_factory=dict)
     unused: str = ""
     surplus: str = ""
 
@@ -150,7 +157,14 @@ class Family:
             return f"it {' and '.join(ABILITIES[ability] for ability in self.abilities)}, and does nothing else"
         if FEATURES[feature].inline and self.answers != "inline":
             return "its answer does not follow the prompt in one row"
+        if feature == "full" and not self.whole:
+            return "it says its answers with the words that it reads, and has no head of a task that would train whole"
         return self.refuses.get(feature)
+
+    @property
+    def separable(self) -> bool:
+        """Whether one tensor stands for an image, for the question that is asked of it at least."""
+        return self.offers("feature_cache") or self.architecture.reads_question
 
     def offers(self, feature: str) -> bool:
         """Whether it has a feature, one of `FEATURES`."""

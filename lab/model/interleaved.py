@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lab.errors import ModelError
-from lab.model.architecture import predict_inline, tower_output, words
+from lab.model.architecture import TextDecoder, tower_output
 from lab.records import Batch, Chat, ExampleSize
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ KNOWN_ROWS = 1024
 """Kinds of rows whose positions are kept at most: some megabytes."""
 
 
-class Interleaved:
+class Interleaved(TextDecoder):
     """`lab.model.architecture.Architecture` of such models: M-RoPE, a chat template, patches that a projector merges."""
 
     in_prompt = True
@@ -123,15 +123,7 @@ class Interleaved:
         images: dict[str, Any] = dict(batch.media.pixels or {})
         if batch.media.features is not None:
             images["mm_encoder_outputs"] = {"image": tower_output(batch.media.features)}
-        return words(batch.prompt) | images
-
-    def again(self, vlm: Vlm, batch: Batch) -> dict[str, Any]:
-        """Nothing: images are in the cache."""
-        return {}
-
-    def predict(self, vlm: Vlm, batch: Batch) -> torch.Tensor:
-        """The answer stands in the row."""
-        return predict_inline(vlm, batch)
+        return self.words(batch.prompt) | images
 
     def planned_size(self, config: PretrainedConfig, text: int, images: int, tokens: int) -> ExampleSize:
         """Images as square as their number of tokens lets them be."""

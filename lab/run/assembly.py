@@ -80,6 +80,7 @@ def assemble(x: Experiment, base: Vlm) -> Vlm:
     vlm = base.share()
     vision_tokens.install(vlm, x.vision_tokens, x.seed)
     conditioning.install(vlm, x.conditioning, x.seed)
+    lora.install(vlm, x.lora)
     return vlm
 
 

@@ -38,7 +38,7 @@ def realised(x: Experiment, prepared: Prepared) -> dict[str, Any]:
         "prompts": [split.asked for split in examples],
         "answers": [*reads.ids, *reads.words] if isinstance(reads, Readout) else [reads.kind],
         "images": [one.digest for one in known] if len(known) == len(shown) else unknown,
-        "modules": [values["conditioning"], values["vision_tokens"] if resampled else None],
+        "modules": [values["conditioning"], values["vision_tokens"] if resampled else None, *x.lora.full],
         "adapters": adapters(x, vlm),
         "steps": steps(x, vlm, prepared) if trains(x) else None,
         "seed": x.seed if drawn else None,

@@ -13,7 +13,7 @@ import logging
 import math
 from array import array
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -51,8 +51,8 @@ class Texts:
         ids, orders = array("i"), array("i")
         ends, order_ends = array("q", [0]), array("q", [0])
         for text in texts:
-            for part in (text.prompt_ids, text.answer_ids):
-                ids.extend(part.tolist())
+            for part in (text.prompt_ids.tolist(), text.answer_ids.tolist(), text.second_ids):
+                ids.extend(part)
                 ends.append(len(ids))
             orders.extend(text.image_order)
             order_ends.append(len(orders))
@@ -60,10 +60,10 @@ class Texts:
         self.orders, self.order_ends = np.array(orders), np.array(order_ends)
 
     def __getitem__(self, index: int) -> TokenizedPrompt:
-        start, middle, end = self.ends[2 * index : 2 * index + 3]
+        start, middle, end, last_end = self.ends[3 * index : 3 * index + 4]
         first, last = self.order_ends[index : index + 2]
         prompt, answer = self.ids[start:middle].astype(np.int64), self.ids[middle:end].astype(np.int64)
-        return TokenizedPrompt(prompt, answer, tuple(self.orders[first:last].tolist()))
+        return TokenizedPrompt(prompt, answer, tuple(self.orders[first:last].tolist()), self.ids[end:last_end].tolist())
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,11 @@ class Examples(Dataset[Example]):
     def __len__(self) -> int:
         return len(self.split)
 
-    def unfit(self) -> dict[int, BadRecord]:
-        """What the encoder refuses of the split, by place. Prompts are tokenised on the way, and kept if there is nothing."""
+    def unfit(self, learned: bool = False) -> dict[int, BadRecord]:
+        """What the encoder refuses of the split, by place. Prompts are tokenised on the way, and kept if there is nothing.
+
+        learned: the split is learned from.
+        """
         refused: dict[int, BadRecord] = {}
 
         def fitting() -> Iterator[TokenizedPrompt]:
@@ -102,6 +105,8 @@ class Examples(Dataset[Example]):
                 try:
                     for picture in sample.images:
                         self.encoder.check(picture)
+                    if learned:
+                        self.encoder.check_learnable(sample)
                     yield self.encoder.text(sample)
                 except BadRecord as fault:
                     refused[i] = fault
@@ -136,11 +141,7 @@ class Examples(Dataset[Example]):
     @cached_property
     def longest(self) -> ExampleSize:
         """The size of the longest of the first `LOOKED_AT` examples, with its answer. Arms that share examples look once."""
-        found = []
-        for i in range(min(LOOKED_AT, len(self))):
-            example = self[i]
-            shape, answer = self.encoder.size(example), len(example.text.answer_ids)
-            found.append(replace(shape, length=shape.length + answer, rows=answer + 1))
+        found = [self.encoder.size(self[i], answered=True) for i in range(min(LOOKED_AT, len(self)))]
         return max(found, key=lambda shape: (shape.length, shape.grids))
 
     @cached_property

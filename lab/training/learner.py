@@ -17,7 +17,7 @@ from lab.records import Batch
 from lab.training import devices, loss_scaling, optimization
 from lab.training.datamodule import DataModule
 from lab.training.fast.fused_step import FusedStep
-from lab.training.objective import WATCHED_SPLITS, answer_loss, objective
+from lab.training.objective import LOSSES, WATCHED_SPLITS, objective
 
 
 class Learner(L.LightningModule):
@@ -35,15 +35,15 @@ class Learner(L.LightningModule):
         self.steps, self.epoch = steps, epoch
         self.scaled = loss_scaling.needed(vlm)
         self.fused = FusedStep(vlm)
-        self.objective = objective(reads)
+        self.objective = objective(reads, LOSSES[vlm.family.answers])
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         return to_device(batch, device)
 
     def loss(self, batch: Batch) -> torch.Tensor:
-        """Mean cross-entropy of a forward's answer tokens, a scalar in nats."""
+        """Mean loss of a forward's answer tokens, or labels; a scalar in nats."""
         assert batch.target.labels is not None
-        return answer_loss(self.fused.predict(batch), batch.target.labels)
+        return self.objective.loss(self.fused.predict(batch), batch.target.labels)
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         data: DataModule = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]  # Lightning sets it unannounced

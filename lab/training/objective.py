@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -14,6 +16,7 @@ from lab.records import Choice, Text
 from lab.statistics.functional import NUM_BINS
 from lab.statistics.metrics import KINDS
 
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 WATCHED_SPLITS = ("minival", "train_slice")
 """Splits that are scored during training, in the order of `DataModule.val_dataloader`."""
 
@@ -21,6 +24,18 @@ WATCHED_SPLITS = ("minival", "train_slice")
 def answer_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Mean cross-entropy of the labels [B, A] under the logits [B, A, V] of `Vlm.predict`, in nats; Transformers' `labels=` loss."""
     return F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+
+
+def class_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The same where one of C labels is chosen: binary cross-entropy of each under the logits [B, 1, C], summed over labels, mean over
+    those labels [B, 1] that count; as `ViltForQuestionAnswering` has it."""
+    counts = labels[:, 0] != IGNORED
+    chosen = F.one_hot(labels[counts, 0], logits.shape[-1]).float()
+    return F.binary_cross_entropy_with_logits(logits[counts, 0].float(), chosen) * logits.shape[-1]
+
+
+LOSSES = {"inline": answer_loss, "beside": answer_loss, "classes": class_loss}
+"""By where the answers of a `Family` stand."""
 
 
 def of_labels(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -37,9 +52,9 @@ class ChoiceObjective(nn.Module):
 
     watched = KINDS[Choice.kind].watched
 
-    def __init__(self, readout: Readout) -> None:
+    def __init__(self, readout: Readout, loss: Loss = answer_loss) -> None:
         super().__init__()
-        self.readout = readout
+        self.readout, self.loss = readout, loss
         number = len(readout.words)
         self.metrics = nn.ModuleDict({split: nn.ModuleDict({
             "accuracy": MulticlassAccuracy(number, average="micro", validate_args=False),
@@ -58,7 +73,7 @@ class ChoiceObjective(nn.Module):
         metrics: dict[str, Metric] = dict(self.metrics[split].items())  # type: ignore[operator]  # torch declares no nested ModuleDict
         metrics["accuracy"].update(log_p.argmax(dim=1), right)
         metrics["ece"].update(shares, right)
-        return {"loss": answer_loss(logits, labels), "nll": -(log_p[rows, right] - total).mean(), **metrics}
+        return {"loss": self.loss(logits, labels), "nll": -(log_p[rows, right] - total).mean(), **metrics}
 
 
 class TextObjective(nn.Module):
@@ -69,8 +84,9 @@ class TextObjective(nn.Module):
 
     watched = KINDS[Text.kind].watched
 
-    def __init__(self) -> None:
+    def __init__(self, loss: Loss = answer_loss) -> None:
         super().__init__()
+        self.loss = loss
         self.metrics = nn.ModuleDict(
             {split: nn.ModuleDict({self.watched: MeanMetric(), KINDS[Text.kind].headline: MeanMetric()}) for split in WATCHED_SPLITS}
         )
@@ -81,9 +97,9 @@ class TextObjective(nn.Module):
         metrics: dict[str, Metric] = dict(self.metrics[split].items())  # type: ignore[operator]  # torch declares no nested ModuleDict
         metrics[self.watched].update(-log_p[labels != IGNORED])
         metrics[KINDS[Text.kind].headline].update((likeliest == labels).all(dim=1).float())
-        return {"loss": answer_loss(logits, labels), **metrics}
+        return {"loss": self.loss(logits, labels), **metrics}
 
 
-def objective(reads: Readout | TextReadout) -> ChoiceObjective | TextObjective:
+def objective(reads: Readout | TextReadout, loss: Loss = answer_loss) -> ChoiceObjective | TextObjective:
     """Of answers that are read so."""
-    return ChoiceObjective(reads) if isinstance(reads, Readout) else TextObjective()
+    return ChoiceObjective(reads, loss) if isinstance(reads, Readout) else TextObjective(loss)

@@ -48,7 +48,10 @@ def screen(splits: Splits, parts: Sequence[str], encoder: Encoder, dial: DataDia
     Raises one `DataError` over all of them under `data.on_bad=fail`, or if nothing is left of train or dev.
     """
     made = {part: Examples(getattr(splits, part), encoder) for part in parts}
-    refused = {part: faults for part, examples in made.items() if (faults := examples.unfit())}
+    refused = {part: faults for part, examples in made.items() if (faults := examples.unfit(learned=part == "train"))}
+    if told := encoder.coverage([splits.dev.index(i) for i in range(len(splits.dev))]):
+        log.info("data=%s: %s", dial.name, told)
+        splits = replace(splits, notes=(*splits.notes, told))
     if not refused:
         return splits, made
     if dial.on_bad is OnBad.fail:

@@ -13,6 +13,7 @@ from lab.cli import shipped
 from lab.config import DType, IfFinished, IfUnfinished, ImageOrder, MatchOn, OnBad, PruneRule, Quantisation, Schedule
 from lab.data import NAMES, named
 from lab.lora import INITS
+from lab.model import family
 
 Overrides = tuple[str, ...]
 Row = dict[str, str]
@@ -61,8 +62,12 @@ def switch(key: str) -> dict[str, Overrides]:
 
 
 def models() -> dict[str, Overrides]:
-    """Every option; the checkpoint of all but the shipped one is drawn."""
-    found = {name: (f"model={name}", f"model.path={{root}}/checkpoints/{name}") for name in options("model")}
+    """Every option that takes pairs of pictures, as most data sets have them; the checkpoint of all but the shipped one is drawn.
+
+    Families that answer beside the question or with labels have tests of their own (tests/test_vqa_families.py).
+    """
+    inline = [name for name in options("model") if family(family_of(name)).answers == "inline"]
+    found = {name: (f"model={name}", f"model.path={{root}}/checkpoints/{name}") for name in inline}
     return found | {"tiny": ("model=tiny",)}
 
 

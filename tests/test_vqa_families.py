@@ -1,0 +1,359 @@
+"""Families that answer questions about one picture in a decoder beside the question, or with a label: one property, every family."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+import time
+from pathlib import Path
+
+import checkpoints
+import pytest
+import torch
+from beside_checkpoints import LABELS, MAKERS
+from kills import PowerCut, cut, essence
+from PIL import Image
+from test_families import CLOSE, move, picture
+
+from lab import lora, model
+from lab import run as running
+from lab.artifacts import export
+from lab.bounds import WORDS
+from lab.config import LoraDial, PromptDial
+from lab.data.faults import BadRecord
+from lab.data.images import decode
+from lab.errors import ConfigError, DataError, ModelError
+from lab.evaluation import generation
+from lab.model import Vlm
+from lab.model.batching import IGNORED
+from lab.model.encoding import Encoder
+from lab.records import Batch, Sample, Text
+from lab.training import capacity
+from lab.training.objective import LOSSES
+from lab.training.resuming import CheckpointCallback
+
+PROMPT = PromptDial(name="bare", template="{question}")
+QUESTIONS = ("is it red?", "what colour is the circle in the picture?", "there is a dark blue circle", "no?")
+ANSWERS = ("red", "dark blue", "no", "green")
+HEAD_TOO = r".*(\.query|\.q|\.dense|predictions\.decoder|lm_head|classifier\.3)"
+
+
+def sample(index: int, **changes) -> Sample:
+    """A question about one picture; sizes, lengths and answers differ between samples."""
+    shown = (picture(index, 64 + 16 * (index % 3)),)
+    one = Sample(f"s{index}", QUESTIONS[index % 4], shown, Text((ANSWERS[index % 4],)), f"set{index}", f"q{index}")
+    return dataclasses.replace(one, **changes)
+
+
+SAMPLES = [sample(i) for i in range(4)]
+
+
+@pytest.fixture(scope="module", params=MAKERS)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("vqa") / request.param
+    checkpoints.save(request.param, path)
+    return path
+
+
+def load(folder: Path, **values) -> Vlm:
+    return model.load(checkpoints.ModelDial(name=folder.name, family=folder.name, path=str(folder), **values))
+
+
+@pytest.fixture(scope="module")
+def vlm(folder: Path) -> Vlm:
+    return load(folder)
+
+
+def batch_of(vlm: Vlm, samples: list[Sample], answered: bool = True) -> Batch:
+    encoder = Encoder(vlm, PROMPT, options=())
+    return encoder.collate([encoder.example(one) for one in samples], with_answers=answered)
+
+
+def predict(vlm: Vlm, samples: list[Sample]) -> torch.Tensor:
+    """Logits of all labels that count, one after another."""
+    batch = batch_of(vlm, samples)
+    vlm.model.eval()
+    with torch.inference_mode():
+        return vlm.predict(batch)[batch.target.labels != IGNORED]
+
+
+def loss(vlm: Vlm, samples: list[Sample]) -> torch.Tensor:
+    batch = batch_of(vlm, samples)
+    return LOSSES[vlm.family.answers](vlm.predict(batch), batch.target.labels)
+
+
+def plain_inputs(vlm: Vlm, one: Sample) -> dict:
+    return dict(vlm.processor(text=one.text, images=decode(one.images[0]), return_tensors="pt"))
+
+
+def own_loss(vlm: Vlm, one: Sample) -> torch.Tensor:
+    """Transformers' own, with labels as its documentation has them; BLIP's begin where its `generate` does."""
+    words = vlm.processor.tokenizer
+    if vlm.family.answers == "classes":
+        labels = torch.zeros(1, len(LABELS))
+        labels[0, LABELS.index(one.answer.text)] = 1
+    elif vlm.family.name.endswith("t5"):
+        labels = words(one.answer.text, return_tensors="pt").input_ids
+    else:
+        ids = words(one.answer.text, add_special_tokens=False).input_ids
+        labels = torch.tensor([[vlm.bare.decoder_start_token_id, *ids, words.sep_token_id]])
+    return vlm.bare(**plain_inputs(vlm, one), labels=labels).loss
+
+
+def test_a_row_alone_is_the_row_in_a_batch(vlm: Vlm) -> None:
+    alone = torch.cat([predict(vlm, [one]) for one in SAMPLES])
+    assert torch.allclose(predict(vlm, SAMPLES), alone, **CLOSE)
+    assert alone.std(dim=0).max() > 1e-2, "the samples must differ for this to mean anything"
+
+
+def test_the_loss_is_transformers_own(vlm: Vlm) -> None:
+    sizes = [batch_of(vlm, [one]).target.tokens for one in SAMPLES]
+    with torch.inference_mode():
+        own = [float(own_loss(vlm, one)) for one in SAMPLES]
+        assert [float(loss(vlm, [one])) for one in SAMPLES] == pytest.approx(own, abs=1e-4)
+        mean = sum(each * size for each, size in zip(own, sizes, strict=True)) / sum(sizes)
+        assert float(loss(vlm, SAMPLES)) == pytest.approx(mean, abs=1e-4)
+
+
+def test_loss_is_taken_of_the_answer_and_its_end_and_a_question_changes_no_label(vlm: Vlm) -> None:
+    batch = batch_of(vlm, SAMPLES)
+    other = batch_of(vlm, [dataclasses.replace(one, text="what is it?") for one in SAMPLES])
+    assert torch.equal(batch.target.labels, other.target.labels)
+    for row, one in zip(batch.target.labels, SAMPLES, strict=True):
+        assert int((row != IGNORED).sum()) == (len(one.answer.text.split()) + 1 if vlm.family.answers == "beside" else 1)
+        assert vlm.family.architecture.texts(vlm, [row[row != IGNORED]]) == [one.answer.text]
+
+
+def test_what_is_answered_is_what_plain_transformers_answers(vlm: Vlm) -> None:
+    """Greedy writing of a padded batch against `generate` on each question alone; the likeliest label against the model's own call."""
+    with torch.inference_mode():
+        written = generation.texts(vlm, generation.write(vlm, batch_of(vlm, SAMPLES, answered=False), 5))
+        for one, text in zip(SAMPLES, written, strict=True):
+            inputs = plain_inputs(vlm, one)
+            if vlm.family.answers == "classes":
+                assert text == LABELS[int(vlm.bare(**inputs).logits.argmax())]
+            else:
+                told = vlm.bare.generate(**inputs, do_sample=False, max_new_tokens=5)
+                assert text == vlm.processor.batch_decode(told, skip_special_tokens=True)[0]
+
+
+def test_the_picture_and_the_question_change_the_score(vlm: Vlm) -> None:
+    one = SAMPLES[0]
+    for changes in ({"images": (picture(90),)}, {"text": "is it green?"}):
+        assert (predict(vlm, [dataclasses.replace(one, **changes)]) - predict(vlm, [one])).abs().max() > 1e-3
+
+
+def test_presets_name_every_linear_layer_but_a_tied_head(vlm: Vlm) -> None:
+    parts = {vlm.family.part_of(name) for name, _ in vlm.model.named_parameters()}
+    assert parts <= {"vision", "projector", "llm"} and {"vision", "llm"} <= parts
+    assert sum(row.total for row in lora.ledger(vlm)) == vlm.model.num_parameters()
+    linears = {name for name, module in vlm.bare.named_modules() if isinstance(module, torch.nn.Linear)}
+    tied = {"text_decoder.cls.predictions.decoder", "language_model.lm_head"} & linears
+    where = [name for name in ("vision", "projector", "llm") if vlm.family.parts[name].targets("all-linear")]
+    targets = {preset: set(lora.target_names(vlm, LoraDial(where=where, target_modules=preset))) for preset in lora.PRESETS}
+    assert targets["all-linear"] == linears - tied
+    assert targets["attention"] | targets["mlp"] == targets["all-linear"] and not targets["attention"] & targets["mlp"]
+
+
+def test_every_adapter_has_a_gradient_also_when_activations_are_computed_again(folder: Path) -> None:
+    grads = []
+    for again in (False, True):
+        vlm = load(folder)
+        lora.attach(vlm, LoraDial(r=2, where=[name for name, part in vlm.family.parts.items() if part.block]))
+        move(vlm)
+        vlm.model.train()
+        capacity.recompute(vlm, again)
+        torch.manual_seed(0)  # of dropout
+        loss(vlm, SAMPLES).backward()
+        grads.append({name: parameter.grad for name, parameter in lora.trainable(vlm).items()})
+    dead = [name for name, grad in grads[0].items() if grad is None or not grad.any()]
+    assert all(folder.name == "instructblip_t5" and re.search(r"qformer\.encoder\.layer\.1\.(intermediate|output)\.dense", name) for name in dead)
+    assert all(torch.equal(grad, grads[1][name]) for name, grad in grads[0].items() if grad is not None)
+
+
+def test_a_half_precision_base_trains(folder: Path) -> None:
+    vlm = load(folder, dtype=checkpoints.DType.bfloat16)
+    lora.attach(vlm, LoraDial(r=2))
+    value = loss(vlm, SAMPLES)
+    value.backward()
+    assert value.isfinite() and {p.dtype for p in lora.trainable(vlm).values()} == {torch.float32}
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in lora.trainable(vlm).values())
+
+
+@pytest.mark.parametrize("everything", [False, True], ids=["presets", "tied head too"])
+def test_a_merged_folder_answers_as_the_adapter_does(folder: Path, tmp_path: Path, everything: bool) -> None:
+    """Also where an adapted head shares its weights with the decoder's words, which plain merging would change."""
+    vlm = load(folder)
+    lora.attach(vlm, LoraDial(r=2, target_modules=HEAD_TOO if everything else "all-linear"))
+    move(vlm)
+    before = predict(vlm, SAMPLES)
+    export.export(vlm, tmp_path / "merged", {})
+    (tmp_path / folder.name).symlink_to(tmp_path / "merged")
+    assert torch.allclose(predict(load(tmp_path / folder.name), SAMPLES), before, rtol=0, atol=1e-4)
+
+
+def test_what_a_family_cannot_take_is_named(vlm: Vlm, folder: Path) -> None:
+    encoder = Encoder(vlm, PROMPT, options=())
+    room = getattr(vlm.bare.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    if room is not None:
+        with pytest.raises(BadRecord, match=f"sample s0: its prompt is {room + 3} tokens of text, and the model has {room} positions"):
+            encoder.text(sample(0, text="red " * (room + 1)))
+    other = next(way for way in WORDS["model.attn_implementation"].legal if way not in vlm.family.attention)
+    with pytest.raises(ModelError, match=f"model.attn_implementation={other}: .* does not load with it. Legal here: {vlm.family.attention[0]}"):
+        load(folder, attn_implementation=other)
+    if vlm.family.architecture.most_images == 1:
+        with pytest.raises(BadRecord, match="sample s0: it shows 2 images, and the model takes 1 at once"):
+            encoder.text(sample(0, images=(picture(0), picture(1))))
+
+
+@pytest.mark.parametrize("name", ["minigpt", "phi3"])
+def test_what_cannot_be_had_says_why_and_what_instead(name: str) -> None:
+    with pytest.raises(ModelError, match=f"model.family={name}: .* is no class of Transformers.* model=qwen2_5_vl_"):
+        model.family(name)
+
+
+def test_blip_sees_every_picture_of_a_question_and_a_question_without() -> None:
+    """States of several are joined: each counts, their order does not."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "blip_vqa"
+        checkpoints.save("blip_vqa", folder)
+        vlm = load(folder)
+    pair = sample(0, images=(picture(0), picture(1)))
+    first, alone = predict(vlm, [pair]), predict(vlm, [sample(0)])
+    assert torch.allclose(predict(vlm, [dataclasses.replace(pair, images=pair.images[::-1])]), first, **CLOSE)
+    assert (first - alone).abs().max() > 1e-3
+    both = predict(vlm, [pair, sample(0, images=())])
+    assert torch.allclose(both[: len(first)], first, **CLOSE) and (both[len(first) :] - alone).abs().max() > 1e-3
+
+
+@pytest.fixture(scope="module")
+def vilt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("vilt") / "vilt_vqa"
+    checkpoints.save("vilt_vqa", folder)
+    return folder
+
+
+def test_vilt_draws_nothing_from_the_global_generator(vilt: Path) -> None:
+    vlm, expected = load(vilt), torch.manual_seed(0) and torch.rand(1)
+    torch.manual_seed(0)
+    first = predict(vlm, SAMPLES)
+    assert torch.equal(torch.rand(1), expected) and torch.equal(predict(vlm, SAMPLES), first)
+
+
+def test_vilts_grid_is_what_its_processor_makes(vilt: Path) -> None:
+    encoder = Encoder(load(vilt), PROMPT, options=())
+    for size in ((40, 30), (33, 50), (64, 64), (999, 400), (17, 23)):
+        assert encoder.architecture.grid(encoder.processor, encoder.config, size) == encoder.pixels([Image.new("RGB", size)])[1][0]
+    with pytest.raises(BadRecord, match="does not take its 300 x 20 pixels"):
+        encoder.check(picture(0, 300, 20))
+
+
+def test_a_choice_is_among_the_labels(vilt: Path) -> None:
+    vlm = load(vilt)
+    readout = Encoder(vlm, PROMPT, options=("Yes", "no")).readout
+    assert readout.ids == ((LABELS.index("yes"),), (LABELS.index("no"),))
+    logits = torch.randn(2, len(LABELS))
+    assert torch.allclose(readout.log_p(logits), logits.log_softmax(dim=1)[:, :2])
+    with pytest.raises(ConfigError, match="the option maroon='maroon': it is none of the 8 labels that this checkpoint chooses among, such as 'yes'"):
+        Encoder(vlm, PROMPT, options=("yes", "maroon")).readout  # noqa: B018
+
+
+def question_file(root: Path, *others: str) -> Path:
+    """Sixteen questions about a picture of one colour each; others: answers of the first of dev."""
+    rows = ["image,question,answer,split"]
+    for i in range(16):
+        colour = ("red", "green", "dark blue")[i % 3]
+        Image.new("RGB", (56, 56 + i), colour.split()[-1]).save(root / f"{i}.png")
+        answer = others[i - 11] if 0 <= i - 11 < len(others) else colour
+        rows.append(f"{i}.png,what colour is picture {i}?,{answer},{'train' if i < 8 else 'minival' if i < 11 else 'dev'}")
+    (root / "questions.csv").write_text("\n".join(rows) + "\n")
+    return root / "questions.csv"
+
+
+BARS = {"blip2_flan_t5_xl": pytest.mark.bar, "instructblip_flan_t5_xl": pytest.mark.bar}
+"""What trains as others do, whose every computation is compared above."""
+
+
+@pytest.fixture(scope="module", params=[pytest.param(name, marks=BARS.get(name, ())) for name in ("blip_vqa", "vilt_vqa", *BARS)])
+def compose(request: pytest.FixtureRequest, composer, tmp_path_factory: pytest.TempPathFactory):
+    root = tmp_path_factory.mktemp("arms")
+    file = question_file(root, "maroon")
+    family = composer(f"model={request.param}").model.family
+    checkpoints.save(family, root / "checkpoint")
+
+    def make(*overrides: str, where: str = "shared"):
+        return composer(
+            f"model={request.param}", f"model.path={root}/checkpoint", "model.dtype=float32", "data=questions", f"data.path={file}",
+            "trainer.max_steps=3", "trainer.batch_size=4", "trainer.save_every=1", "trainer.val_every=3", "evaluation.latency_examples=1",
+            "evaluation.latency_warmup=0", "evaluation.probe_examples=3", "tracking.enabled=false",
+            f"tracking.runs_dir={root / where}", f"tracking.cache_dir={root / 'cache'}", *overrides,
+        )  # fmt: skip
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def shared(compose):
+    """Two arms over one base; of a family whose head can train whole, one trains it."""
+    head = ["lora.full=[head]"] if model.family(compose().model.family).offers("full") else []
+    arms = [compose("lora.r=2"), compose("lora.r=4", *head)]
+    prepared = running.prepare(arms[0])
+    return arms, [running.run_arm(x, prepared, running.new_run(x, "command"), time.time()) for x in arms], prepared
+
+
+def test_arms_train_answer_and_pass_the_gate(shared) -> None:
+    arms, records, prepared = shared
+    for run in records:
+        checks = {check["name"]: check["passed"] for check in run.facts["verify"]}
+        assert checks == {"reloaded": True, "batch of one": True, "right padding": None, "plain folder": True, "generate": True}
+        assert run.metrics["train/steps"] == 3 and math.isfinite(run.metrics["dev/token_nll"])
+    if arms[1].lora.full:
+        told = "the checkpoint chooses among 8 labels, and 4 of 5 dev questions have an answer among them; no other can be answered right"
+        assert told in records[1].facts["data"]["notes"]
+        rows = {row["part"]: row for row in records[1].facts["ledger"]}
+        head = prepared.vlm.bare.classifier
+        assert rows["head"]["trainable"] == sum(parameter.numel() for parameter in head.parameters())
+        assert "latency/decode_p50_ms" not in records[1].metrics
+
+
+def test_an_arm_alone_and_cut_off_ends_as_the_shared_one(shared, compose, monkeypatch) -> None:
+    x = compose("lora.r=4", *(["lora.full=[head]"] if shared[0][1].lora.full else []), where="alone")
+    with monkeypatch.context() as patch:
+        cut(patch, CheckpointCallback, "on_train_batch_start", lambda trainer: trainer.global_step == 2)
+        with pytest.raises(PowerCut):
+            running.run_alone(x, "command", time.time())
+    again = running.run_alone(x, "command", time.time())
+    assert again.facts["resumed_at_step"] == 2 and essence(x) == essence(shared[0][1])
+
+
+def test_an_answer_that_is_no_label_is_nothing_to_learn_from(vilt: Path, composer, tmp_path: Path) -> None:
+    file = question_file(tmp_path)
+    file.write_text(file.read_text().replace("picture 3?,red", "picture 3?,maroon"))
+    x = composer("model=vilt_vqa", f"model.path={vilt}", "data=questions", f"data.path={file}", "trainer.max_steps=1",
+                 f"tracking.cache_dir={tmp_path}/cache")  # fmt: skip
+    with pytest.raises(DataError, match="its answer 'maroon' is none of the checkpoint's 8 labels, so nothing can be learned from it"):
+        running.prepare(x)
+
+
+def test_the_head_alone_can_train(vilt: Path, tmp_path: Path) -> None:
+    """Its copy is the arm's own, in float32 beside a half-precision base, and the base's stays as it was."""
+    from lab.artifacts import adapter
+
+    base = load(vilt, dtype=checkpoints.DType.bfloat16)
+    vlm, dial = base.share(), LoraDial(r=0, full=["head"])
+    lora.install(vlm, dial)
+    lora.attach(vlm, dial)
+    assert set(lora.trainable(vlm)) == {f"head.{name}" for name, _ in base.bare.classifier.named_parameters()}
+    before = predict(base, SAMPLES)
+    assert torch.allclose(predict(vlm, SAMPLES), before.float(), rtol=0, atol=0.1)
+    move(vlm)
+    assert (predict(vlm, SAMPLES) - before).abs().max() > 0.1 and torch.equal(predict(base, SAMPLES), before)
+    adapter.save(vlm, tmp_path)
+    again = load(vilt, dtype=checkpoints.DType.bfloat16)
+    lora.install(again, dial)
+    adapter.load(again, tmp_path)
+    assert torch.equal(predict(again, SAMPLES), predict(vlm, SAMPLES))
+    assert not any(name.startswith("classifier") for name in lora.target_names(vlm, LoraDial(r=2, full=["head"])))
