@@ -18,7 +18,7 @@ from lab import key_index, plugins
 from lab.errors import ConfigError, LabError, did_you_mean
 from lab.host.progress import say
 from lab.host.redaction import Formatter, without_secrets
-from lab.host.stopping import EXIT_CODE, Stopped, requeue
+from lab.host.stopping import EXIT_CODE, Stopped, limited, requeue, stoppable
 from lab.paths import shipped
 
 if TYPE_CHECKING:
@@ -155,6 +155,29 @@ def take_run(parser: argparse.ArgumentParser, given: argparse.Namespace, words: 
         given.run = words.pop(0)
     if given.run is None:
         parser.error(f"no run is named. Type {parser.prog} RUN, where RUN is the name of a folder in {given.runs_dir}/, or its first digits.")
+
+
+def add_max_time(parser: argparse.ArgumentParser) -> None:
+    """Let a command take `--max-time`, for `run_stoppable`."""
+    told = f"stop after so long, answers that were given are kept, exit code {EXIT_CODE}; the same command goes on"
+    parser.add_argument("--max-time", type=duration, metavar="HH:MM:SS", help=told)
+
+
+def duration(text: str) -> str:
+    """HH:MM:SS as it is, as `type=` of an argparse argument."""
+    if re.fullmatch(r"\d{1,6}:[0-5]\d:[0-5]\d", text) is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time. Give hours, minutes, seconds, as in 11:45:00.")
+    return text
+
+
+def run_stoppable(act: Callable[[], int | None], max_time: str | None) -> int:
+    """`run_cli` of work that SIGTERM, or a limit on the whole command, asks to stop."""
+
+    def until_stopped() -> int | None:
+        with stoppable(), limited(max_time, "--max-time", process_started()):
+            return act()
+
+    return run_cli(until_stopped)
 
 
 def run_cli(act: Callable[[], int | None]) -> int:

@@ -247,7 +247,7 @@ class TrainerSection:
     """The training loop. Exactly one of `max_steps` (optimizer steps) and `max_epochs` is given.
 
     batch_size: samples per forward, of all devices together. devices: processes that train one arm, one GPU or core each.
-    save_every: optimizer steps between checkpoints. max_time: HH:MM:SS from the command's start.
+    save_every: optimizer steps between checkpoints. max_time: HH:MM:SS from the command's start, for all of it.
     restore_best: the weights of the best look at minival, by nll, are kept instead of the last.
     gradient_checkpointing: None: on where a step would not fit into memory without it (`lab.training.capacity`).
     """

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lab import paths, plugins
-from lab.cli import add_run, compose_config, explain, program, run_cli, set_up_logging, take_run
+from lab.cli import add_max_time, add_run, compose_config, explain, program, run_stoppable, set_up_logging, take_run
 from lab.host.files import values_hash, write_atomically
 from lab.host.progress import silent
 
@@ -44,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--runs-dir", type=paths.argument, default=Path("runs"), metavar="DIR", help="where run folders lie (default: runs)")
     made.add_argument("--name", help="name of the files (default: the split, and a hash of what was changed)")
     made.add_argument("--break-contract", action="store_true", help="score what the contract forbids; the result is marked")
+    add_max_time(made)
     made.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes to the run's config")
     return made
 
@@ -131,14 +132,14 @@ def evaluate(
     if not len(getattr(splits, split)):
         raise DataError(f"--split {split}: it is empty in data={x.data.name}. {' '.join(splits.notes)}")
     again = rebuild(run, run_dir, x, splits.options, "this evaluation", report, break_contract)
-    splits, scored = again.ask(splits, split, x.data, report)
     now, reasons = again.contract, again.reasons
+    path = run_dir / "evaluations" / f"{name or name_of(split, overrides, bool(reasons))}.parquet"
+    splits, scored = again.ask(splits, split, x.data, report, runs.part_file(path, values_hash(sorted(overrides), 10)))
     tokens = visual_tokens(row.visual_tokens for row in scored)
     now["visual_tokens"] = {key.removeprefix("visual_tokens/"): value for key, value in tokens.items()}
     remarks = contract.compare(contract.load(run_dir), now)[1]
     for remark in remarks:
         log.info("contract (no reason to refuse): %s", remark)
-    path = run_dir / "evaluations" / f"{name or name_of(split, overrides, bool(reasons))}.parquet"
     predictions.write(path, scored)
     table = predictions.read(path)
     facts = {
@@ -212,7 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = arguments_of.parse_intermixed_args(arguments)
     take_run(arguments_of, given, given.overrides)
     set_up_logging()
-    return run_cli(lambda: act(given))
+    return run_stoppable(lambda: act(given), given.max_time)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lab import paths, plugins
-from lab.cli import add_run, program, run_cli, set_up_logging, take_run
+from lab.cli import add_max_time, add_run, program, run_stoppable, set_up_logging, take_run
 from lab.errors import ConfigError, DataError
 from lab.evaluate import changed, find
 from lab.host.files import write_atomically
@@ -53,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--to", type=paths.argument, default=Path("predictions"), metavar="FOLDER", help="where to write (default: predictions)")
     made.add_argument("--overwrite", action="store_true", help="write into a folder that holds files")
     made.add_argument("--gallery", type=int, default=MOST_CASES, metavar="N", help=f"most answers in gallery.html (default: {MOST_CASES})")
+    add_max_time(made)
     made.add_argument("--runs-dir", type=paths.argument, default=Path("runs"), metavar="DIR", help="where run folders lie (default: runs)")
     return made
 
@@ -104,14 +105,17 @@ class Predictor:
 
     def answer(self, questions: Splits, report: Report) -> Predicted:
         """What the run says. Raises `ContractError` if its adapter would not be used as it was trained."""
+        from lab import data
         from lab.answers import predictions
         from lab.config import OnBad
         from lab.run.rebuilt import rebuild
+        from lab.store import runs
 
         if self.rebuilt is None:
             self.rebuilt = rebuild(self.run, self.run_dir, self.x, self.options, "this prediction", report)
         dial = replace(self.x.data, on_bad=OnBad.skip)
-        splits, rows = self.rebuilt.ask(questions, "dev", dial, report)
+        part = runs.part_file(self.run_dir / "evaluations" / "predict", data.fingerprint(questions.dev)[:10])
+        splits, rows = self.rebuilt.ask(questions, "dev", dial, report, part)
         return Predicted(self.run, splits, predictions.table(rows), self.rebuilt.contract)
 
 
@@ -228,7 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given.words = [word for word in given.words if word not in given.overrides]
     take_run(arguments_of, given, given.words)
     set_up_logging()
-    return run_cli(lambda: act(given))
+    return run_stoppable(lambda: act(given), given.max_time)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from lab import paths
 from lab.answers.learned import COLUMNS
-from lab.cli import add_run, program, run_cli, set_up_logging, take_run
+from lab.cli import add_max_time, add_run, program, run_stoppable, set_up_logging, take_run
 from lab.errors import ConfigError, DataError
 from lab.learned_metrics import PARTS, bartscore, bertscore, cosine
 
@@ -47,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--batch-size", type=int, default=64, metavar="N", help="pairs at a time (default: 64)")
     made.add_argument("--device", help="such as cpu or cuda:1 (default: the first GPU, if there is one)")
     made.add_argument("--replace", action="store_true", help="put other scores in the place of those that are there")
+    add_max_time(made)
     made.add_argument("--runs-dir", type=paths.argument, default=Path("runs"), metavar="DIR", help="where run folders lie (default: runs)")
     return made
 
@@ -101,7 +102,8 @@ def score(run: Run, runs_dir: Path, split: str, by: Scorer, replace: bool, repor
         if metric not in table.names():
             raise DataError(f"--run {run.identity}: its answers are a {table.kind}; {metric} is of answers in words (data.kind=text).")
         place = learned.file(path, metric)
-        origin = learned.Origin(metric, by.loaded.name, by.loaded.weights, by.options, by.versions, learned.digest(vars(table)))
+        made = (by.loaded.name, by.loaded.weights, by.options, by.versions)
+        origin = learned.Origin(metric, *made, learned.digest(vars(table)), by.loaded.random_weights)
         if not stands(place, origin, replace):
             texts, references = [text for text, _ in table.normal], [several for _, several in table.normal]
             values = {metric: of_best(by.score, texts, references, report)}
@@ -167,7 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.words:
         arguments_of.error(f"{given.words[0]}: one run or sweep is scored at a time.")
     set_up_logging()
-    return run_cli(lambda: act(given))
+    return run_stoppable(lambda: act(given), given.max_time)
 
 
 if __name__ == "__main__":

@@ -135,14 +135,24 @@ def test_a_resume_under_other_conditions_is_refused(reference, monkeypatch) -> N
     assert essence(x) == whole
 
 
-def test_a_time_limit_ends_in_a_checkpoint(reference, capsys) -> None:
+def test_a_time_limit_ends_in_a_checkpoint_and_one_that_has_passed_at_once(reference, monkeypatch) -> None:
     whole, make = reference
-    with pytest.raises(Stopped, match="trainer.max_time=0:00:01 after step"):
-        running.run_alone(make("trainer.max_time=0:00:01"), "command", time.time() - 2)
-    x = make()
-    run = runs.load(Path(x.tracking.runs_dir), identity(x))
-    assert run.status == runs.KILLED and "the same command goes on from there" in run.error
-    alone(x)
+    x = make("trainer.max_time=01:00:00")
+    with pytest.raises(Stopped, match="stopped by trainer.max_time=01:00:00$"):
+        running.run_alone(x, "command", time.time() - 3600)
+    real = Learner.training_step
+
+    def late(self, batch, batch_idx):
+        if self.trainer.global_step == 7:
+            os.kill(os.getpid(), signal.SIGALRM)
+        return real(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "training_step", late)
+        with pytest.raises(Stopped, match="stopped by trainer.max_time=01:00:00 after step 8 of 12; the same command goes on from there"):
+            alone(x)
+    assert runs.load(Path(x.tracking.runs_dir), identity(x)).status == runs.KILLED
+    alone(make())
     assert essence(x) == whole
 
 

@@ -19,6 +19,7 @@ from lab.config import asked, identity
 from lab.data.faults import BadRecord
 from lab.errors import ConfigError
 from lab.evaluation import asking, generation, writing
+from lab.host.stopping import Stopped
 from lab.model.answers import TextReadout
 from lab.model.families import qwen2_vl
 from lab.records import Choice, Text
@@ -121,7 +122,7 @@ def test_the_base_answers_once_for_all_arms_and_stands_below_them(shared, compos
     bare = {row.sample_id: row.said.text for row in asking.ask(prepared.vlm, dev, dev.encoder.readout, arms[0].evaluation, "dev")}
     monkeypatch.setattr(torch.optim.AdamW, "step", lambda *_: pytest.fail("a step was taken"))
     calls = []
-    monkeypatch.setattr(zero_shot.asking, "ask", lambda *given, ask=asking.ask: (calls.append(given[4]), ask(*given))[1])
+    monkeypatch.setattr(zero_shot.asking, "ask", lambda *given, ask=asking.ask, **part: (calls.append(given[4]), ask(*given, **part))[1])
     asked_of = [compose(f"lora.r={r}", "evaluation.zero_shot=true", f"prompt.post={post}") for r, post in ((4, "vqa"), (2, "vqa"), (4, "none"))]
     records = [running.run_arm(x, prepared, running.new_run(x, "command"), time.time()) for x in asked_of]
     assert calls.count("dev, zero-shot") == 1
@@ -223,3 +224,27 @@ def test_two_distinct_answers_are_options_in_their_own_words(compose) -> None:
     assert set(table.options) == {("yes", "no")} or set(table.options) == {("no", "yes")}
     assert all(check["passed"] for check in run.facts["verify"]) and 0 <= run.metrics["dev/accuracy"] <= 1
     assert contract.load(folder(x))["answers"]["kind"] == "choice"
+
+
+def test_an_arm_stopped_among_its_answers_goes_on_after_them(shared, compose, monkeypatch) -> None:
+    """Without a step or a question twice, and as if it had not been stopped."""
+    x = compose("lora.r=4", "evaluation.batch_size=2", where="stopped")
+    whole, asked_again, answers = shared[0][1], [], writing.answers
+
+    def stopped(vlm, encoder, items, *others):
+        asked_again.append([item.sample_id for item in items])
+        if len(asked_again) == 3:
+            raise Stopped("stopped by trainer.max_time=11:45:00")
+        return answers(vlm, encoder, items, *others)
+
+    monkeypatch.setattr(writing, "answers", stopped)
+    with pytest.raises(Stopped):
+        running.run_alone(x, "command", time.time())
+    (part,) = (folder(x) / "predictions").glob(".*.part")
+    given = [row.sample_id for row in predictions.rows(part)]
+    assert len(given) == 4 and runs.load(Path(x.tracking.runs_dir), identity(x)).status == runs.KILLED
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda *_: pytest.fail("a step was taken"))
+    running.run_alone(x, "command", time.time())
+    assert not part.exists() and asked_again[3] == asked_again[2] and not {*given} & {*asked_again[3]}
+    one, other = (predictions.read(runs.predictions_file(folder(each), "questions", "minival")) for each in (x, whole))
+    assert one.text.tolist() == other.text.tolist() and one.sample_id.tolist() == other.sample_id.tolist()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from lab.answers.table import PredictionTable, read_only
 from lab.errors import DataError
-from lab.records import Choice, Prediction
+from lab.records import Answer, Choice, Prediction, Scored, Written
 
 if TYPE_CHECKING:
     from lab.config import PromptDial
@@ -42,6 +42,11 @@ class ChoiceTable(PredictionTable):
         rows = list(rows)
         scored = {name: [getattr(row.said, name) for row in rows] for name in ("log_p", "captured_mass", "prediction")}
         return {name: [getattr(row.answer, name) for row in rows] for name in ("options", "right")} | scored
+
+    @classmethod
+    def answer_of(cls, row: Mapping[str, Any]) -> tuple[Answer, Scored | Written]:
+        said = Scored(tuple(row["log_p"]), row["captured_mass"], row["prediction"])
+        return Choice(row["right"], tuple(row["options"])), said
 
     @classmethod
     def decode(cls, name: str, column: pa.ChunkedArray) -> np.ndarray:

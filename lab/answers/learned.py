@@ -35,7 +35,10 @@ SCORED = ("sample_id", "text", "post", "references")
 
 @dataclass(frozen=True)
 class Origin:
-    """What made the scores. model: as it was named. weights: their SHA-256. options: of the metric. answers: digest of what was scored."""
+    """What made the scores. model: as it was named. weights: their SHA-256. options: of the metric. answers: digest of what was scored.
+
+    random_weights: whether the model says that they were drawn.
+    """
 
     metric: str
     model: str
@@ -43,12 +46,14 @@ class Origin:
     options: dict[str, Any]
     versions: dict[str, str]
     answers: str
+    random_weights: bool = False
 
     @property
     def short(self) -> str:
         """The model with the first digits of its weights' hash, and the options."""
         options = "".join(f", {key}={value}" for key, value in self.options.items())
-        return f"{Path(self.model).name} (weights {self.weights[:8]}{options})"
+        drawn = ", random weights" if self.random_weights else ""
+        return f"{Path(self.model).name} (weights {self.weights[:8]}{options}{drawn})"
 
 
 def file(predictions: str | os.PathLike, metric: str) -> Path:

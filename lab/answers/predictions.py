@@ -80,6 +80,18 @@ def read(path: str | os.PathLike, columns: Sequence[str] | None = None) -> Predi
     return table.replace(**learned.beside(path, vars(table))) if scores else table
 
 
+def rows(path: str | os.PathLike) -> list[Prediction]:
+    """The predictions of a file one by one, as they were written."""
+    stored = arrow(path)
+    kind = KINDS[stored.schema.metadata[KIND_KEY].decode()]
+    found = []
+    for row in stored.to_pylist():
+        answer, said = kind.answer_of(row)
+        shared = {name: row[name] for name in ("sample_id", "image_set", "question_group", "subset")}
+        found.append(Prediction(**shared, answer=answer, said=said, image_order=tuple(row["image_order"]), visual_tokens=tuple(row["visual_tokens"])))
+    return found
+
+
 def arrow(path: str | os.PathLike, columns: Sequence[str] | None = None) -> pa.Table:
     """The columns of a predictions file as they lie there, in the schema of today."""
     with readable(path), pq.ParquetFile(path, page_checksum_verification=True) as file:

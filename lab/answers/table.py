@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import pyarrow as pa
 
 from lab.errors import DataError
-from lab.records import Prediction
+from lab.records import Answer, Prediction, Scored, Written
 
 COMMON = (
     pa.field("sample_id", pa.string(), nullable=False),
@@ -61,6 +61,11 @@ class PredictionTable:
     @classmethod
     def cells(cls, rows: Iterable[Prediction]) -> dict[str, list[Any]]:
         """The kind's own columns of predictions."""
+        raise NotImplementedError
+
+    @classmethod
+    def answer_of(cls, row: Mapping[str, Any]) -> tuple[Answer, Scored | Written]:
+        """The right answer and what was said, of a row of a file."""
         raise NotImplementedError
 
     @classmethod

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -13,7 +13,7 @@ from lab.answers import learned
 from lab.answers.normalise import RULES
 from lab.answers.table import PredictionTable, read_only
 from lab.errors import DataError
-from lab.records import Prediction, Text
+from lab.records import Answer, Prediction, Scored, Text, Written
 
 TOLERANCE = 1e-4
 """Rounding allowed to a log-probability computed in float32."""
@@ -49,6 +49,11 @@ class TextTable(PredictionTable):
         rows = list(rows)
         given = {name: [getattr(row.answer, name) for row in rows] for name in ("references", "votes")}
         return given | {field.name: [getattr(row.said, field.name) for row in rows] for field in cls.FIELDS[2:]}
+
+    @classmethod
+    def answer_of(cls, row: Mapping[str, Any]) -> tuple[Answer, Scored | Written]:
+        said = Written(**{field.name: row[field.name] for field in cls.FIELDS[2:]})
+        return Text(tuple(row["references"]), tuple(row["votes"])), said
 
     @classmethod
     def decode(cls, name: str, column: pa.ChunkedArray) -> np.ndarray:

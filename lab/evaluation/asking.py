@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from lab.config import EvaluationSection
@@ -42,10 +43,14 @@ def check(kind: str, data: str, family: Family, section: EvaluationSection) -> N
 
 def ask(
     vlm: Vlm, examples: Examples, readout: Readout | TextReadout, section: EvaluationSection, split: str, report: Report = silent,
-    way: str | None = None,
+    way: str | None = None, part: Path | None = None,
 ) -> list[Any]:
-    """What the model answers to every example of a split, in file order; way: None for the kind's first."""
+    """What the model answers to every example of a split, in file order; way: None for the kind's first.
+
+    part: where written answers are kept until there are all, so that a command that is stopped goes on after them.
+    """
     ways = WAYS[readout.kind]
     if way is not None and way not in ways:
         raise ConfigError(f"evaluation.ask=[{way}]: a {readout.kind} can be asked by {', '.join(ways)}.")
-    return ways[way or next(iter(ways))](vlm, examples, readout, section, split, report)
+    more = {"part": part} if readout.kind == Text.kind else {}
+    return ways[way or next(iter(ways))](vlm, examples, readout, section, split, report, **more)

@@ -1,7 +1,8 @@
 """A run that is asked to stop: SIGTERM, a time limit. It keeps a checkpoint and ends with a code of its own.
 
-SIGTERM is what Slurm, a container's host and `kill` send. Where a checkpoint can be kept the request is only noted
-(`deferred`) and honoured at the next optimizer step; elsewhere the work is left at once.
+SIGTERM is what Slurm, a container's host and `kill` send; a time limit (`limited`) acts as it does. Where a checkpoint can be kept
+the request is only noted (`deferred`) and honoured at the next optimizer step; elsewhere the work is left at once, and answers that
+were given are kept (`lab.evaluation.writing`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import shutil
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 log = logging.getLogger(__name__)
@@ -40,11 +42,21 @@ class Request:
     def __init__(self) -> None:
         self.asked = False
         self.waits = False
+        self.by = "SIGTERM"
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
         if not self.waits:
-            raise Stopped(f"stopped by {signal.Signals(number).name}")
+            raise Stopped(f"stopped by {self.by}")
+
+    def late(self, key: str) -> Callable[[int, FrameType | None], None]:
+        """The handler of a time limit that this key set."""
+
+        def handle(number: int, frame: FrameType | None) -> None:
+            self.by = key
+            self(number, frame)
+
+        return handle
 
     def install(self) -> None:
         """Become the handler of SIGTERM; does nothing outside the main thread, where Python allows none."""
@@ -63,7 +75,7 @@ def stoppable() -> Iterator[None]:
     REQUEST.install()
     try:
         if REQUEST.asked:
-            raise Stopped("stopped by SIGTERM")
+            raise Stopped(f"stopped by {REQUEST.by}")
         yield
     finally:
         REQUEST.asked = False
@@ -80,7 +92,33 @@ def deferred() -> Iterator[Request]:
     finally:
         REQUEST.waits = False
     if REQUEST.asked:
-        raise Stopped("stopped by SIGTERM")
+        raise Stopped(f"stopped by {REQUEST.by}")
+
+
+def seconds(max_time: str) -> float:
+    """HH:MM:SS in seconds."""
+    hours, minutes, rest = map(int, max_time.split(":"))
+    return 3600.0 * hours + 60.0 * minutes + rest
+
+
+@contextlib.contextmanager
+def limited(max_time: str | None, key: str, started: float) -> Iterator[None]:
+    """Within, the process is asked to stop, as by SIGTERM, once so long has passed since the command began.
+
+    max_time: HH:MM:SS; None: no limit. key: where it was given, for the sentence. started: Unix time. Forked processes have no limit of
+    their own; who forked them stops them. Does nothing outside the main thread, where Python allows no handler.
+    """
+    if max_time is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, REQUEST.late(f"{key}={max_time}"))
+    signal.setitimer(signal.ITIMER_REAL, max(started + seconds(max_time) - time.time(), 0.001))
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
+        REQUEST.by = "SIGTERM"
 
 
 def requeue() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lab.errors import ModelError
-from lab.model.identity import identify, located
+from lab.model.identity import has_random_weights, identify, located
 
 if TYPE_CHECKING:
     import torch
@@ -61,6 +61,11 @@ class TextModel:
     def weights(self) -> str:
         """The SHA-256 of its weights."""
         return identify(self.where)["weights"]
+
+    @property
+    def random_weights(self) -> bool:
+        """Whether it says that they were drawn."""
+        return has_random_weights(self.where)
 
     def encode(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
         """Token ids and mask, int64 [texts, T], and whether each token is a special one; a text beyond the limit is cut and counted."""

@@ -18,7 +18,7 @@ from lab.config import ModelDial, Quantisation
 from lab.errors import ConfigError, LabError, ModelError, did_you_mean
 from lab.host.progress import Report, silent
 from lab.model.family import Family
-from lab.model.identity import identify
+from lab.model.identity import RANDOM, has_random_weights, identify
 from lab.model.visual import Conditioner, Reducer, at_places, reduce_images
 from lab.records import Batch
 
@@ -231,6 +231,7 @@ def load(dial: ModelDial, cache_dir: Path | None = None, report: Report = silent
     processor.tokenizer.padding_side = kind.architecture.padding_side
     base = {"path": dial.path, "revision": dial.revision, "dtype": dial.dtype.value}
     base |= identify(where, dial.revision, cache_dir, report)
+    base |= {RANDOM: True} if has_random_weights(where, dial.revision) else {}
     twice = dial.quantisation is Quantisation.nf4 and dial.double_quantisation
     base |= {"quantisation": dial.quantisation.value, "double_quantisation": twice, "fp32_layernorms": dial.fp32_layernorms}
     return Vlm(model, processor, kind, base)

@@ -27,6 +27,8 @@ ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 """Transformers puts an adapter that lies beside a model's weights on it."""
 WRITTEN_BY = ("transformers_version", "_name_or_path")
 """Keys of a `config.json` that say who wrote it, not what the model computes."""
+RANDOM = "random_weights"
+"""A key of `config.json` that is true where whoever made the weights drew them: what such a base says, it has learned nowhere."""
 BLOCK = 1 << 22
 SHOWN_FROM = 200_000_000
 """Bytes from which on hashing shows a bar: about half a second."""
@@ -74,6 +76,18 @@ def identify(where: str, revision: str | None = None, cache_dir: Path | None = N
     config = located(where, "config.json", revision)
     assert config is not None, "a checkpoint that was loaded has one"
     return {"weights": weights, "config": config_hash(json.loads(Path(config).read_text(encoding="utf-8")))}
+
+
+def has_random_weights(where: str, revision: str | None = None) -> bool:
+    """Whether a checkpoint says of itself that its weights were drawn (`RANDOM`)."""
+    config = located(where, "config.json", revision)
+    return config is not None and json.loads(Path(config).read_text(encoding="utf-8")).get(RANDOM) is True
+
+
+def mark_random(folder: Path) -> None:
+    """Have a checkpoint say that its weights were drawn."""
+    path = folder / "config.json"
+    write_atomically(path, json.dumps(json.loads(path.read_text(encoding="utf-8")) | {RANDOM: True}, indent=2) + "\n")
 
 
 def config_hash(values: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ from lab.report.document import Block, Bullets, Heading, Mono, Paragraph, Table,
 from lab.report.findings import Findings
 from lab.report.formatting import NONE, count, difference_within, number, number_within, p_value
 from lab.report.measure import Measured
+from lab.report.published import published_blocks
 from lab.report.tables import best, label_of, shown_of
 from lab.statistics.comparing import Comparison, compare, holm
 from lab.statistics.intervals import Interval, intervals
@@ -83,7 +84,9 @@ def scores_blocks(findings: Findings) -> list[Block]:
         page.append(Paragraph(("Not computed: ", ", ".join(absent), ". Type ", Mono(f"lab score RUN --metric {absent[0]} --model PATH"), ".")))
     page += [Paragraph(line) for line in by_models(scored)] + [Warn(line) for line in apart(scored)]
     said = tuple(metric.says for metric in metrics if metric.name in learned.COLUMNS)
-    return page + ([Bullets(said)] if said else []) + tests_blocks(findings, metrics)
+    page += ([Bullets(said)] if said else []) + tests_blocks(findings, metrics)
+    values = {one.arm.arm.run.identity: {name: interval.estimate for name, interval in one.intervals.items()} for one in scored}
+    return page + published_blocks(findings, values)
 
 
 def by_models(scored: Sequence[Scored]) -> list[str]:

@@ -11,6 +11,7 @@ from itertools import combinations
 from lab.answers import predictions
 from lab.answers.predictions import PredictionTable
 from lab.errors import LabError
+from lab.host.files import values_hash
 from lab.host.progress import Report, silent
 from lab.report.alike import Realised, alike, told
 from lab.report.measure import Measured, Result
@@ -205,7 +206,23 @@ def choose_pairs(every: Sequence[Group], notes: list[str]) -> list[tuple[Group, 
         f"{len(every)} experiments make {len(every) * (len(every) - 1) // 2:,} pairs. Compared are only {reference.label}, "
         f"the best on {chosen_on}, and {against}."
     )
-    return [(reference, rival) for rival in rivals]
+    return with_own_bases([(reference, rival) for rival in rivals], every, notes)
+
+
+def with_own_bases(pairs: list[tuple[Group, Group]], every: Sequence[Group], notes: list[str]) -> list[tuple[Group, Group]]:
+    """Where arms have several bases, the pairs and each trained group beside its own base as it is."""
+
+    def base(group: Group) -> str:
+        return values_hash(group.members[0].arm.run.config.get("model", {}))
+
+    untrained = {base(group): group for group in every if group.zero_shot}
+    there = {frozenset((first.label, second.label)) for first, second in pairs}
+    more = [(group, untrained[base(group)]) for group in every if not group.zero_shot and base(group) in untrained]
+    more = [pair for pair in more if frozenset((pair[0].label, pair[1].label)) not in there]
+    if len({base(group) for group in every}) == 1 or not more:
+        return pairs
+    notes.append("Each trained arm is compared with its own base as it is, too.")
+    return pairs + more
 
 
 def paired_tables(

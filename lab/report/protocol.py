@@ -25,7 +25,7 @@ def protocol(m: Measured, data: str | None = None) -> str:
     contract = recorded(m.arm.folder)
     prompt, size = contract.get("prompt", {}), contract.get("processor", {}).get("size", {})
     name = prompt.get("name") or m.arm.run.config.get("prompt", {}).get("name", "not recorded")
-    least, most = size.get("shortest_edge"), size.get("longest_edge")
+    least, most = (size.get(f"{edge}_edge") if isinstance(size, dict) else None for edge in ("shortest", "longest"))
     template = contract.get("chat_template")
     samples = fact(m.arm, "data", "samples", "dev") if data is None else fact(m.arm, "also", data, "samples")
     of = data or m.arm.run.config.get("data", {}).get("name", "its data")
@@ -39,9 +39,9 @@ def protocol(m: Measured, data: str | None = None) -> str:
     return "; ".join(parts)
 
 
-def pixels(size: dict[str, Any]) -> str:
-    """The size of an image that a processor of another kind makes."""
-    made = " ".join(f"{key} {value}" for key, value in size.items())
+def pixels(size: dict[str, Any] | list[int]) -> str:
+    """The size of an image that a processor of another kind makes, by name or as height and width."""
+    made = " ".join(f"{key} {value}" for key, value in size.items()) if isinstance(size, dict) else " x ".join(map(str, size))
     return f"pixels an image: {made}" if made else "pixels not recorded"
 
 

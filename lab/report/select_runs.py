@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 NOT_STARTED = "NOT STARTED"
 """Status of an arm that a sweep names and that has no run folder."""
+RANDOM_WEIGHTS = " (random weights)"
+"""Ends the name of an arm whose base says that its weights were drawn (`lab.model.identity`)."""
 
 
 @dataclass(frozen=True)
@@ -149,13 +151,14 @@ def select(name: str, title: str, runs_dir: Path, found: Sequence[Run], sweep: S
     for run, values in zip(found, configs, strict=True):
         told = told_keys(values, keys, known)
         seedless = {key: value for key, value in values.items() if key != "seed"}
+        marked = RANDOM_WEIGHTS if run.facts.get("random_weights") else ""
         arms.append(
             Row(
                 run=run,
                 folder=runs.folder(runs_dir, run.identity),
-                label=label(values, told, usual) or run.name,
+                label=(label(values, told, usual) or run.name) + marked,
                 group=values_hash(seedless, 8) if values else run.identity,
-                group_label=label(seedless, told, usual) or "all seeds",
+                group_label=(label(seedless, told, usual) or "all seeds") + marked,
                 zero_shot=is_zero_shot(values),
             )
         )

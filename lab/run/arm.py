@@ -19,8 +19,8 @@ from lab.config import Experiment, IfFinished, IfUnfinished, also_asked, as_dict
 from lab.errors import BusyError
 from lab.evaluation import equivalence
 from lab.host.progress import Report, silent
-from lab.host.stopping import stoppable
-from lab.model import Vlm
+from lab.host.stopping import limited, stoppable
+from lab.model import RANDOM, Vlm
 from lab.run import ranks, zero_shot
 from lab.run.accounting import costs
 from lab.run.assembly import assemble, attached, check, sized, trained
@@ -144,6 +144,7 @@ def begin_or_resume(x: Experiment, run: Run, earlier: Run | None, run_dir: Path)
         checkpoints.clear(run_dir)
         runs.cut_curves(run_dir, 0)
         runs.drop_system_samples(run_dir)
+        runs.drop_parts(run_dir)
         for path in runs.rung_files(run_dir):
             path.unlink()
     run.status, run.error, run.ended = runs.RUNNING, None, None
@@ -160,6 +161,7 @@ def train_and_measure(
     log.info("parameters\n%s", lora.ledger_text(ledger))
     reads = encoded["dev"].encoder.readout
     run.facts |= {"data": data_facts(x, prepared, encoded), "ledger": lora.ledger_facts(ledger), "versions": dict(versions())}
+    run.facts |= {RANDOM: True} if vlm.base.get(RANDOM) else {}
     run.metrics |= {
         "parameters/total": float(sum(row.total for row in ledger)),
         "parameters/trainable": float(sum(row.trainable for row in ledger)),
@@ -242,7 +244,7 @@ def run_alone(x: Experiment, command: str, started: float, report: Report = sile
         return known
     check(x)
     run = run or new_run(x, command)
-    with stoppable():
+    with stoppable(), limited(x.trainer.max_time, "trainer.max_time", started):
         prepared = prepare(x, report)
         try_out(x, prepared)
         try:

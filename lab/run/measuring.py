@@ -79,7 +79,8 @@ def evaluate(
             examples = encoded[name] if control == name else control_examples(control, encoded["dev"], x.seed)
             if not len(examples):
                 continue
-            predictions.write(path, asking.ask(vlm, examples, readout, section, name, report))
+            part = runs.part_file(path, wanted_of(x)[name])
+            predictions.write(path, asking.ask(vlm, examples, readout, section, name, report, part=part))
         if path.exists():
             tables[name] = predictions.read(path)
         if name in tables and (anew or name in wanted):

@@ -41,19 +41,20 @@ class Rebuilt:
     effective: bool = False
     store: FeatureStore | None = None
 
-    def ask(self, splits: Splits, part: str, dial: DataDial, report: Report) -> tuple[Splits, list[Prediction]]:
+    def ask(self, splits: Splits, name: str, dial: DataDial, report: Report, part: Path) -> tuple[Splits, list[Prediction]]:
         """The splits without what the encoding cannot take (by `dial.on_bad`), and what the model says of one of them, in order.
 
+        part: as in `asking.ask`.
         Raises `DataError` for bad records, `ModelError` for an adapter that moves no logit.
         """
-        splits, made = screen(splits, (part,), self.encoder, dial)
-        examples = made[part]
+        splits, made = screen(splits, (name,), self.encoder, dial)
+        examples = made[name]
         self.store = self.store or Prepared(self.base, splits).store(self.x, self.vlm, self.encoder)
         examples.prepare(self.store, self.vlm, report)
         if self.adapted and not self.effective:
             require_effect(self.vlm, assemble(self.x, self.base), examples)
             self.effective = True
-        return splits, asking.ask(self.vlm, examples, self.encoder.readout, self.x.evaluation, part, report)
+        return splits, asking.ask(self.vlm, examples, self.encoder.readout, self.x.evaluation, name, report, part=part)
 
 
 def rebuild(

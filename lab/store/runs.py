@@ -120,6 +120,17 @@ def other_predictions(run_dir: Path, data: str) -> dict[str, Path]:
     return {name: path for name, path in found.items() if name != data}
 
 
+def part_file(predictions: Path, asked: str) -> Path:
+    """Where the first predictions of a file lie until there are all. asked: a digest of what is asked."""
+    return predictions.with_name(f".{predictions.stem}.{asked}.part")
+
+
+def drop_parts(run_dir: Path) -> None:
+    """Forget answers of weights that are trained anew."""
+    for path in (run_dir / "predictions").glob(".*.part"):
+        path.unlink()
+
+
 def rung_file(run_dir: Path, step: int) -> Path:
     """Where the predictions of minival lie that an arm of a race gave after so many optimizer steps."""
     return run_dir / "predictions" / f"rung_{step:08d}.parquet"

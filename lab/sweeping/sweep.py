@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lab.config import Experiment, Tracking, identity
 from lab.host.files import text_hash
-from lab.host.stopping import EXIT_CODE, Stopped, requeue, stoppable
+from lab.host.stopping import EXIT_CODE, Stopped, limited, requeue, stoppable
 from lab.store import runs
 from lab.store.runs import Run, Sweep
 from lab.sweeping.arms import Arm, SweepSource, arm_command, arm_name, differing, drop_duplicates
@@ -63,7 +63,8 @@ def run_batches(
     with BackgroundSync(trackers, sweep.arms, sweep.identity), stoppable():
         try:
             for arms in batches:
-                run_missing(arms, sweep, origin, bases, max_arms, launch, alone)
+                with limited(arms[0].experiment.trainer.max_time, "trainer.max_time", origin.started):
+                    run_missing(arms, sweep, origin, bases, max_arms, launch, alone)
         except Stopped as stopped:
             log.warning("%s", stopped)
             requeue()

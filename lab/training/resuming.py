@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping
 
 from lab.config import TrainerSection
 from lab.errors import ContractError, TrainingError
-from lab.host.stopping import REQUEST, Stopped
+from lab.host.stopping import REQUEST, Stopped, seconds
 from lab.store.runs import count_curves
 from lab.training import checkpoints
 from lab.training.callbacks import CurveLogger
@@ -104,7 +104,7 @@ class CheckpointCallback(Callback):
             asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
             late = trainer.strategy.reduce_boolean_decision(late, all=False)
         if asked:
-            return "stopped by SIGTERM"
+            return f"stopped by {REQUEST.by}"
         return f"stopped by trainer.max_time={self.section.max_time}" if late else None
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -142,10 +142,7 @@ class CheckpointCallback(Callback):
 
 def limit_s(section: TrainerSection) -> float | None:
     """`trainer.max_time`, HH:MM:SS, in seconds."""
-    if section.max_time is None:
-        return None
-    hours, minutes, seconds = map(int, section.max_time.split(":"))
-    return 3600.0 * hours + 60.0 * minutes + seconds
+    return None if section.max_time is None else seconds(section.max_time)
 
 
 def trained(module: L.LightningModule) -> dict[str, torch.Tensor]:
