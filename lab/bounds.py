@@ -184,24 +184,27 @@ def allow(key: str, word: str) -> None:
     WORDS[key] = dataclasses.replace(WORDS[key], legal=(*WORDS[key].legal, word))
 
 
-def check(x: Experiment, section: str = "") -> None:
-    """Check every number and every word of an experiment, or of one section. Raises `ConfigError` with key, value and what is legal."""
-    for key, bounds in BOUNDS.items():
+def check(x: Any, section: str = "", numbers: Mapping[str, Bounds] | None = None, words: Mapping[str, Words] | None = None) -> None:
+    """Check every number and every word of a config, or of one section. Raises `ConfigError` with key, value and what is legal.
+
+    numbers, words: of another schema than `Experiment`.
+    """
+    for key, bounds in (BOUNDS if numbers is None else numbers).items():
         if key.startswith(section):
-            check_number(key, value_of(x, key), bounds)
-    for key, words in WORDS.items():
+            check_number(key, value_of(x, key), bounds, type(x))
+    for key, legal in (WORDS if words is None else words).items():
         if key.startswith(section):
-            check_word(key, value_of(x, key), words)
+            check_word(key, value_of(x, key), legal, type(x))
 
 
-def check_given(values: dict[str, Any]) -> None:
+def check_given(values: dict[str, Any], schema: type = Experiment, numbers: Mapping[str, Bounds] | None = None) -> None:
     """Check the numbers of a config that is not typed yet: one that no float holds must not get as far as a conversion."""
-    for key, bounds in BOUNDS.items():
-        section, _, name = key.rpartition(".")
-        inside = values.get(section) if section else values
-        value = inside.get(name) if isinstance(inside, dict) else None
+    for key, bounds in (BOUNDS if numbers is None else numbers).items():
+        value: Any = values
+        for name in key.split("."):
+            value = value.get(name) if isinstance(value, dict) else None
         if all(map(is_number, value)) if isinstance(value, list) else is_number(value):
-            check_number(key, value, bounds)
+            check_number(key, value, bounds, schema)
 
 
 def is_number(value: Any) -> bool:
@@ -209,47 +212,47 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def value_of(x: Experiment, key: str) -> Any:
+def value_of(x: Any, key: str) -> Any:
     """The value of a dotted key."""
     for name in key.split("."):
         x = getattr(x, name)
     return x
 
 
-def check_number(key: str, value: Any, bounds: Bounds) -> None:
+def check_number(key: str, value: Any, bounds: Bounds, schema: type = Experiment) -> None:
     """Check one number, or a list of them; None is legal where its type allows it."""
     if isinstance(value, list) and len(value) != (bounds.length or max(1, len(value))):
-        wanted = f"{bounds.length} numbers are needed, as in {default_of(key)}"
+        wanted = f"{bounds.length} numbers are needed, as in {default_of(key, schema)}"
         wanted = wanted if bounds.length else "it must hold at least one number, or be null"
         raise ConfigError(f"{key}={told(value)}: {wanted}.")
     given = value if isinstance(value, list) else [value]
     wrong = [one for one in given if one is not None and not bounds.hold(one)]
     if wrong:
         each = f" {short(wrong[0])} is out of bounds:" if isinstance(value, list) else ""
-        raise ConfigError(f"{key}={told(value)}:{each} {bounds.told}{', or null' if nullable(key) else ''}.")
+        raise ConfigError(f"{key}={told(value)}:{each} {bounds.told}{', or null' if nullable(key, schema) else ''}.")
 
 
-def check_word(key: str, value: Any, words: Words) -> None:
+def check_word(key: str, value: Any, words: Words, schema: type = Experiment) -> None:
     """Check one word, or a list of them; None is legal where its type allows it."""
     given = value if isinstance(value, list) else [value]
     wrong = [one for one in given if one is not None and not words.hold(one)]
     if wrong:
-        legal = ", ".join([*words.legal, *filter(None, [words.also_told]), *(["null"] if nullable(key) else [])])
+        legal = ", ".join([*words.legal, *filter(None, [words.also_told]), *(["null"] if nullable(key, schema) else [])])
         what = f" {short(repr(wrong[0]))} is none of them." if isinstance(value, list) else ""
         why = f" {wrong[0]}: {words.refused[wrong[0]]}." if wrong[0] in words.refused else did_you_mean(wrong[0], words.legal)
         raise ConfigError(f"{key}={told(value)}: legal values are {legal}.{what}{why}")
 
 
-def default_of(key: str) -> Any:
+def default_of(key: str, schema: type = Experiment) -> Any:
     """The value of a key that nobody set."""
-    return value_of(Experiment(), key)
+    return value_of(schema(), key)
 
 
 @functools.cache
-def nullable(key: str) -> bool:
+def nullable(key: str, schema: type = Experiment) -> bool:
     """Whether the schema lets a key be null."""
     *sections, name = key.split(".")
-    owner: Any = Experiment
+    owner: Any = schema
     for section in sections:
         owner = typing.get_type_hints(owner)[section]
     return type(None) in typing.get_args(typing.get_type_hints(owner)[name])

@@ -19,6 +19,7 @@ from lab.errors import ConfigError, LabError, did_you_mean
 from lab.host.progress import say
 from lab.host.redaction import Formatter, without_secrets
 from lab.host.stopping import EXIT_CODE, Stopped, limited, requeue, stoppable
+from lab.key_index import TRAIN, Door
 from lab.paths import shipped
 
 if TYPE_CHECKING:
@@ -99,15 +100,15 @@ def compose_config(overrides: Sequence[str], config_name: str = "train", **optio
 
 
 @contextlib.contextmanager
-def hydra_of_conf() -> Iterator[None]:
-    """Within, Hydra composes from `conf`; another Hydra that is at work in this process is found again afterwards."""
+def hydra_of_conf(folder: str = ".") -> Iterator[None]:
+    """Within, Hydra composes from `conf`, or a folder in it; another Hydra that is at work in this process is found again afterwards."""
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
     callers = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(str(shipped("conf")), version_base="1.3"):
+        with initialize_config_dir(str((shipped("conf") / folder).resolve()), version_base="1.3"):
             yield
     finally:
         GlobalHydra.instance().hydra = callers
@@ -180,8 +181,8 @@ def run_stoppable(act: Callable[[], int | None], max_time: str | None) -> int:
     return run_cli(until_stopped)
 
 
-def run_cli(act: Callable[[], int | None]) -> int:
-    """Run a door's work; an error of the user's is one paragraph on standard error and exit code 2."""
+def run_cli(act: Callable[[], int | None], door: Door = TRAIN) -> int:
+    """Run a door's work, which takes the keys of `door`; an error of the user's is one paragraph on standard error and exit code 2."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing; what is no user's error keeps its traceback
     try:
         refuse_endless_numbers(sys.argv[1:])
@@ -201,7 +202,7 @@ def run_cli(act: Callable[[], int | None]) -> int:
 
         if not isinstance(error, HydraException | OmegaConfBaseException):
             raise
-        print(f"error: {without_secrets(explain(error, sys.argv[1:]))}", file=sys.stderr)
+        print(f"error: {without_secrets(explain(error, sys.argv[1:], door))}", file=sys.stderr)
     return 2
 
 
@@ -212,11 +213,10 @@ def refuse_endless_numbers(arguments: list[str]) -> None:
             raise ConfigError(f"{argument.partition('=')[0]}: it is given a number of 300 digits or more, which no key takes.")
 
 
-def explain(error: Exception, arguments: list[str]) -> str:
+def explain(error: Exception, arguments: list[str], door: Door = TRAIN) -> str:
     """Say what Hydra or OmegaConf found wrong: the key, what was given, what is legal or what to type."""
     from hydra.errors import MissingConfigException, OverrideParseException
 
-    from lab.config import Experiment
     from lab.freezing import legal_keys
 
     if isinstance(error, MissingConfigException) and error.options is not None:
@@ -224,28 +224,28 @@ def explain(error: Exception, arguments: list[str]) -> str:
         dial, _, option = asked.rpartition("/")
         legal = ", ".join(error.options)
         said = f"{dial}={option}: there is no such option.{did_you_mean(option, error.options)} Legal: {legal}."
-        return f"{said} `lab train --help {dial}` says what each is." if dial in key_index.load()["groups"] else said
+        return f"{said} `{door.command} --help {dial}` says what each is." if dial in key_index.load(door)["groups"] else said
     if isinstance(error, MissingConfigException) and error.missing_cfg_file is not None:
         sweeps = key_index.load()["sweeps"]
         return f"-cn {error.missing_cfg_file}: there is no such sweep.{did_you_mean(error.missing_cfg_file, sweeps)} Legal: {', '.join(sweeps)}."
     if isinstance(error, OverrideParseException):
         key, equals, value = error.override.partition("=")
         if not equals:
-            return f"{key}: it is given no value. Type {key}=VALUE; `lab train --help` lists groups and keys."
+            return f"{key}: it is given no value. Type {key}=VALUE; `{door.command} --help` lists groups and keys."
         return f"{error.override}: Hydra cannot read it. Put what it would take apart in quotes of its own, as in \"{key}='{value}'\"."
     root: BaseException = error
     while root.__cause__ is not None:
         root = root.__cause__
     sentence = " ".join(line.strip() for line in str(root).splitlines() if line.strip()).split(" full_key:")[0]
-    legal_here = legal_keys(Experiment)
+    legal_here = legal_keys(door.schema().root)
     for argument in arguments:
         key = argument.lstrip("+~").partition("=")[0]
         if "=" in argument and key not in legal_here and key.partition(".")[0] != "hydra" and "/" not in key:
-            return f"{key}: there is no such key.{did_you_mean(key, legal_here)} `lab train --help` lists them all."
+            return f"{key}: there is no such key.{did_you_mean(key, legal_here)} `{door.command} --help` lists them all."
         if "=" in argument and key in str(error) and sentence.startswith("Ambiguous value"):
             value = argument.partition("=")[2]
             return f"{argument}: several values make a sweep. Add -m to the command, or type {key}=[{value}] where one list is meant."
         if "=" in argument and key in str(error):
-            told = key_index.load()["keys"].get(key, {"told": ""})["told"]
+            told = key_index.load(door)["keys"].get(key, {"told": ""})["told"]
             return f"{argument}: {sentence}.{f' Legal: {told}.' if told else ''}"
     return f"{sentence}."

@@ -11,7 +11,7 @@ from lab import __version__
 
 
 class Command(NamedTuple):
-    """module: has `main()`. takes: what completes behind it: keys, the keys of one section, runs, files, or words."""
+    """module: has `main()`. takes: what completes behind it: keys, the keys of one section, those of curation, runs, files, or words."""
 
     module: str
     summary: str
@@ -19,6 +19,7 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
+    "curate": Command("lab.curate", "questions about a catalogue's pictures, asked of a language model, for data=abo_vqa", ("curation",)),
     "train": Command("lab.train", "train one experiment, or a sweep with -m; --help lists every key", ("keys",)),
     "plan": Command("lab.plan", "before you run: what a comparison could see, and what it costs", ("keys",)),
     "report": Command("lab.report.__main__", "compare the arms of the latest sweep: report/<sweep>/report.html"),

@@ -103,11 +103,15 @@ def taken(what: str, before: Sequence[str], word: str) -> Iterator[str]:
         yield from files(word)
     elif kind == "keys":
         yield from (one for one in overrides(before, word) if not rest or one.startswith(f"{rest[0]}."))
+    elif kind == "curation":
+        from lab.curate import CURATE
+
+        yield from overrides(before, word, CURATE)
 
 
-def overrides(before: Sequence[str], word: str) -> Iterator[str]:
+def overrides(before: Sequence[str], word: str, door: key_index.Door = key_index.TRAIN) -> Iterator[str]:
     """Groups, options, keys and values in Hydra's grammar, signs before a key and comma-separated values among it."""
-    index = key_index.load()
+    index = key_index.load(door)
     groups, known_keys = (index[what] | index["hydra"][what] for what in ("groups", "keys"))
     sign = word[: len(word) - len(word.lstrip("+~"))]
     key, equals, value = word[len(sign) :].partition("=")

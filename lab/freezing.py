@@ -11,8 +11,9 @@ import itertools
 import os
 import re
 import typing
+from collections.abc import Mapping
 from enum import Enum
-from typing import Any
+from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -22,6 +23,8 @@ from lab.config import Experiment, IfFinished, IfUnfinished, LoraDial, Optim, Sc
 from lab.errors import ConfigError, did_you_mean
 from lab.host.files import file_hash
 
+S = TypeVar("S")
+
 
 def freeze(composed: DictConfig) -> Experiment:
     """Turn a composed config into an `Experiment`, or say which key is wrong.
@@ -29,13 +32,7 @@ def freeze(composed: DictConfig) -> Experiment:
     Unknown keys (`+foo=1`), missing values and values that are illegal alone or beside another are a
     `ConfigError`; `OmegaConf.to_object` alone would drop the first in silence.
     """
-    given: Any = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
-    reject_unknown(given, Experiment)
-    bounds.check_given(given)
-    missing = sorted(OmegaConf.missing_keys(composed))
-    if missing:
-        raise ConfigError(f"{missing[0]}: no value is given, and it has no default. Give it as {missing[0]}=VALUE.")
-    experiment = typed(composed)
+    experiment = checked(composed, Experiment, bounds.BOUNDS)
     for key, when in paths.PATHS.items():
         section, name = key.split(".")
         spelled = getattr(getattr(experiment, section), name)
@@ -52,21 +49,32 @@ def freeze(composed: DictConfig) -> Experiment:
     return experiment
 
 
-def typed(composed: DictConfig) -> Experiment:
+def checked(composed: DictConfig, schema: type[S], numbers: Mapping[str, bounds.Bounds]) -> S:
+    """The config as a schema's own classes, but for what words and values mean. Raises `ConfigError`: unknown, missing, out of bounds."""
+    given: Any = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
+    reject_unknown(given, schema)
+    bounds.check_given(given, schema, numbers)
+    missing = sorted(OmegaConf.missing_keys(composed))
+    if missing:
+        raise ConfigError(f"{missing[0]}: no value is given, and it has no default. Give it as {missing[0]}=VALUE.")
+    return typed(composed, schema)
+
+
+def typed(composed: DictConfig, schema: type[S]) -> S:
     """The config as the schema's own classes. Raises `ConfigError` for a value of another type."""
     try:
-        known = OmegaConf.get_type(composed) is Experiment  # composed over the schema, which has checked every value
-        experiment = OmegaConf.to_object(composed if known else OmegaConf.merge(schema(), composed))
+        known = OmegaConf.get_type(composed) is schema  # composed over the schema, which has checked every value
+        config = OmegaConf.to_object(composed if known else OmegaConf.merge(structured(schema), composed))
     except OmegaConfBaseException as error:
         raise ConfigError(wrong_type(error, composed)) from None
-    assert isinstance(experiment, Experiment)
-    return experiment
+    assert isinstance(config, schema)
+    return config
 
 
 @functools.cache
-def schema() -> DictConfig:
+def structured(schema: type) -> DictConfig:
     """The schema for OmegaConf, which copies it."""
-    return OmegaConf.structured(Experiment)
+    return OmegaConf.structured(schema)
 
 
 def wrong_type(error: OmegaConfBaseException, composed: DictConfig) -> str:

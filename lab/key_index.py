@@ -10,24 +10,49 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lab.host.files import text_hash, write_atomically
 from lab.paths import PACKAGE, shipped
 
-MODULES = ("config.py", "bounds.py", "keys.py", "paths.py")
+if TYPE_CHECKING:
+    from lab.keys import Schema
+
+MODULES = ("config.py", "bounds.py", "keys.py", "paths.py", "curation/config.py")
 """What `lab.keys` is made of beside the YAML files."""
 
 
-def load() -> dict[str, Any]:
+class Door(NamedTuple):
+    """A command that takes keys. config: the name of what it composes. folder: where in `conf`. sweeps: whether it takes them.
+
+    schema: of its keys, imported when needed.
+    """
+
+    command: str
+    config: str
+    folder: str
+    schema: Callable[[], Schema]
+    sweeps: bool = False
+
+
+def _experiment() -> Schema:
+    from lab.keys import EXPERIMENT
+
+    return EXPERIMENT
+
+
+TRAIN = Door("lab train", "train", ".", _experiment, sweeps=True)
+
+
+def load(door: Door = TRAIN) -> dict[str, Any]:
     """`lab.keys.reference` of what is installed."""
-    return kept("keys", _reference)
 
+    def reference() -> dict[str, Any]:
+        from lab import keys
 
-def _reference() -> dict[str, Any]:
-    from lab.keys import reference
+        return keys.reference(shipped("conf") / door.folder, shipped("sweeps") if door.sweeps else None, door.schema())
 
-    return reference(shipped("conf"), shipped("sweeps"))
+    return kept(f"keys-{door.config}", reference)
 
 
 def kept(name: str, make: Callable[[], Any]) -> Any:

@@ -9,7 +9,7 @@ import dataclasses
 import re
 import types
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -42,30 +42,51 @@ GLOBAL = "# @package _global_\n"
 """How a file of values over all sections begins."""
 
 
-def reference(conf: Path, sweeps: Path) -> dict[str, Any]:
+@dataclasses.dataclass(frozen=True)
+class Schema:
+    """What a command's keys are. root: the dataclass. groups: its fields that are folders of options. main: the file of all others.
+
+    numbers, words, paths: what is legal for which key.
+    """
+
+    root: type
+    groups: tuple[str, ...]
+    main: str
+    numbers: Mapping[str, bounds.Bounds]
+    words: Mapping[str, bounds.Words]
+    paths: Iterable[str]
+
+
+EXPERIMENT = Schema(Experiment, (*DIALS, RECIPE), TRAIN, bounds.BOUNDS, bounds.WORDS, paths.PATHS)
+
+
+def reference(conf: Path, sweeps: Path | None, schema: Schema = EXPERIMENT) -> dict[str, Any]:
     """Plain values for JSON.
 
-    groups: by dial, and of the recipes, each option's header comment. sweeps: the questions of the sweep files. help: header and footer of
-    `--help`.
-    keys: by dotted key, `Legal` as a dict with `comments`, by option (`TRAIN` for what is no dial's).
-    hydra: groups, as `HYDRA`, and keys, as above but without comments.
+    groups: by group, each option's header comment. sweeps: the questions of the sweep files. help: header and footer of `--help`.
+    keys: by dotted key, `Legal` as a dict with `comments`, by option (`Schema.main` for what is in no group).
+    hydra: groups, as `HYDRA`, and keys, as above but without comments; empty where there are no sweeps.
     """
-    files = {(path.parent.name, path.stem): path.read_text(encoding="utf-8") for path in sorted(conf.glob("*/*.yaml"))}
-    train = (conf / f"{TRAIN}.yaml").read_text(encoding="utf-8")
+    options = [path for path in sorted(conf.glob("*/*.yaml")) if path.parent.name in schema.groups]
+    files = {(path.parent.name, path.stem): path.read_text(encoding="utf-8") for path in options}
+    train = (conf / f"{schema.main}.yaml").read_text(encoding="utf-8")
     comments: dict[str, dict[str, str]] = {}
     for key, comment in comments_of(train).items():
-        comments.setdefault(key, {})[TRAIN] = comment
+        comments.setdefault(key, {})[schema.main] = comment
     for dial, option in (file for file in files if file[0] != RECIPE):
         for key, comment in inherited(files, dial, option).items():
             comments.setdefault(f"{dial}.{key}", {})[option] = comment
-    keys = {key: dataclasses.asdict(found) | {"comments": comments.get(key, {})} for key, found in legal_values()}
+    keys = {key: dataclasses.asdict(found) | {"comments": comments.get(key, {})} for key, found in legal_values(schema)}
     texts = LOADER(train).get_single_data()["hydra"]["help"]
     return {
-        "groups": {each: {option: header(text) for (group, option), text in files.items() if group == each} for each in (*DIALS, RECIPE)},
-        "sweeps": {path.stem: header(path.read_text(encoding="utf-8")) for path in sorted(sweeps.glob("*.yaml"))},
+        "groups": {each: {option: header(text) for (group, option), text in files.items() if group == each} for each in schema.groups},
+        "sweeps": {path.stem: header(path.read_text(encoding="utf-8")) for path in sorted(sweeps.glob("*.yaml") if sweeps else ())},
         "help": {part: texts[part] for part in ("header", "footer")},
         "keys": keys,
-        "hydra": {"groups": HYDRA, "keys": {f"hydra.sweeper.{key}": dataclasses.asdict(sampling(key)) for key in OPTUNA}},
+        "hydra": {
+            "groups": HYDRA if sweeps else {},
+            "keys": {f"hydra.sweeper.{key}": dataclasses.asdict(sampling(key)) for key in OPTUNA if sweeps},
+        },
     }
 
 
@@ -136,11 +157,11 @@ class Legal:
     is_path: bool
 
 
-def legal_values() -> Iterator[tuple[str, Legal]]:
+def legal_values(schema: Schema = EXPERIMENT) -> Iterator[tuple[str, Legal]]:
     """Every key of the schema but sections and the names of options."""
-    for key, hint in leaves(Experiment):
-        if key.partition(".")[0] not in DIALS or not key.endswith(".name"):
-            yield key, legal(key, hint)
+    for key, hint in leaves(schema.root):
+        if key.partition(".")[0] not in schema.groups or not key.endswith(".name"):
+            yield key, legal(key, hint, schema)
 
 
 def leaves(schema: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -152,29 +173,29 @@ def leaves(schema: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{name}", hint
 
 
-def legal(key: str, hint: Any) -> Legal:
+def legal(key: str, hint: Any, schema: Schema) -> Legal:
     """What one key takes, by its type and the tables of `lab.bounds`."""
     alternatives = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     null = ("null",) if type(None) in alternatives else ()
     kind = next(one for one in alternatives if one is not type(None))
     is_list = typing.get_origin(kind) is list
     kind = typing.get_args(kind)[0] if is_list else kind
-    words, told = words_of(key, kind)
+    words, told = words_of(key, kind, schema)
     text = enumerated([*told, *null]) if told else ""
-    if key in bounds.BOUNDS:
-        text = bounds.BOUNDS[key].range + (", or null" if null else "")
-    return Legal((*words, *null), f"list of {text}" if is_list and text else text, is_list, key in paths.PATHS)
+    if key in schema.numbers:
+        text = schema.numbers[key].range + (", or null" if null else "")
+    return Legal((*words, *null), f"list of {text}" if is_list and text else text, is_list, key in schema.paths)
 
 
-def words_of(key: str, kind: Any) -> tuple[tuple[str, ...], list[str]]:
+def words_of(key: str, kind: Any, schema: Schema) -> tuple[tuple[str, ...], list[str]]:
     """The words that a key takes, and the same with what is told of others."""
     if kind is bool:
         return ("true", "false"), ["true", "false"]
     if isinstance(kind, type) and issubclass(kind, Enum):
         words = tuple(member.value for member in kind)
         return words, list(words)
-    if key in bounds.WORDS:
-        found = bounds.WORDS[key]
+    if key in schema.words:
+        found = schema.words[key]
         return found.legal, [*found.legal, *([found.also_told] if found.also_told else [])]
     return (), []
 

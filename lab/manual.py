@@ -16,6 +16,7 @@ from typing import Any
 from lab import key_index, plugins
 from lab.config import RECIPE, flat
 from lab.errors import ConfigError, did_you_mean
+from lab.key_index import TRAIN, Door
 
 FLAGS = ("-h", "--help")
 CONFIG_NAME = ("-cn", "--config-name")
@@ -29,13 +30,13 @@ def requested(arguments: Sequence[str]) -> bool:
     return any(flag in FLAGS for flag in flags) and set(flags) <= {*FLAGS, *CONFIG_NAME, "-m", "--multirun"}
 
 
-def split(arguments: Sequence[str]) -> tuple[str, list[str], list[str]]:
+def split(arguments: Sequence[str], name: str = "train") -> tuple[str, list[str], list[str]]:
     """The name of the config, the overrides, and the groups or keys to show alone."""
-    name, overrides, shown, rest = "train", [], [], iter(arguments)
+    overrides, shown, rest = [], [], iter(arguments)
     for argument in rest:
         flag, _, value = argument.partition("=")
         if flag in CONFIG_NAME:
-            name = value or next(rest, "train")
+            name = value or next(rest, name)
         elif "=" in argument or argument.startswith(("+", "~")):
             overrides.append(argument)
         elif not argument.startswith("-"):
@@ -43,15 +44,15 @@ def split(arguments: Sequence[str]) -> tuple[str, list[str], list[str]]:
     return name, overrides, shown
 
 
-def text(arguments: Sequence[str], compose: Compose) -> str:
-    """The manual for a command. Raises Hydra's own errors where its overrides do not compose, `ConfigError` for an unknown word."""
-    name, overrides, shown = split(arguments)
+def text(arguments: Sequence[str], compose: Compose, door: Door = TRAIN) -> str:
+    """The manual for a command line. Raises Hydra's own errors where its overrides do not compose, `ConfigError` for an unknown word."""
+    name, overrides, shown = split(arguments, door.config)
     overrides = [override for override in overrides if not swept(override)]
     values = compose(name, overrides) if overrides else key_index.kept(f"values-{name}", lambda: compose(name, []))
-    index = key_index.load()
+    index = key_index.load(door)
     width = min(shutil.get_terminal_size((100, 24)).columns, 120) - 1
     if shown:
-        return "\n".join([*narrowed(index, values, shown, width), ""])
+        return "\n".join([*narrowed(index, values, shown, width, door), ""])
     lines = table(index["help"]["header"], width, 46)
     lines += ["", "Groups, GROUP=OPTION (--help GROUP: what each option is):"]
     dials = {group: options for group, options in index["groups"].items() if group != RECIPE}
@@ -59,26 +60,26 @@ def text(arguments: Sequence[str], compose: Compose) -> str:
         lines += entry(group, ", ".join(sorted({*options, *own_options(group)})), width)
     for group, options in index["hydra"]["groups"].items():
         lines += entry(group, ", ".join(options), width)
-    lines += ["", "Recipes, recipe=RECIPE, values over all of these:"]
-    for recipe, comment in index["groups"][RECIPE].items():
+    lines += ["", "Recipes, recipe=RECIPE, values over all of these:"] if RECIPE in index["groups"] else []
+    for recipe, comment in index["groups"].get(RECIPE, {}).items():
         lines += entry(recipe, comment, width)
-    lines += ["", "Sweeps, -cn SWEEP:"]
+    lines += ["", "Sweeps, -cn SWEEP:"] if index["sweeps"] else []
     for sweep, question in index["sweeps"].items():
         lines += entry(sweep, question, width)
     lines += ["", "Keys with their values now, and in brackets what is legal (--help KEY: one):"]
-    return "\n".join([*lines, *keys(index, values, width), "", *table(index["help"]["footer"], width), ""])
+    return "\n".join([*lines, *keys(index, values, width, door.config), "", *table(index["help"]["footer"], width), ""])
 
 
-def narrowed(index: Mapping[str, Any], values: Mapping[str, Any], shown: Sequence[str], width: int) -> Iterator[str]:
+def narrowed(index: Mapping[str, Any], values: Mapping[str, Any], shown: Sequence[str], width: int, door: Door) -> Iterator[str]:
     """Groups with what each option is, and sections or keys, by their names."""
     known = [*index["groups"], *values, *flat(dict(values)), *index["hydra"]["groups"]]
     for word in shown:
         if word not in known:
-            raise ConfigError(f"--help {word}: there is no such group or key.{did_you_mean(word, known)} `lab train --help` lists them all.")
+            raise ConfigError(f"--help {word}: there is no such group or key.{did_you_mean(word, known)} `{door.command} --help` lists them all.")
         for option, comment in (index["groups"] | index["hydra"]["groups"]).get(word, {}).items():
             yield from entry(f"{word}={option}", comment, width)
         yield from (f"{word}={option}" for option in own_options(word))
-        yield from keys(index, values, width, word)
+        yield from keys(index, values, width, door.config, word)
 
 
 def own_options(group: str) -> list[str]:
@@ -86,7 +87,7 @@ def own_options(group: str) -> list[str]:
     return sorted(path.stem for folder in plugins.conf_folders() for path in (Path(folder) / group).glob("*.yaml"))
 
 
-def keys(index: Mapping[str, Any], values: Mapping[str, Any], width: int, only: str = "") -> Iterator[str]:
+def keys(index: Mapping[str, Any], values: Mapping[str, Any], width: int, main: str, only: str = "") -> Iterator[str]:
     """Section by section, each key with its value, its comment and what is legal for it. only: of one section, or one key."""
     for section, inside in values.items():
         named = {section: inside}
@@ -98,10 +99,10 @@ def keys(index: Mapping[str, Any], values: Mapping[str, Any], width: int, only: 
             yield ""
             yield from [f"{section}={option}"] if option else []
         for key, value in shown.items():
-            yield from entry(f"{key}={written(value)}", described(index["keys"], key, option), width)
+            yield from entry(f"{key}={written(value)}", described(index["keys"], key, option, main), width)
 
 
-def described(known: Mapping[str, Any], key: str, option: str | None) -> str:
+def described(known: Mapping[str, Any], key: str, option: str | None, main: str) -> str:
     """A key's comment, with the option it belongs to where that is not the chosen one, and what is legal for it."""
     while key not in known and "." in key:
         key = key.rpartition(".")[0]  # what stands in a mapping, as data.columns.image
@@ -109,7 +110,7 @@ def described(known: Mapping[str, Any], key: str, option: str | None) -> str:
         return ""
     comments, legal = known[key]["comments"], known[key]["told"]
     others = [one for one, comment in comments.items() if comment]
-    comment = comments.get(option or "train") or (comments[others[0]] if others else "")
+    comment = comments.get(option or main) or (comments[others[0]] if others else "")
     if option and others and option not in comments:
         comment = f"({', '.join(others)}) {comment}"
     unsaid = set(re.findall(r"[\w-]+", legal)) - set(re.findall(r"[\w-]+", comment)) - {"or", "list", "of"}

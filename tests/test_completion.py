@@ -90,6 +90,12 @@ def test_without_a_home_to_write_to_it_completes_all_the_same(here: Path, monkey
     assert candidates("lab train lora=att") == ["lora=attention"]
 
 
+def test_curation_has_keys_of_its_own() -> None:
+    assert candidates("lab curate source=") == ["source=abo", "source=drawn", "source=table"]
+    assert candidates("lab curate limits.req") == ["limits.requests_per_day=", "limits.requests_per_minute="]
+    assert candidates("lab curate preview=") == ["preview=false", "preview=only", "preview=true"]
+
+
 def test_every_command_can_be_run_and_is_listed() -> None:
     listing = commands.listing()
     for name, command in commands.COMMANDS.items():

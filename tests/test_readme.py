@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from prediction_tables import from_log_odds
 
-from lab import commands, plugins
+from lab import commands, curate, plugins
+from lab.curation import config
 from lab.statistics import metrics
 
 ROOT = Path(__file__).parents[1]
@@ -56,6 +57,14 @@ def test_every_training_command_composes(command, composer, tmp_path, monkeypatc
         assert (ROOT / "sweeps" / f"{config}.yaml").is_file()
     words = [word.strip("'") for word in words if word != "sweep.clone=RUN" and "interval(" not in word]
     composer(*[re.sub(r"=([^,\[]*),.*", r"=\1", word) for word in words], config_name=config)
+
+
+@pytest.mark.parametrize("command", sorted({part for line in COMMANDS for part in line.split(" && ") if part.startswith("python -m lab.curate ")}))
+def test_every_curating_command_composes(command, monkeypatch) -> None:
+    for key in ("OPENAI_API_KEY", "GEMINI_API_KEY"):
+        monkeypatch.setenv(key, "x")
+    words = [word.strip("'") for word in command.split()[3:]]
+    config.freeze(curate.compose([*words, *(f"{key}=http://m" for key in ("llm.base_url", "llm.model") if key not in command)]))
 
 
 def test_every_option_in_the_table_exists() -> None:

@@ -42,17 +42,17 @@ class RecordsFile:
     splits: dict[str, str] = field(default_factory=dict)
 
 
-def read(path: str, images: Sequence[str], cache_dir: Path) -> RecordsFile:
-    """Read a whole file. images: names of the columns that may hold pictures. Raises `ConfigError` or `DataError`."""
+def read(path: str, images: Sequence[str], cache_dir: Path, key: str = "data.path") -> RecordsFile:
+    """Read a whole file. images: names of the columns that may hold pictures. key: that names it. Raises `ConfigError` or `DataError`."""
     ending = Path(path).suffix.lower()
     if ending in (*DELIMITERS, *JSON, ".parquet") and not Path(path).is_file():
-        raise DataError(f"data.path={path}: there is no such file.")
+        raise DataError(f"{key}={path}: there is no such file.")
     if ending in DELIMITERS:
         return collected(delimited(Path(path), DELIMITERS[ending]))
     if ending in JSON:
         return collected(manifest.objects(Path(path)))
     if Path(path).is_file() and ending != ".parquet":
-        raise ConfigError(f"data.path={path}: legal endings are {', '.join((*DELIMITERS, *JSON, '.parquet'))}.")
+        raise ConfigError(f"{key}={path}: legal endings are {', '.join((*DELIMITERS, *JSON, '.parquet'))}.")
     return divided(path, tables.open_every_split(path, cache_dir), images)
 
 

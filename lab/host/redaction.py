@@ -15,6 +15,8 @@ CREDENTIALS = re.compile(r"(?<=://)(?:[^\s/@'\"]*:[^\s'\"]*|[^\s/@'\"]+)@")
 """`user:password@` or `token@` of an address, up to the last `@` of the word, so that a password may hold `/` and `@`."""
 IN_QUERY = re.compile(r"([?&][^=&\s'\"]*(?:password|token|secret|key)[^=&\s'\"]*=)[^&\s'\"]+", re.IGNORECASE)
 HIDDEN = "***"
+OWN: set[str] = set()
+"""What `hide` added."""
 SHORTEST = 4
 """Characters of the shortest value that counts as a secret: replacing every `a` would hide nothing and spoil the text."""
 
@@ -23,11 +25,15 @@ def without_secrets(text: str) -> str:
     """The text with `***` in place of every credential that is known or looks like one."""
     text = CREDENTIALS.sub(f"{HIDDEN}@", text)
     text = IN_QUERY.sub(rf"\g<1>{HIDDEN}", text)
-    for name in SECRETS:
-        value = os.environ.get(name, "")
+    for value in (*(os.environ.get(name, "") for name in SECRETS), *OWN):
         if len(value) >= SHORTEST:
             text = text.replace(value, HIDDEN)
     return text
+
+
+def hide(value: str) -> None:
+    """Count a value as a secret, such as a key from a variable that the user named."""
+    OWN.add(value)
 
 
 class Formatter(logging.Formatter):
