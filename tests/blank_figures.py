@@ -1,8 +1,13 @@
-"""Blank figures in place of a report's own: drawing takes nine tenths of its time, and most tests read its words and numbers alone."""
+"""Blank figures in place of a report's own: drawing takes nine tenths of its time, and most tests read its words and numbers alone.
+
+`python -m blank_figures MODULE ...` is `python -m MODULE ...` with them.
+"""
 
 from __future__ import annotations
 
 import functools
+import runpy
+import sys
 from collections.abc import Mapping
 
 import pytest
@@ -28,3 +33,9 @@ def drawings(pictures: Mapping[str, Picture]) -> dict[str, Drawing]:
 def use(patch: pytest.MonkeyPatch) -> None:
     """Have reports use them until the patch is undone."""
     patch.setattr(write, "drawings", drawings)
+
+
+if __name__ == "__main__":
+    use(pytest.MonkeyPatch())
+    del sys.argv[0]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

@@ -143,6 +143,18 @@ def small(
     return make
 
 
+@pytest.fixture(scope="module")
+def nominal_costs() -> Iterator[None]:
+    """Every arm costs the same: counting takes a third of a small run, and these tests ask how it trains or what it answers."""
+    from collections import Counter
+
+    from lab.costs.counting import Cost, CostModel, Kept
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CostModel, "cost", lambda *_: Cost(Counter(llm=1e9), Kept(plain=3e6, between=1e6, largest=1e6)))
+        yield
+
+
 @pytest.fixture
 def blank_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reports of this process have blank figures."""

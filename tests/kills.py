@@ -23,7 +23,7 @@ from lab.config import Experiment, identity
 from lab.store import runs
 
 OPTIONS = (
-    "lora.lora_dropout=0.1", "trainer.max_steps=12", "trainer.save_every=3", "trainer.val_every=6", "trainer.restore_best=true",
+    "lora.lora_dropout=0.1", "trainer.max_steps=6", "trainer.save_every=2", "trainer.val_every=3", "trainer.restore_best=true",
     "trainer.batch_size=2", "trainer.accumulate_grad_batches=2", "tracking.enabled=false", "data.num_train=40",
     "data.num_minival=8", "data.num_dev=16", "evaluation.latency_examples=0",
 )

@@ -21,6 +21,8 @@ from lab.run.measuring import wanted_of
 from lab.statistics.metrics import KINDS, Metric, register
 from lab.store import runs
 
+pytestmark = pytest.mark.usefixtures("nominal_costs")
+
 SMALL = ("trainer.max_steps=2", "evaluation.verify=false", "evaluation.latency_examples=0", "tracking.enabled=false")
 
 

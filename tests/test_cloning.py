@@ -13,6 +13,8 @@ from lab.config import Experiment, identity
 from lab.errors import ConfigError
 from lab.store import runs
 
+pytestmark = pytest.mark.usefixtures("nominal_costs")
+
 BEFORE = ("lora=attention", "lora.r=4", "optim.lr=0.01", "vision_tokens=pool", "vision_tokens.budget=4", "evaluation.swap=true", "seed=3")
 
 

@@ -21,6 +21,8 @@ from lab.store import runs
 from lab.training import capacity
 from lab.training.objective import answer_loss
 
+pytestmark = pytest.mark.usefixtures("nominal_costs")
+
 FORMS = {
     "serial": ("conditioning=cross_attention",),
     "parallel": ("conditioning=cross_attention", "conditioning.parallel=true"),

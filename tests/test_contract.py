@@ -25,7 +25,7 @@ from lab.store.runs import Run
 
 ROOT = Path(__file__).parents[1]
 
-pytestmark = pytest.mark.usefixtures("quiet_root_logger")
+pytestmark = pytest.mark.usefixtures("quiet_root_logger", "nominal_costs")
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,8 @@ from lab.model.encoding import Encoder
 from lab.store import runs
 from lab.verify import verify
 
+pytestmark = pytest.mark.usefixtures("nominal_costs")
+
 
 @pytest.fixture(scope="module")
 def trained(composer, tiny_folder, tmp_path_factory):

@@ -23,6 +23,8 @@ from lab.errors import ConfigError, DataError
 from lab.experiment import literal
 from lab.store import runs
 
+pytestmark = pytest.mark.usefixtures("nominal_costs")
+
 
 @pytest.fixture(scope="module")
 def make(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Experiment]:

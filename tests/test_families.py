@@ -22,6 +22,8 @@ from lab.model import Vlm
 from lab.model.encoding import Encoder
 from lab.records import Choice, Picture, Sample
 
+pytestmark = pytest.mark.usefixtures("nominal_costs")
+
 PROMPT = PromptDial(name="declarative", template="Statement: {statement}\nAnswer 'True' or 'False'.")
 TEXTS = ("there is a red circle", "the left image has two blue squares and a star", "no", "the same number of circles")
 CLOSE = {"rtol": 0.0, "atol": 2e-5}

@@ -29,6 +29,8 @@ from lab.run.assembly import attached
 from lab.store import runs
 from lab.training.datamodule import Examples
 
+pytestmark = pytest.mark.usefixtures("nominal_costs")
+
 CLOSE = {"rtol": 0.0, "atol": 2e-5}
 STAGES = ("", "vision_", "prefill_", "decode_")
 

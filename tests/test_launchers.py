@@ -21,6 +21,8 @@ from lab.sweeping.arms import Arm
 from lab.sweeping.launcher import grid
 from lab.tracking.mlflow_sync import MlflowSync
 
+pytestmark = pytest.mark.usefixtures("nominal_costs")
+
 PLUGINS = {"joblib": "hydra_plugins.hydra_joblib_launcher", "submitit_local": "hydra_plugins.hydra_submitit_launcher"}
 
 

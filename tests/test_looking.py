@@ -20,6 +20,8 @@ from lab.evaluation.generation import Generated, compare
 from lab.records import Choice, Picture, Prediction, Sample
 from lab.store import runs
 
+pytestmark = pytest.mark.usefixtures("nominal_costs")
+
 
 @pytest.fixture(scope="module")
 def dev(composer, tmp_path_factory):

@@ -20,7 +20,7 @@ from lab.config import Experiment
 from lab.store import runs
 from lab.store.runs import Run
 
-pytestmark = pytest.mark.usefixtures("quiet_root_logger")
+pytestmark = pytest.mark.usefixtures("quiet_root_logger", "nominal_costs")
 COLOURS = ("red", "green", "blue")
 SMALL = (
     "trainer.max_steps=2", "trainer.batch_size=4", "evaluation.latency_examples=0", "evaluation.verify=false", "tracking.enabled=false",

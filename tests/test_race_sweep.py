@@ -27,6 +27,8 @@ from lab.sweeping.arms import Arm, SweepSource
 from lab.sweeping.sweep import new_sweep, run_sweep
 from lab.training import checkpoints
 
+pytestmark = pytest.mark.usefixtures("nominal_costs")
+
 ORIGIN = SweepSource("race", "command", "train", None, time.time())
 SKILLS = (2.0, 1.8, 0.5, 0.4, 0.2, 0.1)
 

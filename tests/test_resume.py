@@ -26,6 +26,8 @@ from lab.training.datamodule import SeededOrder
 from lab.training.learner import Learner
 from lab.training.resuming import CheckpointCallback
 
+pytestmark = pytest.mark.usefixtures("nominal_costs")
+
 FULL = (
     "lora.lora_dropout=0.1", "trainer.max_steps=12", "trainer.save_every=5", "trainer.val_every=3", "trainer.patience=9",
     "trainer.restore_best=true", "trainer.batch_size=2", "trainer.accumulate_grad_batches=2", "evaluation.verify=false",

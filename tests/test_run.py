@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -24,6 +25,8 @@ from lab.sweeping import arms
 from lab.sweeping.sweep import run_sweep
 from lab.tracking.mlflow_sync import MlflowSync
 from lab.training.learner import Learner
+
+pytestmark = pytest.mark.usefixtures("nominal_costs")
 
 
 def origin() -> arms.SweepSource:
@@ -168,13 +171,14 @@ def test_the_tracker_shows_dials_metrics_and_curves(with_tracker) -> None:
     assert {"run.json", "contract.json", "predictions", "adapter"} <= artifacts
 
 
-def test_a_tracker_away_loses_nothing(with_tracker, tmp_path, caplog) -> None:
+def test_a_tracker_away_loses_nothing(with_tracker, tmp_path, migrated, caplog) -> None:
     x = with_tracker("tracking.uri=http://127.0.0.1:9")
     running.run_alone(x, "command", time.time())
     away = MlflowSync(x.tracking)
     with caplog.at_level(logging.WARNING):
         assert not away.deliver(identity(x)) and not away.deliver(identity(x))
     assert sum("does not answer" in record.message for record in caplog.records) == 1
+    shutil.copy(migrated, tmp_path / "later.db")
     back = MlflowSync(dataclasses.replace(x.tracking, uri=f"sqlite:///{tmp_path}/later.db"))
     assert back.deliver(identity(x))
     (run,) = back.client().search_runs([back.client().get_experiment_by_name("lab").experiment_id])

@@ -32,6 +32,8 @@ from lab.training.learner import Learner
 from lab.training.objective import objective
 from lab.training.resuming import CheckpointCallback
 
+pytestmark = pytest.mark.usefixtures("nominal_costs")
+
 COLOURS = ("red", "green", "dark blue")
 SMALL = (
     "trainer.max_steps=4", "trainer.batch_size=4", "trainer.val_every=2", "trainer.save_every=1", "evaluation.latency_examples=1",

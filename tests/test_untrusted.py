@@ -26,6 +26,8 @@ from lab.errors import DataError, LabError, ModelError
 from lab.store import runs
 from lab.training import checkpoints
 
+pytestmark = pytest.mark.usefixtures("nominal_costs")
+
 NAMES = (
     "adapter_model.bin", "pytorch_model.bin", "pytorch_model-00001-of-00001.bin", "training_args.bin", "optimizer.pt", "scheduler.pt",
     "rng_state.pth", "last.ckpt", "step-00000002.ckpt", "model.pt", "state.pkl", "extras.bin", "tf_model.h5", "flax_model.msgpack",

@@ -25,6 +25,8 @@ from lab.vision_tokens.pooling import Pool, cell_centres, pooled_grid
 from lab.vision_tokens.pruning import Prune
 from lab.vision_tokens.resampling import Resampler, lattice
 
+pytestmark = pytest.mark.usefixtures("nominal_costs")
+
 REDUCING = ("pool", "resampler", "prune", "merge")
 BUDGETS = (4, 9, 16)
 

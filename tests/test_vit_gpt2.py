@@ -36,6 +36,8 @@ from lab.errors import ModelError
 from lab.model import Vlm
 from lab.model.encoding import Encoder
 
+pytestmark = pytest.mark.usefixtures("nominal_costs")
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

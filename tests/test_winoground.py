@@ -26,6 +26,8 @@ from lab.report.select_runs import choose
 from lab.report.write import write_report
 from lab.statistics import rules, winoground
 
+pytestmark = pytest.mark.usefixtures("nominal_costs")
+
 
 def png(value: int) -> bytes:
     out = io.BytesIO()
