@@ -12,7 +12,7 @@ from test_text_answers import row
 
 from lab import cli, score
 from lab.answers import predictions
-from lab.evaluation import writing
+from lab.evaluation import parts
 from lab.host.stopping import EXIT_CODE, REQUEST, Stopped, deferred, limited, stoppable
 
 
@@ -50,12 +50,12 @@ def test_predictions_are_read_back_as_they_were(rows, tmp_path: Path) -> None:
 
 def test_answers_are_kept_at_a_stop_and_forgotten_at_the_end(tmp_path: Path) -> None:
     part, found = tmp_path / ".dev.part", []
-    with pytest.raises(Stopped), writing.kept(part, found) as keep:
+    with pytest.raises(Stopped), parts.kept(part, found) as keep:
         found += [row(0, "red", ("red",)), row(1, "blue", ("red",))]
         keep()
         assert not part.exists(), "not so soon again"
         raise Stopped("stopped by SIGTERM")
     assert predictions.rows(part) == found
-    with writing.kept(part, found):
+    with parts.kept(part, found):
         assert part.exists()
     assert not part.exists()

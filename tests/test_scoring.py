@@ -10,6 +10,7 @@ from checkpoints import FAMILIES, save, with_adapters
 
 from lab import data
 from lab.evaluation import fast_inference, scoring
+from lab.host.stopping import Stopped
 from lab.model.answers import readout
 from lab.model.encoding import Encoder
 from lab.training.datamodule import Examples
@@ -98,3 +99,23 @@ def test_scores_are_those_of_one_batch_and_of_many(world, monkeypatch) -> None:
     monkeypatch.setattr(scoring, "CPU_PART", 40)
     assert scored(64) == large
     assert scoring.part_of(64, torch.device("cuda")) == 64
+
+
+def test_scores_that_were_had_before_a_stop_are_not_asked_again(world, monkeypatch, tmp_path) -> None:
+    x, splits = world
+    vlm = with_adapters(x.model, x)
+    examples, tokens = Examples(splits.dev, Encoder(vlm, x.prompt)), readout(vlm.processor.tokenizer, x.prompt)
+    asked, real = [], scoring.answer_logits
+
+    def stops_at_the_third(vlm, batch):
+        asked.append(batch.sample_ids)
+        if len(asked) == 3:
+            raise Stopped("stopped by trainer.max_time=11:45:00")
+        return real(vlm, batch)
+
+    monkeypatch.setattr(scoring, "answer_logits", stops_at_the_third)
+    with pytest.raises(Stopped):
+        scoring.score(vlm, examples, tokens, x.evaluation, "dev", part=tmp_path / "part")
+    again = scoring.score(vlm, examples, tokens, x.evaluation, "dev", part=tmp_path / "part")
+    assert len(asked) == 6 and len({*asked}) == 5 and not (tmp_path / "part").exists()
+    assert again == scoring.score(vlm, examples, tokens, x.evaluation, "dev")

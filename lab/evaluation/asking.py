@@ -47,10 +47,10 @@ def ask(
 ) -> list[Any]:
     """What the model answers to every example of a split, in file order; way: None for the kind's first.
 
-    part: where written answers are kept until there are all, so that a command that is stopped goes on after them.
+    part: where the kind's first way keeps answers until there are all (`lab.evaluation.parts`).
     """
     ways = WAYS[readout.kind]
     if way is not None and way not in ways:
         raise ConfigError(f"evaluation.ask=[{way}]: a {readout.kind} can be asked by {', '.join(ways)}.")
-    more = {"part": part} if readout.kind == Text.kind else {}
+    more = {"part": part} if way is None else {}
     return ways[way or next(iter(ways))](vlm, examples, readout, section, split, report, **more)

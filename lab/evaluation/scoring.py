@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
 from typing import cast
 
 import torch
 
 from lab.config import EvaluationSection
 from lab.evaluation import fast_inference, shared_prefix
+from lab.evaluation.parts import first_answers, kept
 from lab.evaluation.stages import require_finite
 from lab.host.progress import Report, silent
 from lab.model import Vlm
@@ -38,12 +41,11 @@ def answer_logits(vlm: Vlm, batch: Batch) -> torch.Tensor:
     return vlm.predict(batch)[:, 0]
 
 
-def answers(vlm: Vlm, examples: Examples, batch_size: int) -> Iterator[tuple[list[int], Batch, torch.Tensor]]:
-    """Indices, their batch and the answer's logits [B, vocabulary], in file order."""
-    done = 0
-    for batch in eval_batches(examples, part_of(batch_size, vlm.device)):
-        indices = list(range(done, done + len(batch.sample_ids)))
-        done += len(indices)
+def answers(vlm: Vlm, examples: Examples, batch_size: int, first: int = 0) -> Iterator[tuple[list[int], Batch, torch.Tensor]]:
+    """Indices, their batch and the answer's logits [B, vocabulary], in file order. first: index of the first that is asked."""
+    for batch in eval_batches(examples, part_of(batch_size, vlm.device), first=first):
+        indices = list(range(first, first + len(batch.sample_ids)))
+        first += len(indices)
         yield indices, batch, answer_logits(vlm, to_device(batch, vlm.device))
 
 
@@ -54,20 +56,25 @@ def score(
     section: EvaluationSection,
     split: str,
     report: Report = silent,
+    part: Path | None = None,
 ) -> list[Prediction]:
-    """Score every example of a split; predictions are in file order."""
-    found: dict[int, Prediction] = {}
-    way, rows = (shared_prefix.answers, None) if section.shared_prefix else (answers, ROWS)
+    """Score every example of a split; predictions are in file order. part: as in `lab.evaluation.parts`; not with a shared prefix."""
+    part = None if section.shared_prefix else part
+    found = first_answers(part, examples, part_of(section.batch_size, vlm.device))
+    order = list(range(len(found)))
+    way, rows = (shared_prefix.answers, None) if section.shared_prefix else (partial(answers, first=len(found)), ROWS)
     vlm.model.eval()
-    with torch.inference_mode(), instead(fast_inference.forwards(vlm, rows)):
+    with torch.inference_mode(), instead(fast_inference.forwards(vlm, rows)), kept(part, found) as keep:
         for indices, batch, logits in way(vlm, examples, section.batch_size):
             require_finite(logits, batch.sample_ids)
             samples = [examples.split.index(i) for i in indices]
             pairs = zip(readout.log_p(logits).tolist(), samples, strict=True)
             said = [scored(readout.of(log_p, cast(Choice, sample.answer).options)) for log_p, sample in pairs]
-            found |= zip(indices, rows_of(batch, samples, said), strict=True)
+            order += indices
+            found += rows_of(batch, samples, said)
             report(f"scoring {split} (examples)", len(found), len(examples), "")
-    return [found[i] for i in range(len(examples))]
+            keep()
+    return [row for _, row in sorted(zip(order, found, strict=True), key=lambda placed: placed[0])]
 
 
 def scored(log_p: list[float]) -> Scored:

@@ -6,23 +6,20 @@ gives this reference; all other prompts are written on from, token by token (`la
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import torch
 
-from lab.answers import predictions
 from lab.config import EvaluationSection
 from lab.evaluation import fast_inference
 from lab.evaluation.generation import end_ids, texts, write
+from lab.evaluation.parts import first_answers, kept
 from lab.evaluation.scoring import rows_of
 from lab.evaluation.stages import require_finite
 from lab.host.progress import Report, silent
-from lab.host.stopping import Stopped
 from lab.model import Vlm
 from lab.model.answers import TextReadout
 from lab.model.batching import IGNORED, to_device
@@ -32,18 +29,13 @@ from lab.training.datamodule import Examples
 from lab.training.fast.fused_step import instead
 from lab.training.objective import of_labels
 
-log = logging.getLogger(__name__)
-
-KEPT_EVERY_S = 30.0
-"""Seconds of answers that a killed process loses at most."""
-
 
 def answer(
     vlm: Vlm, examples: Examples, readout: TextReadout, section: EvaluationSection, split: str, report: Report = silent,
     part: Path | None = None,
 ) -> list[Prediction]:
     """Answer every example of a split; predictions are in file order. part: a file of the first answers, kept while there are more to come."""
-    found = first_answers(part, examples, section.batch_size, readout.post)
+    found = [replace(row, said=replace(cast(Written, row.said), post=readout.post)) for row in first_answers(part, examples, section.batch_size)]
     vlm.model.eval()
     with torch.inference_mode(), instead(fast_inference.forwards(vlm)), kept(part, found) as keep:
         for start in range(len(found), len(examples), section.batch_size):
@@ -55,38 +47,6 @@ def answer(
             report(f"answering {split} (examples)", len(found), len(examples), "")
             keep()
     return found
-
-
-def first_answers(part: Path | None, examples: Examples, batch_size: int, post: str) -> list[Prediction]:
-    """The answers that a command before this one kept, whole batches of the same questions; else none."""
-    if part is None or not part.exists():
-        return []
-    found = predictions.rows(part)
-    if len(found) % batch_size or [row.sample_id for row in found] != list(examples.split.sample_ids[: len(found)]):
-        return []
-    log.info("%s: %d of %d answers are kept; the rest is asked", part, len(found), len(examples))
-    return [replace(row, said=replace(row.said, post=post)) for row in found]
-
-
-@contextlib.contextmanager
-def kept(part: Path | None, found: Sequence[Prediction]) -> Iterator[Callable[[], None]]:
-    """Within, what is given writes the answers found so far, once in `KEPT_EVERY_S`; a `Stopped` on the way out writes them too."""
-    last = time.monotonic()
-
-    def keep() -> None:
-        nonlocal last
-        if part is not None and time.monotonic() - last > KEPT_EVERY_S:
-            predictions.write(part, found)
-            last = time.monotonic()
-
-    try:
-        yield keep
-    except Stopped:
-        if part is not None and found:
-            predictions.write(part, found)
-        raise
-    if part is not None:
-        part.unlink(missing_ok=True)
 
 
 def answers(vlm: Vlm, encoder: Encoder, items: Sequence[Example], batch: Batch, post: str, most: int) -> list[Written]:

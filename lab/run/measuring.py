@@ -145,7 +145,8 @@ def also(
         log.info("data: %s", note)
     examples["dev"].prepare(dev.store, vlm, report)
     path = runs.predictions_file(run_dir, dial.name, "dev")
-    predictions.write(path, asking.ask(vlm, examples["dev"], readout, x.evaluation, f"{dial.name}/dev", report))
+    part = runs.part_file(path, wanted_of(x)[f"also {option}"])
+    predictions.write(path, asking.ask(vlm, examples["dev"], readout, x.evaluation, f"{dial.name}/dev", report, part=part))
     table, split, name = predictions.read(path), examples["dev"].split, f"{dial.name}/dev"
     facts = {"option": option, "rule": rules.rule_of(vars(dial)), "examples": len(split), "samples": data.fingerprint(split)}
     facts |= {"notes": list(splits.notes), "skipped": len(splits.skipped), "baselines": dict(splits.baselines)}

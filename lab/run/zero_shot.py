@@ -46,7 +46,8 @@ def measure(x: Experiment, base: Vlm, dev: Examples, report: Report) -> tuple[di
     path = place(x, vlm, dev)
     with runs.held(path.parent, math.inf):
         if not path.exists():
-            predictions.write(path, asking.ask(vlm, dev, readout, x.evaluation, "dev, zero-shot", report))
+            part = runs.part_file(path, path.parent.name)
+            predictions.write(path, asking.ask(vlm, dev, readout, x.evaluation, "dev, zero-shot", report, part=part))
         elif readout.kind == Text.kind:
             predictions.rewrite(path, "post", x.prompt.post)
         table = predictions.read(path)

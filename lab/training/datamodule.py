@@ -283,9 +283,9 @@ class DataModule(L.LightningDataModule):
         return [self.loader(self.minival, None, self.batch_size), self.loader(self.train, first, self.batch_size, torch.Generator())]
 
 
-def eval_batches(examples: Examples, batch_size: int, pixels: bool = False) -> Iterator[Batch]:
-    """Batches without answers, in file order: what scoring reads. With `pixels`, images come as pixels, never as features."""
-    for start in range(0, len(examples), batch_size):
+def eval_batches(examples: Examples, batch_size: int, pixels: bool = False, first: int = 0) -> Iterator[Batch]:
+    """Batches without answers, in file order from an index: what scoring reads. With `pixels`, images come as pixels, never as features."""
+    for start in range(first, len(examples), batch_size):
         indices = range(start, min(start + batch_size, len(examples)))
         items = [examples.encoder.example(examples.split[i]) if pixels else examples[i] for i in indices]
         yield examples.encoder.collate(items, with_answers=False)
