@@ -89,6 +89,7 @@ class ModelDial:
     accelerate shares one model out among the GPUs of this machine; None: it lies on one.
     quantisation: the language model's linear layers through bitsandbytes, int8 (Dettmers et al. 2022, 2208.07339) or
     nf4 (Dettmers et al. 2023, 2305.14314); of a checkpoint that holds them so already, what it holds.
+    labels: of a family that chooses among labels, answers in place of its checkpoint's; its head then begins with nothing about them.
     """
 
     name: str = MISSING
@@ -101,6 +102,7 @@ class ModelDial:
     quantisation: Quantisation = Quantisation.none
     double_quantisation: bool = True
     fp32_layernorms: bool = False
+    labels: list[str] | None = None
     device_map: str | None = None
 
 
@@ -138,8 +140,8 @@ class LoraDial:
 
     trainable_parameters: instead of r, so that arms match: the largest rank that keeps to so many, modules that
         other dials add counted in. use_dora: Liu et al. 2024, 2402.09353. use_rslora: Kalajdzievski 2023, 2312.03732.
-    top_k_blocks: of every part in `where` that has blocks, only the last k; None: all of them. full: parts by name (`Family.whole`) of which
-    every weight trains, in float32, beside adapters or without any; none gets an adapter too.
+    top_k_blocks: of every part in `where` that has blocks, only the last k; None: all of them. full: parts by name (`Family.whole`)
+    of which every weight trains, in float32, beside adapters or without any; none gets an adapter too.
     """
 
     name: str = MISSING
@@ -427,7 +429,7 @@ def role(key: str) -> str:
 
 NAMELESS = (
     "data.path", "data.sha256", "data.kind", "data.answer_format", "data.allow_shared_images", "optim.milestones", "optim.gamma",
-    "optim.optimizer", "lora.full",
+    "optim.optimizer", "lora.full", "model.labels",
 )  # fmt: skip
 """Keys that are younger than runs of the others, whose names they leave as they are while nobody sets them."""
 

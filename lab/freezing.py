@@ -154,7 +154,7 @@ def check(x: Experiment) -> None:
     if trains(x) and x.lora.r == 0 and not x.lora.full and not adds_modules(x):
         raise ConfigError(
             "lora=none leaves nothing to train, but trainer asks for steps. Add trainer.max_steps=0 for the zero-shot "
-            "baseline, or choose a LoRA with lora.r=16, vision_tokens=resampler or conditioning=cross_attention."
+            "baseline, or choose a LoRA with lora.r=16, lora.full=[head], vision_tokens=resampler or conditioning=cross_attention."
         )
     words = x.prompt.words
     if len(set(words.values())) < len(words):

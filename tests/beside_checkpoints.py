@@ -11,7 +11,7 @@ SPREAD = 0.2
 """Of initial weights: large, so that what a random model says depends on what it is asked."""
 
 
-def bert_tokenizer(**special: str) -> Any:
+def bert_tokenizer(**special: Any) -> Any:
     """A lower-case WordPiece tokenizer that has some words whole and spells all others."""
     import transformers as hf
 
@@ -45,8 +45,9 @@ def blip_vqa(seed: int = 0, width: int = 32, heads: int = 4) -> tuple[Any, Any]:
     blocks = {"num_hidden_layers": 2, "num_attention_heads": heads, "initializer_range": SPREAD, "projection_dim": 16}
     ids = {"bos_token_id": tokenizer.bos_token_id, "sep_token_id": tokenizer.sep_token_id, "pad_token_id": tokenizer.pad_token_id}
     text = hf.BlipTextConfig(
-        vocab_size=len(tokenizer), hidden_size=width, encoder_hidden_size=width, intermediate_size=64, max_position_embeddings=128, **ids, **blocks
-    )
+        vocab_size=len(tokenizer), hidden_size=width, encoder_hidden_size=width, intermediate_size=64, max_position_embeddings=128,
+        **ids, **blocks,
+    )  # fmt: skip
     vision = hf.BlipVisionConfig(hidden_size=width, intermediate_size=48, image_size=32, patch_size=8, **blocks)
     config = hf.BlipConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=16)
     return drawn(hf.BlipForQuestionAnswering, config, seed), processor
@@ -60,8 +61,10 @@ def vilt_vqa(seed: int = 0, width: int = 32, heads: int = 4) -> tuple[Any, Any]:
     import transformers as hf
 
     tokenizer = bert_tokenizer()
-    processor = hf.ViltProcessor(hf.ViltImageProcessor(size={"shortest_edge": 48}, size_divisor=16), tokenizer)
-    blocks = {"num_hidden_layers": 2, "num_attention_heads": heads, "initializer_range": SPREAD, "hidden_size": width, "intermediate_size": 48}
+    steps: dict[str, Any] = {"size": {"shortest_edge": 48}, "size_divisor": 16}
+    processor = hf.ViltProcessor(hf.ViltImageProcessor(**steps), tokenizer)
+    blocks: dict[str, Any] = {"num_hidden_layers": 2, "num_attention_heads": heads, "initializer_range": SPREAD}
+    blocks |= {"hidden_size": width, "intermediate_size": 48}
     names = {"id2label": dict(enumerate(LABELS)), "label2id": {name: i for i, name in enumerate(LABELS)}}
     config = hf.ViltConfig(vocab_size=len(tokenizer), image_size=64, patch_size=16, max_position_embeddings=40, **names, **blocks)
     return drawn(hf.ViltForQuestionAnswering, config, seed), processor
@@ -83,8 +86,9 @@ def qformer_t5(instruct: bool, seed: int, width: int, heads: int) -> tuple[Any, 
 
     tokenizer, images = t5_tokenizer(), hf.BlipImageProcessor(size={"height": 32, "width": 32})
     family = "InstructBlip" if instruct else "Blip2"
-    processor = hf.InstructBlipProcessor(images, tokenizer, bert_tokenizer(), 4) if instruct else hf.Blip2Processor(images, tokenizer, 4)
-    shape = {"num_hidden_layers": 2, "num_attention_heads": heads, "initializer_range": SPREAD, "hidden_size": width, "intermediate_size": 48}
+    processor: Any = hf.InstructBlipProcessor(images, tokenizer, bert_tokenizer(), 4) if instruct else hf.Blip2Processor(images, tokenizer, 4)
+    shape: dict[str, Any] = {"num_hidden_layers": 2, "num_attention_heads": heads, "initializer_range": SPREAD}
+    shape |= {"hidden_size": width, "intermediate_size": 48}
     vision = getattr(hf, f"{family}VisionConfig")(image_size=32, patch_size=8, **shape)
     words = {"vocab_size": len(processor.qformer_tokenizer)} if instruct else {"vocab_size": 100}
     queries = getattr(hf, f"{family}QFormerConfig")(encoder_hidden_size=width, cross_attention_frequency=2, **words, **shape)

@@ -20,6 +20,7 @@ from lab.training import devices
 TEXTS = {
     **dict.fromkeys(("model.name", "data.name", "lora.name", "prompt.name"), "an option, a file of conf/"),
     **dict.fromkeys(("prompt.system", "prompt.template", "prompt.separator", "prompt.answer_true", "prompt.answer_false"), "words"),
+    "model.labels": "answers in one's own words",
     "model.family": "a module of lab/model, looked for before weights are read",
     "model.revision": "of a hub",
     "data.columns": "names in a user's file",

@@ -17,16 +17,18 @@ from lab.records import Choice, Text
 
 TOKENS = {f"vision_tokens={method}" for method in ("pool", "resampler", "prune", "merge")}
 SHIPPED = {
-    "qwen2_vl": {"full", "conditioning=add_cross_attention"},
-    "qwen2_5_vl": {"full", "conditioning=add_cross_attention"},
-    "qwen3_vl": {"full", "feature_cache", "fast_step", "conditioning=cross_attention", "conditioning=add_cross_attention", *TOKENS},
+    "qwen2_vl": {"full", "labels", "conditioning=add_cross_attention"},
+    "qwen2_5_vl": {"full", "labels", "conditioning=add_cross_attention"},
+    "qwen3_vl": {
+        "full", "labels", "feature_cache", "fast_step", "conditioning=cross_attention", "conditioning=add_cross_attention", *TOKENS,
+    },
     "vit_gpt2": {
-        "full", "fast_step", "shared_prefix", "quantisation", "numbered", "olora", "export", "conditioning=prefix",
+        "full", "labels", "fast_step", "shared_prefix", "quantisation", "numbered", "olora", "export", "conditioning=prefix",
         "conditioning=cross_attention", "vision_tokens=resize", *TOKENS,
     },
     "blip_vqa": {
-        "full", "fast_step", "shared_prefix", "numbered", "conditioning=prefix", "conditioning=cross_attention", "vision_tokens=resize",
-        *TOKENS,
+        "full", "labels", "fast_step", "shared_prefix", "numbered", "conditioning=prefix", "conditioning=cross_attention",
+        "vision_tokens=resize", *TOKENS,
     },
     "vilt_vqa": {
         "generate", "fast_step", "shared_prefix", "numbered", "conditioning=cross_attention", "conditioning=add_cross_attention",
@@ -40,6 +42,7 @@ ASKED = {
     "numbered": ["prompt.numbered=true"],
     "olora": ["lora.init_lora_weights=olora"],
     "full": ["lora.full=[head]"],
+    "labels": ["model.labels=[yes,no]"],
     **{feature: [feature, "vision_tokens.budget=4"] for feature in (*TOKENS, "vision_tokens=resize")},
     **{f"conditioning={way}": [f"conditioning={way}"] for way in OPTIONS["conditioning"]},
 }
@@ -84,9 +87,12 @@ def test_a_refused_feature_ends_the_command_before_anything_loads(composer, tmp_
 @pytest.mark.parametrize(
     ("changes", "refused"),
     [
-        ({"answers": "beside"}, {"full", "fast_step", "shared_prefix"}),
-        ({"answers": "classes", "abilities": ("classify",), "whole": {"head": "classifier"}}, {"fast_step", "shared_prefix", "generate"}),
-        ({"abilities": ("score",)}, {"full", "answers=text", "generate"}),
+        ({"answers": "beside"}, {"full", "labels", "fast_step", "shared_prefix"}),
+        (
+            {"answers": "classes", "abilities": ("classify",), "whole": {"head": "classifier"}, "last": "classifier"},
+            {"fast_step", "shared_prefix", "generate"},
+        ),
+        ({"abilities": ("score",)}, {"full", "labels", "answers=text", "generate"}),
     ],
 )
 def test_what_a_family_cannot_be_asked_follows_from_how_it_answers(changes: dict, refused: set, composer, tiny_folder, monkeypatch) -> None:

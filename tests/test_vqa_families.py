@@ -7,6 +7,7 @@ import math
 import re
 import time
 from pathlib import Path
+from typing import Any
 
 import checkpoints
 import pytest
@@ -21,11 +22,13 @@ from lab import run as running
 from lab.artifacts import export
 from lab.bounds import WORDS
 from lab.config import LoraDial, PromptDial
+from lab.costs import planning
 from lab.data.faults import BadRecord
 from lab.data.images import decode
 from lab.errors import ConfigError, DataError, ModelError
 from lab.evaluation import generation
 from lab.model import Vlm
+from lab.model.answers import Readout
 from lab.model.batching import IGNORED
 from lab.model.encoding import Encoder
 from lab.records import Batch, Sample, Text
@@ -75,12 +78,17 @@ def predict(vlm: Vlm, samples: list[Sample]) -> torch.Tensor:
     batch = batch_of(vlm, samples)
     vlm.model.eval()
     with torch.inference_mode():
-        return vlm.predict(batch)[batch.target.labels != IGNORED]
+        return vlm.predict(batch)[labels_of(batch) != IGNORED]
+
+
+def labels_of(batch: Batch) -> torch.Tensor:
+    assert batch.target.labels is not None
+    return batch.target.labels
 
 
 def loss(vlm: Vlm, samples: list[Sample]) -> torch.Tensor:
     batch = batch_of(vlm, samples)
-    return LOSSES[vlm.family.answers](vlm.predict(batch), batch.target.labels)
+    return LOSSES[vlm.family.answers](vlm.predict(batch), labels_of(batch))
 
 
 def plain_inputs(vlm: Vlm, one: Sample) -> dict:
@@ -119,8 +127,8 @@ def test_the_loss_is_transformers_own(vlm: Vlm) -> None:
 def test_loss_is_taken_of_the_answer_and_its_end_and_a_question_changes_no_label(vlm: Vlm) -> None:
     batch = batch_of(vlm, SAMPLES)
     other = batch_of(vlm, [dataclasses.replace(one, text="what is it?") for one in SAMPLES])
-    assert torch.equal(batch.target.labels, other.target.labels)
-    for row, one in zip(batch.target.labels, SAMPLES, strict=True):
+    assert torch.equal(labels_of(batch), labels_of(other))
+    for row, one in zip(labels_of(batch), SAMPLES, strict=True):
         assert int((row != IGNORED).sum()) == (len(one.answer.text.split()) + 1 if vlm.family.answers == "beside" else 1)
         assert vlm.family.architecture.texts(vlm, [row[row != IGNORED]]) == [one.answer.text]
 
@@ -237,7 +245,9 @@ def vilt(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_vilt_draws_nothing_from_the_global_generator(vilt: Path) -> None:
-    vlm, expected = load(vilt), torch.manual_seed(0) and torch.rand(1)
+    vlm = load(vilt)
+    torch.manual_seed(0)
+    expected = torch.rand(1)
     torch.manual_seed(0)
     first = predict(vlm, SAMPLES)
     assert torch.equal(torch.rand(1), expected) and torch.equal(predict(vlm, SAMPLES), first)
@@ -254,11 +264,52 @@ def test_vilts_grid_is_what_its_processor_makes(vilt: Path) -> None:
 def test_a_choice_is_among_the_labels(vilt: Path) -> None:
     vlm = load(vilt)
     readout = Encoder(vlm, PROMPT, options=("Yes", "no")).readout
-    assert readout.ids == ((LABELS.index("yes"),), (LABELS.index("no"),))
+    assert isinstance(readout, Readout) and readout.ids == ((LABELS.index("yes"),), (LABELS.index("no"),))
     logits = torch.randn(2, len(LABELS))
     assert torch.allclose(readout.log_p(logits), logits.log_softmax(dim=1)[:, :2])
     with pytest.raises(ConfigError, match="the option maroon='maroon': it is none of the 8 labels that this checkpoint chooses among, such as 'yes'"):
         Encoder(vlm, PROMPT, options=("yes", "maroon")).readout  # noqa: B018
+
+
+def published_config(option: str):
+    """The shapes of a published checkpoint, from its config.json on the hub."""
+    import transformers as hf
+
+    base: dict[str, Any] = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
+    eva: dict[str, Any] = {"hidden_size": 1408, "intermediate_size": 6144, "num_hidden_layers": 39, "num_attention_heads": 16}
+    eva |= {"image_size": 224, "patch_size": 14}
+    queries = {**base, "vocab_size": 30523, "encoder_hidden_size": 1408, "cross_attention_frequency": 2}
+    xl: dict[str, Any] = {"vocab_size": 32128, "d_model": 2048, "d_kv": 64, "d_ff": 5120, "num_layers": 24, "num_decoder_layers": 24, "num_heads": 32}
+    parts: dict[str, Any] = {"text_config": hf.T5Config(feed_forward_proj="gated-gelu", **xl), "num_query_tokens": 32, "image_token_index": 32100}
+    match option:
+        case "blip_vqa":
+            text = {**base, "vocab_size": 30524, "encoder_hidden_size": 768}
+            return hf.BlipConfig(text_config=text, vision_config={**base, "image_size": 384, "patch_size": 16})
+        case "vilt_vqa":
+            return hf.ViltConfig(id2label={i: str(i) for i in range(3129)})
+        case "blip2_flan_t5_xl":
+            return hf.Blip2Config(vision_config=hf.Blip2VisionConfig(**eva), qformer_config=hf.Blip2QFormerConfig(**queries), **parts)
+    return hf.InstructBlipConfig(
+        vision_config=hf.InstructBlipVisionConfig(**eva), qformer_config=hf.InstructBlipQFormerConfig(**queries), **parts
+    )
+
+
+@pytest.mark.parametrize(
+    ("option", "counts"),
+    [
+        ("blip_vqa", {"vision": 2_359_296, "llm": 10_051_584 - 2_359_296}),
+        ("vilt_vqa", {"llm": 2_790_288}),
+        pytest.param("blip2_flan_t5_xl", {"vision": 14_696_448, "projector": 3_411_968, "llm": 35_389_440}, marks=pytest.mark.bar),
+        pytest.param("instructblip_flan_t5_xl", {"vision": 14_696_448, "projector": 4_886_528, "llm": 35_389_440}, marks=pytest.mark.bar),
+    ],
+)
+def test_a_plan_counts_the_published_shapes_from_their_config_alone(option: str, counts: dict, composer, tmp_path: Path) -> None:
+    """Rank 16 on every linear layer but the output embedding."""
+    published_config(option).save_pretrained(tmp_path)
+    x = composer(f"model={option}", f"model.path={tmp_path}", f"lora.where=[{','.join(counts)}]", "lora.r=16")
+    found = planning.plan(x, 577, images=1, text_tokens=16)
+    assert {row.part: row.trainable for row in found.ledger if row.trainable} == counts
+    assert found.train_flops > found.eval_flops > 0 and found.activation_bytes > 0
 
 
 def question_file(root: Path, *others: str) -> Path:
@@ -336,6 +387,26 @@ def test_an_answer_that_is_no_label_is_nothing_to_learn_from(vilt: Path, compose
                  f"tracking.cache_dir={tmp_path}/cache")  # fmt: skip
     with pytest.raises(DataError, match="its answer 'maroon' is none of the checkpoint's 8 labels, so nothing can be learned from it"):
         running.prepare(x)
+
+
+def test_labels_of_ones_own_begin_with_nothing_and_train(vilt: Path, composer, tmp_path: Path) -> None:
+    file = question_file(tmp_path)
+    file.write_text(file.read_text().replace(",red,", ",maroon,"))
+    keys = [
+        "model=vilt_vqa", f"model.path={vilt}", "data=questions", f"data.path={file}", "trainer.max_steps=30", "optim.lr=0.02",
+        "evaluation.probe_examples=2", "evaluation.latency_examples=0", "tracking.enabled=false", f"tracking.runs_dir={tmp_path}/runs",
+        f"tracking.cache_dir={tmp_path}/cache", "model.labels=[maroon,green,dark blue]",
+    ]  # fmt: skip
+    with pytest.raises(ConfigError, match="model.labels=.* so it must train whole. Add lora.full="):
+        running.check(composer(*keys))
+    x = composer(*keys, "lora=none", "lora.full=[head]")
+    base = model.load(x.model)
+    assert not predict(base, [sample(0, answer=Text(("maroon",)))]).any() and base.bare.config.id2label[0] == "maroon"
+    run = running.run_alone(x, "command", time.time())
+    assert {check["name"]: check["passed"] for check in run.facts["verify"]}["plain folder"]
+    assert run.metrics["train/loss"] < 3 * math.log(2), "that of knowing nothing"
+    with pytest.raises(ConfigError, match="give at least two, each once"):
+        model.check(dataclasses.replace(x.model, labels=["oak", "Oak"]))
 
 
 def test_the_head_alone_can_train(vilt: Path, tmp_path: Path) -> None:

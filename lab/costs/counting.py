@@ -272,6 +272,7 @@ def blank(vlm: Vlm, size: ExampleSize) -> Batch:
     types, mask = torch.zeros_like(ids), torch.ones_like(ids)
     types[:, 1 : 1 + number * prefix], mask[:, 0] = 1, 0
     row = torch.zeros(1, size.rows, dtype=torch.int64)
+    second = images.stack_second([[0] * (size.length - number * prefix)], [len(size.grids)])
     with FAKES:
         pixels = [torch.empty(images.pixel_shape(config, grid)) for grid in size.grids]
     return Batch(
@@ -281,7 +282,7 @@ def blank(vlm: Vlm, size: ExampleSize) -> Batch:
             counts=(len(size.grids),),
             grids=tuple(images.merged(config, grid) for grid in size.grids),
             tokens=size.tokens,
-            pixels=images.stack(pixels, size.grids) | images.stack_second([[0] * (size.length - number)], [len(pixels)]) if pixels else None,
+            pixels=images.stack(pixels, size.grids) | second if pixels else None,
         ),
         target=Target(torch.zeros(1, labels, dtype=torch.int64) if labels else None, size.rows),
         media_order=((),),

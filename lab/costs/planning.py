@@ -23,7 +23,7 @@ from lab.config import Experiment, ModelDial, TrainerSection, trains
 from lab.costs.counting import CostModel, Kept
 from lab.data.images import size_of
 from lab.errors import ConfigError, did_you_mean
-from lab.model import precision
+from lab.model import labels, precision
 from lab.model.encoding import Encoder
 from lab.records import Sample
 
@@ -87,6 +87,7 @@ def on_meta(x: Experiment) -> model.Vlm:
         raise ConfigError(f"model.path={x.model.path}: its config.json cannot be read ({first}).") from None
     family.require(f"vision_tokens={x.vision_tokens.name}")
     with torch.device("meta"):
+        config = labels.relabelled(config, x.model.labels)
         bare = family.model_class(config)._from_config(config, attn_implementation="eager", dtype=getattr(torch, x.model.dtype.value))
         bare.requires_grad_(False)
         family.architecture.repair(bare)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from lab.config import ModelDial, Quantisation
 from lab.errors import ConfigError, LabError, ModelError, did_you_mean
 from lab.host.progress import Report, silent
+from lab.model import labels
 from lab.model.family import Family
 from lab.model.identity import RANDOM, has_random_weights, identify
 from lab.model.visual import Conditioner, Reducer, at_places, reduce_images
@@ -128,9 +129,8 @@ class Vlm:
 
 
 ELSEWHERE = {
-    "minigpt": "MiniGPT-4 is no class of Transformers, only a repository whose own code loads its parts; model=qwen2_5_vl_7b is of its size",
-    "phi3": "Phi-3-vision is no class of Transformers: its repository's own code, for version 4, would have to run; model=qwen2_5_vl_3b is of "
-    "its size",
+    "minigpt": "MiniGPT-4 is no class of Transformers, but a repository whose own code loads its parts. model=qwen2_5_vl_7b is of its size",
+    "phi3": "Phi-3-vision is no class of Transformers: code of its own, for version 4, would have to run. model=qwen2_5_vl_3b is of its size",
 }
 """Families that are asked for and cannot be had: why, and what to use."""
 
@@ -177,6 +177,8 @@ def check(dial: ModelDial) -> Family:
             f"model.attn_implementation={dial.attn_implementation}: model.family={dial.family} does not load with it. Legal here: "
             f"{', '.join(kind.attention)}, or null for {kind.attention[0]}."
         )
+    if dial.labels is not None:
+        labels.check(dial.labels, kind)
     precision.check(dial, kind)
     if dial.device_map is not None:
         require_gpus(dial)
@@ -221,6 +223,8 @@ def load(dial: ModelDial, cache_dir: Path | None = None, report: Report = silent
             f"model.path={dial.path}: the checkpoint cannot be loaded ({first}). Give a folder in Hugging Face layout "
             "with safetensors weights, or a hub id that this machine can reach."
         ) from None
+    if dial.labels is not None:
+        info = labels.emptied(model, kind, info)
     require_whole(dial, kind, info)
     precision.require_scales(dial, model)
     kind.architecture.repair(model)
@@ -234,6 +238,7 @@ def load(dial: ModelDial, cache_dir: Path | None = None, report: Report = silent
     base |= {RANDOM: True} if has_random_weights(where, dial.revision) else {}
     twice = dial.quantisation is Quantisation.nf4 and dial.double_quantisation
     base |= {"quantisation": dial.quantisation.value, "double_quantisation": twice, "fp32_layernorms": dial.fp32_layernorms}
+    base |= {} if dial.labels is None else {"labels": list(dial.labels)}
     return Vlm(model, processor, kind, base)
 
 
@@ -247,7 +252,7 @@ def from_pretrained(dial: ModelDial, kind: Family, where: str) -> tuple[Any, dic
 
     transformers_logging.disable_progress_bar()  # "Loading weights"; downloads show their own
     options: dict[str, Any] = {"revision": dial.revision, "trust_remote_code": dial.trust_remote_code}
-    config = AutoConfig.from_pretrained(where, **options)
+    config = labels.relabelled(AutoConfig.from_pretrained(where, **options), dial.labels)
     recognise(dial, kind, config)
     model, info = kind.model_class(config).from_pretrained(
         where,
@@ -257,6 +262,7 @@ def from_pretrained(dial: ModelDial, kind: Family, where: str) -> tuple[Any, dic
         use_safetensors=True,
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # `require_whole` names them
+        **({} if dial.labels is None else {"config": config}),
         **precision.quantised(dial, kind, config, where),
         **options,
     )

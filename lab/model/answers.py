@@ -95,7 +95,8 @@ def choice_readout(tokenizer: PreTrainedTokenizerBase | Labels, dial: PromptDial
         if word not in single:
             why = f"this checkpoint's tokenizer writes it as {len(encoded[word])} tokens, so it cannot be scored from one forward pass"
             if isinstance(tokenizer, Labels):
-                why = f"it is none of the {len(tokenizer.names):,} labels that this checkpoint chooses among, such as {tokenizer.names[0]!r}"
+                names = tokenizer.names
+                why = f"it is none of the {len(names):,} labels that this checkpoint chooses among, such as {names[0]!r}"
             raise ConfigError(f"{key}={word!r}: {why}. {advice}")
         singles.append(single)
     times = Counter(token for single in singles for token in set(single.values()))

@@ -64,6 +64,10 @@ class Architecture(Protocol):
         """The text of a prompt, and of the answer with the end of the turn that follows it. numbered: `prompt.numbered`."""
         ...
 
+    def question(self, chat: Chat) -> str:
+        """The text of a prompt as the processor of a model without a chat template takes it."""
+        ...
+
     def second_ids(self, processor: Any, chat: Chat) -> list[int]:
         """The ids of a prompt by a second tokenizer, where the model has one."""
         ...
@@ -134,8 +138,12 @@ class Architecture(Protocol):
         """Rows of an answer's ids as texts, without special tokens."""
         ...
 
+    def writer(self, model: Any) -> Any:
+        """The module of Transformers' model that writes the answer."""
+        ...
+
     def head(self, model: Any) -> torch.nn.Module:
-        """The module of Transformers' model that gives the logits."""
+        """That of it which gives the logits."""
         ...
 
     def planned_size(self, config: PretrainedConfig, text: int, images: int, tokens: int) -> ExampleSize:
@@ -153,6 +161,10 @@ class TextDecoder:
     def repair(self, model: Any) -> None:
         """Nothing."""
 
+    def question(self, chat: Chat) -> str:
+        """Its texts, a line each."""
+        return "\n".join(message["content"][-1]["text"] for message in chat.messages)
+
     def second_ids(self, processor: Any, chat: Chat) -> list[int]:
         """None: there is one tokenizer."""
         return []
@@ -166,7 +178,7 @@ class TextDecoder:
         return {"input_ids": tokens.ids, "attention_mask": tokens.mask, "position_ids": tokens.positions}
 
     def predict(self, vlm: Vlm, batch: Batch) -> torch.Tensor:
-        """`Vlm.predict`: position t predicts token t + 1. Without labels, the last token of each row, padded on either side, is looked for."""
+        """`Vlm.predict`: position t predicts token t + 1. Without labels, the last token of each row is looked for, wherever it is padded."""
         import torch
 
         logits = vlm.logits(batch, batch.target.rows)
@@ -191,9 +203,13 @@ class TextDecoder:
         """By the tokenizer."""
         return vlm.processor.tokenizer.batch_decode(ids, skip_special_tokens=True)
 
+    def writer(self, model: Any) -> Any:
+        """All of it."""
+        return model
+
     def head(self, model: Any) -> torch.nn.Module:
         """The output embedding."""
-        return model.get_output_embeddings()
+        return self.writer(model).get_output_embeddings()
 
 
 def tower_output(features: Any) -> ModelOutput:

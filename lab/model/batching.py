@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from lab.model.labels import IGNORED
 from lab.records import Batch, Media, Target, Tokens
 
 if TYPE_CHECKING:
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
 
     from lab.model.encoding import Encoder, Example
 
-IGNORED = -100
-"""The label that takes no loss, as in torch.nn.functional.cross_entropy."""
 ALIGN = 16
 """Tokens; float32 lanes of the widest CPU vector. A sum over the keys is taken in vector lanes, so shifting a prompt by other than
 a multiple of it regroups the sum and moves the last bits; prompts so aligned give one score in every batch."""
@@ -60,7 +59,7 @@ def collate(
         target=Target(ending_together(answers, IGNORED)[0] if with_answers else None, computed, sum(map(len, answers))),
         media_order=tuple(example.text.image_order for example in examples),
         shared=max(0, min(opening(prompts, encoder.image_id), *(len(row) - computed for row in rows))) if together else 0,
-        answer=begun(encoder, answers) if encoder.starts is not None else None,
+        answer=None if encoder.starts is None else begun(encoder.starts, answers, encoder.pad_id),
     )
 
 
@@ -113,11 +112,11 @@ def ending_together(rows: Sequence[Sequence[int] | np.ndarray], filler: int) -> 
     return torch.from_numpy(values), torch.from_numpy(mask)
 
 
-def begun(encoder: Encoder, answers: Sequence[np.ndarray]) -> Tokens:
+def begun(start: int, answers: Sequence[np.ndarray], pad_id: int) -> Tokens:
     """What a decoder reads before each token of its answer, [B, most]: its start and all tokens but the last; the start alone of none."""
     import torch
 
-    ids, mask = ending_together([[encoder.starts, *answer[:-1].tolist()] for answer in answers], encoder.pad_id)
+    ids, mask = ending_together([[start, *answer[:-1].tolist()] for answer in answers], pad_id)
     return Tokens(ids, mask, (mask.cumsum(dim=1) - 1).clamp(min=0), torch.zeros_like(ids))
 
 

@@ -25,25 +25,13 @@ if TYPE_CHECKING:
 class Beside(TextDecoder):
     """What of an `Architecture` is alike wherever the answer has a decoder of its own."""
 
-    def question(self, chat: Chat) -> str:
-        """The text of a prompt, as the checkpoint's processor takes it."""
-        return "\n".join(message["content"][-1]["text"] for message in chat.messages)
-
     def positions(self, vlm: Vlm) -> Positions:
         """Counted from the first real token."""
         return counted
 
-    def writer(self, model: Any) -> torch.nn.Module:
-        """The decoder, in Transformers' model."""
-        raise NotImplementedError
-
     def reader(self, vlm: Vlm) -> torch.nn.Module:
         """The decoder."""
         return self.writer(vlm.bare)
-
-    def head(self, model: Any) -> torch.nn.Module:
-        """The decoder's."""
-        return self.writer(model).get_output_embeddings()
 
     def predict(self, vlm: Vlm, batch: Batch) -> torch.Tensor:
         """Each position of the decoder's row predicts the label at its place."""
@@ -54,7 +42,7 @@ class Blip(FixedSize, Beside):
     """`lab.model.architecture.Architecture` of BLIP for visual question answering (Li et al. 2022, 2201.12086)."""
 
     padding_side = "right"
-    again = ("encoder_hidden_states", "encoder_attention_mask")
+    again: tuple[str, ...] = ("encoder_hidden_states", "encoder_attention_mask")
 
     def processor(self, where: str, config: PretrainedConfig, options: dict[str, Any]) -> Any:
         """The checkpoint's own. Raises `ModelError` for images of another size than the tower takes."""
@@ -79,7 +67,7 @@ class Blip(FixedSize, Beside):
         """States of the tower of each image, class token first."""
         return tower_output(tuple(vlm.bare.vision_model(**pixels).last_hidden_state))
 
-    def writer(self, model: Any) -> torch.nn.Module:
+    def writer(self, model: Any) -> Any:
         """The text decoder."""
         return model.text_decoder
 

@@ -29,7 +29,7 @@ class Vilt:
     in_prompt = False
     beside_grid = 1
     padding_side = "right"
-    most_images = 1
+    most_images: int | None = 1
     again: tuple[str, ...] = ()
     reads_question = False
 
@@ -140,7 +140,7 @@ class Vilt:
     def predict(self, vlm: Vlm, batch: Batch) -> torch.Tensor:
         """Logits of the labels, [B, 1, labels], by the head that trains whole where there is one (`lora.full`)."""
         pooled = vlm.reader(**vlm.inputs(batch)).pooler_output
-        head = vlm.extras.get("head", vlm.bare.classifier)
+        head = vlm.extras.get("head") or self.head(vlm.bare)
         return head(pooled.to(next(head.parameters()).dtype))[:, None]
 
     def start_id(self, config: PretrainedConfig) -> int:
@@ -155,6 +155,10 @@ class Vilt:
         """The labels."""
         return [Labels(vlm.bare.config).decode(row) for row in ids]
 
+    def writer(self, model: Any) -> Any:
+        """All of it: it chooses."""
+        return model
+
     def head(self, model: Any) -> torch.nn.Module:
         """The classifier."""
         return model.classifier
@@ -162,4 +166,5 @@ class Vilt:
     def planned_size(self, config: PretrainedConfig, text: int, images: int, tokens: int) -> ExampleSize:
         """One image as square as the model's positions are, or of about so many patches."""
         side = max(1, round(tokens**0.5))
-        return ExampleSize(min(text, config.max_position_embeddings), ((1, side, side),) * min(images, 1), (side * side + 1,) * min(images, 1))
+        number = min(images, 1)
+        return ExampleSize(min(text, config.max_position_embeddings), ((1, side, side),) * number, (side * side + 1,) * number)

@@ -47,7 +47,7 @@ class EncoderDecoder(FixedSize, TextDecoder):
     """`lab.model.architecture.Architecture` of a ViT before a GPT-2."""
 
     padding_side = "left"
-    again = ("encoder_hidden_states", "encoder_attention_mask")
+    again: tuple[str, ...] = ("encoder_hidden_states", "encoder_attention_mask")
 
     def tower(self, config: PretrainedConfig) -> PretrainedConfig:
         """The encoder's."""
@@ -65,8 +65,7 @@ class EncoderDecoder(FixedSize, TextDecoder):
 
     def frame(self, processor: Pair, chat: Chat, numbered: bool) -> tuple[str, str]:
         """The framed statement on its own, and the answer word with the end-of-text token."""
-        lines = [message["content"][-1]["text"] for message in chat.messages]
-        return "\n".join(lines) + "\n", chat.answer + processor.tokenizer.eos_token
+        return self.question(chat) + "\n", chat.answer + processor.tokenizer.eos_token
 
     def positions(self, vlm: Vlm) -> Positions:
         """Counted from the first real token."""

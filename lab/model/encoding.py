@@ -163,15 +163,16 @@ class Encoder:
     def check_learnable(self, sample: Sample) -> None:
         """Raise a `BadRecord` if nothing can be learned from the sample's answer: it is none of the labels chosen among."""
         if self.labels is not None and not self.labels.encode(answer := self.chat(sample).answer):
-            reason = f"its answer {shown(answer)} is none of the checkpoint's {len(self.labels.names):,} labels, so nothing can be learned from it"
+            number = len(self.labels.names)
+            reason = f"its answer {shown(answer)} is none of the checkpoint's {number:,} labels, so nothing can be learned from it"
             raise BadRecord(f"sample {sample.sample_id}", reason)
 
     def coverage(self, samples: Sequence[Sample]) -> str | None:
         """How many of some questions have an answer among the labels chosen among; None where answers are written."""
         if self.labels is None:
             return None
-        answers = [sample.answer.references if isinstance(sample.answer, Text) else (self.chat(sample).answer,) for sample in samples]
-        number = sum(any(self.labels.encode(one) for one in some) for some in answers)
+        answers = [one.answer.references if isinstance(one.answer, Text) else (self.chat(one).answer,) for one in samples]
+        number = sum(any(map(self.labels.encode, some)) for some in answers)
         return (
             f"the checkpoint chooses among {len(self.labels.names):,} labels, and {number:,} of {len(answers):,} dev questions have an answer "
             "among them; no other can be answered right"

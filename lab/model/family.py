@@ -97,6 +97,7 @@ FEATURES = {
     "numbered": Feature("prompt.numbered=true", "Set it to false."),
     "olora": Feature("lora.init_lora_weights=olora", "Choose another initialisation."),
     "full": Feature("lora.full=[head]", "Set lora.full=[]."),
+    "labels": Feature("model.labels", "Set model.labels=null."),
     "export": Feature("export", "Load the adapter over its base."),
 }
 """Of the two dials every option; `fast_step` is `lab.training.fast.fused_step`, which nothing asks for."""
@@ -116,7 +117,7 @@ class Family:
     attention: values of `model.attn_implementation` with which it loads, its own first.
     answers: where an answer's tokens stand: inline (behind the prompt, in its row), beside (in a decoder of their own), or nowhere,
     for classes. abilities: of `ABILITIES`. refuses: of `FEATURES`, why.
-    whole: full names of the modules that can train whole, by their names in `lora.full`.
+    whole: full names of the modules that can train whole, by their names in `lora.full`. last: of the layer of labels, where there is one.
     unused: names (a regular expression) of parameters that no forward pass needs, so that a checkpoint may lack them. surplus: names of
     tensors that a checkpoint may have too many, since they say nothing of what it computes.
     """
@@ -132,6 +133,7 @@ class Family:
     components: dict[str, str] = field(default_factory=dict)
     architecture: Architecture = field(default_factory=Interleaved)
     whole: dict[str, str] = field(default_factory=dict)
+    last: str = ""
     unused: str = ""
     surplus: str = ""
 
@@ -157,6 +159,8 @@ class Family:
             return f"it {' and '.join(ABILITIES[ability] for ability in self.abilities)}, and does nothing else"
         if FEATURES[feature].inline and self.answers != "inline":
             return "its answer does not follow the prompt in one row"
+        if feature == "labels" and not self.last:
+            return "it writes its answers and has no labels"
         if feature == "full" and not self.whole:
             return "it says its answers with the words that it reads, and has no head of a task that would train whole"
         return self.refuses.get(feature)

@@ -2,21 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from lab.model.batching import IGNORED
+from lab.errors import ConfigError
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
+
+    from lab.model.family import Family
+
+IGNORED = -100
+"""The label that takes no loss, as in torch.nn.functional.cross_entropy."""
+
+
+def check(labels: Sequence[str], family: Family) -> None:
+    """Raise a `ModelError` for labels of a family that has none, a `ConfigError` for fewer than two or one given twice."""
+    family.require("labels")
+    if len(labels) < 2 or len({label.lower() for label in labels}) < len(labels):
+        raise ConfigError(f"model.labels={list(labels)}: give at least two, each once whatever its case.")
+
+
+def relabelled(config: PretrainedConfig, labels: Sequence[str] | None) -> PretrainedConfig:
+    """A checkpoint's config with these labels in place of its own; as it is without."""
+    if labels is not None:
+        config.id2label, config.label2id = dict(enumerate(labels)), {label: i for i, label in enumerate(labels)}
+    return config
+
+
+def emptied(model: Any, family: Family, info: Mapping[str, Any]) -> dict[str, Any]:
+    """Make the layer of labels zero, so that it says nothing of new ones and is the same wherever it is loaded.
+
+    info: Transformers' of loading the model, returned without what it says of that layer.
+    """
+    import torch
+
+    layer = model.get_submodule(family.last)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.zero_()
+    own = {f"{family.last}.{name}" for name, _ in layer.named_parameters()}
+    return {**info, "mismatched_keys": [found for found in info["mismatched_keys"] if found[0] not in own]}
 
 
 class Labels:
     """`config.id2label`. An answer is a label that it equals, or equals in lower case."""
 
     def __init__(self, config: PretrainedConfig) -> None:
-        self.names = [config.id2label[i] for i in range(config.num_labels)]
+        names: dict[Any, str] = {**(config.id2label or {})}
+        self.names = [names[i] for i in range(len(names))]
 
     @cached_property
     def places(self) -> dict[str, int]:

@@ -40,9 +40,9 @@ class QFormer(FixedSize):
         self.require_size(where, processor.image_processor, config)
         if processor.num_query_tokens != config.num_query_tokens or self.image_id(processor) != config.image_token_id:
             raise ModelError(
-                f"model.path={where}: its processor writes {processor.num_query_tokens} image tokens (id {self.image_id(processor)}), and its "
-                f"model looks for {config.num_query_tokens} of id {config.image_token_id}: images would be ignored. Take the checkpoint's "
-                "newer files, or set num_query_tokens in processor_config.json and image_token_index in config.json."
+                f"model.path={where}: its processor writes {processor.num_query_tokens} image tokens (id {self.image_id(processor)}), and "
+                f"its model looks for {config.num_query_tokens} of id {config.image_token_id}: images would be ignored. Take the "
+                "checkpoint's newer files, or set num_query_tokens in processor_config.json and image_token_index in config.json."
             )
         return processor
 
@@ -86,14 +86,14 @@ class QFormerT5(QFormer, Beside):
     """`lab.model.architecture.Architecture` of a Q-Former before a T5, whose encoder reads the prompt and whose decoder answers."""
 
     padding_side = "right"
-    again = ("encoder_outputs", "attention_mask")
+    again: tuple[str, ...] = ("encoder_outputs", "attention_mask")
 
     def frame(self, processor: Any, chat: Chat, numbered: bool) -> tuple[str, str]:
         """Images, the question and the tokenizer's end, as the processor has them; the answer and that end."""
         end = processor.tokenizer.eos_token
         return "<image>" * len(chat.image_order) + self.question(chat) + end, chat.answer + end
 
-    def writer(self, model: Any) -> torch.nn.Module:
+    def writer(self, model: Any) -> Any:
         """T5."""
         return model.language_model
 

@@ -43,6 +43,11 @@ def check(x: Experiment) -> None:
     switches = {"numbered": x.prompt.numbered, "shared_prefix": x.evaluation.shared_prefix, "generate": "generate" in x.evaluation.ask}
     for feature in (name for name, on in switches.items() if on):
         family.require(feature)
+    if x.model.labels is not None and not (trains(x) and "head" in x.lora.full):
+        raise ConfigError(
+            f"model.labels={list(x.model.labels)}: the head begins with nothing about these labels, so it must train whole. Add "
+            "lora.full=[head], and steps in trainer.max_steps or trainer.max_epochs."
+        )
     vision_tokens.check(x.vision_tokens, family)
     conditioning.check(x.conditioning, family)
     lora.check(x.lora, x.model.quantisation.value, family)

@@ -15,10 +15,11 @@ FAMILY = Family(
     abilities=("classify",),
     architecture=Vilt(),
     whole={"head": "classifier"},
+    last="classifier.3",
     surplus=r"vilt\.embeddings\.text_embeddings\.position_ids",
     refuses={
         "numbered": "no image stands in its prompt to be numbered",
-        **all_but("vision_tokens", ("native",), "one encoder reads words and patches, so nothing lies between a tower and a language model"),
+        **all_but("vision_tokens", ("native",), "one encoder reads words and patches, with nothing between a tower and a language model"),
         **all_but("conditioning", ("prefix",), "one encoder reads words and patches together"),
     },
     parts={
