@@ -163,6 +163,7 @@ def test_both_doors_read_the_manifest(undisturbed: Path, tmp_path) -> None:
         data.load(DataDial(name="abo_vqa", path=str(tmp_path / "nothing.parquet")), tmp_path)
 
 
+@pytest.mark.usefixtures("nominal_costs")
 def test_two_steps_of_training(undisturbed: Path, small) -> None:
     x = small(
         "data=abo_vqa", f"data.path={undisturbed}/manifest.parquet", "data.num_train=8", "data.num_minival=2", "data.num_dev=4", "trainer.max_steps=2"

@@ -113,6 +113,7 @@ def test_predictions_are_those_of_the_run_and_a_gallery_is_written(trained: Expe
     assert trained.predict(pair, sample.text)["confidence"][0] == frame["confidence"][0] and trained._predictor is not before
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_a_sweep_adds_the_arms_that_are_missing(trained: Experiment, make, tmp_path: Path) -> None:
     before = stamps(trained)
     sweep = trained.sweep("lora.r=2,4")

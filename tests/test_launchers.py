@@ -88,7 +88,7 @@ def run_here(monkeypatch: pytest.MonkeyPatch, *arguments: str, launcher: str = "
 
 def test_an_arm_that_fails_does_not_touch_the_others(overrides, tmp_path, monkeypatch, capfd) -> None:
     """The stock launcher; what an arm prints goes to its folder, and the same command runs only what is missing."""
-    asked = ["optim.lr=0.0,0.001", "+foo=1", *overrides]
+    asked = ["optim.lr=0.0,0.001", "+foo=1", *overrides, "tracking.enabled=false"]
     assert run_here(monkeypatch, *asked) == 2
     assert "foo" in capfd.readouterr().err and not (tmp_path / "runs").exists()
     asked.remove("+foo=1")

@@ -21,6 +21,8 @@ from lab.store import runs
 from lab.training import checkpoints, loop, optimization, resuming
 from lab.training.loss_scaling import LossScaling
 
+pytestmark = pytest.mark.usefixtures("nominal_costs")
+
 STEPS, EPOCH = 40, 10.0
 OPTIMIZERS = WORDS["optim.optimizer"].legal
 

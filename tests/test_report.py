@@ -737,10 +737,12 @@ def run_door(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "lab.report", *arguments], capture_output=True, text=True, cwd=cwd, check=False)
 
 
-def test_the_door_reports_the_latest_sweep_without_torch(example: Path, tmp_path: Path) -> None:
+def test_the_door_reports_the_latest_sweep_without_torch(tmp_path: Path) -> None:
+    runs_dir = tmp_path / "runs"
+    write_sweep(runs_dir, "ranks", few(runs_dir, {"lora.r": 2}, {"lora.r": 4}), ["lora.r"])
     code = (
         "import sys; from lab.report.__main__ import main\n"
-        f"code = main(['--runs-dir', {str(example)!r}, '--out', {str(tmp_path)!r}])\n"
+        f"code = main(['--runs-dir', {str(runs_dir)!r}, '--out', {str(tmp_path)!r}])\n"
         "print(code, [name for name in ('torch', 'mlflow', 'transformers', 'matplotlib.pyplot') if name in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)

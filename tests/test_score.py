@@ -57,6 +57,7 @@ def place(runs_dir: Path, run: str, metric: str) -> Path:
     return learned.file(runs_dir / run / "predictions" / "dev.parquet", metric)
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_a_sweep_is_scored_once_and_reports_and_records_have_it(runs_dir: Path, models: tuple[Path, Path], capsys) -> None:
     before = {path: path.read_bytes() for path in runs_dir.rglob("dev.parquet")}
     assert scored(runs_dir, "sweep ranks", "--metric", "cosine", "--model", str(models[0])) == 0
@@ -104,6 +105,7 @@ def test_what_cannot_be_is_refused_in_a_sentence(runs_dir: Path, capsys, words: 
     assert scored(runs_dir, *words) == 2 and sentence in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_golds_that_a_rule_takes_and_answers_of_one_kind_are_counted(tmp_path: Path) -> None:
     golds, said = ["A", "3.14", "t-shirt", "dark green", "yes", "no"], ["a", "314", "tshirt", "green", "yes", ""]
     rows = [row(i, text, (gold,), post="llava") for i, (text, gold) in enumerate(zip(said * 5, golds * 5, strict=True))]

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import blank_figures
 import pytest
 from synthetic_runs import write_run, write_sweep
 from test_text_answers import written
@@ -35,7 +36,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
             write_run(folder / "runs", names[-1], overrides, rows, rows, facts=facts, curve=trained)
     sweep = write_sweep(folder / "runs", "study", names, ["model.name", "lora.name", "lora.r"])
     runs.save_sweep(folder / "runs", replace(sweep, name="product_vqa"))
-    return (write_report(choose(folder / "runs", "study"), folder / "out") / "report.md").read_text()
+    with pytest.MonkeyPatch.context() as patch:
+        blank_figures.use(patch)
+        return (write_report(choose(folder / "runs", "study"), folder / "out") / "report.md").read_text()
 
 
 def section(page: str, title: str) -> str:

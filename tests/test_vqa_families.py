@@ -36,6 +36,8 @@ from lab.training import capacity
 from lab.training.objective import LOSSES
 from lab.training.resuming import CheckpointCallback
 
+pytestmark = pytest.mark.usefixtures("nominal_costs")
+
 PROMPT = PromptDial(name="bare", template="{question}")
 QUESTIONS = ("is it red?", "what colour is the circle in the picture?", "there is a dark blue circle", "no?")
 ANSWERS = ("red", "dark blue", "no", "green")
