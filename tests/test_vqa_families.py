@@ -21,7 +21,7 @@ from lab import lora, model
 from lab import run as running
 from lab.artifacts import export
 from lab.bounds import WORDS
-from lab.config import LoraDial, PromptDial
+from lab.config import LoraDial, PromptDial, Quantisation
 from lab.costs import planning
 from lab.data.faults import BadRecord
 from lab.data.images import decode
@@ -191,6 +191,16 @@ def test_a_half_precision_base_trains(folder: Path) -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in lora.trainable(vlm).values())
 
 
+def test_a_base_in_four_bits_trains(folder: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    vlm = load(folder, quantisation=Quantisation.nf4)
+    lora.attach(vlm, LoraDial(r=2))
+    value = loss(vlm, SAMPLES)
+    value.backward()
+    assert value.isfinite() and any(type(module).__name__ == "Linear4bit" for module in vlm.bare.modules())
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in lora.trainable(vlm).values())
+
+
 @pytest.mark.parametrize("everything", [False, True], ids=["presets", "tied head too"])
 def test_a_merged_folder_answers_as_the_adapter_does(folder: Path, tmp_path: Path, everything: bool) -> None:
     """Also where an adapted head shares its weights with the decoder's words, which plain merging would change."""
@@ -261,6 +271,13 @@ def test_vilts_grid_is_what_its_processor_makes(vilt: Path) -> None:
         assert encoder.architecture.grid(encoder.processor, encoder.config, size) == encoder.pixels([Image.new("RGB", size)])[1][0]
     with pytest.raises(BadRecord, match="does not take its 300 x 20 pixels"):
         encoder.check(picture(0, 300, 20))
+
+
+def test_coverage_is_told_of_answers_that_are_known(vilt: Path) -> None:
+    encoder = Encoder(load(vilt), PROMPT, options=())
+    told = encoder.coverage([sample(0), sample(1, answer=Text(("maroon", "Dark Blue"))), sample(2, answer=Text(("maroon",)))])
+    assert told and "2 of 3 dev questions" in told
+    assert encoder.coverage([sample(0, answer=Text(("",)))]) is None, "pictures of one's own, asked by lab.predict"
 
 
 def test_a_choice_is_among_the_labels(vilt: Path) -> None:

@@ -133,7 +133,7 @@ def seen_tokens(dial: ModelDial, sample: Sample) -> int | None:
         return None
     architecture = model.family(dial.family).architecture
     grids = [architecture.grid(*known, size_of(picture)) for picture in sample.images]
-    return max((math.prod(architecture.merged(known[1], grid)) for grid in grids), default=None)
+    return max((math.prod(architecture.merged(known[1], grid)) + architecture.beside_grid for grid in grids), default=None)
 
 
 def plan(x: Experiment, tokens_per_image: int, images: int, text_tokens: int, memory: float = math.inf) -> Plan:

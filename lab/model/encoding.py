@@ -168,10 +168,10 @@ class Encoder:
             raise BadRecord(f"sample {sample.sample_id}", reason)
 
     def coverage(self, samples: Sequence[Sample]) -> str | None:
-        """How many of some questions have an answer among the labels chosen among; None where answers are written."""
-        if self.labels is None:
+        """How many of some questions have an answer among the labels chosen among; None where answers are written, or are not known."""
+        answers = [one.answer.references for one in samples if isinstance(one.answer, Text) and any(one.answer.references)]
+        if self.labels is None or not answers:
             return None
-        answers = [one.answer.references if isinstance(one.answer, Text) else (self.chat(one).answer,) for one in samples]
         number = sum(any(map(self.labels.encode, some)) for some in answers)
         return (
             f"the checkpoint chooses among {len(self.labels.names):,} labels, and {number:,} of {len(answers):,} dev questions have an answer "

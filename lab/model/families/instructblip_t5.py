@@ -17,6 +17,7 @@ FAMILY = replace(
     model_type="instructblip",
     classes=("InstructBlipForConditionalGeneration",),
     architecture=InstructQFormerT5(),
+    surplus=r"qformer\.embeddings\.position_ids",
     refuses=blip2_t5.FAMILY.refuses | {"feature_cache": "its Q-Former reads the question, so an image's features are that question's"},
     parts=blip2_t5.FAMILY.parts | {"projector": replace(QFORMER, mlp=(*QFORMER.mlp, "intermediate.dense", "output.dense"))},
 )
