@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 WORDS = {"red", "blue", "green", "yellow", "purple", "orange"}
-SHORT_S = 0.4
+SHORT_S = 0.05
 """Seconds that Retry-After asks for."""
 
 
@@ -44,6 +44,9 @@ class Server(ThreadingHTTPServer):
         self.draw, self.delay = random.Random(given.seed), given.delay
         self.guard = threading.Lock()
         self.log = Path(given.log)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that was killed is no error."""
 
     def fault(self) -> str:
         """What this request gets instead of an answer, or an empty text."""

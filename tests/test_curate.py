@@ -24,6 +24,7 @@ from lab.config import DataDial
 from lab.curation import asking, config, limits, review, run
 from lab.curation.manifest import Entry
 from lab.errors import ConfigError, DataError
+from lab.host.stopping import Stopped
 from lab.run import run_alone
 from lab.store import runs
 
@@ -225,14 +226,24 @@ def test_sigterm_waits_for_what_is_in_flight(tmp_path, catalogue: Path, fast_pyt
     assert set(paid(log).values()) == {1}
 
 
+def test_a_limit_of_time_stops_in_the_middle(tmp_path, catalogue: Path) -> None:
+    with llm_server.running(tmp_path, delay=0.2) as (address, log):
+        with pytest.raises(Stopped, match="limits.max_time=00:00:01"):
+            ran(*words(tmp_path / "to", address, catalogue, "limits.max_time=00:00:01", "llm.workers=1"))
+        assert 0 < len({row["image"] for row in rows(tmp_path / "to")}) <= len(llm_server.read(log)) < 10
+
+
 TRANSIENT = {"500": 0.1, "429": 0.05, "cut": 0.08, "html": 0.07}
 """Three requests in ten."""
 
 
 def test_three_requests_in_ten_fail_and_it_ends_complete(tmp_path, undisturbed: Path, catalogue: Path, quick) -> None:
-    with llm_server.running(tmp_path, TRANSIENT | {"first": {fault: 2 for fault in TRANSIENT}}) as (address, log):
+    """Forty refusals for their rate come first: time bounds them, not their number."""
+    with llm_server.running(tmp_path, TRANSIENT | {"first": {"429": 40, "500": 2, "cut": 2, "html": 2}}) as (address, log):
         assert ran(*words(tmp_path / "to", address, catalogue)) == 0
         faults = Counter(entry["fault"] for entry in llm_server.read(log))
+    with sqlite3.connect(tmp_path / "to/answers.sqlite") as connection:
+        assert connection.execute("SELECT COUNT(*) FROM attempts").fetchone() == (faults.total(),), "every attempt counts, and there are no others"
     assert len(faults) == 5 and (tmp_path / "to/manifest.parquet").read_bytes() == (undisturbed / "manifest.parquet").read_bytes()
 
 

@@ -94,28 +94,30 @@ class Store:
 
     def begin(self, request: Request, most: Usage, cost: float) -> int:
         """Note an attempt before it is sent, at the most it may cost; return its number."""
-        return self.write(
-            "INSERT INTO attempts (key, began, outcome, input, output, cost) VALUES (?, ?, ?, ?, ?, ?)",
-            (request.key, time.time(), IN_FLIGHT, most.input, most.output, cost),
-        )
+        with self.guard:
+            row = (request.key, time.time(), IN_FLIGHT, most.input, most.output, cost)
+            statement = "INSERT INTO attempts (key, began, outcome, input, output, cost) VALUES (?, ?, ?, ?, ?, ?)"
+            return self.connection.execute(statement, row).lastrowid or 0
 
-    def end(self, attempt: int, outcome: str, used: Usage, cost: float) -> None:
-        """Note how an attempt ended, and what it did cost."""
-        self.write(
-            "UPDATE attempts SET ended = ?, outcome = ?, input = ?, output = ?, cost = ? WHERE id = ?",
-            (time.time(), outcome, used.input, used.output, cost, attempt),
-        )
+    def end(self, attempt: int, outcome: str, used: Usage, cost: float, request: Request, answer: Answer | None) -> None:
+        """Note how an attempt ended and what it did cost, and keep its answer: both, or after a kill neither."""
+        with self.guard:
+            self.connection.execute("BEGIN")
+            row = (time.time(), outcome, used.input, used.output, cost, attempt)
+            self.connection.execute("UPDATE attempts SET ended = ?, outcome = ?, input = ?, output = ?, cost = ? WHERE id = ?", row)
+            if answer is not None:
+                self.insert(request, answer)
+            self.connection.execute("COMMIT")
 
     def keep(self, request: Request, answer: Answer) -> None:
-        """Keep what a request gave."""
-        self.write(
-            "INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (request.key, answer.state.name, answer.text, answer.detail, answer.body, request.product, request.llm.model, time.time()),
-        )
-
-    def write(self, statement: str, values: tuple) -> int:
+        """Keep what a request came to."""
         with self.guard:
-            return self.connection.execute(statement, values).lastrowid or 0
+            self.insert(request, answer)
+
+    def insert(self, request: Request, answer: Answer) -> None:
+        """One row of answers; `guard` is held."""
+        row = (request.key, answer.state.name, answer.text, answer.detail, answer.body, request.product, request.llm.model, time.time())
+        self.connection.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
 
     def began_since(self, moment: float) -> list[tuple[float, int]]:
         """Unix time and tokens of every attempt since a moment, in order."""

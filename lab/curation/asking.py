@@ -19,7 +19,6 @@ from lab.curation.limits import Interrupted, LimitReached, Meter
 from lab.curation.request import Request, Usage
 from lab.errors import ConfigError
 from lab.host.progress import Report
-from lab.host.stopping import Stopped
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 60.0
 """Of a random wait that doubles, where the server asks for none."""
@@ -64,7 +63,7 @@ class Asker:
             retry=tenacity.retry_if_exception_type(Passing), sleep=self.sleep, reraise=True,
         )  # fmt: skip
         try:
-            answer = retrying(self.attempt, request)
+            return retrying(self.attempt, request)
         except (LimitReached, ConfigError):
             self.stop.set()
             raise
@@ -72,20 +71,20 @@ class Asker:
             if error.outcome == NO_CONNECTION and not self.answered:
                 raise ConfigError(f"{error} Is the server running?") from None
             answer = Answer(State.failed, "", f"given up after llm.give_up_s={llm.give_up_s:g}: {error}")
-        self.store.keep(request, answer)
-        return answer
+            self.store.keep(request, answer)
+            return answer
 
     def attempt(self, request: Request) -> Answer:
-        """Send it once, within the limits, and note what it took."""
+        """Send it once, within the limits; keep its answer and note what it took."""
         most = request.at_most()
         reserved = self.meter.begin(most)
         number = self.store.begin(request, reserved, reserved.cost(self.config))
-        used, outcome = reserved, "error"
+        used, outcome, answer = reserved, "error", None
         try:
             reply = self.client.ask(request, reserved)
-            used, outcome = reply.used, reply.outcome
+            used, outcome, answer = reply.used, reply.outcome, reply.answer
             self.answered = self.answered or outcome == "200"
-            return reply.answer
+            return answer
         except Passing as error:
             used, outcome = error.used, error.outcome
             if error.wait_s and error.wait_s > self.config.llm.give_up_s:
@@ -97,7 +96,7 @@ class Asker:
             used, outcome = Usage(0, 0), "refused"
             raise
         finally:
-            self.store.end(number, outcome, used, used.cost(self.config))
+            self.store.end(number, outcome, used, used.cost(self.config), request, answer)
             self.meter.end(most, reserved, used)
 
     def nobody_there(self, state: tenacity.RetryCallState) -> bool:
@@ -131,12 +130,11 @@ class Progress:
 
 
 def ask_all(
-    requests: Sequence[Callable[[], Request]], asker: Asker, report: Report, stage: str, deadline: float
+    requests: Sequence[Callable[[], Request]], asker: Asker, report: Report, stage: str
 ) -> tuple[dict[int, Answer], Exception | None]:
     """Answers by the place of their request, which is made when its turn comes; and what ended the run before its end, if anything did.
 
-    deadline: Unix time at which `Stopped` is raised. On that, SIGTERM or an interrupt nothing new is begun, and what is in flight is waited
-    for and kept.
+    On SIGTERM, a limit of time or an interrupt nothing new is begun, and what is in flight is waited for and kept.
     """
     answers: dict[int, Answer] = {}
     progress = Progress(asker.meter, asker.config)
@@ -160,8 +158,6 @@ def ask_all(
                         asker.stop.set()
                 fatal = fatal or refused(progress.states, answers, asker)
                 report(stage, len(answers), len(requests), progress.note(len(answers)))
-                if time.time() > deadline:
-                    raise Stopped(f"stopped by limits.max_time={asker.config.limits.max_time}")
         finally:
             if waiting:
                 asker.stop.set()

@@ -11,7 +11,7 @@ from lab.curation.answers import State, Totals
 from lab.curation.catalogue import Catalogue, Refusal
 from lab.curation.config import Curation
 from lab.curation.manifest import MANIFEST, Entry
-from lab.curation.request import Request
+from lab.curation.request import parameters
 from lab.curation.selection import SPLITS
 from lab.host.redaction import without_secrets
 
@@ -21,7 +21,6 @@ def text(
 ) -> str:
     """The card as Markdown. missing: products that have no answer yet."""
     llm, prices = config.llm, config.limits.prices
-    parameters = Request("", b"", "", (1, 1), "", llm).parameters
     money = "not known (no prices were given)" if prices.input_per_million is None else f"{totals.cost:.4f}, by the prices given"
     parts = {split: [row for row in rows if row.split == split] for split in reversed(SPLITS.values())}
     splits = [(split, len(inside), len({row.product for row in inside})) for split, inside in parts.items()]
@@ -40,7 +39,7 @@ def text(
         table(("reason", "number"), list(catalogues.counts(refusals).items())) if refusals else "Nothing.",
         "## How it was made",
         f"vlm-lab {__version__}, `{without_secrets(llm.model)}` at `{without_secrets(llm.base_url)}`, "
-        f"parameters {', '.join(f'{key}={value}' for key, value in parameters.items())}; prompt `{config.prompt.name}`:",
+        f"parameters {', '.join(f'{key}={value}' for key, value in parameters(llm).items())}; prompt `{config.prompt.name}`:",
         quoted(config.prompt.text),
         f"Answers: {', '.join(f'{number} {state.value}' for state, number in states.items()) or 'none'}. Split {ratio(config)} by product, seed "
         f"{config.curation.seed}; products that share a picture are in one part; near-duplicate pictures across parts are "

@@ -50,32 +50,29 @@ class Request:
     text: str
     llm: Llm
 
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """All fields of the body but model and messages."""
-        llm = self.llm
-        named = {
-            "temperature": llm.temperature, "top_p": llm.top_p, "top_k": llm.top_k, "seed": llm.seed, "max_tokens": llm.max_output_tokens,
-        }  # fmt: skip
-        return {key: value for key, value in named.items() if value is not None} | dict(llm.extra_body)
-
     @cached_property
     def key(self) -> str:
         """SHA-256 of all that an answer depends on: server, model, prompt with metadata, the picture's bytes, parameters."""
         server, picture = without_secrets(self.llm.base_url).rstrip("/"), hashlib.sha256(self.image).hexdigest()
-        return text_hash(server, self.llm.model, self.text, picture, json.dumps(self.parameters, sort_keys=True))
+        return text_hash(server, self.llm.model, self.text, picture, json.dumps(parameters(self.llm), sort_keys=True))
 
     def body(self) -> dict[str, Any]:
         """The body of `POST chat/completions`."""
         url = f"data:{self.mime};base64,{base64.b64encode(self.image).decode()}"
         content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": self.text}]
-        return {"model": self.llm.model, "messages": [{"role": "user", "content": content}], **self.parameters}
+        return {"model": self.llm.model, "messages": [{"role": "user", "content": content}], **parameters(self.llm)}
 
     def at_most(self) -> Usage:
         """Tokens that are reserved before it is sent: more than any tokenizer in use makes of it (a picture: one for 16 x 16 pixels)."""
         width, height = self.size
         picture = 300 + math.ceil(width / 16) * math.ceil(height / 16)
         return Usage(picture + 32 + len(self.text.encode()) // 2, self.llm.max_output_tokens or 4096)
+
+
+def parameters(llm: Llm) -> dict[str, Any]:
+    """All fields of a request's body but model and messages."""
+    named = {"temperature": llm.temperature, "top_p": llm.top_p, "top_k": llm.top_k, "seed": llm.seed, "max_tokens": llm.max_output_tokens}
+    return {key: value for key, value in named.items() if value is not None} | dict(llm.extra_body)
 
 
 def of(product: Product, catalogue: Catalogue, config: Curation) -> Request:

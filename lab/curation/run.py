@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import sys
 import threading
 from collections import Counter
@@ -23,7 +22,7 @@ from lab.errors import DataError
 from lab.host.files import write_atomically
 from lab.host.progress import Report, bars
 from lab.host.redaction import without_secrets
-from lab.host.stopping import Stopped, stoppable
+from lab.host.stopping import Stopped, limited, stoppable
 
 log = logging.getLogger(__name__)
 
@@ -45,14 +44,14 @@ def curate(config: Curation, started: float) -> int:
     catalogue = sources.read(config)
     choice = selection.choose(catalogue, config, report)
     say(f"{catalogue.name}: {len(choice.chosen)} products chosen of {len(catalogue.products) + len(catalogue.refusals)} listings")
-    with answers.opened(folder / MARK) as store, stoppable():
-        work = Work(config, catalogue, choice, store, report, started + seconds(config.limits.max_time))
+    with answers.opened(folder / MARK) as store, stoppable(), limited(config.limits.max_time, "limits.max_time", started):
+        work = Work(config, catalogue, choice, store, report)
         try:
             ended = work.ask()
         except (Stopped, KeyboardInterrupt):
             work.write(folder)
             raise
-        if isinstance(ended, Preview):
+        if work.ends_with_preview:
             return 0
         lacking = work.write(folder)
         if isinstance(ended, LimitReached):
@@ -61,10 +60,6 @@ def curate(config: Curation, started: float) -> int:
         if ended is not None:
             raise ended
         return INCOMPLETE if lacking else 0
-
-
-class Preview(Exception):
-    """The run ends after its preview, as it was told to."""
 
 
 @dataclass
@@ -76,9 +71,9 @@ class Work:
     choice: Choice
     store: Store
     report: Report
-    deadline: float
     found: dict[str, Answer] = field(default_factory=dict)
     keys: dict[str, str] = field(default_factory=dict)
+    ends_with_preview: bool = False
 
     def ask(self) -> Exception | None:
         """Ask what has not been asked; return what ended it early."""
@@ -93,15 +88,16 @@ class Work:
                 ended = self.ask_about(first, asker, "preview")
                 if ended is not None:
                     return ended
-                if not self.goes_on(first, chosen[len(first) :], meter):
-                    return Preview()
+                self.ends_with_preview = not self.goes_on(first, chosen[len(first) :], meter)
+                if self.ends_with_preview:
+                    return None
             return self.ask_about(chosen, asker, "asking")
         finally:
             speaking.close()
 
     def ask_about(self, chosen: Sequence[Chosen], asker: Asker, stage: str) -> Exception | None:
         """Ask about some products; return what ended it early."""
-        found, ended = ask_all([self.maker(one) for one in chosen], asker, self.report, stage, self.deadline)
+        found, ended = ask_all([self.maker(one) for one in chosen], asker, self.report, stage)
         self.found |= {chosen[at].product.name: answer for at, answer in found.items()}
         return ended
 
@@ -172,14 +168,6 @@ class Work:
             elif name not in asked:
                 refusals.append(Refusal(NO_QUESTION, name, one.product.picture.source, detail="no line of the answer was good"))
         return refusals
-
-
-def seconds(given: str | None) -> float:
-    """Of HH:MM:SS; no end where it is None."""
-    if given is None:
-        return math.inf
-    hours, minutes, rest = map(int, given.split(":"))
-    return 3600 * hours + 60 * minutes + rest
 
 
 def say(*lines: str) -> None:
