@@ -86,7 +86,8 @@ class ModelDial:
     """Which checkpoint: a folder shipped in `lab/model/`, a local folder, or a hub id; and how its weights are held.
 
     path: None: the user's own; the option's file says of what kind. attn_implementation: None: the family's own. device_map: how
-    accelerate shares one model out among the GPUs of this machine; None: it lies on one.
+    accelerate shares one model out among the GPUs of this machine; None: it lies on one. untied_head: the output head gets a copy of
+    weights that it shares with the embedding of tokens.
     quantisation: the language model's linear layers through bitsandbytes, int8 (Dettmers et al. 2022, 2208.07339) or
     nf4 (Dettmers et al. 2023, 2305.14314); of a checkpoint that holds them so already, what it holds.
     labels: of a family that chooses among labels, answers in place of its checkpoint's; its head then begins with nothing about them.
@@ -104,6 +105,7 @@ class ModelDial:
     fp32_layernorms: bool = False
     labels: list[str] | None = None
     device_map: str | None = None
+    untied_head: bool = False
 
 
 @dataclass
@@ -429,7 +431,7 @@ def role(key: str) -> str:
 
 NAMELESS = (
     "data.path", "data.sha256", "data.kind", "data.answer_format", "data.allow_shared_images", "optim.milestones", "optim.gamma",
-    "optim.optimizer", "lora.full", "model.labels",
+    "optim.optimizer", "model.untied_head", "model.labels", "lora.full",
 )  # fmt: skip
 """Keys that are younger than runs of the others, whose names they leave as they are while nobody sets them."""
 

@@ -192,8 +192,9 @@ def with_answer(example: Example, length: int) -> Example:
 def save(family: str, folder: Path, seed: int = 0, tied: bool = True) -> ModelDial:
     """Write a random checkpoint of the family; return the dial that loads it."""
     import beside_checkpoints
+    import inline_checkpoints
 
-    makers = {"vit_gpt2": make_vit_gpt2, **beside_checkpoints.MAKERS}
+    makers = {"vit_gpt2": make_vit_gpt2, **beside_checkpoints.MAKERS, **inline_checkpoints.MAKERS}
     model, processor = makers[family](seed) if family in makers else make(family, seed, tied)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)

@@ -10,13 +10,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import beside_checkpoints
 import checkpoints
+from beside_checkpoints import MAKERS as BESIDE
+from inline_checkpoints import MAKERS as INLINE
 
 if TYPE_CHECKING:
     import torch
 
 PART = 16
+MAKERS = BESIDE | INLINE
 DECODERS = {
     "qwen2_vl_2b": {"hidden_size": 1536, "intermediate_size": 8960, "num_attention_heads": 12, "num_key_value_heads": 2, "tied": True},
     "qwen2_vl_7b": {"hidden_size": 3584, "intermediate_size": 18944, "num_attention_heads": 28, "num_key_value_heads": 4, "tied": False},
@@ -39,8 +41,8 @@ def save(option: str, family: str, folder: Path) -> None:
 
     if family == "vit_gpt2":
         model, processor = vit_gpt2()
-    elif family in beside_checkpoints.MAKERS:
-        model, processor = beside_checkpoints.MAKERS[family](width=768 // PART, heads=12)
+    elif family in MAKERS:
+        model, processor = MAKERS[family](width=768 // PART, heads=12)
     else:
         model, processor = qwen(option if option in DECODERS else "qwen2_vl_2b", family)
         model = model.to(torch.bfloat16)

@@ -70,6 +70,26 @@ def test_a_quantised_checkpoint_is_read_as_it_was_written(dial: ModelDial, kind:
 
 
 @needs_bitsandbytes
+def test_a_quantised_llava_as_transformers_4_wrote_it(tmp_path: Path) -> None:
+    """`vision_tower.vision_model` in the names of tensors, and a list of what was left alone that names nothing in 5."""
+    from safetensors.torch import load_file, save_file
+
+    first = model.load(replace(checkpoints.save("llava", tmp_path / "plain"), quantisation=Quantisation.nf4))
+    first.model.save_pretrained(tmp_path)
+    first.processor.save_pretrained(tmp_path)
+    settings = json.loads((tmp_path / "config.json").read_text())["quantization_config"]
+    edited(tmp_path, quantization_config=settings | {"llm_int8_skip_modules": ["language_model.lm_head", "multi_modal_projector", "vision_tower"]})
+    tensors = {name.replace("vision_tower.", "vision_tower.vision_model."): one for name, one in load_file(tmp_path / "model.safetensors").items()}
+    assert any("vision_model" in name for name in tensors)
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    again = model.load(ModelDial(name="llava", family="llava", path=str(tmp_path), quantisation=Quantisation.nf4))
+    assert type(again.bare.model.vision_tower.encoder.layers[0].mlp.fc1) is torch.nn.Linear
+    ids = torch.arange(5, 25)[None]
+    with torch.inference_mode():
+        assert torch.equal(*(vlm.bare(input_ids=ids).logits for vlm in (first, again)))
+
+
+@needs_bitsandbytes
 def test_a_layer_without_scales_is_refused(dial: ModelDial) -> None:
     """It fails in the first forward, or multiplies bytes as numbers."""
     vlm = model.load(replace(dial, quantisation=Quantisation.nf4, dtype=DType.bfloat16))

@@ -30,7 +30,8 @@ def test_a_shipped_option_trains_and_is_what_was_trained(file: Path, composer, t
         published.save(file.stem, shipped["family"], tmp_path / "checkpoint")
         given += [f"model.path={tmp_path}/checkpoint"]
     family = model.family(shipped["family"])
-    given += ["data.num_train=8", "data.num_minival=4", "data.num_dev=4"] if family.answers == "inline" else one_picture(tmp_path)
+    pairs = family.answers == "inline" and family.architecture.most_images != 1
+    given += ["data.num_train=8", "data.num_minival=4", "data.num_dev=4"] if pairs else one_picture(tmp_path)
     given += ["evaluation.ask=[score,generate]"] if family.offers("generate") else []
     x = composer(
         *given, "trainer.max_steps=3", "trainer.batch_size=2",

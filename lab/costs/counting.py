@@ -277,7 +277,7 @@ def blank(vlm: Vlm, size: ExampleSize) -> Batch:
         pixels = [torch.empty(images.pixel_shape(config, grid)) for grid in size.grids]
     return Batch(
         sample_ids=("",),
-        prompt=Tokens(ids, mask, torch.zeros(3, *ids.shape, dtype=torch.int64) if images.in_prompt else torch.zeros_like(ids), types),
+        prompt=Tokens(ids, mask, torch.zeros_like(ids).expand(3, 1, -1) if images.position_axes == 3 else torch.zeros_like(ids), types),
         media=Media(
             counts=(len(size.grids),),
             grids=tuple(images.merged(config, grid) for grid in size.grids),

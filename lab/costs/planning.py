@@ -25,6 +25,7 @@ from lab.data.images import size_of
 from lab.errors import ConfigError, did_you_mean
 from lab.model import labels, precision
 from lab.model.encoding import Encoder
+from lab.model.tying import untie
 from lab.records import Sample
 
 if TYPE_CHECKING:
@@ -91,6 +92,8 @@ def on_meta(x: Experiment) -> model.Vlm:
         bare = family.model_class(config)._from_config(config, attn_implementation="eager", dtype=getattr(torch, x.model.dtype.value))
         bare.requires_grad_(False)
         family.architecture.repair(bare)
+        if x.model.untied_head:
+            untie(bare, family.architecture.head(bare))
         vlm = model.Vlm(bare, None, family)  # no processor is needed to count
         if x.vision_tokens.name == "resampler":
             vision_tokens.install(vlm, x.vision_tokens)

@@ -113,12 +113,10 @@ def plain_probe(folder: Path, asked: Asked, dial: ModelDial) -> tuple[Probe, lis
     chats = [encoder.chat(sample) for sample in asked.samples]
     images = [decode(sample.images[i]) for sample, chat in zip(asked.samples, chats, strict=True) for i in chat.image_order]
 
+    framed = [encoder.architecture.frame(processor, chat, encoder.prompt.numbered) for chat in chats]
+
     def inputs(answered: bool) -> Any:
-        turns = [[*chat.messages, *([spoken(chat.answer)] if answered else [])] for chat in chats]
-        options = {"add_generation_prompt": not answered, "tokenize": False, "add_vision_id": encoder.prompt.numbered}
-        rows = [processor.apply_chat_template(turn, **options) for turn in turns]
-        rows = [row.rstrip("\n") for row in rows] if answered else rows
-        return processor(text=rows, images=images or None, padding=True, return_tensors="pt")
+        return encoder.architecture.plain(processor, [prompt + answer * answered for prompt, answer in framed], chats, images)
 
     with torch.inference_mode():
         if isinstance(encoder.readout, Readout):
@@ -136,7 +134,7 @@ def plain_rows(model: Any, processor: Any, asked: Asked) -> tuple[Probe, list[st
     for sample, example in zip(asked.samples, asked.examples, strict=True):
         chat, ids = asked.encoder.chat(sample), torch.from_numpy(example.text.answer_ids)[None]
         images = [decode(sample.images[i]) for i in chat.image_order]
-        inputs = processor(text=architecture.question(chat), images=images, return_tensors="pt")
+        inputs = processor(text=asked.encoder.architecture.question(chat), images=images, return_tensors="pt")
         start = torch.full((1, 1), architecture.start_id(model.config))
         logits.clear()
         if isinstance(asked.encoder.readout, Readout):
@@ -165,7 +163,3 @@ def plain_labels(model: Any, processor: Any, asked: Asked) -> tuple[Probe, list[
         told.append(model.config.id2label[int(logits.argmax())])
     return joined(parts), told
 
-
-def spoken(answer: str) -> dict[str, Any]:
-    """A turn of the model."""
-    return {"role": "assistant", "content": [{"type": "text", "text": answer}]}

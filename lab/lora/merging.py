@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lab.lora.attaching import ADAPTER
+from lab.model.tying import untie
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -17,19 +18,13 @@ def merge(model: PeftModel) -> PreTrainedModel:
     Quantised weights are brought to the base's dtype first: added to in 8 or 4 bits, they would be rounded anew. Where an adapted
     output embedding is tied to an embedding of tokens, it is untied first: what is added to the one must not change the other.
     """
-    import torch
     from peft.tuners.lora import LoraLayer
 
     if getattr(model.get_base_model(), "is_quantized", False):
         model = dequantised(model)
-    base: Any = model.get_base_model()
-    embeddings = {id(module.weight) for module in base.modules() if type(module) is torch.nn.Embedding}
     for layer in model.modules():
-        if isinstance(layer, LoraLayer) and id(getattr(layer.get_base_layer(), "weight", None)) in embeddings:
-            head = layer.get_base_layer()
-            for name, tensor in head.named_parameters():
-                setattr(head, name, torch.nn.Parameter(tensor.detach().clone(), requires_grad=False))
-            untie(base)
+        if isinstance(layer, LoraLayer):
+            untie(model.get_base_model(), layer.get_base_layer(), ("weight", "bias"))
     return model.merge_and_unload()
 
 
@@ -43,10 +38,3 @@ def dequantised(model: PeftModel) -> PeftModel:
     set_peft_model_state_dict(plain, matrices)
     return plain.eval()
 
-
-def untie(model: PreTrainedModel) -> None:
-    """Say in the config, and in those inside it, that the output embedding has weights of its own."""
-    parts = [getattr(model.config, name) for name in model.config.sub_configs]
-    for config in (model.config, *parts):
-        if getattr(config, "tie_word_embeddings", False):
-            config.tie_word_embeddings = False

@@ -20,6 +20,7 @@ from lab.host.progress import Report, silent
 from lab.model import labels
 from lab.model.family import Family
 from lab.model.identity import RANDOM, has_random_weights, identify
+from lab.model.tying import untie
 from lab.model.visual import Conditioner, Reducer, at_places, reduce_images
 from lab.records import Batch
 
@@ -228,11 +229,14 @@ def load(dial: ModelDial, cache_dir: Path | None = None, report: Report = silent
     require_whole(dial, kind, info)
     precision.require_scales(dial, model)
     kind.architecture.repair(model)
+    if dial.untied_head:
+        untie(model, kind.architecture.head(model))
     model.requires_grad_(False)
     model.eval()
     if dial.fp32_layernorms:
         precision.norms_in_float32(model)
     processor.tokenizer.padding_side = kind.architecture.padding_side
+    processor.tokenizer.init_kwargs["padding_side"] = kind.architecture.padding_side  # which an exported folder then says too
     base = {"path": dial.path, "revision": dial.revision, "dtype": dial.dtype.value}
     base |= identify(where, dial.revision, cache_dir, report)
     base |= {RANDOM: True} if has_random_weights(where, dial.revision) else {}

@@ -75,14 +75,17 @@ class TextReadout:
 
 
 def readout(
-    tokenizer: PreTrainedTokenizerBase | Labels, dial: PromptDial, options: Sequence[str] = Choice.truth(True).options
+    tokenizer: PreTrainedTokenizerBase | Labels, dial: PromptDial, options: Sequence[str] = Choice.truth(True).options, lead: str = ""
 ) -> Readout | TextReadout:
-    """How answers are read: as one of the options that the data have (`Splits.options`), or as text where they have none."""
-    return choice_readout(tokenizer, dial, options) if options else TextReadout(dial.post)
+    """How answers are read: as one of the options that the data have (`Splits.options`), or as text where they have none.
+
+    lead: what stands between a prompt and its answer (`Architecture.lead`).
+    """
+    return choice_readout(tokenizer, dial, options, lead) if options else TextReadout(dial.post)
 
 
-def choice_readout(tokenizer: PreTrainedTokenizerBase | Labels, dial: PromptDial, options: Sequence[str]) -> Readout:
-    """Find the single-token spellings of the options; the sets are disjoint and not empty.
+def choice_readout(tokenizer: PreTrainedTokenizerBase | Labels, dial: PromptDial, options: Sequence[str], lead: str = "") -> Readout:
+    """Find the single-token spellings of the options; the sets are disjoint and not empty. lead: as of `readout`.
 
     Raises `ConfigError` when an option has no spelling that is one token, or when two share one.
     """
@@ -92,6 +95,8 @@ def choice_readout(tokenizer: PreTrainedTokenizerBase | Labels, dial: PromptDial
     for key, word in words.items():
         encoded = {text: tokenizer.encode(text, add_special_tokens=False) for text in choice.spellings(word)}
         single = {text: ids[0] for text, ids in encoded.items() if len(ids) == 1}
+        if lead + word in single:
+            single[word] = single[lead + word]  # as it is taught
         if word not in single:
             why = f"this checkpoint's tokenizer writes it as {len(encoded[word])} tokens, so it cannot be scored from one forward pass"
             if isinstance(tokenizer, Labels):

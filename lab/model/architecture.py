@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from lab.errors import ModelError
 from lab.records import Batch, Chat, ExampleSize, Tokens
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Architecture(Protocol):
     padding_side: of prompts, in the checkpoint's tokenizer too. most_images: of a sample, or None.
     again: inputs of the reader that it must be given again with every further token, beside its cache.
     reads_question: the features of an image depend on the question, of which `Media.pixels` then holds `second_ids` too.
+    position_axes: numbers of a position, 3 with M-RoPE. lead: what stands between a prompt and its answer.
     """
 
     in_prompt: bool
@@ -47,6 +49,8 @@ class Architecture(Protocol):
     most_images: int | None
     again: tuple[str, ...]
     reads_question: bool
+    position_axes: int
+    lead: str
 
     def repair(self, model: Any) -> None:
         """Mend, in a model as Transformers loads it, what would change what it computes."""
@@ -66,6 +70,14 @@ class Architecture(Protocol):
 
     def question(self, chat: Chat) -> str:
         """The text of a prompt as the processor of a model without a chat template takes it."""
+        ...
+
+    def ids(self, processor: Any, prompt: str, answer: str) -> tuple[list[int], list[int]]:
+        """The ids of a prompt and of the answer behind it, of their texts by `frame`."""
+        ...
+
+    def plain(self, processor: Any, prompts: Sequence[str], chats: Sequence[Chat], images: Sequence[Image]) -> Any:
+        """Texts of prompts with their images as keyword arguments of Transformers' model, without the laboratory's own collation."""
         ...
 
     def second_ids(self, processor: Any, chat: Chat) -> list[int]:
@@ -151,12 +163,14 @@ class Architecture(Protocol):
         ...
 
 
-class TextDecoder:
-    """What of an `Architecture` is alike wherever a decoder of text writes the answer, behind the prompt in its row."""
+class OneTokenizer:
+    """What of an `Architecture` is alike wherever one tokenizer and one call of the processor make the inputs, and nothing must be mended."""
 
     most_images: int | None = None
     again: tuple[str, ...] = ()
     reads_question = False
+    position_axes = 1
+    lead = ""
 
     def repair(self, model: Any) -> None:
         """Nothing."""
@@ -165,6 +179,15 @@ class TextDecoder:
         """Its texts, a line each."""
         return "\n".join(message["content"][-1]["text"] for message in chat.messages)
 
+    def plain(self, processor: Any, prompts: Sequence[str], chats: Sequence[Chat], images: Sequence[Image]) -> Any:
+        """By one call of the processor."""
+        return processor(text=list(prompts), images=list(images) or None, padding=True, return_tensors="pt")
+
+    def ids(self, processor: Any, prompt: str, answer: str) -> tuple[list[int], list[int]]:
+        """Each by itself: the texts write their special tokens."""
+        prompt_ids, answer_ids = (processor.tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, answer))
+        return prompt_ids, answer_ids
+
     def second_ids(self, processor: Any, chat: Chat) -> list[int]:
         """None: there is one tokenizer."""
         return []
@@ -172,6 +195,10 @@ class TextDecoder:
     def stack_second(self, rows: Sequence[Sequence[int]], counts: Sequence[int]) -> dict[str, torch.Tensor]:
         """Nothing."""
         return {}
+
+
+class TextDecoder(OneTokenizer):
+    """What of an `Architecture` is alike wherever a decoder of text writes the answer, behind the prompt in its row."""
 
     def words(self, tokens: Tokens) -> dict[str, Any]:
         """By the names that Transformers' decoders take."""
@@ -210,6 +237,17 @@ class TextDecoder:
     def head(self, model: Any) -> torch.nn.Module:
         """The output embedding."""
         return self.writer(model).get_output_embeddings()
+
+
+def joint_ids(tokenizer: Any, prompt: str, answer: str) -> tuple[list[int], list[int]]:
+    """The ids of a prompt, as the tokenizer itself begins it, and of what it makes of the answer behind it.
+
+    SentencePiece writes a word otherwise alone than behind another. Raises `ModelError` if the two texts share a token.
+    """
+    before, whole = tokenizer(prompt)["input_ids"], tokenizer(prompt + answer)["input_ids"]
+    if whole[: len(before)] != before:
+        raise ModelError("model: the checkpoint's tokenizer joins the end of a prompt and its answer in one token, so neither stands alone.")
+    return before, whole[len(before) :]
 
 
 def tower_output(features: Any) -> ModelOutput:

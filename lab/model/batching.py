@@ -139,7 +139,7 @@ def positions(
 
     if not encoder.prefix:
         return encoder.rule(ids, types, None, attention)
-    if encoder.reducer is None or grid_thw is None:
+    if encoder.reducer is None or grid_thw is None or encoder.architecture.position_axes == 1:
         return encoder.rule(ids, types, grid_thw, attention)
     placed = torch.zeros((3, *ids.shape), dtype=torch.int64)
     for b, example in enumerate(examples):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from lab.model.architecture import tower_output
+from lab.model.architecture import OneTokenizer, tower_output
 from lab.model.fixed_size import counted, joined
 from lab.model.labels import Labels
 from lab.records import Batch, Chat, ExampleSize, Tokens
@@ -23,26 +23,13 @@ ORDER_SEED = 0
 """Transformers draws the order of an image's patches from the global generator; it says nothing, and would move all that is drawn after."""
 
 
-class Vilt:
+class Vilt(OneTokenizer):
     """`lab.model.architecture.Architecture` of ViLT for visual question answering. Its label stands where others have an answer's token."""
 
     in_prompt = False
     beside_grid = 1
     padding_side = "right"
     most_images: int | None = 1
-    again: tuple[str, ...] = ()
-    reads_question = False
-
-    def repair(self, model: Any) -> None:
-        """Nothing."""
-
-    def second_ids(self, processor: Any, chat: Chat) -> list[int]:
-        """None: there is one tokenizer."""
-        return []
-
-    def stack_second(self, rows: Sequence[Sequence[int]], counts: Sequence[int]) -> dict[str, torch.Tensor]:
-        """Nothing."""
-        return {}
 
     def processor(self, where: str, config: PretrainedConfig, options: dict[str, Any]) -> Any:
         """The checkpoint's own."""
@@ -53,10 +40,6 @@ class Vilt:
     def image_id(self, processor: Any) -> int:
         """None: patches stand behind the words, without a token of theirs."""
         return -1
-
-    def question(self, chat: Chat) -> str:
-        """The text of a prompt, as the checkpoint's processor takes it."""
-        return "\n".join(message["content"][-1]["text"] for message in chat.messages)
 
     def frame(self, processor: Any, chat: Chat, numbered: bool) -> tuple[str, str]:
         """The question between the tokenizer's first and last token, and the answer, which is to be a label."""

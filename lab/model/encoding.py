@@ -89,7 +89,7 @@ class Encoder:
     @cached_property
     def readout(self) -> Readout | TextReadout:
         """How the answers to its prompts are read. Raises `ConfigError` for options that no token says."""
-        return readout(self.labels or self.tokenizer, self.prompt, self.options)
+        return readout(self.labels or self.tokenizer, self.prompt, self.options, self.architecture.lead)
 
     def ids(self, text: str) -> list[int]:
         """Tokenise, without anything around it."""
@@ -112,7 +112,9 @@ class Encoder:
         """A sample's chat, and the ids of prompt and answer."""
         chat = self.chat(sample)
         prompt, answer = self.architecture.frame(self.processor, chat, self.prompt.numbered)
-        return chat, self.ids(prompt), self.ids(answer) if self.labels is None else self.labels.taught(answer)
+        if self.labels is not None:
+            return chat, self.ids(prompt), self.labels.taught(answer)
+        return chat, *self.architecture.ids(self.processor, prompt, answer)
 
     def check_text(self, sample: Sample, prompt: Sequence[int], answer: Sequence[int]) -> None:
         """Raise a `BadRecord` if the sample's text or answer writes special tokens, or both are longer than the model has positions for.

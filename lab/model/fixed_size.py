@@ -67,10 +67,12 @@ class FixedSize:
         return self.square(config)
 
     def settings(self, processor: Any) -> dict[str, Any]:
-        """Of the image processor; its size is the tower's."""
+        """Of the image processor; its size is the tower's, to which it may come by cutting out the middle."""
         images = processor.image_processor
         keys = ("image_mean", "image_std", "do_rescale", "rescale_factor", "do_normalize", "do_convert_rgb", "do_resize")
         values = {key: getattr(images, key) for key in keys}
+        if cuts(images):
+            values |= {"cut_from": {edge: images.size[edge] for edge in ("shortest_edge", "height", "width") if images.size.get(edge)}}
         return {"class": type(images).__name__, **values, "size": list(side_of(images)), "resample": int(images.resample)}
 
     def merged(self, config: PretrainedConfig, grid: Grid) -> tuple[int, int]:
@@ -85,7 +87,13 @@ class FixedSize:
 
 def side_of(images: Any) -> tuple[int, int]:
     """Height and width [pixels] of what an image processor makes."""
-    return images.size["height"], images.size["width"]
+    size = images.crop_size if cuts(images) else images.size
+    return size["height"], size["width"]
+
+
+def cuts(images: Any) -> bool:
+    """Whether an image processor cuts out the middle of an image."""
+    return bool(getattr(images, "do_center_crop", False))
 
 
 def counted(

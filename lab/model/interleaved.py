@@ -30,6 +30,7 @@ class Interleaved(TextDecoder):
 
     in_prompt = True
     beside_grid = 0
+    position_axes = 3
     padding_side = "left"
 
     def processor(self, where: str, config: PretrainedConfig, options: dict[str, Any]) -> ProcessorMixin:

@@ -106,7 +106,8 @@ def plain_linears(family: Family, config: PretrainedConfig, files: Sequence[Path
 
     model = without_weights(family, config)
     changes = get_model_conversion_mapping(model)
-    renamings, converters = ([one for one in changes if isinstance(one, kind)] for kind in (WeightRenaming, WeightConverter))
+    renamings = [one for one in changes if isinstance(one, WeightRenaming)]
+    converters = [one for one in changes if isinstance(one, WeightConverter)]
     known, packed = model.state_dict(), set()
     for file in files:
         with safe_open(file, framework="pt") as tensors:

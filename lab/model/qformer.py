@@ -10,17 +10,19 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lab.errors import ModelError
+from lab.model.architecture import OneTokenizer, TextDecoder, joint_ids
 from lab.model.beside import Beside
-from lab.model.fixed_size import FixedSize
+from lab.model.fixed_size import FixedSize, counted
 from lab.records import Batch, Chat, ExampleSize, Tokens
 
 if TYPE_CHECKING:
     import torch
+    from PIL.Image import Image
     from transformers import PretrainedConfig
     from transformers.utils.generic import ModelOutput
 
     from lab.model import Vlm
-    from lab.model.architecture import Grid
+    from lab.model.architecture import Grid, Positions
 
 
 class QFormer(FixedSize):
@@ -123,8 +125,8 @@ class QFormerT5(QFormer, Beside):
         return [vlm.bare.config.text_config.eos_token_id]
 
 
-class InstructQFormerT5(QFormerT5):
-    """The same where the queries read the question."""
+class ReadsQuestion(OneTokenizer):
+    """What of an `Architecture` is its own where the queries read the question."""
 
     reads_question = True
 
@@ -143,3 +145,60 @@ class InstructQFormerT5(QFormerT5):
         for to, seen, row in zip(ids, mask, rows, strict=True):
             to[: len(row)], seen[: len(row)] = row, 1
         return {"qformer_input_ids": torch.from_numpy(ids), "qformer_attention_mask": torch.from_numpy(mask)}
+
+
+class InstructQFormerT5(ReadsQuestion, QFormerT5):
+    """A T5 behind queries that read the question."""
+
+
+class QFormerDecoder(QFormer, TextDecoder):
+    """`lab.model.architecture.Architecture` of a Q-Former before a decoder of text, OPT or Llama, which answers behind the prompt.
+
+    Images stand before the tokenizer's first token, as in training; the processor writes those of one image alone.
+    """
+
+    padding_side = "left"
+    lead = " "
+
+    def __init__(self, template: str) -> None:
+        self.template = template
+
+    def frame(self, processor: Any, chat: Chat, numbered: bool) -> tuple[str, str]:
+        """Images, and the question as the checkpoint was asked; the answer and the tokenizer's end."""
+        asked = self.template.format(self.question(chat))
+        return "<image>" * len(chat.image_order) + asked, self.lead + chat.answer + processor.tokenizer.eos_token
+
+    def ids(self, processor: Any, prompt: str, answer: str) -> tuple[list[int], list[int]]:
+        """Of the text as the tokenizer begins it, behind the images."""
+        text = prompt.replace("<image>", "")
+        before, behind = joint_ids(processor.tokenizer, text, answer)
+        return [self.image_id(processor)] * ((len(prompt) - len(text)) // len("<image>")) + before, behind
+
+    def positions(self, vlm: Vlm) -> Positions:
+        """Counted from the first real token."""
+        return counted
+
+    def reader(self, vlm: Vlm) -> torch.nn.Module:
+        """The decoder: further tokens are read without a look at images, which the whole model insists on."""
+        return vlm.bare.language_model
+
+    def inputs(self, vlm: Vlm, batch: Batch) -> dict[str, Any]:
+        """Words with the images' queries among them."""
+        words = self.words(batch.prompt)
+        del words["input_ids"]
+        return words | {"inputs_embeds": self.embedded(vlm, batch)}
+
+    def plain(self, processor: Any, prompts: Sequence[str], chats: Sequence[Chat], images: Sequence[Image]) -> dict[str, Any]:
+        """As the processor has it of one image a prompt, of several as many placeholders more; padding stands before the images."""
+        number = len(images) // len(prompts)
+        standing = [self.image_id(processor)] * (number * processor.num_query_tokens)
+        rows = [standing + processor.tokenizer(prompt.replace("<image>", ""))["input_ids"] for prompt in prompts]
+        return {
+            **processor.tokenizer.pad({"input_ids": rows}, return_tensors="pt"),
+            **processor.image_processor(images=list(images), return_tensors="pt"),
+            **self.stack_second([self.second_ids(processor, chat) for chat in chats], [number] * len(chats)),
+        }
+
+
+class InstructQFormerDecoder(ReadsQuestion, QFormerDecoder):
+    """A decoder behind queries that read the question."""

@@ -69,13 +69,15 @@ def reduce_images(
 
 
 def at_places(batch: Batch, places: Sequence[torch.Tensor]) -> Batch:
-    """The batch with each image token at the (h, w) it stands for.
+    """The batch with each image token at the (h, w) it stands for; as it is where positions are counted in a row.
 
     `Encoder.collate` has put every token of a reduced image at its image's start p, that is (t, h, w) = (p, p, p), and the
     text after it where it would stand after the whole grid.
     """
     import torch
 
+    if batch.prompt.positions.ndim == 2:
+        return batch
     positions = batch.prompt.positions.clone()
     positions[1:, batch.prompt.types.bool()] += torch.cat(tuple(places)).T.to(positions)
     return replace(batch, prompt=replace(batch.prompt, positions=positions))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from transformers import get_scheduler
+from transformers import SchedulerType, get_scheduler
 from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
 
 from lab.config import Optim, Schedule
@@ -33,7 +33,7 @@ def check(optim: Optim) -> None:
     if "betas" not in inspect.signature(kind).parameters and optim.betas != Optim().betas:
         raise ConfigError(f"optim.betas={optim.betas}: optim.optimizer={optim.optimizer} has none. Leave them out.")
     if optim.schedule not in OWN:
-        check_names("schedule", optim.schedule.value, optim.schedule_kwargs, TYPE_TO_SCHEDULER_FUNCTION[optim.schedule.value])
+        check_names("schedule", optim.schedule.value, optim.schedule_kwargs, TYPE_TO_SCHEDULER_FUNCTION[SchedulerType(optim.schedule.value)])
         factor(optim, 1000, 100.0)
     elif optim.schedule_kwargs:
         raise ConfigError(f"optim.schedule_kwargs={optim.schedule_kwargs}: optim.schedule={optim.schedule.value} takes none. Leave them out.")
@@ -84,6 +84,7 @@ def after_warmup(optim: Optim, steps: int, warmup: int, epoch: float) -> Callabl
     told = optim.schedule_kwargs or NEEDED.get(optim.schedule, lambda steps: {})(steps)
     silent = torch.optim.SGD([torch.zeros(1)], lr=optim.lr or 1.0)  # Transformers reads its rate
     try:
-        return get_scheduler(optim.schedule.value, silent, warmup, steps, told).lr_lambdas[0]
+        made: Any = get_scheduler(optim.schedule.value, silent, warmup, steps, told)
+        return made.lr_lambdas[0]
     except (TypeError, ValueError) as error:
         raise ConfigError(f"optim.schedule={optim.schedule.value}, optim.schedule_kwargs={optim.schedule_kwargs}: {error}.") from None

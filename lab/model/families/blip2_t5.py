@@ -18,6 +18,7 @@ FAMILY = Family(
     attention=("sdpa", "eager"),
     answers="beside",
     architecture=QFormerT5(),
+    surplus=r"qformer\.embeddings\.position_ids",
     refuses={
         "numbered": "its images stand before the prompt, without words between them",
         **all_but("vision_tokens", ("native",), QUERIES),

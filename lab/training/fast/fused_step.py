@@ -212,5 +212,5 @@ def blocks(vlm: Vlm) -> list[Any]:
         return []
     found = [module for name, module in vlm.bare.named_modules() if re.fullmatch(vlm.family.parts["llm"].block, name)]
     silu = vlm.bare.config.get_text_config().hidden_act == "silu"
-    plain = silu and all(not block.self_attn.attention_dropout and block.self_attn.sliding_window is None for block in found)
+    plain = silu and all(not block.self_attn.attention_dropout and getattr(block.self_attn, "sliding_window", None) is None for block in found)
     return found if plain else []

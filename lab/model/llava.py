@@ -1,0 +1,101 @@
+"""LLaVA's architecture (Liu et al. 2023, 2310.03744): images of one size stand as tokens in the text of a chat, one for each patch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lab.errors import ModelError
+from lab.model.architecture import TextDecoder, joint_ids, tower_output
+from lab.model.fixed_size import FixedSize, counted, side_of
+from lab.records import Batch, Chat, ExampleSize
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig
+    from transformers.utils.generic import ModelOutput
+
+    from lab.model import Vlm
+    from lab.model.architecture import Positions
+
+
+class Llava(FixedSize, TextDecoder):
+    """`lab.model.architecture.Architecture` of such models: their image processor cuts the middle square out of every image."""
+
+    in_prompt = True
+    beside_grid = 0
+    padding_side = "left"
+    lead = " "
+
+    def processor(self, where: str, config: PretrainedConfig, options: dict[str, Any]) -> Any:
+        """The checkpoint's own. Raises `ModelError` if it writes other image tokens than the model makes."""
+        from transformers import AutoProcessor
+
+        processor = AutoProcessor.from_pretrained(where, **options)
+        side = config.vision_config.image_size
+        grid = self.square(config)
+        if processor.patch_size is None or processor.vision_feature_select_strategy != config.vision_feature_select_strategy:
+            raise ModelError(
+                f"model.path={where}: its processor does not say how many tokens an image is. Set patch_size={config.vision_config.patch_size}, "
+                f"vision_feature_select_strategy={config.vision_feature_select_strategy} and num_additional_image_tokens in processor_config.json."
+            )
+        made = processor._get_num_multimodal_tokens([(side, side)]).num_image_tokens[0]
+        if made != grid[1] * grid[2] or side_of(processor.image_processor) != (side, side):
+            raise ModelError(
+                f"model.path={where}: its processor makes {made} tokens of images of {side_of(processor.image_processor)} pixels, and its tower "
+                f"{grid[1] * grid[2]} of {side} x {side}. Correct crop_size in preprocessor_config.json, or num_additional_image_tokens in "
+                "processor_config.json."
+            )
+        return processor
+
+    def image_id(self, processor: Any) -> int:
+        """Of the placeholder that the chat template writes."""
+        return processor.image_token_id
+
+    def frame(self, processor: Any, chat: Chat, numbered: bool) -> tuple[str, str]:
+        """By the checkpoint's chat template, which puts images and their line breaks first; the answer ends with the tokenizer's end.
+
+        Raises `ModelError` if the template does not write the answer right after the generation prompt and a space.
+        """
+        messages = [{**message, "content": [*images(message), message["content"][-1]]} for message in chat.messages]
+        prompt = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        spoken = {"role": "assistant", "content": [{"type": "text", "text": chat.answer}]}
+        if not processor.apply_chat_template([*messages, spoken], tokenize=False).startswith(prompt + self.lead + chat.answer):
+            raise ModelError(
+                "model: the checkpoint's chat template does not put the answer right after the generation prompt and a space, so "
+                "training and scoring would not see the same text."
+            )
+        return prompt, self.lead + chat.answer + processor.tokenizer.eos_token
+
+    def ids(self, processor: Any, prompt: str, answer: str) -> tuple[list[int], list[int]]:
+        """Together, as the processor's own call would have them."""
+        return joint_ids(processor.tokenizer, prompt, answer)
+
+    def positions(self, vlm: Vlm) -> Positions:
+        """Counted from the first real token, reduced images as so many tokens."""
+        return counted
+
+    def see(self, vlm: Vlm, pixels: dict[str, torch.Tensor]) -> ModelOutput:
+        """Through Transformers' own call."""
+        return vlm.bare.get_image_features(**pixels, return_dict=True)
+
+    def reader(self, vlm: Vlm) -> torch.nn.Module:
+        """The whole model."""
+        return vlm.model
+
+    def inputs(self, vlm: Vlm, batch: Batch) -> dict[str, Any]:
+        """Images come as features where the batch has them, else as pixels."""
+        images: dict[str, Any] = dict(batch.media.pixels or {})
+        if batch.media.features is not None:
+            images["mm_encoder_outputs"] = {"image": tower_output(batch.media.features)}
+        return self.words(batch.prompt) | images
+
+    def planned_size(self, config: PretrainedConfig, text: int, images: int, tokens: int) -> ExampleSize:
+        """Images cost what the tower makes of them, whatever is asked for."""
+        grid = self.square(config)
+        number = grid[1] * grid[2]
+        return ExampleSize(text + images * number, (grid,) * images, (number,) * images)
+
+
+def images(message: dict[str, Any]) -> list[dict[str, Any]]:
+    """The images of a message."""
+    return [content for content in message["content"] if content["type"] == "image"]
