@@ -20,7 +20,7 @@ PYTEST = f"python -m pytest -n 0 -q -s {TESTS}"
 BARS = {
     "a checkpoint of the 2B's widths, two blocks": f"python {TESTS}/published.py wide",
     "the full-size line of the README over it, in the option's own bfloat16": WIDE,
-    "the same widths in float32; arms under joblib, in processes that import anew; a killed search; 48 arms in MLflow": f"{PYTEST} -m bar",
+    "the same widths in float32; arms under joblib, in new processes; a killed search; 48 arms in MLflow; the 7B options": f"{PYTEST} -m bar",
     "a newcomer: install, first sweep, report, own file, answers": f"python {TESTS}/newcomer.py",
     "free text on easy-VQA": "python -m lab.train data=easy_vqa lora.r=4,16 -m",
     "coverage of intervals by exact sums": f"{PYTEST}/test_proportions.py -k exact_sums",
