@@ -25,6 +25,10 @@ test-tools:  ## the tests of tools/, which no user needs
 	$(PYTHON) -m pip install $(INSTALL_FLAGS) -e '.[test]'
 	$(PYTHON) -m pytest -n 0 tools/tests
 
+study:  ## the study of questions about products on small checkpoints: curation, four families, six metrics, report; under 15 minutes
+	$(PYTHON) -m pip install $(INSTALL_FLAGS) -e '.[test,encoder]'
+	$(PYTHON) -m tools.study
+
 grid:  ## every pair of options, run and verified: about 130 rows, a bar and a table
 	$(PYTHON) -m pip install $(INSTALL_FLAGS) -e '.[test,quantised]'
 	PYTHONPATH=tests $(PYTHON) -m grid
@@ -46,4 +50,4 @@ docs:  ## the pages of docs/ as a site in site/; a link that leads nowhere fails
 tiny-base:  ## make the shipped tiny base again, from nothing (about 50 minutes on one core)
 	$(PYTHON) -m tools.pretraining --out cache/tiny_base
 
-.PHONY: help install sweep test types test-tools grid bars report gpu-wheels docs tiny-base
+.PHONY: help install sweep test types test-tools study grid bars report gpu-wheels docs tiny-base

@@ -15,6 +15,8 @@ from lab.report.write import write_report
 from lab.statistics.comparing import compare
 from lab.store import runs
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 
 def encoder(folder: Path, seed: int) -> Path:
     """A random BERT of 2 blocks that knows the letters."""
@@ -113,4 +115,4 @@ def test_golds_that_a_rule_takes_and_answers_of_one_kind_are_counted(tmp_path: P
     page = (write_report(choose(tmp_path / "runs", run_ids=["one"]), tmp_path / "out") / "report.md").read_text()
     form = next(line for line in page.splitlines() if line.startswith("| lora") or "| 0.83 |" in line)
     assert "| 0.83 | 83.3 | 83.3 | 16.7 |" in form or "| 0.83 | 83.3 | 83.3 | 16.7 |" in page
-    assert "(answered yes or no) | 10 | 50.0 [" in page and "| `llava` |" in page and "| 5 | 0 | 5 |" in page
+    assert "| (answered yes or no) (n = 10) [95 %] |" in page and "| 50.0 [" in page and "| `llava` |" in page and "| 5 | 0 | 5 |" in page

@@ -13,7 +13,7 @@ from lab.errors import LabError
 from lab.report.compare import INDEX
 from lab.report.document import Block, Heading, Mono, Paragraph, Table, Text
 from lab.report.findings import Findings
-from lab.report.formatting import NONE, capital, count, decimal, number_within, percent
+from lab.report.formatting import NONE, count, decimal, number_within, percent
 from lab.report.measure import Measured
 from lab.report.tables import best, label_of, shown_of
 from lab.statistics.intervals import interval
@@ -119,25 +119,27 @@ def matrix_blocks(m: Measured) -> list[Block]:
 
 
 def subsets_table(measured: Sequence[Measured]) -> Table | None:
-    """The headline in every subset, and in the questions that are answered yes or no, each arm with its interval by cluster."""
-    shown, rows = best(measured, MOST_ARMS), {}
-    for place, m in enumerate(shown):
+    """The headline in every subset, and in the questions that are answered yes or no, each with its interval by cluster; a row an arm."""
+    shown, sizes, cells = best(measured, MOST_ARMS), {}, []
+    for m in shown:
         table = predictions.read(m.path, (*INDEX, "subset", *dict.fromkeys((*NEEDS, *m.kind.main.needs))))
-        for name, inside in parts(table).items():
-            cells = rows.setdefault(name, [count(int(inside.sum())), *[NONE] * len(shown)])
-            cells[place + 1] = within(m.kind.main, table.take(inside))
-    if not rows:
+        inside = parts(table)
+        sizes |= {name: int(rows.sum()) for name, rows in inside.items()}
+        cells.append({name: within(m.kind.main, table.take(rows)) for name, rows in inside.items()})
+    if not sizes:
         return None
-    headers = (capital("subset"), "questions", *(f"{m.arm.label} [95 %]" for m in shown))
-    made = tuple((name, *cells) for name, cells in rows.items())
-    return Table(headers, made, frozenset(range(1, len(headers))), shown_of(len(measured), MOST_ARMS))
+    headers = ("arm", *(f"{name} (n = {count(size)}) [95 %]" for name, size in sizes.items()))
+    rows = tuple((label_of(m), *(of.get(name, NONE) for name in sizes)) for m, of in zip(shown, cells, strict=True))
+    runs = tuple((m.arm.run.identity,) for m in shown)
+    return Table(headers, rows, frozenset(range(1, len(headers))), shown_of(len(measured), MOST_ARMS), runs)
 
 
 def parts(table: PredictionTable) -> dict[str, np.ndarray]:
     """Rows of each named subset, and of the questions whose references say yes or no, bool [n]."""
     named = {name: table.subset == name for name in sorted({name for name in table.subset.tolist() if name})}
     yes_no = np.array([{reference.strip().lower() for reference in several} <= YES_NO for several in table.references])
-    return named | ({"(answered yes or no)": yes_no} if yes_no.any() and not yes_no.all() else {})
+    told = not yes_no.any() or yes_no.all() or any(np.array_equal(yes_no, inside) for inside in named.values())
+    return named if told else named | {"(answered yes or no)": yes_no}
 
 
 def within(metric: Metric, table: PredictionTable) -> str:

@@ -18,7 +18,7 @@ from lab.report import svg
 from lab.report.formatting import number_within, shorten
 from lab.report.measure import Measured
 from lab.report.palette import DOTS, NARROW, QUIET, STYLE, WIDTH
-from lab.report.select_runs import Row
+from lab.report.select_runs import RANDOM_WEIGHTS, Row
 from lab.statistics.metrics import Metric
 
 LABEL_WIDTH = 44
@@ -88,8 +88,9 @@ def panels(number: int, width: float, height: float, share: str = "") -> tuple[F
 
 
 def written(arm: Row, width: int = LABEL_WIDTH) -> str:
-    """An arm's name as a figure shows it."""
-    return shorten(arm.label, width) + (" (zero-shot)" if arm.zero_shot else "")
+    """An arm's name as a figure shows it; that its weights are random is never cut off."""
+    name = arm.label.removesuffix(RANDOM_WEIGHTS)
+    return shorten(name, width) + arm.label[len(name) :] + (" (zero-shot)" if arm.zero_shot else "")
 
 
 def wrapped(name: str, width: float) -> str:

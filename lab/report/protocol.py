@@ -39,9 +39,12 @@ def protocol(m: Measured, data: str | None = None) -> str:
     return "; ".join(parts)
 
 
-def pixels(size: dict[str, Any] | list[int]) -> str:
-    """The size of an image that a processor of another kind makes, by name or as height and width."""
-    made = " ".join(f"{key} {value}" for key, value in size.items()) if isinstance(size, dict) else " x ".join(map(str, size))
+def pixels(size: Any) -> str:
+    """The size of an image that a processor of another kind makes: edges by name, height and width, or one number."""
+    if isinstance(size, dict):
+        made = " ".join(f"{key} {value}" for key, value in size.items())
+    else:
+        made = " x ".join(map(str, size if isinstance(size, list) else [size]))
     return f"pixels an image: {made}" if made else "pixels not recorded"
 
 

@@ -125,10 +125,10 @@ METRICS = (
     ),
     learned(
         "bartscore", "BARTScore", "nats",
-        "BARTScore: mean log-likelihood of a token of the reference given the answer, or as named (Yuan et al. 2021); by lab.score. Itself: of "
-        "the reference given the reference, which is below 0 and lower for short texts.",
+        "BARTScore: mean log-likelihood of a token of the reference given the answer, or as named (Yuan et al. 2021); by lab.score. Reference "
+        "with itself: of the reference given the reference, which is below 0 and lower for short texts.",
     ),
-    learned("bartscore_of_reference", "itself", "nats", "", None),
+    learned("bartscore_of_reference", "reference with itself", "nats", "", None),
     learned("cosine", "cosine", "", "cosine: of the sentence embeddings of answer and reference (Reimers and Gurevych 2019); by lab.score."),
     *COUNTS,
 )  # fmt: skip
