@@ -214,7 +214,9 @@ def test_200_products_killed_five_times(tmp_path, catalogue: Path) -> None:
     killed_at_random(tmp_path, catalogue, 200, 5, 0.05, int(time.time()))
 
 
-def test_sigterm_waits_for_what_is_in_flight(tmp_path, catalogue: Path, fast_python) -> None:
+@pytest.mark.bar
+def test_sigterm_waits_for_what_is_in_flight(tmp_path, catalogue: Path) -> None:
+    """As a limit of time does, which the suite looks at in its own process."""
     with llm_server.running(tmp_path, delay=0.2) as (address, log):
         process = start(words(tmp_path / "to", address, catalogue))
         while len(llm_server.read(log)) < 3:
