@@ -316,7 +316,7 @@ def published_config(option: str):
 @pytest.mark.parametrize(
     ("option", "counts"),
     [
-        ("blip_vqa", {"vision": 2_359_296, "llm": 10_051_584 - 2_359_296}),
+        pytest.param("blip_vqa", {"vision": 2_359_296, "llm": 10_051_584 - 2_359_296}, marks=pytest.mark.bar),
         ("vilt_vqa", {"llm": 2_790_288}),
         pytest.param("blip2_flan_t5_xl", {"vision": 14_696_448, "projector": 3_411_968, "llm": 35_389_440}, marks=pytest.mark.bar),
         pytest.param("instructblip_flan_t5_xl", {"vision": 14_696_448, "projector": 4_886_528, "llm": 35_389_440}, marks=pytest.mark.bar),
