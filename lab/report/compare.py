@@ -11,7 +11,6 @@ from itertools import combinations
 from lab.answers import predictions
 from lab.answers.predictions import PredictionTable
 from lab.errors import LabError
-from lab.host.files import values_hash
 from lab.host.progress import Report, silent
 from lab.report.alike import Realised, alike, told
 from lab.report.measure import Measured, Result
@@ -213,7 +212,8 @@ def with_own_bases(pairs: list[tuple[Group, Group]], every: Sequence[Group], not
     """Where arms have several bases, the pairs and each trained group beside its own base as it is."""
 
     def base(group: Group) -> str:
-        return values_hash(group.members[0].arm.run.config.get("model", {}))
+        model = group.members[0].arm.run.config.get("model", {})
+        return str(model.get("path") or model.get("name"))
 
     untrained = {base(group): group for group in every if group.zero_shot}
     there = {frozenset((first.label, second.label)) for first, second in pairs}
