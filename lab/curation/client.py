@@ -94,8 +94,9 @@ class Client:
             body = json.loads(text)
             choice = body["choices"][0]
             content = choice["message"].get("content") or ""
-            assert isinstance(content, str)
-        except (ValueError, LookupError, TypeError, AttributeError, AssertionError):
+            if not isinstance(content, str):
+                raise TypeError("content is no text")
+        except (ValueError, LookupError, TypeError, AttributeError):
             raise Passing("no completion", f"200, but no completion: {told}", most) from None
         return Reply(answer_of(content, choice, text), "200", usage_of(body, most))
 
