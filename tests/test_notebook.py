@@ -87,6 +87,7 @@ def pictures_and_tables(outputs: list[NotebookNode]) -> tuple[int, list[str]]:
     return sum("image/png" in output.get("data", {}) for output in outputs), tables
 
 
+@pytest.mark.bar
 def test_ten_lines_train_and_show_a_figure(tmp_path: Path, execute) -> None:
     notebook = named("ten_lines")
     assert sum(len(list(filter(None, cell.source.splitlines()))) for cell in notebook.cells if cell.cell_type == "code") <= 10

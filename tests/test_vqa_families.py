@@ -389,6 +389,7 @@ def test_arms_train_answer_and_pass_the_gate(shared) -> None:
         assert "latency/decode_p50_ms" not in records[1].metrics
 
 
+@pytest.mark.bar
 def test_an_arm_alone_and_cut_off_ends_as_the_shared_one(shared, compose, monkeypatch) -> None:
     x = compose("lora.r=4", *(["lora.full=[head]"] if shared[0][1].lora.full else []), where="alone")
     with monkeypatch.context() as patch:

@@ -13,7 +13,6 @@ from lab.cli import shipped
 from lab.config import DType, IfFinished, IfUnfinished, ImageOrder, MatchOn, OnBad, PruneRule, Quantisation, Schedule
 from lab.data import NAMES, named
 from lab.lora import INITS
-from lab.model import family
 
 Overrides = tuple[str, ...]
 Row = dict[str, str]
@@ -34,8 +33,11 @@ SIZES = {
     "questions": ("data.kind=text",),
 }
 """Few examples."""
-PLACES = {"pairs": (), "easy_vqa": (), "questions": ("data.path={root}/data/questions.csv",)}
+PLACES = {"pairs": (), "easy_vqa": (), "questions": ("data.path={root}/data/questions.csv",), "abo_vqa": ("data.path={root}/data/questions.csv",)}
 """Where data lie, if not in a folder of their own."""
+QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+FAMILIES = (*QWEN, "vit_gpt2")
+"""Those that take most of what there is to choose; the others refuse much of it, and go through tests/test_{inline,vqa}_families.py."""
 TEXT = tuple(name for name in NAMES if named(name).asks == "question")
 """Data answered in words."""
 
@@ -62,15 +64,9 @@ def switch(key: str) -> dict[str, Overrides]:
 
 
 def models() -> dict[str, Overrides]:
-    """Every option that takes pairs of pictures, as most data sets have them; the checkpoint of all but the shipped one is drawn.
-
-    Families that answer beside the question or with labels have tests of their own (tests/test_vqa_families.py), and so have those of one
-    picture (tests/test_inline_families.py).
-    """
-    kinds = {name: family(family_of(name)) for name in options("model")}
-    inline = [name for name, kind in kinds.items() if kind.answers == "inline" and kind.architecture.most_images != 1]
-    found = {name: (f"model={name}", f"model.path={{root}}/checkpoints/{name}") for name in inline}
-    return found | {"tiny": ("model=tiny",)}
+    """Every option of the families in the grid; the checkpoint of all but the shipped one is drawn."""
+    inside = [name for name in options("model") if family_of(name) in FAMILIES]
+    return {name: (f"model={name}", f"model.path={{root}}/checkpoints/{name}") for name in inside} | {"tiny": ("model=tiny",)}
 
 
 def data_sets() -> dict[str, Overrides]:
@@ -184,8 +180,6 @@ def of_family(*families: str) -> tuple[str, ...]:
     return tuple(option for option in DIMENSIONS["model"] if family_of(option) in families)
 
 
-QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
-QFORMERS = ("blip2_opt", "instructblip_vicuna")
 TRAINED = ("steps", "resumed", "epochs")
 QUANTISED = ("int8", "nf4")
 READS_WEIGHTS = ("pissa", "pissa_niter_4", "olora", "orthogonal", "mica")
@@ -201,11 +195,6 @@ REFUSALS = (
         {"model": of_family("vit_gpt2"), "start": ("olora",), "lora": but("lora", "none", "vision", "projector")},
     ),
     Refusal("no image stands in its prompt", {"model": of_family("vit_gpt2"), "numbered": ("true",)}),
-    Refusal("images of one size", {"model": of_family("llava"), "vision_tokens": ("resize",)}),
-    Refusal("its Q-Former's queries", {"model": of_family(*QFORMERS), "vision_tokens": but("vision_tokens", "native")}),
-    Refusal("written for Qwen-VL's positions", {"model": of_family("llava", *QFORMERS), "conditioning": but("conditioning", "prefix")}),
-    Refusal("images are not numbered", {"model": of_family("llava", *QFORMERS), "numbered": ("true",)}),
-    Refusal("images are read with the question", {"model": of_family("instructblip_vicuna"), "shared prefix": ("true",)}),
     Refusal("words meet images in blocks", {"conditioning": but("conditioning", "prefix"), "shared prefix": ("true",)}),
     Refusal("a statement is framed", {"data": TEXT, "prompt": ("declarative", "qa")}),
     Refusal("a question is framed", {"data": but("data", *TEXT), "prompt": ("question",)}),
