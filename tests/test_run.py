@@ -77,6 +77,21 @@ def test_a_finished_run_is_reused_and_anew_gives_the_same_bits(small, monkeypatc
     assert all(torch.equal(adapter(again)[name], tensor) for name, tensor in weights.items())
 
 
+def test_an_arm_that_a_stop_left_without_latency_is_measured_by_the_same_command(small, monkeypatch) -> None:
+    """Without a step; one that was measured is left as it is."""
+    both = [small(f"lora.r={r}", "trainer.max_steps=1", "evaluation.latency_examples=3", "evaluation.latency_warmup=0") for r in (2, 4)]
+    assert sweep(*both) == 0
+    runs_dir = Path(both[0].tracking.runs_dir)
+    stopped, measured = (runs.load(runs_dir, identity(x)) for x in both)
+    stopped.metrics = {name: value for name, value in stopped.metrics.items() if not name.startswith("latency/")}
+    runs.save(runs_dir, stopped)
+    monkeypatch.setattr("lab.sweeping.groups.side_by_side", None)
+    assert sweep(*both) == 0
+    again = runs.load(runs_dir, identity(both[0]))
+    assert again.metrics["latency/p50_ms"] > 0 and again.started == stopped.started
+    assert runs.load(runs_dir, identity(both[1])).metrics == measured.metrics
+
+
 def test_zero_shot_is_the_untouched_base(small) -> None:
     run = running.run_alone(small("lora=none", "trainer.max_steps=0"), "command", time.time())
     assert run.status == runs.FINISHED

@@ -51,7 +51,7 @@ def with_intervals(measured: Sequence[Measured], baseline: str, width: float = W
             tell(axes.plot(point, place, "o", color=COLOURS[0], markerfacecolor=face, markersize=5.5)[0], m, value)
         axes.grid(visible=False, axis="y")
         axes.tick_params(axis="y", length=0)
-        axes.set_xlabel(metric.title_with("on dev") + ("" if metric.higher_is_better else " (less is better)"))
+        axes.set_xlabel(metric.title_with("on dev") + ("" if metric.higher_is_better else "\n(less is better)"))
         if not metric.higher_is_better:
             axes.set_xlim(left=0)
         axes.set_yticks(rows, [wrapped(name, width) for name in named(measured)])

@@ -7,7 +7,7 @@ folder. A run alone and an arm of a sweep go through the same two functions.
 from lab.run.accounting import foresee
 from lab.run.arm import data_facts, fail, new_run, reusable, run_alone, run_arm, warm
 from lab.run.assembly import assemble, check, reload, trained
-from lab.run.latency_rounds import interleaved_latency
+from lab.run.latency_rounds import interleaved_latency, lacks_latency
 from lab.run.measuring import PROBE, evaluate, require_effect, stored_probe, unasked, verify
 from lab.run.memory import max_concurrent_arms
 from lab.run.realised import realised
@@ -15,6 +15,6 @@ from lab.run.sharing import Prepared, encoding_key, prepare, shared_key, tower_t
 
 __all__ = [
     "PROBE", "Prepared", "assemble", "check", "data_facts", "encoding_key", "evaluate", "fail", "foresee", "interleaved_latency",
-    "max_concurrent_arms", "new_run", "prepare", "realised", "reload", "require_effect", "reusable", "run_alone", "run_arm",
-    "shared_key", "stored_probe", "tower_trains", "trained", "try_out", "unasked", "verify", "warm",
+    "lacks_latency", "max_concurrent_arms", "new_run", "prepare", "realised", "reload", "require_effect", "reusable", "run_alone",
+    "run_arm", "shared_key", "stored_probe", "tower_trains", "trained", "try_out", "unasked", "verify", "warm",
 ]

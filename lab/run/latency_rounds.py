@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lab.artifacts import adapter
-from lab.config import EvaluationSection, Experiment, trains
+from lab.config import EvaluationSection, Experiment, identity, trains
 from lab.evaluation import latency, scoring, stages
 from lab.host.progress import Report, silent
 from lab.model import Vlm
@@ -90,6 +90,13 @@ def interleaved_latency(arms: Sequence[tuple[Experiment, Run]], prepared: Prepar
             run.metrics = {name: value for name, value in run.metrics.items() if not name.startswith("latency/")} | found
             run.facts["latency"] = {"of": alike}
             runs.save(Path(x.tracking.runs_dir), run)
+
+
+def lacks_latency(x: Experiment) -> bool:
+    """Whether an arm has finished, and was stopped before its turn to be measured came."""
+    known = runs.look(Path(x.tracking.runs_dir), identity(x))
+    finished = known is not None and known.status == runs.FINISHED
+    return finished and bool(x.evaluation.latency_examples) and not any(name.startswith("latency/") for name in known.metrics)
 
 
 def asked(x: Experiment, device: torch.device) -> Asked:

@@ -74,15 +74,17 @@ class Bases:
 def run_group(
     group: Sequence[Arm], records: dict[str, Run], started: float, bases: Bases, max_arms: int | None = None, alone: bool = True
 ) -> list[str]:
-    """Run arms over the base that they share; return what the self-check found.
+    """Run arms over the base that they share, those that have a record; measure the latency of all; return what the self-check found.
 
     alone: an error before training ends the sweep (it is raised); else it ends the arms that it is of.
     """
     from lab import run as running
     from lab.training.devices import on_gpu
 
+    finished_before = [arm.experiment for arm in group if identity(arm.experiment) not in records]
+    group = [arm for arm in group if identity(arm.experiment) in records]
     try:
-        prepared = bases.of(group[0].experiment)
+        prepared = bases.of((*(arm.experiment for arm in group), *finished_before)[0])
     except LabError as error:
         return refuse(group, records, error, alone)
     fitting: list[Arm] = []
@@ -93,16 +95,16 @@ def run_group(
             fitting.append(arm)
         except LabError as error:
             refuse(group if alone else [arm], records, error, alone)
-    if not fitting:
+    if not fitting and not finished_before:
         return []
     warn_of_equal_arms([(records[identity(arm.experiment)].name, arm.experiment) for arm in fitting], prepared)
     todo = [(arm.experiment, records[identity(arm.experiment)]) for arm in fitting]
-    if on_gpu(group[0].experiment.trainer):
+    if todo and on_gpu(group[0].experiment.trainer):
         one_after_another(todo, prepared, started, group[0].pause_at)
-    else:
+    elif todo:
         width = max_arms or running.max_concurrent_arms([x for x, _ in todo], prepared, arms_at_once([x for x, _ in todo]))
         side_by_side(todo, prepared, started, width, group[0].pause_at)
-    ended = [(x, runs.look(Path(x.tracking.runs_dir), record.identity)) for x, record in todo]
+    ended = [(x, runs.look(Path(x.tracking.runs_dir), identity(x))) for x in (*(x for x, _ in todo), *finished_before)]
     finished = [(x, known) for x, known in ended if known is not None and known.status == runs.FINISHED]
     running.interleaved_latency(finished, prepared, bars())
     return bases.check(todo)

@@ -79,13 +79,13 @@ def run_batches(
 def run_missing(
     arms: Sequence[Arm], sweep: Sweep, origin: SweepSource, bases: Bases, max_arms: int | None, launch: Launch | None, alone: bool
 ) -> None:
-    """Run those of some arms that have not finished."""
+    """Run those of some arms that have not finished, and measure the latency of those that a stop has left without."""
     from lab import run as running
 
     records = missing(arms, sweep, origin)
     groups: dict[str, list[Arm]] = {}
     for arm in arms:
-        if identity(arm.experiment) in records:
+        if identity(arm.experiment) in records or (launch is None and running.lacks_latency(arm.experiment)):
             groups.setdefault(running.shared_key(arm.experiment), []).append(arm)
     log.info("sweep %s: %d arms, %d to run, %d shared bases", sweep.identity, len(arms), len(records), len(groups))
     if launch is not None and records:
