@@ -95,8 +95,9 @@ def interleaved_latency(arms: Sequence[tuple[Experiment, Run]], prepared: Prepar
 def lacks_latency(x: Experiment) -> bool:
     """Whether an arm has finished, and was stopped before its turn to be measured came."""
     known = runs.look(Path(x.tracking.runs_dir), identity(x))
-    finished = known is not None and known.status == runs.FINISHED
-    return finished and bool(x.evaluation.latency_examples) and not any(name.startswith("latency/") for name in known.metrics)
+    if known is None or known.status != runs.FINISHED or not x.evaluation.latency_examples:
+        return False
+    return not any(name.startswith("latency/") for name in known.metrics)
 
 
 def asked(x: Experiment, device: torch.device) -> Asked:
