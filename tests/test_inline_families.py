@@ -12,9 +12,8 @@ import checkpoints
 import pytest
 import torch
 from inline_checkpoints import MAKERS
-from kills import PowerCut, cut, essence
 from test_families import CLOSE, move, picture
-from test_vqa_families import SAMPLES, batch_of, load, loss, predict, question_file, sample
+from test_vqa_families import SAMPLES, arms_of, batch_of, load, loss, predict, require_cut_ends_as, sample
 
 from lab import lora, model
 from lab import run as running
@@ -29,7 +28,6 @@ from lab.model.encoding import Encoder
 from lab.records import Text
 from lab.training import capacity
 from lab.training.fast.fused_step import FusedStep
-from lab.training.resuming import CheckpointCallback
 
 PROMPT = PromptDial(name="bare", template="{question}")
 DEAD = {
@@ -243,19 +241,7 @@ BARS = ("blip2_opt_2_7b", "instructblip_vicuna_7b", "git_base_vqav2")
 
 @pytest.fixture(scope="module", params=["llava_1_5_7b", *(pytest.param(name, marks=pytest.mark.bar) for name in BARS)])
 def compose(request: pytest.FixtureRequest, composer, tmp_path_factory: pytest.TempPathFactory):
-    root = tmp_path_factory.mktemp("arms")
-    checkpoints.save(composer(f"model={request.param}").model.family, root / "checkpoint")
-    file = question_file(root)
-
-    def make(*overrides: str, where: str = "shared"):
-        return composer(
-            f"model={request.param}", f"model.path={root}/checkpoint", "model.dtype=float32", "data=questions", f"data.path={file}",
-            "trainer.max_steps=3", "trainer.batch_size=4", "trainer.save_every=1", "trainer.val_every=3", "evaluation.latency_examples=1",
-            "evaluation.latency_warmup=0", "evaluation.probe_examples=3", "tracking.enabled=false",
-            f"tracking.runs_dir={root / where}", f"tracking.cache_dir={root / 'cache'}", *overrides,
-        )  # fmt: skip
-
-    return make
+    return arms_of(request.param, composer, tmp_path_factory.mktemp("arms"))
 
 
 @pytest.fixture(scope="module")
@@ -275,12 +261,7 @@ def test_arms_train_answer_and_pass_the_gate(shared) -> None:
 
 def test_an_arm_alone_and_cut_off_ends_as_the_shared_one(shared, compose, monkeypatch) -> None:
     x = compose("lora.r=4", where="alone")
-    with monkeypatch.context() as patch:
-        cut(patch, CheckpointCallback, "on_train_batch_start", lambda trainer: trainer.global_step == 2)
-        with pytest.raises(PowerCut):
-            running.run_alone(x, "command", time.time())
-    again = running.run_alone(x, "command", time.time())
-    assert again.facts["resumed_at_step"] == 2 and essence(x) == essence(shared[0][1])
+    require_cut_ends_as(shared[0][1], x, monkeypatch)
 
 
 def test_every_family_is_here() -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from lab import lora, model
 from lab import run as running
 from lab.artifacts import export
 from lab.bounds import WORDS
-from lab.config import LoraDial, PromptDial, Quantisation
+from lab.config import Experiment, LoraDial, PromptDial, Quantisation
 from lab.costs import planning
 from lab.data.faults import BadRecord
 from lab.data.images import decode
@@ -343,26 +344,39 @@ def question_file(root: Path, *others: str) -> Path:
     return root / "questions.csv"
 
 
-BARS = {"blip2_flan_t5_xl": pytest.mark.bar, "instructblip_flan_t5_xl": pytest.mark.bar}
-"""What trains as others do, whose every computation is compared above."""
+def arms_of(option: str, composer: Any, root: Path, *answers: str) -> Callable[..., Experiment]:
+    """A maker of short arms over a small checkpoint of an option, on the questions of `question_file`."""
+    file = question_file(root, *answers)
+    checkpoints.save(composer(f"model={option}").model.family, root / "checkpoint")
 
-
-@pytest.fixture(scope="module", params=[pytest.param(name, marks=BARS.get(name, ())) for name in ("blip_vqa", "vilt_vqa", *BARS)])
-def compose(request: pytest.FixtureRequest, composer, tmp_path_factory: pytest.TempPathFactory):
-    root = tmp_path_factory.mktemp("arms")
-    file = question_file(root, "maroon")
-    family = composer(f"model={request.param}").model.family
-    checkpoints.save(family, root / "checkpoint")
-
-    def make(*overrides: str, where: str = "shared"):
+    def make(*overrides: str, where: str = "shared") -> Experiment:
         return composer(
-            f"model={request.param}", f"model.path={root}/checkpoint", "model.dtype=float32", "data=questions", f"data.path={file}",
+            f"model={option}", f"model.path={root}/checkpoint", "model.dtype=float32", "data=questions", f"data.path={file}",
             "trainer.max_steps=3", "trainer.batch_size=4", "trainer.save_every=1", "trainer.val_every=3", "evaluation.latency_examples=1",
             "evaluation.latency_warmup=0", "evaluation.probe_examples=3", "tracking.enabled=false",
             f"tracking.runs_dir={root / where}", f"tracking.cache_dir={root / 'cache'}", *overrides,
         )  # fmt: skip
 
     return make
+
+
+def require_cut_ends_as(whole: Experiment, x: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An arm that is cut off at its last step goes on to what the other left, bit for bit."""
+    with monkeypatch.context() as patch:
+        cut(patch, CheckpointCallback, "on_train_batch_start", lambda trainer: trainer.global_step == 2)
+        with pytest.raises(PowerCut):
+            running.run_alone(x, "command", time.time())
+    again = running.run_alone(x, "command", time.time())
+    assert again.facts["resumed_at_step"] == 2 and essence(x) == essence(whole)
+
+
+BARS = {"blip2_flan_t5_xl": pytest.mark.bar, "instructblip_flan_t5_xl": pytest.mark.bar}
+"""What trains as others do, whose every computation is compared above."""
+
+
+@pytest.fixture(scope="module", params=[pytest.param(name, marks=BARS.get(name, ())) for name in ("blip_vqa", "vilt_vqa", *BARS)])
+def compose(request: pytest.FixtureRequest, composer, tmp_path_factory: pytest.TempPathFactory):
+    return arms_of(request.param, composer, tmp_path_factory.mktemp("arms"), "maroon")
 
 
 @pytest.fixture(scope="module")
@@ -392,12 +406,7 @@ def test_arms_train_answer_and_pass_the_gate(shared) -> None:
 @pytest.mark.bar
 def test_an_arm_alone_and_cut_off_ends_as_the_shared_one(shared, compose, monkeypatch) -> None:
     x = compose("lora.r=4", *(["lora.full=[head]"] if shared[0][1].lora.full else []), where="alone")
-    with monkeypatch.context() as patch:
-        cut(patch, CheckpointCallback, "on_train_batch_start", lambda trainer: trainer.global_step == 2)
-        with pytest.raises(PowerCut):
-            running.run_alone(x, "command", time.time())
-    again = running.run_alone(x, "command", time.time())
-    assert again.facts["resumed_at_step"] == 2 and essence(x) == essence(shared[0][1])
+    require_cut_ends_as(shared[0][1], x, monkeypatch)
 
 
 def test_an_answer_that_is_no_label_is_nothing_to_learn_from(vilt: Path, composer, tmp_path: Path) -> None:

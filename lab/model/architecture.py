@@ -255,3 +255,26 @@ def tower_output(features: Any) -> ModelOutput:
     from transformers.modeling_outputs import BaseModelOutputWithPooling
 
     return BaseModelOutputWithPooling(pooler_output=features)
+
+
+class Placeholders(TextDecoder):
+    """What of an `Architecture` is alike where Transformers' whole model reads a text in which placeholders stand for images."""
+
+    def image_id(self, processor: Any) -> int:
+        """Of the placeholder that the chat template writes."""
+        return processor.image_token_id
+
+    def see(self, vlm: Vlm, pixels: dict[str, torch.Tensor]) -> ModelOutput:
+        """Through Transformers' own call."""
+        return vlm.bare.get_image_features(**pixels, return_dict=True)
+
+    def reader(self, vlm: Vlm) -> torch.nn.Module:
+        """The whole model."""
+        return vlm.model
+
+    def inputs(self, vlm: Vlm, batch: Batch) -> dict[str, Any]:
+        """Images come as features where the batch has them, else as pixels."""
+        images: dict[str, Any] = dict(batch.media.pixels or {})
+        if batch.media.features is not None:
+            images["mm_encoder_outputs"] = {"image": tower_output(batch.media.features)}
+        return self.words(batch.prompt) | images

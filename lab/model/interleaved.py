@@ -7,15 +7,14 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lab.errors import ModelError
-from lab.model.architecture import TextDecoder, tower_output
-from lab.records import Batch, Chat, ExampleSize
+from lab.model.architecture import Placeholders
+from lab.records import Chat, ExampleSize
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from PIL.Image import Image
     from transformers import PretrainedConfig, ProcessorMixin
-    from transformers.utils.generic import ModelOutput
 
     from lab.model import Vlm
     from lab.model.architecture import Grid, Positions
@@ -25,7 +24,7 @@ KNOWN_ROWS = 1024
 """Kinds of rows whose positions are kept at most: some megabytes."""
 
 
-class Interleaved(TextDecoder):
+class Interleaved(Placeholders):
     """`lab.model.architecture.Architecture` of such models: M-RoPE, a chat template, patches that a projector merges."""
 
     in_prompt = True
@@ -38,10 +37,6 @@ class Interleaved(TextDecoder):
         from transformers import AutoProcessor
 
         return AutoProcessor.from_pretrained(where, **options)
-
-    def image_id(self, processor: Any) -> int:
-        """Of the placeholder that the chat template writes."""
-        return processor.image_token_id
 
     def frame(self, processor: ProcessorMixin, chat: Chat, numbered: bool) -> tuple[str, str]:
         """By the checkpoint's chat template.
@@ -110,21 +105,6 @@ class Interleaved(TextDecoder):
     def positions(self, vlm: Vlm) -> Positions:
         """M-RoPE."""
         return MRope(vlm.bare.model.get_rope_index)
-
-    def see(self, vlm: Vlm, pixels: dict[str, torch.Tensor]) -> ModelOutput:
-        """Through Transformers' own call."""
-        return vlm.bare.get_image_features(**pixels, return_dict=True)
-
-    def reader(self, vlm: Vlm) -> torch.nn.Module:
-        """The whole model."""
-        return vlm.model
-
-    def inputs(self, vlm: Vlm, batch: Batch) -> dict[str, Any]:
-        """Images come as features where the batch has them, else as pixels."""
-        images: dict[str, Any] = dict(batch.media.pixels or {})
-        if batch.media.features is not None:
-            images["mm_encoder_outputs"] = {"image": tower_output(batch.media.features)}
-        return self.words(batch.prompt) | images
 
     def planned_size(self, config: PretrainedConfig, text: int, images: int, tokens: int) -> ExampleSize:
         """Images as square as their number of tokens lets them be."""

@@ -5,20 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lab.errors import ModelError
-from lab.model.architecture import TextDecoder, joint_ids, tower_output
+from lab.model.architecture import Placeholders, joint_ids
 from lab.model.fixed_size import FixedSize, counted, side_of
-from lab.records import Batch, Chat, ExampleSize
+from lab.records import Chat, ExampleSize
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PretrainedConfig
-    from transformers.utils.generic import ModelOutput
 
     from lab.model import Vlm
     from lab.model.architecture import Positions
 
 
-class Llava(FixedSize, TextDecoder):
+class Llava(Placeholders, FixedSize):
     """`lab.model.architecture.Architecture` of such models: their image processor cuts the middle square out of every image."""
 
     in_prompt = True
@@ -47,10 +45,6 @@ class Llava(FixedSize, TextDecoder):
             )
         return processor
 
-    def image_id(self, processor: Any) -> int:
-        """Of the placeholder that the chat template writes."""
-        return processor.image_token_id
-
     def frame(self, processor: Any, chat: Chat, numbered: bool) -> tuple[str, str]:
         """By the checkpoint's chat template, which puts images and their line breaks first; the answer ends with the tokenizer's end.
 
@@ -73,21 +67,6 @@ class Llava(FixedSize, TextDecoder):
     def positions(self, vlm: Vlm) -> Positions:
         """Counted from the first real token, reduced images as so many tokens."""
         return counted
-
-    def see(self, vlm: Vlm, pixels: dict[str, torch.Tensor]) -> ModelOutput:
-        """Through Transformers' own call."""
-        return vlm.bare.get_image_features(**pixels, return_dict=True)
-
-    def reader(self, vlm: Vlm) -> torch.nn.Module:
-        """The whole model."""
-        return vlm.model
-
-    def inputs(self, vlm: Vlm, batch: Batch) -> dict[str, Any]:
-        """Images come as features where the batch has them, else as pixels."""
-        images: dict[str, Any] = dict(batch.media.pixels or {})
-        if batch.media.features is not None:
-            images["mm_encoder_outputs"] = {"image": tower_output(batch.media.features)}
-        return self.words(batch.prompt) | images
 
     def planned_size(self, config: PretrainedConfig, text: int, images: int, tokens: int) -> ExampleSize:
         """Images cost what the tower makes of them, whatever is asked for."""
