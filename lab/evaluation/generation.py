@@ -5,6 +5,7 @@ Both read an arm through `Vlm.inputs`, so that what dials do with image tokens i
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import cast
 
@@ -34,36 +35,64 @@ class Generated:
 
 
 @dataclass(frozen=True)
+class Step:
+    """One further token of every row: token int64 [B], log_p float64 [B]; behind the end of a turn padding and 0.
+
+    logits: that it was taken from, [B, vocabulary]. ended: whether the end has come, bool [B].
+    """
+
+    token: torch.Tensor
+    log_p: torch.Tensor
+    logits: torch.Tensor
+    ended: torch.Tensor
+
+
+@dataclass(frozen=True)
 class Continuation:
     """What was written for a batch: tokens int64 [B, most], padded behind the end of a turn; lengths int64 [B], with that end.
 
-    logits: of the first of them, [B, vocabulary]. log_p: of all of them, float64 [B]. ended: whether the end came, bool [B].
+    logits: of the first of them, [B, vocabulary]. each: log p of each, float64 [B, most], 0 behind the end; log_p: of all, float64 [B].
+    ended: whether the end came, bool [B].
     """
 
     tokens: torch.Tensor
     logits: torch.Tensor
+    each: torch.Tensor
     log_p: torch.Tensor
     lengths: torch.Tensor
     ended: torch.Tensor
 
 
-def write(vlm: Vlm, batch: Batch, number: int = MAX_NEW_TOKENS) -> Continuation:
-    """Greedy continuation of every prompt of a left-padded batch by at most `number` tokens."""
+def steps(vlm: Vlm, batch: Batch, number: int = MAX_NEW_TOKENS) -> Iterator[Step]:
+    """Greedy continuation of every prompt of a left-padded batch, token by token: `number` at most, fewer if all rows end.
+
+    Raises `TrainingError` where a probability is no number.
+    """
     seen = stages.encode_images(vlm, batch)
     read = stages.prefill(vlm, batch, seen)
     padding, ends = vlm.processor.tokenizer.pad_token_id, torch.tensor(end_ids(vlm), device=read.logits.device)
-    token = read.logits.argmax(dim=1)
-    tokens, ended, log_p, lengths = [token], torch.isin(token, ends), likelihood(read.logits, token), torch.ones_like(token)
-    while len(tokens) < number and not ended.all():
+    logits, token = read.logits, read.logits.argmax(dim=1)
+    log_p, ended = likelihood(logits, token), torch.isin(token, ends)
+    for written in range(1, number + 1):
+        stages.require_finite(log_p[:, None], batch.sample_ids, "probabilities")
+        yield Step(token, log_p, logits, ended)
+        if written == number or ended.all():
+            return
         logits = stages.decode_step(vlm, stages.next_inputs(vlm, batch, seen, token), read.cache)
         token = torch.where(ended, padding, logits.argmax(dim=1))
-        tokens.append(token)
-        log_p = log_p + torch.where(ended, 0.0, likelihood(logits, token))
-        lengths = lengths + ~ended
+        log_p = torch.where(ended, 0.0, likelihood(logits, token))
         ended = ended | torch.isin(token, ends)
         batch = stages.grown(batch, token)
-    stages.require_finite(log_p[:, None], batch.sample_ids, "probabilities")
-    return Continuation(torch.stack(tokens, dim=1), read.logits, log_p, lengths, ended)
+
+
+def write(vlm: Vlm, batch: Batch, number: int = MAX_NEW_TOKENS) -> Continuation:
+    """Greedy continuation of every prompt of a left-padded batch by at most `number` tokens."""
+    written = list(steps(vlm, batch, number))
+    first, last = written[0], written[-1]
+    log_p = sum((step.log_p for step in written), torch.zeros_like(first.log_p))
+    lengths = sum((~step.ended for step in written[:-1]), torch.ones_like(first.token))
+    tokens, each = (torch.stack([getattr(step, name) for step in written], dim=1) for name in ("token", "log_p"))
+    return Continuation(tokens, first.logits, each, log_p, lengths, last.ended)
 
 
 def likelihood(logits: torch.Tensor, token: torch.Tensor) -> torch.Tensor:

@@ -68,13 +68,17 @@ def score(
         for indices, batch, logits in way(vlm, examples, section.batch_size):
             require_finite(logits, batch.sample_ids)
             samples = [examples.split.index(i) for i in indices]
-            pairs = zip(readout.log_p(logits).tolist(), samples, strict=True)
-            said = [scored(readout.of(log_p, cast(Choice, sample.answer).options)) for log_p, sample in pairs]
             order += indices
-            found += rows_of(batch, samples, said)
+            found += rows_of(batch, samples, read(readout, logits, samples))
             report(f"scoring {split} (examples)", len(found), len(examples), "")
             keep()
     return [row for _, row in sorted(zip(order, found, strict=True), key=lambda placed: placed[0])]
+
+
+def read(readout: Readout, logits: torch.Tensor, samples: Sequence[Sample]) -> list[Scored]:
+    """What logits [B, vocabulary] say of the options of each sample."""
+    pairs = zip(readout.log_p(logits).tolist(), samples, strict=True)
+    return [scored(readout.of(log_p, cast(Choice, sample.answer).options)) for log_p, sample in pairs]
 
 
 def scored(log_p: list[float]) -> Scored:
