@@ -2,6 +2,7 @@
 
 p_true: P(True) renormalised, [n] in [0, 1]. label: the truth, [n] of 0/1. confidence: probability
 of the answer given, [n]. correct: that answer is right, [n] of 0/1. group: any hashable, [n].
+`iou` and `average_precision`, of boxes, are those of `lab.statistics.detection`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import numpy as np
 
 from lab.errors import LabError
 from lab.statistics import smoothing
+from lab.statistics.detection import average_precision as average_precision
+from lab.statistics.detection import iou as iou
 
 NUM_BINS = 15
 CLIP = 1e-12
