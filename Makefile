@@ -1,6 +1,7 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python
 INSTALL_FLAGS ?= -q
+unexport PYTHONDONTWRITEBYTECODE  # else each process would compile the laboratory and its tests again
 
 help:  ## show these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
