@@ -43,7 +43,9 @@ def test_scores_give_the_golden_vectors(case) -> None:
         assert predictions.table([row(0, text, tuple(references), post=post)]).correct[0] == bool(case[exact])
     assert (RULES["squad"](text), RULES["squad"](*references)) == (case["norm_prediction"], case["norm_reference"])
     assert text_scores.token_f1(text, references) == pytest.approx(case["f1_squad_v2"], abs=1e-6)
+    assert text_scores.token_f1_squad1(text, references) == pytest.approx(case["f1_squad_v1"], abs=1e-6)
     assert text_scores.rouge_l(text, references) == pytest.approx(case["rougeL_f"], abs=1e-6)
+    assert text_scores.rouge_l_stemmed(text, references) == pytest.approx(case["rougeL_f_stem"], abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ Of several references the best counts, but for `vqa_accuracy`, which is a vote.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -20,10 +21,21 @@ def token_f1(text: str, references: Sequence[str]) -> float:
     return max(_f1(squad(text).split(), squad(reference).split()) for reference in references)
 
 
+def token_f1_squad1(text: str, references: Sequence[str]) -> float:
+    """`token_f1` as SQuAD 1.1: without a word in common 0, of two empty sides too."""
+    return token_f1(text, references) if squad(text) else 0.0
+
+
 def rouge_l(text: str, references: Sequence[str]) -> float:
     """F1 of the longest common subsequence of words [a-z0-9]+ (Lin 2004; rouge-score without stemmer)."""
     words = ROUGE_WORD.findall(text.lower())
     return max(_rouge(words, ROUGE_WORD.findall(reference.lower())) for reference in references)
+
+
+def rouge_l_stemmed(text: str, references: Sequence[str]) -> float:
+    """`rouge_l` of words without their endings (rouge-score with stemmer)."""
+    words = _stems(text)
+    return max(_rouge(words, _stems(reference)) for reference in references)
 
 
 def vqa_accuracy(text: str, references: Sequence[str], votes: Sequence[int]) -> float:
@@ -43,6 +55,18 @@ def _f1(words: list[str], reference: list[str]) -> float:
         return float(words == reference)
     common = (Counter(words) & Counter(reference)).total()
     return 2 * common / (len(words) + len(reference))
+
+
+def _stems(text: str) -> list[str]:
+    return [_stem(word) if len(word) > 3 else word for word in ROUGE_WORD.findall(text.lower())]
+
+
+@functools.cache
+def _stem(word: str) -> str:
+    """By Porter (1980) with NLTK's extensions."""
+    from nltk.stem.porter import PorterStemmer
+
+    return PorterStemmer().stem(word)
 
 
 def _rouge(words: list[str], reference: list[str]) -> float:

@@ -86,7 +86,15 @@ METRICS = (
         "token F1: F1 of the words in common with the best reference, repetitions counted, split as SQuAD 2.0's script does.",
     ),
     scored(
+        "token_f1_squad1", "token F1 (SQuAD 1.1)", text_scores.token_f1_squad1,
+        "token F1 (SQuAD 1.1): as token F1, but two empty answers are worth 0, as in the first version of the script.",
+    ),
+    scored(
         "rouge_l", "ROUGE-L", text_scores.rouge_l, "ROUGE-L: F1 of the longest common subsequence of words (Lin 2004), without stemmer.",
+    ),
+    scored(
+        "rouge_l_stemmed", "ROUGE-L, stemmed", text_scores.rouge_l_stemmed,
+        "ROUGE-L, stemmed: as ROUGE-L, of words without their endings (Porter 1980 by NLTK, as rouge-score with its stemmer): dogs is dog.",
     ),
     calibration(
         "ece", "ECE", lambda table: table.confidence, True,
