@@ -202,6 +202,27 @@ def test_a_base_in_four_bits_trains(folder: Path) -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in lora.trainable(vlm).values())
 
 
+@pytest.mark.bar
+def test_ten_pairs_are_learned_and_written_back(folder: Path) -> None:
+    """By every weight, as little can be learned over a frozen T5 that knows nothing. Of a checkpoint that chooses among labels, as many."""
+    vlm = load(folder)
+    vlm.bare.requires_grad_(True)
+    words = ("red", "green", "dark blue", "no", "yes", "circle", "picture", "what", "is it", "the colour")
+    words = LABELS if vlm.family.answers == "classes" else words
+    samples = [sample(i, images=(picture(i),), text=f"what is {i}?", answer=Text((word,))) for i, word in enumerate(words)]
+    optimizer = torch.optim.AdamW(vlm.bare.parameters(), lr=2e-3)
+    for _ in range(300):
+        value = loss(vlm, samples)
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        if value < 1e-3:
+            break
+    with torch.inference_mode():
+        written = generation.write(vlm, batch_of(vlm, samples, answered=False), 12)
+    assert [text.strip() for text in generation.texts(vlm, written)] == list(words) and written.ended.all()
+
+
 @pytest.mark.parametrize("everything", [False, True], ids=["presets", "tied head too"])
 def test_a_merged_folder_answers_as_the_adapter_does(folder: Path, tmp_path: Path, everything: bool) -> None:
     """Also where an adapted head shares its weights with the decoder's words, which plain merging would change."""
