@@ -1,4 +1,4 @@
-"""Pages that would otherwise be second copies: dials and settings from conf/, sweeps from sweeps/, metrics from their objects."""
+"""Pages that would otherwise be second copies: dials, settings and curation from conf/, sweeps from sweeps/, metrics from their objects."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import mkdocs_gen_files
 
 from lab import keys as keys_reference
 from lab.config import RECIPE
+from lab.curation.config import SCHEMA
 from lab.statistics.metrics import KINDS, Kind
 
 ROOT = Path(__file__).parents[1]
@@ -54,12 +55,16 @@ def metrics(kind: Kind) -> str:
     return table(("name", "in reports", "unit", "better", "definition and source"), rows)
 
 
+def options_of(group: str, options: Mapping[str, str], known: Mapping[str, Any]) -> list[str]:
+    """A chapter for each option of a group, with its keys."""
+    of_group = {key: one for key, one in known.items() if key.startswith(f"{group}.")}
+    return [f"## `{group}={option}`\n\n{unwrapped(comment)}\n\n{keys(of_group, option)}" for option, comment in options.items()]
+
+
 reference = keys_reference.reference(ROOT / "conf", ROOT / "sweeps")
 recipes = reference["groups"].pop(RECIPE)
 for dial, options in reference["groups"].items():
-    of_dial = {key: one for key, one in reference["keys"].items() if key.startswith(f"{dial}.")}
-    parts = [f"## `{dial}={option}`\n\n{unwrapped(comment)}\n\n{keys(of_dial, option)}" for option, comment in options.items()]
-    write(f"dials/{dial}.md", f"# {dial}\n\n{ASKS[dial]}\n", *parts)
+    write(f"dials/{dial}.md", f"# {dial}\n\n{ASKS[dial]}\n", *options_of(dial, options, reference["keys"]))
 rows = [(f"[`{dial}`]({dial}.md)", ASKS[dial], ", ".join(options)) for dial, options in reference["groups"].items()]
 said = "A dial is a question about fine-tuning; an option is a file of `conf/<dial>/`.\n"
 write("dials/index.md", "# Dials\n", said, table(("dial", "asks", "options"), rows))
@@ -67,6 +72,10 @@ said = "What is held still unless you say otherwise: `conf/train.yaml`.\n"
 rows = [(f"`{RECIPE}={name}`", unwrapped(comment)) for name, comment in recipes.items()]
 parts = (keys(reference["keys"], keys_reference.TRAIN), "\n## Recipes: values over dials and settings\n", table(("recipe", "is"), rows))
 write("settings.md", "# Settings\n", said, *parts)
+curation = keys_reference.reference(ROOT / "conf" / "curation", None, SCHEMA)
+said = "Keys of `lab curate`, beside those of its source and its prompt: `conf/curation/curate.yaml`. [How it is used](tutorials/curation.md).\n"
+parts = [part for group, options in curation["groups"].items() for part in options_of(group, options, curation["keys"])]
+write("curation.md", "# Curation\n", said, keys(curation["keys"], SCHEMA.main), *parts)
 sweeps = (f"## {name}\n\n{question}\n\n```bash\npython -m lab.train -cn {name}\n```\n" for name, question in reference["sweeps"].items())
 write("sweeps.md", "# Sweeps\n", "Questions with the arms that answer them.\n", *sweeps)
 write(
