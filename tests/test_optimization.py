@@ -142,6 +142,15 @@ def test_a_step_that_overflows_is_left_out_and_counted() -> None:
     assert again.state_dict() == scaling.state_dict()
 
 
+def test_steps_that_are_all_left_out_train_nothing_and_are_no_best(small, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = torch.amp.GradScaler
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda device: plain(device, init_scale=2.0**60))
+    x = small("model.dtype=float16", "trainer.max_steps=2", "trainer.val_every=1", "trainer.restore_best=true")
+    with pytest.raises(TrainingError, match="all 2 optimizer steps were left out, because their gradients overflowed float16"):
+        running.run_alone(x, "test", 0.0)
+    assert not list(Path(x.tracking.runs_dir).rglob(checkpoints.BEST))
+
+
 def test_an_arm_over_a_float16_base_trains_with_a_scaled_loss_and_resumes(small, tmp_path: Path) -> None:
     """The same command after a stop gives what one that was never stopped gives, the factor included."""
     from lab.artifacts import adapter

@@ -18,7 +18,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 
 from lab.config import Experiment, TrainerSection
-from lab.errors import ContractError, ModelError
+from lab.errors import ContractError, ModelError, TrainingError
 from lab.host.progress import Report, silent
 from lab.host.stopping import deferred
 from lab.model import Vlm
@@ -212,6 +212,11 @@ def fit(
     }
     if last.get("scaling") is not None:
         out["train/steps_left_out"] = float(last["scaling"]["left_out"])
+        if last["step"] and out["train/steps_left_out"] == last["step"]:
+            raise TrainingError(
+                f"all {last['step']} optimizer steps were left out, because their gradients overflowed float16: nothing was trained. Each "
+                "halves the factor of the loss, so raise trainer.max_steps, or take model.dtype=bfloat16."
+            )
     if last["best"] is not None and devices.rank() == 0:
         put_weights(learner, checkpoints.read(checkpoints.folder(run_dir) / checkpoints.BEST))
         out["train/best_step"] = float(last["best"]["step"])

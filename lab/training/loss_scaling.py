@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import lightning as L
 import torch
 from lightning.pytorch.plugins.precision import MixedPrecision
 
@@ -19,6 +20,12 @@ from lab.model import Vlm
 def needed(vlm: Vlm) -> bool:
     """Whether a model computes in float16. bfloat16 has the range of float32."""
     return vlm.bare.dtype == torch.float16
+
+
+def left_out(trainer: L.Trainer) -> int:
+    """How many of the optimizer steps so far have changed nothing."""
+    plugin = trainer.precision_plugin
+    return plugin.left_out if isinstance(plugin, LossScaling) else 0
 
 
 class LossScaling(MixedPrecision):

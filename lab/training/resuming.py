@@ -20,7 +20,7 @@ from lab.config import TrainerSection
 from lab.errors import ContractError, TrainingError
 from lab.host.stopping import REQUEST, Stopped, seconds
 from lab.store.runs import count_curves
-from lab.training import checkpoints
+from lab.training import checkpoints, loss_scaling
 from lab.training.callbacks import CurveLogger
 from lab.training.checkpoints import Checkpoint
 from lab.training.learner import Learner
@@ -111,7 +111,8 @@ class CheckpointCallback(Callback):
         assert isinstance(pl_module, Learner)
         watched = pl_module.objective.watched
         value = float(trainer.callback_metrics[f"minival/{watched}"])
-        if self.section.restore_best and (self.best is None or value < self.best[watched]):
+        moved = trainer.global_step > loss_scaling.left_out(trainer)
+        if self.section.restore_best and moved and (self.best is None or value < self.best[watched]):
             self.best = {watched: value, "step": trainer.global_step}
             if trainer.is_global_zero:
                 path = checkpoints.folder(self.run_dir) / checkpoints.BEST
