@@ -113,7 +113,8 @@ class DataDial:
     """Which questions. Sizes are numbers of them; None means all there are. rule: how a benchmark scores its answers.
 
     path, columns, kind, answer_format, allow_shared_images: of `questions`, a file of one's own (`lab.data.sets.questions`). sha256: of that
-    file; None: as it is now, which `lab.freezing` writes down, so that a changed file is another run.
+    file; None: as it is now, which `lab.freezing` writes down, so that a changed file is another run. max_length: most tokens of prompt and
+    answer together, of a sample of train.
     """
 
     name: str = MISSING
@@ -134,6 +135,7 @@ class DataDial:
     kind: str | None = None
     answer_format: str | None = None
     allow_shared_images: bool = False
+    max_length: int | None = None
 
 
 @dataclass
@@ -226,6 +228,7 @@ class Optim:
 
     lr_vision, lr_projector, lr_extras: the rate in that part, or in modules that other dials add; None: `lr`.
     lr_b_ratio: B matrices learn this many times faster than their A; LoRA+ (Hayou et al. 2024, 2402.12354).
+    warmup_steps: optimizer steps of the warm-up, in place of `warmup_fraction`, a share of all.
     milestones: passes over data.train after each of which `schedule=steps` multiplies the rate by `gamma`.
     optimizer_kwargs, schedule_kwargs: further arguments of the optimizer, and of Transformers' schedule.
     """
@@ -238,6 +241,7 @@ class Optim:
     weight_decay: float = 0.0
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     warmup_fraction: float = 0.05
+    warmup_steps: int | None = None
     schedule: Schedule = Schedule.cosine
     schedule_kwargs: dict[str, Any] = field(default_factory=dict)
     milestones: list[float] = field(default_factory=lambda: [1.0])
@@ -402,7 +406,7 @@ ROLES: dict[str, str] = {
         *(f"prompt.{key.name}" for key in dataclasses.fields(PromptDial) if key.name != "post"),
         "data.name", "data.root", "data.source", "data.seed", "data.num_train", "data.num_minival", "data.on_bad", "data.difficulty",
         "data.image_layout", "data.permutations", "data.path", "data.sha256", "data.columns", "data.kind", "data.answer_format",
-        "data.allow_shared_images", "trainer.max_steps", "trainer.max_epochs", "trainer.batch_size",
+        "data.allow_shared_images", "data.max_length", "trainer.max_steps", "trainer.max_epochs", "trainer.batch_size",
         "trainer.accumulate_grad_batches", "trainer.gradient_clip_val", "trainer.val_every", "trainer.patience",
         "trainer.gradient_checkpointing", "trainer.restore_best",
     ), TRAINED),
@@ -431,7 +435,7 @@ def role(key: str) -> str:
 
 NAMELESS = (
     "data.path", "data.sha256", "data.kind", "data.answer_format", "data.allow_shared_images", "optim.milestones", "optim.gamma",
-    "optim.optimizer", "model.untied_head", "model.labels", "lora.full",
+    "optim.optimizer", "optim.warmup_steps", "data.max_length", "model.untied_head", "model.labels", "lora.full",
 )  # fmt: skip
 """Keys that are younger than runs of the others, whose names they leave as they are while nobody sets them."""
 

@@ -171,7 +171,12 @@ def check_lora(dial: LoraDial) -> None:
 
 
 def check_optim(section: Optim) -> None:
-    """Raise a `ConfigError` for a key of `schedule=steps` beside another, which does not read it."""
+    """Raise a `ConfigError` for a key of `schedule=steps` beside another, which does not read it, or for two lengths of the warm-up."""
+    if section.warmup_steps is not None and section.warmup_fraction != Optim().warmup_fraction:
+        raise ConfigError(
+            f"optim.warmup_steps={section.warmup_steps}, optim.warmup_fraction={section.warmup_fraction:g}: both say how long the warm-up is. "
+            f"Give optim.warmup_steps=null, or leave optim.warmup_fraction at {Optim().warmup_fraction:g}, where it is not read."
+        )
     for key in ("milestones", "gamma"):
         value = getattr(section, key)
         if section.schedule is not Schedule.steps and value != getattr(Optim(), key):

@@ -52,6 +52,14 @@ def test_every_schedule_warms_up_and_stays_within_its_peak(schedule: Schedule) -
     assert schedule in (Schedule.constant, Schedule.constant_with_warmup) or found[-1] < 1
 
 
+def test_a_warm_up_of_so_many_steps_is_as_long_whatever_the_training(composer) -> None:
+    found = factors(warmup_steps=5)
+    assert found[:6] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0]) and factors(warmup_steps=0)[0] == 1.0
+    assert identity(composer("optim.warmup_steps=5")) != identity(composer()) == identity(composer("optim.warmup_steps=null"))
+    with pytest.raises(ConfigError, match="optim.warmup_steps=5, optim.warmup_fraction=0.1: both say how long the warm-up is"):
+        composer("optim.warmup_steps=5", "optim.warmup_fraction=0.1")
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

@@ -17,6 +17,7 @@ from lab import run as running
 from lab.config import DataDial, Experiment, OnBad, PromptDial
 from lab.data.faults import BadRecord
 from lab.data.images import size_of
+from lab.data.splits import Records
 from lab.errors import ConfigError, DataError
 from lab.model import Vlm
 from lab.model.encoding import Encoder
@@ -95,6 +96,23 @@ def test_a_text_longer_than_the_model_has_positions_is_refused_and_one_that_just
         encoder.text(sample("!" + " A" * (fits + 1)))
 
 
+def test_a_sample_longer_than_max_length_is_bad_and_nothing_is_cut(vlm: Vlm) -> None:
+    """Of train alone: images, prompt and answer count together, the limit itself fits, and what is left is tokenised as without it."""
+    encoder = Encoder(vlm, PROMPT)
+    short, long = sample("one", name="short"), sample("one" + " two" * 40, name="long")
+    splits = Splits(*(Records([short, long]) for _ in range(3)))
+    lengths = {one.sample_id: encoder.size(encoder.example(one), answered=True).length for one in (short, long)}
+    lengths |= {} if encoder.inline else {one.sample_id: lengths[one.sample_id] + len(encoder.text(one).answer_ids) for one in (short, long)}
+    dial = DataDial(name="pairs", max_length=lengths["long"] - 1)
+    sentence = rf"sample long: its prompt and answer are {lengths['long']} tokens, .*data.max_length={dial.max_length} cuts none"
+    with pytest.raises(DataError, match=sentence):
+        screen(splits, ("train", "dev"), encoder, dial)
+    left, made = screen(splits, ("train", "dev"), encoder, dataclasses.replace(dial, on_bad=OnBad.skip))
+    assert left.train.sample_ids == ("short",) and len(left.dev) == 2 and len(left.skipped) == 1
+    assert made["train"].text(0).prompt_ids.tolist() == encoder.text(short).prompt_ids.tolist()
+    assert len(screen(splits, ("train",), encoder, dataclasses.replace(dial, max_length=lengths["long"]))[0].train) == 2
+
+
 def test_the_grid_foreseen_is_the_grid_made(vlm: Vlm) -> None:
     encoder = Encoder(vlm, PROMPT)
     for width, height in [(64, 48), (1, 1), (1, 150), (300, 7), (33, 95), (500, 400), (640, 8)]:
@@ -107,7 +125,8 @@ def test_the_grid_foreseen_is_the_grid_made(vlm: Vlm) -> None:
 def test_an_image_too_thin_is_a_bad_record_before_its_pixels_are_made(vlm: Vlm) -> None:
     encoder, thin = Encoder(vlm, PROMPT), Picture("thin", png(3, 603))
     if not vlm.family.architecture.in_prompt:
-        return encoder.check(thin)  # every image is brought to one size
+        encoder.check(thin)  # every image is brought to one size
+        return
     for look in (encoder.check, encoder.picture):
         with pytest.raises(BadRecord, match=r"^thin: the checkpoint's image processor does not take its 3 x 603 pixels"):
             look(thin)

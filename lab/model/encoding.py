@@ -208,8 +208,10 @@ class Encoder:
         rule = getattr(self.reducer, "rule", None)
         return type(self.reducer).__name__ + ("" if rule is None else f" {rule.value}")
 
-    def check(self, picture: Picture) -> None:
-        """Raise a `BadRecord` if the processor does not take an image of this size, or only at more tokens than `vision_tokens.budget`."""
+    def check(self, picture: Picture) -> tuple[int, int, int]:
+        """The patch grid of an image of this size. Raises `BadRecord` if the processor does not take it, or only at more tokens than
+        `vision_tokens.budget`.
+        """
         size = size_of(picture)
         try:
             grid = self.architecture.grid(self.processor, self.config, size)
@@ -222,6 +224,15 @@ class Encoder:
                 f"{size[0]} x {size[1]} pixels whatever it is told; ask for at least so many, or choose another vision_tokens option"
             )
             raise BadRecord(picture.source, reason)
+        return grid
+
+    def check_length(self, sample_id: str, text: TokenizedPrompt, grids: Sequence[tuple[int, int, int]], most: int) -> None:
+        """Raise a `BadRecord` if prompt and answer together are longer than `data.max_length`, which cuts neither."""
+        images = sum(map(self.tokens, grids)) if self.prefix else 0
+        length = int((text.prompt_ids != self.image_id).sum()) + images + len(text.answer_ids)
+        if length > most:
+            told = f"its prompt and answer are {length} tokens, {images} of them of images and {len(text.answer_ids)} of the answer"
+            raise BadRecord(f"sample {sample_id}", f"{told}; data.max_length={most} cuts none of them off")
 
     def picture(self, picture: Picture) -> tuple[torch.Tensor, tuple[int, int, int]]:
         """Decode and process one image. Raises `BadRecord` for one that `decode` or `check` refuses."""

@@ -92,10 +92,10 @@ class Examples(Dataset[Example]):
     def __len__(self) -> int:
         return len(self.split)
 
-    def unfit(self, learned: bool = False) -> dict[int, BadRecord]:
+    def unfit(self, learned: bool = False, max_length: int | None = None) -> dict[int, BadRecord]:
         """What the encoder refuses of the split, by place. Prompts are tokenised on the way, and kept if there is nothing.
 
-        learned: the split is learned from.
+        learned: the split is learned from. max_length: most tokens of a prompt with its answer.
         """
         refused: dict[int, BadRecord] = {}
 
@@ -103,11 +103,13 @@ class Examples(Dataset[Example]):
             for i in range(len(self)):
                 sample = self.split[i]
                 try:
-                    for picture in sample.images:
-                        self.encoder.check(picture)
+                    grids = [self.encoder.check(picture) for picture in sample.images]
                     if learned:
                         self.encoder.check_learnable(sample)
-                    yield self.encoder.text(sample)
+                    text = self.encoder.text(sample)
+                    if max_length is not None:
+                        self.encoder.check_length(sample.sample_id, text, grids, max_length)
+                    yield text
                 except BadRecord as fault:
                     refused[i] = fault
 

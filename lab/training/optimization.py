@@ -61,7 +61,7 @@ def factor(optim: Optim, steps: int, epoch: float) -> Callable[[int], float]:
 
     steps: of the training. epoch: steps of a pass over data.train.
     """
-    warmup = round(optim.warmup_fraction * steps)
+    warmup = round(optim.warmup_fraction * steps) if optim.warmup_steps is None else optim.warmup_steps
     later = after_warmup(optim, steps, warmup, epoch)
     return lambda step: (step + 1) / warmup if step < warmup else later(step)
 

@@ -1,7 +1,8 @@
 """Records that a checkpoint cannot take: met before anything trains, all of them together, and settled by `data.on_bad`.
 
 Reading a data set finds what is wrong whatever the model; here it is what one encoding cannot take: an image too long and thin
-for its processor or its token budget, a text with the tokenizer's special tokens in it or without end. Whether a record is bad
+for its processor or its token budget, a text with the tokenizer's special tokens in it or without end, a sample of train that is longer than
+`data.max_length`. Whether a record is bad
 depends on the experiment's own checkpoint, prompt and dials alone, never on the arms beside it, so that an arm is the same alone.
 """
 
@@ -48,7 +49,8 @@ def screen(splits: Splits, parts: Sequence[str], encoder: Encoder, dial: DataDia
     Raises one `DataError` over all of them under `data.on_bad=fail`, or if nothing is left of train or dev.
     """
     made = {part: Examples(getattr(splits, part), encoder) for part in parts}
-    refused = {part: faults for part, examples in made.items() if (faults := examples.unfit(learned=part == "train"))}
+    limits = {"train": dial.max_length}
+    refused = {part: faults for part, examples in made.items() if (faults := examples.unfit(part == "train", limits.get(part)))}
     if told := encoder.coverage([splits.dev.index(i) for i in range(len(splits.dev))]):
         log.info("data=%s: %s", dial.name, told)
         splits = replace(splits, notes=(*splits.notes, told))
