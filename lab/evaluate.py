@@ -131,7 +131,7 @@ def evaluate(
     asking.check(splits.kind, x.data.name, model.family(x.model.family), x.evaluation)
     if not len(getattr(splits, split)):
         raise DataError(f"--split {split}: it is empty in data={x.data.name}. {' '.join(splits.notes)}")
-    again = rebuild(run, run_dir, x, splits.options, "this evaluation", report, break_contract)
+    again = rebuild(run, run_dir, x, splits.answers, "this evaluation", report, break_contract)
     now, reasons = again.contract, again.reasons
     path = run_dir / "evaluations" / f"{name or name_of(split, overrides, bool(reasons))}.parquet"
     splits, scored = again.ask(splits, split, x.data, report, runs.part_file(path, values_hash(sorted(overrides), 10)))

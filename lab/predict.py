@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from lab.answers.predictions import PredictionTable
     from lab.config import Experiment
     from lab.host.progress import Report
-    from lab.records import Splits
+    from lab.records import AnswerSpace, Splits
     from lab.run.rebuilt import Rebuilt
     from lab.store.runs import Run
 
@@ -69,11 +69,11 @@ class Predictor:
         self.rebuilt: Rebuilt | None = None
 
     @cached_property
-    def options(self) -> tuple[str, ...]:
-        """What it chooses from; () where it writes."""
+    def answers(self) -> AnswerSpace:
+        """What it answers with."""
         from lab.artifacts import contract
 
-        return contract.options_of(contract.load(self.run_dir), self.x.prompt)
+        return contract.answers_of(contract.load(self.run_dir), self.x.prompt)
 
     @cached_property
     def numbers(self) -> set[int]:
@@ -101,7 +101,7 @@ class Predictor:
             raise ConfigError('--question: nothing is asked of these pictures. Give --question "...", or one file with a column question.')
         else:
             found = unanswered.of_pictures(places, question, self.numbers)
-        return unanswered.splits_of(found, self.options, self.numbers, cache)
+        return unanswered.splits_of(found, self.answers, self.numbers, cache)
 
     def answer(self, questions: Splits, report: Report) -> Predicted:
         """What the run says. Raises `ContractError` if its adapter would not be used as it was trained."""
@@ -112,7 +112,7 @@ class Predictor:
         from lab.store import runs
 
         if self.rebuilt is None:
-            self.rebuilt = rebuild(self.run, self.run_dir, self.x, self.options, "this prediction", report)
+            self.rebuilt = rebuild(self.run, self.run_dir, self.x, self.answers, "this prediction", report)
         dial = replace(self.x.data, on_bad=OnBad.skip)
         part = runs.part_file(self.run_dir / "evaluations" / "predict", data.fingerprint(questions.dev)[:10])
         splits, rows = self.rebuilt.ask(questions, "dev", dial, report, part)

@@ -10,9 +10,9 @@ Shapes: B samples in a batch, T tokens of the longest prompt, A of the longest a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     import torch
@@ -86,7 +86,67 @@ class Text:
         return "\x1f".join((*self.references, *map(str, self.votes)))
 
 
-Answer = Choice | Text
+class Region(NamedTuple):
+    """A box with its label: the corners in pixels of the picture as shown, turned by its EXIF tag and cropped; continuous, from 0.
+
+    A reference has x0 <= x1 and y0 <= y1; what a model wrote stands as it was written.
+    """
+
+    label: str
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+
+    def valid(self, size: tuple[int, int]) -> bool:
+        """Whether it has an area and lies inside a picture of this (width, height)."""
+        return 0 <= self.x0 < self.x1 <= size[0] and 0 <= self.y0 < self.y1 <= size[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Regions:
+    """The answer to where something is in a picture: boxes, in the order that is trained. None is an answer too.
+
+    size: (width, height) of the picture as shown.
+    """
+
+    kind: ClassVar[str] = "regions"
+    regions: tuple[Region, ...]
+    size: tuple[int, int]
+
+    @property
+    def text(self) -> str:
+        """What is there, without where: the labels."""
+        return ", ".join(region.label for region in self.regions) or "none"
+
+    @property
+    def key(self) -> str:
+        """What a fingerprint hashes."""
+        return "\x1f".join(map(str, (*self.size, *(value for region in self.regions for value in region))))
+
+
+Answer = Choice | Text | Regions
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerSpace:
+    """What all questions of a data set are answered with.
+
+    kind: of `Answer`. options: of a `Choice`, all that any question has, each once; else ().
+    """
+
+    kind: str = Choice.kind
+    options: tuple[str, ...] = Choice.truth(True).options
+
+    @classmethod
+    def of(cls, answers: Iterable[Answer]) -> AnswerSpace:
+        """That of some answers; `Text` of none."""
+        answers = list(answers)
+        options = tuple(dict.fromkeys(option for answer in answers if isinstance(answer, Choice) for option in answer.options))
+        return cls(Choice.kind if options else next((answer.kind for answer in answers), Text.kind), options)
+
+
+TRUE_FALSE = AnswerSpace()
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +201,7 @@ class Splits:
     temperature scaling. dev: what is reported; nothing is ever chosen or fitted on it.
     notes: sentences for the log and the report (counts that differ from the official ones, ...).
     together: the samples of an image set are left out as a whole, as a score is of all of them.
-    options: of a `Choice`, all that any question of any split has, each once; () where answers are a `Text`.
+    answers: what the questions of all splits are answered with.
     baselines: what answers without a look at the images score on dev, in the kind's main metric, by name.
     """
 
@@ -151,13 +211,13 @@ class Splits:
     skipped: tuple[Skipped, ...] = ()
     notes: tuple[str, ...] = ()
     together: bool = False
-    options: tuple[str, ...] = Choice.truth(True).options
+    answers: AnswerSpace = TRUE_FALSE
     baselines: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def kind(self) -> str:
-        """What the questions are answered with."""
-        return Choice.kind if self.options else Text.kind
+        """What kind of answer the questions have."""
+        return self.answers.kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,6 +365,28 @@ class Written:
 
 
 @dataclass(frozen=True, slots=True)
+class Located:
+    """What a model wrote as `Regions`, and the boxes that it reads as (`lab.answers.regions.read`).
+
+    text: as written, with the tokens that stand for boxes. boxes: the format it was read by (`prompt.boxes`). status: ok, partial (some
+    boxes lost), empty (an honest none) or failed (no box). scores: of each region the geometric mean probability of its tokens.
+    A click has no box: its regions are points. tokens, ended, log_p: as of `Written`.
+    """
+
+    text: str
+    boxes: str
+    status: str
+    regions: tuple[Region, ...]
+    scores: tuple[float, ...]
+    tokens: int
+    ended: bool
+    log_p: float
+
+
+Said = Scored | Written | Located
+
+
+@dataclass(frozen=True, slots=True)
 class Prediction:
     """One row of a run's predictions table.
 
@@ -316,6 +398,6 @@ class Prediction:
     question_group: str
     subset: str | None
     answer: Answer
-    said: Scored | Written
+    said: Said
     image_order: tuple[int, ...]
     visual_tokens: tuple[int, ...]

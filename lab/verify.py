@@ -59,7 +59,7 @@ def verify(runs_dir: Path, name: str, folder: Path | None = None, own: Sequence[
     run_dir = runs.folder(runs_dir, run.identity)
     vlm = running.reload(x, run_dir)
     splits = data.load(x.data, Path(x.tracking.cache_dir))
-    encoder = Encoder(vlm, x.prompt, x.seed, splits.options)
+    encoder = Encoder(vlm, x.prompt, x.seed, splits.answers)
     trained = contract.load(run_dir)
     contract.enforce(trained, contract.describe(x, vlm, encoder, encoder.readout), f"verifying {run.identity}")
     if folder is not None:

@@ -25,7 +25,7 @@ from lab.evaluation import generation
 from lab.model import Vlm
 from lab.model.batching import IGNORED
 from lab.model.encoding import Encoder
-from lab.records import Text
+from lab.records import AnswerSpace, Text
 from lab.training import capacity
 from lab.training.fast.fused_step import FusedStep
 
@@ -51,7 +51,7 @@ def vlm(folder: Path) -> Vlm:
 
 def plain_inputs(vlm: Vlm, one, answered: bool) -> dict:
     """By Transformers' processor and the text of the prompt."""
-    encoder = Encoder(vlm, PROMPT, options=())
+    encoder = Encoder(vlm, PROMPT, answers=AnswerSpace("text", ()))
     chat = encoder.chat(one)
     prompt, answer = encoder.architecture.frame(vlm.processor, chat, False)
     images = [decode(each) for each in one.images]
@@ -63,7 +63,7 @@ def test_prompts_are_those_of_the_checkpoints_processor(vlm: Vlm) -> None:
     if vlm.family.name == "git":
         pytest.skip("its processor puts the end token behind the question")
     one = SAMPLES[1]
-    encoder, batch = Encoder(vlm, PROMPT, options=()), batch_of(vlm, [one], answered=False)
+    encoder, batch = Encoder(vlm, PROMPT, answers=AnswerSpace("text", ())), batch_of(vlm, [one], answered=False)
     text = encoder.architecture.frame(vlm.processor, encoder.chat(one), False)[0]
     text = text if vlm.family.name == "llava" else text.removeprefix("<image>")
     theirs = vlm.processor(text=text, images=decode(one.images[0]), return_tensors="pt")

@@ -147,7 +147,7 @@ def test_kinds_of_answers_and_how_to_say_otherwise(tmp_path) -> None:
     rows = [row for row in drawn(tmp_path) if row["question"] == "Is it red?"]
     two = write(tmp_path / "two.csv", rows)
     assert set(read(two).values()) == {Choice(0, ("yes", "no")), Choice(1, ("yes", "no"))}
-    assert load(two).options == ("yes", "no") and "a choice between the two" in load(two).notes[0] and load(two).kind == "choice"
+    assert load(two).answers.options == ("yes", "no") and "a choice between the two" in load(two).notes[0] and load(two).kind == "choice"
     assert set(read(two, kind="text").values()) == {Text(("yes",)), Text(("no",))} and load(two, kind="text").kind == "text"
     letters = write(tmp_path / "letters.csv", [row | {"choices": "yes|no|perhaps", "answer": "AB"[row["answer"] == "no"]} for row in rows])
     assert set(read(letters).values()) == {Choice(0, ("yes", "no", "perhaps")), Choice(1, ("yes", "no", "perhaps"))}

@@ -22,7 +22,7 @@ from lab.evaluation import asking, generation, writing
 from lab.host.stopping import Stopped
 from lab.model.answers import TextReadout
 from lab.model.families import qwen2_vl
-from lab.records import Choice, Text
+from lab.records import AnswerSpace, Choice, Text
 from lab.run import zero_shot
 from lab.run.assembly import attached
 from lab.store import runs
@@ -87,7 +87,7 @@ def test_an_arm_learns_answers_and_passes_the_gate(shared) -> None:
     assert contract.load(folder(arms[0]))["answers"] == {"kind": "text", "post": "vqa", "max_new_tokens": 16}
     x = arms[0]
     assert running.stored_probe(folder(x), TextReadout("vqa")).numbers.shape[0] == 4
-    assert prepared.splits.options == () and next(iter(prepared.splits.baselines.values())) > 0
+    assert prepared.splits.answers == AnswerSpace("text", ()) and next(iter(prepared.splits.baselines.values())) > 0
 
 
 def test_an_arm_alone_and_cut_off_ends_as_the_shared_one(shared, compose, monkeypatch) -> None:

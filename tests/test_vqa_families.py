@@ -32,7 +32,7 @@ from lab.model import Vlm
 from lab.model.answers import Readout
 from lab.model.batching import IGNORED
 from lab.model.encoding import Encoder
-from lab.records import Batch, Sample, Text
+from lab.records import AnswerSpace, Batch, Sample, Text
 from lab.training import capacity
 from lab.training.objective import LOSSES
 from lab.training.resuming import CheckpointCallback
@@ -72,7 +72,7 @@ def vlm(folder: Path) -> Vlm:
 
 
 def batch_of(vlm: Vlm, samples: list[Sample], answered: bool = True) -> Batch:
-    encoder = Encoder(vlm, PROMPT, options=())
+    encoder = Encoder(vlm, PROMPT, answers=AnswerSpace("text", ()))
     return encoder.collate([encoder.example(one) for one in samples], with_answers=answered)
 
 
@@ -236,7 +236,7 @@ def test_a_merged_folder_answers_as_the_adapter_does(folder: Path, tmp_path: Pat
 
 
 def test_what_a_family_cannot_take_is_named(vlm: Vlm, folder: Path) -> None:
-    encoder = Encoder(vlm, PROMPT, options=())
+    encoder = Encoder(vlm, PROMPT, answers=AnswerSpace("text", ()))
     room = getattr(vlm.bare.config.get_text_config(decoder=True), "max_position_embeddings", None)
     if room is not None:
         with pytest.raises(BadRecord, match=f"sample s0: its prompt is {room + 3} tokens of text, and the model has {room} positions"):
@@ -288,7 +288,7 @@ def test_vilt_draws_nothing_from_the_global_generator(vilt: Path) -> None:
 
 
 def test_vilts_grid_is_what_its_processor_makes(vilt: Path) -> None:
-    encoder = Encoder(load(vilt), PROMPT, options=())
+    encoder = Encoder(load(vilt), PROMPT, answers=AnswerSpace("text", ()))
     for size in ((40, 30), (33, 50), (64, 64), (999, 400), (17, 23)):
         assert encoder.architecture.grid(encoder.processor, encoder.config, size) == encoder.pixels([Image.new("RGB", size)])[1][0]
     with pytest.raises(BadRecord, match="does not take its 300 x 20 pixels"):
@@ -296,7 +296,7 @@ def test_vilts_grid_is_what_its_processor_makes(vilt: Path) -> None:
 
 
 def test_coverage_is_told_of_answers_that_are_known(vilt: Path) -> None:
-    encoder = Encoder(load(vilt), PROMPT, options=())
+    encoder = Encoder(load(vilt), PROMPT, answers=AnswerSpace("text", ()))
     told = encoder.coverage([sample(0), sample(1, answer=Text(("maroon", "Dark Blue"))), sample(2, answer=Text(("maroon",)))])
     assert told and "2 of 3 dev questions" in told
     assert encoder.coverage([sample(0, answer=Text(("",)))]) is None, "pictures of one's own, asked by lab.predict"
@@ -304,12 +304,12 @@ def test_coverage_is_told_of_answers_that_are_known(vilt: Path) -> None:
 
 def test_a_choice_is_among_the_labels(vilt: Path) -> None:
     vlm = load(vilt)
-    readout = Encoder(vlm, PROMPT, options=("Yes", "no")).readout
+    readout = Encoder(vlm, PROMPT, answers=AnswerSpace("choice", ("Yes", "no"))).readout
     assert isinstance(readout, Readout) and readout.ids == ((LABELS.index("yes"),), (LABELS.index("no"),))
     logits = torch.randn(2, len(LABELS))
     assert torch.allclose(readout.log_p(logits), logits.log_softmax(dim=1)[:, :2])
     with pytest.raises(ConfigError, match="the option maroon='maroon': it is none of the 8 labels that this checkpoint chooses among, such as 'yes'"):
-        Encoder(vlm, PROMPT, options=("yes", "maroon")).readout  # noqa: B018
+        Encoder(vlm, PROMPT, answers=AnswerSpace("choice", ("yes", "maroon"))).readout  # noqa: B018
 
 
 def published_config(option: str):

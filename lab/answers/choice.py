@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from lab.answers.table import PredictionTable, read_only
 from lab.errors import DataError
-from lab.records import Answer, Choice, Prediction, Scored, Written
+from lab.records import Answer, Choice, Prediction, Said, Scored
 
 if TYPE_CHECKING:
     from lab.config import PromptDial
@@ -44,7 +44,7 @@ class ChoiceTable(PredictionTable):
         return {name: [getattr(row.answer, name) for row in rows] for name in ("options", "right")} | scored
 
     @classmethod
-    def answer_of(cls, row: Mapping[str, Any]) -> tuple[Answer, Scored | Written]:
+    def answer_of(cls, row: Mapping[str, Any]) -> tuple[Answer, Said]:
         said = Scored(tuple(row["log_p"]), row["captured_mass"], row["prediction"])
         return Choice(row["right"], tuple(row["options"])), said
 

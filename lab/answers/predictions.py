@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from lab.answers import learned
 from lab.answers.choice import ChoiceTable
+from lab.answers.regions import RegionsTable
 from lab.answers.table import PredictionTable
 from lab.answers.text import TextTable, VotedTable
 from lab.errors import DataError, did_you_mean
@@ -27,7 +28,7 @@ from lab.records import Choice, Prediction
 
 SCHEMA_VERSION = 2
 VERSION_KEY, KIND_KEY = b"vlm_lab.predictions", b"vlm_lab.kind"
-KINDS: dict[str, type[PredictionTable]] = {table.kind: table for table in (ChoiceTable, TextTable, VotedTable)}
+KINDS: dict[str, type[PredictionTable]] = {table.kind: table for table in (ChoiceTable, TextTable, VotedTable, RegionsTable)}
 COLUMNS = tuple(dict.fromkeys(name for table in KINDS.values() for name in table.names()))
 VERSION_1 = {
     "question_group": {"sentence_group": pa.string()},

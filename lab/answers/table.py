@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from lab.errors import DataError
-from lab.records import Answer, Prediction, Scored, Written
+from lab.records import Answer, Prediction, Said
 
 COMMON = (
     pa.field("sample_id", pa.string(), nullable=False),
@@ -28,7 +28,7 @@ class PredictionTable:
     sample_id, image_set, question_group: str [n]; subset: str or None, object [n]
     image_order, visual_tokens: object [n] of tuples of int
     A kind adds its own columns (`FIELDS`), and what follows from them: computed once, not to be written to. Of every kind:
-    answered, in words, object [n] of str; confidence, its probability, float64 [n]; correct, bool [n].
+    answered, in words, object [n] of str; confidence, its probability, float64 [n]; and correct, bool [n], where one answer is right.
     """
 
     kind: ClassVar[str]
@@ -64,7 +64,7 @@ class PredictionTable:
         raise NotImplementedError
 
     @classmethod
-    def answer_of(cls, row: Mapping[str, Any]) -> tuple[Answer, Scored | Written]:
+    def answer_of(cls, row: Mapping[str, Any]) -> tuple[Answer, Said]:
         """The right answer and what was said, of a row of a file."""
         raise NotImplementedError
 

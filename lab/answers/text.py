@@ -13,7 +13,7 @@ from lab.answers import learned
 from lab.answers.normalise import RULES
 from lab.answers.table import PredictionTable, read_only
 from lab.errors import DataError
-from lab.records import Answer, Prediction, Scored, Text, Written
+from lab.records import Answer, Prediction, Said, Text, Written
 
 TOLERANCE = 1e-4
 """Rounding allowed to a log-probability computed in float32."""
@@ -51,7 +51,7 @@ class TextTable(PredictionTable):
         return given | {field.name: [getattr(row.said, field.name) for row in rows] for field in cls.FIELDS[2:]}
 
     @classmethod
-    def answer_of(cls, row: Mapping[str, Any]) -> tuple[Answer, Scored | Written]:
+    def answer_of(cls, row: Mapping[str, Any]) -> tuple[Answer, Said]:
         said = Written(**{field.name: row[field.name] for field in cls.FIELDS[2:]})
         return Text(tuple(row["references"]), tuple(row["votes"])), said
 

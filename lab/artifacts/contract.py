@@ -18,7 +18,7 @@ from lab.model import Vlm
 from lab.model.answers import Readout, TextReadout
 from lab.model.encoding import Encoder
 from lab.prompt import describe as describe_prompt
-from lab.records import Choice, Text
+from lab.records import AnswerSpace, Choice, Text
 
 VERSION = 3
 EARLIER = {
@@ -89,11 +89,11 @@ def load(run_dir: Path) -> dict[str, Any]:
         ) from None
 
 
-def options_of(trained: dict[str, Any], dial: PromptDial) -> tuple[str, ...]:
-    """What an adapter chooses from (`Splits.options`): its options in their own words, or True and False; () where it writes."""
+def answers_of(trained: dict[str, Any], dial: PromptDial) -> AnswerSpace:
+    """What an adapter answers with; its options are in their own words, or True and False."""
     answers = trained["answers"]
-    words = tuple(spellings[0] for spellings in answers["options"]) if answers["kind"] == Choice.kind else ()
-    return Choice.truth(True).options if words == tuple(dial.words.values()) else words
+    words = tuple(spellings[0] for spellings in answers.get("options", ()))
+    return AnswerSpace(answers["kind"], Choice.truth(True).options if words == tuple(dial.words.values()) else words)
 
 
 def compare(trained: dict[str, Any], now: dict[str, Any]) -> tuple[list[str], list[str]]:

@@ -14,7 +14,7 @@ from lab.data import images
 from lab.data.faults import BadRecord, raise_or_skip
 from lab.data.question_only import NAME, question_only
 from lab.errors import ConfigError, DataError, did_you_mean
-from lab.records import Choice, Picture, Sample, Splits
+from lab.records import AnswerSpace, Picture, Regions, Sample, Splits
 
 log = logging.getLogger(__name__)
 
@@ -135,12 +135,11 @@ def finish(
         log.warning("data=%s: left out under data.on_bad=skip: %d", dial.name, len(skipped))
     reasons = {part: why_empty(part, parts, kept, faults, lost) or absent for part in PARTS}
     splits = {part: Records(kept[part], reasons[part], tables) for part in PARTS}
-    answers = (sample.answer for part in PARTS for sample in kept[part])
-    options = tuple(dict.fromkeys(option for answer in answers if isinstance(answer, Choice) for option in answer.options))
-    share = question_only(splits["train"], splits["dev"])
+    answers = AnswerSpace.of(sample.answer for part in PARTS for sample in kept[part])
+    share = None if answers.kind == Regions.kind else question_only(splits["train"], splits["dev"])
     baselines = {} if share is None else {NAME: share}
     named = (splits["train"], splits["minival"], splits["dev"])
-    return Splits(*named, skipped, tuple(notes), together, options, baselines)
+    return Splits(*named, skipped, tuple(notes), together, answers, baselines)
 
 
 def sized(sample: Sample, outcomes: Mapping[str, Any], sizes: Mapping[tuple[int, int], tuple[int, int]]) -> Sample:

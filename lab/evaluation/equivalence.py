@@ -128,7 +128,7 @@ def verify(
     told = texts(vlm, written)
     checks = [] if stored is None else [against("stored", stored, reference, tolerance["stored"])]
     again = reload()
-    reloaded = probe(again, Encoder(again, encoder.prompt, encoder.seed, encoder.options), examples)
+    reloaded = probe(again, Encoder(again, encoder.prompt, encoder.seed, encoder.answers), examples)
     checks.append(against("reloaded", reference, reloaded, tolerance["reloaded"]))
     alone = joined([probe(vlm, encoder, [example]) for example in examples])
     checks.append(against("batch of one", reference, alone, tolerance["batch of one"]))

@@ -23,7 +23,7 @@ from lab.host.progress import Report, silent
 from lab.model import Vlm
 from lab.model.answers import Readout
 from lab.model.batching import ROWS, to_device
-from lab.records import Batch, Choice, Prediction, Sample, Scored, Written
+from lab.records import Batch, Choice, Prediction, Said, Sample, Scored
 from lab.training.datamodule import Examples, eval_batches
 from lab.training.fast.fused_step import instead
 
@@ -86,7 +86,7 @@ def scored(log_p: list[float]) -> Scored:
     return Scored(tuple(log_p), min(1.0, sum(map(math.exp, log_p))), max(range(len(log_p)), key=log_p.__getitem__))
 
 
-def rows_of(batch: Batch, samples: Sequence[Sample], said: Sequence[Scored | Written]) -> list[Prediction]:
+def rows_of(batch: Batch, samples: Sequence[Sample], said: Sequence[Said]) -> list[Prediction]:
     """Put what a model made of a batch beside what its samples say."""
     rows, image = [], 0
     for b, (sample_id, sample) in enumerate(zip(batch.sample_ids, samples, strict=True)):

@@ -11,7 +11,7 @@ from lab.answers import choice
 from lab.config import PromptDial
 from lab.errors import ConfigError
 from lab.model.labels import Labels
-from lab.records import Choice, Text
+from lab.records import TRUE_FALSE, AnswerSpace, Choice, Text
 
 if TYPE_CHECKING:
     import torch
@@ -75,13 +75,13 @@ class TextReadout:
 
 
 def readout(
-    tokenizer: PreTrainedTokenizerBase | Labels, dial: PromptDial, options: Sequence[str] = Choice.truth(True).options, lead: str = ""
+    tokenizer: PreTrainedTokenizerBase | Labels, dial: PromptDial, answers: AnswerSpace = TRUE_FALSE, lead: str = ""
 ) -> Readout | TextReadout:
-    """How answers are read: as one of the options that the data have (`Splits.options`), or as text where they have none.
+    """How answers are read: as one of the options that the data have, or as text where they have none.
 
     lead: what stands between a prompt and its answer (`Architecture.lead`).
     """
-    return choice_readout(tokenizer, dial, options, lead) if options else TextReadout(dial.post)
+    return choice_readout(tokenizer, dial, answers.options, lead) if answers.options else TextReadout(dial.post)
 
 
 def choice_readout(tokenizer: PreTrainedTokenizerBase | Labels, dial: PromptDial, options: Sequence[str], lead: str = "") -> Readout:

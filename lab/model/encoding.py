@@ -21,7 +21,7 @@ from lab.model.answers import Readout, TextReadout, readout
 from lab.model.batching import ALIGN, collate
 from lab.model.labels import Labels
 from lab.prompt import parse_template, to_chat, written
-from lab.records import Batch, Chat, Choice, ExampleSize, Picture, Sample, Text
+from lab.records import TRUE_FALSE, AnswerSpace, Batch, Chat, ExampleSize, Picture, Sample, Text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,13 +63,13 @@ class Encoder:
     Raises `ConfigError` if the prompt holds special tokens: the checkpoint's chat template alone may write them.
     """
 
-    def __init__(self, vlm: Vlm, prompt: PromptDial, seed: int = 0, options: tuple[str, ...] = Choice.truth(True).options) -> None:
+    def __init__(self, vlm: Vlm, prompt: PromptDial, seed: int = 0, answers: AnswerSpace = TRUE_FALSE) -> None:
         self.architecture, self.config = vlm.family.architecture, vlm.bare.config
         self.processor = vlm.processor
         self.tokenizer = vlm.processor.tokenizer
         self.prompt, self.frame = prompt, parse_template(prompt)
         self.seed = seed
-        self.options = options
+        self.answers = answers
         self.image_id = self.architecture.image_id(self.processor)
         self.budget, self.reducer = vlm.budget, vlm.reducer
         self.prefix = self.architecture.in_prompt and (vlm.conditioner is None or vlm.conditioner.prefix)
@@ -89,7 +89,7 @@ class Encoder:
     @cached_property
     def readout(self) -> Readout | TextReadout:
         """How the answers to its prompts are read. Raises `ConfigError` for options that no token says."""
-        return readout(self.labels or self.tokenizer, self.prompt, self.options, self.architecture.lead)
+        return readout(self.labels or self.tokenizer, self.prompt, self.answers, self.architecture.lead)
 
     def ids(self, text: str) -> list[int]:
         """Tokenise, without anything around it."""

@@ -137,8 +137,8 @@ def also(
     """Ask dev of another data option, encoded as the run's own is; write the predictions, return `<data>/dev/...` and the facts."""
     dial = data.option(option)
     loaded = data.load(dial, Path(x.tracking.cache_dir))
-    if loaded.options != dev.encoder.options:
-        theirs, own = (", ".join(options) or "in words" for options in (loaded.options, dev.encoder.options))
+    if loaded.answers != dev.encoder.answers:
+        theirs, own = (", ".join(answers.options) or answers.kind for answers in (loaded.answers, dev.encoder.answers))
         raise ConfigError(f"evaluation.also=[{option}]: its answers are {theirs}, and those of this run are {own}.")
     splits, examples = screen(loaded, ("dev",), dev.encoder, dial)
     for note in splits.notes:

@@ -13,7 +13,7 @@ from lab.evaluation import asking
 from lab.host.progress import Report
 from lab.model import Vlm
 from lab.model.encoding import Encoder
-from lab.records import Prediction, Splits
+from lab.records import AnswerSpace, Prediction, Splits
 from lab.run.assembly import assemble, check, load_base
 from lab.run.measuring import require_effect
 from lab.run.sharing import Prepared
@@ -58,16 +58,16 @@ class Rebuilt:
 
 
 def rebuild(
-    run: Run, run_dir: Path, x: Experiment, options: tuple[str, ...], purpose: str, report: Report, break_contract: bool = False
+    run: Run, run_dir: Path, x: Experiment, answers: AnswerSpace, purpose: str, report: Report, break_contract: bool = False
 ) -> Rebuilt:
-    """Load base, dials and adapter of a finished run. options: as in `Splits`; purpose: what is to be done, for the error.
+    """Load base, dials and adapter of a finished run. answers: as in `Splits`; purpose: what is to be done, for the error.
 
     Raises `ContractError` unless `break_contract`, and `ConfigError` or `ModelError` for what cannot be loaded.
     """
     check(x)
     base = load_base(x, report)
     vlm = assemble(x, base)
-    encoder = Encoder(vlm, x.prompt, x.seed, options)
+    encoder = Encoder(vlm, x.prompt, x.seed, answers)
     trained, now = contract.load(run_dir), contract.describe(x, vlm, encoder, encoder.readout)
     reasons = contract.differences(trained, now)
     if not break_contract:

@@ -47,7 +47,7 @@ class Prepared:
         key = encoding_key(x)
         if key not in self.examples:
             vlm = assemble(x, self.vlm)
-            encoder = Encoder(vlm, x.prompt, x.seed, self.splits.options)
+            encoder = Encoder(vlm, x.prompt, x.seed, self.splits.answers)
             self.screened[key], made = screen(self.splits, needed_splits(x), encoder, x.data)
             self.tell_apart(key)
             for examples in made.values():

@@ -41,7 +41,7 @@ def weights(x: Experiment, prepared: Prepared, cached: bool) -> dict[str, torch.
     if cached:
         examples = prepared.encoded(x)
     else:
-        encoder = Encoder(assemble(x, prepared.vlm), x.prompt, x.seed, prepared.splits.options)
+        encoder = Encoder(assemble(x, prepared.vlm), x.prompt, x.seed, prepared.splits.answers)
         examples = {name: Examples(getattr(prepared.splits, name), encoder) for name in ("train", "minival")}
     with tempfile.TemporaryDirectory(prefix="lab-self-check-") as scratch, attached(x, prepared.vlm) as vlm:
         loop.train(x, vlm, examples, Path(scratch), time.time())

@@ -49,7 +49,7 @@ def asked_again(x: Experiment, known: Run, run_dir: Path) -> list[str]:
     """Ask dev with the arm from its files; hold that against the run's predictions and metrics."""
     vlm = running.reload(x, run_dir)
     splits = data.load(x.data, Path(x.tracking.cache_dir))
-    examples = Examples(splits.dev, Encoder(vlm, x.prompt, x.seed, splits.options))
+    examples = Examples(splits.dev, Encoder(vlm, x.prompt, x.seed, splits.answers))
     examples.prepare(None, vlm)
     scored = asking.ask(vlm, examples, examples.encoder.readout, x.evaluation, "dev")
     table = predictions.read(runs.predictions_file(run_dir, x.data.name, "dev"))

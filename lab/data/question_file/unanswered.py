@@ -7,9 +7,10 @@ the columns image or images, question, id and choices are read. What is bad is a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from lab.config import DataDial
 from lab.data import images, records_file
@@ -20,7 +21,7 @@ from lab.data.sets.questions import COLUMNS, check_columns
 from lab.data.splits import Records, sized
 from lab.data.tables import Tables
 from lab.errors import ConfigError, DataError
-from lab.records import Answer, Choice, Picture, Sample, Skipped, Splits, Text
+from lab.records import Answer, AnswerSpace, Choice, Picture, Regions, Sample, Skipped, Splits, Text
 
 FILES = (*records_file.DELIMITERS, *records_file.JSON, ".parquet")
 """Endings of a file of questions."""
@@ -88,8 +89,8 @@ def of_file(dial: DataDial, question: str | None, cache_dir: Path) -> Unanswered
     return Unanswered(records, [*file.faults, *faults], notes, file.tables)
 
 
-def splits_of(found: Unanswered, options: tuple[str, ...], numbers: Collection[int], cache_dir: Path) -> Splits:
-    """The questions as the dev split of a run with these options (`Splits.options`), every picture looked at.
+def splits_of(found: Unanswered, answers: AnswerSpace, numbers: Collection[int], cache_dir: Path) -> Splits:
+    """The questions as the dev split of a run with such answers, every picture looked at.
 
     The answer of each stands in for one that nobody knows. Raises `DataError` if no question is good.
     """
@@ -99,17 +100,17 @@ def splits_of(found: Unanswered, options: tuple[str, ...], numbers: Collection[i
     faults = list(found.faults)
     for record in found.records:
         bad = next((picture.source for picture in record.pictures if isinstance(outcomes[picture.source], str)), None)
-        reason = f"{'' if bad == record.source else f'{bad}: '}{outcomes[bad]}" if bad else unaskable(record, options, numbers)
+        reason = f"{'' if bad == record.source else f'{bad}: '}{outcomes[bad]}" if bad else unaskable(record, answers.options, numbers)
         if reason:
             faults.append(BadRecord(record.source, reason))
             continue
         shared = "|".join(picture.source for picture in record.pictures)
-        answer = unknown(record.choices or options) if options else unknown(())
+        answer = unknown(answers, record, outcomes)
         samples.append(sized(Sample(record.name, record.question, record.pictures, answer, shared, record.name), outcomes, sizes))
     if not samples:
         raise DataError(f"no question is left to ask; bad ones: {len(faults)}, the first: {faults[0]}")
     skipped = tuple(Skipped(fault.source, fault.reason) for fault in faults)
-    return Splits(Records(()), Records(()), Records(samples, tables=found.tables), skipped, tuple(found.notes), options=options)
+    return Splits(Records(()), Records(()), Records(samples, tables=found.tables), skipped, tuple(found.notes), answers=answers)
 
 
 def unaskable(record: Record, options: tuple[str, ...], numbers: Collection[int]) -> str:
@@ -120,6 +121,8 @@ def unaskable(record: Record, options: tuple[str, ...], numbers: Collection[int]
     return f"the choice {shown(odd[0])} is none of the run's options: {', '.join(options)}" if odd else ""
 
 
-def unknown(options: tuple[str, ...]) -> Answer:
-    """An answer that says nothing: the first of the options, or no words."""
-    return Choice(0, options) if options else Text(("",))
+def unknown(answers: AnswerSpace, record: Record, outcomes: Mapping[str, Any]) -> Answer:
+    """An answer that says nothing: the first of the options, no words, or no boxes."""
+    if answers.kind == Regions.kind:
+        return Regions((), outcomes[record.pictures[0].source].size)
+    return Choice(0, record.choices or answers.options) if answers.options else Text(("",))
