@@ -173,6 +173,8 @@ WORDS: dict[str, Words] = {
     "data.rule": Words(("winoground",)),
     "data.sha256": Words((), also=r"[0-9a-f]{64}", also_told="64 hexadecimal digits"),
     "data.kind": Words(("text",)),
+    "data.exif": Words(("shown", "stored")),
+    "data.empty": Words(("reviewed", "unlabelled")),
     "data.answer_format": Words(("text", "letter", "index0", "index1")),
     "evaluation.ask": Words(("score", "generate")),
     "evaluation.splits": Words(("train", "minival", "dev")),

@@ -113,8 +113,8 @@ class DataDial:
     """Which questions. Sizes are numbers of them; None means all there are. rule: how a benchmark scores its answers.
 
     path, columns, kind, answer_format, allow_shared_images: of `questions`, a file of one's own (`lab.data.sets.questions`). sha256: of that
-    file; None: as it is now, which `lab.freezing` writes down, so that a changed file is another run. max_length: most tokens of prompt and
-    answer together, of a sample of train.
+    file; None: as it is now, which `lab.freezing` writes down, so that a changed file is another run. question, exif, empty, aliases: of
+    `boxes`, a file of boxes (`lab.data.sets.boxes`). max_length: most tokens of prompt and answer together, of a sample of train.
     """
 
     name: str = MISSING
@@ -135,6 +135,10 @@ class DataDial:
     kind: str | None = None
     answer_format: str | None = None
     allow_shared_images: bool = False
+    question: str | None = None
+    exif: str | None = None
+    empty: str | None = None
+    aliases: dict[str, str] = field(default_factory=dict)
     max_length: int | None = None
 
 
@@ -406,8 +410,9 @@ ROLES: dict[str, str] = {
         *(f"prompt.{key.name}" for key in dataclasses.fields(PromptDial) if key.name != "post"),
         "data.name", "data.root", "data.source", "data.seed", "data.num_train", "data.num_minival", "data.on_bad", "data.difficulty",
         "data.image_layout", "data.permutations", "data.path", "data.sha256", "data.columns", "data.kind", "data.answer_format",
-        "data.allow_shared_images", "data.max_length", "trainer.max_steps", "trainer.max_epochs", "trainer.batch_size",
-        "trainer.accumulate_grad_batches", "trainer.gradient_clip_val", "trainer.val_every", "trainer.patience",
+        "data.allow_shared_images", "data.question", "data.exif", "data.empty", "data.aliases", "data.max_length",
+        "trainer.max_steps", "trainer.max_epochs", "trainer.batch_size", "trainer.accumulate_grad_batches", "trainer.gradient_clip_val",
+        "trainer.val_every", "trainer.patience",
         "trainer.gradient_checkpointing", "trainer.restore_best",
     ), TRAINED),
     **dict.fromkeys((
@@ -434,8 +439,9 @@ def role(key: str) -> str:
 
 
 NAMELESS = (
-    "data.path", "data.sha256", "data.kind", "data.answer_format", "data.allow_shared_images", "optim.milestones", "optim.gamma",
-    "optim.optimizer", "optim.warmup_steps", "data.max_length", "model.untied_head", "model.labels", "lora.full",
+    "data.path", "data.sha256", "data.kind", "data.answer_format", "data.allow_shared_images", "data.question", "data.exif",
+    "data.empty", "data.max_length", "optim.milestones", "optim.gamma",
+    "optim.optimizer", "optim.warmup_steps", "model.untied_head", "model.labels", "lora.full",
 )  # fmt: skip
 """Keys that are younger than runs of the others, whose names they leave as they are while nobody sets them."""
 

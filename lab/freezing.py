@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import os
 import re
 import typing
 from collections.abc import Mapping
@@ -21,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lab import bounds, paths, plugins
 from lab.config import Experiment, IfFinished, IfUnfinished, LoraDial, Optim, Schedule, TrainerSection, adds_modules, trains
 from lab.errors import ConfigError, did_you_mean
-from lab.host.files import file_hash
+from lab.host.files import annotations_hash
 
 S = TypeVar("S")
 
@@ -41,9 +40,9 @@ def freeze(composed: DictConfig) -> Experiment:
             setattr(getattr(experiment, section), name, path if when is paths.When.frozen else spelled)
     check(experiment)
     file = experiment.data.path
-    if file is not None and experiment.data.sha256 is None and os.path.isfile(file):
+    if file is not None and experiment.data.sha256 is None:
         try:
-            experiment.data.sha256 = file_hash(file)
+            experiment.data.sha256 = annotations_hash(file)
         except OSError as error:
             raise ConfigError(f"data.path={file}: the file cannot be read ({error.strerror}).") from None
     return experiment

@@ -101,7 +101,7 @@ OPTIONS = [path for path in sorted((ROOT / "conf").glob("*/*.yaml")) if path.par
 
 @pytest.mark.parametrize("path", OPTIONS, ids=lambda p: f"{p.parent.name}={p.stem}")
 def test_every_option_composes(path: Path, composer) -> None:
-    needs = {"lora=none": "trainer.max_steps=0", "data=questions": "data.path=q.csv"}
+    needs = {"lora=none": "trainer.max_steps=0", "data=questions": "data.path=q.csv", "data=boxes": "data.path=q.json"}
     option = f"{path.parent.name}={path.stem}"
     dial = path.parent.name
     if dial == RECIPE:

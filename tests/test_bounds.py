@@ -24,6 +24,8 @@ TEXTS = {
     "model.family": "a module of lab/model, looked for before weights are read",
     "model.revision": "of a hub",
     "data.columns": "names in a user's file",
+    "data.question": "words",
+    "data.aliases": "names of classes in a user's file",
     "data.source": "lab.data.sets.nlvr2 says why some are refused, before a model is loaded",
     "lora.target_modules": "a regular expression",
     "optim.schedule_kwargs": "arguments of a schedule of Transformers, held against its signature",

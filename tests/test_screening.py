@@ -131,7 +131,6 @@ def test_an_image_too_thin_is_a_bad_record_before_its_pixels_are_made(vlm: Vlm) 
         with pytest.raises(BadRecord, match=r"^thin: the checkpoint's image processor does not take its 3 x 603 pixels"):
             look(thin)
         look(Picture("not so thin", png(3, 600)))
-    return None
 
 
 def test_sizes_are_known_without_decoding() -> None:

@@ -16,7 +16,7 @@ from typing import Protocol
 
 import numpy as np
 import PIL
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from lab.config import OnBad
 from lab.data.faults import BadRecord, raise_or_skip
@@ -67,6 +67,20 @@ def decode(picture: Picture) -> Image.Image:
     if reason:
         raise BadRecord(picture.source, reason)
     return image.crop(picture.crop)
+
+
+PNG_EXIF = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
+"""Without any of these a PNG has no orientation, for which Pillow would decode it."""
+
+
+def orientation(picture: Picture) -> int:
+    """By its EXIF tag how `decode` turns a picture, 1 (not at all) to 8, without decoding it. Raises `BadRecord` for an unreadable file."""
+    data = _encoded(picture)
+    if data.startswith(b"\x89PNG") and not any(mark in data for mark in PNG_EXIF):
+        return 1
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        found = image.getexif().get(ExifTags.Base.Orientation, 1)
+    return found if found in range(1, 9) else 1
 
 
 def size_of(picture: Picture) -> tuple[int, int]:

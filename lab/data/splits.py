@@ -57,8 +57,9 @@ class Records:
 
 def reject_unused_fields(dial: DataDial, *fields: str) -> None:
     """Refuse every optional field of the dial that the data set does not read: it would be ignored in silence."""
+    unset = DataDial()
     for key, value in vars(dial).items():
-        if key not in (*ALL_READ, *fields) and value:
+        if key not in (*ALL_READ, *fields) and value and value != getattr(unset, key):
             raise ConfigError(f"data.{key}={value}: data={dial.name} does not read it; leave it out.")
 
 

@@ -39,17 +39,17 @@ def library() -> Any:
 
 
 class Table:
-    """One split of a table: image columns that stay encoded, and columns of plain values. Others are never touched."""
+    """One split of a table: image columns that stay encoded, and columns of plain values. Others are never touched, but `nested` ones."""
 
-    def __init__(self, name: str, dataset: Any, images: Sequence[str]) -> None:
+    def __init__(self, name: str, dataset: Any, images: Sequence[str], nested: Sequence[str] = ()) -> None:
         self.name = name
         self.images = tuple(images)
-        missing = [column for column in images if column not in dataset.column_names]
+        missing = [column for column in (*images, *nested) if column not in dataset.column_names]
         if missing:
             there = ", ".join(dataset.column_names)
             raise DataError(f"{name}: it has no column {missing[0]!r}; its columns are {there}.")
         self._columns = {column: _encoded(name, dataset, column) for column in images}
-        self._meta = dataset.select_columns([name for name in dataset.column_names if _is_scalar(dataset, name)])
+        self._meta = dataset.select_columns([name for name in dataset.column_names if name in nested or _is_scalar(dataset, name)])
         files = [os.stat(file["filename"]) for file in dataset.cache_files]
         self.stamp = Stamp(sum(file.st_size for file in files), max((file.st_mtime_ns for file in files), default=0))
 
@@ -100,15 +100,18 @@ class Tables:
         return dataclasses.replace(picture, data=self._tables[name].encoded(int(index), column, *map(int, among)))
 
 
-def open_tables(root: str, splits: Sequence[str], images: Sequence[str], cache_dir: Path) -> dict[str, Table]:
+def open_tables(
+    root: str, splits: Sequence[str], images: Sequence[str], cache_dir: Path, nested: Sequence[str] = ()
+) -> dict[str, Table]:
     """Open the named splits that are there, of a folder of parquet files or of a hub id `owner/name[@revision]`.
 
-    Local files are named `<split>.parquet` or `<split>-00000-of-00001.parquet`, in the folder or in `data/` in it.
+    nested: columns of lists or of several values that are read too. Local files are named `<split>.parquet` or
+    `<split>-00000-of-00001.parquet`, in the folder or in `data/` in it.
     Raises `DataError` if none of the splits is there.
     """
     folder = Path(root)
     found = _local(folder, splits, cache_dir) if folder.is_dir() else _hub(root, splits, cache_dir)
-    return {split: Table(f"{root}[{split}]", dataset, images) for split, dataset in found.items()}
+    return {split: Table(f"{root}[{split}]", dataset, images, nested) for split, dataset in found.items()}
 
 
 def open_every_split(path: str, cache_dir: Path) -> dict[str, Any]:

@@ -36,6 +36,25 @@ def file_hash(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+ANNOTATIONS = (".json", ".txt", ".xml", ".yaml", ".yml")
+"""Endings of the files that annotations lie in where they fill a folder."""
+
+
+def annotations_hash(path: str | Path) -> str | None:
+    """The SHA-256 of a file; of a folder, or of the folder of a YAML file: of all `ANNOTATIONS` in it with their names.
+
+    None for what is neither, such as the id of a hub. Raises `OSError`.
+    """
+    path = Path(path)
+    if path.is_file() and path.suffix.lower() not in (".yaml", ".yml"):
+        return file_hash(path)
+    folder = path.parent if path.is_file() else path
+    if not folder.is_dir() or not path.exists():
+        return None
+    files = sorted(each for each in folder.rglob("*") if each.suffix.lower() in ANNOTATIONS and each.is_file())
+    return values_hash([[each.relative_to(folder).as_posix(), file_hash(each)] for each in files], 64)
+
+
 def text_hash(*texts: str, digits: int = 64) -> str:
     """The first hexadecimal digits of the SHA-256 of texts with a zero byte between them."""
     return hashlib.sha256("\0".join(texts).encode(errors="replace")).hexdigest()[:digits]

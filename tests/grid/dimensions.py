@@ -38,7 +38,9 @@ PLACES = {"pairs": (), "easy_vqa": (), "questions": ("data.path={root}/data/ques
 QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 FAMILIES = (*QWEN, "vit_gpt2")
 """Those that take most of what there is to choose; the others refuse much of it, and go through tests/test_{inline,vqa}_families.py."""
-TEXT = tuple(name for name in NAMES if named(name).asks == "question")
+BOXES = tuple(name for name in NAMES if named(name).kind == "regions")
+"""Data answered in boxes, which refuse most of what there is to choose; they go through tests/test_boxes_run.py."""
+TEXT = tuple(name for name in NAMES if named(name).asks == "question" and name not in BOXES)
 """Data answered in words."""
 
 
@@ -70,9 +72,9 @@ def models() -> dict[str, Overrides]:
 
 
 def data_sets() -> dict[str, Overrides]:
-    """Every option, and both layouts of NLVR."""
+    """Every option that is not answered in boxes, and both layouts of NLVR."""
     found: dict[str, Overrides] = {}
-    for name in options("data"):
+    for name in (each for each in options("data") if each not in BOXES):
         found[name] = (f"data={name}", *PLACES.get(name, (f"data.root={{root}}/data/{name}",)), *SIZES.get(name, ()))
     return found | {"nlvr boxes": (*found["nlvr"], "data.image_layout=boxes")}
 

@@ -1,17 +1,30 @@
-"""Which part a question of a file is in: as the file splits them, else drawn by picture; never one picture in two parts unsaid."""
+"""Which part a record of a file is in: as the file splits them, else drawn by picture; never one picture in two parts unsaid."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 from lab.config import DataDial
-from lab.data.question_file.rows import Record
 from lab.data.splits import PARTS
 from lab.errors import DataError
 
 SHARES = {"dev": 0.1, "minival": 0.1, "train": 0.8}
+
+
+class Record(Protocol):
+    """What is divided. group: what belongs together, or None. part: of a given split, or None."""
+
+    @property
+    def source(self) -> str: ...
+
+    @property
+    def group(self) -> str | None: ...
+
+    @property
+    def part(self) -> str | None: ...
 
 
 def parts_of(
@@ -25,18 +38,21 @@ def parts_of(
     if not any(given):
         drawn = draw(groups, dial.seed, SHARES)
         parts, leak = [drawn[group] for group in groups], ""
-        note = [f"questions: no split is given; pictures, told apart by their pixels, are drawn from data.seed={dial.seed}: {counts(parts)}."]
+        note = [f"{dial.name}: no split is given; pictures, told apart by their pixels, are drawn from data.seed={dial.seed}: {counts(parts)}."]
     else:
         if None in given:
             record = records[given.index(None)]
             raise DataError(f"{record.source}: its split is empty, and given in other rows. Give it in every row or in none.")
         parts, note = [str(part) for part in given], []
+        if "dev" not in parts and "minival" in parts:
+            parts = ["dev" if part == "minival" else part for part in parts]
+            note = [f"{dial.name}: no test is given, so that val is dev, what is reported."]
         if "minival" not in parts:
             drawn = draw([group for group, part in zip(groups, parts, strict=True) if part == "train"], dial.seed, {"minival": 0.1, "train": 0.9})
             parts = [drawn[group] if part == "train" else part for group, part in zip(groups, parts, strict=True)]
-            note = [f"questions: no minival is given; a tenth of train's pictures is drawn from data.seed={dial.seed}: {counts(parts)}."]
+            note += [f"{dial.name}: no minival is given; a tenth of train's pictures is drawn from data.seed={dial.seed}: {counts(parts)}."]
         leak = leaking(records, pictures, parts)
-        note += [f"questions: {leak} Allowed by data.allow_shared_images."] if leak and dial.allow_shared_images else []
+        note += [f"{dial.name}: {leak} Allowed by data.allow_shared_images."] if leak and dial.allow_shared_images else []
     return list(zip(parts, clusters, strict=True)), note, leak
 
 

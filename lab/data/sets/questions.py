@@ -32,7 +32,7 @@ from lab.data.records_file import RecordsFile
 from lab.data.splits import PARTS, choose_parts, finish, reject_unused_fields
 from lab.data.tables import Tables
 from lab.errors import ConfigError, DataError, did_you_mean
-from lab.host.files import file_hash
+from lab.host.files import annotations_hash
 from lab.records import Sample, Splits
 
 NEEDED = (("image", "images"), ("question",), ("answer", "answers"))
@@ -53,7 +53,11 @@ class Questions:
 
 def load(dial: DataDial, cache_dir: Path) -> Splits:
     """Read the file that `data.path` names. Raises `ConfigError`, or `DataError` by `data.on_bad`."""
-    questions = read(dial, cache_dir)
+    return splits_of(read(dial, cache_dir), dial, cache_dir)
+
+
+def splits_of(questions: Questions, dial: DataDial, cache_dir: Path) -> Splits:
+    """What was read as splits. Raises `DataError` for pictures in several parts, or by `data.on_bad`."""
     if questions.leak and not dial.allow_shared_images:
         raise DataError(questions.leak)
     absent = f"{dial.path} has no question for it."
@@ -64,11 +68,7 @@ def read(dial: DataDial, cache_dir: Path) -> Questions:
     """Every question of the file with its picture, answer and part. Raises `ConfigError`, or `DataError` for the file as a whole."""
     reject_unused_fields(dial, "root", "path", "sha256", "columns", "kind", "answer_format", "allow_shared_images")
     assert dial.path is not None  # conf/data/questions.yaml wants one
-    if dial.sha256 is not None and Path(dial.path).is_file() and (now := file_hash(dial.path)) != dial.sha256:
-        raise DataError(
-            f"data.path={dial.path}: the file has changed: its SHA-256 is {now[:12]}..., data.sha256 {dial.sha256[:12]}.... Put the file back, "
-            "or give data.sha256=null to read it as it is."
-        )
+    check_unchanged(dial)
     names = {column: dial.columns.get(column, column) for column in COLUMNS}
     file = records_file.read(dial.path, (names["image"], names["images"]), cache_dir)
     check_columns(file, names, dial)
@@ -85,6 +85,15 @@ def read(dial: DataDial, cache_dir: Path) -> Questions:
     ignored = [column for column in file.columns if column not in names.values()]
     notes += [f"questions: columns that are not read: {', '.join(ignored)}."] if ignored else []
     return Questions(samples, [*file.faults, *faults, *bad, *wrong], [*notes, *more], leak, file.tables)
+
+
+def check_unchanged(dial: DataDial) -> None:
+    """Raise a `DataError` if the file has another content than `data.sha256`."""
+    if dial.sha256 is not None and (now := annotations_hash(str(dial.path))) not in (None, dial.sha256):
+        raise DataError(
+            f"data.path={dial.path}: the file has changed: its SHA-256 is {now[:12]}..., data.sha256 {dial.sha256[:12]}.... Put the file back, "
+            "or give data.sha256=null to read it as it is."
+        )
 
 
 def check_columns(file: RecordsFile, names: Mapping[str, str], dial: DataDial, needed: Sequence[tuple[str, ...]] = NEEDED) -> None:
