@@ -86,12 +86,12 @@ class Experiment:
         """Train and measure it, unless its run is finished; the curves, a row for each recorded step."""
         import pandas as pd
 
-        from lab.store import runs
+        from lab.store import curve_files
         from lab.sweeping.arms import command_of
         from lab.train import run_alone
 
         run_alone(self.config, command_of("train", self.overrides), time.time(), self.progress)
-        return pd.DataFrame(runs.curves(self.folder))
+        return pd.DataFrame(curve_files.read(self.folder))
 
     def evaluate(self, *overrides: str, split: str = "dev") -> pd.DataFrame:
         """The metrics of a split with their 95 % intervals; overrides: other data or ways to evaluate, as of `lab.evaluate`."""

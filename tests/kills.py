@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.config import Experiment, identity
-from lab.store import runs
+from lab.store import curve_files, runs
 
 OPTIONS = (
     "lora.lora_dropout=0.1", "trainer.max_steps=6", "trainer.save_every=2", "trainer.val_every=3", "trainer.restore_best=true",
@@ -59,7 +59,7 @@ def essence(x: Experiment) -> dict[str, Any]:
     return {
         "status": run.status,
         "metrics": {key: repr(value) for key, value in run.metrics.items() if not key.startswith(ELSEWHERE)},
-        "curves": [{key: value for key, value in row.items() if key != "seconds"} for row in runs.curves(folder)],
+        "curves": [{key: value for key, value in row.items() if key != "seconds"} for row in curve_files.read(folder)],
         "adapter": (folder / "adapter" / "adapter_model.safetensors").read_bytes(),
         "predictions": {path.name: path.read_bytes() for path in sorted((folder / "predictions").iterdir())},
         "left over": [path.name for path in folder.iterdir() if path.name.startswith(".") and path.name != runs.LOCK],

@@ -15,7 +15,7 @@ from lab.answers import predictions
 from lab.records import Choice, Prediction, Scored
 from lab.statistics.metrics import summarise
 from lab.statistics.summary import of_split
-from lab.store import runs
+from lab.store import curve_files, runs
 from lab.store.runs import Run, Sweep
 
 CONFIG: dict[str, Any] = {
@@ -125,7 +125,7 @@ def write_run(
             row = {"step": step, "seconds": 0.1 * step, "train/loss": float(loss)}
             if step % 50 == 49:
                 row["minival/accuracy"] = float(0.5 + 0.2 * (1 - np.exp(-step * config["lora"]["r"] / 2000)))
-            runs.append_curve(folder, row)
+            curve_files.append(folder, row)
     known = {
         "data": {
             "counts": {"train": 4000, "minival": len(minival), "dev": len(dev)},

@@ -17,7 +17,7 @@ from lab import run as running
 from lab.config import Experiment, identity
 from lab.errors import ConfigError, ModelError, TrainingError
 from lab.run import ranks
-from lab.store import runs
+from lab.store import curve_files, runs
 from lab.training import devices
 from lab.training.datamodule import SeededOrder
 
@@ -28,7 +28,7 @@ def trained(x: Experiment) -> tuple[runs.Run, dict[int, float], dict[str, torch.
     """The record, the training curve and the adapter of an experiment."""
     run = running.run_alone(x, "command", time.time())
     folder = runs.folder(Path(x.tracking.runs_dir), run.identity)
-    rows = [row for row in runs.curves(folder) if "train/loss" in row]
+    rows = [row for row in curve_files.read(folder) if "train/loss" in row]
     curve = {row["step"]: row["train/loss"] for row in rows}
     assert len(curve) == len(rows), "a step was written twice"
     return run, curve, load_file(folder / "adapter" / "adapter_model.safetensors")

@@ -24,7 +24,7 @@ from lab.report.formatting import count, percent, quantity
 from lab.report.palette import COLOURS
 from lab.report.select_runs import choose
 from lab.report.write import write_report
-from lab.store import runs
+from lab.store import curve_files, runs
 from lab.store.runs import Sweep
 from lab.store.sync_state import NOTE
 from lab.tracking import links, shape
@@ -104,7 +104,7 @@ def test_final_numbers_stand_at_step_0_and_the_headline_is_that_of_the_record(pu
             continue
         assert {f"arm/{key}" for key in HEADLINE} == {key for key in run.data.metrics if key.startswith("arm/")}
         assert run.data.metrics["arm/accuracy_low"] == record.metrics["dev/accuracy_low"] < run.data.metrics["arm/accuracy"]
-        rows = runs.curves(runs.folder(published.folder / "runs", name))
+        rows = curve_files.read(runs.folder(published.folder / "runs", name))
         curves = {shape.curve_name(key) for row in rows for key in row.keys() - {"step", "seconds"}}
         history = {key: published.client.get_metric_history(run.info.run_id, key) for key in run.data.metrics}
         assert {key for key, points in history.items() if [point.step for point in points] != [0]} <= curves
@@ -178,7 +178,7 @@ def test_a_run_that_is_trained_anew_takes_the_place_of_the_earlier(tmp_path: Pat
 def test_a_number_that_is_not_finite_is_named_by_a_tag(tmp_path: Path, migrated: Path) -> None:
     section = store(tmp_path, migrated)
     run = write_run(tmp_path / "runs", "odd", {"lora.r": 2}, answers(Questions.draw("dev", 40), 0.5))
-    runs.append_curve(runs.folder(tmp_path / "runs", "odd"), {"step": 300, "seconds": 1.0, "train/loss": math.nan})
+    curve_files.append(runs.folder(tmp_path / "runs", "odd"), {"step": 300, "seconds": 1.0, "train/loss": math.nan})
     run.metrics |= {"dev/auroc_label": math.nan, "latency/p50_ms": math.inf}
     runs.save(tmp_path / "runs", run)
     mlflow = MlflowSync(section)

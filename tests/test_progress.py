@@ -13,7 +13,7 @@ import pytest
 from lab.config import Experiment
 from lab.host import progress
 from lab.host.progress import Row, bars, board
-from lab.store import runs
+from lab.store import curve_files, runs
 from lab.store.runs import Run
 
 ROOT = Path(__file__).parents[1]
@@ -80,7 +80,7 @@ def test_the_rows_of_a_sweep_are_its_living_arms_and_the_sum(tmp_path: Path) -> 
     todo = [(x, Run(identity=name, name=f"arm {name}", config={}, command="")) for name in ("a", "b", "c")]
     for name, step in (("a", 39), ("b", 19)):
         runs.folder(tmp_path, name).mkdir()
-        runs.append_curve(runs.folder(tmp_path, name), {"step": step, "seconds": 1.0, "train/loss": 0.25})
+        curve_files.append(runs.folder(tmp_path, name), {"step": step, "seconds": 1.0, "train/loss": 0.25})
     living = {record.identity: (None, x, record) for _, record in todo[:2]}
     begun: dict = {}
     assert rows(todo, living, begun) == [

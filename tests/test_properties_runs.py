@@ -26,7 +26,7 @@ from lab.report import measure
 from lab.report.select_runs import choose
 from lab.report.write import write_report
 from lab.run.measuring import PROBE, stored_probe
-from lab.store import runs
+from lab.store import curve_files, runs
 
 FILES = ("run.json", "curves.jsonl", "contract.json", PROBE, "predictions/dev.parquet", "predictions/minival.parquet", "delivered.json")
 GONE, EMPTY, FOLDER = "removed", "emptied", "a folder"
@@ -104,7 +104,7 @@ def said() -> Iterator[io.StringIO]:
 
 def copy(whole: Path, place: Path) -> Path:
     """A fresh copy of both runs."""
-    runs._tell_bad_line.cache_clear()
+    curve_files._tell_bad_line.cache_clear()
     shutil.rmtree(place / "runs", ignore_errors=True)
     return Path(shutil.copytree(whole, place / "runs"))
 
@@ -133,7 +133,7 @@ def test_reading_for_a_report(whole, place, name: str, damage: object, by_sweep:
     with said() as text:
         selection = choose(runs_dir)
         measured = measure.measure_all(selection.arms)
-        rows = {arm.run.identity: list(runs.curves(arm.folder)) for arm in selection.arms if (arm.folder / "curves.jsonl").is_file()}
+        rows = {arm.run.identity: list(curve_files.read(arm.folder)) for arm in selection.arms if (arm.folder / "curves.jsonl").is_file()}
     reasons = text.getvalue() + " ".join(one.reason for one in measured if isinstance(one, measure.Unmeasured))
     reasons += " ".join(one.details.unscaled or "" for one in measured if isinstance(one, measure.Measured))
     found = {one.arm.run.identity: one for one in measured}

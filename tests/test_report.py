@@ -53,7 +53,7 @@ from lab.statistics.metrics import KINDS, summarise
 from lab.statistics.resampling import clusters
 from lab.statistics.seeds import compare_seeds, noise_floor
 from lab.statistics.verdict import verdict
-from lab.store import runs
+from lab.store import curve_files, runs
 from lab.store.runs import Run
 from lab.store.sync_state import Delivered
 
@@ -470,9 +470,9 @@ def test_an_mlflow_run_is_named_and_linked_where_a_server_has_it(tmp_path: Path)
 def test_an_unreadable_line_of_a_curve_costs_that_line(tmp_path: Path, caplog) -> None:
     few(tmp_path / "runs", {"lora.r": 2}, {"lora.r": 4})
     path = tmp_path / "runs" / "run1" / "curves.jsonl"
-    whole = list(runs.curves(path.parent))
+    whole = list(curve_files.read(path.parent))
     path.write_text("{torn\n[1]\n" + path.read_text())
-    assert list(runs.curves(path.parent)) == whole
+    assert list(curve_files.read(path.parent)) == whole
     assert "curves.jsonl:1: this line is no point" in caplog.text and "curves.jsonl:2" in caplog.text
     assert figures.training_curves(measure_all(choose(tmp_path / "runs").arms)) is not None
 

@@ -19,7 +19,7 @@ from lab.config import identity
 from lab.report.formatting import count, decimal, percent, quantity, tokens
 from lab.report.select_runs import choose
 from lab.report.write import write_report
-from lab.store import runs
+from lab.store import curve_files, runs
 from lab.store.runs import Run
 from lab.sweeping import arms
 from lab.sweeping.sweep import run_sweep
@@ -248,7 +248,7 @@ def test_a_run_that_failed_and_goes_on_sends_its_summary_once(with_tracker) -> N
     run.metrics = {"train/seconds": 1.0, "latency/p50_ms": 30.0, "train/steps": 4.0}
     runs.save(runs_dir, run)
     for step in (0, 3):
-        runs.append_curve(runs.folder(runs_dir, run.identity), {"step": step, "seconds": 0.1, "train/loss": 1.0})
+        curve_files.append(runs.folder(runs_dir, run.identity), {"step": step, "seconds": 0.1, "train/loss": 1.0})
     assert courier.deliver(run.identity)
     again = dataclasses.replace(run, status=runs.FINISHED, ended=runs.now(), metrics={**run.metrics, "train/seconds": 2.0})
     runs.save(runs_dir, again)

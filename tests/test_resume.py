@@ -19,7 +19,7 @@ from lab import run as running
 from lab.config import Experiment, identity
 from lab.errors import BusyError, ContractError, ModelError, TrainingError
 from lab.host.stopping import EXIT_CODE, Stopped
-from lab.store import runs
+from lab.store import curve_files, runs
 from lab.training import callbacks, capacity, checkpoints
 from lab.training.checkpoints import BrokenCheckpoint, Checkpoint
 from lab.training.datamodule import SeededOrder
@@ -224,7 +224,7 @@ def test_out_of_memory_goes_on_with_smaller_batches(reference, monkeypatch, capl
     assert run.status == runs.FINISHED and run.metrics["train/steps"] == 12 and run.metrics["train/batch_size"] == 1
     assert run.facts["out_of_memory"] == [{"batch_size": 1, "accumulate_grad_batches": 4}]
     assert "out of memory: going on with batch_size=1, accumulate_grad_batches=4" in caplog.text
-    assert [row["step"] for row in runs.curves(folder(x)) if "train/loss" in row] == [9]
+    assert [row["step"] for row in curve_files.read(folder(x)) if "train/loss" in row] == [9]
     monkeypatch.setattr(Learner, "training_step", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("always")))
     with pytest.raises(ModelError, match="one sample does not fit"):
         alone(make("seed=5"))

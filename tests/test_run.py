@@ -20,7 +20,7 @@ from lab.answers import predictions
 from lab.config import Experiment, identity
 from lab.errors import ConfigError, DataError, ModelError
 from lab.statistics.metrics import summarise
-from lab.store import runs
+from lab.store import curve_files, runs
 from lab.sweeping import arms
 from lab.sweeping.sweep import run_sweep
 from lab.tracking.mlflow_sync import MlflowSync
@@ -42,7 +42,7 @@ def adapter(x: Experiment) -> dict[str, torch.Tensor]:
 
 
 def losses(x: Experiment) -> list[tuple[float, float]]:
-    rows = runs.curves(runs.folder(Path(x.tracking.runs_dir), identity(x)))
+    rows = curve_files.read(runs.folder(Path(x.tracking.runs_dir), identity(x)))
     return [(row["step"], row["train/loss"]) for row in rows if "train/loss" in row]
 
 
@@ -228,7 +228,7 @@ def test_epochs_and_early_stopping(small) -> None:
     x = small("trainer.max_steps=null", "trainer.max_epochs=0.5", "trainer.val_every=2", "trainer.patience=1", "optim.lr=1.0")
     run = running.run_alone(x, "command", time.time())
     assert run.metrics["train/steps"] <= 8
-    rows = list(runs.curves(runs.folder(Path(x.tracking.runs_dir), run.identity)))
+    rows = list(curve_files.read(runs.folder(Path(x.tracking.runs_dir), run.identity)))
     assert any("minival/nll" in row for row in rows)
 
 

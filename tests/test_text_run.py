@@ -25,7 +25,7 @@ from lab.model.families import qwen2_vl
 from lab.records import AnswerSpace, Choice, Text
 from lab.run import zero_shot
 from lab.run.assembly import attached
-from lab.store import runs
+from lab.store import curve_files, runs
 from lab.training import devices
 from lab.training.datamodule import DataModule, Examples
 from lab.training.learner import Learner
@@ -79,7 +79,7 @@ def test_an_arm_learns_answers_and_passes_the_gate(shared) -> None:
         checks = {check["name"]: check for check in run.facts["verify"]}
         assert len(checks) == 5 and all(check["passed"] for check in checks.values()), checks
         assert {"dev/exact_match", "dev/token_nll", "dev/ece", "dev/cut_off", "latency/tokens_per_second"} <= run.metrics.keys()
-        curve = list(runs.curves(folder(x)))
+        curve = list(curve_files.read(folder(x)))
         assert {"minival/token_nll", "minival/exact_match", "train_slice/token_nll"} <= {key for row in curve for key in row}
         table = predictions.read(runs.predictions_file(folder(x), "questions", "minival"))
         last = [row["minival/token_nll"] for row in curve if "minival/token_nll" in row][-1]

@@ -25,7 +25,7 @@ from mlflow_server import Server
 from lab import sync
 from lab.config import Tracking
 from lab.errors import ConfigError
-from lab.store import runs
+from lab.store import curve_files, runs
 from lab.store.runs import Run, Sweep
 from lab.store.sync_state import NOTE
 from lab.tracking import shape
@@ -108,7 +108,7 @@ def end(runs_dir: Path, run: Run) -> None:
 
 def write_rows(run_dir: Path, count: int, first: int = 0) -> None:
     for step in range(first, first + count):
-        runs.append_curve(run_dir, {"step": step, "seconds": round(0.001 * step, 3), "train/loss": 1.0 / (step + 1), "lr": 0.1 * step})
+        curve_files.append(run_dir, {"step": step, "seconds": round(0.001 * step, 3), "train/loss": 1.0 / (step + 1), "lr": 0.1 * step})
 
 
 def arm(section: Tracking, name: str, rows: int | None, survives: bool) -> None:
@@ -138,7 +138,7 @@ def arms_at_once(section: Tracking, rows: int | None = None, killed: str | None 
 
 def logged(runs_dir: Path, name: str) -> Counter:
     """Every point that a run has logged: (key, step, value); final numbers stand at step 0."""
-    rows = runs.curves(runs.folder(runs_dir, name))
+    rows = curve_files.read(runs.folder(runs_dir, name))
     points = [(shape.curve_name(key), row["step"], row[key]) for row in rows for key in row if key not in ("step", "seconds")]
     run = runs.load(runs_dir, name)
     assert run is not None
@@ -340,8 +340,8 @@ def test_a_delivery_cut_before_its_note_is_made_good(tmp_path, monkeypatch, migr
         assert not courier.deliver("cut")
     if note == "lost":
         (tmp_path / "cut" / NOTE).unlink()
-    runs.cut_curves(tmp_path / "cut", 2)  # the run goes on from a checkpoint: its third line is written again, at another time
-    runs.append_curve(tmp_path / "cut", {"step": 2, "seconds": 9.0, "train/loss": 1.0 / 3, "lr": 0.2})
+    curve_files.cut(tmp_path / "cut", 2)  # the run goes on from a checkpoint: its third line is written again, at another time
+    curve_files.append(tmp_path / "cut", {"step": 2, "seconds": 9.0, "train/loss": 1.0 / 3, "lr": 0.2})
     write_rows(tmp_path / "cut", 2, first=3)
     end(tmp_path, run)
 
@@ -386,8 +386,8 @@ def test_the_machine_is_sampled_for_runs_at_work_on_it(tmp_path, migrated) -> No
         machine.record(names)
         machine.record(names)  # too early for another sample
         assert MlflowSync(Tracking(runs_dir=str(tmp_path), uri=f"sqlite:///{tmp_path}/store.db")).deliver("busy")
-    (sample,) = runs.system_samples(tmp_path / "busy")
-    assert not list(runs.system_samples(tmp_path / "gone")) and not list(runs.system_samples(tmp_path / "elsewhere"))
+    (sample,) = curve_files.samples(tmp_path / "busy")
+    assert not list(curve_files.samples(tmp_path / "gone")) and not list(curve_files.samples(tmp_path / "elsewhere"))
     with sqlite3.connect(tmp_path / "store.db") as store:
         points = store.execute("SELECT key, step FROM metrics").fetchall()
     assert {(key, 0) for key in sample if key.startswith("system/")} == set(points) and ("system/cpu_utilization_percentage", 0) in points

@@ -21,7 +21,7 @@ from lab.report.palette import COLOURS, DASHED, DOTTED, MARKERS, PAPER, QUIET, W
 from lab.report.select_runs import Row
 from lab.report.svg import tell
 from lab.statistics.metrics import Metric
-from lab.store import runs
+from lab.store import curve_files
 
 MOST_BARS, MOST_LINES = 48, len(COLOURS)
 """Most arms in the figures that name every one, and in those that give each a colour."""
@@ -179,7 +179,7 @@ def front_in_words(measured: Sequence[Measured]) -> str:
 
 def curve(arm: Row, key: str) -> tuple[list[float], list[float]]:
     """(optimizer steps, values) of one curve of a run; empty where it was not recorded."""
-    rows = [(row["step"], row[key]) for row in runs.curves(arm.folder) if key in row]
+    rows = [(row["step"], row[key]) for row in curve_files.read(arm.folder) if key in row]
     return [step for step, _ in rows], [value for _, value in rows]
 
 

@@ -29,7 +29,7 @@ from lab.run.memory import checkpointing_choice
 from lab.run.realised import realised
 from lab.run.sharing import SPLITS, Prepared, prepare, try_out
 from lab.statistics import summary
-from lab.store import runs
+from lab.store import curve_files, runs
 from lab.store.runs import Run
 from lab.training import checkpoints, loop
 from lab.training.capacity import Choice
@@ -142,8 +142,8 @@ def begin_or_resume(x: Experiment, run: Run, earlier: Run | None, run_dir: Path)
     else:
         run.started = runs.now()
         checkpoints.clear(run_dir)
-        runs.cut_curves(run_dir, 0)
-        runs.drop_system_samples(run_dir)
+        curve_files.cut(run_dir, 0)
+        curve_files.drop_samples(run_dir)
         runs.drop_parts(run_dir)
         for path in runs.rung_files(run_dir):
             path.unlink()

@@ -22,8 +22,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
-import functools
-import itertools
 import json
 import logging
 import os
@@ -246,81 +244,6 @@ def _readable(read: Callable[[Path, str], Record | None], runs_dir: Path, names:
         except DataError as error:
             log.warning("%s It is left out.", error)
     return sorted((one for one in found if one is not None), key=lambda one: one.started)
-
-
-def append_curve(run_dir: Path, row: dict[str, float]) -> None:
-    """Add one line to `curves.jsonl`."""
-    _append(run_dir / "curves.jsonl", row)
-
-
-def _append(path: Path, row: dict[str, float]) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
-
-
-def curves(run_dir: Path) -> Iterator[dict[str, float]]:
-    """Read `curves.jsonl`; a last line without its newline is still being written.
-
-    A line that is no point is told once and left out. Raises `DataError` where the file cannot be read.
-    """
-    return _rows(run_dir / "curves.jsonl")
-
-
-def _rows(path: Path) -> Iterator[dict[str, float]]:
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file):
-                if line.endswith(b"\n"):
-                    row = _point(line)
-                    if row is None:
-                        _tell_bad_line(path, number + 1)
-                    else:
-                        yield row
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise DataError(f"{path}: it cannot be read ({error}).") from None
-
-
-def _point(line: bytes) -> dict[str, float] | None:
-    """One line of a curve, or None if it is not what `append_curve` writes."""
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    whole = isinstance(row, dict) and {"step", "seconds"} <= row.keys() and type(row["step"]) is int
-    return row if whole and all(type(value) in (int, float) for value in row.values()) else None
-
-
-@functools.cache
-def _tell_bad_line(path: Path, number: int) -> None:
-    log.warning("%s:%d: this line is no point of a curve; it is left out.", path, number)
-
-
-def count_curves(run_dir: Path) -> int:
-    """How many whole lines `curves.jsonl` has."""
-    return sum(1 for _ in curves(run_dir))
-
-
-def append_system_sample(run_dir: Path, row: dict[str, float]) -> None:
-    """Add one line to `system.jsonl`."""
-    _append(run_dir / "system.jsonl", row)
-
-
-def system_samples(run_dir: Path) -> Iterator[dict[str, float]]:
-    """Read `system.jsonl` as `curves` reads its file."""
-    return _rows(run_dir / "system.jsonl")
-
-
-def drop_system_samples(run_dir: Path) -> None:
-    """Forget the samples of an earlier start."""
-    (run_dir / "system.jsonl").unlink(missing_ok=True)
-
-
-def cut_curves(run_dir: Path, rows: int) -> None:
-    """Keep the first `rows` lines of `curves.jsonl`: a run is resumed from a checkpoint that was taken when it had so many."""
-    kept = list(itertools.islice(curves(run_dir), rows))
-    write_atomically(run_dir / "curves.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
 
 
 def _write(path: Path, record: Record, typed: tuple[str, ...]) -> None:

@@ -24,7 +24,7 @@ from lab.errors import BusyError, LabError
 from lab.host.forks import die_with, frozen_heap
 from lab.host.progress import Row, bars, board
 from lab.host.stopping import REQUEST, deferred, stoppable
-from lab.store import runs
+from lab.store import curve_files, runs
 from lab.store.runs import Run
 from lab.sweeping.arms import Arm, log_path
 
@@ -251,5 +251,5 @@ def rows(
 
 def step_and_loss(x: Experiment, record: Run) -> tuple[int, float]:
     """The last optimizer step of an arm's curve and its loss; 0 before the first."""
-    kept = [row for row in runs.curves(runs.folder(Path(x.tracking.runs_dir), record.identity)) if "train/loss" in row]
+    kept = [row for row in curve_files.read(runs.folder(Path(x.tracking.runs_dir), record.identity)) if "train/loss" in row]
     return (int(kept[-1]["step"]) + 1, kept[-1]["train/loss"]) if kept else (0, 0.0)

@@ -18,7 +18,7 @@ import yaml
 from lab.config import Tracking
 from lab.errors import ConfigError
 from lab.host.redaction import without_secrets
-from lab.store import runs, sync_state
+from lab.store import curve_files, runs, sync_state
 from lab.store.runs import Run
 from lab.store.sync_state import LOCK, SHAPE, Delivered, one_at_a_time
 from lab.tracking import shape
@@ -191,7 +191,7 @@ class MlflowSync(Delivery):
 
     def _curves(self, run: Run, run_dir: Path, note: Delivered) -> dict[str, float]:
         """Send new lines of the curves; return the last value of each curve that was logged, by name."""
-        rows, samples = list(runs.curves(run_dir)), list(runs.system_samples(run_dir))
+        rows, samples = list(curve_files.read(run_dir)), list(curve_files.samples(run_dir))
         if rows[note.points :] or samples[note.system :]:
             sent = {same(point) for row in [*rows[: note.points], *samples[: note.system]] for point in points_of(row, run.started)}
             fresh = {same(p): p for row in [*rows[note.points :], *samples[note.system :]] for p in points_of(row, run.started)}

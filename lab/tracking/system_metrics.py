@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 
 from lab.errors import DataError
-from lab.store import runs
+from lab.store import curve_files, runs
 
 EVERY_S = 10.0
 """Seconds between samples; MLflow's own default."""
@@ -55,8 +55,8 @@ class SystemMetrics:
         for run in here:
             run_dir = runs.folder(self.runs_dir, run.identity)
             seconds = time.time() - datetime.fromisoformat(run.started).timestamp()
-            step = sum(1 for _ in runs.system_samples(run_dir))
-            runs.append_system_sample(run_dir, {"step": step, "seconds": round(seconds, 3), **sample})
+            step = sum(1 for _ in curve_files.samples(run_dir))
+            curve_files.append_sample(run_dir, {"step": step, "seconds": round(seconds, 3), **sample})
 
     def _at_work(self, identity: str) -> runs.Run | None:
         try:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from lab.config import Tracking
 from lab.errors import ConfigError
 from lab.host.files import text_hash
-from lab.store import runs, sync_state
+from lab.store import curve_files, runs, sync_state
 from lab.store.runs import Run
 from lab.store.sync_state import LOCK, SHAPE, Delivered, one_at_a_time
 from lab.tracking import shape
@@ -67,7 +67,7 @@ class WandbSync(Delivery):
             final = shape.final(run) if run.status == runs.FINISHED else {}
             if run.status in (runs.RUNNING, runs.PAUSED) or (run.status == note.status and final.keys() <= note.metrics.keys()):
                 return
-            rows = list(runs.curves(run_dir))
+            rows = list(curve_files.read(run_dir))
             self._send(run, run_dir, note, rows[note.points :], final)
             note.points, note.metrics, note.status = len(rows), final, run.status
             note.keep(run_dir, NOTE)

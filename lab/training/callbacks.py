@@ -17,7 +17,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lab.errors import TrainingError
 from lab.host.files import write_atomically
 from lab.host.progress import Report
-from lab.store.runs import append_curve
+from lab.store import curve_files
 
 CURVE_EVERY = 10
 """Optimizer steps between two rows of the training curve."""
@@ -50,7 +50,7 @@ class CurveLogger(Logger):
         if self.first_metric_s is None:
             self.first_metric_s = seconds
         kept = {key: value for key, value in metrics.items() if key != "epoch"}
-        append_curve(self.run_dir, {"step": step or 0, "seconds": round(seconds, 3), **kept})
+        curve_files.append(self.run_dir, {"step": step or 0, "seconds": round(seconds, 3), **kept})
 
 
 class Progress(Callback):

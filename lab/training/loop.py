@@ -22,7 +22,7 @@ from lab.errors import ContractError, ModelError, TrainingError
 from lab.host.progress import Report, silent
 from lab.host.stopping import deferred
 from lab.model import Vlm
-from lab.store.runs import cut_curves
+from lab.store import curve_files
 from lab.training import capacity, checkpoints, devices
 from lab.training.allocation import keep_freed_memory
 from lab.training.callbacks import CURVE_EVERY, CurveLogger, Progress, StopOnNonFiniteLoss
@@ -175,7 +175,7 @@ def fit(
     """One go at the steps that are left; return `train/*` summary numbers."""
     steps, effective, section = learner.steps, micro[0] * micro[1], x.trainer
     if devices.rank() == 0:
-        cut_curves(run_dir, resumed.facts["curve_rows"] if resumed else 0)
+        curve_files.cut(run_dir, resumed.facts["curve_rows"] if resumed else 0)
     logger = CurveLogger(run_dir, started)
     if resumed is not None:
         logger = CurveLogger(run_dir, time.time() - resumed.facts["clock_s"], resumed.facts["first_metric_s"])

@@ -19,7 +19,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping
 from lab.config import TrainerSection
 from lab.errors import ContractError, TrainingError
 from lab.host.stopping import REQUEST, Stopped, seconds
-from lab.store.runs import count_curves
+from lab.store import curve_files
 from lab.training import checkpoints, loss_scaling
 from lab.training.callbacks import CurveLogger
 from lab.training.checkpoints import Checkpoint
@@ -130,7 +130,7 @@ class CheckpointCallback(Callback):
             "alike": self.alike,
             "early_stopping": early_state(self.early),
             "best": self.best,
-            "curve_rows": count_curves(self.run_dir),
+            "curve_rows": curve_files.count(self.run_dir),
             "seconds": self.earlier_s + time.perf_counter() - self.start,
             "clock_s": time.time() - self.logger.started,
             "first_metric_s": self.logger.first_metric_s or 0.0,

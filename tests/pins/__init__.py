@@ -25,7 +25,7 @@ from lab.answers.choice import ChoiceTable
 from lab.config import Experiment, identity
 from lab.report.select_runs import choose
 from lab.report.write import write_report
-from lab.store import runs
+from lab.store import curve_files, runs
 
 ARMS_FILE, REPORT_FILE = Path(__file__).with_name("arms.json"), Path(__file__).with_name("report.md")
 SMALL = (
@@ -68,7 +68,7 @@ def arm(x: Experiment) -> dict[str, Any]:
     tables = {path.stem.rpartition(".")[2]: predictions.read(path) for path in sorted((folder / "predictions").glob("*.parquet"))}
     steady = {key: repr(value) for key, value in sorted(run.metrics.items()) if key.split("/")[0] not in UNSTEADY and "second" not in key}
     curves = [
-        {key: repr(value) for key, value in row.items() if key in CURVES} for row in runs.curves(folder)
+        {key: repr(value) for key, value in row.items() if key in CURVES} for row in curve_files.read(folder)
     ]
     return {
         "metrics": steady,
