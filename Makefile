@@ -12,18 +12,18 @@ install:  ## install the laboratory into the active environment
 sweep: install  ## the first command of the README: three LoRA ranks over the shipped base
 	$(PYTHON) -m lab.train lora.r=8,16,32 -m
 
-test:  ## install what tests need and run them
+install-test:  ## install what tests need
 	$(PYTHON) -m pip install $(INSTALL_FLAGS) -e '.[test]'
+
+test: install-test  ## install what tests need and run them
 	$(PYTHON) -m ruff check
-	$(PYTHON) -m pytest -n 0 --durations=0 tests/test_architecture.py -k answers_at_once
+	$(PYTHON) -m pytest -n 0 --noconftest --durations=0 tests/test_architecture.py -k answers_at_once
 	$(PYTHON) -m pytest
 
-types:  ## the types of lab/ by basedpyright, which is pyright with its Node.js in the wheel: about a minute and a half
-	$(PYTHON) -m pip install $(INSTALL_FLAGS) -e '.[test]'
+types: install-test  ## the types of lab/ by basedpyright, which is pyright with its Node.js in the wheel: about a minute and a half
 	$(PYTHON) -m basedpyright --pythonpath "$$($(PYTHON) -c 'import sys; print(sys.executable)')"
 
-test-tools:  ## the tests of tools/, which no user needs
-	$(PYTHON) -m pip install $(INSTALL_FLAGS) -e '.[test]'
+test-tools: install-test  ## the tests of tools/, which no user needs
 	$(PYTHON) -m pytest -n 0 tools/tests
 
 study:  ## the study of questions about products on small checkpoints: curation, four families, six metrics, report; under 15 minutes
@@ -51,4 +51,4 @@ docs:  ## the pages of docs/ as a site in site/; a link that leads nowhere fails
 tiny-base:  ## make the shipped tiny base again, from nothing (about 50 minutes on one core)
 	$(PYTHON) -m tools.pretraining --out cache/tiny_base
 
-.PHONY: help install sweep test types test-tools study grid bars report gpu-wheels docs tiny-base
+.PHONY: help install install-test sweep test types test-tools study grid bars report gpu-wheels docs tiny-base
