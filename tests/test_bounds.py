@@ -83,11 +83,20 @@ def as_given(key: str, value: float) -> Any:
     return [value] * (BOUNDS[key].length or 1) if listed else type(usual or value)(value)
 
 
+def refusal(key: str, asked: Any) -> str:
+    """What is said of a number of a key; empty if it is legal."""
+    try:
+        bounds.check_number(key, asked, BOUNDS[key])
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
 @pytest.mark.parametrize("key", BOUNDS)
 def test_numbers_at_their_bounds_are_legal(key: str) -> None:
     bound = BOUNDS[key]
-    for value in (bound.least, next_to(bound.most, -1), *([] if bound.open_above else [bound.most])):
-        bounds.check_number(key, as_given(key, value), bound)
+    legal = [bound.least, next_to(bound.most, -1), *([] if bound.open_above else [bound.most])]
+    assert {value: refusal(key, as_given(key, value)) for value in legal} == dict.fromkeys(legal, "")
 
 
 @pytest.mark.parametrize("key", BOUNDS)

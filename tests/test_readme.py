@@ -64,7 +64,8 @@ def test_every_curating_command_composes(command, monkeypatch) -> None:
     for key in ("OPENAI_API_KEY", "GEMINI_API_KEY"):
         monkeypatch.setenv(key, "x")
     words = [word.strip("'") for word in command.split()[3:]]
-    config.freeze(curate.compose([*words, *(f"{key}=http://m" for key in ("llm.base_url", "llm.model") if key not in command)]))
+    made = config.freeze(curate.compose([*words, *(f"{key}=http://m" for key in ("llm.base_url", "llm.model") if key not in command)]))
+    assert made.to == next((word.removeprefix("to=") for word in words if word.startswith("to=")), made.to)
 
 
 def test_every_option_in_the_table_exists() -> None:
