@@ -27,6 +27,7 @@ COMMANDS = {
     "score": Command("lab.score", "BERTScore, BARTScore or cosine of the answers that a run or a sweep has stored", ("runs",)),
     "predict": Command("lab.predict", "what a finished run answers about pictures of yours: a table and a gallery", ("runs", "files many", "keys")),
     "verify": Command("lab.verify", "does a finished run still give the answers it was measured with?", ("runs",)),
+    "export": Command("lab.export", "a finished run as a plain adapter or model folder, asked by Transformers alone", ("runs",)),
     "sync": Command("lab.sync", "deliver runs to MLflow that it has not received"),
     "bench": Command("lab.bench.__main__", "how fast a step is, and where its time goes", ("keys",)),
     "data check": Command("lab.data.check", "what training would meet in a file of questions of yours", ("files", "keys data")),

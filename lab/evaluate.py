@@ -49,8 +49,8 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def find(runs_dir: Path, given: str) -> Run:
-    """The run of an identity or of its first digits. Raises `DataError` unless there is exactly one, and it has finished."""
+def find(runs_dir: Path, given: str, finished: bool = True) -> Run:
+    """The run of an identity or of its first digits. finished: it must be. Raises `DataError` unless there is exactly one such run."""
     from lab.errors import DataError, did_you_mean
     from lab.store import runs
 
@@ -61,7 +61,7 @@ def find(runs_dir: Path, given: str) -> Run:
         raise DataError(f"--run {given}: {what} {runs_dir} holds: {', '.join(known) or 'none'}.")
     run = runs.load(runs_dir, fitting[0])
     assert run is not None
-    if run.status != runs.FINISHED:
+    if finished and run.status != runs.FINISHED:
         raise DataError(f"--run {given}: it is {run.status}; only a finished run has an adapter and a contract to evaluate.")
     return run
 

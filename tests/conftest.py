@@ -156,6 +156,23 @@ def nominal_costs() -> Iterator[None]:
 
 
 @pytest.fixture
+def export_asked_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The script by which an export is asked without the laboratory runs in this process, which has Transformers imported."""
+    import runpy
+    import subprocess
+
+    from lab.run import exporting
+
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", command[2:])
+            runpy.run_path(command[2], run_name="__main__")
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(exporting.subprocess, "run", run)
+
+
+@pytest.fixture
 def blank_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reports of this process have blank figures."""
     import blank_figures

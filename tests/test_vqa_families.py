@@ -28,6 +28,7 @@ from lab.data.faults import BadRecord
 from lab.data.images import decode
 from lab.errors import ConfigError, DataError, ModelError
 from lab.evaluation import generation
+from lab.export import export_run
 from lab.model import Vlm
 from lab.model.answers import Readout
 from lab.model.batching import IGNORED
@@ -422,6 +423,15 @@ def test_arms_train_answer_and_pass_the_gate(shared) -> None:
         head = prepared.vlm.bare.classifier
         assert rows["head"]["trainable"] == sum(parameter.numel() for parameter in head.parameters())
         assert "latency/decode_p50_ms" not in records[1].metrics
+
+
+@pytest.mark.bar
+def test_arms_are_exported_and_answer_without_the_laboratory(shared, tmp_path: Path, export_asked_here: None) -> None:
+    """An arm whose head trained whole is merged unasked, as PEFT's adapter alone would lack it."""
+    for x, run in zip(*shared[:2], strict=True):
+        told = export_run(Path(x.tracking.runs_dir), run.identity, tmp_path / run.identity)
+        assert "5 of 5 answers equal" in told
+        assert ("the folder holds the whole model: head trained whole" in told) == bool(x.lora.full)
 
 
 @pytest.mark.bar

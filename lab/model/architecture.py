@@ -179,6 +179,10 @@ class OneTokenizer:
         """Its texts, a line each."""
         return "\n".join(message["content"][-1]["text"] for message in chat.messages)
 
+    def messages(self, chat: Chat) -> list[dict[str, Any]] | None:
+        """None: it has no chat template."""
+        return None
+
     def plain(self, processor: Any, prompts: Sequence[str], chats: Sequence[Chat], images: Sequence[Image]) -> Any:
         """By one call of the processor."""
         return processor(text=list(prompts), images=list(images) or None, padding=True, return_tensors="pt")

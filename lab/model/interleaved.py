@@ -38,13 +38,17 @@ class Interleaved(Placeholders):
 
         return AutoProcessor.from_pretrained(where, **options)
 
+    def messages(self, chat: Chat) -> list[dict[str, Any]]:
+        """All of them."""
+        return list(chat.messages)
+
     def frame(self, processor: ProcessorMixin, chat: Chat, numbered: bool) -> tuple[str, str]:
         """By the checkpoint's chat template.
 
         Raises `ModelError` if the template does not write the answer right after the generation prompt.
         """
         options: dict[str, Any] = {"tokenize": False, "add_vision_id": numbered}
-        messages = list(chat.messages)
+        messages = self.messages(chat)
         prompt = processor.apply_chat_template(messages, add_generation_prompt=True, **options)
         answered = [*messages, {"role": "assistant", "content": [{"type": "text", "text": chat.answer}]}]
         full = processor.apply_chat_template(answered, **options)

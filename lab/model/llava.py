@@ -45,12 +45,16 @@ class Llava(Placeholders, FixedSize):
             )
         return processor
 
+    def messages(self, chat: Chat) -> list[dict[str, Any]]:
+        """Images first, without separators, which the template makes."""
+        return [{**message, "content": [*images(message), message["content"][-1]]} for message in chat.messages]
+
     def frame(self, processor: Any, chat: Chat, numbered: bool) -> tuple[str, str]:
         """By the checkpoint's chat template, which puts images and their line breaks first; the answer ends with the tokenizer's end.
 
         Raises `ModelError` if the template does not write the answer right after the generation prompt and a space.
         """
-        messages = [{**message, "content": [*images(message), message["content"][-1]]} for message in chat.messages]
+        messages = self.messages(chat)
         prompt = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         spoken = {"role": "assistant", "content": [{"type": "text", "text": chat.answer}]}
         if not processor.apply_chat_template([*messages, spoken], tokenize=False).startswith(prompt + self.lead + chat.answer):

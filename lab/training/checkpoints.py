@@ -54,6 +54,11 @@ def folder(run_dir: Path) -> Path:
     return run_dir / "checkpoints"
 
 
+def of_step(run_dir: Path, step: int) -> Path:
+    """Where that of so many optimizer steps lies, if it is kept."""
+    return folder(run_dir) / f"step-{step:08d}.safetensors"
+
+
 def saved(run_dir: Path) -> list[Path]:
     """The files to go on from, newest first."""
     return sorted(folder(run_dir).glob("step-*.safetensors"), reverse=True)
@@ -66,7 +71,7 @@ def newest_step(run_dir: Path) -> int:
 
 def save(run_dir: Path, checkpoint: Checkpoint, keep: int) -> Path:
     """Write `step-N` and remove all but the newest `keep`."""
-    path = folder(run_dir) / f"step-{checkpoint.step:08d}.safetensors"
+    path = of_step(run_dir, checkpoint.step)
     write(path, checkpoint)
     for old in saved(run_dir)[keep:]:
         old.unlink()
