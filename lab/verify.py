@@ -1,17 +1,20 @@
-"""lab verify RUN: does a finished run still give the answers it was measured with? Light until it starts."""
+"""lab verify RUN: does a finished run, or a server of it, still give the answers it was measured with? Light until it starts."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from lab import paths, plugins
 from lab.cli import add_run, program, run_cli, set_up_logging, take_run
-from lab.errors import ContractError
+from lab.errors import ConfigError, ContractError
+from lab.host.redaction import hide
 
-DESCRIPTION = "Say whether a finished run still gives the answers it was measured with. Exit code 0 if every check passes, else 1."
+DESCRIPTION = """Say whether a finished run still gives the answers it was measured with; with --endpoint, whether a server does that speaks the
+OpenAI protocol (lab serve, vLLM, transformers serve). Exit code 0 if every check passes, else 1."""
 
 
 def main() -> None:
@@ -21,13 +24,52 @@ def main() -> None:
     add_run(parser)
     parser.add_argument("--runs-dir", type=paths.argument, default=Path("runs"), help="the folder of run folders")
     parser.add_argument("--folder", type=paths.argument, help="check this exported Hugging Face folder instead of exporting anew")
+    parser.add_argument("--endpoint", metavar="URL", help="ask this server instead, such as http://localhost:8000/v1; no weights are loaded here")
+    parser.add_argument("--model", metavar="NAME", help="what the server calls the run (default: the run's identity)")
+    parser.add_argument("--base", metavar="NAME", help="what the server calls the bare base (default: the adapter's parent, or the checkpoint)")
+    parser.add_argument("--examples", type=int, default=32, metavar="N", help="questions of dev that a server is asked (default: 32)")
+    parser.add_argument("--api-key-env", metavar="NAME", help="the environment variable that holds the server's bearer token")
     parser.add_argument("--plugins", nargs="+", action="extend", default=[], metavar="FOLDER", help=plugins.HELP)
     given = parser.parse_args()
     take_run(parser, given, given.words)
     if given.words:
         parser.error(f"{' '.join(given.words)}: one run is verified at a time. Type {parser.prog} {given.run}")
     set_up_logging()
-    sys.exit(run_cli(lambda: verify(given.runs_dir, given.run, given.folder, given.plugins)))
+    if given.endpoint is None:
+        sys.exit(run_cli(lambda: verify(given.runs_dir, given.run, given.folder, given.plugins)))
+    sys.exit(run_cli(lambda: verify_endpoint(given)))
+
+
+def verify_endpoint(given: argparse.Namespace) -> int:
+    """Replay a run's questions at a server; 0 if it answers as stored, else 1.
+
+    Raises `ConfigError` for a server that does not answer, `ContractError` where it has no such model.
+    """
+    from lab.evaluate import find
+    from lab.freezing import from_dict
+    from lab.store import runs
+
+    plugins.load(given.plugins)
+    run = find(given.runs_dir, given.run)
+    run_dir = runs.folder(given.runs_dir, run.identity)
+    x = from_dict(run.config, f"{run_dir / 'run.json'}")
+    key = os.environ.get(given.api_key_env) if given.api_key_env else None
+    if given.api_key_env and not key:
+        raise ConfigError(f"--api-key-env {given.api_key_env}: this variable is not set. Set it to the server's token.")
+    hide(key or "")
+
+    from lab.evaluation import equivalence
+    from lab.run import endpoint
+
+    server = endpoint.Endpoint(given.endpoint, key, given.model or run.identity)
+    asked = endpoint.questions(run, run_dir, x, max(1, given.examples))
+    checks = endpoint.replay(asked, server, server.base(x.model.path, given.base))
+    print(equivalence.table(checks), flush=True)
+    if equivalence.passed(checks):
+        return 0
+    failed = ", ".join(check.name for check in checks if check.passed is False)
+    print(f"error: {server.shown} does not serve run {run.identity} as it was measured ({failed}). Do not use it.", file=sys.stderr)
+    return 1
 
 
 def verify(runs_dir: Path, name: str, folder: Path | None = None, own: Sequence[str] = ()) -> int:
