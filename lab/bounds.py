@@ -143,7 +143,10 @@ WORDS: dict[str, Words] = {
     "model.attn_implementation": Words(("sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention")),
     "model.device_map": Words(("auto", "balanced", "balanced_low_0", "sequential")),
     "optim.optimizer": Words(
-        ("AdamW", "Adam", "Adamax", "NAdam", "RAdam", "SGD", "RMSprop", "Adagrad", "Adadelta", "Adafactor"),
+        (
+            "AdamW", "Adam", "Adamax", "NAdam", "RAdam", "SGD", "RMSprop", "Adagrad", "Adadelta", "Adafactor",
+            "AdamW8bit", "PagedAdamW", "PagedAdamW8bit",
+        ),
         refused={
             "LBFGS": "it asks for several forward passes a step",
             "SparseAdam": "gradients here are dense",

@@ -228,7 +228,7 @@ class ConditioningDial:
 
 @dataclass
 class Optim:
-    """One of torch's optimizers, by its name there, on the trainable parameters.
+    """One of torch's or bitsandbytes' optimizers, by its name there, on the trainable parameters.
 
     lr_vision, lr_projector, lr_extras: the rate in that part, or in modules that other dials add; None: `lr`.
     lr_b_ratio: B matrices learn this many times faster than their A; LoRA+ (Hayou et al. 2024, 2402.12354).

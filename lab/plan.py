@@ -188,14 +188,12 @@ def cost(x: Experiment, given: argparse.Namespace, tokens: int, num_train: int |
 
     flops, memory = planning.device(given.device)
     found = planning.plan(x, tokens, images=images, text_tokens=given.text_tokens, memory=memory)
-    gigabytes = [value / 1e9 for value in (found.weight_bytes, found.adapter_bytes, found.activation_bytes, found.memory_bytes)]
     lines = [
         "",
         lora.ledger_text(found.ledger),
         "",
         f"{found.tokens} tokens an example ({found.image_tokens} per image, {images} image{'' if images == 1 else 's'}, {given.text_tokens} of text)",
-        f"memory: weights {gigabytes[0]:.2f} GB, adapters with AdamW {gigabytes[1]:.2f}, activations {gigabytes[2]:.2f} "
-        f"(batch {x.trainer.batch_size}), together {gigabytes[3]:.2f} of {memory / 1e9:.0f} GB on {given.device}",
+        memory_table(x, found, memory, given.device),
         checkpointing(x, found),
         f"training: {found.train_flops / 1e9:,.1f} GFLOP an example; evaluation: {found.eval_flops / 1e9:,.1f}",
     ]
@@ -212,6 +210,21 @@ def cost(x: Experiment, given: argparse.Namespace, tokens: int, num_train: int |
             f"trainer.accumulate_grad_batches{instead}."
         )
     return "\n".join(lines)
+
+
+def memory_table(x: Experiment, found: Plan, memory: float, device: str) -> str:
+    """What a step of training keeps, and what writing one answer does; GB."""
+    quantised = "" if x.model.quantisation.value == "none" else f", blocks in {x.model.quantisation.value}"
+    rows = [
+        ("weights", found.weight_bytes, f"{x.model.dtype.value}{quantised}"),
+        ("adapters", found.adapter_bytes, "all that trains, float32"),
+        ("gradients", found.gradient_bytes, "float32"),
+        (f"optimizer ({x.optim.optimizer})", found.optimizer_bytes, "its state"),
+        ("activations", found.activation_bytes, f"of {x.trainer.batch_size // x.trainer.devices} examples"),
+        ("training", found.memory_bytes, f"together, of {memory / 1e9:.0f} on {device}"),
+        ("inference", found.inference_bytes, "weights, adapters, keys and values of one answer"),
+    ]
+    return "\n".join(["memory, GB", *(f"  {name:<26}{size / 1e9:8.2f}  {what}" for name, size, what in rows)])
 
 
 def checkpointing(x: Experiment, found: Plan) -> str:

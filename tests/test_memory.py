@@ -44,7 +44,7 @@ def test_an_arm_needs_what_it_does_not_share(given, composer) -> None:
     assert need("lora.r=32") - plain == pytest.approx(16 * 11_200 * 16 + between), "16 ranks more, and what is between A and B"
     x = composer(*overrides)
     (examples,) = (made["train"] for made in base.examples.values())
-    choice = capacity.choose(x.trainer, base.vlm, examples, x.lora)
+    choice = capacity.choose(x.trainer, x.optim, base.vlm, examples, x.lora)
     assert choice.plain == pytest.approx(activations)
     recomputing = need("trainer.gradient_checkpointing=true")
     assert recomputing == pytest.approx(plain - choice.plain + choice.checkpointed) and recomputing < plain - activations / 2
@@ -61,7 +61,7 @@ def test_the_memory_of_the_device_decides_on_gradient_checkpointing(given, compo
 
     def choice(*more) -> capacity.Choice:
         x = composer(*overrides, *more)
-        return capacity.choose(x.trainer, base.vlm, examples, x.lora)
+        return capacity.choose(x.trainer, x.optim, base.vlm, examples, x.lora)
 
     roomy = choice()
     assert not roomy.on and not roomy.asked and roomy.there == capacity.total(torch.device("cpu"))

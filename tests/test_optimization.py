@@ -15,6 +15,7 @@ from lightning.pytorch.plugins.precision import Precision
 from lab import run as running
 from lab.bounds import WORDS
 from lab.config import Optim, Schedule, identity
+from lab.costs import planning
 from lab.errors import ConfigError, ModelError, TrainingError
 from lab.evaluation import generation, scoring
 from lab.store import runs
@@ -86,21 +87,22 @@ def test_keys_of_steps_are_refused_beside_another_schedule(small) -> None:
 class Module(L.LightningModule):
     """A matrix and a vector."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = 64) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.layer = torch.nn.Linear(5, 3)
+        self.layer = torch.nn.Linear(128, width)
 
     def take(self, optimizer: torch.optim.Optimizer, steps: range) -> list[torch.Tensor]:
         """Take steps; the weights afterwards."""
         for step in steps:
-            x = torch.randn(4, 5, generator=torch.Generator().manual_seed(step))
+            x = torch.randn(4, 128, generator=torch.Generator().manual_seed(step))
             optimizer.zero_grad()
             self.layer(x).pow(2).sum().backward()
             optimizer.step()
         return [parameter.detach().clone() for parameter in self.parameters()]
 
 
+@pytest.mark.filterwarnings("ignore:Paged optimizers are not supported on CPU")
 @pytest.mark.parametrize("name", [*OPTIMIZERS, "SGD with momentum"])
 def test_every_optimizer_goes_on_from_a_checkpoint_bit_for_bit(name: str, tmp_path: Path) -> None:
     kwargs = {"momentum": 0.9} if " " in name else {}
@@ -125,6 +127,29 @@ def test_every_optimizer_goes_on_from_a_checkpoint_bit_for_bit(name: str, tmp_pa
     assert all(map(torch.equal, again.take(fresh, range(3, 6)), whole))
 
 
+@pytest.mark.filterwarnings("ignore:Paged optimizers are not supported on CPU")
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_plan_counts_the_bytes_that_an_optimizer_holds(name: str) -> None:
+    """Within 2 % for a matrix; 8-bit ones also hold a map of 256 numbers, and what is in 32 bits is told."""
+    module, optim = Module(width=512), Optim(optimizer=name)
+    optimizer = optimization.optimizer([{"params": [module.layer.weight], "lr": 0.01}], optim)
+    module.take(optimizer, range(1))
+    (state,) = (resuming.flat(one) for one in optimizer.state_dict()["state"].values()) if optimizer.state else ({},)
+    held = sum(value.nbytes for key, value in state.items() if isinstance(value, torch.Tensor) and not key.startswith("qmap"))
+    number = module.layer.weight.numel()
+    assert held / number == pytest.approx(planning.state_bytes(optim), rel=0.02, abs=0.05)
+    if name in optimization.EIGHT_BITS:
+        assert optimization.in_8_bits(optimizer) == (number, 0)
+        state["state1"], optimizer.state[module.layer.weight]["state1"] = None, torch.zeros(1)
+        with pytest.raises(TrainingError, match=r"holds the state of a tensor of 65,536 numbers as torch.float32, not in 8 bits"):
+            optimization.in_8_bits(optimizer)
+
+
+def test_an_optimizer_that_pages_is_refused_without_a_gpu(small) -> None:
+    with pytest.raises(ConfigError, match="PagedAdamW8bit: it pages its state out of a GPU's memory, and this training runs on a CPU"):
+        running.check(small("optim.optimizer=PagedAdamW8bit"))
+
+
 def test_a_step_that_overflows_is_left_out_and_counted() -> None:
     """By torch's GradScaler; what it has found goes on after a resume."""
     module, scaling = Module(), LossScaling("cpu")
@@ -138,7 +163,7 @@ def test_a_step_that_overflows_is_left_out_and_counted() -> None:
 
         def closure(overflow: bool = overflow) -> torch.Tensor:
             optimizer.zero_grad()
-            loss = module.layer(torch.ones(1, 5)).sum() * (1e38 if overflow else 1.0)
+            loss = module.layer(torch.ones(1, 128)).sum() * (1e38 if overflow else 1.0)
             scaling.scaler.scale(loss).backward()
             return loss
 

@@ -7,19 +7,21 @@ Of the operations of one forward pass (`lab.costs.counting`) a training step tak
     adapters       three times (forward, and both gradients), as added modules
     tower          once while it is frozen, as the language model if an adapter sits in it; none where its features are cached
 
-Memory is weights, adapters with float32 gradient and two AdamW moments, and what a step keeps for its backward, which decides
+Memory is weights, adapters with float32 gradient and the optimizer's state, and what a step keeps for its backward, which decides
 whether gradient checkpointing is on where `trainer.gradient_checkpointing` is null.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lab import conditioning, lora, model, vision_tokens
-from lab.config import Experiment, ModelDial, TrainerSection, trains
+from lab.config import Experiment, ModelDial, Optim, TrainerSection, trains
 from lab.costs.counting import CostModel, Kept
 from lab.data.images import size_of
 from lab.errors import ConfigError, did_you_mean
@@ -31,6 +33,8 @@ from lab.records import Sample
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, ProcessorMixin
 
+PUBLISHED = Path(__file__).with_name("published.json")
+"""Sizes of some checkpoints by their hub ids, of their config.json there: a plan needs no hub."""
 DEVICES = {
     "h200": (990e12, 141e9),
     "h100": (990e12, 80e9),
@@ -41,8 +45,8 @@ DEVICES = {
 }
 """Dense bfloat16 (T4: float16) FLOP/s and bytes of memory by the makers' data sheets."""
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-ADAPTER_BYTES = 16.0
-"""Of a trainable parameter: itself, its gradient and AdamW's two moments, all float32."""
+FLOAT32 = 4.0
+"""Bytes of a trainable parameter, and of its gradient."""
 ANSWER_ROWS = 3
 """Positions of an example whose logits a step computes: an answer of one token, the end of its turn, and the one before them."""
 FILLS = 0.9
@@ -53,7 +57,8 @@ FILLS = 0.9
 class Plan:
     """An experiment's size. tokens: positions of the language model; image_tokens: of one image; FLOPs of one example; bytes.
 
-    recomputes: with gradient checkpointing. plain_bytes: what activations would take without it.
+    adapter_bytes: of all that trains. recomputes: with gradient checkpointing. plain_bytes: what activations would take without it.
+    cache_bytes: of keys and values while one answer is written.
     """
 
     ledger: list[lora.LedgerRow]
@@ -63,29 +68,32 @@ class Plan:
     eval_flops: float
     weight_bytes: float
     adapter_bytes: float
+    gradient_bytes: float
+    optimizer_bytes: float
     activation_bytes: float
     plain_bytes: float
+    cache_bytes: float
     recomputes: bool
 
     @property
     def memory_bytes(self) -> float:
         """Everything that training keeps on the device."""
-        return self.weight_bytes + self.adapter_bytes + self.activation_bytes
+        return self.weight_bytes + self.adapter_bytes + self.gradient_bytes + self.optimizer_bytes + self.activation_bytes
+
+    @property
+    def inference_bytes(self) -> float:
+        """Everything that writing one answer keeps there."""
+        return self.weight_bytes + self.adapter_bytes + self.cache_bytes
 
 
 def on_meta(x: Experiment) -> model.Vlm:
     """The model of an experiment without its weights, with what `vision_tokens` and `conditioning` add; no adapter yet."""
     import torch
-    from transformers import AutoConfig
 
     family = model.family(x.model.family)
     if x.model.path is None:
         raise ConfigError(f"model.path=null: give your checkpoint's folder; conf/model/{x.model.name}.yaml says of what kind.")
-    try:
-        config = AutoConfig.from_pretrained(model.locate(x.model.path), revision=x.model.revision)
-    except OSError as error:
-        first = str(error).strip().split("\n")[0]
-        raise ConfigError(f"model.path={x.model.path}: its config.json cannot be read ({first}).") from None
+    config = config_of(x.model.path, x.model.revision)
     family.require(f"vision_tokens={x.vision_tokens.name}")
     with torch.device("meta"):
         config = labels.relabelled(config, x.model.labels)
@@ -100,6 +108,20 @@ def on_meta(x: Experiment) -> model.Vlm:
         conditioning.install(vlm, x.conditioning)
         lora.install(vlm, x.lora)
     return vlm
+
+
+def config_of(path: str, revision: str | None) -> PretrainedConfig:
+    """A checkpoint's config; where a hub is out of reach, what `published.json` says of its sizes. Raises `ConfigError` without either."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(model.locate(path), revision=revision)
+    except OSError as error:
+        published = json.loads(PUBLISHED.read_text(encoding="utf-8"))
+        if path in published:
+            return AutoConfig.for_model(**published[path])
+        first = str(error).strip().split("\n")[0]
+        raise ConfigError(f"model.path={path}: its config.json cannot be read ({first}).") from None
 
 
 def processor_of(dial: ModelDial) -> tuple[ProcessorMixin, PretrainedConfig] | None:
@@ -156,10 +178,10 @@ def plan(x: Experiment, tokens_per_image: int, images: int, text_tokens: int, me
     costs = CostModel(vlm, x.lora)
     ledger = costs.ledger
     trainable = sum(row.trainable for row in ledger)
-    weight_bytes = float(sum(row.total - row.trainable for row in ledger) * BYTES[x.model.dtype.value]) - saved
+    weight_bytes = float(sum(row.total - row.trainable for row in ledger) * BYTES[x.model.dtype.value]) - saved + norm_bytes(x.model, vlm)
     step = costs.cost(replace(size, rows=ANSWER_ROWS))
-    adapter_bytes = ADAPTER_BYTES * trainable if trains(x) else 0.0
-    on = recomputes(x.trainer, weight_bytes + adapter_bytes, step.kept, memory)
+    trained = float(trainable) if trains(x) else 0.0
+    on = recomputes(x.trainer, weight_bytes + trainable_bytes(x.optim) * trained, step.kept, memory)
     trained_tower = any(row.trainable for row in ledger if row.part in ("vision", "projector"))
     passes = {"llm": 3 if on else 2, "head": 2, "adapters": 3, "added": 3}
     passes |= dict.fromkeys(("vision", "projector"), passes["llm"] if trained_tower else 0 if x.trainer.feature_cache else 1)
@@ -170,11 +192,45 @@ def plan(x: Experiment, tokens_per_image: int, images: int, text_tokens: int, me
         train_flops=float(sum(passes[part] * number for part, number in step.flops.items())) if trains(x) else 0.0,
         eval_flops=float(sum(costs.cost(size).flops.values())),
         weight_bytes=weight_bytes,
-        adapter_bytes=adapter_bytes,
+        adapter_bytes=FLOAT32 * trained,
+        gradient_bytes=FLOAT32 * trained,
+        optimizer_bytes=state_bytes(x.optim) * trained,
         activation_bytes=activation_bytes(x.trainer, step.kept, on) if trains(x) else 0.0,
         plain_bytes=activation_bytes(x.trainer, step.kept, False) if trains(x) else 0.0,
+        cache_bytes=cache_bytes(config, size.length + x.evaluation.max_new_tokens, BYTES[x.model.dtype.value]),
         recomputes=on,
     )
+
+
+def trainable_bytes(optim: Optim) -> float:
+    """Bytes of a number that trains: itself, its gradient, and the optimizer's state."""
+    return 2 * FLOAT32 + state_bytes(optim)
+
+
+def state_bytes(optim: Optim) -> float:
+    """Bytes of an optimizer's state for each number that trains, small tensors of 8-bit ones left out."""
+    momentum = optim.optimizer_kwargs.get("momentum")
+    match optim.optimizer:
+        case "SGD":
+            return 4.0 if momentum else 0.0
+        case "AdamW8bit" | "PagedAdamW8bit":
+            return 2.0 * (1.0 + 4.0 / 256)  # a float32 scale for 256 numbers
+        case "Adagrad":
+            return 4.0
+        case "RMSprop":
+            return 4.0 + (4.0 if momentum else 0.0) + (4.0 if optim.optimizer_kwargs.get("centered") else 0.0)
+        case "Adafactor":
+            return 0.0  # rows and columns of a matrix
+        case _:
+            return 12.0 if optim.optimizer_kwargs.get("amsgrad") else 8.0
+
+
+def cache_bytes(config: PretrainedConfig, length: int, size: int) -> float:
+    """Bytes of keys and values of so many positions, numbers of so many bytes."""
+    text = config.get_text_config(decoder=True)
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return 2.0 * text.num_hidden_layers * heads * width * length * size
 
 
 def saved_bytes(dial: ModelDial, vlm: model.Vlm) -> float:
@@ -185,6 +241,12 @@ def saved_bytes(dial: ModelDial, vlm: model.Vlm) -> float:
     block = re.compile(vlm.family.parts["llm"].block + r"\.")
     weights = sum(math.prod(lora.features(each)) for name, each in vlm.bare.named_modules() if block.match(name) and lora.is_linear(each))
     return weights * (BYTES[dial.dtype.value] - size)
+
+
+def norm_bytes(dial: ModelDial, vlm: model.Vlm) -> float:
+    """Bytes that `model.fp32_layernorms` adds."""
+    norms = [module for module in vlm.bare.modules() if dial.fp32_layernorms and precision.is_norm(module)]
+    return sum(parameter.numel() for norm in norms for parameter in norm.parameters()) * (FLOAT32 - BYTES[dial.dtype.value])
 
 
 def activation_bytes(section: TrainerSection, kept: Kept, recomputing: bool) -> float:

@@ -27,7 +27,7 @@ def check(x: Experiment) -> None:
 
     `lab.freezing.check` says what needs no family. Raises `ConfigError` or `ModelError` with the keys.
     """
-    from lab.training import optimization
+    from lab.training import devices, optimization
 
     family = model.check(x.model)
     data.check_dial(x.data, trains(x))
@@ -51,7 +51,7 @@ def check(x: Experiment) -> None:
     vision_tokens.check(x.vision_tokens, family)
     conditioning.check(x.conditioning, family)
     lora.check(x.lora, x.model.quantisation.value, family)
-    optimization.check(x.optim)
+    optimization.check(x.optim, devices.on_gpu(x.trainer))
     if trains(x) and x.model.quantisation is Quantisation.int8 and "llm" in lora.reached(family, x.lora):
         check_scales(x)
 

@@ -51,4 +51,4 @@ def checkpointing_choice(x: Experiment, prepared: Prepared) -> capacity.Choice |
     if not trains(x):
         return None
     vlm = assemble(x, prepared.vlm)
-    return capacity.choose(x.trainer, vlm, prepared.encoded(x)["train"], lora.sized(vlm, x.lora))
+    return capacity.choose(x.trainer, x.optim, vlm, prepared.encoded(x)["train"], lora.sized(vlm, x.lora))

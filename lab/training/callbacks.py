@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import time
 from pathlib import Path
@@ -18,6 +19,9 @@ from lab.errors import TrainingError
 from lab.host.files import write_atomically
 from lab.host.progress import Report
 from lab.store import curve_files
+from lab.training import optimization
+
+log = logging.getLogger(__name__)
 
 CURVE_EVERY = 10
 """Optimizer steps between two rows of the training curve."""
@@ -102,3 +106,12 @@ class StopOnNonFiniteLoss(Callback):
                     "Lower optim.lr, lengthen optim.warmup_fraction or lower trainer.gradient_clip_val."
                 )
         self.recent.clear()
+
+
+class RequireEightBits(Callback):
+    """Holds an optimizer of 8 bits to its name after the first step, and says what of it is not."""
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == 1:
+            held, whole = optimization.in_8_bits(trainer.optimizers[0])
+            log.info("optimizer: moments of %d numbers are held in 8 bits; of %d in small tensors in 32", held, whole)

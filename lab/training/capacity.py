@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from lab import lora
-from lab.config import Experiment, LoraDial, TrainerSection
+from lab.config import Experiment, LoraDial, Optim, TrainerSection
 from lab.costs import planning
 from lab.costs.counting import CostModel
 from lab.model import Vlm
@@ -49,7 +49,7 @@ class Choice:
         return {"on": self.on, "by": "trainer.gradient_checkpointing" if self.asked else "memory plan", **gigabytes}
 
 
-def choose(section: TrainerSection, vlm: Vlm, train: Examples, dial: LoraDial | None = None) -> Choice:
+def choose(section: TrainerSection, optim: Optim, vlm: Vlm, train: Examples, dial: LoraDial | None = None) -> Choice:
     """What `trainer.gradient_checkpointing` comes to on this machine.
 
     dial: an adapter that is not attached yet and is counted in.
@@ -59,7 +59,7 @@ def choose(section: TrainerSection, vlm: Vlm, train: Examples, dial: LoraDial | 
     kept = CostModel(vlm, dial).cost(train.longest).kept
     weights = sum(parameter.nbytes for parameter in vlm.bare.parameters() if not parameter.requires_grad)
     plain, checkpointed = (planning.activation_bytes(section, kept, on) for on in (False, True))
-    fixed, there = weights + planning.ADAPTER_BYTES * trainable, total(vlm.device, section.devices)
+    fixed, there = weights + planning.trainable_bytes(optim) * trainable, total(vlm.device, section.devices)
     on, asked = planning.recomputes(section, fixed, kept, there), section.gradient_checkpointing is not None
     return Choice(on, asked, fixed, plain, checkpointed, there)
 

@@ -25,11 +25,12 @@ from lab.model import Vlm
 from lab.store import curve_files
 from lab.training import capacity, checkpoints, devices
 from lab.training.allocation import keep_freed_memory
-from lab.training.callbacks import CURVE_EVERY, CurveLogger, Progress, StopOnNonFiniteLoss
+from lab.training.callbacks import CURVE_EVERY, CurveLogger, Progress, RequireEightBits, StopOnNonFiniteLoss
 from lab.training.checkpoints import Checkpoint
 from lab.training.datamodule import DataModule, Examples
 from lab.training.learner import Learner
 from lab.training.loss_scaling import LossScaling
+from lab.training.optimization import EIGHT_BITS
 from lab.training.resuming import CheckpointCallback, put_weights, trained
 
 log = logging.getLogger(__name__)
@@ -117,7 +118,7 @@ def train(
     sample does not fit into memory, `Stopped` where the run is asked to stop, `Paused` at `pause_at`.
     """
     keep_freed_memory()
-    choice = choice or capacity.choose(x.trainer, vlm, splits["train"])
+    choice = choice or capacity.choose(x.trainer, x.optim, vlm, splits["train"])
     if choice.on and not choice.asked:
         log.warning(
             "memory: a step would need %.1f GB of %.1f GB, so gradient checkpointing is on, which takes about a third more compute. "
@@ -185,6 +186,7 @@ def fit(
     if resumed is None or not resumed.facts["ended"]:
         data = DataModule(splits["train"], splits["minival"], section, micro, x.seed, steps, resumed.step if resumed else 0)
         callbacks = [Progress(steps, effective, report), StopOnNonFiniteLoss(run_dir), *([early] if early else []), keeper, *watchers]
+        callbacks += [RequireEightBits()] if x.optim.optimizer in EIGHT_BITS else []
         with quiet_lightning():
             scaling = LossScaling("cuda" if devices.on_gpu(section) else "cpu") if learner.scaled else None
             spread = learner.vlm.device if learner.vlm.spread else None

@@ -146,7 +146,7 @@ def limit_s(section: TrainerSection) -> float | None:
     return None if section.max_time is None else seconds(section.max_time)
 
 
-def trained(module: L.LightningModule) -> dict[str, torch.Tensor]:
+def trained(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     """The parameters that train, by name."""
     return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
 
@@ -165,7 +165,8 @@ def capture_state(trainer: L.Trainer, module: L.LightningModule) -> Checkpoint:
     """Weights, optimizer, schedule and RNG of this moment."""
     optimizer = trainer.optimizers[0].state_dict()
     tensors = {f"weights.{name}": value for name, value in trained(module).items()}
-    tensors |= {f"optimizer.{index}.{key}": value for index, state in optimizer["state"].items() for key, value in state.items()}
+    state = {f"optimizer.{index}.{key}": value for index, one in optimizer["state"].items() for key, value in flat(one).items()}
+    tensors |= {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
     tensors["rng.cpu"] = torch.get_rng_state()
     if module.device.type == "cuda":
         tensors["rng.cuda"] = torch.cuda.get_rng_state(module.device)
@@ -173,6 +174,7 @@ def capture_state(trainer: L.Trainer, module: L.LightningModule) -> Checkpoint:
     facts = {
         "step": trainer.global_step,
         "optimizer": optimizer["param_groups"],
+        "counts": {name: value for name, value in state.items() if name not in tensors},
         "schedule": trainer.lr_scheduler_configs[0].scheduler.state_dict(),
         "loss": None if loss is None else float(loss),
         "scaling": trainer.precision_plugin.state_dict() or None,
@@ -180,7 +182,15 @@ def capture_state(trainer: L.Trainer, module: L.LightningModule) -> Checkpoint:
     return Checkpoint(tensors, facts)
 
 
-def put_weights(module: L.LightningModule, checkpoint: Checkpoint) -> None:
+def flat(state: dict[str, Any]) -> dict[str, Any]:
+    """The state of one parameter without the folder in which bitsandbytes hides what it holds in 8 bits, and with a copy of the maps of
+    these that is its own: a file holds no tensor twice."""
+    nested = [value for value in state.values() if isinstance(value, dict)]
+    plain = {key: value for one in (state, *nested) for key, value in one.items() if not isinstance(value, dict)}
+    return {key: value.clone() if key.startswith("qmap") else value for key, value in plain.items()}
+
+
+def put_weights(module: torch.nn.Module, checkpoint: Checkpoint) -> None:
     """Copy a checkpoint's weights into the parameters that train. Raises `ContractError` if they are others."""
     own, kept = trained(module), checkpoint.group("weights")
     if own.keys() != kept.keys() or any(own[name].shape != kept[name].shape for name in own):
@@ -210,11 +220,22 @@ def restore_state(trainer: L.Trainer, module: L.LightningModule, checkpoint: Che
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, checkpoint: Checkpoint) -> None:
     """Give an optimizer the state and the groups that were taken."""
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for name, value in checkpoint.group("optimizer").items():
+    state: dict[int, dict[str, Any]] = {}
+    counts = {name.removeprefix("optimizer."): value for name, value in checkpoint.facts.get("counts", {}).items()}
+    for name, value in (checkpoint.group("optimizer") | counts).items():
         index, _, key = name.partition(".")
         state.setdefault(int(index), {})[key] = value
     optimizer.load_state_dict({"state": state, "param_groups": checkpoint.facts["optimizer"]})
+    if getattr(optimizer, "is_paged", False):
+        paged(optimizer)
+
+
+def paged(optimizer: Any) -> None:
+    """Let bitsandbytes page restored state as it pages its own."""
+    for parameter, state in optimizer.state.items():
+        for name in {"state1", "state2"} & state.keys():
+            buffer = optimizer.get_state_buffer(parameter, dtype=state[name].dtype)
+            state[name] = buffer.copy_(state[name])
 
 
 def restore_rng(checkpoint: Checkpoint) -> None:
