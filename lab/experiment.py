@@ -108,7 +108,7 @@ class Experiment:
     def predict(
         self, pictures: Place | Sequence[Place], question: str | None = None, to: Place | None = None, overwrite: bool = False
     ) -> pd.DataFrame:
-        """Answers about pictures, folders, or a file of questions: picture, question, answer, confidence.
+        """Answers about pictures, folders, or a file of questions: image, question, answer, probability.
 
         `attrs["skipped"]` lists bad pictures and questions, each with the reason. The model stays loaded for the next call.
         to: a folder for what `python -m lab.predict` writes, gallery.html among it; one with files only with `overwrite`.

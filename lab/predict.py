@@ -42,8 +42,8 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog=program("lab.predict"),
         description="Ask a finished run about pictures: one question about each, or the questions of a file. Its own prompt, dials and "
-        "adapter answer, under its contract, as in its evaluation. Writes FOLDER/predictions.csv and .parquet (picture, question, answer, "
-        "confidence), gallery.html, prediction.json, and skipped.csv where a picture or question is bad; the exit code is then 1.",
+        "adapter answer, under its contract, as in its evaluation. Writes FOLDER/predictions.csv and .parquet (image, question, answer, "
+        "probability), gallery.html, prediction.json, and failed.csv where a picture or question is bad; the exit code is then 1.",
         epilog="A file is CSV, TSV, JSON, JSON Lines or Parquet with columns image (or images, as a.png|b.png), question, and choices "
         "where they differ; data.columns.question=Frage names yours. Other KEY=VALUE change how it runs: evaluation.batch_size=8.",
     )
@@ -129,16 +129,16 @@ class Predicted:
     contract: dict[str, Any]
 
     def arrow(self) -> pa.Table:
-        """One row a question: id, picture (several: a.png|b.png), question, answer, confidence (its probability)."""
+        """One row a question: image (several: a.png|b.png), question, answer, its probability, id."""
         import pyarrow as pa
 
         samples = [self.splits.dev.index(row) for row in range(len(self.splits.dev))]
         return pa.table({
-            "id": self.table.sample_id.tolist(),
-            "picture": ["|".join(picture.source for picture in sample.images) for sample in samples],
+            "image": ["|".join(picture.source for picture in sample.images) for sample in samples],
             "question": [sample.text for sample in samples],
             "answer": self.table.answered.tolist(),
-            "confidence": self.table.confidence,
+            "probability": self.table.confidence,
+            "id": self.table.sample_id.tolist(),
         })  # fmt: skip
 
 
@@ -154,9 +154,9 @@ def write(predicted: Predicted, folder: Path, number: int) -> None:
     write_atomically(folder / "predictions.csv", lambda path: csv.write_csv(rows, path))
     bad = pa.table({name: [getattr(one, name) for one in skipped] for name in ("source", "reason")})
     if skipped:
-        write_atomically(folder / "skipped.csv", lambda path: csv.write_csv(bad, path))
+        write_atomically(folder / "failed.csv", lambda path: csv.write_csv(bad, path))
     else:
-        (folder / "skipped.csv").unlink(missing_ok=True)  # of a prediction that this one replaces
+        (folder / "failed.csv").unlink(missing_ok=True)  # of a prediction that this one replaces
     write_atomically(folder / "gallery.html", page(predicted, number))
     facts = {
         "run": predicted.run.identity, "n": len(rows), "skipped": len(skipped), "notes": list(predicted.splits.notes),
@@ -177,7 +177,7 @@ def page(predicted: Predicted, number: int) -> str:
         Paragraph(("Run ", Mono(run.identity), ", made by ", Mono(run.command), "; asked as in its evaluation, under its contract.")),
     ]
     if skipped:
-        more = f" and {len(skipped) - MOST_SHOWN} more in skipped.csv" if len(skipped) > MOST_SHOWN else ""
+        more = f" and {len(skipped) - MOST_SHOWN} more in failed.csv" if len(skipped) > MOST_SHOWN else ""
         blocks.append(Warn(f"{len(skipped)} questions have no answer, as they or their pictures are bad{more}:"))
         blocks.append(Bullets(tuple((Mono(one.source), f": {one.reason}") for one in skipped[:MOST_SHOWN])))
     return to_html([*blocks, *answers_gallery(predicted.table, predicted.splits.dev, number)], f"Answers of {run.name}")
@@ -194,10 +194,10 @@ def require_room(folder: Path, overwrite: bool) -> None:
 def told(predicted: Predicted, folder: Path) -> str:
     """The lines that a person reads."""
     first = predicted.arrow().slice(0, 5).to_pylist()
-    shown = [f"  {row['picture']}  {row['question']}  {row['answer']} ({100 * row['confidence']:.0f} %)" for row in first]
+    shown = [f"  {row['image']}  {row['question']}  {row['answer']} ({100 * row['probability']:.0f} %)" for row in first]
     skipped = predicted.splits.skipped
     bad = [f"skipped: {one.source}: {one.reason}" for one in skipped[:MOST_SHOWN]]
-    bad += [f"skipped: and {len(skipped) - MOST_SHOWN} more, all in {folder / 'skipped.csv'}"] if len(skipped) > MOST_SHOWN else []
+    bad += [f"skipped: and {len(skipped) - MOST_SHOWN} more, all in {folder / 'failed.csv'}"] if len(skipped) > MOST_SHOWN else []
     more = len(predicted.table) - len(shown)
     ends = [f"{len(predicted.table)} answers, {len(skipped)} skipped: {folder / 'predictions.csv'}, {folder / 'gallery.html'}"]
     return "\n".join([*shown, *([f"  and {more} more"] if more else []), *bad, *ends])

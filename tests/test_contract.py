@@ -105,7 +105,7 @@ def test_a_prediction_is_what_the_evaluation_says(trained: Trained, tmp_path: Pa
     stored = predictions.read(trained.folder / "predictions" / "pairs.dev.parquet")
     answers = pq.read_table(tmp_path / "out" / "predictions.parquet").to_pydict()
     assert answers["id"] == stored.sample_id.tolist() and answers["answer"] == stored.answered.tolist()
-    assert set(answers["answer"]) <= {"True", "False"} and answers["confidence"] == stored.confidence.tolist()
+    assert set(answers["answer"]) <= {"True", "False"} and answers["probability"] == stored.confidence.tolist()
 
 
 def test_another_split_and_other_data_are_free(trained: Trained) -> None:

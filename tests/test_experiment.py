@@ -103,14 +103,14 @@ def test_predictions_are_those_of_the_run_and_a_gallery_is_written(trained: Expe
     pair = [tmp_path / "0.png", tmp_path / "1.png"]
     frame = trained.predict(pair, sample.text, to=tmp_path / "out")
     stored = predictions.read(runs.own_predictions(trained.run(), trained.folder, "dev"))
-    assert (frame["answer"][0], frame["confidence"][0]) == (stored.answered[0], stored.confidence[0]) and frame.attrs["skipped"] == []
+    assert (frame["answer"][0], frame["probability"][0]) == (stored.answered[0], stored.confidence[0]) and frame.attrs["skipped"] == []
     assert (tmp_path / "out" / "gallery.html").is_file()
     with pytest.raises(DataError, match="nothing is overwritten unasked"):
         trained.predict(pair, sample.text, to=tmp_path / "out")
     before = trained._predictor
     assert len(trained.predict(pair, "The left picture is red.")) == 1 and trained._predictor is before
     runs.save(trained.runs_dir, replace(trained.run(), ended="2030-01-01T00:00:00+00:00"))  # as by a command that trains it again
-    assert trained.predict(pair, sample.text)["confidence"][0] == frame["confidence"][0] and trained._predictor is not before
+    assert trained.predict(pair, sample.text)["probability"][0] == frame["probability"][0] and trained._predictor is not before
 
 
 @pytest.mark.usefixtures("blank_figures")

@@ -71,11 +71,11 @@ def test_the_answers_are_those_of_the_evaluation(trained, root: Path, tmp_path: 
     rows = pq.read_table(tmp_path / "out" / "predictions.parquet").to_pydict()
     stored = predictions.read(runs.own_predictions(run, root / "runs" / run.identity, "dev"))
     assert len(stored) == 4 and rows["answer"] == stored.answered.tolist()
-    assert np.abs(np.array(rows["confidence"]) - stored.confidence).max() <= (0 if name == "pairs" else 1e-5)
+    assert np.abs(np.array(rows["probability"]) - stored.confidence).max() <= (0 if name == "pairs" else 1e-5)
     with (tmp_path / "out" / "predictions.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
-    assert list(table[0]) == ["id", "picture", "question", "answer", "confidence"]
-    assert [row["question"] for row in table] == rows["question"] and [float(row["confidence"]) for row in table] == rows["confidence"]
+    assert list(table[0]) == ["image", "question", "answer", "probability", "id"]
+    assert [row["question"] for row in table] == rows["question"] and [float(row["probability"]) for row in table] == rows["probability"]
     page = (tmp_path / "out" / "gallery.html").read_text()
     assert page.count("data:image/webp") == (8 if name == "pairs" else 4) and "Reference" not in page and rows["question"][0] in page
 
@@ -90,14 +90,14 @@ def test_bad_pictures_are_listed_and_a_folder_is_not_overwritten(trained, root: 
     told = capsys.readouterr().out
     assert "1 answers, 2 skipped" in told and "torn.png" in told and "gone.png: the file is missing" in told
     (row,) = pq.read_table(out / "predictions.parquet").to_pylist()
-    assert row["picture"] == str(mine / "more" / "good.jpg") and row["question"] == "what colour?" and 0 < row["confidence"] <= 1
-    with (out / "skipped.csv").open() as file:
+    assert row["image"] == str(mine / "more" / "good.jpg") and row["question"] == "what colour?" and 0 < row["probability"] <= 1
+    with (out / "failed.csv").open() as file:
         assert [Path(each["source"]).name for each in csv.DictReader(file)] == ["torn.png", "gone.png"]
     before = {path: path.read_bytes() for path in out.iterdir()}
     assert ask(root, trained["words"], out, str(mine / "more"), "--question", "again?") == 2
     assert "nothing is overwritten unasked" in capsys.readouterr().err and {path: path.read_bytes() for path in out.iterdir()} == before
     assert ask(root, trained["words"], out, str(mine / "more"), "--question", "again?", "--overwrite") == 0
-    assert pq.read_table(out / "predictions.parquet")["question"].to_pylist() == ["again?"] and not (out / "skipped.csv").exists()
+    assert pq.read_table(out / "predictions.parquet")["question"].to_pylist() == ["again?"] and not (out / "failed.csv").exists()
 
 
 def test_two_pictures_are_one_question(trained, root: Path, tmp_path: Path, capsys) -> None:
@@ -107,7 +107,7 @@ def test_two_pictures_are_one_question(trained, root: Path, tmp_path: Path, caps
     (row,) = pq.read_table(tmp_path / "one" / "predictions.parquet").to_pylist()
     run = trained["pairs"]
     stored = predictions.read(runs.own_predictions(run, root / "runs" / run.identity, "dev"))
-    assert (row["answer"], row["confidence"]) == (stored.answered[0], stored.confidence[0]) and row["picture"] == "|".join(pair)
+    assert (row["answer"], row["probability"]) == (stored.answered[0], stored.confidence[0]) and row["image"] == "|".join(pair)
     for words in ([str(root)], pair[:1]):
         assert ask(root, run, tmp_path / "no", *words, "--question", "alike?") == 2
         assert "answers questions about 2 pictures at once" in capsys.readouterr().err
