@@ -35,6 +35,8 @@ OVERRIDE = re.compile(r"[a-z_]+(\.[a-z_]+)*=.*", re.DOTALL)
 MOST_SHOWN = 20
 """Bad questions that are printed before the rest is counted."""
 MOST_CASES = 60
+FORMATS = ("coco", "yolo", "label-studio")
+"""Of files of boxes that are written unasked."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -51,11 +53,18 @@ def parser() -> argparse.ArgumentParser:
     add_run(made)
     made.add_argument("--question", metavar="TEXT", help="what is asked of every picture, or stated where the run's prompt has statements")
     made.add_argument("--to", type=paths.argument, default=Path("predictions"), metavar="FOLDER", help="where to write (default: predictions)")
+    made.add_argument("--format", type=formats, metavar="NAME,...", help=f"files of boxes for labelling tools (default: {','.join(FORMATS)}; "
+                      "also fiftyone), most doubtful pictures first")  # fmt: skip
     made.add_argument("--overwrite", action="store_true", help="write into a folder that holds files")
     made.add_argument("--gallery", type=int, default=MOST_CASES, metavar="N", help=f"most answers in gallery.html (default: {MOST_CASES})")
     add_max_time(made)
     made.add_argument("--runs-dir", type=paths.argument, default=Path("runs"), metavar="DIR", help="where run folders lie (default: runs)")
     return made
+
+
+def formats(given: str) -> list[str]:
+    """`coco,yolo` as a list."""
+    return [name.strip() for name in given.split(",") if name.strip()]
 
 
 class Predictor:
@@ -129,35 +138,63 @@ class Predicted:
     contract: dict[str, Any]
 
     def arrow(self) -> pa.Table:
-        """One row a question: image (several: a.png|b.png), question, answer, its probability, id."""
+        """One row a question: image (several: a.png|b.png), question, answer, the boxes that it reads as, its probability, id."""
         import pyarrow as pa
 
+        from lab.answers.regions import RegionsTable
+
         samples = [self.splits.dev.index(row) for row in range(len(self.splits.dev))]
+        boxes = ("regions", "scores", "status", "width", "height") if isinstance(self.table, RegionsTable) else ()
         return pa.table({
             "image": ["|".join(picture.source for picture in sample.images) for sample in samples],
             "question": [sample.text for sample in samples],
             "answer": self.table.answered.tolist(),
+            **{name: cells(self.table, name) for name in boxes},
             "probability": self.table.confidence,
             "id": self.table.sample_id.tolist(),
         })  # fmt: skip
 
 
-def write(predicted: Predicted, folder: Path, number: int) -> None:
-    """Write table, page and facts; number: of answers on the page at most."""
+def cells(table: PredictionTable, name: str) -> pa.Array:
+    """A column as Arrow has it in a file of answers."""
+    import pyarrow as pa
+
+    values = getattr(table, name)
+    listed = [[region._asdict() for region in row] for row in values] if name == "regions" else values.tolist()
+    return pa.array(listed, table.fields()[name].type)
+
+
+def flat(rows: pa.Table) -> pa.Table:
+    """The same with lists as JSON, for CSV."""
+    import pyarrow as pa
+
+    for place, field in enumerate(rows.schema):
+        if pa.types.is_nested(field.type):
+            rows = rows.set_column(place, field.name, pa.array([json.dumps(value) for value in rows.column(place).to_pylist()]))
+    return rows
+
+
+def write(predicted: Predicted, folder: Path, number: int, formats: Sequence[str] | None = None) -> None:
+    """Write table, page and facts, and boxes in files for labelling tools; number: of answers on the page at most."""
     import pyarrow as pa
     from pyarrow import csv, parquet
 
+    from lab.answers.regions import RegionsTable
+    from lab.data.box_file import writing
     from lab.store import runs
 
     rows, skipped = predicted.arrow(), predicted.splits.skipped
     write_atomically(folder / "predictions.parquet", lambda path: parquet.write_table(rows, path, compression="zstd"))
-    write_atomically(folder / "predictions.csv", lambda path: csv.write_csv(rows, path))
+    write_atomically(folder / "predictions.csv", lambda path: csv.write_csv(flat(rows), path))
     bad = pa.table({name: [getattr(one, name) for one in skipped] for name in ("source", "reason")})
     if skipped:
         write_atomically(folder / "failed.csv", lambda path: csv.write_csv(bad, path))
     else:
         (folder / "failed.csv").unlink(missing_ok=True)  # of a prediction that this one replaces
     write_atomically(folder / "gallery.html", page(predicted, number))
+    if isinstance(predicted.table, RegionsTable):
+        boxed = writing.of_table(predicted.table, predicted.splits.dev, folder / "pictures")
+        writing.write(boxed, folder, FORMATS if formats is None else formats, predicted.run.identity)
     facts = {
         "run": predicted.run.identity, "n": len(rows), "skipped": len(skipped), "notes": list(predicted.splits.notes),
         "contract": predicted.contract, "ended": runs.now(),
@@ -191,6 +228,21 @@ def require_room(folder: Path, overwrite: bool) -> None:
         raise DataError(f"--to {folder}: it holds files, and nothing is overwritten unasked. Name another folder, or add --overwrite.")
 
 
+def require_boxes(run: Run, runs_dir: Path, formats: Sequence[str] | None) -> None:
+    """Raise a `ConfigError` for formats of boxes that are none, or of a run that answers with something else."""
+    if formats is None:
+        return
+    from lab.artifacts import contract
+    from lab.data.box_file import writing
+    from lab.records import Regions
+    from lab.store import runs
+
+    writing.check(formats)
+    kind = contract.load(runs.folder(runs_dir, run.identity))["answers"]["kind"]
+    if kind != Regions.kind:
+        raise ConfigError(f"--format {','.join(formats)}: run {run.identity} answers with a {kind}, and these are files of boxes. Leave it out.")
+
+
 def told(predicted: Predicted, folder: Path) -> str:
     """The lines that a person reads."""
     first = predicted.arrow().slice(0, 5).to_pylist()
@@ -210,6 +262,7 @@ def act(given: argparse.Namespace) -> int:
     require_room(given.to, given.overwrite)
     plugins.load(plugins.named(given.overrides))
     run = find(given.runs_dir, given.run)
+    require_boxes(run, given.runs_dir, given.format)
     keys = [one.removeprefix("data.") for one in given.overrides if one.startswith("data.")]
     predictor = Predictor(given.runs_dir, run, changed(run, [one for one in given.overrides if not one.startswith("data.")]))
     questions = predictor.questions([paths.path(word, "PICTURES") for word in given.words], given.question, keys)
@@ -219,7 +272,7 @@ def act(given: argparse.Namespace) -> int:
     from lab.host.progress import bars
 
     predicted = predictor.answer(questions, bars())
-    write(predicted, given.to, max(0, given.gallery))
+    write(predicted, given.to, max(0, given.gallery), given.format)
     print(told(predicted, given.to), flush=True)
     return 1 if predicted.splits.skipped else 0
 
