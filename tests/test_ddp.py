@@ -34,6 +34,7 @@ def trained(x: Experiment) -> tuple[runs.Run, dict[int, float], dict[str, torch.
     return run, curve, load_file(folder / "adapter" / "adapter_model.safetensors")
 
 
+@pytest.mark.usefixtures("nominal_costs")
 def test_two_processes_are_as_one_at_the_same_global_batch(small, tmp_path, fast_python) -> None:
     """Losses to 1e-5 after 20 steps, accumulation and a minival look included; the identity is the same, so is every answer."""
     options = [

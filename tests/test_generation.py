@@ -65,7 +65,10 @@ def reread(vlm, batch, number: int) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     ("family", "dtype"),
-    [*((family, "float32") for family in (*FAMILIES, "vit_gpt2")), ("qwen2_vl", "bfloat16"), ("qwen2_vl", "float16")],
+    [
+        *((family, "float32") for family in (*FAMILIES, "vit_gpt2")),
+        ("qwen2_vl", "bfloat16"), pytest.param("qwen2_vl", "float16", marks=pytest.mark.bar),
+    ],
 )
 def test_generation_reads_what_scoring_reads(base, family, dtype) -> None:
     """All pairs of the two dials in one family of those that have them all; in the others, and in 16 bits, each option alone.

@@ -29,6 +29,8 @@ from lab.records import AnswerSpace, Text
 from lab.training import capacity
 from lab.training.fast.fused_step import FusedStep
 
+pytestmark = pytest.mark.usefixtures("nominal_costs")
+
 PROMPT = PromptDial(name="bare", template="{question}")
 DEAD = {
     "llava": r"model\.vision_tower\.encoder\.layers\.2\.",

@@ -96,6 +96,8 @@ TABLE_7B = {
     "Qwen2.5-VL-7B all-linear": ("qwen2_5_vl", LoraDial(where=ALL), 51_824_640),
 }
 """At r = 16; q,k,v,o at r = 64 is the 40,370,176 of seed 002."""
+ATTACHED = {"Qwen2-VL-7B all-linear": 8, "Qwen2.5-VL-7B q,k,v,o": 64, "Qwen2.5-VL-7B suffixes leak into the tower": 32}
+"""Rows, and a rank, that PEFT attaches too, which takes it a second each."""
 
 
 @pytest.mark.parametrize("row", TABLE_7B)
@@ -104,8 +106,8 @@ def test_the_table_of_the_7b_models(on_meta: Any, row: str) -> None:
     vlm = on_meta(family, "7b")
     for r in RANKS:
         assert by_definition(vlm, dataclasses.replace(dial, r=r)) == at_16 * r // 16
-    r = 64 if dial.target_modules == "attention" else RANKS[list(TABLE_7B).index(row) % 4]
-    assert count(vlm, dataclasses.replace(dial, r=r)) == at_16 * r // 16
+    if r := ATTACHED.get(row):
+        assert count(vlm, dataclasses.replace(dial, r=r)) == at_16 * r // 16
 
 
 @pytest.mark.parametrize(

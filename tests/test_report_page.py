@@ -58,7 +58,7 @@ def first_cells(page: Any) -> list[str]:
     return [cell.strip() for cell in page.locator(".tools + .scroll tbody tr:visible td:first-child").all_inner_texts()]
 
 
-@pytest.mark.parametrize("width", [1600, 1280, 420])
+@pytest.mark.parametrize("width", [pytest.param(1600, marks=pytest.mark.bar), 1280, 420])
 def test_it_reads_at_every_width(browser: Any, addresses: dict[str, str], width: int) -> None:
     """No overflow, no complaint, every arm in the table and in the figure of the size that fits, no number broken over lines."""
     for name, address in addresses.items():

@@ -284,7 +284,10 @@ def prepared(composer, tiny_folder, tmp_path_factory):
     return make, run.prepare(make())
 
 
-@pytest.mark.parametrize(("method", "budget"), [("resize", 9), ("pool", 9), ("resampler", 4), ("prune", 16), ("merge", 4)])
+@pytest.mark.parametrize(
+    ("method", "budget"),
+    [("resampler", 4), ("merge", 4), *(pytest.param(*each, marks=pytest.mark.bar) for each in (("resize", 9), ("pool", 9), ("prune", 16)))],
+)
 def test_trains_resumes_reloads_and_evaluates(prepared, monkeypatch, tmp_path, method, budget) -> None:
     """A fresh model with the saved files scores as the run did, and a run that was cut ends as this one: to the last bit."""
     make, shared = prepared

@@ -9,6 +9,7 @@ import pytest
 import pins
 
 
+@pytest.mark.usefixtures("nominal_costs")
 def test_small_arms_give_the_pinned_bits(composer, tmp_path) -> None:
     kept = json.loads(pins.ARMS_FILE.read_text(encoding="utf-8"))
     if pins.arithmetic() != kept["arithmetic"]:
