@@ -185,7 +185,7 @@ def told(path: Path, facts: dict[str, Any], table: PredictionTable, num_resample
             lines.append(f"  {name} {one.estimate:.4f} {within}")
         lines.append(f"  intervals over {estimates[shown[0]].num_clusters} clusters of samples that share images or sentences")
     except LabError as error:
-        lines += [f"  {name} {facts['metrics'][name]:.4f}" for name in shown]
+        lines += [f"  {name} {facts['metrics'][name]:.4f}" for name in shown if name in facts["metrics"]]
         lines.append(f"  no intervals: {error}")
     lines += [f"  {line}" for line in rules.evaluated(facts["data"], table)[1].splitlines()]
     return "\n".join([*lines, f"written to {path}"])

@@ -108,6 +108,10 @@ class PredictionTable:
         """Keep some columns."""
         return type(self)(**{name: getattr(self, name) for name in names})
 
+    def followed_by(self, other: Self) -> Self:
+        """The rows of this table and after them those of another, in the columns of this one."""
+        return type(self)(**{name: np.concatenate([self.__dict__[name], getattr(other, name)]) for name in self.columns})
+
     def replace(self, **columns: np.ndarray) -> Self:
         """Exchange whole columns."""
         return type(self)(**{name: self.__dict__[name] for name in self.columns} | columns)

@@ -43,6 +43,8 @@ def with_intervals(measured: Sequence[Measured], baseline: str, width: float = W
     figure.set_size_inches(width, figure.get_size_inches()[1])
     for axes, metric in zip(axes_of, metrics, strict=True):
         for place, m in zip(rows, measured, strict=True):
+            if metric.name not in m.metrics:
+                continue
             low, high = ends(m, metric)
             face = PAPER if m.arm.zero_shot else COLOURS[0]
             point, value = metric.scale * m.metrics[metric.name], value_of(m, metric)

@@ -36,7 +36,7 @@ class Measured:
 
     metrics: by name, those that a report shows. intervals: of the metrics that have one everywhere; empty, and `no_interval` the
     reason, where nothing can be resampled. subsets: name -> (examples, headline). tokens: mean, least and most visual tokens of one
-    image. minival: headline on minival. details: what the kind's own page adds. questions: what was asked. path: the predictions.
+    image. minival: headline on minival. details: what the kind's own page adds. notes: of metrics that have one. questions: what was asked. path: the predictions.
     """
 
     arm: Row
@@ -50,6 +50,7 @@ class Measured:
     tokens: tuple[float, int, int]
     minival: float | None
     details: Any
+    notes: dict[str, str]
     chance: dict[str, float]
     baseline: tuple[str, dict[str, float]]
     items: str
@@ -159,10 +160,11 @@ def _measure(
 ) -> Measured:
     table, questions, tokens = one.table, one.questions, one.tokens
     kind, page = KINDS[table.kind], page_of(table.kind)
+    metrics = [kind.metrics[name] for name in page.measured if kind.metrics[name].only(table)]
     return Measured(
         arm=one.arm,
         kind_name=kind.name,
-        metrics={name: kind.metrics[name].of(table) for name in page.measured if kind.metrics[name].only(table)},
+        metrics={metric.name: metric.of(table) for metric in metrics},
         intervals=within,
         no_interval=no_interval,
         num_examples=len(table),
@@ -171,6 +173,7 @@ def _measure(
         tokens=(float(tokens.mean()), int(tokens.min()), int(tokens.max())) if len(tokens) else (0.0, 0, 0),
         minival=None if minival is None else kind.main.of(minival),
         details=page.details(table, minival, reason),
+        notes={metric.name: note for metric in metrics if (note := metric.note(table))},
         chance=questions.chance,
         baseline=questions.baseline,
         items=questions.content,

@@ -62,6 +62,7 @@ def metric_column(metric: Metric) -> Column:
 
     def cell(m: Measured) -> str:
         text = number_within(metric, m.metrics[metric.name], m.intervals.get(metric.name)) if metric.name in m.metrics else NONE
+        text += f" ({m.notes[metric.name]})" if metric.name in m.notes else ""
         return f"{text} ({number(metric, m.chance[metric.name])})" if metric.chance else text
 
     def baseline(m: Measured) -> str:
@@ -159,7 +160,9 @@ def seeds_table(every: Sequence[Group], kind: Kind) -> Table | None:
     repeated = [group for group in every if len(group.members) > 1]
     if not repeated:
         return None
-    metrics, rows = [kind.metrics[name] for name in dict.fromkeys((*kind.with_interval, kind.watched))], []
+    members = [member.metrics for group in repeated for member in group.members]
+    names = dict.fromkeys((*kind.with_interval, kind.watched))
+    metrics, rows = [kind.metrics[name] for name in names if all(name in metrics for metrics in members)], []
     for group in repeated[:MOST_ROWS]:
         seeds = ", ".join(str(m.arm.run.config.get("seed", 0)) for m in group.members)
         cells = [f"{number(metric, group.mean(metric.name))} ± {number(metric, group.spread(metric.name))}" for metric in metrics]

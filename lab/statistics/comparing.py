@@ -18,8 +18,11 @@ from lab.statistics import proportions
 from lab.statistics.intervals import ALIKE, LEVEL, TIE
 from lab.statistics.metrics import KINDS, Metric
 from lab.statistics.resampling import LEAST_RESAMPLES, clusters, drawn_sums, quantiles, swap_p_value
+from lab.statistics.reweighting import weighted_draws, weighted_swap_p_value
 
 NUM_SWAPS = 9999
+NUM_WEIGHTED_SWAPS = 1999
+"""Of a metric that is accumulated anew for each."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +70,29 @@ def compare(
     Both arms are resampled with the same clusters. The primary p is `swap_p_value`; McNemar's is beside
     it for the headline and ignores clustering.
     """
+    metric = KINDS[first.kind].metric(name)
+    if metric.weighted:
+        return compare_weighted(metric, first, aligned(first, second), num_resamples=num_resamples, level=level, seed=seed)
     pair = paired(first, second, name)
     return compare_paired([pair], num_resamples=num_resamples, level=level, seed=seed, num_swaps=num_swaps)[0]
+
+
+def compare_weighted(
+    metric: Metric, first: PredictionTable, second: PredictionTable, *, num_resamples: int, level: float, seed: int
+) -> Comparison:
+    """The same in a metric that is no sum over examples, from tables in one order."""
+    assert metric.weighted is not None
+    cluster, once = clusters(first), np.ones((1, len(first)))
+    one, other = metric.weighted(first), metric.weighted(second)
+    draws = -np.diff(weighted_draws([one, other], cluster, num_resamples, seed), axis=1)[:, 0]
+    low, high = (float(end) for end in quantiles(draws, level))
+    p_value = weighted_swap_p_value(metric.weighted(first.followed_by(second)), cluster, NUM_WEIGHTED_SWAPS, seed)
+    values, method = (float(one(once)[0]), float(other(once)[0])), "paired cluster bootstrap, swap test over clusters"
+    if not high - low > TIE * max(1.0, abs(high)):  # true for NaN as well
+        low, high, method = -math.inf, math.inf, f"no interval: {ALIKE}"
+    return Comparison(
+        metric, *values, values[0] - values[1], low, high, level, p_value, float(draws.std(ddof=1)), len(first), int(cluster.max()) + 1, 1, method
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,6 +13,7 @@ from lab.errors import LabError
 from lab.statistics import proportions
 from lab.statistics.metrics import KINDS, Metric
 from lab.statistics.resampling import LEAST_RESAMPLES, clusters, drawn_rows, drawn_sums, enough, quantiles
+from lab.statistics.reweighting import weighted_draws
 
 LEVEL = 0.95
 BOOTSTRAP = "percentile cluster bootstrap"
@@ -68,10 +69,11 @@ def intervals(
     cluster: np.ndarray | None = None,
 ) -> list[dict[str, Interval]]:
     """Intervals of several metrics, over clusters, for tables of the same items in the same order, which share the draws.
+    A metric that a table cannot have is left out of its own.
 
     Shares of right and wrong have those of `lab.statistics.proportions`. The others have the percentile bootstrap over clusters
-    (Efron 1979; Field and Welsh 2007): additive metrics cost one matrix product; any other is computed anew for every resample,
-    and its interval is NaN if one leaves it undefined. Binned calibration errors are biased upward under resampling: show
+    (Efron 1979; Field and Welsh 2007): additive metrics cost one matrix product; those with weights are accumulated again under the
+    weights of every resample; any other is computed anew for each, and its interval is NaN if one leaves it undefined. Binned calibration errors are biased upward under resampling: show
     `ece_debiased` beside.
     """
     metrics = [KINDS[tables[0].kind].metric(name) for name in names]
@@ -79,7 +81,10 @@ def intervals(
     cluster = clusters(tables[0]) if cluster is None else cluster
     drawn = [metric for metric in metrics if not metric.exact]
     draws = additive_draws(tables, [metric for metric in drawn if metric.additive], cluster, num_resamples, seed)
-    draws |= other_draws(tables, [metric for metric in drawn if not metric.additive], cluster, num_resamples, seed)
+    for metric in drawn:
+        if metric.weighted:
+            draws[metric.name] = weighted_draws([metric.weighted(table) for table in tables], cluster, num_resamples, seed)
+    draws |= other_draws(tables, [metric for metric in drawn if not (metric.additive or metric.weighted)], cluster, num_resamples, seed)
     ends = {name: quantiles(values, level) for name, values in draws.items()}
     for metric in metrics:
         if metric.exact:
@@ -88,6 +93,8 @@ def intervals(
     for i, table in enumerate(tables):
         of_table = {}
         for metric in metrics:
+            if not metric.only(table):
+                continue
             low, high, method = float(ends[metric.name][0][i]), float(ends[metric.name][1][i]), proportions.METHOD
             if not metric.exact:
                 low, high, method = resampled(low, high)

@@ -7,6 +7,7 @@ image sets. Whatever is resampled here is a whole cluster.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -67,11 +68,22 @@ def drawn_sums(sums: np.ndarray, num_resamples: int, seed: int) -> Iterator[tupl
 
     sums: [C, ...]. The draws depend on C, B and seed only, so two arms with one seed are resampled alike.
     """
-    enough(num_resamples)
     num_clusters = len(sums)
     flat = np.ascontiguousarray(sums.reshape(num_clusters, -1), dtype=np.float64)
     width, live = flat.shape[1], flat.any(axis=0)
     flat = flat[:, live]  # a column of zeros, such as a bin that holds nothing, sums to zero without being multiplied
+    for chunk, counts in drawn_counts(num_clusters, num_resamples, seed, width):
+        made = np.zeros((len(counts), width))
+        made[:, live] = counts @ flat
+        yield chunk, made.reshape(len(counts), *sums.shape[1:])
+
+
+def drawn_counts(num_clusters: int, num_resamples: int, seed: int, width: int) -> Iterator[tuple[slice, np.ndarray]]:
+    """How often each cluster is in each of those resamples: chunks (which resamples, float64 [b, C]).
+
+    width: numbers that the caller makes of a resample, which sizes the chunks.
+    """
+    enough(num_resamples)
     generator = np.random.default_rng([seed, num_clusters])
     step = _step(num_clusters, width)
     for start in range(0, num_resamples, step):
@@ -79,9 +91,7 @@ def drawn_sums(sums: np.ndarray, num_resamples: int, seed: int) -> Iterator[tupl
         drawn = generator.integers(num_clusters, size=(rows, num_clusters))
         drawn += np.arange(rows)[:, None] * num_clusters
         counts = np.bincount(drawn.ravel(), minlength=rows * num_clusters).reshape(rows, num_clusters)
-        made = np.zeros((rows, width))
-        made[:, live] = counts.astype(np.float64) @ flat
-        yield slice(start, start + rows), made.reshape(rows, *sums.shape[1:])
+        yield slice(start, start + rows), counts.astype(np.float64)
 
 
 def drawn_rows(cluster: np.ndarray, num_resamples: int, seed: int) -> Iterator[np.ndarray]:
@@ -121,9 +131,12 @@ def swap_p_value(
         shift = (signs @ flat).reshape(len(signs), *half.shape[1:])
         count += (difference(shift) >= bar).sum(axis=0)
         total += len(signs)
-    if len(half) <= _EXACT:
-        return count / total
-    return (1 + count) / (1 + total)
+    return swap_p(count, total, len(half))
+
+
+def swap_p(count: Any, total: int, num_clusters: int) -> Any:
+    """p of so many of all swaps that were tried: of every one of 2^C, or of a sample."""
+    return count / total if num_clusters <= _EXACT else (1 + count) / (1 + total)
 
 
 def swaps(num_clusters: int, width: int, num_swaps: int, seed: int) -> Iterator[np.ndarray]:

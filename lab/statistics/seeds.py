@@ -14,6 +14,7 @@ from lab.statistics.comparing import Comparison, aligned, compare
 from lab.statistics.intervals import LEVEL
 from lab.statistics.metrics import KINDS, Metric
 from lab.statistics.resampling import LEAST_RESAMPLES, clusters, drawn_sums
+from lab.statistics.reweighting import weighted_draws
 
 FEWEST = 3
 """Least number of seeds behind an interval over seeds."""
@@ -91,6 +92,11 @@ def compare_seeds(
         return compare(first[0], second[0], name, num_resamples=num_resamples, level=level, seed=seed)
     metric, cluster = KINDS[first[0].kind].metric(name), clusters(first[0])
     arms = [[aligned(first[0], table) for table in arm] for arm in (first, second)]
+    if metric.weighted:
+        weighted, once = [metric.weighted(table) for arm in arms for table in arm], np.ones((1, len(first[0])))
+        values = np.array([value(once)[0] for value in weighted]).reshape(2, num_seeds)
+        draws = weighted_draws(weighted, cluster, num_resamples, seed).reshape(-1, 2, num_seeds)
+        return over_seeds(metric, values, draws[:, 0] - draws[:, 1], len(first[0]), int(cluster.max()) + 1, level)
     sums = np.stack([[metric.cluster_sums(table, cluster) for table in arm] for arm in arms])
     sums = np.moveaxis(sums, 2, 0)  # [C, 2, S, k]
     return crossed(sums, metric, len(first[0]), num_resamples=num_resamples, level=level, seed=seed)
@@ -100,13 +106,20 @@ def crossed(
     sums: np.ndarray, metric: Metric, num_examples: int, *, num_resamples: int, level: float, seed: int
 ) -> Comparison:
     """Do what `compare_seeds` says from the sums of each cluster, arm and seed, [C, 2, S, k]."""
+    draws = np.empty((num_resamples, sums.shape[2]))
+    for chunk, drawn in drawn_sums(sums, num_resamples, seed):  # the same draws for every arm and seed
+        values = metric.value(drawn)
+        draws[chunk] = values[:, 0] - values[:, 1]
+    return over_seeds(metric, metric.value(sums.sum(axis=0)), draws, num_examples, len(sums), level)
+
+
+def over_seeds(metric: Metric, values: np.ndarray, draws: np.ndarray, num_examples: int, num_clusters: int, level: float) -> Comparison:
+    """The same from each arm's numbers by seed, [2, S], and the differences of the resamples, [B, S]."""
     from scipy.special import stdtr, stdtrit
 
-    num_clusters, _, num_seeds, _ = sums.shape
-    values = metric.value(sums.sum(axis=0))  # [2, S]
     by_seed = values[0] - values[1]
-    difference = float(by_seed.mean())
-    items, interaction = _item_variances(sums, metric, num_resamples, seed)
+    num_seeds, difference = len(by_seed), float(by_seed.mean())
+    items, interaction = _item_variances(draws)
     seeds = float(by_seed.var(ddof=1)) / num_seeds
     variance = items + max(0.0, seeds - interaction)
     error = math.sqrt(variance)
@@ -126,13 +139,9 @@ def crossed(
     )  # fmt: skip
 
 
-def _item_variances(sums: np.ndarray, metric: Metric, num_resamples: int, seed: int) -> tuple[float, float]:
-    """V_items and V_interaction by resampling clusters, the same draws for every arm and seed."""
-    num_seeds = sums.shape[2]
-    draws = np.empty((num_resamples, num_seeds))
-    for chunk, drawn in drawn_sums(sums, num_resamples, seed):
-        values = metric.value(drawn)
-        draws[chunk] = values[:, 0] - values[:, 1]
+def _item_variances(draws: np.ndarray) -> tuple[float, float]:
+    """V_items and V_interaction of the differences of resamples, [B, S]."""
+    num_seeds = draws.shape[1]
     mean = draws.mean(axis=1)
     rest = draws - mean[:, None]
     interaction = rest.var(axis=0, ddof=1).sum() / (num_seeds * (num_seeds - 1))

@@ -21,6 +21,8 @@ from lab.statistics.resampling import cluster_sums
 
 Column = Callable[[PredictionTable], np.ndarray]
 """Something of every example, [n] or [n, k]."""
+Weighted = Callable[[np.ndarray], np.ndarray]
+"""A number of a table where each example counts so many times, [B, n] -> [B]."""
 
 
 def ratio(sums: np.ndarray) -> np.ndarray:
@@ -36,10 +38,11 @@ class Metric:
     higher_is_better: None for a count of what was asked, which has no interval.
     of: the number. says: its definition, at the foot of a report ("": none of its own).
     each: what is averaged over examples, [n]; or else rows and value: k numbers of every example, [n, k], and what their sums give,
-    [..., k] -> [...]. Either makes bootstrap and paired tests one matrix product; with neither, every resample is computed anew
-    and two arms cannot be compared.
+    [..., k] -> [...]. Either makes bootstrap and paired tests one matrix product. weighted: made once of a table whose number is no
+    such sum (a ranking over all examples). With none of them every resample is computed anew and two arms cannot be compared.
     exact: a share of right and wrong, whose interval needs no resampling. interval: every run and report gives its interval.
-    needs: the columns it reads. only: whether a table can have it. chance: what guessing gives.
+    needs: the columns it reads. only: whether a table can have it. chance: what guessing gives. note: what a reader must know of the
+    number of a table, beside it in brackets.
     """
 
     name: str
@@ -51,11 +54,13 @@ class Metric:
     each: Column | None = None
     rows: Column | None = None
     value: Callable[[np.ndarray], np.ndarray] = ratio
+    weighted: Callable[[PredictionTable], Weighted] | None = None
     exact: bool = False
     interval: bool = False
     needs: tuple[str, ...] = ("right", "log_p", "prediction")
     only: Callable[[PredictionTable], bool] = lambda table: True
     chance: Callable[[PredictionTable], float] | None = None
+    note: Callable[[PredictionTable], str] = lambda table: ""
 
     @property
     def title(self) -> str:
