@@ -246,7 +246,7 @@ def with_intervals(table: Any, num_resamples: int) -> pd.DataFrame:
         rows, why = {name: (one.estimate, one.low, one.high, one.num_examples) for name, one in found.items()}, None
     except LabError as error:
         metrics = [kind.metrics[name] for name in kind.shown if kind.metrics[name].only(table)]
-        rows, why = {name: (kind.metrics[name].of(table), math.nan, math.nan, len(table)) for name in kind.shown if kind.metrics[name].only(table)}, str(error)
+        rows, why = {metric.name: (metric.of(table), math.nan, math.nan, len(table)) for metric in metrics}, str(error)
     frame = pd.DataFrame.from_dict(rows, orient="index", columns=["estimate", "low", "high", "n"]).rename_axis("metric")
     frame.attrs |= {"no_interval": why} if why else {}
     return frame

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import box_tables
 import numpy as np
 
 from lab.answers import predictions
@@ -189,6 +190,17 @@ def write_example(runs_dir: Path, num_dev: int = 1400, num_minival: int = 400, i
         runs_dir, "ranks", [*(arm[0] for arm in arms), "rank512"], ["lora.name", "lora.r", "vision_tokens.name"],
         "Does a higher rank help once the tower is frozen, and what do fewer visual tokens cost?",
     )  # fmt: skip
+
+
+def write_boxes(runs_dir: Path, num_dev: int = 160, num_minival: int = 40, intervals: bool = False, **more: Any) -> Sweep:
+    """Three arms that draw boxes: a zero-shot baseline and two ranks. more: further rows by the name of an arm."""
+    arms = (("zero", {"lora.name": "none", "lora.r": 0, "trainer.max_steps": 0}, 0.15), ("rank2", {"lora.r": 2}, 0.6), ("rank8", {"lora.r": 8}, 0.9))
+    for seed, (identity, overrides, skill) in enumerate(arms):
+        dev, minival = box_tables.drawn(num_dev, skill, seed), box_tables.drawn(num_minival, skill, seed)
+        write_run(runs_dir, identity, overrides, dev, minival, curve=skill > 0.2, intervals=intervals)
+    for place, (identity, dev) in enumerate(more.items()):
+        write_run(runs_dir, identity, {"lora.r": 16 + place}, dev, curve=False)
+    return write_sweep(runs_dir, "boxes", [*(arm[0] for arm in arms), *more], ["lora.name", "lora.r"], "Where are the tables?")
 
 
 def write_many(runs_dir: Path, num_runs: int, num_dev: int, num_minival: int) -> Sweep:

@@ -7,19 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lab.answers import learned, predictions
-from lab.answers.predictions import PredictionTable
 from lab.errors import LabError
-from lab.report.compare import INDEX, Group, paired_tables
+from lab.report.compare import INDEX
 from lab.report.document import Block, Bullets, Heading, Mono, Paragraph, Table, Text, Warn
 from lab.report.findings import Findings
-from lab.report.formatting import NONE, count, difference_within, number, number_within, p_value
+from lab.report.formatting import NONE, number, number_within
 from lab.report.measure import Measured
+from lab.report.pairs_by_metric import pairs_blocks
 from lab.report.published import published_blocks
 from lab.report.tables import best, label_of, shown_of
-from lab.statistics.comparing import Comparison, compare, holm
 from lab.statistics.intervals import Interval, intervals
 from lab.statistics.metrics import KINDS, Metric
-from lab.statistics.seeds import compare_seeds
 
 SIX = ("exact_match", "token_f1", "rouge_l", "bertscore", "bartscore", "cosine")
 ITSELF = KINDS["text"].metrics["bartscore_of_reference"]
@@ -84,7 +82,7 @@ def scores_blocks(findings: Findings) -> list[Block]:
         page.append(Paragraph(("Not computed: ", ", ".join(absent), ". Type ", Mono(f"lab score RUN --metric {absent[0]} --model PATH"), ".")))
     page += [Paragraph(line) for line in by_models(scored)] + [Warn(line) for line in apart(scored)]
     said = tuple(metric.says for metric in metrics if metric.name in learned.COLUMNS)
-    page += ([Bullets(said)] if said else []) + tests_blocks(findings, metrics)
+    page += ([Bullets(said)] if said else []) + pairs_blocks(findings, metrics, needed(findings.kind.name))
     values = {one.arm.arm.run.identity: {name: interval.estimate for name, interval in one.intervals.items()} for one in scored}
     return page + published_blocks(findings, values)
 
@@ -104,53 +102,3 @@ def apart(scored: Sequence[Scored]) -> list[str]:
         if len(weights) > 1:
             said.append(f"{header} is not comparable between these arms: they were scored by {len(weights)} different models or options.")
     return said
-
-
-def tests_blocks(findings: Findings, metrics: Sequence[Metric]) -> list[Block]:
-    """Every compared pair in every metric, Holm's correction over all of it."""
-    groups = {group.label: group for group in findings.compared.groups}
-    tables: dict[str, PredictionTable] = {}
-    tested: list[tuple[str, str, list[Comparison | None]]] = []
-    for pair in findings.compared.pairs:
-        one, other = groups[pair.first], groups[pair.second]
-        tested.append((pair.first, pair.second, compared_in(one, other, metrics, findings.num_resamples, tables)))
-    flat = [c for _, _, comparisons in tested for c in comparisons if c is not None and c.has_interval]
-    if not flat:
-        return []
-    adjusted = dict(zip(map(id, flat), holm([c.p_value for c in flat]).tolist(), strict=True))
-
-    def cell(metric: Metric, c: Comparison | None) -> str:
-        if c is None:
-            return NONE
-        p = adjusted.get(id(c))
-        return difference_within(metric, c) + ("" if p is None else f", {p_value(p)}")
-
-    rows = tuple(
-        ((Mono(first),), (Mono(second),), *(cell(metric, c) for metric, c in zip(metrics, comparisons, strict=True)))
-        for first, second, comparisons in tested
-    )
-    headers = ("first", "second", *(f"{metric.header} [95 %], p" for metric in metrics))
-    runs = tuple(groups[first].runs + groups[second].runs for first, second, _ in tested)
-    clusters = count(flat[0].num_clusters)
-    said = (
-        f"First - second, shares in points; p by swapping arms within {clusters} clusters, after Holm's correction over the "
-        f"{len(flat)} tests of this table. A claim is made in {findings.kind.main.header} alone, above."
-    )
-    return [Heading(3, "Pairs in each metric"), Paragraph(said), Table(headers, rows, frozenset(range(2, len(headers))), runs=runs)]
-
-
-def compared_in(
-    first: Group, second: Group, metrics: Sequence[Metric], num_resamples: int, tables: dict[str, PredictionTable]
-) -> list[Comparison | None]:
-    """A comparison in each metric; None where one of the arms has it not."""
-    wanted = needed(first.members[0].kind_name)
-    one, other = paired_tables(first, second, tables, wanted)
-    made: list[Comparison | None] = []
-    for metric in metrics:
-        if not all(metric.only(table) for table in (*one, *other)):
-            made.append(None)
-        elif len(one) == 1:
-            made.append(compare(one[0], other[0], metric.name, num_resamples=num_resamples))
-        else:
-            made.append(compare_seeds(one, other, metric.name, num_resamples=num_resamples))
-    return made

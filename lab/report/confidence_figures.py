@@ -37,16 +37,23 @@ class Confidence:
 
     @classmethod
     def of(cls, table: PredictionTable) -> Confidence:
-        coverage, risk = functional.risk_coverage(table.confidence, table.correct)
+        return cls.against(table.confidence, table.correct)
+
+    @classmethod
+    def against(cls, confidence: np.ndarray, correct: np.ndarray) -> Confidence:
+        """Of probabilities and what came true, [n] each."""
+        coverage, risk = functional.risk_coverage(confidence, correct)
         places = np.searchsorted(coverage, COVERAGES / 100 - 1e-12)
-        return cls(functional.reliability_bins(table.confidence, table.correct), risk[np.minimum(places, len(risk) - 1)])
+        return cls(functional.reliability_bins(confidence, correct), risk[np.minimum(places, len(risk) - 1)])
 
 
 Arms = Sequence[tuple[Measured, Confidence]]
 
 
 def pictures(measured: Arms, right: str) -> dict[str, Picture]:
-    """Both figures of the best arms; right: what counts as right against which confidence, in words."""
+    """Both figures of the best arms, none without arms; right: what counts as right against which confidence, in words."""
+    if not measured:
+        return {}
     arms = {id(m): confidence for m, confidence in measured}
     everyone = [m for m, _ in measured]
     panelled, lined = best(everyone, MOST_PANELS), best(everyone, MOST_LINES)

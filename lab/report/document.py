@@ -130,7 +130,53 @@ class Gallery:
     cases: tuple[Case, ...]
 
 
-Block = Heading | Lead | Paragraph | Bullets | Code | Warn | Table | Figure | Gallery
+@dataclass(frozen=True)
+class Box:
+    """A box on a picture, corners in its pixels. outcome: one of `OUTCOMES`. told: what is said to who points at it."""
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+    outcome: str
+    label: str
+    told: str
+
+
+OUTCOMES = {
+    "reference": "reference, found", "missed": "reference, missed", "true": "predicted, true", "false": "predicted, false", "predicted": "predicted",
+}  # fmt: skip
+"""How a box may stand to the others of its picture, in words; the last where no reference is known."""
+
+
+@dataclass(frozen=True)
+class BoxAnswer:
+    """The boxes of one arm on a picture and what they come to in words. run: the identity of the arm's run."""
+
+    arm: str
+    run: str
+    said: str
+    boxes: tuple[Box, ...]
+
+
+@dataclass(frozen=True)
+class BoxCase:
+    """One picture (WebP) of (width, height), in whose pixels boxes are, and the arms' answers side by side."""
+
+    picture: bytes
+    size: tuple[int, int]
+    title: Text
+    answers: tuple[BoxAnswer, ...]
+
+
+@dataclass(frozen=True)
+class BoxGallery:
+    """Pictures with boxes drawn, which a reader filters by outcome and enlarges; in Markdown a table without the pictures."""
+
+    cases: tuple[BoxCase, ...]
+
+
+Block = Heading | Lead | Paragraph | Bullets | Code | Warn | Table | Figure | Gallery | BoxGallery
 
 
 def pieces(text: Text) -> Iterable[str]:

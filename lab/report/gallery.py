@@ -52,6 +52,10 @@ def gallery_blocks(findings: Findings, number: int) -> list[Block]:
     page: list[Block] = [Heading(2, "Gallery")]
     try:
         tables = aligned([predictions.read(m.path) for m in arms])
+        own = page_of(findings.kind.name).gallery
+        if own is not None:
+            rows = worst(tables, findings.kind.main, number)
+            return [*page, *own([(m.arm.label, m.arm.run.identity) for m in arms], tables, read(arms[0], tables[0], rows))]
         differing, missed = choose_cases(tables, findings.kind.main, number)
         samples = read(arms[0], tables[0], [*differing, *missed])
         small = pictures(list(samples.values()))
@@ -81,15 +85,18 @@ def gallery_blocks(findings: Findings, number: int) -> list[Block]:
 
 def answers_gallery(table: PredictionTable, split: Split, number: int) -> list[Block]:
     """At most `number` answers to questions whose right answers nobody knows, the least sure first. table: of the whole split."""
-    rows = np.argsort(table.confidence, kind="stable")[:number].tolist()
+    rows, own = np.argsort(table.confidence, kind="stable")[:number].tolist(), page_of(table.kind).gallery
+    shown = "All" if len(rows) == len(table) else f"The {count(len(rows))} least sure"
+    opening = Paragraph(f"{shown} of {count(len(table))} answers with their probability, the least sure first.")
+    if own is not None:
+        return [opening, *own([("", "")], [table], {row: split[row] for row in rows})]
     samples, told = [split[row] for row in rows], page_of(table.kind).told(table)
     small = pictures(samples)
     cases = [
         Case(small[sample.sample_id], (Mono(sample.sample_id), " ", question_of(sample)), "", (Answer("", shorten(told[row][1], LONGEST), None),))
         for row, sample in zip(rows, samples, strict=True)
     ]
-    shown = "All" if len(rows) == len(table) else f"The {count(len(rows))} least sure"
-    return [Paragraph(f"{shown} of {count(len(table))} answers with their probability, the least sure first."), Gallery(tuple(cases))]
+    return [opening, Gallery(tuple(cases))]
 
 
 def question_of(sample: Sample) -> str:
@@ -121,6 +128,12 @@ def choose_cases(tables: Sequence[PredictionTable], main: Metric, number: int) -
     return differing[:first], missed[: number - min(first, len(differing))]
 
 
+def worst(tables: Sequence[PredictionTable], main: Metric, number: int) -> list[int]:
+    """Rows that all arms together have least right, first; of equal ones in the order of their ids' hashes."""
+    right, drawn = rights(tables, main).mean(axis=0), [text_hash(name) for name in tables[0].sample_id.tolist()]
+    return one_a_set(sorted(range(len(drawn)), key=lambda row: (right[row], drawn[row])), tables[0])[:number]
+
+
 def one_a_set(rows: Sequence[int], table: PredictionTable) -> list[int]:
     """The rows with the first of each image set before the others."""
     seen: set[str] = set()
@@ -149,11 +162,11 @@ def known_fingerprint(m: Measured) -> Any:
     return m.arm.run.facts.get("data", {}).get("samples", {}).get("dev")
 
 
-def pictures(samples: Sequence[Sample]) -> dict[str, tuple[bytes, ...]]:
+def pictures(samples: Sequence[Sample], sides: Sequence[int] = SIDES) -> dict[str, tuple[bytes, ...]]:
     """WebP thumbnails of each sample's first images by its id, as large as `MOST_BYTES` allow."""
-    whole = {sample.sample_id: [reduced(decode(image), SIDES[0]) for image in sample.images[:MOST_PICTURES]] for sample in samples}
+    whole = {sample.sample_id: [reduced(decode(image), sides[0]) for image in sample.images[:MOST_PICTURES]] for sample in samples}
     small: dict[str, tuple[bytes, ...]] = {}
-    for side in SIDES:
+    for side in sides:
         small = {name: tuple(thumbnail(image, side) for image in images) for name, images in whole.items()}
         if 4 / 3 * sum(len(one) for images in small.values() for one in images) <= MOST_BYTES:
             break

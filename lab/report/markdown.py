@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lab.report.document import (
     Block,
+    BoxGallery,
     Bullets,
     Code,
     Figure,
@@ -54,6 +55,9 @@ def markdown_block(block: Block, folder: Path) -> str:
             columns = ("question", "reference", *(answer.arm for answer in cases[0].answers))
             rows = [(case.question, case.reference, *(f"{a.sign} {a.text}" for a in case.answers)) for case in cases]
             return markdown_table(Table(columns, tuple(rows)))
+        case BoxGallery(cases):
+            rows = [(case.title, *(answer.said for answer in case.answers)) for case in cases]
+            return markdown_table(Table(("picture", *(answer.arm for answer in cases[0].answers)), tuple(rows)))
         case Figure(path, alt, caption, _):
             target = path.relative_to(folder).as_posix()
             return f"![{markdown_text(alt)}]({target})\n\n*{markdown_text(caption)}*"

@@ -36,7 +36,8 @@ class Measured:
 
     metrics: by name, those that a report shows. intervals: of the metrics that have one everywhere; empty, and `no_interval` the
     reason, where nothing can be resampled. subsets: name -> (examples, headline). tokens: mean, least and most visual tokens of one
-    image. minival: headline on minival. details: what the kind's own page adds. notes: of metrics that have one. questions: what was asked. path: the predictions.
+    image. minival: headline on minival. details: what the kind's own page adds. notes: of metrics that have one. questions: what was asked.
+    path: the predictions.
     """
 
     arm: Row

@@ -45,7 +45,8 @@ def names_of(kind: Kind) -> tuple[str, str]:
 
 def drawing_names() -> list[str]:
     """The names of all figures, which are also their file names."""
-    return [*(name for kind in KINDS.values() for name in names_of(kind)), *confidence_figures.NAMES, "training_curves"]
+    own = [name for kind in KINDS.values() for name in (*names_of(kind), *page_of(kind.name).figure_names)]
+    return [*dict.fromkeys(own), *confidence_figures.NAMES, "training_curves"]
 
 
 def drawings(pictures: Mapping[str, Picture]) -> dict[str, Drawing]:
@@ -83,7 +84,8 @@ def pictures_of(findings: Findings) -> dict[str, Picture]:
             f"{title} on dev (95 % interval) against what an answer costs. Dashed: the Pareto front, arms that no other beats in both, by "
             f"their values alone. {figures.front_in_words(shown)} {cut}",
         ),
-        **confidence_figures.pictures([(m, page.confidence(m)) for m in measured], page.compared),
+        **confidence_figures.pictures([(m, sure) for m in measured if (sure := page.confidence(m)) is not None], page.compared),
+        **page.figures(measured),
         "training_curves": Picture(
             lambda width: figures.training_curves(measured if len(measured) <= most else tables.best(trained, most), width),
             f"Training loss and minival {kind.main.header} of each arm over optimizer steps",

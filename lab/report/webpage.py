@@ -15,8 +15,13 @@ from itertools import groupby
 from pathlib import Path
 
 from lab.report.document import (
+    OUTCOMES,
     Answer,
     Block,
+    Box,
+    BoxAnswer,
+    BoxCase,
+    BoxGallery,
     Bullets,
     Case,
     Code,
@@ -92,6 +97,8 @@ def html_block(block: Block) -> str:
             return html_figure(block)
         case Gallery(cases):
             return '<div class="gallery">\n' + "\n".join(map(html_case, cases)) + "\n</div>"
+        case BoxGallery():
+            return html_boxes(block)
 
 
 def html_table(table: Table) -> str:
@@ -145,6 +152,59 @@ def html_answer(answer: Answer) -> str:
         return f"<li{runs}>{said}</li>"
     style = {"✓": "right", "✗": "wrong"}.get(answer.sign, "partly")
     return f'<li class="{style}"{runs}><span role="img" aria-label="{answer.said}" title="{answer.said}">{answer.sign}</span> {said}</li>'
+
+
+def html_boxes(gallery: BoxGallery) -> str:
+    """Pictures with boxes, behind a filter that needs no script; a picture is enlarged by its checkbox."""
+    outcomes = [name for name in OUTCOMES if any(box.outcome == name for case in gallery.cases for one in case.answers for box in one.boxes)]
+    legend = "".join(f'<span class="key {name}">{OUTCOMES[name]}</span>' for name in outcomes)
+    filters = "".join(
+        f'<label><input type="radio" name="boxes" id="boxes-{name}"{" checked" if name == "all" else ""}>{name}</label>'
+        for name in ("all", *(name for name in ("true", "false", "missed") if name in outcomes))
+    )
+    shown = f'<span class="filter" role="radiogroup" aria-label="boxes shown">{filters}</span>' if len(outcomes) > 1 else ""
+    cases = "\n".join(html_box_case(case, place) for place, case in enumerate(gallery.cases))
+    return f'<div class="boxes">\n<div class="tools">{legend}{shown}</div>\n{cases}\n</div>'
+
+
+def html_box_case(case: BoxCase, place: int) -> str:
+    """A card: the picture is in it once, each arm's boxes on a copy."""
+    width, height = case.size
+    data, name = base64.b64encode(case.picture).decode(), f"picture-{place}"
+    image = f'<image id="{name}" width="{width}" height="{height}" preserveAspectRatio="none" href="data:image/webp;base64,{data}"/>'
+    held = {f"has-{box.outcome}" for one in case.answers for box in one.boxes}
+    arms = "".join(html_box_answer(one, case.size, name) for one in case.answers)
+    return (
+        f'<div class="{" ".join(["boxcase", *sorted(held)])}"><svg width="0" height="0" aria-hidden="true"><defs>{image}</defs></svg>'
+        f'<p>{html_text(case.title)}</p><div class="arms">{arms}</div></div>'
+    )
+
+
+def html_box_answer(answer: BoxAnswer, size: tuple[int, int], picture: str) -> str:
+    """One arm's boxes on the picture of that id."""
+    width, height = size
+    marks = "".join(html_box(box, width / 40) for box in answer.boxes)
+    said, runs = html.escape(f"{answer.arm}: {answer.said}"), about([answer.run] if answer.run else [])
+    arm = f"{html_text((Mono(answer.arm),))} " if answer.arm else ""
+    return (
+        f'<figure{runs}><label class="zoom"><input type="checkbox" aria-label="show large">'
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{said}"><use href="#{picture}"/>{marks}</svg></label>'
+        f"<figcaption>{arm}{html_text(answer.said)}</figcaption></figure>"
+    )
+
+
+def html_box(box: Box, size: float) -> str:
+    """A rectangle with a light edge, of a click a circle, so that it shows on any picture; its label is seen on the large one."""
+    if box.x0 == box.x1 and box.y0 == box.y1:
+        shape = f'circle cx="{box.x0:.1f}" cy="{box.y0:.1f}" r="{size / 2:.1f}"'
+    else:
+        x, y, wide, high = min(box.x0, box.x1), min(box.y0, box.y1), abs(box.x1 - box.x0), abs(box.y1 - box.y0)
+        shape = f'rect x="{x:.1f}" y="{y:.1f}" width="{wide:.1f}" height="{high:.1f}"'
+    at = f'x="{min(box.x0, box.x1) + size / 4:.1f}" y="{min(box.y0, box.y1) + size:.1f}" font-size="{size:.1f}"'
+    return (
+        f'<g class="box {box.outcome}"><title>{html.escape(box.told)}</title><{shape} class="edge"/><{shape}/>'
+        f"<text {at}>{html.escape(box.label)}</text></g>"
+    )
 
 
 def css_width(png: bytes) -> int:

@@ -136,6 +136,23 @@ class Matches:
         return out
 
 
+    def by_class(self) -> dict[str, tuple[float, float, float]]:
+        """AP, AP50 and AP75 of every class that has references."""
+        once = np.ones((1, self.num_pictures))
+        known = {name: one for name, one in self.classes.items() if name not in self.invented}
+        values = {name: [one.average_precision(once, 0, t, not self.scored)[0] for t in range(len(THRESHOLDS))] for name, one in known.items()}
+        return {name: (float(np.mean(one)), float(one[0]), float(one[5])) for name, one in values.items()}
+
+    def precision(self, threshold: int) -> np.ndarray:
+        """Interpolated precision at each of `RECALLS`, mean over classes that have references, [101]."""
+        once, rows = np.ones((1, self.num_pictures)), []
+        for name, one in self.classes.items():
+            if name not in self.invented:
+                (recall,), (envelope,) = one.curve(once, 0, threshold, not self.scored)
+                rows.append(np.append(envelope, 0.0)[np.searchsorted(recall, RECALLS)])
+        return np.mean(rows, axis=0)
+
+
 def mean_of_known(values: np.ndarray) -> np.ndarray:
     """Mean over the first axis of what is not NaN; NaN where nothing is known."""
     known = np.isfinite(values)

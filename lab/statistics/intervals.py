@@ -73,8 +73,8 @@ def intervals(
 
     Shares of right and wrong have those of `lab.statistics.proportions`. The others have the percentile bootstrap over clusters
     (Efron 1979; Field and Welsh 2007): additive metrics cost one matrix product; those with weights are accumulated again under the
-    weights of every resample; any other is computed anew for each, and its interval is NaN if one leaves it undefined. Binned calibration errors are biased upward under resampling: show
-    `ece_debiased` beside.
+    weights of every resample; any other is computed anew for each, and its interval is NaN if one leaves it undefined. Binned calibration
+    errors are biased upward under resampling: show `ece_debiased` beside.
     """
     metrics = [KINDS[tables[0].kind].metric(name) for name in names]
     enough(num_resamples)

@@ -12,8 +12,10 @@ from lab.statistics.metrics import KINDS
 
 if TYPE_CHECKING:
     from lab.answers.predictions import PredictionTable
+    from lab.records import Sample
     from lab.report.confidence_figures import Confidence
     from lab.report.document import Block, Table
+    from lab.report.drawing import Picture
     from lab.report.findings import Findings
     from lab.report.measure import Measured
 
@@ -27,10 +29,12 @@ class KindPage:
     baseline: a row that always gives one answer: its name, and its metrics where they say something; baseline_name: in a figure;
     baseline_needs: columns that it reads beside the truth. guessed: what guessing gets, in words.
     reading: how an answer is read and judged, in words, from the config. details: own numbers of an arm, from dev and minival (None, and
-    why). confidence: of these, how sure its answers are; compared: what is right against which confidence, in words.
+    why). confidence: of these, how sure its answers are, or None; compared: what is right against which confidence, in words.
     remarks: what a reader must know first. told: of every row of a whole table the reference and what was answered, in words.
     subsets: the headline by subset, or None.
-    calibration, diagnostics: own chapters, the first with a function that places a figure by its name.
+    calibration, diagnostics: own chapters, the first with a function that places a figure by its name. figures: own ones, by names of
+    `figure_names`. gallery: shows the samples of some rows, the worst first, from (label, run) of each arm and its table; None: as cards
+    with the answers in words.
     """
 
     kind: str
@@ -44,13 +48,16 @@ class KindPage:
     guessed: str
     reading: Callable[[Mapping[str, Any]], str]
     details: Callable[[PredictionTable, PredictionTable | None, str | None], Any]
-    confidence: Callable[[Measured], Confidence]
+    confidence: Callable[[Measured], Confidence | None]
     compared: str
     remarks: Callable[[Sequence[Measured]], list[str]]
     told: Callable[[PredictionTable], list[tuple[str, str]]]
     subsets: Callable[[Sequence[Measured]], Table | None]
     calibration: Callable[[Findings, Callable[[str], list[Block]]], list[Block]]
     diagnostics: Callable[[Findings], list[Block]]
+    figures: Callable[[Sequence[Measured]], dict[str, Picture]] = lambda measured: {}
+    figure_names: tuple[str, ...] = ()
+    gallery: Callable[[Sequence[tuple[str, str]], Sequence[PredictionTable], Mapping[int, Sample]], list[Block]] | None = None
 
     @property
     def measured(self) -> tuple[str, ...]:

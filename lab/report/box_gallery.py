@@ -1,0 +1,69 @@
+"""Pictures with reference and predicted boxes drawn, arms side by side."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from lab.answers.predictions import PredictionTable
+from lab.data.images import decode
+from lab.records import Region, Sample
+from lab.report.document import Block, Box, BoxAnswer, BoxCase, BoxGallery, Mono, Paragraph
+from lab.report.formatting import count, shorten
+from lab.report.gallery import LONGEST, SIDES, pictures
+from lab.statistics.box_pairs import box_pairs
+
+LARGE_SIDES = (1280, 960, 720, 540, 400, *SIDES)
+"""Longest sides of a picture that is shown large, of which the first is taken whose pictures fit."""
+MOST_DRAWN = 100
+"""Predicted boxes of one picture that are drawn; more are counted."""
+
+
+def gallery(arms: Sequence[tuple[str, str]], tables: Sequence[PredictionTable], samples: Mapping[int, Sample]) -> list[Block]:
+    """A card for each sample, in their order; arms: label and run; tables: aligned."""
+    small = pictures(list(samples.values()), LARGE_SIDES)
+    cases = []
+    for row, sample in samples.items():
+        answers = tuple(answer(label, run, table, row) for (label, run), table in zip(arms, tables, strict=True))
+        title = (Mono(sample.sample_id), " ", shorten(sample.text, LONGEST))
+        cases.append(BoxCase(small[sample.sample_id][0], decode(sample.images[0]).size, title, answers))
+    size = sum(len(case.picture) for case in cases)
+    said = (
+        f"{len(cases)} of {count(len(tables[0]))} pictures, those with the least F1 first; a click on one shows it large with its labels. True: a "
+        f"hit, from IoU .5 on with the label. The pictures take {size / 1000:,.0f} kB."
+    )
+    return [Paragraph(said), BoxGallery(tuple(cases))] if cases else []
+
+
+def answer(label: str, run: str, table: PredictionTable, row: int) -> BoxAnswer:
+    """An arm's boxes on one picture, references below predictions; without references it is not known which are true."""
+    right, said, pairs = table.references[row], table.regions[row], box_pairs(table).pictures[row]
+    boxes = [box(region, "reference" if found else "missed", "reference") for region, found in zip(right, pairs.found, strict=True)]
+    scores = table.scores[row] or [None] * len(said)
+    for region, score, hit, valid in list(zip(said, scores, pairs.hit, pairs.valid, strict=True))[:MOST_DRAWN]:
+        told = ("hit" if hit else "no hit") if valid else "invalid"
+        boxes.append(box(region, "true" if hit else "false", told, score))
+    return BoxAnswer(label, run, in_words(table, row), tuple(boxes))
+
+
+def box(region: Region, outcome: str, told: str, score: float | None = None) -> Box:
+    corners = ", ".join(f"{value:.0f}" for value in region[1:])
+    label = region.label + ("" if score is None else f" {score:.2f}")
+    return Box(*region[1:], outcome, label, f"{label}\n{told}\n{corners}")
+
+
+def in_words(table: PredictionTable, row: int) -> str:
+    """`2 true, 1 false, 1 missed`, and how the answer was read where that is not plain."""
+    pairs = box_pairs(table).pictures[row]
+    parts = [(int(pairs.hit.sum()), "true"), (int((~pairs.hit).sum()), "false"), (int((~pairs.found).sum()), "missed")]
+    said = ", ".join(f"{number} {word}" for number, word in parts if number) or "none there, none predicted"
+    repeated, undrawn = int(pairs.repeat.sum()), len(pairs.hit) - MOST_DRAWN
+    more = [f"{repeated} repeated"] if repeated else []
+    more += [f"{undrawn} not drawn"] if undrawn > 0 else []
+    more += [f"answer {table.status[row]}"] if table.status[row] in ("partial", "failed") else []
+    return "; ".join([said, *more])
+
+
+def listed(regions: Sequence[Region]) -> str:
+    """`2 table, 1 barcode`, or `none`."""
+    return ", ".join(f"{number} {label}" for label, number in Counter(region.label for region in regions).items()) or "none"
