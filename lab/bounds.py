@@ -173,6 +173,7 @@ WORDS: dict[str, Words] = {
     "trainer.accelerator": Words(("auto", "cpu", "gpu", "cuda", "mps")),
     "trainer.max_time": Words((), also=r"\d{1,6}:[0-5]\d:[0-5]\d", also_told="hours, minutes, seconds, as in 11:45:00"),
     "prompt.post": Words(("none", "lower", "squad", "vqa", "blip", "llava", "qwen")),
+    "prompt.boxes": Words(("qwen2", "qwen2_5", "qwen3", "paligemma", "click", "json")),
     "data.rule": Words(("winoground",)),
     "data.sha256": Words((), also=r"[0-9a-f]{64}", also_told="64 hexadecimal digits"),
     "data.kind": Words(("text",)),

@@ -172,6 +172,7 @@ class PromptDial:
 
     template: holds `{statement}` once where data state something, or `{question}` where they ask. answer_true, answer_false: the words
     of a True/False question; any other options are their own words. post: of written answers, a rule of `lab.answers.normalise`.
+    boxes: how a box is written, a format of `lab.answers.box_formats`; None: as the model's family learned it.
     """
 
     name: str = MISSING
@@ -185,6 +186,7 @@ class PromptDial:
     numbered: bool = False
     image_order: ImageOrder = ImageOrder.fixed
     post: str = "none"
+    boxes: str | None = None
 
     @property
     def words(self) -> dict[str, str]:
@@ -290,12 +292,17 @@ class TrainerSection:
         return self.batch_size * self.accumulate_grad_batches
 
 
+MOST_TOKENS = {"text": 16, "regions": 512}
+"""`evaluation.max_new_tokens` where it is None, by kind of answer."""
+
+
 @dataclass
 class EvaluationSection:
     """What is measured after training. Batch size and repeats never change a score, only its cost.
 
     ask: ways to answer dev, the first for the record; generate is held against it. also: other data options whose dev is asked, each
-    with its own keys behind it, as in "winoground root=/data/winoground". max_new_tokens: of an answer in words.
+    with its own keys behind it, as in "winoground root=/data/winoground". max_new_tokens: of a written answer; None: `MOST_TOKENS`.
+    repair: boxes with swapped corners or beyond the picture are mended before they are kept, as they are not by default.
     zero_shot: the base itself answers dev, once for all arms over it; None: where the data set says so.
     shared_prefix: questions about the same images share what the model made of them; scores agree to rounding, not to the bit.
     """
@@ -306,7 +313,8 @@ class EvaluationSection:
     latency_warmup: int = 5
     latency_examples: int = 50
     ask: list[str] = field(default_factory=lambda: ["score"])
-    max_new_tokens: int = 16
+    max_new_tokens: int | None = None
+    repair: bool = False
     splits: list[str] = field(default_factory=lambda: ["minival", "dev"])
     also: list[str] = field(default_factory=list)
     controls: list[str] = field(default_factory=list)
@@ -314,6 +322,10 @@ class EvaluationSection:
     zero_shot: bool | None = None
     verify: bool = True
     probe_examples: int = 8
+
+    def most_tokens(self, kind: str | None) -> int:
+        """Tokens that a written answer may have, by kind; None: not known."""
+        return self.max_new_tokens or MOST_TOKENS.get(kind or "text", MOST_TOKENS["text"])
 
 
 class MatchOn(Enum):
@@ -416,7 +428,7 @@ ROLES: dict[str, str] = {
         "trainer.gradient_checkpointing", "trainer.restore_best",
     ), TRAINED),
     **dict.fromkeys((
-        "prompt.post", "data.num_dev", "data.rule", "evaluation.ask", "evaluation.max_new_tokens",
+        "prompt.post", "data.num_dev", "data.rule", "evaluation.ask", "evaluation.max_new_tokens", "evaluation.repair",
         "evaluation.splits", "evaluation.also", "evaluation.controls", "evaluation.swap",
         "evaluation.shared_prefix", "evaluation.zero_shot",
     ), ASKED),
@@ -441,7 +453,7 @@ def role(key: str) -> str:
 NAMELESS = (
     "data.path", "data.sha256", "data.kind", "data.answer_format", "data.allow_shared_images", "data.question", "data.exif",
     "data.empty", "data.max_length", "optim.milestones", "optim.gamma",
-    "optim.optimizer", "optim.warmup_steps", "model.untied_head", "model.labels", "lora.full",
+    "optim.optimizer", "optim.warmup_steps", "model.untied_head", "model.labels", "lora.full", "prompt.boxes",
 )  # fmt: skip
 """Keys that are younger than runs of the others, whose names they leave as they are while nobody sets them."""
 
@@ -508,7 +520,7 @@ def asked(x: Experiment) -> dict[str, str]:
     """
     section = x.evaluation
     of_dev = ("dev", *(f"dev_{control}" for control in section.controls), *section.ask[1:], *(["swap"] if section.swap else []))
-    keys = [section.shared_prefix, section.max_new_tokens]
+    keys = [section.shared_prefix, section.most_tokens("text"), *(["repair"] if section.repair else [])]
     things: dict[str, list[Any]] = dict.fromkeys((*section.splits, *(f"also {option}" for option in section.also)), keys)
     things |= dict.fromkeys(of_dev, [*keys, x.data.num_dev, x.data.rule]) | {"post": [x.prompt.post]}
     return {name: values_hash(keys, 10) for name, keys in things.items()}

@@ -17,7 +17,7 @@ from lab.errors import ConfigError
 from lab.host.files import values_hash
 from lab.records import Chat, Choice, Sample
 
-ASKS = {"statement": "prompt=declarative or prompt=qa", "question": "prompt=question"}
+ASKS = {"statement": "prompt=declarative or prompt=qa", "question": "prompt=question or prompt=boxes"}
 """What a template may frame, and the shipped prompts that do."""
 
 
@@ -88,8 +88,11 @@ def image_order(sample: Sample, dial: PromptDial, seed: int) -> tuple[int, ...]:
             return tuple(sorted(order, key=keys.__getitem__))
 
 
-def to_chat(sample: Sample, dial: PromptDial, seed: int = 0, frame: Frame | None = None) -> Chat:
-    """Frame one sample as messages and the answer that follows them. frame: the dial's, where it has been parsed."""
+def to_chat(sample: Sample, dial: PromptDial, seed: int = 0, frame: Frame | None = None, target: str | None = None) -> Chat:
+    """Frame one sample as messages and the answer that follows them.
+
+    frame: the dial's, where it has been parsed. target: the text of the answer, where the sample alone does not say it.
+    """
     frame = frame or parse_template(dial)
     order = image_order(sample, dial, seed)
     content: list[dict[str, str]] = []
@@ -102,7 +105,7 @@ def to_chat(sample: Sample, dial: PromptDial, seed: int = 0, frame: Frame | None
     if dial.system is not None:
         messages.insert(0, {"role": "system", "content": [{"type": "text", "text": dial.system}]})
     answer = choice.target(sample.answer, dial) if isinstance(sample.answer, Choice) else sample.answer.text
-    return Chat(tuple(messages), answer, order)
+    return Chat(tuple(messages), answer if target is None else target, order)
 
 
 def describe(dial: PromptDial) -> dict[str, Any]:

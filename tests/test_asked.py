@@ -53,7 +53,7 @@ CHANGES = {
 
 
 def test_asking_more_of_a_finished_run_takes_no_step(small, tmp_path: Path, monkeypatch) -> None:
-    of_words = {"prompt.post", "evaluation.max_new_tokens"}  # tests/test_text_run.py
+    of_words = {"prompt.post", "evaluation.max_new_tokens", "evaluation.repair"}  # tests/test_text_run.py, tests/test_boxes_run.py
     assert CHANGES.keys() == {key for key in leaves() if role(key) == ASKED} - {"data.rule"} - of_words
     first = small(*SMALL)
     before = running.run_alone(first, "command", time.time())

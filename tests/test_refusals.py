@@ -13,7 +13,7 @@ from lab.errors import ModelError
 from lab.model.families import qwen2_vl
 from lab.model.family import FEATURES, OPTIONS
 from lab.prompt import ASKS
-from lab.records import Choice, Text
+from lab.records import Choice, Regions, Text
 
 TOKENS = {f"vision_tokens={method}" for method in ("pool", "resampler", "prune", "merge")}
 SHIPPED = {
@@ -23,16 +23,16 @@ SHIPPED = {
         "full", "labels", "feature_cache", "fast_step", "conditioning=cross_attention", "conditioning=add_cross_attention", *TOKENS,
     },
     "vit_gpt2": {
-        "full", "labels", "fast_step", "shared_prefix", "quantisation", "numbered", "olora", "export", "conditioning=prefix",
+        "full", "labels", "boxes=qwen2_5", "fast_step", "shared_prefix", "quantisation", "numbered", "olora", "export", "conditioning=prefix",
         "conditioning=cross_attention", "vision_tokens=resize", *TOKENS,
     },
     "blip_vqa": {
-        "full", "labels", "fast_step", "shared_prefix", "numbered", "conditioning=prefix", "conditioning=cross_attention",
+        "full", "labels", "boxes=qwen2_5", "fast_step", "shared_prefix", "numbered", "conditioning=prefix", "conditioning=cross_attention",
         "vision_tokens=resize", *TOKENS,
     },
     "vilt_vqa": {
-        "generate", "fast_step", "shared_prefix", "numbered", "conditioning=cross_attention", "conditioning=add_cross_attention",
-        "vision_tokens=resize", *TOKENS,
+        "answers=regions", "boxes=qwen2_5", "generate", "fast_step", "shared_prefix", "numbered", "conditioning=cross_attention",
+        "conditioning=add_cross_attention", "vision_tokens=resize", *TOKENS,
     },
 }  # fmt: skip
 """What those refuse that are shipped today: one that came to refuse more, or less, is seen here. A new one needs no row."""
@@ -54,7 +54,7 @@ def test_the_shipped_families_refuse_what_they_did() -> None:
 
 
 def test_every_kind_of_answer_is_a_feature_and_every_data_set_says_what_it_knows() -> None:
-    kinds = (Choice.kind, Text.kind)
+    kinds = (Choice.kind, Text.kind, Regions.kind)
     assert {f"answers={kind}" for kind in kinds} == {feature for feature in FEATURES if feature.startswith("answers=")}
     for data_set in map(data.named, data.NAMES):
         assert data_set.kind in (*kinds, None) and data_set.asks in (*ASKS, None)
@@ -90,9 +90,9 @@ def test_a_refused_feature_ends_the_command_before_anything_loads(composer, tmp_
         ({"answers": "beside"}, {"full", "labels", "fast_step", "shared_prefix"}),
         (
             {"answers": "classes", "abilities": ("classify",), "whole": {"head": "classifier"}, "last": "classifier"},
-            {"fast_step", "shared_prefix", "generate"},
+            {"fast_step", "shared_prefix", "generate", "answers=regions"},
         ),
-        ({"abilities": ("score",)}, {"full", "labels", "answers=text", "generate"}),
+        ({"abilities": ("score",)}, {"full", "labels", "answers=text", "answers=regions", "generate"}),
     ],
 )
 def test_what_a_family_cannot_be_asked_follows_from_how_it_answers(changes: dict, refused: set, composer, tiny_folder, monkeypatch) -> None:

@@ -15,10 +15,10 @@ from lab.config import Experiment, PromptDial, as_dict, flat
 from lab.errors import ContractError
 from lab.host.files import values_hash, write_atomically
 from lab.model import Vlm
-from lab.model.answers import Readout, TextReadout
+from lab.model.answers import AnyReadout, Readout
 from lab.model.encoding import Encoder
 from lab.prompt import describe as describe_prompt
-from lab.records import AnswerSpace, Choice, Text
+from lab.records import AnswerSpace, Choice
 
 VERSION = 3
 EARLIER = {
@@ -34,7 +34,7 @@ REMARKS = ("libraries", "visual_tokens", "base.path", "answers.post", "answers.m
 may not; written answers may be read otherwise, or be longer. `visual_tokens` (realised, of the dev split) is known only after scoring."""
 
 
-def describe(x: Experiment, vlm: Vlm, encoder: Encoder, readout: Readout | TextReadout) -> dict[str, Any]:
+def describe(x: Experiment, vlm: Vlm, encoder: Encoder, readout: AnyReadout) -> dict[str, Any]:
     """What this process would train or evaluate with, as plain values."""
     return {
         "version": VERSION,
@@ -43,7 +43,7 @@ def describe(x: Experiment, vlm: Vlm, encoder: Encoder, readout: Readout | TextR
         "tokenizer": describe_tokenizer(encoder),
         "prompt": describe_prompt(x.prompt),
         "chat_template": vlm.processor.chat_template,
-        "answers": readout.describe() | ({"max_new_tokens": x.evaluation.max_new_tokens} if readout.kind == Text.kind else {}),
+        "answers": readout.describe() | ({} if isinstance(readout, Readout) else {"max_new_tokens": x.evaluation.most_tokens(readout.kind)}),
         "padding_side": encoder.tokenizer.padding_side,
         "vision_tokens": as_dict(x)["vision_tokens"],
         "conditioning": as_dict(x)["conditioning"],

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lab import conditioning, lora, model, vision_tokens
+from lab import conditioning, data, lora, model, vision_tokens
 from lab.config import Experiment, ModelDial, Optim, TrainerSection, trains
 from lab.costs.counting import CostModel, Kept
 from lab.data.images import size_of
@@ -197,7 +197,7 @@ def plan(x: Experiment, tokens_per_image: int, images: int, text_tokens: int, me
         optimizer_bytes=state_bytes(x.optim) * trained,
         activation_bytes=activation_bytes(x.trainer, step.kept, on) if trains(x) else 0.0,
         plain_bytes=activation_bytes(x.trainer, step.kept, False) if trains(x) else 0.0,
-        cache_bytes=cache_bytes(config, size.length + x.evaluation.max_new_tokens, BYTES[x.model.dtype.value]),
+        cache_bytes=cache_bytes(config, size.length + x.evaluation.most_tokens(data.named(x.data.name).kind), BYTES[x.model.dtype.value]),
         recomputes=on,
     )
 

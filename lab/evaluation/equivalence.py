@@ -25,7 +25,7 @@ from lab.errors import ContractError, ModelError
 from lab.evaluation.generation import MAX_NEW_TOKENS, Continuation, likelihood, texts, write
 from lab.evaluation.probing import Asked, Probe, joined, of_logits, plain_probe, probe
 from lab.model import Vlm
-from lab.model.answers import Readout, TextReadout
+from lab.model.answers import AnyReadout, Readout
 from lab.model.batching import IGNORED, to_device
 from lab.model.encoding import Encoder, Example
 from lab.records import Sample
@@ -72,7 +72,7 @@ def against(name: str, reference: Probe, other: Probe, tolerance: float) -> Chec
 
 
 def generated(
-    written: Continuation, told: Sequence[str], examples: Sequence[Example], reference: Probe, readout: Readout | TextReadout, tolerance: float
+    written: Continuation, told: Sequence[str], examples: Sequence[Example], reference: Probe, readout: AnyReadout, tolerance: float
 ) -> Check:
     """Free generation sees the model that scoring sees."""
     if isinstance(readout, Readout):

@@ -6,7 +6,7 @@ gives this reference; all other prompts are written on from, token by token (`la
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -24,7 +24,7 @@ from lab.model import Vlm
 from lab.model.answers import TextReadout
 from lab.model.batching import IGNORED, to_device
 from lab.model.encoding import Encoder, Example
-from lab.records import Batch, Prediction, Written
+from lab.records import Batch, Prediction, Said, Sample, Written
 from lab.training.datamodule import Examples
 from lab.training.fast.fused_step import instead
 from lab.training.objective import of_labels
@@ -36,14 +36,27 @@ def answer(
 ) -> list[Prediction]:
     """Answer every example of a split; predictions are in file order. part: a file of the first answers, kept while there are more to come."""
     found = [replace(row, said=replace(cast(Written, row.said), post=readout.post)) for row in first_answers(part, examples, section.batch_size)]
+    most = section.most_tokens(readout.kind)
+
+    def say(items: Sequence[Example], samples: Sequence[Sample], batch: Batch) -> list[Written]:
+        return answers(vlm, examples.encoder, items, batch, readout.post, most)
+
+    return in_batches(vlm, examples, section, split, report, part, found, say, answered=True)
+
+
+def in_batches(
+    vlm: Vlm, examples: Examples, section: EvaluationSection, split: str, report: Report, part: Path | None, found: list[Prediction],
+    say: Callable[[Sequence[Example], Sequence[Sample], Batch], Sequence[Said]], answered: bool,
+) -> list[Prediction]:
+    """The answers of a split behind those that were found, batch by batch. say: what is said of a batch; answered: it has the references."""
     vlm.model.eval()
     with torch.inference_mode(), instead(fast_inference.forwards(vlm)), kept(part, found) as keep:
         for start in range(len(found), len(examples), section.batch_size):
             indices = range(start, min(start + section.batch_size, len(examples)))
             items = [examples[i] for i in indices]
-            batch = examples.encoder.collate(items, with_answers=True)
-            said = answers(vlm, examples.encoder, items, batch, readout.post, section.max_new_tokens)
-            found += rows_of(batch, [examples.split.index(i) for i in indices], said)
+            batch = examples.encoder.collate(items, with_answers=answered)
+            samples = [examples.split.index(i) for i in indices]
+            found += rows_of(batch, samples, say(items, samples, batch))
             report(f"answering {split} (examples)", len(found), len(examples), "")
             keep()
     return found

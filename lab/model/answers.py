@@ -11,12 +11,11 @@ from lab.answers import choice
 from lab.config import PromptDial
 from lab.errors import ConfigError
 from lab.model.labels import Labels
-from lab.records import TRUE_FALSE, AnswerSpace, Choice, Text
+from lab.records import TRUE_FALSE, AnswerSpace, Choice, Regions, Text
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
-
 
 @dataclass(frozen=True)
 class Readout:
@@ -74,13 +73,31 @@ class TextReadout:
         return {"kind": self.kind, "post": self.post}
 
 
-def readout(
-    tokenizer: PreTrainedTokenizerBase | Labels, dial: PromptDial, answers: AnswerSpace = TRUE_FALSE, lead: str = ""
-) -> Readout | TextReadout:
-    """How answers are read: as one of the options that the data have, or as text where they have none.
+@dataclass(frozen=True)
+class RegionsReadout:
+    """Reads `Regions` from what was written. boxes: of `lab.answers.box_formats`."""
 
-    lead: what stands between a prompt and its answer (`Architecture.lead`).
+    boxes: str
+    kind: str = Regions.kind
+
+    def describe(self) -> dict[str, Any]:
+        """For the contract, as plain values."""
+        return {"kind": self.kind, "boxes": self.boxes}
+
+
+AnyReadout = Readout | TextReadout | RegionsReadout
+
+
+def readout(
+    tokenizer: PreTrainedTokenizerBase | Labels, dial: PromptDial, answers: AnswerSpace = TRUE_FALSE, lead: str = "",
+    boxes: str = "json",
+) -> AnyReadout:
+    """How answers are read: as one of the options that the data have, or as text or boxes where they have none.
+
+    lead: what stands between a prompt and its answer (`Architecture.lead`). boxes: the format of boxes.
     """
+    if answers.kind == Regions.kind:
+        return RegionsReadout(boxes)
     return choice_readout(tokenizer, dial, answers.options, lead) if answers.options else TextReadout(dial.post)
 
 

@@ -106,6 +106,10 @@ class Architecture(Protocol):
         """The grid that `pixels` makes of an image of (width, height) pixels. Raises `ValueError` where it takes none of that size."""
         ...
 
+    def resized(self, processor: Any, config: PretrainedConfig, size: tuple[int, int]) -> tuple[int, int] | None:
+        """(width, height) in pixels to which it brings an image of such a size whole; None where all images become one square."""
+        ...
+
     def settings(self, processor: Any) -> dict[str, Any]:
         """What the image processor does, as plain values."""
         ...
@@ -191,6 +195,10 @@ class OneTokenizer:
         """Each by itself: the texts write their special tokens."""
         prompt_ids, answer_ids = (processor.tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, answer))
         return prompt_ids, answer_ids
+
+    def resized(self, processor: Any, config: PretrainedConfig, size: tuple[int, int]) -> tuple[int, int] | None:
+        """None: the tower has a size of its own."""
+        return None
 
     def second_ids(self, processor: Any, chat: Chat) -> list[int]:
         """None: there is one tokenizer."""

@@ -12,16 +12,17 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from lab.answers import regions
 from lab.config import PromptDial
 from lab.data.faults import BadRecord, shown
 from lab.data.images import decode, size_of
 from lab.errors import ConfigError, ModelError
 from lab.model import Vlm
-from lab.model.answers import Readout, TextReadout, readout
+from lab.model.answers import AnyReadout, readout
 from lab.model.batching import ALIGN, collate
 from lab.model.labels import Labels
 from lab.prompt import parse_template, to_chat, written
-from lab.records import TRUE_FALSE, AnswerSpace, Batch, Chat, ExampleSize, Picture, Sample, Text
+from lab.records import TRUE_FALSE, AnswerSpace, Batch, Chat, ExampleSize, Picture, Regions, Sample, Text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,6 +71,7 @@ class Encoder:
         self.prompt, self.frame = prompt, parse_template(prompt)
         self.seed = seed
         self.answers = answers
+        self.boxes = prompt.boxes or vlm.family.boxes
         self.image_id = self.architecture.image_id(self.processor)
         self.budget, self.reducer = vlm.budget, vlm.reducer
         self.prefix = self.architecture.in_prompt and (vlm.conditioner is None or vlm.conditioner.prefix)
@@ -87,9 +89,9 @@ class Encoder:
                 raise ConfigError(f"{key}={text!r}: {reason}.")
 
     @cached_property
-    def readout(self) -> Readout | TextReadout:
+    def readout(self) -> AnyReadout:
         """How the answers to its prompts are read. Raises `ConfigError` for options that no token says."""
-        return readout(self.labels or self.tokenizer, self.prompt, self.answers, self.architecture.lead)
+        return readout(self.labels or self.tokenizer, self.prompt, self.answers, self.architecture.lead, self.boxes)
 
     def ids(self, text: str) -> list[int]:
         """Tokenise, without anything around it."""
@@ -106,7 +108,15 @@ class Encoder:
 
     def chat(self, sample: Sample) -> Chat:
         """A sample as messages."""
-        return to_chat(sample, self.prompt, self.seed, self.frame)
+        return to_chat(sample, self.prompt, self.seed, self.frame, self.boxes_text(sample.answer) if isinstance(sample.answer, Regions) else None)
+
+    def resized(self, size: tuple[int, int]) -> tuple[int, int] | None:
+        """(width, height) of a picture of such a size as the model is shown it; None where there is no such size."""
+        return self.architecture.resized(self.processor, self.config, size)
+
+    def boxes_text(self, answer: Regions) -> str:
+        """The boxes of an answer as they are trained."""
+        return regions.write(answer.regions, self.boxes, size=answer.size, resized=self.resized(answer.size))
 
     def framed(self, sample: Sample) -> tuple[Chat, list[int], list[int]]:
         """A sample's chat, and the ids of prompt and answer."""
@@ -127,7 +137,10 @@ class Encoder:
             _, *framing = self.framed(replace(sample, text="x", answer=Text(("x",))))
             self.framing[number] = tuple(map(self.special, framing if self.labels is None else (framing[0], ())))
         pairs = ("text", sample.text, prompt), ("answer", sample.answer.text, answer if self.labels is None else ())
-        for (what, said, ids), usual in zip(pairs, self.framing[number], strict=True):
+        framing = self.framing[number]
+        if isinstance(sample.answer, Regions):
+            framing = framing[0], self.check_boxes(sample, sample.answer, answer, len(framing[1])) + framing[1]
+        for (what, said, ids), usual in zip(pairs, framing, strict=True):
             if (found := self.special(ids)) != usual:
                 beyond = tuple((Counter(found) - Counter(usual)).elements()) or found
                 reason = f"its {what} {shown(said)} must not hold special tokens: {self.named(beyond)} of this checkpoint's tokenizer"
@@ -141,6 +154,23 @@ class Encoder:
         if self.architecture.most_images is not None and number > self.architecture.most_images:
             reason = f"it shows {number} images, and the model takes {self.architecture.most_images} at once"
             raise BadRecord(f"sample {sample.sample_id}", reason)
+
+    def check_boxes(self, sample: Sample, boxes: Regions, ids: Sequence[int], ends: int) -> tuple[int, ...]:
+        """The special tokens that its boxes are written with, whatever their labels. ends: how many tokens end the answer.
+
+        Raises a `BadRecord` for boxes of several pictures, and for labels that cannot be read back as they are written.
+        """
+        if len(sample.images) > 1:
+            raise BadRecord(f"sample {sample.sample_id}", f"it shows {len(sample.images)} images, and its boxes are of one")
+        plain = replace(boxes, regions=tuple(region._replace(label="x") for region in boxes.regions))
+        special = self.special(self.ids(self.boxes_text(plain)))
+        text = self.tokenizer.decode(list(ids[: len(ids) - ends]), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        read = regions.read(text, self.boxes, size=boxes.size, resized=self.resized(boxes.size))
+        labels = [region.label for region in read.regions or read.points]
+        if labels != [region.label for region in boxes.regions] and self.special(ids[: len(ids) - ends]) == special:
+            reason = f"its labels {shown(boxes.text)} are read back as {shown(', '.join(labels))}, written by prompt.boxes={self.boxes}"
+            raise BadRecord(f"sample {sample.sample_id}", f"{reason} with this checkpoint's tokenizer")
+        return special
 
     def text(self, sample: Sample) -> TokenizedPrompt:
         """Frame and tokenise. The answer ends with the end-of-turn token, which is trained too.

@@ -89,6 +89,8 @@ FEATURES = {
     **{f"{dial}={option}": Feature(f"{dial}={option}", "") for dial, options in OPTIONS.items() for option in options},
     "answers=choice": Feature("data", "Choose other data, or a family that scores answers or has labels.", needs=("score", "classify")),
     "answers=text": Feature("data", "Choose other data, or a family that writes text or has labels.", needs=("generate", "classify")),
+    "answers=regions": Feature("data", "Choose other data, or a family that writes text.", needs=("generate",)),
+    "boxes=qwen2_5": Feature("prompt.boxes=qwen2_5", "Choose prompt.boxes=json."),
     "generate": Feature("evaluation.ask=[score,generate]", "Ask for score alone.", needs=("generate",)),
     "feature_cache": Feature("trainer.feature_cache=true", "Its images are encoded anew each time they are shown."),
     "fast_step": Feature("fast_step", "The plain step trains it.", inline=True),
@@ -117,6 +119,7 @@ class Family:
     attention: values of `model.attn_implementation` with which it loads, its own first.
     answers: where an answer's tokens stand: inline (behind the prompt, in its row), beside (in a decoder of their own), or nowhere,
     for classes. abilities: of `ABILITIES`. refuses: of `FEATURES`, why.
+    boxes: how its checkpoints learned to write a box (`lab.answers.box_formats`); this laboratory's own format where they did not.
     whole: full names of the modules that can train whole, by their names in `lora.full`. last: of the layer of labels, where there is one.
     unused: names (a regular expression) of parameters that no forward pass needs, so that a checkpoint may lack them. surplus: names of
     tensors that a checkpoint may have too many, since they say nothing of what it computes.
@@ -129,6 +132,7 @@ class Family:
     attention: tuple[str, ...] = WORDS["model.attn_implementation"].legal
     answers: Literal["inline", "beside", "classes"] = "inline"
     abilities: tuple[str, ...] = ("score", "generate")
+    boxes: str = "json"
     refuses: dict[str, str] = field(default_factory=dict)
     components: dict[str, str] = field(default_factory=dict)
     architecture: Architecture = field(default_factory=Interleaved)
@@ -159,6 +163,8 @@ class Family:
             return f"it {' and '.join(ABILITIES[ability] for ability in self.abilities)}, and does nothing else"
         if FEATURES[feature].inline and self.answers != "inline":
             return "its answer does not follow the prompt in one row"
+        if feature == "boxes=qwen2_5" and not isinstance(self.architecture, Interleaved):
+            return "they are in pixels of the picture as it is resized, and it makes one square of every picture"
         if feature == "labels" and not self.last:
             return "it writes its answers and has no labels"
         if feature == "full" and not self.whole:

@@ -90,6 +90,12 @@ class Interleaved(Placeholders):
         h, w = smart_resize(height, width, side * images.merge_size, *area)
         return 1, h // side, w // side
 
+    def resized(self, processor: ProcessorMixin, config: PretrainedConfig, size: tuple[int, int]) -> tuple[int, int]:
+        """By the same rule."""
+        side = processor.image_processor.patch_size
+        _, h, w = self.grid(processor, config, size)
+        return w * side, h * side
+
     def settings(self, processor: ProcessorMixin) -> dict[str, Any]:
         """Of the image processor; its size is a pixel budget."""
         images = processor.image_processor

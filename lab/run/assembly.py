@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -17,9 +18,13 @@ from lab.errors import ConfigError, ModelError
 from lab.evaluation import asking
 from lab.host.progress import Report, silent
 from lab.model import Vlm
+from lab.model.family import FEATURES, Family
+from lab.records import Regions
 
 if TYPE_CHECKING:
     import torch
+
+log = logging.getLogger(__name__)
 
 
 def check(x: Experiment) -> None:
@@ -36,6 +41,8 @@ def check(x: Experiment) -> None:
         data_set = data.named(dial.name)
         if kind := dial.kind or data_set.kind:
             asking.check(kind, dial.name, family, x.evaluation)
+        if kind == Regions.kind:
+            check_boxes(x, family)
         if data_set.asks:
             prompt.check(x.prompt, dial.name, data_set.asks)
     if twice := [name for name, number in Counter(dial.name for dial in dials).items() if number > 1]:
@@ -54,6 +61,15 @@ def check(x: Experiment) -> None:
     optimization.check(x.optim, devices.on_gpu(x.trainer))
     if trains(x) and x.model.quantisation is Quantisation.int8 and "llm" in lora.reached(family, x.lora):
         check_scales(x)
+
+
+def check_boxes(x: Experiment, family: Family) -> None:
+    """Refuse boxes written in a way that the family cannot learn, and tell of one that its checkpoints have not learned."""
+    boxes = x.prompt.boxes or family.boxes
+    if f"boxes={boxes}" in FEATURES:
+        family.require(f"boxes={boxes}")
+    if boxes != family.boxes:
+        log.info("prompt.boxes=%s: model.family=%s learned to write boxes as %s, and is taught another way", boxes, family.name, family.boxes)
 
 
 def check_scales(x: Experiment) -> None:

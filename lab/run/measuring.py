@@ -21,7 +21,7 @@ from lab.errors import ConfigError, DataError, ModelError
 from lab.evaluation import asking, equivalence, generation, latency, probing, scoring, swap
 from lab.host.progress import Report
 from lab.model import Vlm
-from lab.model.answers import Readout, TextReadout
+from lab.model.answers import AnyReadout, Readout
 from lab.model.batching import to_device
 from lab.records import Text
 from lab.run import latency_rounds, zero_shot
@@ -55,7 +55,7 @@ def unasked(x: Experiment, run: Run) -> set[str]:
 
 
 def evaluate(
-    x: Experiment, vlm: Vlm, encoded: dict[str, Examples], readout: Readout | TextReadout, run_dir: Path, report: Report,
+    x: Experiment, vlm: Vlm, encoded: dict[str, Examples], readout: AnyReadout, run_dir: Path, report: Report,
     facts: dict[str, Any], interleaved: bool = False, todo: Collection[str] | None = None,
 ) -> dict[str, float]:
     """Score splits and write their predictions, measure latency and memory; return the summary numbers.
@@ -117,7 +117,7 @@ def speed(section: EvaluationSection, vlm: Vlm, dev: Examples, interleaved: bool
 
 
 def ask_minival(
-    x: Experiment, vlm: Vlm, minival: Examples, readout: Readout | TextReadout, path: Path, report: Report, step: int
+    x: Experiment, vlm: Vlm, minival: Examples, readout: AnyReadout, path: Path, report: Report, step: int
 ) -> None:
     """Ask a model that is not done training all of minival, and write its predictions."""
     predictions.write(path, asking.ask(vlm, minival, readout, x.evaluation, f"minival at step {step}", report))
@@ -132,7 +132,7 @@ def by_rule(name: str, dial: DataDial, table: predictions.PredictionTable) -> di
 
 
 def also(
-    x: Experiment, option: str, vlm: Vlm, dev: Examples, readout: Readout | TextReadout, run_dir: Path, report: Report
+    x: Experiment, option: str, vlm: Vlm, dev: Examples, readout: AnyReadout, run_dir: Path, report: Report
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Ask dev of another data option, encoded as the run's own is; write the predictions, return `<data>/dev/...` and the facts."""
     dial = data.option(option)
@@ -154,7 +154,7 @@ def also(
 
 
 def swapped(
-    x: Experiment, vlm: Vlm, examples: Examples, dev: predictions.PredictionTable, readout: Readout | TextReadout, run_dir: Path, report: Report
+    x: Experiment, vlm: Vlm, examples: Examples, dev: predictions.PredictionTable, readout: AnyReadout, run_dir: Path, report: Report
 ) -> dict[str, float]:
     """Score dev with its images in the other order, side words swapped and kept; write each group, return the agreement."""
     rows = swap.sided(examples.split)
@@ -195,7 +195,7 @@ def verify(x: Experiment, vlm: Vlm, examples: Examples, run_dir: Path) -> list[e
     return checks
 
 
-def stored_probe(run_dir: Path, readout: Readout | TextReadout) -> probing.Probe:
+def stored_probe(run_dir: Path, readout: AnyReadout) -> probing.Probe:
     """The probe as it was when the model was trained. Raises `DataError` if it is gone or damaged."""
     try:
         stored = load_file(run_dir / PROBE)

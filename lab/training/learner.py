@@ -11,7 +11,7 @@ import torch
 from lab.config import Optim
 from lab.lora import parameter_groups
 from lab.model import Vlm
-from lab.model.answers import Readout, TextReadout
+from lab.model.answers import AnyReadout
 from lab.model.batching import to_device
 from lab.records import Batch
 from lab.training import devices, loss_scaling, optimization
@@ -26,7 +26,7 @@ class Learner(L.LightningModule):
     steps: of the training. epoch: steps of a pass over data.train.
     """
 
-    def __init__(self, vlm: Vlm, optim: Optim, reads: Readout | TextReadout, steps: int, epoch: float = math.inf) -> None:
+    def __init__(self, vlm: Vlm, optim: Optim, reads: AnyReadout, steps: int, epoch: float = math.inf) -> None:
         super().__init__()
         self.vlm = vlm
         self.model = vlm.model

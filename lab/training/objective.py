@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
-from lab.model.answers import Readout, TextReadout
+from lab.model.answers import AnyReadout, Readout
 from lab.model.batching import IGNORED
 from lab.records import Choice, Text
 from lab.statistics.functional import NUM_BINS
@@ -100,6 +100,6 @@ class TextObjective(nn.Module):
         return {"loss": self.loss(logits, labels), **metrics}
 
 
-def objective(reads: Readout | TextReadout, loss: Loss = answer_loss) -> ChoiceObjective | TextObjective:
+def objective(reads: AnyReadout, loss: Loss = answer_loss) -> ChoiceObjective | TextObjective:
     """Of answers that are read so."""
     return ChoiceObjective(reads, loss) if isinstance(reads, Readout) else TextObjective(loss)

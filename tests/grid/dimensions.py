@@ -199,7 +199,7 @@ REFUSALS = (
     Refusal("no image stands in its prompt", {"model": of_family("vit_gpt2"), "numbered": ("true",)}),
     Refusal("words meet images in blocks", {"conditioning": but("conditioning", "prefix"), "shared prefix": ("true",)}),
     Refusal("a statement is framed", {"data": TEXT, "prompt": ("declarative", "qa")}),
-    Refusal("a question is framed", {"data": but("data", *TEXT), "prompt": ("question",)}),
+    Refusal("a question is framed", {"data": but("data", *TEXT), "prompt": ("question", "boxes")}),
     Refusal("words are written already", {"data": TEXT, "generate": ("on",)}),
     Refusal("words are not swapped", {"data": TEXT, "swap": ("true",)}),
     Refusal("words share no reading", {"data": TEXT, "shared prefix": ("true",)}),

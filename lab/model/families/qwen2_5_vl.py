@@ -11,5 +11,6 @@ FAMILY = replace(
     name="qwen2_5_vl",
     model_type="qwen2_5_vl",
     classes=("Qwen2_5_VLForConditionalGeneration",),
+    boxes="qwen2_5",
     parts=qwen2_vl.FAMILY.parts | {"vision": VISION},
 )

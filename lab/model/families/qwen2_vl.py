@@ -10,6 +10,7 @@ FAMILY = Family(
     name="qwen2_vl",
     model_type="qwen2_vl",
     classes=("Qwen2VLForConditionalGeneration",),
+    boxes="qwen2",
     refuses={"conditioning=add_cross_attention": NO_FLAG},
     parts={
         "projector": Part(

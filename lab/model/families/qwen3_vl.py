@@ -16,6 +16,7 @@ FAMILY = Family(
     name="qwen3_vl",
     model_type="qwen3_vl",
     classes=("Qwen3VLForConditionalGeneration",),
+    boxes="qwen3",
     refuses={
         "feature_cache": DEEPSTACK,
         "fast_step": "its blocks normalise queries and keys, as Llama's do not",

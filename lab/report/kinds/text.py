@@ -8,6 +8,7 @@ from typing import Any
 
 from lab.answers import predictions
 from lab.answers.predictions import PredictionTable
+from lab.config import MOST_TOKENS
 from lab.report import answer_forms, answer_scores
 from lab.report.checks import named
 from lab.report.confidence_figures import Confidence
@@ -35,7 +36,8 @@ def details(dev: PredictionTable, minival: PredictionTable | None, reason: str |
 
 def reading(config: Mapping[str, Any]) -> str:
     """How an answer is written and which rule reads it."""
-    most = config.get("evaluation", {}).get("max_new_tokens")
+    section = config.get("evaluation", {})
+    most = (section["max_new_tokens"] or MOST_TOKENS["text"]) if "max_new_tokens" in section else None
     at_most = "" if most is None else f" up to {most} tokens"
     return f"written greedily{at_most}, read by prompt.post={config.get('prompt', {}).get('post', 'none')}"
 

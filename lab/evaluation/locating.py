@@ -1,0 +1,72 @@
+"""Answers that are boxes: what a model writes after a prompt, greedily, the boxes it reads as, and how probable it holds each of them."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from lab.answers import regions
+from lab.config import EvaluationSection
+from lab.evaluation.generation import write
+from lab.evaluation.parts import first_answers
+from lab.evaluation.writing import in_batches
+from lab.host.progress import Report, silent
+from lab.model import Vlm
+from lab.model.answers import RegionsReadout
+from lab.model.batching import to_device
+from lab.model.encoding import Encoder, Example
+from lab.records import Batch, Located, Prediction, Regions, Sample
+from lab.training.datamodule import Examples
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+log = logging.getLogger(__name__)
+
+
+def answer(
+    vlm: Vlm, examples: Examples, readout: RegionsReadout, section: EvaluationSection, split: str, report: Report = silent,
+    part: Path | None = None,
+) -> list[Prediction]:
+    """Answer every example of a split; predictions are in file order. part: as of `lab.evaluation.writing.answer`."""
+    most = section.most_tokens(readout.kind)
+
+    if section.repair:
+        log.warning("evaluation.repair=true: in %s swapped corners are sorted and boxes clamped to the picture before they are kept", split)
+
+    def say(items: Sequence[Example], samples: Sequence[Sample], batch: Batch) -> list[Located]:
+        return locate(vlm, examples.encoder, items, samples, readout.boxes, most, section.repair)
+
+    return in_batches(vlm, examples, section, split, report, part, first_answers(part, examples, section.batch_size), say, answered=False)
+
+
+def locate(
+    vlm: Vlm, encoder: Encoder, items: Sequence[Example], samples: Sequence[Sample], boxes: str, most: int, repair: bool = False
+) -> list[Located]:
+    """What is written for some examples in at most so many tokens; an answer that the limit cut off is partial."""
+    written = write(vlm, to_device(encoder.collate(items, with_answers=False), vlm.device), most)
+    rows = zip(written.tokens.tolist(), written.each.tolist(), written.lengths.tolist(), written.ended.tolist(), samples, strict=True)
+    said = []
+    for tokens, log_p, length, ended, sample in rows:
+        answer = cast(Regions, sample.answer)
+        text, ends = text_of(encoder.tokenizer, tokens[: length - ended])
+        reading = regions.read(text, boxes, size=answer.size, resized=encoder.resized(answer.size), repair=repair)
+        status = "partial" if reading.status == "ok" and not ended else reading.status
+        scores = tuple(probability(log_p, ends, span) for span in reading.spans)
+        said.append(Located(text, boxes, status, reading.regions or reading.points, scores, length, ended, sum(log_p)))
+    return said
+
+
+def text_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> tuple[str, list[int]]:
+    """The text of some tokens, special ones too, and the place in it where each token ends."""
+    parts = [tokenizer.decode(ids[:number], skip_special_tokens=False, clean_up_tokenization_spaces=False) for number in range(1, len(ids) + 1)]
+    return parts[-1] if parts else "", list(map(len, parts))
+
+
+def probability(log_p: Sequence[float], ends: Sequence[int], span: tuple[int, int]) -> float:
+    """Geometric mean probability of the tokens that stand in a span of the text. ends: of the tokens."""
+    inside = [p for p, start, end in zip(log_p, [0, *ends], ends, strict=False) if start < span[1] and end > span[0]]
+    return math.exp(min(0.0, sum(inside) / len(inside)))
