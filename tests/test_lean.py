@@ -248,7 +248,7 @@ def test_attention_in_float64(monkeypatch, shared) -> None:
         return Packed.apply(found, layout, asking)
 
     assert torch.allclose(ours(x), plain(x), atol=1e-12)
-    assert torch.autograd.gradcheck(ours, (x,))
+    assert torch.autograd.gradcheck(ours, (x,), fast_mode=True)
     bands.cache_clear()
 
 
@@ -261,9 +261,9 @@ def test_rows_of_a_packed_tensor_in_float64(folded, shared) -> None:
     length = shared + 3 * 5
     x, angles = numbers(1, length, 36), torch.polar(torch.ones(length, 3, dtype=torch.float64), numbers(length, 3, trains=False))
     if not (folded and shared):  # else not all of it is written; see the test of attention
-        assert torch.autograd.gradcheck(lambda given: Spread.apply(given, layout, kinds, angles), (x,))
+        assert torch.autograd.gradcheck(lambda given: Spread.apply(given, layout, kinds, angles), (x,), fast_mode=True)
     turning, kept = Spread.apply(x, layout, kinds, angles)
-    assert torch.autograd.gradcheck(lambda given: Packed.apply(given, layout, kinds[1]), (kept.detach().requires_grad_(),))
+    assert torch.autograd.gradcheck(lambda given: Packed.apply(given, layout, kinds[1]), (kept.detach().requires_grad_(),), fast_mode=True)
     assert torch.equal(Packed.apply(kept, layout, kinds[1]), x[..., 24:])
     cos, sin = (part.repeat(1, 2)[None, None] for part in (angles.real, angles.imag))
     by_heads = x[..., :24].unflatten(-1, (4, 3, 2)).transpose(-1, -2).flatten(-2).transpose(1, 2)

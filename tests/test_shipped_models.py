@@ -19,8 +19,11 @@ from lab.store import runs
 OPTIONS = sorted((Path(__file__).parents[1] / "conf" / "model").glob("*.yaml"), key=lambda path: path.stem)
 NOT_KEPT = ("path", "defaults")
 """`defaults` names the option that this one changes."""
-BARS = ("qwen2_vl_7b", "qwen2_5_vl_7b", "blip2_flan_t5_xl", "instructblip_flan_t5_xl")
-"""Architecture, dtype and attention of a smaller option, in other proportions; or computations that tests/test_vqa_families.py compares."""
+BARS = ("qwen2_vl_7b", "qwen2_5_vl_7b", "blip2_flan_t5_xl", "instructblip_flan_t5_xl", "instructblip_vicuna_7b") + (
+    "blip_vqa", "vilt_vqa", "llava_1_5_7b", "tiny",
+)  # fmt: skip
+"""Architecture, dtype and attention of a smaller option, in other proportions; or arms that tests/test_{vqa,inline}_families.py and
+tests/pins train and verify."""
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,7 @@ def test_a_refusal_names_its_keys(row: Row, root: Path, composer: Callable[..., 
     assert len(told) >= 2, f"{error.value} names {told} of {list(refusal.values)}"
 
 
+@pytest.mark.usefixtures("nominal_costs")
 @pytest.mark.parametrize("number", range(len(SLICE)))
 def test_a_row_of_the_slice_finishes_and_is_verified(number: int, root: Path, tmp_path: Path) -> None:
     row = SLICE[number]

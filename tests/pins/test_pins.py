@@ -17,5 +17,6 @@ def test_small_arms_give_the_pinned_bits(composer, tmp_path) -> None:
     assert json.loads(json.dumps(pins.arms(composer, tmp_path))) == kept["arms"]
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_the_report_over_made_up_runs_gives_the_pinned_text(tmp_path) -> None:
     assert pins.report(tmp_path) == pins.REPORT_FILE.read_text(encoding="utf-8")
