@@ -15,9 +15,11 @@ sweep: install  ## the first command of the README: three LoRA ranks over the sh
 install-test:  ## install what tests need
 	$(PYTHON) -m pip install $(INSTALL_FLAGS) -e '.[test]'
 
-test: install-test  ## install what tests need and run them
-	$(PYTHON) -m ruff check
+test-alone: install-test  ## the seconds that the manual takes, measured with nothing beside it
 	$(PYTHON) -m pytest -n 0 --noconftest --durations=0 tests/test_architecture.py -k answers_at_once
+
+test: test-alone  ## install what tests need and run them
+	$(PYTHON) -m ruff check
 	$(PYTHON) -m pytest
 
 types: install-test  ## the types of lab/ by basedpyright, which is pyright with its Node.js in the wheel: about a minute and a half
@@ -51,4 +53,4 @@ docs:  ## the pages of docs/ as a site in site/; a link that leads nowhere fails
 tiny-base:  ## make the shipped tiny base again, from nothing (about 50 minutes on one core)
 	$(PYTHON) -m tools.pretraining --out cache/tiny_base
 
-.PHONY: help install install-test sweep test types test-tools study grid bars report gpu-wheels docs tiny-base
+.PHONY: help install install-test sweep test-alone test types test-tools study grid bars report gpu-wheels docs tiny-base
