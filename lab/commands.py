@@ -26,6 +26,7 @@ COMMANDS = {
     "evaluate": Command("lab.evaluate", "score a finished run again, on other data if asked", ("runs", "keys")),
     "score": Command("lab.score", "BERTScore, BARTScore or cosine of the answers that a run or a sweep has stored", ("runs",)),
     "predict": Command("lab.predict", "what a finished run answers about pictures of yours: a table and a gallery", ("runs", "files many", "keys")),
+    "serve": Command("lab.serve", "finished runs behind HTTP: the OpenAI protocol, a form, a page", ("runs", "keys")),
     "verify": Command("lab.verify", "does a finished run still give the answers it was measured with?", ("runs",)),
     "export": Command("lab.export", "a finished run as a plain adapter or model folder, asked by Transformers alone", ("runs",)),
     "sync": Command("lab.sync", "deliver runs to MLflow that it has not received"),

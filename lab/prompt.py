@@ -31,6 +31,12 @@ class Frame(NamedTuple):
         """A text in its frame."""
         return self.template.format(**{self.asks: text})
 
+    def inside(self, text: str) -> str:
+        """What stands in the frame where a text is framed already; else the text."""
+        before, after = self.around("\0").split("\0")
+        framed = len(text) > len(before) + len(after) and text.startswith(before) and text.endswith(after)
+        return text[len(before) : len(text) - len(after)] if framed else text
+
 
 def parse_template(dial: PromptDial) -> Frame:
     """The frame around the text.

@@ -178,3 +178,30 @@ def detach(vlm: Vlm) -> None:
     vlm.starts = {}
     if hasattr(vlm.model, "unload"):
         vlm.model = vlm.model.unload()
+
+
+class AdapterLayers:
+    """The layers of a loaded adapter on a base that it shares with others: off it, and on again, with no number copied and no file read.
+
+    One thread at a time may use the base.
+    """
+
+    def __init__(self, vlm: Vlm) -> None:
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        self.bare, self.configs = vlm.bare, getattr(vlm.bare, "peft_config", None)
+        self.layers = {name: module for name, module in self.bare.named_modules() if isinstance(module, BaseTunerLayer)}
+
+    def take_off(self) -> None:
+        """Leave the base as it is without them."""
+        for name, layer in self.layers.items():
+            self.bare.set_submodule(name, layer.get_base_layer())
+        if self.configs is not None:
+            del self.bare.peft_config
+
+    def put_on(self) -> None:
+        """Undo `take_off`."""
+        for name, layer in self.layers.items():
+            self.bare.set_submodule(name, layer)
+        if self.configs is not None:
+            self.bare.peft_config = self.configs

@@ -6,6 +6,7 @@ costs tokens. The result equals the processor's own call (tests/test_encoding.py
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -87,6 +88,13 @@ class Encoder:
             if special := self.special(self.ids(text)):
                 reason = f"{self.named(special)} of this checkpoint's tokenizer; only its chat template writes those"
                 raise ConfigError(f"{key}={text!r}: {reason}.")
+
+    def copy(self) -> Encoder:
+        """The same with a processor of its own, for another thread: a tokenizer serves one at a time."""
+        own = copy.copy(self)
+        own.processor = copy.deepcopy(self.processor)
+        own.tokenizer = own.processor.tokenizer
+        return own
 
     @cached_property
     def readout(self) -> AnyReadout:

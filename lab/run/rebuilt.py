@@ -1,4 +1,4 @@
-"""A finished run's model from its files alone, held to its contract and asked anew: the one path of `lab.evaluate` and `lab.predict`."""
+"""A finished run's model from its files alone, held to its contract and asked anew: the one path of `lab.evaluate`, `lab.predict` and `lab.serve`."""
 
 from __future__ import annotations
 
@@ -58,14 +58,16 @@ class Rebuilt:
 
 
 def rebuild(
-    run: Run, run_dir: Path, x: Experiment, answers: AnswerSpace, purpose: str, report: Report, break_contract: bool = False
+    run: Run, run_dir: Path, x: Experiment, answers: AnswerSpace, purpose: str, report: Report, break_contract: bool = False,
+    base: Vlm | None = None,
 ) -> Rebuilt:
     """Load base, dials and adapter of a finished run. answers: as in `Splits`; purpose: what is to be done, for the error.
 
+    base: of the run's `model`, without adapters, where it is loaded already.
     Raises `ContractError` unless `break_contract`, and `ConfigError` or `ModelError` for what cannot be loaded.
     """
     check(x)
-    base = load_base(x, report)
+    base = base or load_base(x, report)
     vlm = assemble(x, base)
     encoder = Encoder(vlm, x.prompt, x.seed, answers)
     trained, now = contract.load(run_dir), contract.describe(x, vlm, encoder, encoder.readout)

@@ -7,10 +7,9 @@ the columns image or images, question, id and choices are read. What is bad is a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from lab.config import DataDial
 from lab.data import images, records_file
@@ -105,7 +104,8 @@ def splits_of(found: Unanswered, answers: AnswerSpace, numbers: Collection[int],
             faults.append(BadRecord(record.source, reason))
             continue
         shared = "|".join(picture.source for picture in record.pictures)
-        answer = unknown(answers, record, outcomes)
+        (size, *_) = [outcome.size for picture in record.pictures if not isinstance(outcome := outcomes[picture.source], str)]
+        answer = unknown(answers, record.choices, size)
         samples.append(sized(Sample(record.name, record.question, record.pictures, answer, shared, record.name), outcomes, sizes))
     if not samples:
         raise DataError(f"no question is left to ask; bad ones: {len(faults)}, the first: {faults[0]}")
@@ -121,8 +121,8 @@ def unaskable(record: Record, options: tuple[str, ...], numbers: Collection[int]
     return f"the choice {shown(odd[0])} is none of the run's options: {', '.join(options)}" if odd else ""
 
 
-def unknown(answers: AnswerSpace, record: Record, outcomes: Mapping[str, Any]) -> Answer:
-    """An answer that says nothing: the first of the options, no words, or no boxes."""
+def unknown(answers: AnswerSpace, choices: tuple[str, ...], size: tuple[int, int]) -> Answer:
+    """An answer that says nothing: the first of the options, no words, or no boxes. choices: the question's own; size: of its picture."""
     if answers.kind == Regions.kind:
-        return Regions((), outcomes[record.pictures[0].source].size)
-    return Choice(0, record.choices or answers.options) if answers.options else Text(("",))
+        return Regions((), size)
+    return Choice(0, choices or answers.options) if answers.options else Text(("",))

@@ -1,0 +1,144 @@
+"""Finished runs over as few bases as they need, each ready to be asked."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from lab import lora
+from lab.artifacts.adapter import EXTRAS, PEFT_WEIGHTS
+from lab.config import as_dict
+from lab.data.question_file.unanswered import unknown
+from lab.data.splits import Records
+from lab.errors import ConfigError
+from lab.evaluate import changed, find
+from lab.evaluation import fast_inference
+from lab.host.files import file_hash, text_hash, values_hash
+from lab.host.progress import Report
+from lab.model import Vlm
+from lab.model.batching import ROWS
+from lab.model.encoding import Encoder, Example
+from lab.predict import Predictor
+from lab.records import Choice, Picture, Sample
+from lab.run.assembly import assemble
+from lab.run.measuring import require_effect
+from lab.run.rebuilt import Rebuilt, rebuild
+from lab.training.datamodule import Examples
+from lab.training.fast.fused_step import Forward, instead
+
+log = logging.getLogger(__name__)
+
+PROBE = (224, 224)
+"""Pixels of the grey picture about which every adapter is asked once at the start."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a request asks: encoded pictures with the field each came in, a text, and the field that it came in."""
+
+    text: str
+    text_field: str
+    pictures: tuple[tuple[str, bytes], ...]
+
+
+class Served:
+    """A finished run that answers under its identity.
+
+    What it computes with is used by one thread at a time (`lab.serving.batching`); `example` may be called by any.
+    Raises `ModelError` for an adapter that moves no logit.
+    """
+
+    def __init__(self, predictor: Predictor, rebuilt: Rebuilt) -> None:
+        self.run, self.x, self.numbers = predictor.run, predictor.x, sorted(predictor.numbers)
+        self.answers, self.rebuilt, self.vlm = predictor.answers, rebuilt, rebuilt.vlm
+        self.encoder, self.readout = rebuilt.encoder, rebuilt.encoder.readout
+        self.adapter = adapter_hash(predictor.run_dir / "adapter")
+        self.encoders = threading.local()
+        grey = io.BytesIO()
+        Image.new("RGB", PROBE, (128, 128, 128)).save(grey, "PNG")
+        question = Question("x", "", tuple(("", grey.getvalue()) for _ in range(self.numbers[0])))
+        examples = Examples(Records([self.sample(question)]), self.encoder)
+        if rebuilt.adapted:
+            require_effect(self.vlm, assemble(self.x, rebuilt.base), examples)
+        self.vlm.model.eval()
+        rows = ROWS if self.kind == Choice.kind else None
+        self.forwards: list[Forward] = fast_inference.forwards(self.vlm, rows)
+        self.layers = lora.AdapterLayers(self.vlm)
+        self.layers.take_off()
+
+    @property
+    def identity(self) -> str:
+        return self.run.identity
+
+    @property
+    def kind(self) -> str:
+        """Of its answers."""
+        return self.readout.kind
+
+    def sample(self, question: Question) -> Sample:
+        """A question as a record, whose answer nobody knows."""
+        pictures = tuple(Picture(field, data) for field, data in question.pictures)
+        name = text_hash(question.text, *(values_hash(data.hex()) for _, data in question.pictures), digits=16)
+        return Sample(name, question.text, pictures, unknown(self.answers, (), PROBE), name, name)
+
+    def example(self, sample: Sample) -> tuple[Example, int]:
+        """Encode a question with a tokenizer of this thread's own; the tokens of its prompt. Raises `BadRecord`."""
+        if not hasattr(self.encoders, "own"):
+            self.encoders.own = self.encoder.copy()
+        own: Encoder = self.encoders.own
+        example = own.example(sample)
+        return example, own.size(example).length
+
+    @contextlib.contextmanager
+    def on_base(self) -> Iterator[Vlm]:
+        """Within, its adapter is on the base, and modules compute as when it is evaluated."""
+        self.layers.put_on()
+        try:
+            with instead(self.forwards):
+                yield self.vlm
+        finally:
+            self.layers.take_off()
+
+    def described(self) -> dict[str, Any]:
+        """What a client may know of it."""
+        prompt = self.rebuilt.contract["prompt"]
+        return {
+            "kind": self.kind, "options": list(self.answers.options), "pictures": self.numbers, "adapter": self.adapter,
+            "asks": self.encoder.frame.asks, "template": prompt["template"], "system": prompt["system"],
+            "max_tokens": self.x.evaluation.max_new_tokens if self.kind != Choice.kind else 1,
+        }  # fmt: skip
+
+
+def adapter_hash(folder: Path) -> str | None:
+    """One name for what an adapter's files hold; None without an adapter."""
+    files = [folder / name for name in (PEFT_WEIGHTS, EXTRAS) if (folder / name).is_file()]
+    return text_hash(*map(file_hash, files), digits=16) if files else None
+
+
+def load(runs_dir: Path, names: Sequence[str], overrides: Sequence[str], report: Report, tell: Callable[[str], object]) -> dict[str, Served]:
+    """Runs by their identities; those of one checkpoint share it.
+
+    overrides: KEY=VALUE of how they run. tell: is told of each that is ready.
+    Raises `DataError` for a run that is not there, `ContractError` for one that would not be asked as it was trained.
+    """
+    bases: dict[str, Vlm] = {}
+    served: dict[str, Served] = {}
+    for name in names:
+        run = find(runs_dir, name)
+        if run.identity in served:
+            raise ConfigError(f"--run {name}: it is named twice. Name each run once.")
+        x = changed(run, overrides)
+        predictor, key = Predictor(runs_dir, run, x), values_hash(as_dict(x)["model"])
+        rebuilt = rebuild(run, predictor.run_dir, x, predictor.answers, "serving it", report, base=bases.get(key))
+        bases[key] = rebuilt.base
+        one = served[run.identity] = Served(predictor, rebuilt)
+        tell(f"{run.identity}: {run.name}, answers by {one.kind}, pictures {' or '.join(map(str, one.numbers))}")
+    return served

@@ -1,0 +1,406 @@
+"""`lab serve`: finished runs over HTTP answer what `lab predict` answers, to whoever asks, however badly others ask."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import io
+import json
+import shutil
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+from hostile_requests import MARK, post, requests
+from PIL import Image
+from serving import Server, World, body, make_world
+
+from lab import serve
+from lab.serving import app, guard, served
+from lab.serving.metrics import Metrics
+from lab.serving.pieces import Pieces
+
+pytestmark = pytest.mark.usefixtures("quiet_root_logger", "nominal_costs")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def world(composer, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
+    return make_world(composer, tiny_folder, tmp_path_factory.mktemp("serve"))
+
+
+@pytest.fixture(scope="module")
+def server(world: World, forking_server: Path) -> Iterator[Server]:
+    """All three over one base; it must end well when the module is done."""
+    one = Server(forking_server, world, world.all)
+    yield one
+    assert one.end() == 0, one.log.read_text()
+
+
+def client(server: Server):
+    openai = pytest.importorskip("openai")
+    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=120)
+
+
+def test_the_answers_are_those_of_predict(world: World, server: Server) -> None:
+    """Of every adapter, by both doors, in their frame already or not; the same prompt differs by adapter."""
+    answers = {}
+    for identity in world.all:
+        rows = world.predicted(identity, "what is it?", range(4)).arrow().to_pylist()
+        frame = world.predictor(identity).x.prompt.template
+        for i, row in enumerate(rows):
+            found = server.form(identity, "what is it?", world.picture(i)).json()
+            assert (found["answer"], found["probability"]) == (row["answer"], pytest.approx(row["probability"], abs=1e-5))
+            completion = server.ask(identity, frame.format(question="what is it?"), world.url(i)).json()
+            assert completion["choices"][0]["message"]["content"] == row["answer"] and completion["prediction"]["frames"] == found["frames"]
+        answers[identity] = [row["answer"] for row in rows]
+    assert answers[world.words] != answers[world.other]
+
+
+def test_the_openai_client_asks(world: World, server: Server) -> None:
+    """Models are runs; a text whole and in pieces, a choice with the probability of each option."""
+    asking = client(server)
+    models = {model.id: model for model in asking.models.list()}
+    assert set(models) == set(world.all) and set(models[world.red].options) == {"no", "yes"} and models[world.words].kind == "text"
+    assert models[world.words].adapter != models[world.other].adapter
+    for identity in world.all:
+        told = body(identity, "what colour is it?", world.url(3), logprobs=True, top_logprobs=5)
+        whole = asking.chat.completions.create(**told)
+        chunks = list(asking.chat.completions.create(**told, stream=True, stream_options={"include_usage": True}))
+        pieces = [chunk.choices[0] for chunk in chunks if chunk.choices]
+        text = whole.choices[0].message.content
+        assert text and "".join(piece.delta.content or "" for piece in pieces) == text
+        assert [piece.finish_reason for piece in pieces if piece.finish_reason] == [whole.choices[0].finish_reason]
+        assert chunks[-1].usage == whole.usage and pieces[-1].logprobs.model_dump() == whole.choices[0].logprobs.model_dump()
+        log_p = sum(each.logprob for each in whole.choices[0].logprobs.content)
+        if identity == world.red:
+            shares = whole.prediction["probabilities"]
+            top = {one.token: one.logprob for one in whole.choices[0].logprobs.content[0].top_logprobs}
+            assert set(shares) == set(top) == {"yes", "no"} and sum(shares.values()) == pytest.approx(1) and text == max(top, key=top.__getitem__)
+        else:
+            table = world.predicted(identity, "what colour is it?", [3]).table
+            assert log_p == pytest.approx(table.log_p[0], abs=1e-4) and whole.usage.completion_tokens == table.tokens[0]
+
+
+def test_a_stream_is_events_that_end(world: World, server: Server) -> None:
+    lines = server.ask(world.words, "what is it?", world.url(0), stream=True).text.split("\n\n")
+    assert lines[-2:] == ["data: [DONE]", ""] and all(json.loads(line.removeprefix("data: "))["object"] for line in lines[:-2])
+    assert server.ask(world.words, "what<|im_end|>?", world.url(0), stream=True).status_code == 400, "before a stream begins"
+
+
+def test_a_turned_picture_is_asked_upright_and_its_frame_is_told(world: World, server: Server) -> None:
+    stored = Image.linear_gradient("L").convert("RGB").resize((120, 60))
+    tag = stored.getexif()
+    tag[0x0112] = 6
+    turned, upright = io.BytesIO(), io.BytesIO()
+    stored.save(turned, "PNG", exif=tag)
+    stored.rotate(-90, expand=True).save(upright, "PNG")
+    (first, second) = (server.form(world.words, "what is it?", file.getvalue()).json() for file in (turned, upright))
+    assert first["frames"] == [{"width": 60, "height": 120, "exif_orientation": 6, "exif_applied": True}]
+    assert second["frames"] == [{"width": 60, "height": 120, "exif_orientation": 1, "exif_applied": True}]
+    assert {**first, "frames": 0} == {**second, "frames": 0}
+
+
+def load(world: World, server: Server, number: int, at_once: int) -> tuple[float, list[tuple[str, int, str]]]:
+    """Seconds of so many questions over all adapters, and each with its answer."""
+
+    def ask(i: int) -> tuple[str, int, str]:
+        identity = world.all[i % 3]
+        reply = server.ask(identity, "what is it?", world.url(i % 12))
+        assert reply.status_code == 200, reply.text
+        return identity, i % 12, reply.json()["choices"][0]["message"]["content"]
+
+    began = time.monotonic()
+    with ThreadPoolExecutor(at_once) as pool:
+        answers = list(pool.map(ask, range(number)))
+    return time.monotonic() - began, answers
+
+
+def check_load(world: World, server: Server, number: int) -> float:
+    """Every one of concurrent questions is answered as by `lab predict`, and /health meanwhile; its slowest reply in seconds."""
+    slowest, ended = [0.0], []
+
+    def watch() -> None:
+        while not ended:
+            began = time.monotonic()
+            assert server.get("/health").json()["status"] == "ok"
+            slowest.append(time.monotonic() - began)
+            time.sleep(0.02)
+
+    with ThreadPoolExecutor(1) as pool:
+        watching = pool.submit(watch)
+        _, answers = load(world, server, number, number)
+        ended.append(True)
+        watching.result()
+    expected = {name: world.predicted(name, "what is it?", range(12)).table.answered.tolist() for name in world.all}
+    assert [answer for _, _, answer in answers] == [expected[name][i] for name, i, _ in answers]
+    return max(slowest)
+
+
+def test_concurrent_questions_of_all_adapters(world: World, server: Server) -> None:
+    before = server.metric("lab_batch_questions_sum"), server.metric("lab_batch_questions_count")
+    check_load(world, server, 36)
+    questions, batches = (server.metric(f"lab_batch_questions_{what}") - was for what, was in zip(("sum", "count"), before, strict=True))
+    assert questions == 36 and batches < 36, "some were asked together"
+
+
+@pytest.mark.bar
+def test_200_questions_at_once_take_a_third_of_the_time_that_they_take_one_by_one(world: World, server: Server) -> None:
+    slowest = check_load(world, server, 200)
+    one_by_one, together = load(world, server, 200, 1)[0], load(world, server, 200, 200)[0]
+    print(f"\n200 questions over 3 adapters: one by one {one_by_one:.1f} s, at once {together:.1f} s, {one_by_one / together:.1f} x; "
+          f"slowest /health {slowest:.2f} s")  # fmt: skip
+    assert one_by_one / together >= 3 and slowest < 1
+
+
+def sent(server: Server, data: bytes) -> bytes:
+    """What comes back for some bytes, until the server closes; nothing where it resets the connection."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
+        with contextlib.suppress(ConnectionError):
+            connection.sendall(data)
+        parts = []
+        with contextlib.suppress(ConnectionError):
+            while part := connection.recv(65536):
+                parts.append(part)
+    return b"".join(parts)
+
+
+def test_hostile_requests_are_refused_and_others_are_served(world: World, server: Server) -> None:
+    """Each by a status of its own fault or by a closed connection; at most 1 KB is said, nothing of it what was sent."""
+    asked = requests(world)
+    assert len(asked) >= 60
+    wrong = {}
+    for name, data in asked.items():
+        head, _, said = sent(server, data).partition(b"\r\n\r\n")
+        status = int(head.split()[1]) if head else 0
+        if not (400 <= status < 500 or not head) or len(said) > 1024 or MARK.encode() in head + said:
+            wrong[name] = (head[:200], said[:200])
+    assert not wrong, "\n".join(map(str, wrong.items()))
+    assert server.form(world.words, "what is it?", world.picture(0)).status_code == 200
+    assert MARK not in server.log.read_text() and "Traceback" not in server.log.read_text(), "nor is it logged"
+
+
+@pytest.mark.parametrize(("changed", "field"), [
+    ({"model": None}, "model"), ({"messages": [{"role": "user"}]}, "messages.0.content"), ({"temperature": 1}, "temperature"), ({"x": 1}, "x"),
+    ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, "messages.0.content.0.image_url.url"),
+    ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x/y.png"}}, {"type": "text", "text": "?"}]}]},
+     "messages.0.content.0.image_url.url"),
+])  # fmt: skip
+def test_an_error_names_the_field(world: World, server: Server, changed: dict, field: str) -> None:
+    request = {key: value for key, value in {**body(world.words, "what?", world.url(0)), **changed}.items() if value is not None}
+    reply = httpx.post(f"{server.url}/v1/chat/completions", json=request)
+    assert reply.status_code in (400, 422) and reply.json()["error"]["param"] == field and field in reply.json()["error"]["message"]
+
+
+def test_metrics_have_no_label_from_outside(server: Server) -> None:
+    with httpx.Client(base_url=server.url) as http:
+        before = len(http.get("/metrics").text.splitlines())
+        for i in range(200):
+            http.get(f"/scanned/{i}")
+        series = [line for line in http.get("/metrics").text.splitlines() if "scanned" in line]
+        assert not series and len(http.get("/metrics").text.splitlines()) < before + 20
+        assert 'lab_requests_total{model="none",route="unmatched",status="404"}' in http.get("/metrics").text
+
+
+def hold(server: Server, number: int) -> tuple[list[socket.socket], float]:
+    """Open so many connections that say half a head or nothing; the time in which somebody else is then answered."""
+    held = []
+    for i in range(number):
+        connection = socket.create_connection(("127.0.0.1", server.port), timeout=30)
+        with contextlib.suppress(ConnectionError):
+            connection.sendall(b"GET /heal" if i % 2 else b"")
+        held.append(connection)
+    began = time.monotonic()
+    assert server.get("/health").status_code == 200
+    return held, time.monotonic() - began
+
+
+def test_open_sockets_keep_nobody_out(world: World, server: Server) -> None:
+    held, _ = hold(server, 300)
+    assert server.form(world.words, "what is it?", world.picture(0)).status_code == 200
+    for connection in held:
+        connection.close()
+
+
+@pytest.mark.bar
+def test_thousands_of_sockets_and_hostile_requests_take_no_memory(world: World, server: Server) -> None:
+    """Thrice: 10,000 connections held open while all hostile requests are sent and others are answered."""
+    sizes = []
+    for _ in range(3):
+        held, seconds = hold(server, 10_000)
+        for data in requests(world).values():
+            sent(server, data)
+        assert server.form(world.words, "what is it?", world.picture(0)).status_code == 200 and seconds < 1
+        for connection in held:
+            connection.close()
+        sizes.append(float(server.get("/metrics").text.split("process_resident_memory_bytes ")[1].split()[0]) / 1e6)
+    print(f"\n{len(requests(world))} hostile requests beside 10,000 sockets, thrice: memory {', '.join(f'{size:.0f} MB' for size in sizes)}")
+    assert sizes[-1] < 1.1 * sizes[0]
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@contextlib.contextmanager
+def long_stream(server: Server, world: World, most: int) -> Iterator[socket.socket]:
+    """A connection on which an answer of so many tokens has begun."""
+    request = json.dumps(body(world.other, "what is it?", world.url(0), stream=True, max_tokens=most))
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
+        connection.sendall(post("/v1/chat/completions", request))
+        begun = b""
+        while b'"content": ""' not in begun:
+            begun += connection.recv(65536)
+        yield connection
+
+
+def test_a_client_that_leaves_ends_its_computation(world: World, server: Server) -> None:
+    """Its thousand tokens are not written: the next question, in the same queue, is answered long before they could be."""
+    assert server.ask(world.other, "what is it?", world.url(0), max_tokens=30).json()["usage"]["completion_tokens"] == 30, "it goes on and on"
+    with long_stream(server, world, 1000):
+        written = server.metric("lab_tokens_written_total")
+    assert server.form(world.red, "is it red?", world.picture(0)).status_code == 200
+    assert server.metric("lab_tokens_written_total") == written + 1
+
+
+def test_sigterm_answers_what_is_under_way(world: World, forking_server: Path) -> None:
+    """And sigkill harms no file; the next server answers as the one before."""
+    before = hashes(world.root / "runs")
+    killed = Server(forking_server, world, [world.other])
+    with long_stream(killed, world, 100):
+        killed.end(signal.SIGKILL)
+    assert hashes(world.root / "runs") == before
+    drained = Server(forking_server, world, [world.other])
+    with long_stream(drained, world, 100) as connection:
+        drained.process.send_signal(signal.SIGTERM)
+        rest = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert b"data: [DONE]" in rest and b'"finish_reason": "length"' in rest
+    assert drained.end() == 0 and hashes(world.root / "runs") == before
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed")
+def test_the_page_asks_and_shows_probabilities(world: World, server: Server) -> None:
+    """A real browser drops a picture, asks, and sees the answer; nothing comes from elsewhere."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    found = server.form(world.red, "is it red?", world.picture(0)).json()
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page()
+        fetched: list[str] = []
+        errors: list[str] = []
+        page.on("request", lambda request: fetched.append(request.url))
+        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        page.goto(server.url)
+        page.wait_for_selector("option", state="attached")
+        page.select_option("#model", world.red)
+        page.set_input_files("#file", str(world.root / "0.png"))
+        page.fill("#question", "is it red?")
+        page.click("#ask")
+        page.wait_for_selector("#details table")
+        assert page.text_content("#answer") == found["answer"] and page.locator("figure img").count() == 1
+        rows = [f"{option}\t{100 * share:.1f} %\t" for option, share in found["probabilities"].items()]
+        assert page.locator("#details tr").all_inner_texts() == rows
+        page.select_option("#model", world.words)
+        page.click("#ask")
+        page.wait_for_selector("#details small")
+        page.goto(f"{server.url}/docs")
+        page.wait_for_selector(".opblock")
+        browser.close()
+    assert not errors and all(url.startswith((server.url, "blob:", "data:")) for url in fetched)
+
+
+def guarded(limits: guard.Limits, method: str = "GET", path: str = "/v1/models", **more) -> httpx.Response:
+    """A reply from behind a guard alone."""
+
+    async def inner(scope, receive, send) -> None:
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"in"})
+
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(app=guard.Guard(inner, limits, Metrics([path], [], lambda: 0), app.OPEN))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
+            return await http.request(method, path, **more)
+
+    return asyncio.run(ask())
+
+
+def test_a_token_is_asked_for() -> None:
+    limits = guard.Limits(token="a" * 20)
+    for headers in ({}, {"Authorization": "Bearer"}, {"Authorization": f"Bearer {'a' * 19}"}, {"Authorization": f"Basic {'a' * 20}"}):
+        assert guarded(limits, headers=headers).status_code == 401
+    assert guarded(limits, headers={"Authorization": f"Bearer {'a' * 20}"}).text == "in"
+    assert guarded(limits, path="/health").text == guarded(limits, path="/").text == guarded(guard.Limits()).text == "in"
+
+
+def test_only_known_names_are_answered_to() -> None:
+    limits = guard.Limits(hosts=("lab.example",))
+    ours, others = ("localhost:8000", "127.0.0.1", "[::1]:80", "LAB.example:9"), ("evil.example", "127.0.0.1.evil.example", "")
+    for host, status in [*((host, 200) for host in ours), *((host, 403) for host in others)]:
+        assert guarded(limits, headers={"Host": host}).status_code == status, host
+        assert guarded(limits, headers={"Origin": f"https://{host}"}).status_code == status, host
+    assert "access-control-allow-origin" not in guarded(limits, headers={"Origin": "http://localhost:3000"}).headers
+    assert guarded(guard.Limits(body=1000), "POST", content=b"x" * 1001).status_code == 413
+
+
+def test_a_slow_body_is_given_up(monkeypatch) -> None:
+    monkeypatch.setattr(guard, "BODY_S", 0.05)
+
+    async def slow():
+        yield b"a"
+        await asyncio.sleep(5)
+        yield b"b"
+
+    assert guarded(guard.Limits(), "POST", content=slow()).status_code == 408
+
+
+@pytest.mark.parametrize(("words", "token", "sentence"), [
+    (["--host", "0.0.0.0"], None, "others reach that address, so clients must give a token"), ([], "short", "16 or more printable"),
+    (["--queue", "0"], None, "--queue 0: give a number above 0"), (["--port", "70000"], None, "--port 70000: give 0 to 65535"),
+    (["--host", "not an address", "--port", "1"], "a" * 16, "it cannot listen there"), (["--port", "0"], None, "there is no such run"),
+])  # fmt: skip
+def test_what_cannot_be_served_is_said(tmp_path: Path, monkeypatch, capsys, words: list[str], token: str | None, sentence: str) -> None:
+    if token is not None:
+        monkeypatch.setenv("LAB_SERVE_TOKEN", token)
+    assert serve.main(["--run", "1a2b", "--runs-dir", str(tmp_path), *words]) == 2 and sentence in capsys.readouterr().err
+    monkeypatch.setattr(serve, "NEEDS", ("no_such_package",))
+    assert serve.main(["--run", "1a2b"]) == 2 and "Install them with `pip install 'vlm-lab[serve]'`" in capsys.readouterr().err
+
+
+def test_a_base_is_loaded_once_and_left_as_it_was(world: World) -> None:
+    """An adapter on it and off again computes what it does alone, and the base what it did before."""
+    import torch
+
+    models = served.load(world.root / "runs", world.all, [], lambda *_: None, lambda line: None)
+    first, *others = models.values()
+    assert all(one.rebuilt.base is first.rebuilt.base and one.vlm.bare is first.vlm.bare for one in others)
+    example, _ = first.example(first.sample(served.Question("what?", "", (("", world.picture(0)),))))
+    batch = first.encoder.collate([example], with_answers=False)
+
+    def logits() -> torch.Tensor:
+        with torch.inference_mode():
+            return first.rebuilt.base.predict(batch)
+
+    bare, names = logits(), [name for name, _ in first.rebuilt.base.model.named_modules()]
+    on = []
+    for one in (*models.values(), first):
+        with one.on_base(), torch.inference_mode():
+            on.append(one.vlm.predict(batch))
+    assert torch.equal(on[0], on[-1]) and len({tensor.sum().item() for tensor in (*on, bare)}) == 4
+    assert torch.equal(logits(), bare) and [name for name, _ in first.rebuilt.base.model.named_modules()] == names
+
+
+@pytest.mark.parametrize("text", ["a 😀 family 👨‍👩‍👧, ñandú, 日本語", "don't", "", "\ufffd ends \ufffd"])
+def test_pieces_join_to_the_whole(text: str) -> None:
+    """Byte by byte, which splits every character that is more than one."""
+    tokens, pieces = [text.encode()[: i + 1] for i in range(len(text.encode()))], Pieces()
+    sent = [pieces.of(part.decode(errors="replace")) for part in tokens]
+    assert "".join(sent) + pieces.rest(text) == text and not any("\ufffd" in piece for piece in sent if "\ufffd" not in text)
+    written, late = ["do", "do n", "do n '", "don't"], Pieces(cleans=True)
+    assert "".join(map(late.of, written)) + late.rest("don't you") == "don't you"
