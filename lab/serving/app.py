@@ -52,7 +52,7 @@ class Serving:
         """The model of a name; the only one without a name. Raises `Refused`."""
         if name is None and len(self.served) == 1:
             name = next(iter(self.served))
-        if name not in self.served:
+        if name is None or name not in self.served:
             raise Refused(404, "model", f"there is no such model. Legal: {', '.join(self.served)}.", "model_not_found")
         request.state.model = name
         return self.served[name]
