@@ -119,7 +119,7 @@ def serve(given: argparse.Namespace, limits: Limits, bound: socket.socket) -> in
 
     models = served.load(given.runs_dir, given.run, given.overrides, bars(), lambda line: print(line, flush=True))
     application, serving = app.build(models, limits)
-    guarded = guard.Guard(application, limits, serving.metrics, app.OPEN)
+    guarded = guard.Guard(application, limits, serving.metrics, app.is_open)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard if hard != resource.RLIM_INFINITY else max(soft, 65536), hard))
     config = uvicorn.Config(

@@ -324,7 +324,7 @@ def guarded(limits: guard.Limits, method: str = "GET", path: str = "/v1/models",
         await send({"type": "http.response.body", "body": b"in"})
 
     async def ask() -> httpx.Response:
-        transport = httpx.ASGITransport(app=guard.Guard(inner, limits, Metrics([path], [], lambda: 0), app.OPEN))
+        transport = httpx.ASGITransport(app=guard.Guard(inner, limits, Metrics([path], [], lambda: 0), app.is_open))
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
             return await http.request(method, path, **more)
 

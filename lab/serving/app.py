@@ -31,7 +31,7 @@ from lab.serving.served import Question, Served
 log = logging.getLogger(__name__)
 
 PAGE = Path(__file__).with_name("page.html")
-OPEN = ("/", "/health", "/docs", "/openapi.json")
+OPEN, OPEN_FILES = ("/", "/health", "/docs", "/openapi.json"), "/static-offline-docs/"
 """Paths that need no token: they say nothing of runs."""
 NAME = re.compile(r"\w{1,40}", re.ASCII)
 """What of a request may be repeated as the name of a field."""
@@ -134,6 +134,11 @@ class Serving:
         finally:
             job.left = True
         yield "data: [DONE]\n\n"
+
+
+def is_open(path: str) -> bool:
+    """Whether a path needs no token."""
+    return path in OPEN or path.startswith(OPEN_FILES)
 
 
 def told(error: BaseException) -> str:

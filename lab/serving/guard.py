@@ -7,7 +7,7 @@ import hmac
 import json
 import re
 import time
-from collections.abc import Awaitable, Callable, Collection, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -65,10 +65,10 @@ def host_of(value: str) -> str:
 
 
 class Guard:
-    """An ASGI application before another. open_paths: those that need no token."""
+    """An ASGI application before another. is_open: whether a path needs no token."""
 
-    def __init__(self, app: Any, limits: Limits, metrics: Metrics, open_paths: Collection[str]) -> None:
-        self.app, self.limits, self.metrics, self.open_paths = app, limits, metrics, frozenset(open_paths)
+    def __init__(self, app: Any, limits: Limits, metrics: Metrics, is_open: Callable[[str], bool]) -> None:
+        self.app, self.limits, self.metrics, self.is_open = app, limits, metrics, is_open
         self.hosts = frozenset((*LOOPBACK, *(host.lower() for host in limits.hosts)))
         self.held = 0
 
@@ -108,7 +108,7 @@ class Guard:
         origin = headers.get("origin")
         if origin is not None and host_of(origin.partition("://")[2]) not in self.hosts:
             return 403, "Origin", "pages of other sites may not ask this server."
-        if self.limits.token is not None and scope["path"] not in self.open_paths:
+        if self.limits.token is not None and not self.is_open(scope["path"]):
             kind, _, given = headers.get("authorization", "").partition(" ")
             if kind.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self.limits.token.encode()):
                 return 401, "Authorization", "give the server's token, as Bearer TOKEN."
