@@ -11,7 +11,6 @@ import io
 import logging
 import os
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,7 +20,6 @@ from typing import Any
 import torch
 from PIL import ExifTags, Image
 
-from lab.data.faults import BadRecord
 from lab.errors import LabError
 from lab.evaluation import generation, scoring
 from lab.evaluation.stages import require_finite
@@ -93,7 +91,6 @@ class Job:
     result: Future[Answered] = field(default_factory=Future)
     left: bool = False
     encoded: Future[Encoded] | None = None
-    since: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         self.result.set_running_or_notify_cancel()  # it cannot be cancelled: `left` says that nobody waits
@@ -177,8 +174,8 @@ class Batching:
             assert job.encoded is not None
             try:
                 ready[job] = job.encoded.result()
-            except BadRecord as fault:
-                job.end(fault)
+            except Exception as error:  # what is wrong with one question is no other's
+                job.end(error)
         if not ready:
             return
         served = jobs[0].served
