@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import shutil
 import signal
@@ -34,12 +35,16 @@ SMALL = (
 
 @dataclass
 class World:
-    """root: of pictures 0.png to 11.png, and of runs. words: the identity of one that writes; other: its sibling; red: one that chooses."""
+    """root: of pictures 0.png to 11.png, and of runs. words: the identity of one that writes; other: its sibling; red: one that chooses.
+
+    boxes: one that draws the same box everywhere.
+    """
 
     root: Path
     words: str
     other: str
     red: str
+    boxes: str
 
     @property
     def all(self) -> tuple[str, str, str]:
@@ -74,7 +79,12 @@ def make_world(composer: Callable[..., Experiment], base: Path, root: Path) -> W
         (root / f"{name}.csv").write_text("\n".join(["image,question,answer,split", *rows]))
         x = composer("data=questions", f"data.path={root}/{name}.csv", *places, *SMALL)
         identities.append(running.run_alone(x, "python -m lab.train", time.time()).identity)
-    return World(root, identities[0], sibling(root / "runs", identities[0]), identities[1])
+    boxes = [{"image": f"{i}.png", "boxes": [[0, 0, 28, 28]], "labels": ["it"], "split": split} for i, split in enumerate(splits)]
+    (root / "boxes.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in boxes))
+    longer = ("trainer.max_steps=60", "optim.lr=1e-2", "evaluation.max_new_tokens=32")
+    x = composer("data=boxes", f"data.path={root}/boxes.jsonl", *places, *SMALL, *longer)
+    identities.append(running.run_alone(x, "python -m lab.train", time.time()).identity)
+    return World(root, identities[0], sibling(root / "runs", identities[0]), *identities[1:])
 
 
 def sibling(runs: Path, identity: str) -> str:

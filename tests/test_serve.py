@@ -37,8 +37,8 @@ def world(composer, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="module")
 def server(world: World, forking_server: Path) -> Iterator[Server]:
-    """All three over one base; it must end well when the module is done."""
-    one = Server(forking_server, world, world.all)
+    """All over one base; it must end well when the module is done."""
+    one = Server(forking_server, world, [*world.all, world.boxes])
     yield one
     assert one.end() == 0, one.log.read_text()
 
@@ -64,12 +64,12 @@ def test_the_answers_are_those_of_predict(world: World, server: Server) -> None:
 
 
 def test_the_openai_client_asks(world: World, server: Server) -> None:
-    """Models are runs; a text whole and in pieces, a choice with the probability of each option."""
+    """Models are runs; a text or boxes whole and in pieces, a choice with the probability of each option."""
     asking = client(server)
     models = {model.id: model for model in asking.models.list()}
-    assert set(models) == set(world.all) and set(models[world.red].options) == {"no", "yes"} and models[world.words].kind == "text"
+    assert set(models) == {*world.all, world.boxes} and set(models[world.red].options) == {"no", "yes"} and models[world.words].kind == "text"
     assert models[world.words].adapter != models[world.other].adapter
-    for identity in world.all:
+    for identity in (*world.all, world.boxes):
         told = body(identity, "what colour is it?", world.url(3), logprobs=True, top_logprobs=5)
         whole = asking.chat.completions.create(**told)
         chunks = list(asking.chat.completions.create(**told, stream=True, stream_options={"include_usage": True}))
@@ -105,6 +105,16 @@ def test_a_turned_picture_is_asked_upright_and_its_frame_is_told(world: World, s
     assert first["frames"] == [{"width": 60, "height": 120, "exif_orientation": 6, "exif_applied": True}]
     assert second["frames"] == [{"width": 60, "height": 120, "exif_orientation": 1, "exif_applied": True}]
     assert {**first, "frames": 0} == {**second, "frames": 0}
+
+
+def test_boxes_are_in_pixels_of_the_picture_shown(world: World, server: Server) -> None:
+    """As of `lab predict`, with their scores; of a turned picture in its frame."""
+    predicted = world.predicted(world.boxes, "where is it?", [1])
+    found = server.form(world.boxes, "where is it?", world.picture(1)).json()
+    regions, scores = predicted.table.regions[0], predicted.table.scores[0]
+    assert regions and found["status"] == predicted.table.status[0] and found["answer"] == predicted.table.text[0]
+    assert [[box[name] for name in ("label", "x0", "y0", "x1", "y1")] for box in found["regions"]] == [list(region) for region in regions]
+    assert [box["score"] for box in found["regions"]] == pytest.approx(list(scores), abs=1e-5)
 
 
 def load(world: World, server: Server, number: int, at_once: int) -> tuple[float, list[tuple[str, int, str]]]:

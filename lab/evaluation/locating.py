@@ -49,15 +49,19 @@ def locate(
     """What is written for some examples in at most so many tokens; an answer that the limit cut off is partial."""
     written = write(vlm, to_device(encoder.collate(items, with_answers=False), vlm.device), most)
     rows = zip(written.tokens.tolist(), written.each.tolist(), written.lengths.tolist(), written.ended.tolist(), samples, strict=True)
-    said = []
-    for tokens, log_p, length, ended, sample in rows:
-        answer = cast(Regions, sample.answer)
-        text, ends = text_of(encoder.tokenizer, tokens[: length - ended])
-        reading = regions.read(text, boxes, size=answer.size, resized=encoder.resized(answer.size), repair=repair)
-        status = "partial" if reading.status == "ok" and not ended else reading.status
-        scores = tuple(probability(log_p, ends, span) for span in reading.spans)
-        said.append(Located(text, boxes, status, reading.regions or reading.points, scores, length, ended, sum(log_p)))
-    return said
+    return [located(encoder, one, boxes, ids[:length], log_p[:length], ended, repair) for ids, log_p, length, ended, one in rows]
+
+
+def located(
+    encoder: Encoder, sample: Sample, boxes: str, ids: Sequence[int], log_p: Sequence[float], ended: bool, repair: bool = False
+) -> Located:
+    """What tokens that were written for a sample read as. log_p: of each; ended: the last is the end of the turn."""
+    answer = cast(Regions, sample.answer)
+    text, ends = text_of(encoder.tokenizer, ids[: len(ids) - ended])
+    reading = regions.read(text, boxes, size=answer.size, resized=encoder.resized(answer.size), repair=repair)
+    status = "partial" if reading.status == "ok" and not ended else reading.status
+    scores = tuple(probability(log_p, ends, span) for span in reading.spans)
+    return Located(text, boxes, status, reading.regions or reading.points, scores, len(ids), ended, sum(log_p))
 
 
 def text_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> tuple[str, list[int]]:

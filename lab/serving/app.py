@@ -249,7 +249,7 @@ def add_answers(app: FastAPI, serving: Serving) -> None:
             raise Refused(422, named(("", unknown[0])), f"there is no such field. Legal: {', '.join(FORM)}.")
         pictures = tuple([(f"image.{i}", await one.read()) for i, one in enumerate(image)])
         asked = checked(Question(served.encoder.frame.inside(question), "question", pictures), served, "image")
-        most = min(served.x.evaluation.max_new_tokens, serving.limits.tokens)
+        most = min(served.most_tokens, serving.limits.tokens)
         return prediction_of(served, await serving.answer(Job(served, asked, most), request))
 
 

@@ -14,7 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -22,12 +22,13 @@ from PIL import ExifTags, Image
 
 from lab.errors import LabError
 from lab.evaluation import generation, scoring
+from lab.evaluation.locating import located
 from lab.evaluation.stages import require_finite
 from lab.model import Vlm
-from lab.model.answers import Readout
+from lab.model.answers import Readout, RegionsReadout
 from lab.model.batching import to_device
 from lab.model.encoding import Example
-from lab.records import Batch, Choice, Sample, Scored
+from lab.records import Batch, Choice, Located, Regions, Sample, Scored
 from lab.serving.served import Question, Served
 
 log = logging.getLogger(__name__)
@@ -43,13 +44,17 @@ class Ended(Exception):
 
 @dataclass
 class Wrote:
-    """What was written: all of it, its tokens, log p of each and how each reads, and whether the end came before the limit."""
+    """What was written: all of it, its tokens, log p of each and how each reads, and whether the end came before the limit.
+
+    located: what it reads as, where it is boxes.
+    """
 
     text: str = ""
     tokens: list[int] = field(default_factory=list)
     log_p: list[float] = field(default_factory=list)
     spelled: list[str] = field(default_factory=list)
     ended: bool = False
+    located: Located | None = None
 
 
 @dataclass(frozen=True)
@@ -191,37 +196,49 @@ class Batching:
 def answers(served: Served, vlm: Vlm, batch: Batch, ready: Mapping[Job, Encoded]) -> Iterator[tuple[Job, Scored | Wrote]]:
     """What the model says of each question, as soon as it has."""
     if not isinstance(served.readout, Readout):
-        yield from write(vlm, batch, list(ready))
+        yield from write(served, vlm, batch, ready)
         return
     logits = scoring.answer_logits(vlm, batch)
     require_finite(logits, batch.sample_ids)
     yield from zip(ready, scoring.read(served.readout, logits, [one.sample for one in ready.values()]), strict=True)
 
 
-def write(vlm: Vlm, batch: Batch, jobs: Sequence[Job]) -> Iterator[tuple[Job, Wrote]]:
+def write(served: Served, vlm: Vlm, batch: Batch, ready: Mapping[Job, Encoded]) -> Iterator[tuple[Job, Wrote]]:
     """The answers of a batch, each when it is whole: written token by token until it is ended, long enough, or wanted by nobody."""
-    texts = vlm.family.architecture.texts
-    open_ones = {b: Wrote() for b in range(len(jobs))}
-    for step in generation.steps(vlm, batch, max(job.most for job in jobs)):
+    open_ones = {b: (job, Wrote()) for b, job in enumerate(ready)}
+    for step in generation.steps(vlm, batch, max(job.most for job in ready)):
         tokens, log_p, ended = step.token.tolist(), step.log_p.tolist(), step.ended.tolist()
-        for b, wrote in list(open_ones.items()):
-            job = jobs[b]
+        for b, (job, wrote) in list(open_ones.items()):
             wrote.tokens.append(tokens[b])
             wrote.log_p.append(log_p[b])
             wrote.ended = ended[b]
             whole = wrote.ended or len(wrote.tokens) == job.most
-            if whole or job.written is not None:
-                wrote.text = texts(vlm, [wrote.tokens])[0]
-            if job.written is not None and not whole:
-                job.written(wrote.text)
             if whole:
-                each = zip(wrote.tokens, texts(vlm, [[token] for token in wrote.tokens]), strict=True)
-                wrote.spelled = [text or str(vlm.processor.tokenizer.convert_ids_to_tokens(token)) for token, text in each]
+                finish(served, vlm, ready[job].sample, wrote)
                 yield job, wrote
+            elif job.written is not None:
+                job.written(text_of(served, vlm, wrote.tokens))
             if whole or job.left:
                 del open_ones[b]
         if not open_ones:
             return
+
+
+def finish(served: Served, vlm: Vlm, sample: Sample, wrote: Wrote) -> None:
+    """Read what is whole."""
+    each = zip(wrote.tokens, vlm.family.architecture.texts(vlm, [[token] for token in wrote.tokens]), strict=True)
+    wrote.spelled = [text or str(vlm.processor.tokenizer.convert_ids_to_tokens(token)) for token, text in each]
+    if isinstance(served.readout, RegionsReadout):
+        repair = served.x.evaluation.repair
+        wrote.located = located(served.encoder, sample, served.readout.boxes, wrote.tokens, wrote.log_p, wrote.ended, repair)
+    wrote.text = text_of(served, vlm, wrote.tokens) if wrote.located is None else wrote.located.text
+
+
+def text_of(served: Served, vlm: Vlm, tokens: list[int]) -> str:
+    """Tokens as text; where they are boxes with the special ones that boxes are written with."""
+    if isinstance(served.readout, RegionsReadout):
+        return served.encoder.tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return vlm.family.architecture.texts(vlm, [tokens])[0]
 
 
 def size_of(served: Served) -> int:
@@ -234,7 +251,10 @@ def encode(job: Job) -> Encoded:
     """A question as the model takes it. Raises `BadRecord`."""
     sample = job.served.sample(job.question)
     example, length = job.served.example(sample)
-    return Encoded(sample, example, length, tuple(frame_of(data) for _, data in job.question.pictures))
+    frames = tuple(frame_of(data) for _, data in job.question.pictures)
+    if isinstance(sample.answer, Regions):
+        sample = replace(sample, answer=replace(sample.answer, size=(frames[0]["width"], frames[0]["height"])))
+    return Encoded(sample, example, length, frames)
 
 
 def frame_of(data: bytes) -> dict[str, Any]:

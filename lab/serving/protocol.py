@@ -11,6 +11,7 @@ import binascii
 import math
 import time
 import uuid
+from itertools import zip_longest
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -146,7 +147,7 @@ def checked(question: Question, served: Served, field: str) -> Question:
 def most_tokens(body: ChatRequest, served: Served, limit: int) -> int:
     """How many tokens may be written: as the run says, or as is asked for. Raises `Refused` above the server's limit."""
     names = [name for name in ("max_tokens", "max_completion_tokens") if getattr(body, name) is not None]
-    most = min((getattr(body, name) for name in names), default=min(served.x.evaluation.max_new_tokens, limit))
+    most = min((getattr(body, name) for name in names), default=min(served.most_tokens, limit))
     if most > limit:
         raise Refused(400, names[0], f"this server writes {limit} tokens at most (--max-tokens).")
     return most
@@ -169,14 +170,18 @@ def entry(token: str, log_p: float) -> dict[str, Any]:
 
 
 def prediction_of(served: Served, answered: Answered) -> dict[str, Any]:
-    """An answer by its kind: probabilities of a `Choice`, renormalised over its options; a text with the probability of all its tokens."""
+    """An answer by its kind: options with probabilities, renormalised; a text with that of all its tokens; boxes in pixels of the first frame."""
     said = answered.said
     facts: dict[str, Any] = {"model": served.identity, "kind": served.kind, "answer": answer_of(answered), "frames": list(answered.frames)}
     if isinstance(said, Scored):
         masses = [math.exp(log_p - max(said.log_p)) for log_p in said.log_p]
         shares = {option: mass / sum(masses) for option, mass in zip(answered.options, masses, strict=True)}
         return facts | {"probability": shares[facts["answer"]], "probabilities": shares, "captured_mass": said.captured_mass}
-    return facts | {"probability": math.exp(min(0.0, sum(said.log_p))), "tokens": len(said.tokens), "finish_reason": finish_of(said)}
+    facts |= {"probability": math.exp(min(0.0, sum(said.log_p))), "tokens": len(said.tokens), "finish_reason": finish_of(said)}
+    if said.located is not None:
+        pairs = zip_longest(said.located.regions, said.located.scores)
+        facts |= {"status": said.located.status, "regions": [region._asdict() | {"score": score} for region, score in pairs]}
+    return facts
 
 
 class Reply:

@@ -83,6 +83,11 @@ class Served:
         """Of its answers."""
         return self.readout.kind
 
+    @property
+    def most_tokens(self) -> int:
+        """Of an answer, as in its evaluation."""
+        return self.x.evaluation.most_tokens(self.kind)
+
     def sample(self, question: Question) -> Sample:
         """A question as a record, whose answer nobody knows."""
         pictures = tuple(Picture(field, data) for field, data in question.pictures)
@@ -113,7 +118,7 @@ class Served:
         return {
             "kind": self.kind, "options": list(self.answers.options), "pictures": self.numbers, "adapter": self.adapter,
             "asks": self.encoder.frame.asks, "template": prompt["template"], "system": prompt["system"],
-            "max_tokens": self.x.evaluation.max_new_tokens if self.kind != Choice.kind else 1,
+            "max_tokens": self.most_tokens,
         }  # fmt: skip
 
 
