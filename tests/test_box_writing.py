@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import sys
 import types
@@ -13,13 +14,16 @@ import pytest
 import yaml
 from PIL import Image
 
+from lab import predict
+from lab.answers import predictions
 from lab.answers.regions import RegionsTable
 from lab.config import DataDial
 from lab.data.box_file import formats, writing
 from lab.data.box_file.writing import Drawn
 from lab.data.splits import Records
 from lab.errors import ConfigError
-from lab.records import Picture, Region, Regions, Sample
+from lab.records import AnswerSpace, Located, Picture, Prediction, Region, Regions, Sample, Splits
+from lab.store.runs import Run
 
 SIZES = ((60, 40), (33, 77), (50, 50))
 
@@ -129,3 +133,26 @@ def test_the_most_doubtful_pictures_come_first(tmp_path: Path) -> None:
     with Image.open(found[1].path) as cut:
         assert cut.size == (30, 20) == found[1].size
     assert found[3].path == tmp_path / "whole.png"
+
+
+def test_a_prediction_writes_boxes_in_a_table_a_page_and_files_for_labelling(boxed: list[Drawn], tmp_path: Path) -> None:
+    """Lists stand as JSON in CSV; on the page no box is called true or false, as nobody knows."""
+    rows, samples = [], []
+    for i, one in enumerate(boxed):
+        answer = Regions((), one.size)
+        said = Located("text", "json", "ok" if one.regions else "empty", one.regions, one.scores, 3, True, -0.5)
+        rows.append(Prediction(str(i), str(i), str(i), None, answer, said, (0,), (4,)))
+        samples.append(Sample(str(i), "where?", (Picture(str(one.path)),), answer, str(i), str(i)))
+    splits = Splits(Records(()), Records(()), Records(samples), answers=AnswerSpace(Regions.kind, ()))
+    run = Run("1a2b", "an arm", {}, "python -m lab.train")
+    predict.write(predict.Predicted(run, splits, predictions.table(rows), {}), tmp_path / "out", 10)
+    with (tmp_path / "out" / "predictions.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert list(table[0]) == ["image", "question", "answer", "regions", "scores", "status", "width", "height", "probability", "id"]
+    assert json.loads(table[1]["regions"])[0] == {"label": "table", "x0": 3.0, "y0": 4.0, "x1": 30.5, "y1": 20.25}
+    assert json.loads(table[1]["scores"]) == [0.5, 0.9] and table[2]["status"] == "empty"
+    page = (tmp_path / "out" / "gallery.html").read_text()
+    assert page.count('class="box predicted"') == 3 and 'class="box false"' not in page and "least F1" not in page
+    held = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert {"coco.json", "label_studio.json", "yolo/data.yaml", "yolo/images/000001_one.png", "predictions.parquet"} <= held
+    assert "failed.csv" not in held and json.loads((tmp_path / "out" / "coco.json").read_text())["annotations"][0]["score"] == 0.25

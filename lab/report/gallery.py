@@ -55,7 +55,7 @@ def gallery_blocks(findings: Findings, number: int) -> list[Block]:
         own = page_of(findings.kind.name).gallery
         if own is not None:
             rows = worst(tables, findings.kind.main, number)
-            return [*page, *own([(m.arm.label, m.arm.run.identity) for m in arms], tables, read(arms[0], tables[0], rows))]
+            return [*page, *own([(m.arm.label, m.arm.run.identity) for m in arms], tables, read(arms[0], tables[0], rows), True)]
         differing, missed = choose_cases(tables, findings.kind.main, number)
         samples = read(arms[0], tables[0], [*differing, *missed])
         small = pictures(list(samples.values()))
@@ -89,7 +89,7 @@ def answers_gallery(table: PredictionTable, split: Split, number: int) -> list[B
     shown = "All" if len(rows) == len(table) else f"The {count(len(rows))} least sure"
     opening = Paragraph(f"{shown} of {count(len(table))} answers with their probability, the least sure first.")
     if own is not None:
-        return [opening, *own([("", "")], [table], {row: split[row] for row in rows})]
+        return [opening, *own([("", "")], [table], {row: split[row] for row in rows}, False)]
     samples, told = [split[row] for row in rows], page_of(table.kind).told(table)
     small = pictures(samples)
     cases = [

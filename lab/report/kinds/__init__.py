@@ -33,8 +33,8 @@ class KindPage:
     remarks: what a reader must know first. told: of every row of a whole table the reference and what was answered, in words.
     subsets: the headline by subset, or None.
     calibration, diagnostics: own chapters, the first with a function that places a figure by its name. figures: own ones, by names of
-    `figure_names`. gallery: shows the samples of some rows, the worst first, from (label, run) of each arm and its table; None: as cards
-    with the answers in words.
+    `figure_names`. gallery: shows the samples of some rows, the worst first, from (label, run) of each arm and its table, known: whether
+    references are; None: as cards with the answers in words.
     """
 
     kind: str
@@ -57,7 +57,7 @@ class KindPage:
     diagnostics: Callable[[Findings], list[Block]]
     figures: Callable[[Sequence[Measured]], dict[str, Picture]] = lambda measured: {}
     figure_names: tuple[str, ...] = ()
-    gallery: Callable[[Sequence[tuple[str, str]], Sequence[PredictionTable], Mapping[int, Sample]], list[Block]] | None = None
+    gallery: Callable[[Sequence[tuple[str, str]], Sequence[PredictionTable], Mapping[int, Sample], bool], list[Block]] | None = None
 
     @property
     def measured(self) -> tuple[str, ...]:
