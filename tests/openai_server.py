@@ -67,7 +67,9 @@ class Served:
             pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
             alternatives = [{"token": processor.tokenizer.decode([i]), "logprob": p} for i, p in pairs]
             content.append({"token": processor.tokenizer.decode([token]), "logprob": log_p[token].item(), "top_logprobs": alternatives})
-        choice = {"index": 0, "message": {"role": "assistant", "content": processor.tokenizer.decode(ids, skip_special_tokens=True)}}
+        ends = ids[-1:] == [processor.tokenizer.eos_token_id]
+        written = processor.tokenizer.decode(ids[: len(ids) - ends], skip_special_tokens=body.get("skip_special_tokens", True))
+        choice = {"index": 0, "message": {"role": "assistant", "content": written}}
         choice |= {"finish_reason": "stop", "logprobs": {"content": content} if self.logprobs else None}
         usage = {"prompt_tokens": inputs["input_ids"].shape[1], "completion_tokens": len(ids)}
         return {"object": "chat.completion", "model": body["model"], "choices": [choice], "usage": usage}

@@ -10,6 +10,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import openai_server
 import pytest
 import torch
 from box_texts import check_round_trip
@@ -25,9 +26,11 @@ from lab.config import identity
 from lab.data.faults import BadRecord
 from lab.errors import ConfigError, ModelError
 from lab.evaluation import asking, locating
+from lab.export import export_run
 from lab.host.stopping import Stopped
 from lab.predict import Predictor
 from lab.records import Region, Regions
+from lab.run import endpoint
 from lab.store import runs
 from lab.training.resuming import CheckpointCallback
 
@@ -94,6 +97,17 @@ def test_an_arm_alone_and_cut_off_ends_as_the_shared_one(shared, compose, monkey
             running.run_alone(x, "command", time.time())
     again = running.run_alone(x, "command", time.time())
     assert again.facts["resumed_at_step"] == 1 and essence(x) == essence(shared[0][1])
+
+
+def test_boxes_are_exported_and_a_server_of_them_is_verified(shared, tmp_path, export_asked_here) -> None:
+    """Their text is compared with the tokens that stand for boxes."""
+    x, record = shared[0][0], shared[1][0]
+    assert "4 of 4 answers equal" in export_run(Path(x.tracking.runs_dir), record.identity, tmp_path / "out")
+    served = openai_server.Served(running.reload(x, folder(x)), record.identity)
+    with openai_server.running(served) as url:
+        asked = endpoint.questions(record, folder(x), x, 32)
+        checks = endpoint.replay(asked, endpoint.Endpoint(url, None, record.identity), "base")
+    assert {check.name: check.passed for check in checks}["stored answers"] and all(body["skip_special_tokens"] is False for body in served.requests)
 
 
 def test_a_stop_keeps_the_boxes_that_there_are(shared, tmp_path, monkeypatch) -> None:
