@@ -63,7 +63,7 @@ def use(vlm: Vlm, described: Mapping[str, Any], merged: bool) -> str:
         lines += ["", f'model = {kind}.from_pretrained(FOLDER, dtype="{dtype}")']
     else:
         held = f", quantization_config={quantised}" if quantised else ""
-        lines += ["from peft import PeftModel", "", f'base = {kind}.from_pretrained("{vlm.base["path"]}", dtype="{dtype}"{held})']
+        lines += ["from peft import PeftModel", "", f'base = {kind}.from_pretrained("{locate(vlm.base["path"])}", dtype="{dtype}"{held})']
         lines.append("model = PeftModel.from_pretrained(base, FOLDER)")
     return "\n".join([*lines, "processor = AutoProcessor.from_pretrained(FOLDER)"])
 
