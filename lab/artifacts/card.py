@@ -80,10 +80,12 @@ def is_hub_id(path: str) -> bool:
 
 def quantised_as(base: Mapping[str, Any]) -> str | None:
     """The settings that quantise a base as that of a contract; None where it is not."""
-    settings = {"nf4": 'load_in_4bit=True, bnb_4bit_quant_type="nf4"', "int8": "load_in_8bit=True"}.get(base["quantisation"])
-    if base["quantisation"] == "nf4":
-        settings += f', bnb_4bit_use_double_quant={base["double_quantisation"]}, bnb_4bit_compute_dtype="{base["dtype"]}"'
-    return f"BitsAndBytesConfig({settings})" if settings else None
+    if base["quantisation"] == "int8":
+        return "BitsAndBytesConfig(load_in_8bit=True)"
+    if base["quantisation"] != "nf4":
+        return None
+    compute = f'bnb_4bit_use_double_quant={base["double_quantisation"]}, bnb_4bit_compute_dtype="{base["dtype"]}"'
+    return f'BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", {compute})'
 
 
 def licence_of(vlm: Vlm) -> str | None:

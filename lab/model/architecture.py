@@ -72,6 +72,10 @@ class Architecture(Protocol):
         """The text of a prompt as the processor of a model without a chat template takes it."""
         ...
 
+    def messages(self, chat: Chat) -> list[dict[str, Any]] | None:
+        """What its chat template is given; None where it has none."""
+        ...
+
     def ids(self, processor: Any, prompt: str, answer: str) -> tuple[list[int], list[int]]:
         """The ids of a prompt and of the answer behind it, of their texts by `frame`."""
         ...
