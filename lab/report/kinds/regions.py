@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from lab.answers.predictions import PredictionTable
+from lab.config import MOST_TOKENS
 from lab.records import Region
 from lab.report import box_classes, box_gallery
 from lab.report.box_curves import curves, pictures
@@ -69,9 +70,8 @@ def sizes(table: PredictionTable) -> np.ndarray:
 
 def reading(config: Mapping[str, Any]) -> str:
     """How boxes are written and which rule reads them."""
-    most = config.get("evaluation", {}).get("max_new_tokens")
-    at_most = "" if most is None else f" up to {most} tokens"
-    return f"written greedily{at_most}, read by prompt.boxes={config.get('prompt', {}).get('boxes') or 'the default of the family'}"
+    most = config.get("evaluation", {}).get("max_new_tokens") or MOST_TOKENS["regions"]
+    return f"written greedily up to {most} tokens, read by prompt.boxes={config.get('prompt', {}).get('boxes') or 'the default of the family'}"
 
 
 def told(table: PredictionTable) -> list[tuple[str, str]]:
