@@ -174,6 +174,10 @@ def test_scores_are_the_mean_probability_of_a_box_s_own_tokens(shared) -> None:
     log_p = [-0.1] * number + [-0.5] * (len(ids) - number)
     assert locating.probability(log_p, ends, first) == pytest.approx(math.exp(-0.1))
     assert locating.probability(log_p, ends, second) == pytest.approx(math.exp(-0.5))
+    wide = "(1,2),(3,4) díä 😀"
+    written, ends = locating.text_of(tokenizer, tokenizer(wide, add_special_tokens=False)["input_ids"])
+    assert written == wide and ends == sorted(ends) and ends[-1] == len(wide)
+    assert locating.text_of(tokenizer, []) == ("", [])
 
 
 def test_boxes_are_mended_on_request_without_a_step(shared, compose, monkeypatch, caplog) -> None:

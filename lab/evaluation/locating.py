@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -66,8 +67,14 @@ def located(
 
 def text_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> tuple[str, list[int]]:
     """The text of some tokens, special ones too, and the place in it where each token ends."""
-    parts = [tokenizer.decode(ids[:number], skip_special_tokens=False, clean_up_tokenization_spaces=False) for number in range(1, len(ids) + 1)]
-    return parts[-1] if parts else "", list(map(len, parts))
+
+    def texts(rows: list[list[int]]) -> list[str]:
+        return tokenizer.batch_decode(rows, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    (text,), pieces = texts([list(ids)]), texts([[one] for one in ids])
+    if "".join(pieces) == text:
+        return text, list(accumulate(map(len, pieces)))
+    return text, [len(start) for start in texts([list(ids[:number]) for number in range(1, len(ids) + 1)])]  # characters of several tokens
 
 
 def probability(log_p: Sequence[float], ends: Sequence[int], span: tuple[int, int]) -> float:
