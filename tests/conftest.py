@@ -24,7 +24,7 @@ from lab.config import Experiment
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
 
-settings.register_profile("ci", max_examples=50, deadline=None, derandomize=True, database=None)  # the same each time; `make bars`: 1,000
+settings.register_profile("ci", max_examples=100, deadline=None, derandomize=True, database=None)  # the same each time; `make bars`: 1,000
 settings.register_profile("local", max_examples=1000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
