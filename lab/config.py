@@ -109,6 +109,22 @@ class ModelDial:
 
 
 @dataclass
+class Augment:
+    """What becomes at random of a training picture and its boxes, another in every epoch (`lab.training.augmentation`).
+
+    crop: least share of the picture's area that is kept, 1: all of it. scale: least and most factor on its sides. flip: probability of a
+    mirrored picture. colour: most change of brightness, contrast and saturation. min_area: least share of a box's area that a crop must
+    leave of it, or the box goes with its label.
+    """
+
+    crop: float = 1.0
+    scale: list[float] = field(default_factory=lambda: [1.0, 1.0])
+    flip: float = 0.0
+    colour: float = 0.0
+    min_area: float = 0.5
+
+
+@dataclass
 class DataDial:
     """Which questions. Sizes are numbers of them; None means all there are. rule: how a benchmark scores its answers.
 
@@ -140,6 +156,7 @@ class DataDial:
     empty: str | None = None
     aliases: dict[str, str] = field(default_factory=dict)
     max_length: int | None = None
+    augment: Augment = field(default_factory=Augment)
 
 
 @dataclass
@@ -422,7 +439,7 @@ ROLES: dict[str, str] = {
         *(f"prompt.{key.name}" for key in dataclasses.fields(PromptDial) if key.name != "post"),
         "data.name", "data.root", "data.source", "data.seed", "data.num_train", "data.num_minival", "data.on_bad", "data.difficulty",
         "data.image_layout", "data.permutations", "data.path", "data.sha256", "data.columns", "data.kind", "data.answer_format",
-        "data.allow_shared_images", "data.question", "data.exif", "data.empty", "data.aliases", "data.max_length",
+        "data.allow_shared_images", "data.question", "data.exif", "data.empty", "data.aliases", "data.max_length", "data.augment",
         "trainer.max_steps", "trainer.max_epochs", "trainer.batch_size", "trainer.accumulate_grad_batches", "trainer.gradient_clip_val",
         "trainer.val_every", "trainer.patience",
         "trainer.gradient_checkpointing", "trainer.restore_best",
@@ -451,6 +468,7 @@ def role(key: str) -> str:
 
 
 NAMELESS = (
+    *(f"data.augment.{key.name}" for key in dataclasses.fields(Augment)),
     "data.path", "data.sha256", "data.kind", "data.answer_format", "data.allow_shared_images", "data.question", "data.exif",
     "data.empty", "data.max_length", "optim.milestones", "optim.gamma",
     "optim.optimizer", "optim.warmup_steps", "model.untied_head", "model.labels", "lora.full", "prompt.boxes",
@@ -465,6 +483,11 @@ ADDRESSES = (("tracking", "uri"), ("model", "path"), ("data", "root"), ("data", 
 def adds_modules(x: Experiment) -> bool:
     """Whether a dial other than `lora` adds modules that train."""
     return x.vision_tokens.name == "resampler" or x.conditioning.name == "cross_attention"
+
+
+def augments(x: Experiment) -> bool:
+    """Whether an epoch shows other views of the training pictures than the one before."""
+    return dataclasses.replace(x.data.augment, min_area=Augment.min_area) != Augment()
 
 
 def trains(x: Experiment) -> bool:

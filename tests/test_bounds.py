@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 import typing
 from collections.abc import Callable, Iterator
@@ -65,8 +66,8 @@ def given(composer) -> Callable[[str, Any], Experiment]:
 
     def make(key: str, value: Any) -> Experiment:
         values = copy.deepcopy(shipped)
-        section, _, name = key.rpartition(".")
-        (values[section] if section else values)[name] = value
+        *sections, name = key.split(".")
+        functools.reduce(lambda inside, section: inside[section], sections, values)[name] = value
         return from_dict(values)
 
     return make

@@ -329,7 +329,7 @@ def test_the_check_reads_boxes_too(tmp_path, capsys, monkeypatch) -> None:
 
     code, printed = ran()
     assert code == 0 and "it can train.\n" in printed
-    for words in ("20 good questions (regions: 20)", "30 boxes in 15 pictures", "classes: 2: logo 20, table 10", "minival", "boxes by area"):
+    for words in ("20 good questions (regions: 20)", "30 boxes in 15 pictures", "classes: 2: logo 20, table 10", "minival", "areas: below"):
         assert words in printed
     drawn[3] = Drawn("3.png", drawn[3].size, (("logo", -30, 4, 40, 40),))
     path = coco(tmp_path, drawn)

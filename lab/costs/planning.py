@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lab import conditioning, data, lora, model, vision_tokens
-from lab.config import Experiment, ModelDial, Optim, TrainerSection, trains
+from lab.config import Experiment, ModelDial, Optim, TrainerSection, augments, trains
 from lab.costs.counting import CostModel, Kept
 from lab.data.images import size_of
 from lab.errors import ConfigError, did_you_mean
@@ -184,7 +184,7 @@ def plan(x: Experiment, tokens_per_image: int, images: int, text_tokens: int, me
     on = recomputes(x.trainer, weight_bytes + trainable_bytes(x.optim) * trained, step.kept, memory)
     trained_tower = any(row.trainable for row in ledger if row.part in ("vision", "projector"))
     passes = {"llm": 3 if on else 2, "head": 2, "adapters": 3, "added": 3}
-    passes |= dict.fromkeys(("vision", "projector"), passes["llm"] if trained_tower else 0 if x.trainer.feature_cache else 1)
+    passes |= dict.fromkeys(("vision", "projector"), passes["llm"] if trained_tower else 0 if x.trainer.feature_cache and not augments(x) else 1)
     return Plan(
         ledger=ledger,
         tokens=size.length,

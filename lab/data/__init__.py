@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lab import paths, plugins
+from lab import bounds, paths, plugins
 from lab.errors import ConfigError, DataError, LabError, did_you_mean
+from lab.records import Regions
 
 if TYPE_CHECKING:
     from lab.config import DataDial
@@ -74,6 +75,20 @@ def check_dial(dial: DataDial, trains: bool) -> None:
             f"data={dial.name}: it is diagnostic only and has no train split, but trainer asks for steps. Add trainer.max_steps=0 "
             f"lora=none for the zero-shot baseline, or score a trained run on it: python -m lab.evaluate --run ID data={dial.name}."
         )
+    check_augment(dial)
+
+
+def check_augment(dial: DataDial) -> None:
+    """Raise a `ConfigError` for augmentations of data that has no boxes, or a scale whose least is above its most."""
+    unset = type(dial.augment)()
+    for key, value in vars(dial.augment).items():
+        if value != getattr(unset, key) and named(dial.name).kind != Regions.kind:
+            raise ConfigError(
+                f"data.augment.{key}={bounds.told(value)}: data={dial.name} has no boxes that would move with the picture, and what is asked of a "
+                f"changed one may no longer be true. Give data.augment.{key}={bounds.told(getattr(unset, key))}, or data=boxes."
+            )
+    if dial.augment.scale[0] > dial.augment.scale[1]:
+        raise ConfigError(f"data.augment.scale={bounds.told(dial.augment.scale)}: the least factor comes first, as in [0.8,1.25].")
 
 
 def load(dial: DataDial, cache_dir: Path) -> Splits:
@@ -103,7 +118,6 @@ def dial_of(name: str, keys: Sequence[str], source: str, **given: str) -> DataDi
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    from lab import bounds
     from lab.config import DataDial, Experiment
 
     files = [folder / "data" / f"{name}.yaml" for folder in (paths.shipped("conf"), *plugins.conf_folders())]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lab import data, lora, model
-from lab.config import Experiment, as_dict, trains
+from lab.config import Experiment, as_dict, augments, trains
 from lab.evaluation import asking
 from lab.host.files import values_hash
 from lab.host.progress import Report, silent
@@ -73,7 +73,7 @@ class Prepared:
 
     def store(self, x: Experiment, vlm: Vlm, encoder: Encoder) -> FeatureStore | None:
         """The features of the frozen tower, one store for each way of preprocessing; None where they cannot be kept."""
-        if not x.trainer.feature_cache or tower_trains(x) or not vlm.family.offers("feature_cache"):
+        if not x.trainer.feature_cache or tower_trains(x) or augments(x) or not vlm.family.offers("feature_cache"):
             return None
         key = json.dumps(encoder.settings(), sort_keys=True, default=str)
         if key not in self.stores:
@@ -141,6 +141,8 @@ def prepare(x: Experiment, report: Report = silent) -> Prepared:
         preset = x.lora.target_modules in lora.PRESETS
         what = f"lora.where={list(x.lora.where)}" if preset else f"lora.target_modules={x.lora.target_modules}"
         log.warning("features are not cached: %s may change the tower or its projector", what)
+    elif x.trainer.feature_cache and augments(x):
+        log.warning("features are not cached: data.augment shows another picture in every epoch")
     elif x.trainer.feature_cache and (why := base.family.why_not("feature_cache")):
         log.warning("features are not cached: model.family=%s: %s", x.model.family, why)
     prepared = Prepared(base, splits)

@@ -23,7 +23,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lab import data
-from lab.config import TrainerSection
+from lab.config import Augment, TrainerSection
 from lab.data.faults import BadRecord
 from lab.host.progress import Report, silent
 from lab.model import Vlm
@@ -35,6 +35,8 @@ from lab.training.shards import Names, image_key
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from lab.training.augmentation import Views
 
 log = logging.getLogger(__name__)
 
@@ -184,6 +186,10 @@ class Examples(Dataset[Example]):
         """The tokenised prompt of a sample."""
         return self.encoder.text(self.split.index(index)) if self.texts is None else self.texts[index]
 
+    def answer_length(self, index: int) -> int:
+        """Tokens of a sample's answer."""
+        return len(self.text(index).answer_ids)
+
     def __getitem__(self, index: int) -> Example:
         if self.store is None:
             return self.encoder.example(self.split[index])
@@ -197,14 +203,16 @@ class Examples(Dataset[Example]):
 class SeededOrder(Sampler[int]):
     """Every sample once an epoch, shuffled by (seed, epoch) alone; goes on for as many epochs as are asked for.
 
-    start: how many of the first samples are left out, because a run before this one has seen them.
+    start: how many of the first samples are left out, because a run before this one has seen them. views: each epoch counts on, so that
+    a place says its epoch too (`lab.training.augmentation`).
     """
 
-    def __init__(self, num_samples: int, seed: int, epochs: int, start: int = 0) -> None:
+    def __init__(self, num_samples: int, seed: int, epochs: int, start: int = 0, views: bool = False) -> None:
         self.num_samples = num_samples
         self.seed = seed
         self.epochs = epochs
         self.start = start
+        self.views = views
 
     def __len__(self) -> int:
         return self.num_samples * self.epochs - self.start
@@ -212,15 +220,22 @@ class SeededOrder(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         for epoch in range(self.start // max(self.num_samples, 1), self.epochs):
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-            order = torch.randperm(self.num_samples, generator=generator).tolist()
-            yield from order[max(0, self.start - epoch * self.num_samples) :]
+            order = torch.randperm(self.num_samples, generator=generator) + (epoch * self.num_samples if self.views else 0)
+            yield from order[max(0, self.start - epoch * self.num_samples) :].tolist()
+
+
+def views_of(examples: Examples, augment: Augment, seed: int) -> Views:
+    """Views of examples. Raises `ConfigError` as `lab.training.augmentation.Views` does."""
+    from lab.training.augmentation import Views  # torchvision's transforms take half a second to import
+
+    return Views(examples.split, examples.encoder, augment, seed)
 
 
 class DataModule(L.LightningDataModule):
     """Serves `train` in seeded order and `minival` in file order, as `Batch` records.
 
     micro: samples per forward, of all devices together, and forwards per optimizer step. done: optimizer steps that a run before this
-        one has taken.
+        one has taken. augment: what becomes of the pictures that are learned from; None: nothing.
     """
 
     def __init__(
@@ -232,6 +247,7 @@ class DataModule(L.LightningDataModule):
         seed: int,
         steps: int,
         done: int = 0,
+        augment: Augment | None = None,
     ) -> None:
         super().__init__()
         self.train = train
@@ -240,11 +256,12 @@ class DataModule(L.LightningDataModule):
         self.batch_size, self.accumulate = micro
         self.effective = self.batch_size * self.accumulate
         epochs = -(-steps * self.effective // max(len(train), 1))
-        self.order = SeededOrder(len(train), seed, epochs, done * self.effective)
+        self.views = None if augment is None else views_of(train, augment, seed)
+        self.order = SeededOrder(len(train), seed, epochs, done * self.effective, self.views is not None)
         self.tokens: dict[int, int] = {}
 
     def loader(
-        self, examples: Examples, sampler: Iterable[int] | None, batch_size: int, generator: torch.Generator | None = None
+        self, examples: Examples | Views, sampler: Iterable[int] | None, batch_size: int, generator: torch.Generator | None = None
     ) -> DataLoader[Any]:
         """A loader of batches with answers; generator: what it draws from instead of PyTorch's global one, which dropout draws from."""
 
@@ -263,9 +280,10 @@ class DataModule(L.LightningDataModule):
         )
 
     def train_dataloader(self) -> DataLoader[Any]:
+        examples = self.views or self.train
         if devices.world() == 1:
-            return self.loader(self.train, self.order, self.batch_size)
-        return self.loader(self.train, devices.Share(self.order, self.batch_size), self.batch_size // devices.world())
+            return self.loader(examples, self.order, self.batch_size)
+        return self.loader(examples, devices.Share(self.order, self.batch_size), self.batch_size // devices.world())
 
     def weight(self, batch: Batch, step: int) -> float:
         """What a forward's mean loss counts in an optimizer step, from 0, which minimises the mean over the answer tokens of all its
@@ -275,8 +293,9 @@ class DataModule(L.LightningDataModule):
         if forwards == 1:
             return 1.0
         if step not in self.tokens:
-            samples = SeededOrder(self.order.num_samples, self.order.seed, self.order.epochs, step * self.effective)
-            self.tokens = {step: sum(len(self.train.text(i).answer_ids) for i in itertools.islice(samples, self.effective))}
+            order = SeededOrder(self.order.num_samples, self.order.seed, self.order.epochs, step * self.effective, self.order.views)
+            examples = self.views or self.train
+            self.tokens = {step: sum(map(examples.answer_length, itertools.islice(order, self.effective)))}
         return batch.target.tokens * forwards / self.tokens[step]
 
     def val_dataloader(self) -> list[DataLoader[Any]]:

@@ -17,7 +17,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 
-from lab.config import Experiment, TrainerSection
+from lab.config import Experiment, TrainerSection, augments
 from lab.errors import ContractError, ModelError, TrainingError
 from lab.host.progress import Report, silent
 from lab.host.stopping import deferred
@@ -184,7 +184,8 @@ def fit(
     early = None if section.patience is None else EarlyStopping(watched, patience=section.patience, mode="min")
     keeper = CheckpointCallback(run_dir, section, micro, alike, early, resumed, logger, started, pause_at)
     if resumed is None or not resumed.facts["ended"]:
-        data = DataModule(splits["train"], splits["minival"], section, micro, x.seed, steps, resumed.step if resumed else 0)
+        data = DataModule(splits["train"], splits["minival"], section, micro, x.seed, steps, resumed.step if resumed else 0,
+                          x.data.augment if augments(x) else None)  # fmt: skip
         callbacks = [Progress(steps, effective, report), StopOnNonFiniteLoss(run_dir), *([early] if early else []), keeper, *watchers]
         callbacks += [RequireEightBits()] if x.optim.optimizer in EIGHT_BITS else []
         with quiet_lightning():

@@ -63,7 +63,7 @@ def sizes(answers: Sequence[Regions]) -> list[str]:
     numbers = Counter(len(answer.regions) for answer in answers)
     told = ", ".join(f"{number}: {numbers[number]}" for number in sorted(numbers)[:6])
     notes = [
-        f"boxes by area: below {SMALL} x {SMALL} px {small}, below {MEDIUM} x {MEDIUM} px {len(boxes) - small - large}, larger {large}; "
+        f"areas: below {SMALL} x {SMALL} px {small}, below {MEDIUM} x {MEDIUM} px {len(boxes) - small - large}, larger {large}; "
         f"half are at least {width:.0f} px wide, half at least {height:.0f} px high; half take at least {share:.1%} of their picture.",
         f"pictures by number of boxes: {told}{', ...' if len(numbers) > 6 else ''}; most: {max(numbers)}.",
     ]
