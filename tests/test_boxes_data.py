@@ -248,6 +248,26 @@ def test_a_changed_label_is_another_run(tmp_path, composer) -> None:
             data.load(before.data, tmp_path / "cache")
 
 
+def test_the_layout_of_coco_itself_and_names_of_ones_own(tmp_path) -> None:
+    drawn = draw(tmp_path)
+    for split, some in {"train2017": drawn[:15], "val2017": drawn[15:]}.items():
+        (tmp_path / split).mkdir()
+        for one in some:
+            (tmp_path / one.name).rename(tmp_path / split / one.name)
+        written(tmp_path / "annotations" / f"instances_{split}.json", coco(tmp_path, some).read_text())
+    (tmp_path / "coco.json").unlink()
+    written(tmp_path / "annotations" / "captions_train2017.json", "[]")
+    splits = load(tmp_path)
+    assert boxes(splits) == wanted(drawn) and len(splits.dev) == 5
+    (tmp_path / "own").mkdir()
+    path = json_lines(tmp_path / "own", draw(tmp_path / "own"))
+    path.write_text(path.read_text().replace('"image"', '"file_name"'))
+    assert len(boxes(load(path, columns={"image": "file_name"}))) == 20
+    for place, columns in ((path, {"imege": "file_name"}), (tmp_path, {"image": "file_name"})):
+        with pytest.raises(LabError, match="data.columns.im.ge: .*(legal are image, boxes|it has no names)"):
+            load(place, columns=columns)
+
+
 def test_label_studio_states_of_a_task(tmp_path) -> None:
     """Skipped is unlabelled; of several annotations the ground truth counts; a turned box is read as the box around it; predictions are not."""
     drawn = draw(tmp_path, 8)

@@ -74,12 +74,15 @@ PNG_EXIF = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
 
 
 def orientation(picture: Picture) -> int:
-    """By its EXIF tag how `decode` turns a picture, 1 (not at all) to 8, without decoding it. Raises `BadRecord` for an unreadable file."""
-    data = _encoded(picture)
-    if data.startswith(b"\x89PNG") and not any(mark in data for mark in PNG_EXIF):
-        return 1
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        found = image.getexif().get(ExifTags.Base.Orientation, 1)
+    """By its EXIF tag how `decode` turns a picture that it takes, 1 (not at all) to 8; of a file little more than the head is read."""
+    with open_regular(picture.source) if picture.data is None else io.BytesIO(picture.data) as file:
+        if file.read(4) == b"\x89PNG":
+            rest = file.read()
+            if not any(mark in rest for mark in PNG_EXIF):
+                return 1
+        file.seek(0)
+        with Image.open(file, formats=FORMATS) as image:
+            found = image.getexif().get(ExifTags.Base.Orientation, 1)
     return found if found in range(1, 9) else 1
 
 

@@ -1,6 +1,7 @@
 """COCO JSON: `images`, `annotations` with `bbox` = x, y, width, height in pixels, `categories`.
 
-One file, or a folder of `<split>/_annotations.coco.json` (Roboflow) or `annotations/instances_<split>.json` (COCO, CVAT, Datumaro).
+One file, or a folder of `<split>/_annotations.coco.json` (Roboflow) or `annotations/instances_<split>.json` (COCO, CVAT, Datumaro), with
+pictures in `<split>/`, `images/<split>/`, `images/` or the folder itself; COCO's own splits have a year behind them.
 Classes go by the names of categories; ids are never read as places. A picture that is listed without boxes is taken as empty.
 """
 
@@ -15,8 +16,9 @@ from lab.data.box_file.records import Box, Boxed, Reading, number, numbers, obje
 from lab.data.faults import BadRecord, shown
 from lab.errors import DataError
 
-NAME = re.compile(r"(?:instances_)?([A-Za-z]+?)(?:20\d\d)?\.json")
+NAME = re.compile(r"(?:instances_)?([A-Za-z]+(?:20\d\d)?)\.json")
 """Of a file in `annotations/`, with its split."""
+YEAR = re.compile(r"20\d\d$")
 
 
 def files(path: Path) -> list[tuple[Path, str]]:
@@ -61,7 +63,7 @@ def read_file(file: Path, split: str, reading: Reading) -> None:
             size = size_of(image.get("width"), image.get("height"))
             found = Boxed(
                 source, reading.name(picture), picture, tuple(box for box, _ in own), tuple(label for _, label in own), size=size,
-                part=part_of(split),
+                part=part_of(YEAR.sub("", split)),
             )  # fmt: skip
             reading.records.append(found)
         except BadRecord as fault:

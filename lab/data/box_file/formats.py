@@ -11,7 +11,7 @@ from lab.data import manifest
 from lab.data.box_file import coco, cvat, json_lines, label_studio, voc, yolo
 from lab.data.box_file.records import Reading
 from lab.data.files import open_regular
-from lab.errors import ConfigError, DataError
+from lab.errors import ConfigError, DataError, did_you_mean
 
 NAMES = {
     "coco": "COCO JSON (.json, or a folder of <split>/_annotations.coco.json or annotations/*.json)",
@@ -59,6 +59,15 @@ def of_json(head: str, ending: str) -> str | None:
     return "coco" if ending == ".json" and head.startswith("{") and re.search(r'"(images|annotations|categories|info|licenses)"\s*:', head) else None
 
 
+def check_columns(dial: DataDial, name: str) -> None:
+    """Raise a `ConfigError` for a key of `data.columns` that a format does not read."""
+    legal = {"json_lines": json_lines.COLUMNS, "label_studio": ("image",)}.get(name, ())
+    for column in dial.columns:
+        if column not in legal:
+            told = f"legal are {', '.join(legal)}" if legal else "it has no names of one's own"
+            raise ConfigError(f"data.columns.{column}: {dial.path} is {NAMES[name].partition(' (')[0]}; {told}.{did_you_mean(column, legal)}")
+
+
 def read(dial: DataDial) -> tuple[str, Reading]:
     """The format of the file that `data.path` names, and all of it. Raises `ConfigError` or `DataError`."""
     path = Path(str(dial.path)).resolve()
@@ -69,6 +78,7 @@ def read(dial: DataDial) -> tuple[str, Reading]:
         unpack = " Unpack it first." if path.suffix.lower() in (".zip", ".tar", ".gz", ".tgz") else ""
         raise ConfigError(f"data.path={dial.path}: it is none of {'; '.join(NAMES.values())}.{unpack}")
     folder = paths.path(dial.root, "data.root") if dial.root else path if path.is_dir() else path.parent
+    check_columns(dial, name)
     reading = Reading(manifest.Root(folder))
     match name:
         case "coco":

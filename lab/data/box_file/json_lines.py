@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from lab.data import manifest
-from lab.data.box_file.records import Boxed, Reading, numbers, part_of, size_of, text
+from lab.data.box_file.records import Boxed, Reading, named_part, numbers, size_of, text
 from lab.data.faults import BadRecord, shown
-from lab.data.question_file.rows import PART_OF
 
 COLUMNS = ("image", "boxes", "labels", "id", "group", "split", "width", "height")
 
@@ -42,11 +41,8 @@ def boxed(fields: Mapping[str, Any], source: str, reading: Reading) -> Boxed:
     for box in boxes or ():
         x0, y0, x1, y1 = numbers(box, source, "key 'boxes'")
         corners.append((x0, y0, x1, y1))
-    given = fields["split"]
-    if given is not None and part_of(str(given)) is None:
-        raise BadRecord(source, f"key 'split': {shown(given)} is given; legal: {', '.join(PART_OF)}")
     names = tuple(text(label, source, "key 'labels'") for label in labels)
     name = str(fields["id"]) if fields["id"] is not None else reading.name(picture)
     size = size_of(fields["width"], fields["height"])
     group = None if fields["group"] is None else str(fields["group"])
-    return Boxed(source, name, picture, tuple(corners), names, boxes is not None, size, False, part_of(str(given or "")), group)
+    return Boxed(source, name, picture, tuple(corners), names, boxes is not None, size, False, named_part(fields["split"], source), group)

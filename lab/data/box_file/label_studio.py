@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from lab.data.box_file.records import Box, Boxed, Reading, enclosing, number, objects, part_of, read_json, size_of, text, turned
+from lab.data.box_file.records import Box, Boxed, Reading, enclosing, named_part, number, objects, read_json, size_of, text, turned
 from lab.data.faults import BadRecord, shown
 from lab.data.question_file.unanswered import PICTURES
 
@@ -39,8 +39,8 @@ def boxed(task: Mapping[str, Any], source: str, column: str | None, reading: Rea
     found = [pair for each in results if (pair := box_of(each, source, reading)) is not None]
     size = next((size for each in results if (size := size_of(each.get("original_width"), each.get("original_height")))), None)
     boxes, labels = tuple(box for box, _ in found), tuple(label for _, label in found)
-    part, group = (value if isinstance(value, str) and value else None for value in (data.get("split"), data.get("group")))
-    return Boxed(source, reading.name(picture), picture, boxes, labels, annotation is not None, size, True, part_of(part), group)
+    part, group = named_part(data.get("split"), source), None if data.get("group") is None else str(data["group"])
+    return Boxed(source, reading.name(picture), picture, boxes, labels, annotation is not None, size, True, part, group)
 
 
 def address_of(data: Mapping[str, Any], source: str, column: str | None) -> str:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from lab.data.faults import BadRecord, shown
 from lab.data.files import read_text
@@ -71,6 +71,18 @@ def part_of(word: str | None) -> str | None:
     return PART_OF.get((word or "").lower())
 
 
+def named_part(word: Any, source: str) -> str | None:
+    """The part that a record names itself, or None where it names none. Raises `BadRecord` for a word that is none."""
+    if word in (None, ""):
+        return None
+    return part_of(str(word)) or fail(source, f"key 'split': {shown(word)} is given; legal: {', '.join(PART_OF)}")
+
+
+def fail(source: str, reason: str) -> NoReturn:
+    """Refuse a record."""
+    raise BadRecord(source, reason)
+
+
 def number(value: Any, source: str, what: str) -> float:
     """A finite number, written as one or in a text. Raises `BadRecord`."""
     try:
@@ -91,9 +103,11 @@ def numbers(values: Any, source: str, what: str, count: int = 4) -> tuple[float,
 
 def size_of(width: Any, height: Any) -> tuple[int, int] | None:
     """A size that a file gives of a picture; None where it gives none."""
-    given = [each for each in (width, height) if isinstance(each, int | float | str) and str(each).replace(".", "", 1).isdigit()]
-    size = tuple(round(float(each)) for each in given)
-    return (size[0], size[1]) if len(size) == 2 and min(size) > 0 else None
+    try:
+        size = round(float(width)), round(float(height))
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return size if min(size) > 0 else None
 
 
 def text(value: Any, source: str, what: str) -> str:

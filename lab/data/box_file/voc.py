@@ -11,7 +11,7 @@ from xml.etree.ElementTree import Element
 
 from lab.data.box_file.records import Box, Boxed, Reading, number, part_of, size_of, text
 from lab.data.box_file.xml import tree
-from lab.data.faults import BadRecord
+from lab.data.faults import BadRecord, shown
 from lab.data.files import read_text
 from lab.data.question_file.unanswered import PICTURES
 
@@ -50,6 +50,8 @@ def part_in(file: Path, path: Path) -> str | None:
 
 def boxed(file: Path, root: Element, part: str | None, reading: Reading) -> Boxed:
     """The picture of one XML file. Raises `BadRecord`."""
+    if root.tag != "annotation":
+        raise BadRecord(str(file), f"its first element is {shown(root.tag)}; annotation is legal")
     given = text(root.findtext("filename") or file.stem, str(file), "filename")
     folder = file.parent.relative_to(reading.root.folder).as_posix() if file.is_relative_to(reading.root.folder) else "."
     places = [*([f"{Path(folder).parent.as_posix()}/JPEGImages/"] if file.parent.name == "Annotations" else []), f"{folder}/", ""]
