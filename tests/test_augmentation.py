@@ -19,7 +19,7 @@ from lab.errors import ConfigError
 from lab.records import Picture, Region, Regions, Sample
 from lab.run import check
 from lab.training.augmentation import Views, encoded, view
-from lab.training.datamodule import SeededOrder
+from lab.training.ordering import SeededOrder
 
 ALL = Augment(crop=0.4, scale=[0.8, 1.4], flip=0.5, colour=0.2, min_area=0.6)
 COLOURS = ((250, 20, 20), (20, 20, 250), (20, 200, 20))

@@ -19,7 +19,7 @@ from lab.errors import ConfigError, ModelError, TrainingError
 from lab.run import ranks
 from lab.store import curve_files, runs
 from lab.training import devices
-from lab.training.datamodule import SeededOrder
+from lab.training.ordering import SeededOrder
 
 STEPS = 20
 

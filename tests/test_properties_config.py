@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import math
 from typing import Any
@@ -37,8 +38,8 @@ def shipped(composer) -> dict[str, Any]:
 def held(shipped: dict[str, Any], key: str, value: Any) -> None:
     """The property of one key."""
     values = copy.deepcopy(shipped)
-    section, _, name = key.rpartition(".")
-    (values[section] if section else values)[name] = value
+    *sections, name = key.split(".")
+    functools.reduce(lambda inside, section: inside[section], sections, values)[name] = value
     try:
         x = from_dict(values)
     except ConfigError as error:

@@ -22,8 +22,8 @@ from lab.host.stopping import EXIT_CODE, Stopped
 from lab.store import curve_files, runs
 from lab.training import callbacks, capacity, checkpoints
 from lab.training.checkpoints import BrokenCheckpoint, Checkpoint
-from lab.training.datamodule import SeededOrder
 from lab.training.learner import Learner
+from lab.training.ordering import SeededOrder
 from lab.training.resuming import CheckpointCallback
 
 pytestmark = pytest.mark.usefixtures("nominal_costs")

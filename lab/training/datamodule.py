@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import lightning as L
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from lab import data
 from lab.config import Augment, TrainerSection
@@ -31,6 +31,7 @@ from lab.model.encoding import Encoder, Example, TokenizedPrompt
 from lab.records import Batch, ExampleSize, Picture, Split
 from lab.training import devices
 from lab.training.features import FeatureStore
+from lab.training.ordering import SeededOrder
 from lab.training.shards import Names, image_key
 
 if TYPE_CHECKING:
@@ -198,30 +199,6 @@ class Examples(Dataset[Example]):
         shown = [self.store.get(keys[i]) for i in text.image_order]
         grids = tuple(grid for _, grid in shown)
         return Example(self.split.sample_ids[index], text, grids, features=tuple(feature for feature, _ in shown))
-
-
-class SeededOrder(Sampler[int]):
-    """Every sample once an epoch, shuffled by (seed, epoch) alone; goes on for as many epochs as are asked for.
-
-    start: how many of the first samples are left out, because a run before this one has seen them. views: each epoch counts on, so that
-    a place says its epoch too (`lab.training.augmentation`).
-    """
-
-    def __init__(self, num_samples: int, seed: int, epochs: int, start: int = 0, views: bool = False) -> None:
-        self.num_samples = num_samples
-        self.seed = seed
-        self.epochs = epochs
-        self.start = start
-        self.views = views
-
-    def __len__(self) -> int:
-        return self.num_samples * self.epochs - self.start
-
-    def __iter__(self) -> Iterator[int]:
-        for epoch in range(self.start // max(self.num_samples, 1), self.epochs):
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-            order = torch.randperm(self.num_samples, generator=generator) + (epoch * self.num_samples if self.views else 0)
-            yield from order[max(0, self.start - epoch * self.num_samples) :].tolist()
 
 
 def views_of(examples: Examples, augment: Augment, seed: int) -> Views:

@@ -24,7 +24,8 @@ from lab.errors import ConfigError
 from lab.records import Picture
 from lab.run.assembly import attached
 from lab.training import loop
-from lab.training.datamodule import Examples, SeededOrder
+from lab.training.datamodule import Examples
+from lab.training.ordering import SeededOrder
 
 if TYPE_CHECKING:
     from datasets import Dataset
