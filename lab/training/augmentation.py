@@ -66,7 +66,7 @@ def words(sample: Sample) -> str:
 
 
 def view(sample: Sample, augment: Augment, seed: int, epoch: int, pixels: bool = True) -> Sample:
-    """The sample with a picture that was changed at random, and its boxes with it."""
+    """The sample with a picture that was changed at random, and its boxes with it; without pixels only the boxes are the view's."""
     assert isinstance(sample.answer, Regions)
     regions, (width, height) = sample.answer.regions, sample.answer.size
     (picture,) = sample.images
