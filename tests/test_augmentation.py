@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 
 import numpy as np
 import pytest
 from box_files import coco, draw
 from hypothesis import given
 from hypothesis import strategies as st
+from kills import PowerCut, cut, essence
 from PIL import Image
 
+from lab import run as running
 from lab.config import Augment, augments, identity
 from lab.data import images
 from lab.data.images import decode
@@ -19,7 +22,9 @@ from lab.errors import ConfigError
 from lab.records import Picture, Region, Regions, Sample
 from lab.run import check
 from lab.training.augmentation import Views, encoded, view
+from lab.training.datamodule import DataModule
 from lab.training.ordering import SeededOrder
+from lab.training.resuming import CheckpointCallback
 
 ALL = Augment(crop=0.4, scale=[0.8, 1.4], flip=0.5, colour=0.2, min_area=0.6)
 COLOURS = ((250, 20, 20), (20, 20, 250), (20, 200, 20))
@@ -110,3 +115,56 @@ def test_a_picture_that_is_spoken_of_by_its_sides_is_not_mirrored() -> None:
     with pytest.raises(ConfigError, match="data.augment.flip=0.5: sample s speaks of left or right.*Give data.augment.flip=0"):
         Views(Records([sample(), told]), None, Augment(flip=0.5), 0)  # type: ignore[arg-type]
     assert len(Views(Records([sample()]), None, Augment(flip=0.5), 0)) == 1  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def compose(composer, tiny_folder, tmp_path_factory):
+    """Experiments on a drawn file; where: the name of their folder of runs."""
+    root = tmp_path_factory.mktemp("augmented")
+    file = coco(root, draw(root, 16))
+    small = (
+        "trainer.max_steps=3", "trainer.batch_size=2", "trainer.accumulate_grad_batches=2", "trainer.save_every=1", "evaluation.splits=[dev]",
+        "evaluation.latency_examples=0", "evaluation.verify=false", "evaluation.max_new_tokens=2", "tracking.enabled=false", "data.num_dev=1",
+    )  # fmt: skip
+
+    def make(*overrides: str, where: str = "whole"):
+        places = (f"data.path={file}", f"tracking.runs_dir={root / where}", f"tracking.cache_dir={root / 'cache'}")
+        return composer("data=boxes", f"model.path={tiny_folder}", *places, *small, *overrides)
+
+    return make
+
+
+AUGMENTED = ("data.augment.crop=0.5", "data.augment.scale=[0.8,1.2]", "data.augment.flip=0.5", "data.augment.colour=0.2")
+
+
+@pytest.fixture(scope="module")
+def prepared(compose):
+    return running.prepare(compose(*AUGMENTED))
+
+
+def test_only_what_is_learned_from_is_changed_and_every_token_counts_as_much(compose, prepared) -> None:
+    """What is watched comes as it is; the weights of the forwards of a step say how many tokens the views in them have."""
+    x = compose(*AUGMENTED)
+    encoded = prepared.encoded(x)
+    assert prepared.store(x, prepared.vlm, encoded["train"].encoder) is None
+    plain, augmented = (DataModule(encoded["train"], encoded["minival"], x.trainer, (2, 2), x.seed, 3, augment=how) for how in (None, x.data.augment))
+    for one, other in zip(plain.val_dataloader(), augmented.val_dataloader(), strict=True):
+        assert all(a.media.pixels["pixel_values"].equal(b.media.pixels["pixel_values"]) for a, b in zip(one, other, strict=True))
+    views, usual = (list(module.train_dataloader()) for module in (augmented, plain))
+    assert [batch.sample_ids for batch in views] == [batch.sample_ids for batch in usual], "in one order"
+    assert any(a.media.grids != b.media.grids for a, b in zip(views, usual, strict=True))
+    for step in range(3):
+        assert sum(augmented.weight(batch, step) for batch in views[2 * step : 2 * step + 2]) == pytest.approx(2.0)
+
+
+@pytest.mark.usefixtures("nominal_costs", "blank_figures")
+def test_a_run_cut_off_goes_on_with_the_views_it_would_have_seen(compose, prepared, monkeypatch, caplog) -> None:
+    whole, x = compose(*AUGMENTED), compose(*AUGMENTED, where="cut")
+    running.run_arm(whole, prepared, running.new_run(whole, "command"), time.time())
+    with monkeypatch.context() as patch:
+        cut(patch, CheckpointCallback, "on_train_batch_start", lambda trainer: trainer.global_step == 2)
+        with pytest.raises(PowerCut):
+            running.run_arm(x, prepared, running.new_run(x, "command"), time.time())
+    again = running.run_alone(x, "command", time.time())
+    assert again.facts["resumed_at_step"] == 2 and essence(x) == essence(whole)
+    assert "features are not cached: data.augment shows another picture in every epoch" in caplog.text
