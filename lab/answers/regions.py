@@ -172,8 +172,7 @@ class RegionsTable(PredictionTable):
             raise DataError(f"{source}: column 'log_p' holds {self.log_p[bad][0]} in row {int(bad.argmax())}; legal: at most 0.")
         if "status" in self.columns and (unknown := set(self.status) - set(STATUSES)):
             raise DataError(f"{source}: column 'status' holds {min(unknown)!r}; legal: {', '.join(STATUSES)}.")
-        scores = self.scores if "scores" in self.columns else ()
-        for row, each in enumerate(scores):
+        for row, each in enumerate(self.scores.tolist() if "scores" in self.columns else []):
             if not all(0 <= score <= 1 + TOLERANCE for score in each):
                 raise DataError(f"{source}: column 'scores' holds {each} in row {row}; legal: from 0 to 1.")
             if each and "regions" in self.columns and len(each) != len(self.regions[row]):
