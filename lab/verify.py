@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -61,9 +62,9 @@ def verify_endpoint(given: argparse.Namespace) -> int:
     from lab.evaluation import equivalence
     from lab.run import endpoint
 
-    server = endpoint.Endpoint(given.endpoint, key, given.model or run.identity)
-    asked = endpoint.questions(run, run_dir, x, max(1, given.examples))
-    checks = endpoint.replay(asked, server, server.base(x.model.path, given.base))
+    with contextlib.closing(endpoint.Endpoint(given.endpoint, key, given.model or run.identity)) as server:
+        asked = endpoint.questions(run, run_dir, x, max(1, given.examples))
+        checks = endpoint.replay(asked, server, server.base(x.model.path, given.base))
     print(equivalence.table(checks), flush=True)
     if equivalence.passed(checks):
         return 0

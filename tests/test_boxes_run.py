@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -104,9 +105,9 @@ def test_boxes_are_exported_and_a_server_of_them_is_verified(shared, tmp_path, e
     x, record = shared[0][0], shared[1][0]
     assert "4 of 4 answers equal" in export_run(Path(x.tracking.runs_dir), record.identity, tmp_path / "out")
     served = openai_server.Served(running.reload(x, folder(x)), record.identity)
-    with openai_server.running(served) as url:
-        asked = endpoint.questions(record, folder(x), x, 32)
-        checks = endpoint.replay(asked, endpoint.Endpoint(url, None, record.identity), "base")
+    asked = endpoint.questions(record, folder(x), x, 32)
+    with openai_server.running(served) as url, contextlib.closing(endpoint.Endpoint(url, None, record.identity)) as server:
+        checks = endpoint.replay(asked, server, "base")
     assert {check.name: check.passed for check in checks}["stored answers"] and all(body["skip_special_tokens"] is False for body in served.requests)
 
 

@@ -22,9 +22,13 @@ from PIL import Image
 from serving import Server, World, body, make_world
 
 from lab import serve
+from lab.evaluate import find
+from lab.freezing import from_dict
+from lab.run import endpoint
 from lab.serving import app, guard, served
 from lab.serving.metrics import Metrics
 from lab.serving.pieces import Pieces
+from lab.store import runs
 
 pytestmark = pytest.mark.usefixtures("quiet_root_logger", "nominal_costs")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -86,6 +90,20 @@ def test_the_openai_client_asks(world: World, server: Server) -> None:
         else:
             table = world.predicted(identity, "what colour is it?", [3]).table
             assert log_p == pytest.approx(table.log_p[0], abs=1e-4) and whole.usage.completion_tokens == table.tokens[0]
+
+
+def test_a_run_is_verified_at_its_server_and_another_in_its_place_is_not(world: World, server: Server) -> None:
+    """As `lab verify --endpoint` asks: whole prompts as they were trained, separators between pictures among them."""
+
+    def checks(identity: str, model: str) -> list[bool | None]:
+        run, run_dir = find(world.root / "runs", identity), runs.folder(world.root / "runs", identity)
+        asked = endpoint.questions(run, run_dir, from_dict(run.config), 4)
+        with contextlib.closing(endpoint.Endpoint(f"{server.url}/v1", None, model)) as asking:
+            return [check.passed for check in endpoint.replay(asked, asking, None)]
+
+    for identity in (world.words, world.red):
+        assert checks(identity, identity) == [True, True, None]
+    assert checks(world.words, world.other) == [False, True, None]
 
 
 def test_a_stream_is_events_that_end(world: World, server: Server) -> None:

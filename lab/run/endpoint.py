@@ -58,13 +58,22 @@ class Endpoint:
         """Raises `ContractError` where the server has no such model."""
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self.url, self.http, self.optional = url.rstrip("/"), httpx.Client(timeout=timeout_s, headers=headers), OPTIONAL
-        self.models = {entry["id"]: entry for entry in self.send("GET", "models")["data"]}
+        try:
+            self.models = {entry["id"]: entry for entry in self.send("GET", "models")["data"]}
+        except ConfigError:
+            self.close()
+            raise
         if model not in self.models:
+            self.close()
             raise ContractError(
                 f"--endpoint {self.shown}: it has no model {model}. It has {', '.join(self.models) or 'none'}; name the one that serves this "
                 "run with --model."
             )
         self.model = model
+
+    def close(self) -> None:
+        """Close its connections."""
+        self.http.close()
 
     @property
     def shown(self) -> str:

@@ -104,7 +104,7 @@ def question_of(body: ChatRequest, served: Served) -> Question:
         if isinstance(part, ImagePart):
             name = f"{field}.{i}.image_url.url"
             pictures.append((name, data_of(part.image_url.url, name)))
-        elif not (separator and part.text.strip() == separator):
+        elif isinstance(last.content, str) or part.text.strip() != separator:
             texts.append((field if isinstance(last.content, str) else f"{field}.{i}.text", part.text))
     if len(texts) != 1:
         raise Refused(400, field, f"it has {len(texts)} texts, and a question is one. Send the question as one part.")
