@@ -112,16 +112,17 @@ class Server:
         assert told is not None, self.log.read_text()
         self.url = told.split()[-1]
         self.port = int(self.url.rpartition(":")[2])
+        self.http = httpx.Client(base_url=self.url, timeout=120, limits=httpx.Limits(max_connections=None), verify=False, trust_env=False)
 
-    def get(self, path: str, **more: Any) -> httpx.Response:
-        return httpx.get(self.url + path, timeout=60, **more)
+    def get(self, path: str) -> httpx.Response:
+        return self.http.get(path)
 
     def ask(self, model: str, question: str, *urls: str, **more: Any) -> httpx.Response:
-        return httpx.post(f"{self.url}/v1/chat/completions", json=body(model, question, *urls, **more), timeout=120)
+        return self.http.post("/v1/chat/completions", json=body(model, question, *urls, **more))
 
     def form(self, model: str, question: str, *pictures: bytes) -> httpx.Response:
         files = [("image", ("a picture.png", data, "image/png")) for data in pictures]
-        return httpx.post(f"{self.url}/predict", data={"model": model, "question": question}, files=files, timeout=120)
+        return self.http.post("/predict", data={"model": model, "question": question}, files=files)
 
     def metric(self, name: str) -> float:
         """The sum of a metric over its labels."""
@@ -130,6 +131,7 @@ class Server:
 
     def end(self, number: signal.Signals = signal.SIGTERM, within_s: float = 60) -> int:
         """Its exit code."""
+        self.http.close()
         self.process.send_signal(number)
         code = self.process.wait(within_s)
         assert self.process.stdout is not None
