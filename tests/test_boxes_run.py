@@ -32,7 +32,7 @@ from lab.host.stopping import Stopped
 from lab.predict import Predictor
 from lab.records import Region, Regions
 from lab.run import endpoint
-from lab.store import runs
+from lab.store import curve_files, runs
 from lab.training.resuming import CheckpointCallback
 
 pytestmark = pytest.mark.usefixtures("nominal_costs", "blank_figures")
@@ -109,6 +109,16 @@ def test_boxes_are_exported_and_a_server_of_them_is_verified(shared, tmp_path, e
     with openai_server.running(served) as url, contextlib.closing(endpoint.Endpoint(url, None, record.identity)) as server:
         checks = endpoint.replay(asked, server, "base")
     assert {check.name: check.passed for check in checks}["stored answers"] and all(body["skip_special_tokens"] is False for body in served.requests)
+
+
+def test_a_look_at_minival_writes_boxes_and_the_best_weights_follow_them(compose) -> None:
+    x = compose("trainer.val_every=1", "trainer.patience=3", "trainer.restore_best=true", where="watched")
+    run = running.run_alone(x, "command", time.time())
+    looks = [row for row in curve_files.read(folder(x)) if "minival/mean_iou" in row]
+    assert [row["step"] for row in looks] == [0, 1] and all(0 <= row["minival/picture_f1"] <= 1 for row in looks)
+    best = max(looks, key=lambda row: (row["minival/mean_iou"], -row["step"]))
+    assert run.metrics["train/best_step"] == best["step"] + 1
+    assert run.metrics["minival/mean_iou"] == pytest.approx(best["minival/mean_iou"], abs=1e-6)
 
 
 def test_a_stop_keeps_the_boxes_that_there_are(shared, tmp_path, monkeypatch) -> None:

@@ -18,6 +18,7 @@ from lab.artifacts import adapter, contract
 from lab.config import Experiment, IfFinished, IfUnfinished, also_asked, as_dict, identity, trains
 from lab.errors import BusyError
 from lab.evaluation import equivalence
+from lab.evaluation.watching import watchers
 from lab.host.progress import Report, silent
 from lab.host.stopping import limited, stoppable
 from lab.model import RANDOM, Vlm
@@ -176,7 +177,9 @@ def train_and_measure(
     if trains(x):
         alike = {"samples": run.facts["data"]["samples"]["train"]}
         with ranks.launch_ranks(x, run_dir, started, alike):
-            outcome = loop.train(x, vlm, encoded, run_dir, started, alike, report, pause_at=pause_at, choice=choice)
+            outcome = loop.train(
+                x, vlm, encoded, run_dir, started, alike, report, watchers(encoded["minival"], x.evaluation), pause_at, choice
+            )
         run.metrics |= outcome.metrics
         run.facts |= outcome.facts
         seen = int(outcome.metrics["train/steps"]) * x.trainer.samples_per_step

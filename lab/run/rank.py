@@ -23,6 +23,7 @@ def train(told: dict[str, Any], rank_0: int) -> None:
     import torch
 
     from lab import run as running
+    from lab.evaluation.watching import watchers
     from lab.host.stopping import stoppable
     from lab.run.assembly import attached
     from lab.run.ranks import READY
@@ -35,7 +36,7 @@ def train(told: dict[str, Any], rank_0: int) -> None:
         encoded = prepared.encoded(x)
         with attached(x, prepared.vlm) as vlm:
             os.write(rank_0, f"{READY}\n".encode())
-            loop.train(x, vlm, encoded, Path(told["run_dir"]), told["started"], told["alike"])
+            loop.train(x, vlm, encoded, Path(told["run_dir"]), told["started"], told["alike"], watchers=watchers(encoded["minival"], x.evaluation))
 
 
 def end_with_rank_0() -> None:

@@ -181,7 +181,7 @@ def fit(
     if resumed is not None:
         logger = CurveLogger(run_dir, time.time() - resumed.facts["clock_s"], resumed.facts["first_metric_s"])
     watched = f"minival/{learner.objective.watched}"
-    early = None if section.patience is None else EarlyStopping(watched, patience=section.patience, mode="min")
+    early = None if section.patience is None else EarlyStopping(watched, patience=section.patience, mode=learner.objective.better)
     keeper = CheckpointCallback(run_dir, section, micro, alike, early, resumed, logger, started, pause_at)
     if resumed is None or not resumed.facts["ended"]:
         data = DataModule(splits["train"], splits["minival"], section, micro, x.seed, steps, resumed.step if resumed else 0,

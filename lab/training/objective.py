@@ -10,11 +10,12 @@ from torch.nn import functional as F
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
-from lab.model.answers import AnyReadout, Readout
+from lab.model.answers import AnyReadout, Readout, RegionsReadout
 from lab.model.batching import IGNORED
-from lab.records import Choice, Text
+from lab.records import Choice, Regions, Text
 from lab.statistics.functional import NUM_BINS
 from lab.statistics.metrics import KINDS
+from lab.training.box_metrics import BoxMetric
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 WATCHED_SPLITS = ("minival", "train_slice")
@@ -50,7 +51,7 @@ class ChoiceObjective(nn.Module):
     accuracy and ece (`NUM_BINS` equal widths) are torchmetrics, which gather over ranks what they have counted.
     """
 
-    watched = KINDS[Choice.kind].watched
+    watched, better = KINDS[Choice.kind].watched, "min"
 
     def __init__(self, readout: Readout, loss: Loss = answer_loss) -> None:
         super().__init__()
@@ -82,24 +83,41 @@ class TextObjective(nn.Module):
     exact_match: share of references of which every token is the likeliest, so that greedy writing gives them. torchmetrics, as above.
     """
 
-    watched = KINDS[Text.kind].watched
+    watched, better = KINDS[Text.kind].watched, "min"
 
     def __init__(self, loss: Loss = answer_loss) -> None:
         super().__init__()
         self.loss = loss
-        self.metrics = nn.ModuleDict(
-            {split: nn.ModuleDict({self.watched: MeanMetric(), KINDS[Text.kind].headline: MeanMetric()}) for split in WATCHED_SPLITS}
-        )
+        names = KINDS[Text.kind].watched, KINDS[Text.kind].headline
+        self.metrics = nn.ModuleDict({split: nn.ModuleDict({name: MeanMetric() for name in names}) for split in WATCHED_SPLITS})
 
     def score(self, split: str, logits: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor | Metric]:
         """As of a `ChoiceObjective`."""
         log_p, likeliest = of_labels(logits, labels)
         metrics: dict[str, Metric] = dict(self.metrics[split].items())  # type: ignore[operator]  # torch declares no nested ModuleDict
-        metrics[self.watched].update(-log_p[labels != IGNORED])
+        metrics[KINDS[Text.kind].watched].update(-log_p[labels != IGNORED])
         metrics[KINDS[Text.kind].headline].update((likeliest == labels).all(dim=1).float())
         return {"loss": self.loss(logits, labels), **metrics}
 
 
+class RegionsObjective(TextObjective):
+    """That of texts; watched by mean IoU, or recall of clicks, of the boxes that are written at a look (`lab.evaluation.watching`).
+
+    located: torchmetrics of those boxes.
+    """
+
+    better = "max"
+
+    def __init__(self, boxes: str, loss: Loss = answer_loss) -> None:
+        super().__init__(loss)
+        clicks = boxes == "click"
+        names = (KINDS[Regions.kind].headline, "recall") if clicks else (KINDS[Regions.kind].headline, KINDS[Regions.kind].watched, "ap50", "ap")
+        self.located = nn.ModuleDict({name: BoxMetric(name) for name in names})
+        self.watched = names[1]
+
+
 def objective(reads: AnyReadout, loss: Loss = answer_loss) -> ChoiceObjective | TextObjective:
     """Of answers that are read so."""
+    if isinstance(reads, RegionsReadout):
+        return RegionsObjective(reads.boxes, loss)
     return ChoiceObjective(reads, loss) if isinstance(reads, Readout) else TextObjective(loss)

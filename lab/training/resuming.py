@@ -112,7 +112,7 @@ class CheckpointCallback(Callback):
         watched = pl_module.objective.watched
         value = float(trainer.callback_metrics[f"minival/{watched}"])
         moved = trainer.global_step > loss_scaling.left_out(trainer)
-        if self.section.restore_best and moved and (self.best is None or value < self.best[watched]):
+        if self.section.restore_best and moved and (self.best is None or ahead(value, self.best[watched], pl_module.objective.better)):
             self.best = {watched: value, "step": trainer.global_step}
             if trainer.is_global_zero:
                 path = checkpoints.folder(self.run_dir) / checkpoints.BEST
@@ -139,6 +139,11 @@ class CheckpointCallback(Callback):
         if trainer.is_global_zero:
             checkpoints.save(self.run_dir, Checkpoint(taken.tensors, facts), self.section.keep_checkpoints)
         return facts
+
+
+def ahead(value: float, best: float, better: str) -> bool:
+    """Whether a watched number is better than the best so far. better: min or max."""
+    return value < best if better == "min" else value > best
 
 
 def limit_s(section: TrainerSection) -> float | None:
