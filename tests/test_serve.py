@@ -10,6 +10,7 @@ import json
 import shutil
 import signal
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +22,7 @@ from hostile_requests import MARK, post, requests
 from PIL import Image
 from serving import Server, World, body, make_world
 
-from lab import serve
+from lab import serve, verify
 from lab.evaluate import find
 from lab.freezing import from_dict
 from lab.run import endpoint
@@ -104,6 +105,21 @@ def test_a_run_is_verified_at_its_server_and_another_in_its_place_is_not(world: 
     for identity in (world.words, world.red):
         assert checks(identity, identity) == [True, True, None]
     assert checks(world.words, world.other) == [False, True, None]
+
+
+@pytest.mark.parametrize("name", ["words", "red", "boxes"])
+def test_verify_finds_what_was_measured(world: World, server: Server, monkeypatch, name: str) -> None:
+    """`lab verify --endpoint` replays the run's own questions, of every kind of answer; another adapter's answers are not its."""
+
+    def verified(*words: str) -> int:
+        command = ["lab.verify", getattr(world, name), "--endpoint", f"{server.url}/v1", "--runs-dir", f"{world.root}/runs", *words]
+        monkeypatch.setattr(sys, "argv", command)
+        with pytest.raises(SystemExit) as end:
+            verify.main()
+        return int(end.value.code or 0)
+
+    assert verified() == 0
+    assert name != "words" or verified("--model", world.other) == 1
 
 
 def test_a_stream_is_events_that_end(world: World, server: Server) -> None:
