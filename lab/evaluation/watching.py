@@ -6,6 +6,7 @@ from typing import cast
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
+from torchmetrics import Metric
 
 from lab.config import EvaluationSection
 from lab.errors import DataError
@@ -28,7 +29,8 @@ class WatchBoxes(Callback):
         readout = self.minival.encoder.readout
         assert isinstance(readout, RegionsReadout)
         rows = locating.answer(pl_module.vlm, self.minival, readout, self.section, "minival")
-        for name, metric in pl_module.objective.located.items():
+        metrics: dict[str, Metric] = dict(pl_module.objective.located.items())  # type: ignore[arg-type]  # torch calls them modules
+        for name, metric in metrics.items():
             metric.update(rows)
             pl_module.log(f"minival/{name}", metric)
         if not any(cast(Regions, row.answer).regions for row in rows):

@@ -67,14 +67,14 @@ def confusion_blocks(measured: Sequence[Measured]) -> list[Block]:
         table = read(m)
         rows = zip(table.regions, table.references, sizes_of(table), strict=True)
         pairs = Counter(pair for said, right, size in rows for pair in confused(said, right, size, box_pairs(table).clicks))
-        right, said = (Counter({name: 0}) for name in (None, None))
+        right, said = Counter[str | None](), Counter[str | None]()
         for (reference, label), number in pairs.items():
             right[reference] += number
             said[label] += number
         names = [[name for name, _ in side.most_common() if name is not None][:MOST_CLASSES] for side in (right, said)]
         if len(set(names[0] + names[1])) < 2:
             continue
-        cells = [((Mono(name),), *(count(pairs[name, label]) for label in (*names[1], None))) for name in names[0]]
+        cells: list[tuple[Text, ...]] = [((Mono(name),), *(count(pairs[name, label]) for label in (*names[1], None))) for name in names[0]]
         cells.append(("none there", *(count(pairs[None, label]) for label in names[1]), ALONE))
         headers = ("reference", *names[1], "missed")
         page += [Paragraph((Mono(m.arm.label), ": boxes that overlap from IoU .5 on, whatever their labels."))]
