@@ -24,6 +24,7 @@ from lab.curation.selection import Chosen
 from lab.data import images
 from lab.data.files import read_text
 from lab.errors import ConfigError
+from lab.host.files import script_source
 
 STYLE, SCRIPT = (Path(__file__).with_name(name).read_text(encoding="utf-8").strip() for name in ("review.css", "review.js"))
 SIDE = 420
@@ -83,8 +84,7 @@ def page(chosen: Sequence[Chosen], rows: Sequence[Entry], refusals: Sequence[Ref
 
     shown = sorted(products[: config.review.pictures], key=doubt, reverse=True)
     cards = "\n".join(card(one, kept[one.product.name], refused[one.product.name], catalogue) for one in shown)
-    digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
-    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {script_source(SCRIPT)}"
     buttons = "".join(f'<button data-key="{key}">{name} <kbd>{key}</kbd></button>' for key, name in BUTTONS)
     name = hashlib.sha256("".join(row.id for row in rows).encode()).hexdigest()[:16]
     return (

@@ -65,16 +65,17 @@ def located(
     return Located(text, boxes, status, reading.regions or reading.points, scores, len(ids), ended, sum(log_p))
 
 
+def texts(tokenizer: PreTrainedTokenizerBase, rows: list[list[int]]) -> list[str]:
+    """Rows of tokens as boxes are read from them: with the special tokens that boxes are written with."""
+    return tokenizer.batch_decode(rows, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+
 def text_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> tuple[str, list[int]]:
     """The text of some tokens, special ones too, and the place in it where each token ends."""
-
-    def texts(rows: list[list[int]]) -> list[str]:
-        return tokenizer.batch_decode(rows, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-
-    (text,), pieces = texts([list(ids)]), texts([[one] for one in ids])
+    (text,), pieces = texts(tokenizer, [list(ids)]), texts(tokenizer, [[one] for one in ids])
     if "".join(pieces) == text:
         return text, list(accumulate(map(len, pieces)))
-    return text, [len(start) for start in texts([list(ids[:number]) for number in range(1, len(ids) + 1)])]  # characters of several tokens
+    return text, [len(start) for start in texts(tokenizer, [list(ids[:number]) for number in range(1, len(ids) + 1)])]  # characters of several tokens
 
 
 def probability(log_p: Sequence[float], ends: Sequence[int], span: tuple[int, int]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
@@ -53,6 +54,11 @@ def annotations_hash(path: str | Path) -> str | None:
         return None
     files = sorted(each for each in folder.rglob("*") if each.suffix.lower() in ANNOTATIONS and each.is_file())
     return values_hash([[each.relative_to(folder).as_posix(), file_hash(each)] for each in files], 64)
+
+
+def script_source(script: str) -> str:
+    """What a Content-Security-Policy calls a script of a page by."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
 def text_hash(*texts: str, digits: int = 64) -> str:

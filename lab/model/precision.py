@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lab.config import ModelDial, Quantisation
+from lab.config import DType, ModelDial, Quantisation
 from lab.errors import ConfigError, ModelError
 from lab.model.family import Family
 from lab.model.identity import weight_files
@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 
 SCALES = r"\.(weight\.quant_state\.bitsandbytes__\w+|SCB)$"
 """What bitsandbytes saves beside the weight of a layer that it holds in 4 or 8 bits."""
+
+
+def exact(dial: ModelDial) -> bool:
+    """Whether a base computes in float32, so that batches of other sizes give the same answers."""
+    return dial.dtype is DType.float32 and dial.quantisation is Quantisation.none
 
 
 def check(dial: ModelDial, family: Family) -> None:

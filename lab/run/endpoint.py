@@ -19,14 +19,14 @@ from lab.answers import choice, predictions
 from lab.answers.agreement import texts
 from lab.answers.predictions import PredictionTable
 from lab.artifacts import contract
-from lab.config import Experiment, Quantisation
+from lab.config import Experiment
 from lab.costs.planning import encoder_of
 from lab.data.images import decode
 from lab.errors import ConfigError, ContractError, DataError
 from lab.evaluation.equivalence import TOLERANCE, Check
 from lab.evaluation.generation import MAX_NEW_TOKENS
 from lab.host.redaction import without_secrets
-from lab.model import locate
+from lab.model import locate, precision
 from lab.records import Choice, Regions, Sample
 from lab.store import runs
 from lab.store.runs import Run
@@ -178,9 +178,8 @@ class Questions:
         told, log_p = self.read(replies)
         flips = sum(one.strip() != other.strip() for one, other in zip(told, texts(self.stored).tolist(), strict=True))
         gap = float(np.nanmax(np.abs(log_p - self.stored_log_p(told)), initial=0.0)) if np.isfinite(log_p).any() else None
-        exact = self.x.model.dtype.value == "float32" and self.x.model.quantisation is Quantisation.none
         limit = tolerance(self.x)
-        passed = flips <= (0 if exact else MOST_FLIPS * len(told)) and (gap is None or gap <= limit)
+        passed = flips <= (0 if precision.exact(self.x.model) else MOST_FLIPS * len(told)) and (gap is None or gap <= limit)
         return Check("stored answers", gap, flips, len(told), limit, passed, "" if gap is not None else "log-probabilities are not told")
 
     def stored_log_p(self, told: Sequence[str]) -> np.ndarray:

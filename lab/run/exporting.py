@@ -25,7 +25,7 @@ from lab.config import Experiment, Quantisation
 from lab.data.images import decode
 from lab.errors import ConfigError, DataError, ModelError
 from lab.host.progress import Report
-from lab.model import Vlm, locate
+from lab.model import Vlm, locate, precision
 from lab.model.answers import Readout
 from lab.records import Choice, Regions, Sample, Splits
 from lab.run.assembly import attached, load_base, reload
@@ -163,8 +163,7 @@ def settings_of(vlm: Vlm) -> dict[str, Any] | None:
 
 def tolerated(x: Experiment, outcome: Agreement) -> bool:
     """Whether a folder's answers are the arm's."""
-    exact = x.model.dtype.value == "float32" and x.model.quantisation is Quantisation.none
-    return outcome.flips <= (0 if exact else MOST_FLIPS)
+    return outcome.flips <= (0 if precision.exact(x.model) else MOST_FLIPS)
 
 
 def of_step(x: Experiment, run_dir: Path, step: int, folder: Path) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
 import json
 import logging
 import re
@@ -21,6 +19,7 @@ from starlette.exceptions import HTTPException
 
 from lab import __version__
 from lab.data.faults import BadRecord
+from lab.host.files import script_source
 from lab.serving.batching import Answered, Batching, Ended, Full, Job
 from lab.serving.guard import Limits, error_body
 from lab.serving.metrics import Metrics
@@ -257,8 +256,7 @@ def add_page(app: FastAPI) -> None:
     """A page to drop a picture on. It takes nothing from elsewhere, and runs no script but its own."""
     text = PAGE.read_text(encoding="utf-8")
     script = text.partition("<script>")[2].partition("</script>")[0]
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = f"default-src 'none'; connect-src 'self'; img-src blob: data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    policy = f"default-src 'none'; connect-src 'self'; img-src blob: data:; style-src 'unsafe-inline'; script-src {script_source(script)}"
 
     @app.get("/", include_in_schema=False)
     async def page() -> HTMLResponse:

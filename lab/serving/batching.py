@@ -18,17 +18,19 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from PIL import ExifTags, Image
+from PIL import Image
 
+from lab.data.box_file.frames import other_frame
+from lab.data.images import orientation
 from lab.errors import LabError
 from lab.evaluation import generation, scoring
-from lab.evaluation.locating import located
+from lab.evaluation.locating import located, texts
 from lab.evaluation.stages import require_finite
 from lab.model import Vlm
 from lab.model.answers import Readout, RegionsReadout
 from lab.model.batching import to_device
 from lab.model.encoding import Example
-from lab.records import Batch, Choice, Located, Regions, Sample, Scored
+from lab.records import Batch, Choice, Located, Picture, Regions, Sample, Scored
 from lab.serving.served import Question, Served
 
 log = logging.getLogger(__name__)
@@ -235,9 +237,9 @@ def finish(served: Served, vlm: Vlm, sample: Sample, wrote: Wrote) -> None:
 
 
 def text_of(served: Served, vlm: Vlm, tokens: list[int]) -> str:
-    """Tokens as text; where they are boxes with the special ones that boxes are written with."""
+    """Tokens as text."""
     if isinstance(served.readout, RegionsReadout):
-        return served.encoder.tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return texts(served.encoder.tokenizer, [tokens])[0]
     return vlm.family.architecture.texts(vlm, [tokens])[0]
 
 
@@ -251,15 +253,16 @@ def encode(job: Job) -> Encoded:
     """A question as the model takes it. Raises `BadRecord`."""
     sample = job.served.sample(job.question)
     example, length = job.served.example(sample)
-    frames = tuple(frame_of(data) for _, data in job.question.pictures)
+    frames = tuple(map(frame_of, sample.images))
     if isinstance(sample.answer, Regions):
         sample = replace(sample, answer=replace(sample.answer, size=(frames[0]["width"], frames[0]["height"])))
     return Encoded(sample, example, length, frames)
 
 
-def frame_of(data: bytes) -> dict[str, Any]:
+def frame_of(picture: Picture) -> dict[str, Any]:
     """The pixels of a good picture as it is shown, from its top left: turned by its EXIF orientation, as in training."""
-    with Image.open(io.BytesIO(data)) as image:
-        turn, (width, height) = image.getexif().get(ExifTags.Base.Orientation, 1), image.size
-    width, height = (height, width) if turn in (5, 6, 7, 8) else (width, height)
+    assert picture.data is not None
+    turn = orientation(picture)
+    with Image.open(io.BytesIO(picture.data)) as image:
+        width, height = other_frame(image.size, turn)
     return {"width": width, "height": height, "exif_orientation": turn, "exif_applied": True}

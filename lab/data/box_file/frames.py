@@ -18,9 +18,9 @@ SLACK = 1.0
 """Pixels by which a box may leave its picture through rounding; it is then cut at the edge whatever `data.on_bad` says."""
 
 
-def stored_size(shown: tuple[int, int], orientation: int) -> tuple[int, int]:
-    """(width, height) of the stored picture."""
-    return (shown[1], shown[0]) if orientation >= 5 else shown
+def other_frame(size: tuple[int, int], orientation: int) -> tuple[int, int]:
+    """(width, height) of the stored picture from those of the shown one, and the other way round."""
+    return (size[1], size[0]) if orientation >= 5 else size
 
 
 def as_shown(box: Box, orientation: int, size: tuple[int, int]) -> Box:
@@ -41,7 +41,7 @@ def as_shown(box: Box, orientation: int, size: tuple[int, int]) -> Box:
 
 def evidence(record: Boxed, shown: tuple[int, int], orientation: int) -> str | None:
     """The only frame that fits a turned picture: that holds all of its boxes, or else has the size that the file gives; None: both or neither."""
-    frames = {SHOWN: shown, STORED: stored_size(shown, orientation)}
+    frames = {SHOWN: shown, STORED: other_frame(shown, orientation)}
     holding = [
         frame for frame, (width, height) in frames.items()
         if not record.relative and all(max(x0, x1) <= width + SLACK and max(y0, y1) <= height + SLACK for x0, y0, x1, y1 in record.boxes)
@@ -87,7 +87,7 @@ def resized(
     """A note where the file gives pictures another size than they have in either frame: their boxes may be of a copy of another size."""
     odd = [
         record.source for record in records
-        if record.size not in (None, shown[source := record.picture.source], stored_size(shown[source], orientations.get(source, 1)))
+        if record.size not in (None, shown[source := record.picture.source], other_frame(shown[source], orientations.get(source, 1)))
     ]  # fmt: skip
     what = "pictures whose size in the file is another than theirs, so that boxes may lie elsewhere"
     return [f"{what}: {len(odd)}, the first {odd[0]}."] if odd else []
@@ -106,7 +106,7 @@ def placed(record: Boxed, shown: tuple[int, int], orientation: int, frame: str, 
     or what leaves the picture by more than rounding.
     """
     own = orientation if frame == STORED else 1
-    width, height = stored_size(shown, own)
+    width, height = other_frame(shown, own)
     size = f"{shown[0]} x {shown[1]}"
     boxes, cut = [], 0
     for label, box in zip(record.labels, record.boxes, strict=True):
