@@ -50,6 +50,23 @@ def cut(monkeypatch, where: type, hook: str, moment) -> None:
     monkeypatch.setattr(where, hook, hooked)
 
 
+def require_cut_ends_as(whole: Experiment, x: Experiment, monkeypatch, step: int) -> None:
+    """An arm that is cut off after so many steps goes on to what the other left, bit for bit."""
+    from lab import run as running
+    from lab.training.resuming import CheckpointCallback
+
+    with monkeypatch.context() as patch:
+        cut(patch, CheckpointCallback, "on_train_batch_start", lambda trainer: trainer.global_step == step)
+        try:
+            running.run_alone(x, "command", time.time())
+        except PowerCut:
+            pass
+        else:
+            raise AssertionError("the run was not cut off")
+    again = running.run_alone(x, "command", time.time())
+    assert again.facts["resumed_at_step"] == step and essence(x) == essence(whole)
+
+
 def essence(x: Experiment) -> dict[str, Any]:
     """All that a run leaves, but for clocks: files as bytes, metrics, curves."""
     runs_dir = Path(x.tracking.runs_dir)

@@ -15,7 +15,7 @@ import openai_server
 import pytest
 import torch
 from box_texts import check_round_trip
-from kills import PowerCut, cut, essence
+from kills import require_cut_ends_as
 from PIL import Image, ImageDraw
 
 from lab import run as running
@@ -33,7 +33,6 @@ from lab.predict import Predictor
 from lab.records import Region, Regions
 from lab.run import endpoint
 from lab.store import curve_files, runs
-from lab.training.resuming import CheckpointCallback
 
 pytestmark = pytest.mark.usefixtures("nominal_costs", "blank_figures")
 
@@ -92,12 +91,7 @@ def test_an_arm_learns_boxes_and_passes_the_gate(shared) -> None:
 
 def test_an_arm_alone_and_cut_off_ends_as_the_shared_one(shared, compose, monkeypatch) -> None:
     x = compose("lora.r=4", where="alone")
-    with monkeypatch.context() as patch:
-        cut(patch, CheckpointCallback, "on_train_batch_start", lambda trainer: trainer.global_step == 1)
-        with pytest.raises(PowerCut):
-            running.run_alone(x, "command", time.time())
-    again = running.run_alone(x, "command", time.time())
-    assert again.facts["resumed_at_step"] == 1 and essence(x) == essence(shared[0][1])
+    require_cut_ends_as(shared[0][1], x, monkeypatch, 1)
 
 
 def test_boxes_are_exported_and_a_server_of_them_is_verified(shared, tmp_path, export_asked_here) -> None:

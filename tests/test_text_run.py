@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from kills import PowerCut, cut, essence
+from kills import require_cut_ends_as
 from PIL import Image
 
 from lab import run as running
@@ -30,7 +30,6 @@ from lab.training import devices
 from lab.training.datamodule import DataModule, Examples
 from lab.training.learner import Learner
 from lab.training.objective import objective
-from lab.training.resuming import CheckpointCallback
 
 pytestmark = pytest.mark.usefixtures("nominal_costs")
 
@@ -92,12 +91,7 @@ def test_an_arm_learns_answers_and_passes_the_gate(shared) -> None:
 
 def test_an_arm_alone_and_cut_off_ends_as_the_shared_one(shared, compose, monkeypatch) -> None:
     x = compose("lora.r=4", where="alone")
-    with monkeypatch.context() as patch:
-        cut(patch, CheckpointCallback, "on_train_batch_start", lambda trainer: trainer.global_step == 3)
-        with pytest.raises(PowerCut):
-            running.run_alone(x, "command", time.time())
-    again = running.run_alone(x, "command", time.time())
-    assert again.facts["resumed_at_step"] == 3 and essence(x) == essence(shared[0][1])
+    require_cut_ends_as(shared[0][1], x, monkeypatch, 3)
 
 
 def test_answers_are_read_otherwise_or_longer_without_a_step(shared, compose, monkeypatch) -> None:
