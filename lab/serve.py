@@ -29,6 +29,8 @@ TOKEN = "LAB_SERVE_TOKEN"
 SHORTEST_TOKEN = 16
 BACKLOG = 4096
 """Connections that wait until they are let in."""
+SWITCH = 0.0005
+"""Seconds for which a thread that computes keeps the interpreter at most; the default, 5 ms, adds up where each reply waits for many turns."""
 NEEDS = ("fastapi", "uvicorn", "multipart", "prometheus_client", "fastapi_offline")
 
 
@@ -130,6 +132,7 @@ def serve(given: argparse.Namespace, limits: Limits, bound: socket.socket) -> in
         signal.signal(number, lambda *_: None)  # uvicorn drains, then raises the signal once more
     host, port = bound.getsockname()[:2]
     print(f"serving {len(models)} models at http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
+    sys.setswitchinterval(SWITCH)
     uvicorn.Server(config).run(sockets=[bound])
     serving.batching.end()
     return 0

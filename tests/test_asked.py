@@ -14,7 +14,7 @@ from test_winoground import drawn
 
 from lab import run as running
 from lab.answers import predictions
-from lab.config import ASKED, NEITHER, ROLES, TRAINED, Experiment, identity, role
+from lab.config import ASKED, MOST_TOKENS, NEITHER, ROLES, TRAINED, EvaluationSection, Experiment, asked, identity, role
 from lab.errors import ConfigError
 from lab.freezing import legal_keys
 from lab.run.measuring import wanted_of
@@ -38,6 +38,14 @@ def test_every_key_has_a_role() -> None:
         assert role(key) in (TRAINED, ASKED, NEITHER)
     assert {key.partition(".")[0] for key in ROLES} == {field.name for field in dataclasses.fields(Experiment)}
     assert {key for key in ROLES if "." in key} <= set(leaves())
+
+
+def test_every_limit_of_length_is_asked_by_itself() -> None:
+    def digest(most: int | None) -> str:
+        return asked(Experiment(evaluation=EvaluationSection(max_new_tokens=most)))["dev"]
+
+    limits = (None, *set(MOST_TOKENS.values()), 17)
+    assert len(set(map(digest, limits))) == len(limits)
 
 
 CHANGES = {

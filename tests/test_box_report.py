@@ -85,6 +85,7 @@ def test_recall_by_size_and_how_answers_were_read(page):
 
 def test_figures(page):
     assert "precision_recall.png" in page["md"] and "reliability.png" in page["md"]
+    assert "the number of boxes in each bin" in page["md"] and "most confident boxes" in page["md"]
 
 
 def test_the_gallery_draws_the_worst_first_behind_a_filter(page):

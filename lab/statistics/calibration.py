@@ -38,7 +38,7 @@ def fit(table: PredictionTable, split: str) -> Temperature:
     if not split:
         raise LabError("split='': name the split the temperature is fitted on (minival), so that a report can say it.")
     if not isinstance(table, ChoiceTable):
-        raise LabError("calibration: a temperature scales the log-odds of two options, and these answers are in words.")
+        raise LabError(f"calibration: a temperature scales the log-odds of two options, and these answers are {table.kind}.")
     value, at_limit = minimise(table.log_odds, table.label)
     return Temperature(value, split, len(table), at_limit, frozenset(table.sample_id.tolist()))
 

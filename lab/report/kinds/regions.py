@@ -46,7 +46,7 @@ class Details:
 
 
 def details(dev: PredictionTable, minival: PredictionTable | None, reason: str | None) -> Details:
-    return Details(Confidence.against(*flat(dev)) if scored(dev) else None, curves(dev))
+    return Details(Confidence.against(*flat(dev), items="boxes") if scored(dev) else None, curves(dev))
 
 
 def mean_box(table: PredictionTable) -> tuple[str, dict[str, float]]:
