@@ -1,7 +1,8 @@
 """How the question is put: `Sample -> Chat`. Pure strings, no torch.
 
 The user turn holds the images in the order shown, each followed by the separator, then the template with the
-statement or the question in it. Special tokens are never written here: the checkpoint's own chat template makes them.
+statement or the question in it. A conversation stands as it is, its images among the words of its turns, in no frame.
+Special tokens are never written here: the checkpoint's own chat template makes them.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from lab.config import ImageOrder, PromptDial
 from lab.data.files import read_text
 from lab.errors import ConfigError
 from lab.host.files import values_hash
-from lab.records import Chat, Choice, Sample
+from lab.records import Chat, Choice, Sample, Turn
 
-ASKS = {"statement": "prompt=declarative or prompt=qa", "question": "prompt=question or prompt=boxes"}
-"""What a template may frame, and the shipped prompts that do."""
+ASKS = {
+    "statement": "prompt=declarative or prompt=qa", "question": "prompt=question or prompt=boxes", "conversation": "prompt=conversation",
+}  # fmt: skip
+"""What a template may frame, and the shipped prompts that do. Around a conversation there is nothing: its template is its name alone."""
 
 
 class Frame(NamedTuple):
@@ -41,7 +44,7 @@ class Frame(NamedTuple):
 def parse_template(dial: PromptDial) -> Frame:
     """The frame around the text.
 
-    Raises `ConfigError` unless it holds `{statement}` or `{question}` exactly once and no other field, or if
+    Raises `ConfigError` unless it holds `{statement}` or `{question}` exactly once and no other field, or is `{conversation}`, or if
     `prompt.template_file` cannot be read as UTF-8.
     """
     key, text = "prompt.template", dial.template
@@ -59,6 +62,8 @@ def parse_template(dial: PromptDial) -> Frame:
         raise ConfigError(
             f"{key}: its placeholders are {fields}, but exactly one {{statement}} or {{question}} and nothing else is legal: {text!r}."
         )
+    if fields[0] == "conversation" and text != "{conversation}":
+        raise ConfigError(f"{key}: a conversation stands as it is, so nothing but {{conversation}} is legal: {text!r}.")
     return Frame(text, fields[0])
 
 
@@ -79,11 +84,12 @@ def written(dial: PromptDial) -> dict[str, str]:
 
 
 def image_order(sample: Sample, dial: PromptDial, seed: int) -> tuple[int, ...]:
-    """Return the index in `sample.images` of each image as shown.
+    """Return the index in `sample.images` of each image as shown; `fixed` in a conversation: as its turns name them.
 
     `random` draws a permutation from (seed, sample_id) alone, so it is the same in every epoch, process and arm.
     """
-    order = tuple(range(len(sample.images)))
+    named = tuple(part for turn in sample.turns for part in turn.parts if isinstance(part, int))
+    order = named if sample.turns else tuple(range(len(sample.images)))
     match dial.image_order:
         case ImageOrder.fixed:
             return order
@@ -99,19 +105,25 @@ def to_chat(sample: Sample, dial: PromptDial, seed: int = 0, frame: Frame | None
 
     frame: the dial's, where it has been parsed. target: the text of the answer, where the sample alone does not say it.
     """
-    frame = frame or parse_template(dial)
     order = image_order(sample, dial, seed)
-    content: list[dict[str, str]] = []
-    for _ in order:
-        content.append({"type": "image"})
-        if dial.separator:
-            content.append({"type": "text", "text": dial.separator})
-    content.append({"type": "text", "text": frame.around(sample.text)})
-    messages = [{"role": "user", "content": content}]
-    if dial.system is not None:
-        messages.insert(0, {"role": "system", "content": [{"type": "text", "text": dial.system}]})
+    turns = sample.turns or (Turn("user", asked(sample, dial, frame or parse_template(dial))),)
+    if dial.system is not None and turns[0].role != "system":
+        turns = Turn("system", (dial.system,)), *turns
+    messages = tuple({"role": turn.role, "content": [content(part) for part in turn.parts]} for turn in turns)
+    learned = tuple(place for place, turn in enumerate(turns) if turn.learned)
     answer = choice.target(sample.answer, dial) if isinstance(sample.answer, Choice) else sample.answer.text
-    return Chat(tuple(messages), answer if target is None else target, order)
+    return Chat(messages, answer if target is None else target, order, learned, interleaved=bool(sample.turns))
+
+
+def asked(sample: Sample, dial: PromptDial, frame: Frame) -> tuple[str | int, ...]:
+    """What the turn of a lone question holds: each image with the separator, then the text in its frame."""
+    pictures = [part for place in range(len(sample.images)) for part in (place, dial.separator) if part != ""]
+    return *pictures, frame.around(sample.text)
+
+
+def content(part: str | int) -> dict[str, str]:
+    """A part of a turn in Transformers' form."""
+    return {"type": "text", "text": part} if isinstance(part, str) else {"type": "image"}
 
 
 def describe(dial: PromptDial) -> dict[str, Any]:

@@ -150,6 +150,19 @@ TRUE_FALSE = AnswerSpace()
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """One message before the answer.
+
+    role: system, user or assistant. parts: what it holds in order, texts and places in `Sample.images`. learned: of the assistant, its
+    tokens and the end of the turn are under loss in training, as the answer's are.
+    """
+
+    role: str
+    parts: tuple[str | int, ...]
+    learned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One question about a few images.
 
@@ -157,6 +170,7 @@ class Sample:
     image_set: samples with one value share images, or a group of a user's file; every interval resamples these clusters.
     question_group: samples with one value share a question; consistency is all-correct per group.
     subset: a part of the split worth its own row (a statement family; balanced / unbalanced), or None.
+    turns: of a conversation, all messages before the answer, the last of them the user's, whose words are `text`; else ().
     """
 
     sample_id: str
@@ -166,6 +180,7 @@ class Sample:
     image_set: str
     question_group: str
     subset: str | None = None
+    turns: tuple[Turn, ...] = ()
 
 
 class Split(Protocol):
@@ -226,11 +241,15 @@ class Chat:
 
     messages: Transformers' own form, images as `{"type": "image"}` in reading order.
     image_order: the index in `Sample.images` of each image as shown.
+    learned: places in `messages` of what the assistant has said that is learned too. interleaved: images stand among the words of a
+    message, in their place; else before them.
     """
 
     messages: tuple[dict, ...]
     answer: str
     image_order: tuple[int, ...]
+    learned: tuple[int, ...] = ()
+    interleaved: bool = False
 
 
 @dataclass(frozen=True, slots=True)

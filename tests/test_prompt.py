@@ -10,7 +10,7 @@ from lab.answers.choice import spellings
 from lab.data import named
 from lab.errors import ConfigError
 from lab.prompt import check, describe, image_order, parse_template, to_chat
-from lab.records import Choice, Picture, Sample, Text
+from lab.records import Choice, Picture, Sample, Text, Turn
 
 
 def sample(name: str = "a", images: int = 2) -> Sample:
@@ -61,6 +61,26 @@ def test_data_that_ask_questions_choose_their_prompt(composer) -> None:
     for name, prompt, legal in (("easy_vqa", "qa", "prompt=question"), ("pairs", "question", "prompt=declarative")):
         with pytest.raises(ConfigError, match=f"data={name} has .*{legal}"):
             check(composer(f"data={name}", f"prompt={prompt}").prompt, name, named(name).asks or "")
+
+
+def test_a_conversation_stands_as_it_is(composer) -> None:
+    """In no frame, its images in their places; a system message of the prompt only where it has none of its own."""
+    turns = Turn("user", ("Is ", 1, " left of ", 0, "?")), Turn("assistant", ("Yes.",), learned=True), Turn("user", ("Why {so}?",))
+    talk = replace(sample(), text="Why {so}?", answer=Text(("It is.",)), turns=turns)
+    dial = composer("prompt=conversation", "prompt.system=Be brief.").prompt
+    chat = to_chat(talk, dial)
+    words = [[part.get("text", "<image>") for part in message["content"]] for message in chat.messages]
+    assert words == [["Be brief."], ["Is ", "<image>", " left of ", "<image>", "?"], ["Yes."], ["Why {so}?"]]
+    assert [message["role"] for message in chat.messages] == ["system", "user", "assistant", "user"]
+    assert (chat.answer, chat.image_order, chat.learned) == ("It is.", (1, 0), (2,))
+    own = to_chat(replace(talk, turns=(Turn("system", ("Rhyme.",)), *turns)), dial)
+    assert [message["role"] for message in own.messages] == ["system", "user", "assistant", "user"]
+    assert own.messages[0]["content"][0]["text"] == "Rhyme." and own.learned == (2,)
+    assert image_order(talk, composer("prompt=conversation", "prompt.image_order=swap").prompt, 0) == (0, 1)
+    assert texts(to_chat(sample(), dial))[-1] == sample().text, "a lone question is in no frame either"
+    dial.template = "{conversation} Please."
+    with pytest.raises(ConfigError, match="stands as it is"):
+        parse_template(dial)
 
 
 def test_other_options_are_their_own_words(composer) -> None:

@@ -23,15 +23,15 @@ SHIPPED = {
         "full", "labels", "feature_cache", "fast_step", "conditioning=cross_attention", "conditioning=add_cross_attention", *TOKENS,
     },
     "vit_gpt2": {
-        "full", "labels", "boxes=qwen2_5", "fast_step", "shared_prefix", "quantisation", "numbered", "olora", "export", "conditioning=prefix",
-        "conditioning=cross_attention", "vision_tokens=resize", *TOKENS,
+        "conversations", "full", "labels", "boxes=qwen2_5", "fast_step", "shared_prefix", "quantisation", "numbered", "olora", "export",
+        "conditioning=prefix", "conditioning=cross_attention", "vision_tokens=resize", *TOKENS,
     },
     "blip_vqa": {
-        "full", "labels", "boxes=qwen2_5", "fast_step", "shared_prefix", "numbered", "conditioning=prefix", "conditioning=cross_attention",
-        "vision_tokens=resize", *TOKENS,
+        "conversations", "full", "labels", "boxes=qwen2_5", "fast_step", "shared_prefix", "numbered", "conditioning=prefix",
+        "conditioning=cross_attention", "vision_tokens=resize", *TOKENS,
     },
     "vilt_vqa": {
-        "answers=regions", "boxes=qwen2_5", "generate", "fast_step", "shared_prefix", "numbered", "conditioning=cross_attention",
+        "conversations", "answers=regions", "boxes=qwen2_5", "generate", "fast_step", "shared_prefix", "numbered", "conditioning=cross_attention",
         "conditioning=add_cross_attention", "vision_tokens=resize", *TOKENS,
     },
 }  # fmt: skip

@@ -162,8 +162,9 @@ def require_split(splits: Splits, part: str) -> Split:
 
 
 def fingerprint(split: Split) -> str:
-    """Return the SHA-256 of ids, texts and answers in order: what a run was trained or scored on, but for its images."""
+    """Return the SHA-256 of ids, texts, turns and answers in order: what a run was trained or scored on, but for its images."""
     digest = hashlib.sha256()
     for sample in map(split.index, range(len(split))):
-        digest.update(f"{sample.sample_id}\0{sample.text}\0{sample.answer.key}\0".encode())
+        turns = "".join(f"{turn}\0" for turn in sample.turns)
+        digest.update(f"{sample.sample_id}\0{sample.text}\0{sample.answer.key}\0{turns}".encode())
     return digest.hexdigest()

@@ -41,6 +41,7 @@ class Architecture(Protocol):
     again: inputs of the reader that it must be given again with every further token, beside its cache.
     reads_question: the features of an image depend on the question, of which `Media.pixels` then holds `second_ids` too.
     position_axes: numbers of a position, 3 with M-RoPE. lead: what stands between a prompt and its answer.
+    template: it has a chat template, which frames several turns.
     """
 
     in_prompt: bool
@@ -51,6 +52,7 @@ class Architecture(Protocol):
     reads_question: bool
     position_axes: int
     lead: str
+    template: bool
 
     def repair(self, model: Any) -> None:
         """Mend, in a model as Transformers loads it, what would change what it computes."""
@@ -179,6 +181,7 @@ class OneTokenizer:
     reads_question = False
     position_axes = 1
     lead = ""
+    template = False
 
     def repair(self, model: Any) -> None:
         """Nothing."""
@@ -275,6 +278,8 @@ def tower_output(features: Any) -> ModelOutput:
 
 class Placeholders(TextDecoder):
     """What of an `Architecture` is alike where Transformers' whole model reads a text in which placeholders stand for images."""
+
+    template = True
 
     def image_id(self, processor: Any) -> int:
         """Of the placeholder that the chat template writes."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -23,12 +23,17 @@ from lab.model.answers import AnyReadout, readout
 from lab.model.batching import ALIGN, collate
 from lab.model.labels import Labels
 from lab.prompt import parse_template, to_chat, written
-from lab.records import TRUE_FALSE, AnswerSpace, Batch, Chat, ExampleSize, Picture, Regions, Sample, Text
+from lab.records import TRUE_FALSE, AnswerSpace, Batch, Chat, ExampleSize, Picture, Regions, Sample, Text, Turn
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from PIL.Image import Image
+
+
+def wordless(turns: Sequence[Turn]) -> tuple[Turn, ...]:
+    """A conversation with one word in place of every text."""
+    return tuple(replace(turn, parts=tuple("x" if isinstance(part, str) else part for part in turn.parts)) for turn in turns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +87,10 @@ class Encoder:
         self.labels = Labels(self.config) if vlm.family.answers == "classes" else None
         self.starts = self.architecture.start_id(self.config) if vlm.family.answers == "beside" else None
         self.positions_of_text = getattr(self.config.get_text_config(decoder=True), "max_position_embeddings", None)
-        self.special_ids = frozenset(self.tokenizer.added_tokens_decoder)
-        self.framing: dict[int, tuple[tuple[int, ...], ...]] = {}
+        added = self.tokenizer.added_tokens_decoder
+        self.special_ids = frozenset(added)
+        self.marks = frozenset(number for number, token in added.items() if token.special)
+        self.framing: dict[Hashable, tuple[tuple[int, ...], ...]] = {}
         for key, text in written(prompt).items():
             if special := self.special(self.ids(text)):
                 reason = f"{self.named(special)} of this checkpoint's tokenizer; only its chat template writes those"
@@ -138,18 +145,23 @@ class Encoder:
         """Raise a `BadRecord` if the sample's text or answer writes special tokens, or both are longer than the model has positions for.
 
         Special tokens are looked for in the whole prompt, where text may also form one with what stands beside it. They are not
-        tokenised as plain letters, since whoever uses the exported model with its own processor would get the tokens.
+        tokenised as plain letters, since whoever uses the exported model with its own processor would get the tokens. Those that a
+        tokenizer does not itself call special (of thinking, of tools) are words of a conversation.
         """
         number = len(sample.images)
-        if number not in self.framing:
-            _, *framing = self.framed(replace(sample, text="x", answer=Text(("x",))))
-            self.framing[number] = tuple(map(self.special, framing if self.labels is None else (framing[0], ())))
+        turns = wordless(sample.turns)
+        if (number, turns) not in self.framing:
+            _, *framing = self.framed(replace(sample, text="x", answer=Text(("x",)), turns=turns))
+            self.framing[number, turns] = tuple(map(self.special, framing if self.labels is None else (framing[0], ())))
         pairs = ("text", sample.text, prompt), ("answer", sample.answer.text, answer if self.labels is None else ())
-        framing = self.framing[number]
+        framing = self.framing[number, turns]
         if isinstance(sample.answer, Regions):
             framing = framing[0], self.check_boxes(sample, sample.answer, answer, len(framing[1])) + framing[1]
         for (what, said, ids), usual in zip(pairs, framing, strict=True):
-            if (found := self.special(ids)) != usual:
+            found = self.special(ids)
+            if sample.turns:
+                found, usual = (tuple(each for each in some if each in self.marks) for some in (found, usual))
+            if found != usual:
                 beyond = tuple((Counter(found) - Counter(usual)).elements()) or found
                 reason = f"its {what} {shown(said)} must not hold special tokens: {self.named(beyond)} of this checkpoint's tokenizer"
                 raise BadRecord(f"sample {sample.sample_id}", reason)

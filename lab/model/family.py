@@ -90,6 +90,7 @@ FEATURES = {
     "answers=choice": Feature("data", "Choose other data, or a family that scores answers or has labels.", needs=("score", "classify")),
     "answers=text": Feature("data", "Choose other data, or a family that writes text or has labels.", needs=("generate", "classify")),
     "answers=regions": Feature("data", "Choose other data, or a family that writes text.", needs=("generate",)),
+    "conversations": Feature("data", "Choose other data, or a model whose checkpoint has a chat template, such as model=qwen2_vl_2b."),
     "boxes=qwen2_5": Feature("prompt.boxes=qwen2_5", "Choose prompt.boxes=json."),
     "generate": Feature("evaluation.ask=[score,generate]", "Ask for score alone.", needs=("generate",)),
     "feature_cache": Feature("trainer.feature_cache=true", "Its images are encoded anew each time they are shown."),
@@ -165,6 +166,8 @@ class Family:
             return "its answer does not follow the prompt in one row"
         if feature == "boxes=qwen2_5" and not isinstance(self.architecture, Interleaved):
             return "they are in pixels of the picture as it is resized, and it makes one square of every picture"
+        if feature == "conversations" and not self.architecture.template:
+            return "its checkpoints have no chat template, which frames turns"
         if feature == "labels" and not self.last:
             return "it writes its answers and has no labels"
         if feature == "full" and not self.whole:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lab.errors import ModelError
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
 
     from lab.model import Vlm
     from lab.model.architecture import Positions
+
+
+IMAGE = "<image>"
+"""What the chat template writes for an image."""
 
 
 class Llava(Placeholders, FixedSize):
@@ -46,8 +51,9 @@ class Llava(Placeholders, FixedSize):
         return processor
 
     def messages(self, chat: Chat) -> list[dict[str, Any]]:
-        """Images first, without separators, which the template makes."""
-        return [{**message, "content": [*images(message), message["content"][-1]]} for message in chat.messages]
+        """Images first, without separators, which the template makes; of a conversation those that begin a turn. Others stand in its words."""
+        order = in_place if chat.interleaved else images_first
+        return [{**message, "content": order(message["content"])} for message in chat.messages]
 
     def frame(self, processor: Any, chat: Chat, numbered: bool) -> tuple[str, str]:
         """By the checkpoint's chat template, which puts images and their line breaks first; the answer ends with the tokenizer's end.
@@ -79,6 +85,24 @@ class Llava(Placeholders, FixedSize):
         return ExampleSize(text + images * number, (grid,) * images, (number,) * images)
 
 
-def images(message: dict[str, Any]) -> list[dict[str, Any]]:
-    """The images of a message."""
-    return [content for content in message["content"] if content["type"] == "image"]
+def images_first(content: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The images of a message, then its words."""
+    return [*(part for part in content if part["type"] == "image"), content[-1]]
+
+
+def in_place(content: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The images that begin a message, without the line breaks that the template writes behind each, then its words with the others.
+
+    The template would put all images first: behind the first word they are written as the placeholder that it writes for them.
+    """
+    begins: list[dict[str, Any]] = []
+    words = ""
+    for part in content:
+        if part["type"] == "text":
+            text = part["text"]
+            words += text.removeprefix("\n") if begins and not words else text
+        elif words:
+            words += IMAGE
+        else:
+            begins.append(part)
+    return [*begins, {"type": "text", "text": words}]

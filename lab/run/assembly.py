@@ -43,6 +43,8 @@ def check(x: Experiment) -> None:
             asking.check(kind, dial.name, family, x.evaluation)
         if kind == Regions.kind:
             check_boxes(x, family)
+        if data_set.asks == "conversation":
+            family.require("conversations")
         if data_set.asks:
             prompt.check(x.prompt, dial.name, data_set.asks)
     if twice := [name for name, number in Counter(dial.name for dial in dials).items() if number > 1]:

@@ -200,6 +200,7 @@ REFUSALS = (
     Refusal("words meet images in blocks", {"conditioning": but("conditioning", "prefix"), "shared prefix": ("true",)}),
     Refusal("a statement is framed", {"data": TEXT, "prompt": ("declarative", "qa")}),
     Refusal("a question is framed", {"data": but("data", *TEXT), "prompt": ("question", "boxes")}),
+    Refusal("a conversation is in no frame", {"prompt": ("conversation",)}),
     Refusal("words are written already", {"data": TEXT, "generate": ("on",)}),
     Refusal("words are not swapped", {"data": TEXT, "swap": ("true",)}),
     Refusal("words share no reading", {"data": TEXT, "shared prefix": ("true",)}),
