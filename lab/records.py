@@ -34,6 +34,56 @@ class Picture:
     size: tuple[int, int] | None = field(default=None, compare=False, repr=False)
 
 
+class Footage(NamedTuple):
+    """What a clip holds. frames: how many. fps: of them a second. size: (width, height) [px] of a frame, upright."""
+
+    frames: int
+    fps: float
+    size: tuple[int, int]
+
+    @property
+    def seconds(self) -> float:
+        """How long it lasts."""
+        return self.frames / self.fps
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Which frames of a clip are shown, and how large: `data.video`, whose meaning to each family stands in `conf/data/video.yaml`.
+
+    fps: so many frames a second, num_frames: so many in all; exactly one is given. min_frames, max_frames: bounds of what fps gives.
+    max_pixels: the most of the video processor's own budget; None: the checkpoint's.
+    """
+
+    fps: float | None = 2.0
+    num_frames: int | None = None
+    min_frames: int = 4
+    max_frames: int = 768
+    max_pixels: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """One video, not yet decoded.
+
+    source: a file path, or `table#row/column` for a video inside a table: what an error names.
+    data: the encoded bytes when the video lives in a table; None: `source` is a file to read.
+    frames: in place of a video file, picture files of its frames in order; times: the second of each, from 0 upwards.
+    footage: what it holds, where it is known.
+    """
+
+    source: str
+    data: bytes | None = field(default=None, repr=False)
+    frames: tuple[str, ...] = ()
+    times: tuple[float, ...] = ()
+    sampling: Sampling = Sampling()
+    footage: Footage | None = field(default=None, compare=False, repr=False)
+
+
+Medium = Picture | Clip
+"""What a sample shows."""
+
+
 @dataclass(frozen=True, slots=True)
 class Choice:
     """The answer to a question with a few options: which of them is right, by place.
@@ -166,6 +216,7 @@ class Turn:
 class Sample:
     """One question about a few images.
 
+    images: pictures and clips, in the order that the question names them.
     sample_id: unique in its split.
     image_set: samples with one value share images, or a group of a user's file; every interval resamples these clusters.
     question_group: samples with one value share a question; consistency is all-correct per group.
@@ -175,7 +226,7 @@ class Sample:
 
     sample_id: str
     text: str
-    images: tuple[Picture, ...]
+    images: tuple[Medium, ...]
     answer: Answer
     image_set: str
     question_group: str
