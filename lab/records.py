@@ -259,6 +259,21 @@ class Skipped:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Rows of train that stand together and are seen as often as each other (`lab.training.ordering.places`).
+
+    name: of the file or data option they come from. size: how many rows. weight: their share of what is seen, beside the weights of all
+    other sources; None where none has one: as many places of an epoch as there are rows. epochs: times that each row is seen in one
+    epoch of training, 1 where it is None; beside a weight the most of them.
+    """
+
+    name: str
+    size: int
+    weight: float | None = None
+    epochs: float | None = None
+
+
 @dataclass(frozen=True)
 class Splits:
     """What a data set gives: splits named by their purpose.
@@ -269,6 +284,7 @@ class Splits:
     together: the samples of an image set are left out as a whole, as a score is of all of them.
     answers: what the questions of all splits are answered with.
     baselines: what answers without a look at the images score on dev, in the kind's main metric, by name.
+    sources: whose rows train has, in turn; () where it is one.
     """
 
     train: Split
@@ -279,6 +295,7 @@ class Splits:
     together: bool = False
     answers: AnswerSpace = TRUE_FALSE
     baselines: Mapping[str, float] = field(default_factory=dict)
+    sources: tuple[Source, ...] = ()
 
     @property
     def kind(self) -> str:

@@ -105,9 +105,9 @@ def bare_steps(x: Experiment, vlm: Vlm, train: Examples) -> Round:
 
 def begin(x: Experiment, vlm: Vlm, train: Examples) -> tuple[Learner, Iterator[Batch]]:
     """The learner and its batches as the real loop has them at its first step, random numbers included."""
-    steps = loop.num_steps(x.trainer, len(train))
+    steps = loop.num_steps(x.trainer, train.epoch_length)
     x = capacity.settled(x, capacity.choose(x.trainer, x.optim, vlm, train).on)
-    learner = Learner(vlm, x.optim, train.encoder.readout, steps, loop.epoch_steps(x.trainer, len(train)))
+    learner = Learner(vlm, x.optim, train.encoder.readout, steps, loop.epoch_steps(x.trainer, train.epoch_length))
     loop.prepare_model(x, learner)
     data = DataModule(train, train, x.trainer, (x.trainer.batch_size, x.trainer.accumulate_grad_batches), x.seed, steps)
     return learner, iter(data.train_dataloader())

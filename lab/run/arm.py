@@ -10,6 +10,7 @@ import os
 import platform
 import socket
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from lab.run.sharing import SPLITS, Prepared, prepare, try_out
 from lab.statistics import summary
 from lab.store import curve_files, runs
 from lab.store.runs import Run
-from lab.training import checkpoints, loop
+from lab.training import checkpoints, loop, ordering
 from lab.training.capacity import Choice
 from lab.training.datamodule import Examples
 from lab.training.resuming import Paused
@@ -201,13 +202,14 @@ def train_and_measure(
 
 def data_facts(x: Experiment, prepared: Prepared, encoded: dict[str, Examples]) -> dict[str, Any]:
     """Counts, hashes of samples and of their order, notes and skipped records: what makes arms comparable."""
-    steps = loop.num_steps(x.trainer, len(encoded["train"])) if trains(x) else 0
+    steps = loop.num_steps(x.trainer, encoded["train"].epoch_length) if trains(x) else 0
     seen = steps * x.trainer.samples_per_step
     splits = prepared.splits_of(x)
     return {
         "counts": {name: len(getattr(splits, name)) for name in SPLITS},
         "samples": {name: data.fingerprint(getattr(splits, name)) for name in SPLITS},
         "order": {"seed": x.seed, "examples_seen": seen},
+        "sources": [asdict(source) for source in ordering.realised(splits.sources)],
         "baselines": dict(splits.baselines),
         "notes": list(splits.notes),
         "skipped": len(splits.skipped),

@@ -67,11 +67,12 @@ def adapters(x: Experiment, vlm: Vlm) -> dict[str, Any] | None:
 
 def steps(x: Experiment, vlm: Vlm, prepared: Prepared) -> dict[str, Any]:
     """The optimizer's steps: how many, over what, and every parameter's rate at each."""
-    number = loop.num_steps(x.trainer, len(prepared.splits.train))
+    epoch = prepared.encoded(x)["train"].epoch_length
+    number = loop.num_steps(x.trainer, epoch)
     layers = lora.target_names(vlm, x.lora) if x.lora.r else []
     names = [f"base_model.model.{layer}.{matrix}.{lora.ADAPTER}.weight" for layer in layers for matrix in ("lora_A", "lora_B")]
     names += [f"{extra}.{name}" for extra, module in vlm.extras.items() for name, _ in module.named_parameters()]
-    factor = optimization.factor(x.optim, number, loop.epoch_steps(x.trainer, len(prepared.splits.train)))
+    factor = optimization.factor(x.optim, number, loop.epoch_steps(x.trainer, epoch))
     return {
         "rates": [lora.learning_rate(vlm, name, x.optim) for name in names],
         "schedule": [factor(step) for step in range(number)],

@@ -28,10 +28,10 @@ from lab.data.faults import BadRecord
 from lab.host.progress import Report, silent
 from lab.model import Vlm
 from lab.model.encoding import Encoder, Example, TokenizedPrompt
-from lab.records import Batch, ExampleSize, Picture, Split
+from lab.records import Batch, ExampleSize, Picture, Source, Split
 from lab.training import devices
 from lab.training.features import FeatureStore
-from lab.training.ordering import SeededOrder
+from lab.training.ordering import SeededOrder, places
 from lab.training.shards import Names, image_key
 
 if TYPE_CHECKING:
@@ -82,10 +82,11 @@ class Shown:
 
 
 class Examples(Dataset[Example]):
-    """A split, encoded on demand. With a store that has been filled, images cost nothing but a read."""
+    """A split, encoded on demand. With a store that has been filled, images cost nothing but a read. sources: as of `Splits`."""
 
-    def __init__(self, split: Split, encoder: Encoder) -> None:
+    def __init__(self, split: Split, encoder: Encoder, sources: tuple[Source, ...] = ()) -> None:
         self.split = split
+        self.sources = sources
         self.encoder = encoder
         self.store: FeatureStore | None = None
         self.keys = np.empty((0, 32), dtype=np.uint8)
@@ -94,6 +95,11 @@ class Examples(Dataset[Example]):
 
     def __len__(self) -> int:
         return len(self.split)
+
+    @property
+    def epoch_length(self) -> int:
+        """Samples of one epoch of training."""
+        return sum(places(self.sources)) if self.sources else len(self)
 
     def unfit(self, learned: bool = False, max_length: int | None = None) -> dict[int, BadRecord]:
         """What the encoder refuses of the split, by place. Prompts are tokenised on the way, and kept if there is nothing.
@@ -232,9 +238,9 @@ class DataModule(L.LightningDataModule):
         self.section = section
         self.batch_size, self.accumulate = micro
         self.effective = self.batch_size * self.accumulate
-        epochs = -(-steps * self.effective // max(len(train), 1))
+        epochs = -(-steps * self.effective // max(train.epoch_length, 1))
         self.views = None if augment is None else views_of(train, augment, seed)
-        self.order = SeededOrder(len(train), seed, epochs, done * self.effective, self.views is not None)
+        self.order = self.order_from(done, seed, epochs)
         self.tokens: dict[int, int] = {}
 
     def loader(
@@ -262,6 +268,11 @@ class DataModule(L.LightningDataModule):
             return self.loader(examples, self.order, self.batch_size)
         return self.loader(examples, devices.Share(self.order, self.batch_size), self.batch_size // devices.world())
 
+    def order_from(self, step: int, seed: int, epochs: int) -> SeededOrder:
+        """The order from an optimizer step on."""
+        start, views = step * self.effective, self.views is not None
+        return SeededOrder(self.train.epoch_length, seed, epochs, start, views, self.train.sources)
+
     def weight(self, batch: Batch, step: int) -> float:
         """What a forward's mean loss counts in an optimizer step, from 0, which minimises the mean over the answer tokens of all its
         forwards, on all devices: the forward's tokens times how many forwards there are, over the tokens of all.
@@ -270,7 +281,7 @@ class DataModule(L.LightningDataModule):
         if forwards == 1:
             return 1.0
         if step not in self.tokens:
-            order = SeededOrder(self.order.num_samples, self.order.seed, self.order.epochs, step * self.effective, self.order.views)
+            order = self.order_from(step, self.order.seed, self.order.epochs)
             examples = self.views or self.train
             self.tokens = {step: sum(map(examples.answer_length, itertools.islice(order, self.effective)))}
         return batch.target.tokens * forwards / self.tokens[step]

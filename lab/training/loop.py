@@ -125,7 +125,7 @@ def train(
             "trainer.gradient_checkpointing=false says otherwise.", (choice.fixed + choice.plain) / 1e9, choice.there / 1e9,
         )  # fmt: skip
     x = capacity.settled(x, choice.on)
-    number = len(splits["train"])
+    number = splits["train"].epoch_length
     learner = Learner(vlm, x.optim, splits["train"].encoder.readout, num_steps(x.trainer, number), epoch_steps(x.trainer, number))
     fresh = {f"weights.{name}": value.detach().cpu().clone() for name, value in trained(learner).items()}
     facts: dict[str, Any] = {"gradient_checkpointing": choice.facts()}

@@ -9,7 +9,8 @@ depends on the experiment's own checkpoint, prompt and dials alone, never on the
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +18,7 @@ from lab.config import DataDial, OnBad
 from lab.data.faults import BadRecord, raise_or_skip
 from lab.errors import DataError
 from lab.model.encoding import Encoder
-from lab.records import Sample, Split, Splits
+from lab.records import Sample, Source, Split, Splits
 from lab.training.datamodule import Examples
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ def screen(splits: Splits, parts: Sequence[str], encoder: Encoder, dial: DataDia
 
     Raises one `DataError` over all of them under `data.on_bad=fail`, or if nothing is left of train or dev.
     """
-    made = {part: Examples(getattr(splits, part), encoder) for part in parts}
+    made = {part: Examples(getattr(splits, part), encoder, splits.sources if part == "train" else ()) for part in parts}
     limits = {"train": dial.max_length}
     refused = {part: faults for part, examples in made.items() if (faults := examples.unfit(part == "train", limits.get(part)))}
     if told := encoder.coverage([splits.dev.index(i) for i in range(len(splits.dev))]):
@@ -66,12 +67,22 @@ def screen(splits: Splits, parts: Sequence[str], encoder: Encoder, dial: DataDia
         names = split.sample_ids
         lost += [BadRecord(fault.source, f"{fault.reason}; {part} sample {names[i]} is left out") for i, fault in dropped.items()]
         kept[part] = Kept(split, [i for i in range(len(split)) if i not in dropped])
-        made[part] = Examples(kept[part], encoder)
+        if part == "train":
+            splits = replace(splits, sources=tuple(remaining(splits.sources, kept[part].rows)))
+        made[part] = Examples(kept[part], encoder, splits.sources if part == "train" else ())
         if not kept[part] and part in PURPOSES:
             what = f"nothing is left {PURPOSES[part]} in the {part} split"
             raise DataError(f"data={dial.name}: {what}; bad records: {len(lost)}, the first: {lost[0]}.")
     log.warning("data=%s: %d records that this checkpoint cannot take are left out (data.on_bad=skip)", dial.name, len(lost))
     return replace(splits, **kept, skipped=(*splits.skipped, *raise_or_skip(lost, OnBad.skip))), made
+
+
+def remaining(sources: Sequence[Source], rows: Sequence[int]) -> Iterator[Source]:
+    """The sources with as many rows as are left of each."""
+    first = 0
+    for source in sources:
+        yield replace(source, size=bisect_left(rows, first + source.size) - bisect_left(rows, first))
+        first += source.size
 
 
 def along(split: Split, faults: dict[int, BadRecord]) -> dict[int, BadRecord]:
