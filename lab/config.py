@@ -125,6 +125,22 @@ class Augment:
 
 
 @dataclass
+class VideoSampling:
+    """Which frames of a clip are shown, and how large (`lab.records.Sampling`).
+
+    fps: so many frames a second; num_frames: so many in all; both None: 2 a second. min_frames, max_frames: bounds of what fps gives.
+    max_pixels: the video processor's budget, of each frame for Qwen2-VL and Qwen2.5-VL, of all frames together for Qwen3-VL; None: the
+    checkpoint's.
+    """
+
+    fps: float | None = None
+    num_frames: int | None = None
+    min_frames: int = 4
+    max_frames: int = 768
+    max_pixels: int | None = None
+
+
+@dataclass
 class DataDial:
     """Which questions. Sizes are numbers of them; None means all there are. rule: how a benchmark scores its answers.
 
@@ -157,6 +173,7 @@ class DataDial:
     aliases: dict[str, str] = field(default_factory=dict)
     max_length: int | None = None
     augment: Augment = field(default_factory=Augment)
+    video: VideoSampling = field(default_factory=VideoSampling)
 
 
 @dataclass
@@ -441,6 +458,7 @@ ROLES: dict[str, str] = {
         "data.image_layout", "data.permutations", "data.path", "data.sha256", "data.columns", "data.kind", "data.answer_format",
         "data.allow_shared_images", "data.question", "data.exif", "data.empty", "data.aliases", "data.max_length",
         *(f"data.augment.{key.name}" for key in dataclasses.fields(Augment)),
+        *(f"data.video.{key.name}" for key in dataclasses.fields(VideoSampling)),
         "trainer.max_steps", "trainer.max_epochs", "trainer.batch_size", "trainer.accumulate_grad_batches", "trainer.gradient_clip_val",
         "trainer.val_every", "trainer.patience",
         "trainer.gradient_checkpointing", "trainer.restore_best",
@@ -470,6 +488,7 @@ def role(key: str) -> str:
 
 NAMELESS = (
     *(f"data.augment.{key.name}" for key in dataclasses.fields(Augment)),
+    *(f"data.video.{key.name}" for key in dataclasses.fields(VideoSampling)),
     "data.path", "data.sha256", "data.kind", "data.answer_format", "data.allow_shared_images", "data.question", "data.exif",
     "data.empty", "data.max_length", "optim.milestones", "optim.gamma",
     "optim.optimizer", "optim.warmup_steps", "model.untied_head", "model.labels", "lora.full", "prompt.boxes",

@@ -31,13 +31,14 @@ class DataSet:
     """A data set, before anything of it is read.
 
     kind: of its answers (`Splits.kind`); None: each file decides. asks: what a prompt must frame, of `lab.prompt.ASKS`; None: either.
-    diagnostic: nothing is learned from it. zero_shot: what `evaluation.zero_shot=null` comes to.
+    diagnostic: nothing is learned from it. clips: it may have any, which `data.video` samples. zero_shot: what `evaluation.zero_shot=null` comes to.
     """
 
     load: Loader
     kind: str | None = None
     asks: str | None = None
     diagnostic: bool = False
+    clips: bool = False
     zero_shot: bool = False
 
 
@@ -76,6 +77,7 @@ def check_dial(dial: DataDial, trains: bool) -> None:
             f"lora=none for the zero-shot baseline, or score a trained run on it: python -m lab.evaluate --run ID data={dial.name}."
         )
     check_augment(dial)
+    check_video(dial)
 
 
 def check_augment(dial: DataDial) -> None:
@@ -89,6 +91,20 @@ def check_augment(dial: DataDial) -> None:
             )
     if dial.augment.scale[0] > dial.augment.scale[1]:
         raise ConfigError(f"data.augment.scale={bounds.told(dial.augment.scale)}: the least factor comes first, as in [0.8,1.25].")
+
+
+def check_video(dial: DataDial) -> None:
+    """Raise a `ConfigError` for a rule of sampling that contradicts itself, or that data without clips do not read."""
+    video, unset = dial.video, type(dial.video)()
+    for key, value in vars(video).items():
+        if value != getattr(unset, key) and not named(dial.name).clips:
+            raise ConfigError(f"data.video.{key}={value}: data={dial.name} has no clips that it would sample; leave it out.")
+    if video.fps is not None and video.num_frames is not None:
+        raise ConfigError(
+            f"data.video.fps={video.fps}, data.video.num_frames={video.num_frames}: a clip is sampled by one of them. Set the other to null."
+        )
+    if video.min_frames > video.max_frames:
+        raise ConfigError(f"data.video.min_frames={video.min_frames}: it is more than data.video.max_frames={video.max_frames}.")
 
 
 def load(dial: DataDial, cache_dir: Path) -> Splits:

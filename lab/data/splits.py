@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 PARTS = ("train", "minival", "dev")
-ALL_READ = ("name", "seed", "num_train", "num_minival", "num_dev", "on_bad", "rule", "max_length", "augment")
+ALL_READ = ("name", "seed", "num_train", "num_minival", "num_dev", "on_bad", "rule", "max_length", "augment", "video")
 """Keys of the dial that every data set reads."""
 
 
