@@ -59,9 +59,9 @@ def test_text_never_becomes_a_special_token(vlm: Vlm) -> None:
                 assert repr(token) in str(caught.value)
         for text in (token.upper(), token[:-1], token[1:], token.replace("|", " |"), f"{token[:3]} {token[3:]}"):
             assert text not in added
-            chat, prompt, _ = encoder.framed(sample(text))
+            chat, _, prompt, _ = encoder.framed(sample(text))
             assert encoder.text(sample(text)).prompt_ids.tolist() == prompt
-            assert encoder.special(prompt) == encoder.special(encoder.framed(sample("one"))[1])
+            assert encoder.special(prompt) == encoder.special(encoder.framed(sample("one")).prompt)
 
 
 def test_text_forms_no_special_token_with_what_stands_beside_it(vlm: Vlm) -> None:
@@ -87,7 +87,7 @@ def test_the_prompt_itself_writes_no_special_token(vlm: Vlm, key: str, tmp_path:
 def test_a_text_longer_than_the_model_has_positions_is_refused_and_one_that_just_fits_is_not(vlm: Vlm) -> None:
     encoder = Encoder(vlm, PROMPT)
     most = encoder.positions_of_text
-    _, prompt, answer = encoder.framed(sample("!"))
+    _, _, prompt, answer = encoder.framed(sample("!"))
     words = sum(each != encoder.image_id for each in prompt) + len(answer)
     assert len(encoder.ids("!" + " A" * 10)) == 1 + 10 * (per := len(encoder.ids(" A")))
     fits = (most - words) // per

@@ -6,9 +6,12 @@ Everything else (`Vlm`, `Encoder`, training, scoring) is written once, in these 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lab.errors import ModelError
+from lab.model import turns
+from lab.model.turns import Span
 from lab.records import Batch, Chat, ExampleSize, Tokens
 
 if TYPE_CHECKING:
@@ -68,6 +71,13 @@ class Architecture(Protocol):
 
     def frame(self, processor: Any, chat: Chat, numbered: bool) -> tuple[str, str]:
         """The text of a prompt, and of the answer with the end of the turn that follows it. numbered: `prompt.numbered`."""
+        ...
+
+    def learned(self, processor: Any, chat: Chat, numbered: bool, prompt: str, answer: str) -> tuple[Span, ...]:
+        """The tokens of a prompt that `Chat.learned` names, of the texts of `frame`; the last of each is labelled with the end of turn.
+
+        Raises `ValueError` where the chat template or the tokenizer leaves no place for them.
+        """
         ...
 
     def question(self, chat: Chat) -> str:
@@ -186,6 +196,10 @@ class OneTokenizer:
     def repair(self, model: Any) -> None:
         """Nothing."""
 
+    def learned(self, processor: Any, chat: Chat, numbered: bool, prompt: str, answer: str) -> tuple[Span, ...]:
+        """None: it has no chat template."""
+        return ()
+
     def question(self, chat: Chat) -> str:
         """Its texts, a line each."""
         return "\n".join(message["content"][-1]["text"] for message in chat.messages)
@@ -280,6 +294,25 @@ class Placeholders(TextDecoder):
     """What of an `Architecture` is alike where Transformers' whole model reads a text in which placeholders stand for images."""
 
     template = True
+    ends_turns = True
+    """Its chat template writes the end of the assistant's turns."""
+
+    def render(self, processor: Any, messages: Sequence[dict[str, Any]], numbered: bool, generation: bool = True) -> str:
+        """Messages by the chat template. generation: with its generation prompt."""
+        return processor.apply_chat_template(list(messages), add_generation_prompt=generation, tokenize=False)
+
+    def learned(self, processor: Any, chat: Chat, numbered: bool, prompt: str, answer: str) -> tuple[Span, ...]:
+        """From where the prompt's own rendering has them (`lab.model.turns`)."""
+        if not chat.learned:
+            return ()
+        end = answer.removeprefix(self.lead + chat.answer) if self.ends_turns else ""
+        render = partial(self.render, processor, numbered=numbered)
+        found = turns.spans(render, self.messages(chat) or (), chat, prompt, self.lead, end)
+        return turns.token_spans(self.offsets(processor, prompt), found, self.ends_turns)
+
+    def offsets(self, processor: Any, prompt: str) -> list[Span]:
+        """Where in the text of a prompt each token of `ids` stands."""
+        return processor.tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
 
     def image_id(self, processor: Any) -> int:
         """Of the placeholder that the chat template writes."""

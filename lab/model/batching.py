@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from lab.model import turns
 from lab.model.labels import IGNORED
 from lab.records import Batch, Media, Target, Tokens
 
@@ -24,19 +25,21 @@ many, and scores must not depend on the batch. At most 3 % of the forward pass o
 
 
 def collate(
-    encoder: Encoder, examples: Sequence[Example], with_answers: bool, padding_side: str, align: int
+    encoder: Encoder, examples: Sequence[Example], with_answers: bool, padding_side: str, align: int, learned: bool = False
 ) -> Batch:
     """Pad and stack. With answers, they are the labels and, where they stand inline, end every row; else rows end with the prompt.
 
+    learned: with answers, what is learned of prompts is labelled too.
     padding_side: left or right; with answers inline left. align: without answers, every prompt ends at a multiple of so many tokens
     (`ALIGN`), unless it begins at position 0 in every batch, as it does where only the right may be padded.
     """
     import torch
 
     rows, kinds, answers = rows_of(encoder, examples, with_answers)
+    targets = [labels_of(encoder, one) for one in examples] if learned else answers
     align = 1 if with_answers or encoder.architecture.padding_side == "right" else align
     ids, attention, types = padded(rows, kinds, encoder.pad_id, padding_side, align)
-    length, most = ids.shape[1], max(map(len, answers))
+    length, most = ids.shape[1], max(map(len, targets))
     prompts = [example.text.prompt_ids for example in examples]
     grids = [grid for example in examples for grid in example.grids]
     grid_thw = torch.tensor(grids, dtype=torch.int64).reshape(-1, 3) if grids else None
@@ -56,7 +59,10 @@ def collate(
             pixels=encoder.architecture.stack(pixels, grids) | second if pixels else None,
             features=tuple(feature for example in examples for feature in example.features) or None,
         ),
-        target=Target(ending_together(answers, IGNORED)[0] if with_answers else None, computed, sum(map(len, answers))),
+        target=Target(
+            ending_together(targets, IGNORED)[0] if with_answers else None, computed,
+            sum(one.text.targets for one in examples) if learned else sum(map(len, answers)),
+        ),
         media_order=tuple(example.text.image_order for example in examples),
         shared=max(0, min(opening(prompts, encoder.image_id), *(len(row) - computed for row in rows))) if together else 0,
         answer=None if encoder.starts is None else begun(encoder.starts, answers, encoder.pad_id),
@@ -71,13 +77,29 @@ def rows_of(
 
     rows, kinds, answers = [], [], []
     for example in examples:
-        standing = example.grids if encoder.architecture.in_prompt else ()
-        counts = [encoder.tokens(grid) if encoder.prefix else 0 for grid in standing]
-        ids = expand(example.text.prompt_ids, encoder.image_id, counts)
+        ids = expand(example.text.prompt_ids, encoder.image_id, costs(encoder, example))
         kinds.append((ids == encoder.image_id).astype(np.int64))
         answers.append(example.text.answer_ids if with_answers else ids[:0])
         rows.append(np.concatenate([ids, answers[-1]]) if encoder.inline else ids)
     return rows, kinds, answers
+
+
+def costs(encoder: Encoder, example: Example) -> list[int]:
+    """How many tokens each image costs that stands in a prompt."""
+    standing = example.grids if encoder.architecture.in_prompt else ()
+    return [encoder.tokens(grid) if encoder.prefix else 0 for grid in standing]
+
+
+def labels_of(encoder: Encoder, example: Example) -> np.ndarray:
+    """What is learned of an example, int64: from its first learned token to its last, `IGNORED` between turns."""
+    import numpy as np
+
+    text = example.text
+    if not text.learned:
+        return text.answer_ids
+    labels = turns.labels(text.prompt_ids, text.learned, int(text.answer_ids[-1]), IGNORED)
+    labels = np.repeat(labels, repeats(text.prompt_ids, encoder.image_id, costs(encoder, example)))
+    return np.concatenate([labels[int((labels != IGNORED).argmax()) :], text.answer_ids])
 
 
 def padded(
@@ -170,9 +192,16 @@ def expand(ids: np.ndarray, image_id: int, counts: Sequence[int]) -> np.ndarray:
     """Repeat the k-th occurrence of `image_id` `counts[k]` times."""
     import numpy as np
 
-    repeats = np.ones(len(ids), dtype=np.int64)
-    repeats[ids == image_id] = counts
-    return np.repeat(ids, repeats)
+    return np.repeat(ids, repeats(ids, image_id, counts))
+
+
+def repeats(ids: np.ndarray, image_id: int, counts: Sequence[int]) -> np.ndarray:
+    """How often each token stands in its row, int64: the k-th occurrence of `image_id` `counts[k]` times, others once."""
+    import numpy as np
+
+    found = np.ones(len(ids), dtype=np.int64)
+    found[ids == image_id] = counts
+    return found
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lab.answers import regions
 from lab.config import PromptDial
@@ -20,8 +20,9 @@ from lab.data.images import decode, size_of
 from lab.errors import ConfigError, ModelError
 from lab.model import Vlm
 from lab.model.answers import AnyReadout, readout
-from lab.model.batching import ALIGN, collate
+from lab.model.batching import ALIGN, collate, labels_of
 from lab.model.labels import Labels
+from lab.model.turns import Span
 from lab.prompt import parse_template, to_chat, written
 from lab.records import TRUE_FALSE, AnswerSpace, Batch, Chat, ExampleSize, Picture, Regions, Sample, Text, Turn
 
@@ -36,17 +37,33 @@ def wordless(turns: Sequence[Turn]) -> tuple[Turn, ...]:
     return tuple(replace(turn, parts=tuple("x" if isinstance(part, str) else part for part in turn.parts)) for turn in turns)
 
 
+class Framed(NamedTuple):
+    """A sample as messages, the texts of prompt and answer, and their ids."""
+
+    chat: Chat
+    texts: tuple[str, str]
+    prompt: list[int]
+    answer: list[int]
+
+
 @dataclass(frozen=True, slots=True)
 class TokenizedPrompt:
     """A tokenised prompt, one placeholder an image, and its answer with the end-of-turn token. int64.
 
-    second_ids: of the prompt by a second tokenizer, of models that have one.
+    second_ids: of the prompt by a second tokenizer, of models that have one. learned: (first, behind the last) of its tokens that are
+    learned too; the last of each is labelled with the end of turn.
     """
 
     prompt_ids: np.ndarray
     answer_ids: np.ndarray
     image_order: tuple[int, ...]
     second_ids: Sequence[int] = ()
+    learned: tuple[Span, ...] = ()
+
+    @property
+    def targets(self) -> int:
+        """How many tokens are learned, those of the answer among them."""
+        return len(self.answer_ids) + sum(stop - start for start, stop in self.learned)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,13 +150,18 @@ class Encoder:
         """The boxes of an answer as they are trained."""
         return regions.write(answer.regions, self.boxes, size=answer.size, resized=self.resized(answer.size))
 
-    def framed(self, sample: Sample) -> tuple[Chat, list[int], list[int]]:
-        """A sample's chat, and the ids of prompt and answer."""
+    def framed(self, sample: Sample) -> Framed:
+        """A sample as messages, texts and ids. Raises `BadRecord` for a conversation whose answer the chat template changes."""
         chat = self.chat(sample)
-        prompt, answer = self.architecture.frame(self.processor, chat, self.prompt.numbered)
+        try:
+            prompt, answer = texts = self.architecture.frame(self.processor, chat, self.prompt.numbered)
+        except ModelError as error:
+            if sample.turns:
+                raise BadRecord(f"sample {sample.sample_id}", str(error).removeprefix("model: ").rstrip(".")) from None
+            raise
         if self.labels is not None:
-            return chat, self.ids(prompt), self.labels.taught(answer)
-        return chat, *self.architecture.ids(self.processor, prompt, answer)
+            return Framed(chat, texts, self.ids(prompt), self.labels.taught(answer))
+        return Framed(chat, texts, *self.architecture.ids(self.processor, prompt, answer))
 
     def check_text(self, sample: Sample, prompt: Sequence[int], answer: Sequence[int]) -> None:
         """Raise a `BadRecord` if the sample's text or answer writes special tokens, or both are longer than the model has positions for.
@@ -151,8 +173,8 @@ class Encoder:
         number = len(sample.images)
         turns = wordless(sample.turns)
         if (number, turns) not in self.framing:
-            _, *framing = self.framed(replace(sample, text="x", answer=Text(("x",)), turns=turns))
-            self.framing[number, turns] = tuple(map(self.special, framing if self.labels is None else (framing[0], ())))
+            plain = self.framed(replace(sample, text="x", answer=Text(("x",)), turns=turns))
+            self.framing[number, turns] = self.special(plain.prompt), self.special(plain.answer if self.labels is None else ())
         pairs = ("text", sample.text, prompt), ("answer", sample.answer.text, answer if self.labels is None else ())
         framing = self.framing[number, turns]
         if isinstance(sample.answer, Regions):
@@ -200,17 +222,28 @@ class Encoder:
         """
         import numpy as np
 
-        chat, prompt, answer_ids = self.framed(sample)
-        self.check_text(sample, prompt, answer_ids)
+        chat, texts, prompt, answer = self.framed(sample)
+        self.check_text(sample, prompt, answer)
         prompt_ids = np.asarray(prompt, dtype=np.int64)
         placeholders = int((prompt_ids == self.image_id).sum())
-        if self.architecture.in_prompt and placeholders != len(sample.images):
+        if self.architecture.in_prompt and placeholders != len(chat.image_order):
             raise ModelError(
-                f"model: the chat template wrote {placeholders} image placeholders for {len(sample.images)} images "
+                f"model: the chat template wrote {placeholders} image placeholders for {len(chat.image_order)} images "
                 f"of sample {sample.sample_id}."
             )
         second = self.architecture.second_ids(self.processor, chat)
-        return TokenizedPrompt(prompt_ids, np.asarray(answer_ids, dtype=np.int64), chat.image_order, second)
+        learned = self.learned(sample, chat, texts, prompt_ids) if chat.learned else ()
+        return TokenizedPrompt(prompt_ids, np.asarray(answer, dtype=np.int64), chat.image_order, second, learned)
+
+    def learned(self, sample: Sample, chat: Chat, texts: tuple[str, str], prompt_ids: np.ndarray) -> tuple[Span, ...]:
+        """`TokenizedPrompt.learned`. Raises `BadRecord` where an earlier turn cannot be learned as it is asked for."""
+        try:
+            found = self.architecture.learned(self.processor, chat, self.prompt.numbered, *texts)
+        except ValueError as error:
+            raise BadRecord(f"sample {sample.sample_id}", str(error)) from None
+        if any((prompt_ids[start:stop] == self.image_id).any() for start, stop in found):
+            raise BadRecord(f"sample {sample.sample_id}", "a turn of the assistant shows an image, and a model learns to write none")
+        return found
 
     def check_learnable(self, sample: Sample) -> None:
         """Raise a `BadRecord` if nothing can be learned from the sample's answer: it is none of the labels chosen among."""
@@ -302,11 +335,12 @@ class Encoder:
         tokens = tuple(self.tokens(grid) for grid in example.grids)
         words = int((example.text.prompt_ids != self.image_id).sum())
         answer = len(example.text.answer_ids) if answered else 0
-        length, rows = (words + answer, answer + 1) if self.inline else (words, max(1, answer))
+        predicted = len(labels_of(self, example)) if answered else 0
+        length, rows = (words + answer, predicted + 1) if self.inline else (words, max(1, answer))
         return ExampleSize(length + (sum(tokens) if self.prefix else 0), example.grids, tokens, rows)
 
     def collate(
-        self, examples: Sequence[Example], with_answers: bool, padding_side: str | None = None, align: int = ALIGN
+        self, examples: Sequence[Example], with_answers: bool, padding_side: str | None = None, align: int = ALIGN, learned: bool = False
     ) -> Batch:
         """`lab.model.batching.collate`."""
-        return collate(self, examples, with_answers, padding_side or self.architecture.padding_side, align)
+        return collate(self, examples, with_answers, padding_side or self.architecture.padding_side, align, learned)

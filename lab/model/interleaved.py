@@ -42,16 +42,20 @@ class Interleaved(Placeholders):
         """All of them."""
         return list(chat.messages)
 
+    def render(self, processor: Any, messages: Sequence[dict[str, Any]], numbered: bool, generation: bool = True) -> str:
+        """The template numbers images by itself."""
+        options: dict[str, Any] = {"tokenize": False, "add_vision_id": numbered}
+        return processor.apply_chat_template(list(messages), add_generation_prompt=generation, **options)
+
     def frame(self, processor: ProcessorMixin, chat: Chat, numbered: bool) -> tuple[str, str]:
         """By the checkpoint's chat template.
 
         Raises `ModelError` if the template does not write the answer right after the generation prompt.
         """
-        options: dict[str, Any] = {"tokenize": False, "add_vision_id": numbered}
         messages = self.messages(chat)
-        prompt = processor.apply_chat_template(messages, add_generation_prompt=True, **options)
+        prompt = self.render(processor, messages, numbered)
         answered = [*messages, {"role": "assistant", "content": [{"type": "text", "text": chat.answer}]}]
-        full = processor.apply_chat_template(answered, **options)
+        full = self.render(processor, answered, numbered, generation=False)
         if not full.startswith(prompt + chat.answer):
             raise ModelError(
                 "model: the checkpoint's chat template does not put the answer right after the generation prompt, so "

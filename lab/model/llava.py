@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from lab.model import Vlm
     from lab.model.architecture import Positions
+    from lab.model.turns import Span
 
 
 IMAGE = "<image>"
@@ -28,6 +29,7 @@ class Llava(Placeholders, FixedSize):
     beside_grid = 0
     padding_side = "left"
     lead = " "
+    ends_turns = False
 
     def processor(self, where: str, config: PretrainedConfig, options: dict[str, Any]) -> Any:
         """The checkpoint's own. Raises `ModelError` if it writes other image tokens than the model makes."""
@@ -61,9 +63,9 @@ class Llava(Placeholders, FixedSize):
         Raises `ModelError` if the template does not write the answer right after the generation prompt and a space.
         """
         messages = self.messages(chat)
-        prompt = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        prompt = self.render(processor, messages, numbered)
         spoken = {"role": "assistant", "content": [{"type": "text", "text": chat.answer}]}
-        if not processor.apply_chat_template([*messages, spoken], tokenize=False).startswith(prompt + self.lead + chat.answer):
+        if not self.render(processor, [*messages, spoken], numbered, generation=False).startswith(prompt + self.lead + chat.answer):
             raise ModelError(
                 "model: the checkpoint's chat template does not put the answer right after the generation prompt and a space, so "
                 "training and scoring would not see the same text."
@@ -73,6 +75,10 @@ class Llava(Placeholders, FixedSize):
     def ids(self, processor: Any, prompt: str, answer: str) -> tuple[list[int], list[int]]:
         """Together, as the processor's own call would have them."""
         return joint_ids(processor.tokenizer, prompt, answer)
+
+    def offsets(self, processor: Any, prompt: str) -> list[Span]:
+        """With the tokens that begin a text."""
+        return processor.tokenizer(prompt, return_offsets_mapping=True)["offset_mapping"]
 
     def positions(self, vlm: Vlm) -> Positions:
         """Counted from the first real token, reduced images as so many tokens."""

@@ -55,9 +55,9 @@ class Views(Dataset[Example]):
         epoch, index = divmod(place, len(self.split))
         return view(self.split[index] if pixels else self.split.index(index), self.augment, self.seed, epoch, pixels)
 
-    def answer_length(self, place: int) -> int:
-        """Tokens of a view's answer."""
-        return len(self.encoder.text(self.sample(place, pixels=False)).answer_ids)
+    def targets(self, place: int) -> int:
+        """How many tokens are learned of a view."""
+        return self.encoder.text(self.sample(place, pixels=False)).targets
 
 
 def words(sample: Sample) -> str:

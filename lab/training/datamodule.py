@@ -51,22 +51,26 @@ class Texts:
     """Tokenised prompts, packed: 4 bytes a token, however many there are."""
 
     def __init__(self, texts: Iterable[TokenizedPrompt]) -> None:
-        ids, orders = array("i"), array("i")
-        ends, order_ends = array("q", [0]), array("q", [0])
+        ids, orders, learned = array("i"), array("i"), array("i")
+        ends, order_ends, learned_ends = array("q", [0]), array("q", [0]), array("q", [0])
         for text in texts:
             for part in (text.prompt_ids.tolist(), text.answer_ids.tolist(), text.second_ids):
                 ids.extend(part)
                 ends.append(len(ids))
             orders.extend(text.image_order)
             order_ends.append(len(orders))
+            learned.extend(itertools.chain.from_iterable(text.learned))
+            learned_ends.append(len(learned))
         self.ids, self.ends = np.array(ids), np.array(ends)
         self.orders, self.order_ends = np.array(orders), np.array(order_ends)
+        self.learned, self.learned_ends = np.array(learned).reshape(-1, 2), np.array(learned_ends) // 2
 
     def __getitem__(self, index: int) -> TokenizedPrompt:
         start, middle, end, last_end = self.ends[3 * index : 3 * index + 4]
         first, last = self.order_ends[index : index + 2]
         prompt, answer = self.ids[start:middle].astype(np.int64), self.ids[middle:end].astype(np.int64)
-        return TokenizedPrompt(prompt, answer, tuple(self.orders[first:last].tolist()), self.ids[end:last_end].tolist())
+        learned = tuple(map(tuple, self.learned[slice(*self.learned_ends[index : index + 2])].tolist()))
+        return TokenizedPrompt(prompt, answer, tuple(self.orders[first:last].tolist()), self.ids[end:last_end].tolist(), learned)
 
 
 @dataclass(frozen=True)
@@ -160,7 +164,8 @@ class Examples(Dataset[Example]):
         """Digest of the samples and of their prompts as tokenised: ids, answers, order of images. `prepare` comes first."""
         assert self.texts is not None
         digest = hashlib.sha256(data.fingerprint(self.split).encode())
-        for values in (self.texts.ids, self.texts.ends, self.texts.orders, self.texts.order_ends):
+        learned = (self.texts.learned, self.texts.learned_ends) if len(self.texts.learned) else ()
+        for values in (self.texts.ids, self.texts.ends, self.texts.orders, self.texts.order_ends, *learned):
             digest.update(np.ascontiguousarray(values).tobytes())
         return digest.hexdigest()
 
@@ -193,9 +198,9 @@ class Examples(Dataset[Example]):
         """The tokenised prompt of a sample."""
         return self.encoder.text(self.split.index(index)) if self.texts is None else self.texts[index]
 
-    def answer_length(self, index: int) -> int:
-        """Tokens of a sample's answer."""
-        return len(self.text(index).answer_ids)
+    def targets(self, index: int) -> int:
+        """How many tokens are learned of a sample."""
+        return self.text(index).targets
 
     def __getitem__(self, index: int) -> Example:
         if self.store is None:
@@ -244,12 +249,16 @@ class DataModule(L.LightningDataModule):
         self.tokens: dict[int, int] = {}
 
     def loader(
-        self, examples: Examples | Views, sampler: Iterable[int] | None, batch_size: int, generator: torch.Generator | None = None
+        self, examples: Examples | Views, sampler: Iterable[int] | None, batch_size: int, generator: torch.Generator | None = None,
+        learned: bool = False,
     ) -> DataLoader[Any]:
-        """A loader of batches with answers; generator: what it draws from instead of PyTorch's global one, which dropout draws from."""
+        """A loader of batches with answers, or with all that is learned of them.
+
+        generator: what it draws from instead of PyTorch's global one, which dropout draws from.
+        """
 
         def collate(items: Sequence[Example]) -> Batch:
-            return examples.encoder.collate(items, with_answers=True)
+            return examples.encoder.collate(items, with_answers=True, learned=learned)
 
         return DataLoader(
             examples,
@@ -265,8 +274,8 @@ class DataModule(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Any]:
         examples = self.views or self.train
         if devices.world() == 1:
-            return self.loader(examples, self.order, self.batch_size)
-        return self.loader(examples, devices.Share(self.order, self.batch_size), self.batch_size // devices.world())
+            return self.loader(examples, self.order, self.batch_size, learned=True)
+        return self.loader(examples, devices.Share(self.order, self.batch_size), self.batch_size // devices.world(), learned=True)
 
     def order_from(self, step: int, seed: int, epochs: int) -> SeededOrder:
         """The order from an optimizer step on."""
@@ -274,7 +283,7 @@ class DataModule(L.LightningDataModule):
         return SeededOrder(self.train.epoch_length, seed, epochs, start, views, self.train.sources)
 
     def weight(self, batch: Batch, step: int) -> float:
-        """What a forward's mean loss counts in an optimizer step, from 0, which minimises the mean over the answer tokens of all its
+        """What a forward's mean loss counts in an optimizer step, from 0, which minimises the mean over the learned tokens of all its
         forwards, on all devices: the forward's tokens times how many forwards there are, over the tokens of all.
         """
         forwards = self.accumulate * devices.world()
@@ -283,7 +292,7 @@ class DataModule(L.LightningDataModule):
         if step not in self.tokens:
             order = self.order_from(step, self.order.seed, self.order.epochs)
             examples = self.views or self.train
-            self.tokens = {step: sum(map(examples.answer_length, itertools.islice(order, self.effective)))}
+            self.tokens = {step: sum(map(examples.targets, itertools.islice(order, self.effective)))}
         return batch.target.tokens * forwards / self.tokens[step]
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
