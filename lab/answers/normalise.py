@@ -29,6 +29,7 @@ VQA_NUMBERS = {
     "none": "0", "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8",
     "nine": "9", "ten": "10",
 }  # fmt: skip
+VQA_FULL_STOP, VLMEVALKIT_FULL_STOP = re.compile(r"(?!<=\d)\.(?!\d)"), re.compile(r"(?<!\d)\.(?!\d)")
 VQA_PUNCTUATION = r';/[]"{}()=+\_-><@`,?!'
 VQA_CONTRACTED = (
     "ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've he's how'd how'll "
@@ -60,11 +61,26 @@ def squad(text: str) -> str:
 
 def vqa(text: str) -> str:
     """VQAv2's own rule."""
+    return as_vqa(text, VQA_FULL_STOP)
+
+
+def evalai(text: str) -> str:
+    """`vqa` as EvalAI's server and lmms-eval have it: commas and question marks go first, a possessive is a word of its own."""
+    return vqa(text.lower().replace(",", "").replace("?", "").replace("'s", " 's"))
+
+
+def vlmevalkit_vqa(text: str) -> str:
+    """`vqa` as VLMEvalKit has it: a full stop behind a digit stays."""
+    return as_vqa(text, VLMEVALKIT_FULL_STOP)
+
+
+def as_vqa(text: str, full_stop: re.Pattern[str]) -> str:
+    """VQAv2's rule. full_stop: what is taken for one."""
     text = text.replace("\n", " ").replace("\t", " ").strip().lower()
     given, in_number = text, re.search(r"\d,\d", text) is not None
     for mark in VQA_PUNCTUATION:
         text = text.replace(mark, "" if f"{mark} " in given or f" {mark}" in given or in_number else " ")
-    text = re.sub(r"(?!<=\d)\.(?!\d)", "", text)
+    text = full_stop.sub("", text)
     words = [VQA_NUMBERS.get(word, word) for word in text.split()]
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
 
