@@ -7,6 +7,7 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,24 +115,26 @@ def evaluate(
 
     x: the run's config with `overrides` in it (`changed`). name: of the files; None: of the split and what was changed.
     """  # fmt: skip
-    from lab import data, model
-    from lab import run as running
+    from lab import data, model, prompt
     from lab.answers import predictions
     from lab.artifacts import contract
     from lab.errors import DataError
-    from lab.evaluation import asking
+    from lab.freezing import from_dict
     from lab.run.accounting import visual_tokens
+    from lab.run.assembly import check_data
     from lab.run.rebuilt import rebuild
     from lab.statistics import metrics, rules
     from lab.store import runs
 
     run_dir = runs.folder(runs_dir, run.identity)
-    running.check(x)
+    check_data(x.data, model.family(x.model.family), x)
+    own = replace(x, data=data.stored(run.config["data"]))
+    answers = contract.answers_of(contract.load(run_dir), from_dict(run.config).prompt)
     splits = data.load(x.data, Path(x.tracking.cache_dir))
-    asking.check(splits.kind, x.data.name, model.family(x.model.family), x.evaluation)
+    model.family(x.model.family).require(f"answers={splits.kind}", f"data={x.data.name}")
     if not len(getattr(splits, split)):
         raise DataError(f"--split {split}: it is empty in data={x.data.name}. {' '.join(splits.notes)}")
-    again = rebuild(run, run_dir, x, splits.answers, "this evaluation", report, break_contract)
+    again = rebuild(run, run_dir, own, answers, "this evaluation", report, break_contract)
     now, reasons = again.contract, again.reasons
     path = run_dir / "evaluations" / f"{name or name_of(split, overrides, bool(reasons))}.parquet"
     splits, scored = again.ask(splits, split, x.data, report, runs.part_file(path, values_hash(sorted(overrides), 10)))
@@ -151,6 +154,7 @@ def evaluate(
         "remarks": remarks,
         "overrides": list(overrides),
         "data": {"name": x.data.name, "rule": x.data.rule, "samples": data.fingerprint(getattr(splits, split))},
+        "prompt": prompt.describe(again.asked(x.data, splits.answers).prompt),
         "notes": list(splits.notes),
         "skipped": len(splits.skipped),
         "metrics": metrics.summarise(table) | rules.evaluated(vars(x.data), table)[0],

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import string
+from dataclasses import replace
 from typing import Any, NamedTuple
 
+from lab import data, paths, plugins
 from lab.answers import choice
-from lab.config import ImageOrder, PromptDial
+from lab.config import DataDial, ImageOrder, PromptDial
 from lab.data.files import read_text
-from lab.errors import ConfigError
+from lab.errors import ConfigError, did_you_mean
 from lab.host.files import values_hash
 from lab.records import Chat, Choice, Sample, Turn
 
@@ -67,12 +69,38 @@ def parse_template(dial: PromptDial) -> Frame:
     return Frame(text, fields[0])
 
 
-def check(dial: PromptDial, data: str, asks: str) -> None:
-    """Raise a `ConfigError` for a prompt that does not frame what the data set has; asks: of `ASKS`."""
-    name = parse_template(dial).asks
-    if name != asks:
+def option(name: str) -> PromptDial:
+    """An option of `prompt`. Raises `ConfigError` for a name that is none."""
+    from omegaconf import OmegaConf
+
+    folders = [folder / "prompt" for folder in (paths.shipped("conf"), *plugins.conf_folders())]
+    known = {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
+    if name not in known:
+        raise ConfigError(f"prompt={name}: legal values are {', '.join(known)}.{did_you_mean(name, known)}")
+    dial: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(PromptDial), OmegaConf.load(known[name])))
+    return dial
+
+
+def of_data(dial: DataDial, kind: str, chosen: str | None, own: PromptDial, own_kind: str) -> PromptDial:
+    """How the questions of a data option are put, answered in `kind`, beside a run's own prompt and kind.
+
+    chosen: an option of `prompt`; None: the run's own prompt where it frames what the data have and answers are of the same kind, else the
+    one that the data option chooses. Boxes are written as the run's prompt says.
+    """
+    asks = data.named(dial.name).asks
+    if chosen is None and kind == own_kind and asks in (None, parse_template(own).asks):
+        return own
+    prompt = replace(option(chosen or data.prompt_of(dial.name)), boxes=own.boxes)
+    check(prompt, dial.name, asks)
+    return prompt
+
+
+def check(dial: PromptDial, name: str, asks: str | None) -> None:
+    """Raise a `ConfigError` for a prompt that does not frame what the data set has; asks: of `ASKS`, or None of either."""
+    framed = parse_template(dial).asks
+    if asks is not None and framed != asks:
         raise ConfigError(
-            f"prompt={dial.name}: it frames a {name}, and data={data} has {asks}s. Choose {ASKS[asks]}, or a template with {{{asks}}}."
+            f"prompt={dial.name}: it frames a {framed}, and data={name} has {asks}s. Choose {ASKS[asks]}, or a template with {{{asks}}}."
         )
 
 

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 if TYPE_CHECKING:
     import torch
 
+    from lab.config import DataDial
+
 
 @dataclass(frozen=True, slots=True)
 class Picture:
@@ -275,6 +277,16 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Part:
+    """A data option beside others: of a mixture, or asked besides a run's own. prompt: as of `lab.data.Option`."""
+
+    name: str
+    dial: DataDial
+    splits: Splits
+    prompt: str | None = None
+
+
+@dataclass(frozen=True)
 class Splits:
     """What a data set gives: splits named by their purpose.
 
@@ -285,6 +297,7 @@ class Splits:
     answers: what the questions of all splits are answered with.
     baselines: what answers without a look at the images score on dev, in the kind's main metric, by name.
     sources: whose rows train has, in turn; () where it is one.
+    parts: what is mixed in train, each with splits of its own; minival and dev are the first one's. () where nothing is mixed.
     """
 
     train: Split
@@ -296,6 +309,7 @@ class Splits:
     answers: AnswerSpace = TRUE_FALSE
     baselines: Mapping[str, float] = field(default_factory=dict)
     sources: tuple[Source, ...] = ()
+    parts: tuple[Part, ...] = ()
 
     @property
     def kind(self) -> str:

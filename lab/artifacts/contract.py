@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lab.config import Experiment, PromptDial, as_dict, flat
+from lab.config import EvaluationSection, Experiment, PromptDial, as_dict, flat
 from lab.errors import ContractError
 from lab.host.files import values_hash, write_atomically
 from lab.model import Vlm
@@ -41,15 +41,20 @@ def describe(x: Experiment, vlm: Vlm, encoder: Encoder, readout: AnyReadout) -> 
         "base": vlm.base,
         "processor": encoder.settings(),
         "tokenizer": describe_tokenizer(encoder),
-        "prompt": describe_prompt(x.prompt),
+        "prompt": describe_prompt(encoder.prompt),
         "chat_template": vlm.processor.chat_template,
-        "answers": readout.describe() | ({} if isinstance(readout, Readout) else {"max_new_tokens": x.evaluation.most_tokens(readout.kind)}),
+        "answers": describe_answers(readout, x.evaluation),
         "padding_side": encoder.tokenizer.padding_side,
         "vision_tokens": as_dict(x)["vision_tokens"],
         "conditioning": as_dict(x)["conditioning"],
         "lora": {key: value for key, value in as_dict(x)["lora"].items() if value or key != "full"},
         "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
     }
+
+
+def describe_answers(readout: AnyReadout, section: EvaluationSection) -> dict[str, Any]:
+    """How answers are read, and how long they may be where they are written."""
+    return readout.describe() | ({} if isinstance(readout, Readout) else {"max_new_tokens": section.most_tokens(readout.kind)})
 
 
 def describe_tokenizer(encoder: Encoder) -> dict[str, Any]:

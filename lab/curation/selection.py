@@ -160,7 +160,7 @@ def pictures_of(spelled: str, cache_dir: Path) -> tuple[list[Picture], images.Ta
     elif path.is_file():
         found = unanswered.of_file(data.dial_of("questions", (), f"curation.keep_apart=[{spelled}]", path=str(path)), None, cache_dir)
     elif spelled.split()[0] in data.NAMES:
-        splits = data.load(data.option(spelled), cache_dir)
+        splits = data.load(data.option(spelled).dial, cache_dir)
         samples = [sample for part in (splits.train, splits.minival, splits.dev) for sample in map(part.__getitem__, range(len(part)))]
         return list({picture.source: picture for sample in samples for picture in sample.images}.values()), None
     else:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from lab import bounds, paths, plugins
 from lab.errors import ConfigError, DataError, LabError, did_you_mean
-from lab.records import Regions
+from lab.records import Part, Regions
 
 if TYPE_CHECKING:
     from lab.config import DataDial
@@ -42,6 +42,8 @@ class DataSet:
     zero_shot: bool = False
 
 
+NAME = "[a-z][a-z0-9_]*"
+"""Names of data sets."""
 OWN: dict[str, DataSet] = {}
 """What `register` added."""
 
@@ -52,7 +54,7 @@ def register(name: str, load: Loader) -> None:
     load: makes the splits that a dial describes (`lab.data.splits.finish` checks their images), given the folder of caches;
     raises `ConfigError` for a key of the dial that it does not take, `DataError` for bad data.
     """
-    if name in (*NAMES, *OWN) or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+    if name in (*NAMES, *OWN) or not re.fullmatch(NAME, name):
         raise LabError(f"data set {name!r}: a name is lower-case letters, digits and _, and none of {', '.join((*NAMES, *OWN))}.")
     OWN[name] = DataSet(load)
 
@@ -120,13 +122,50 @@ def load(dial: DataDial, cache_dir: Path) -> Splits:
     return named(dial.name).load(dial, Path(cache_dir))
 
 
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """A data option in one text, with keys of its dial and of its own: `questions path=b.csv as=street prompt=question`.
+
+    name: of its predictions and numbers, `as` or that of the data set. prompt: an option of `prompt`; None: `lab.prompt.of_data` chooses.
+    """
+
+    spelled: str
+    name: str
+    dial: DataDial
+    prompt: str | None = None
+
+    def load(self, cache_dir: Path) -> Part:
+        """Read it. Raises as `lab.data.load` does."""
+        return Part(self.name, self.dial, load(self.dial, cache_dir), self.prompt)
+
+
 @functools.cache
-def option(spelled: str) -> DataDial:
-    """A data option and its keys in one text, such as `winoground root=/data/w`. Raises `ConfigError`."""
+def option(spelled: str, key: str = "evaluation.also") -> Option:
+    """A data option from its text, such as `winoground root=/data/w`. key: that it is a value of. Raises `ConfigError`."""
     name, *keys = shlex.split(spelled) or [""]
+    source = f"{key}=[{spelled}]"
     if name not in (known := (*NAMES, *OWN)):
-        raise ConfigError(f"evaluation.also=[{spelled}]: legal values begin with {', '.join(known)}.{did_you_mean(name, known)}")
-    return dial_of(name, keys, f"evaluation.also=[{spelled}]")
+        raise ConfigError(f"{source}: legal values begin with {', '.join(known)}.{did_you_mean(name, known)}")
+    own = {word.partition("=")[0]: word.partition("=")[2] for word in keys if word.partition("=")[0] in ("as", "prompt")}
+    if not re.fullmatch(NAME, own.get("as", name)):
+        raise ConfigError(f"{source}: as={own['as']} is no name: lower-case letters, digits and _, the first a letter.")
+    dial = dial_of(name, [word for word in keys if word.partition("=")[0] not in own], source)
+    return Option(spelled, own.get("as", name), dial, own.get("prompt"))
+
+
+def prompt_of(name: str) -> str:
+    """The option of `prompt` that a data option chooses, or else `conf/train.yaml` for it."""
+    from omegaconf import OmegaConf
+
+    file = next((file for file in files_of(name) if file.is_file()), None)
+    defaults: Any = OmegaConf.to_container(OmegaConf.load(file)) if file else {}
+    chosen = [one["override /prompt@_global_.prompt"] for one in defaults.get("defaults", ()) if "override /prompt@_global_.prompt" in one]
+    return chosen[0] if chosen else "declarative"
+
+
+def files_of(name: str) -> list[Path]:
+    """Where a data option's values may lie."""
+    return [folder / "data" / f"{name}.yaml" for folder in (paths.shipped("conf"), *plugins.conf_folders())]
 
 
 def dial_of(name: str, keys: Sequence[str], source: str, **given: str) -> DataDial:
@@ -136,9 +175,8 @@ def dial_of(name: str, keys: Sequence[str], source: str, **given: str) -> DataDi
 
     from lab.config import DataDial, Experiment
 
-    files = [folder / "data" / f"{name}.yaml" for folder in (paths.shipped("conf"), *plugins.conf_folders())]
     try:
-        file = next((file for file in files if file.is_file()), None)
+        file = next((file for file in files_of(name) if file.is_file()), None)
         option: Any = OmegaConf.load(file) if file else OmegaConf.create({"name": name})
         option.pop("defaults", None)  # of other dials
         merged = OmegaConf.merge(OmegaConf.structured(DataDial), option, given, OmegaConf.from_dotlist(list(keys)))

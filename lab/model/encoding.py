@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lab.answers import regions
-from lab.config import PromptDial
+from lab.config import DataDial, PromptDial
 from lab.data.faults import BadRecord, shown
 from lab.data.images import decode, size_of
 from lab.errors import ConfigError, ModelError
@@ -23,7 +23,7 @@ from lab.model.answers import AnyReadout, readout
 from lab.model.batching import ALIGN, collate, labels_of
 from lab.model.labels import Labels
 from lab.model.turns import Span
-from lab.prompt import parse_template, to_chat, written
+from lab.prompt import of_data, parse_template, to_chat, written
 from lab.records import TRUE_FALSE, AnswerSpace, Batch, Chat, ExampleSize, Picture, Regions, Sample, Text, Turn
 
 if TYPE_CHECKING:
@@ -91,10 +91,8 @@ class Encoder:
         self.architecture, self.config = vlm.family.architecture, vlm.bare.config
         self.processor = vlm.processor
         self.tokenizer = vlm.processor.tokenizer
-        self.prompt, self.frame = prompt, parse_template(prompt)
         self.seed = seed
-        self.answers = answers
-        self.boxes = prompt.boxes or vlm.family.boxes
+        self.family_boxes = vlm.family.boxes
         self.image_id = self.architecture.image_id(self.processor)
         self.budget, self.reducer = vlm.budget, vlm.reducer
         self.prefix = self.architecture.in_prompt and (vlm.conditioner is None or vlm.conditioner.prefix)
@@ -107,6 +105,13 @@ class Encoder:
         added = self.tokenizer.added_tokens_decoder
         self.special_ids = frozenset(added)
         self.marks = frozenset(number for number, token in added.items() if token.special)
+        self.begin(prompt, answers)
+
+    def begin(self, prompt: PromptDial, answers: AnswerSpace) -> None:
+        """Encode from now on with a prompt, what is answered in a space."""
+        self.prompt, self.frame = prompt, parse_template(prompt)
+        self.answers = answers
+        self.boxes = prompt.boxes or self.family_boxes
         self.framing: dict[Hashable, tuple[tuple[int, ...], ...]] = {}
         for key, text in written(prompt).items():
             if special := self.special(self.ids(text)):
@@ -119,6 +124,16 @@ class Encoder:
         own.processor = copy.deepcopy(self.processor)
         own.tokenizer = own.processor.tokenizer
         return own
+
+    def of_data(self, dial: DataDial, answers: AnswerSpace, prompt: str | None = None) -> Encoder:
+        """That of other data (`lab.prompt.of_data`); this one where they are asked and answered as its own are."""
+        chosen = of_data(dial, answers.kind, prompt, self.prompt, self.answers.kind)
+        if chosen == self.prompt and answers == self.answers:
+            return self
+        other = copy.copy(self)
+        vars(other).pop("readout", None)
+        other.begin(chosen, answers)
+        return other
 
     @cached_property
     def readout(self) -> AnyReadout:

@@ -73,15 +73,16 @@ def run_arm(
         prepared.encoded(x, report)  # before adapters sit in the tower
         run.facts["realised"], run.metrics = realised(x, prepared), costs(x, prepared)
         choice = checkpointing_choice(x, prepared)
-        beside = zero_shot.measure(x, prepared.vlm, prepared.encoded(x)["dev"], report) if zero_shot.wanted(x) else ({}, {})
+        others, wanted = prepared.others(x, wanted_of(x), report), zero_shot.wanted(x)
+        numbers, rows = zero_shot.measure(x, prepared.vlm, prepared.encoded(x)["dev"], others, wanted, report)
         with attached(x, prepared.vlm) as vlm:
             try:
                 train_and_measure(x, vlm, prepared, run, run_dir, started, report, interleaved, pause_at, choice)
             except Paused as paused:
                 pause(x, vlm, prepared, run, run_dir, paused.step, pause_at, report)
                 return run
-        run.metrics |= beside[0]
-        run.facts["data"]["baselines"] |= beside[1]
+        run.metrics |= numbers
+        put_below(run, rows)
         run.status, run.ended = runs.FINISHED, runs.now()
         runs.save(runs_dir, run)
         checkpoints.clear(run_dir)
@@ -107,27 +108,34 @@ def ask_more(x: Experiment, prepared: Prepared, run: Run, run_dir: Path, report:
     todo = unasked(x, run)
     encoded = prepared.encoded(x, report)
     log.info("run %s is trained; asked of it now: %s", run.identity, ", ".join(sorted(todo)))
+    others = prepared.others(x, todo, report)
     baselines = ({} if "dev" in todo else run.facts["data"].get("baselines", {})) | dict(prepared.splits_of(x).baselines)
-    if zero_shot.NAME in todo:
-        numbers, shown = zero_shot.measure(x, prepared.vlm, encoded["dev"], report)
-        run.metrics |= numbers
-        baselines |= shown
+    beside = prepared.others(x, zero_shot.others_of(todo), report)
+    numbers, rows = zero_shot.measure(x, prepared.vlm, encoded["dev"], beside, todo, report)
+    run.metrics |= numbers
     with trained(x, prepared.vlm, run_dir) as vlm:
         reads = encoded["dev"].encoder.readout
         described = contract.describe(x, vlm, encoded["dev"].encoder, reads)
         contract.enforce(contract.load(run_dir), described, f"asking more of run {run.identity}")
         if "post" in todo:
             run.metrics = {name: value for name, value in run.metrics.items() if not summary.is_learned(name)}  # they were of another rule
-        run.metrics |= evaluate(x, vlm, encoded, reads, run_dir, report, run.facts, todo=todo)
+        run.metrics |= evaluate(x, vlm, encoded, reads, run_dir, report, run.facts, todo=todo, others=others)
     run.facts["asked"] = run.facts.get("asked", {}) | wanted_of(x)
     facts = data_facts(x, prepared, encoded)
     run.facts["data"] |= {key: facts[key] for key in ("counts", "samples", "notes")} | {"baselines": baselines}
+    put_below(run, rows)
     run.config["evaluation"] = as_dict(also_asked(x, run.config))["evaluation"]
     run.config["plugins"] = list(dict.fromkeys([*run.config.get("plugins", ()), *x.plugins]))
     run.config["prompt"]["post"] = x.prompt.post
     run.config["data"] |= {"num_dev": x.data.num_dev, "rule": x.data.rule}
     runs.save(Path(x.tracking.runs_dir), run)
     return run
+
+
+def put_below(run: Run, rows: dict[str, dict[str, float]]) -> None:
+    """Record rows of numbers that reports have below the arms: of the base, by the name of the data that were asked, "" of the run's own."""
+    for name, row in rows.items():
+        (run.facts["also"][name] if name else run.facts["data"])["baselines"] |= row
 
 
 def begin_or_resume(x: Experiment, run: Run, earlier: Run | None, run_dir: Path) -> None:
@@ -189,7 +197,8 @@ def train_and_measure(
         lora.finalize_adapter(vlm)
         require_effect(vlm, assemble(x, prepared.vlm), encoded["dev"])
         adapter.save(vlm, run_dir / "adapter")
-    run.metrics |= evaluate(x, vlm, encoded, reads, run_dir, report, run.facts, interleaved)
+    others = prepared.others(x, wanted_of(x))
+    run.metrics |= evaluate(x, vlm, encoded, reads, run_dir, report, run.facts, interleaved, others=others)
     run.facts["asked"] = wanted_of(x)
     realised = {key: run.metrics[f"visual_tokens/{key}"] for key in ("mean", "min", "max") if f"visual_tokens/{key}" in run.metrics}
     contract.save(run_dir, {**described, "visual_tokens": realised})

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from lab import conditioning, data, lora, model, prompt, vision_tokens
 from lab.artifacts import adapter
-from lab.config import Experiment, Quantisation, trains
+from lab.config import DataDial, Experiment, Quantisation, trains
 from lab.errors import ConfigError, ModelError
 from lab.evaluation import asking
 from lab.host.progress import Report, silent
@@ -36,19 +36,20 @@ def check(x: Experiment) -> None:
 
     family = model.check(x.model)
     data.check_dial(x.data, trains(x))
-    dials = [x.data, *(data.option(option) for option in x.evaluation.also)]
-    for dial in dials:
-        data_set = data.named(dial.name)
-        if kind := dial.kind or data_set.kind:
-            asking.check(kind, dial.name, family, x.evaluation)
-        if kind == Regions.kind:
-            check_boxes(x, family)
-        if data_set.asks == "conversation":
-            family.require("conversations")
-        if data_set.asks:
-            prompt.check(x.prompt, dial.name, data_set.asks)
-    if twice := [name for name, number in Counter(dial.name for dial in dials).items() if number > 1]:
-        raise ConfigError(f"evaluation.also={x.evaluation.also}: data={twice[0]} would be asked twice, and a run keeps one answer of each.")
+    check_data(x.data, family, x)
+    data_set, others = data.named(x.data.name), [data.option(spelled) for spelled in x.evaluation.also]
+    if kind := x.data.kind or data_set.kind:
+        asking.check(kind, x.data.name, family, x.evaluation)
+    prompt.check(x.prompt, x.data.name, data_set.asks)
+    for option in others:
+        check_data(option.dial, family, x)
+        if option.prompt:
+            prompt.check(prompt.option(option.prompt), option.dial.name, data.named(option.dial.name).asks)
+    if twice := [name for name, number in Counter([x.data.name, *(option.name for option in others)]).items() if number > 1]:
+        raise ConfigError(
+            f"evaluation.also={x.evaluation.also}: data={twice[0]} would be asked twice, and a run keeps one answer of each. Give one of "
+            "them another name, as in 'winoground root=/data/w as=other'."
+        )
     switches = {"numbered": x.prompt.numbered, "shared_prefix": x.evaluation.shared_prefix, "generate": "generate" in x.evaluation.ask}
     for feature in (name for name, on in switches.items() if on):
         family.require(feature)
@@ -63,6 +64,18 @@ def check(x: Experiment) -> None:
     optimization.check(x.optim, devices.on_gpu(x.trainer))
     if trains(x) and x.model.quantisation is Quantisation.int8 and "llm" in lora.reached(family, x.lora):
         check_scales(x)
+
+
+def check_data(dial: DataDial, family: Family, x: Experiment) -> None:
+    """Say which of the answers and questions of a data option the family does not know."""
+    data_set = data.named(dial.name)
+    kind = dial.kind or data_set.kind
+    if kind:
+        family.require(f"answers={kind}", f"data={dial.name}")
+    if kind == Regions.kind:
+        check_boxes(x, family)
+    if data_set.asks == "conversation":
+        family.require("conversations")
 
 
 def check_boxes(x: Experiment, family: Family) -> None:

@@ -5,34 +5,33 @@ from __future__ import annotations
 import contextlib
 import logging
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from lab import data
 from lab.answers import learned, predictions
 from lab.artifacts import contract, export
 from lab.config import DataDial, EvaluationSection, Experiment, asked
 from lab.data.controls import ControlSplit
-from lab.errors import ConfigError, DataError, ModelError
+from lab.errors import DataError, ModelError
 from lab.evaluation import asking, equivalence, generation, latency, probing, scoring, swap
 from lab.host.progress import Report
 from lab.model import Vlm
 from lab.model.answers import AnyReadout, Readout
 from lab.model.batching import to_device
 from lab.records import Text
-from lab.run import latency_rounds, zero_shot
+from lab.run import latency_rounds, other_data, zero_shot
 from lab.run.accounting import visual_tokens
 from lab.run.assembly import reload
+from lab.run.other_data import Other
 from lab.statistics import rules, summary
 from lab.statistics.metrics import KINDS
 from lab.store import runs
 from lab.store.runs import Run
 from lab.training.datamodule import Examples, eval_batches
-from lab.training.screening import screen
 
 log = logging.getLogger(__name__)
 
@@ -56,19 +55,20 @@ def unasked(x: Experiment, run: Run) -> set[str]:
 
 def evaluate(
     x: Experiment, vlm: Vlm, encoded: dict[str, Examples], readout: AnyReadout, run_dir: Path, report: Report,
-    facts: dict[str, Any], interleaved: bool = False, todo: Collection[str] | None = None,
+    facts: dict[str, Any], interleaved: bool = False, todo: Collection[str] | None = None, others: Sequence[Other] = (),
 ) -> dict[str, float]:
     """Score splits and write their predictions, measure latency and memory; return the summary numbers.
 
-    facts: of the run, to which `also` adds what else was asked: by name of the data, how many examples and their fingerprint.
+    facts: of the run, to whose `also` is added what was asked of other data, by name (`lab.run.other_data`). others: that are wanted.
     interleaved: latency will be measured again with other arms in turn (`lab.run.latency_rounds`), so that a quick one will do.
     todo: the names of `asked` that are wanted, of a run whose speed is known; None: all, and the speed.
     """  # fmt: skip
     out: dict[str, float] = {}
     section, wanted = x.evaluation, wanted_of(x).keys() if todo is None else todo
     reread = readout.kind == Text.kind and todo is not None and "post" in todo
+    put_otherwise = [f"{name}." for name, other in facts.get("also", {}).items() if not other.get("own_prompt", True)]
     for path in (run_dir / "predictions").glob("*.parquet") if reread else ():
-        if not learned.is_scores(path):
+        if not learned.is_scores(path) and not path.name.startswith(tuple(put_otherwise)):
             predictions.rewrite(path, "post", x.prompt.post)
     anew = reread or any(name.startswith(METRIC) for name in wanted)  # numbers of predictions that are there
     tables: dict[str, predictions.PredictionTable] = {}
@@ -95,11 +95,10 @@ def evaluate(
         out |= swapped(x, vlm, encoded["dev"], dev, readout, run_dir, report)
     if {"minival", "dev"} <= tables.keys() and (anew or {"minival", "dev"} & set(wanted)):
         out |= summary.of_scaling(tables["minival"], dev)
-    for option in section.also:
-        if f"also {option}" in wanted:
-            numbers, asked_of = also(x, option, vlm, encoded["dev"], readout, run_dir, report)
-            out |= numbers
-            facts["also"] = facts.get("also", {}) | asked_of
+    for other in others:
+        numbers, asked_of = other_data.ask(x, vlm, other, encoded["dev"].encoder, run_dir, report, wanted_of(x)[other.asked])
+        out |= numbers
+        facts["also"] = facts.get("also", {}) | asked_of
     for name, path in runs.other_predictions(run_dir, x.data.name).items() if anew else ():
         out |= summary.of_split(f"{name}/dev", predictions.read(path), section.bootstrap)
     return out if todo is not None else out | speed(section, vlm, encoded["dev"], interleaved, report)
@@ -129,28 +128,6 @@ def by_rule(name: str, dial: DataDial, table: predictions.PredictionTable) -> di
     if lines:
         log.info("%s", lines)
     return {f"{name}/{key}": value for key, value in numbers.items()}
-
-
-def also(
-    x: Experiment, option: str, vlm: Vlm, dev: Examples, readout: AnyReadout, run_dir: Path, report: Report
-) -> tuple[dict[str, float], dict[str, Any]]:
-    """Ask dev of another data option, encoded as the run's own is; write the predictions, return `<data>/dev/...` and the facts."""
-    dial = data.option(option)
-    loaded = data.load(dial, Path(x.tracking.cache_dir))
-    if loaded.answers != dev.encoder.answers:
-        theirs, own = (", ".join(answers.options) or answers.kind for answers in (loaded.answers, dev.encoder.answers))
-        raise ConfigError(f"evaluation.also=[{option}]: its answers are {theirs}, and those of this run are {own}.")
-    splits, examples = screen(loaded, ("dev",), dev.encoder, dial)
-    for note in splits.notes:
-        log.info("data: %s", note)
-    examples["dev"].prepare(dev.store, vlm, report)
-    path = runs.predictions_file(run_dir, dial.name, "dev")
-    part = runs.part_file(path, wanted_of(x)[f"also {option}"])
-    predictions.write(path, asking.ask(vlm, examples["dev"], readout, x.evaluation, f"{dial.name}/dev", report, part=part))
-    table, split, name = predictions.read(path), examples["dev"].split, f"{dial.name}/dev"
-    facts = {"option": option, "rule": rules.rule_of(vars(dial)), "examples": len(split), "samples": data.fingerprint(split)}
-    facts |= {"notes": list(splits.notes), "skipped": len(splits.skipped), "baselines": dict(splits.baselines)}
-    return summary.of_split(name, table, x.evaluation.bootstrap) | by_rule(name, dial, table), {dial.name: facts}
 
 
 def swapped(

@@ -16,6 +16,7 @@ from lab.model.encoding import Encoder
 from lab.records import AnswerSpace, Prediction, Splits
 from lab.run.assembly import assemble, check, load_base
 from lab.run.measuring import require_effect
+from lab.run.other_data import section_of
 from lab.run.sharing import Prepared
 from lab.store.runs import Run
 from lab.training.features import FeatureStore
@@ -41,20 +42,26 @@ class Rebuilt:
     effective: bool = False
     store: FeatureStore | None = None
 
+    def asked(self, dial: DataDial, answers: AnswerSpace) -> Encoder:
+        """The encoder by which questions of a data option are asked."""
+        return self.encoder.of_data(dial, answers)
+
     def ask(self, splits: Splits, name: str, dial: DataDial, report: Report, part: Path) -> tuple[Splits, list[Prediction]]:
         """The splits without what the encoding cannot take (by `dial.on_bad`), and what the model says of one of them, in order.
 
         part: as in `asking.ask`.
         Raises `DataError` for bad records, `ModelError` for an adapter that moves no logit.
         """
-        splits, made = screen(splits, (name,), self.encoder, dial)
+        encoder = self.asked(dial, splits.answers)
+        splits, made = screen(splits, (name,), encoder, dial)
         examples = made[name]
-        self.store = self.store or Prepared(self.base, splits).store(self.x, self.vlm, self.encoder)
+        self.store = self.store or Prepared(self.base, splits).store(self.x, self.vlm, encoder)
         examples.prepare(self.store, self.vlm, report)
         if self.adapted and not self.effective:
             require_effect(self.vlm, assemble(self.x, self.base), examples)
             self.effective = True
-        return splits, asking.ask(self.vlm, examples, self.encoder.readout, self.x.evaluation, name, report, part=part)
+        section = section_of(self.x.evaluation, self.encoder.readout.kind, encoder.readout.kind)
+        return splits, asking.ask(self.vlm, examples, encoder.readout, section, name, report, part=part)
 
 
 def rebuild(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from lab.model import Vlm
 from lab.model.encoding import Encoder
 from lab.records import Splits
 from lab.run.assembly import assemble, load_base, rehearse, sized
+from lab.run.other_data import Other, of_also
 from lab.training import devices, eviction
 from lab.training.datamodule import Examples
 from lab.training.features import FeatureStore
@@ -37,6 +39,7 @@ class Prepared:
     examples: dict[str, dict[str, Examples]] = field(default_factory=dict)
     screened: dict[str, Splits] = field(default_factory=dict)
     stores: dict[str, FeatureStore] = field(default_factory=dict)
+    known: dict[tuple[str, str], Other] = field(default_factory=dict)
     rehearsed: set[str] = field(default_factory=set)
 
     def encoded(self, x: Experiment, report: Report = silent) -> dict[str, Examples]:
@@ -54,6 +57,18 @@ class Prepared:
                 examples.prepare(self.store(x, vlm, encoder), vlm, report)
             self.examples[key] = made
         return self.examples[key]
+
+    def others(self, x: Experiment, wanted: Iterable[str], report: Report = silent) -> list[Other]:
+        """Other data that the experiment is asked beside its own, those wanted of `lab.config.asked`; read and encoded once."""
+        key, encoder = encoding_key(x), self.encoded(x)["dev"].encoder
+        lacking = [name for name in wanted if (key, name) not in self.known]
+        for other in of_also(x, encoder, lacking):
+            vlm = assemble(x, self.vlm)
+            vlm.family.require(f"answers={other.part.splits.kind}", other.asked)
+            for examples in other.examples.values():
+                examples.prepare(self.store(x, vlm, encoder), vlm, report)
+            self.known[key, other.asked] = other
+        return [self.known[key, name] for name in wanted if (key, name) in self.known]
 
     def splits_of(self, x: Experiment) -> Splits:
         """The splits as an experiment learns from them and is measured on them: without what its encoding cannot take."""
