@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import string
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from lab.config import DataDial, ImageOrder, PromptDial
 from lab.data.files import read_text
 from lab.errors import ConfigError, did_you_mean
 from lab.host.files import values_hash
-from lab.records import Chat, Choice, Sample, Turn
+from lab.records import Chat, Choice, Clip, Medium, Sample, Turn
 
 ASKS = {
     "statement": "prompt=declarative or prompt=qa", "question": "prompt=question or prompt=boxes", "conversation": "prompt=conversation",
@@ -137,7 +138,8 @@ def to_chat(sample: Sample, dial: PromptDial, seed: int = 0, frame: Frame | None
     turns = sample.turns or (Turn("user", asked(sample, dial, frame or parse_template(dial))),)
     if dial.system is not None and turns[0].role != "system":
         turns = Turn("system", (dial.system,)), *turns
-    messages = tuple({"role": turn.role, "content": [content(part) for part in turn.parts]} for turn in turns)
+    shown = (sample.images[place] for place in order)
+    messages = tuple({"role": turn.role, "content": [content(part, shown) for part in turn.parts]} for turn in turns)
     learned = tuple(place for place, turn in enumerate(turns) if turn.learned)
     answer = choice.target(sample.answer, dial) if isinstance(sample.answer, Choice) else sample.answer.text
     return Chat(messages, answer if target is None else target, order, learned, interleaved=bool(sample.turns))
@@ -149,9 +151,11 @@ def asked(sample: Sample, dial: PromptDial, frame: Frame) -> tuple[str | int, ..
     return *pictures, frame.around(sample.text)
 
 
-def content(part: str | int) -> dict[str, str]:
-    """A part of a turn in Transformers' form."""
-    return {"type": "text", "text": part} if isinstance(part, str) else {"type": "image"}
+def content(part: str | int, shown: Iterator[Medium]) -> dict[str, str]:
+    """A part of a turn in Transformers' form; of an image the next of those that are shown."""
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
+    return {"type": "video" if isinstance(next(shown), Clip) else "image"}
 
 
 def describe(dial: PromptDial) -> dict[str, Any]:

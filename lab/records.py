@@ -295,7 +295,7 @@ class Splits:
     notes: sentences for the log and the report (counts that differ from the official ones, ...).
     together: the samples of an image set are left out as a whole, as a score is of all of them.
     answers: what the questions of all splits are answered with.
-    baselines: what answers without a look at the images score on dev, in the kind's main metric, by name.
+    baselines: what answers without a look at the images score on dev, in the kind's main metric, by name. clips: some are clips.
     sources: whose rows train has, in turn; () where it is one.
     parts: what is mixed in train, each with splits of its own; minival and dev are the first one's. () where nothing is mixed.
     """
@@ -308,6 +308,7 @@ class Splits:
     together: bool = False
     answers: AnswerSpace = TRUE_FALSE
     baselines: Mapping[str, float] = field(default_factory=dict)
+    clips: bool = False
     sources: tuple[Source, ...] = ()
     parts: tuple[Part, ...] = ()
 
@@ -339,7 +340,7 @@ class Tokens:
     """What a text model reads.
 
     ids, mask: int64 [B, T]; mask None: nothing is padding. positions: int64 [B, T] or [3, B, T] (M-RoPE).
-    types: int64 [B, T], 1 where an image stands, else 0.
+    types: int64 [B, T], 1 where a picture stands, 2 where a clip does, else 0.
     """
 
     ids: torch.Tensor
@@ -352,9 +353,10 @@ class Tokens:
 class Media:
     """The N images of a batch, in the order shown.
 
-    counts: images of each sample. grids: (h, w) of each image in tokens of the projector. tokens: of each image that the language
-    model sees, after any reduction. pixels: what the tower takes, by Transformers' names; features: [tokens, hidden] of each image
-    in its place. Both None: without images, or with features that a cache holds.
+    counts: images of each sample. grids: (h, w) of each image in tokens of the projector, the frames of a clip below each other.
+    tokens: of each image that the language model sees, after any reduction. pixels: what the tower takes, by Transformers' names, as if
+    all were pictures; features: [tokens, hidden] of each image in its place. Both None: without images, or with features that a cache
+    holds. clips: which of the images are clips; () where none is.
     """
 
     counts: tuple[int, ...]
@@ -362,6 +364,7 @@ class Media:
     tokens: tuple[int, ...]
     pixels: dict[str, torch.Tensor] | None = None
     features: tuple[torch.Tensor, ...] | None = None
+    clips: tuple[bool, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

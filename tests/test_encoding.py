@@ -108,7 +108,7 @@ def test_every_tensor_is_pinned(world, monkeypatch) -> None:
 def test_expand() -> None:
     import numpy as np
 
-    assert expand(np.array([5, 9, 6, 9, 7]), 9, [2, 3]).tolist() == [5, 9, 9, 6, 9, 9, 9, 7]
+    assert expand(np.array([5, 9, 6, 9, 7]), (9,), [2, 3]).tolist() == [5, 9, 9, 6, 9, 9, 9, 7]
 
 
 def test_captured_mass_of_spellings(world) -> None:

@@ -23,16 +23,16 @@ SHIPPED = {
         "full", "labels", "feature_cache", "fast_step", "conditioning=cross_attention", "conditioning=add_cross_attention", *TOKENS,
     },
     "vit_gpt2": {
-        "conversations", "full", "labels", "boxes=qwen2_5", "fast_step", "shared_prefix", "quantisation", "numbered", "olora", "export",
-        "conditioning=prefix", "conditioning=cross_attention", "vision_tokens=resize", *TOKENS,
+        "clips", "conversations", "full", "labels", "boxes=qwen2_5", "fast_step", "shared_prefix", "quantisation", "numbered", "olora",
+        "export", "conditioning=prefix", "conditioning=cross_attention", "vision_tokens=resize", *TOKENS,
     },
     "blip_vqa": {
-        "conversations", "full", "labels", "boxes=qwen2_5", "fast_step", "shared_prefix", "numbered", "conditioning=prefix",
+        "clips", "conversations", "full", "labels", "boxes=qwen2_5", "fast_step", "shared_prefix", "numbered", "conditioning=prefix",
         "conditioning=cross_attention", "vision_tokens=resize", *TOKENS,
     },
     "vilt_vqa": {
-        "conversations", "answers=regions", "boxes=qwen2_5", "generate", "fast_step", "shared_prefix", "numbered", "conditioning=cross_attention",
-        "conditioning=add_cross_attention", "vision_tokens=resize", *TOKENS,
+        "clips", "conversations", "answers=regions", "boxes=qwen2_5", "generate", "fast_step", "shared_prefix", "numbered",
+        "conditioning=cross_attention", "conditioning=add_cross_attention", "vision_tokens=resize", *TOKENS,
     },
 }  # fmt: skip
 """What those refuse that are shipped today: one that came to refuse more, or less, is seen here. A new one needs no row."""

@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from lab import data
 from lab.config import EvaluationSection, Experiment, PromptDial, as_dict, flat
 from lab.errors import ContractError
 from lab.host.files import values_hash, write_atomically
@@ -29,13 +30,16 @@ EARLIER = {
 of the tokenizer that makes ids of text. 3: answers by kind; 2 knew True/False alone, and is read as 3."""
 IDENTITIES = ("base.weights", "base.config", "tokenizer.hash")
 LIBRARIES = ("torch", "torchvision", "transformers", "peft", "tokenizers", "pillow")
-REMARKS = ("libraries", "visual_tokens", "base.path", "answers.post", "answers.max_new_tokens")
+REMARKS = ("libraries", "visual_tokens", "clips", "base.path", "answers.post", "answers.max_new_tokens")
 """Recorded, and told when both sides know them and differ, but no reason to refuse: a checkpoint may move, its weights
-may not; written answers may be read otherwise, or be longer. `visual_tokens` (realised, of the dev split) is known only after scoring."""
+may not; written answers may be read otherwise, or be longer. `visual_tokens` and `clips` are realised, and known only after scoring."""
+WHERE_BOTH = ("video",)
+"""A reason to refuse where both sides know them: of data without clips nothing is recorded."""
 
 
 def describe(x: Experiment, vlm: Vlm, encoder: Encoder, readout: AnyReadout) -> dict[str, Any]:
     """What this process would train or evaluate with, as plain values."""
+    clips = {"video": {"processor": encoder.clip_settings, "sampling": as_dict(x)["data"]["video"]}} if data.named(x.data.name).clips else {}
     return {
         "version": VERSION,
         "base": vlm.base,
@@ -49,6 +53,7 @@ def describe(x: Experiment, vlm: Vlm, encoder: Encoder, readout: AnyReadout) -> 
         "conditioning": as_dict(x)["conditioning"],
         "lora": {key: value for key, value in as_dict(x)["lora"].items() if value or key != "full"},
         "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
+        **clips,
     }
 
 
@@ -113,9 +118,10 @@ def compare(trained: dict[str, Any], now: dict[str, Any]) -> tuple[list[str], li
         if before.get(key) != after.get(key):
             line = f"{key}: trained with {short(before.get(key), after.get(key))}, now {short(after.get(key), before.get(key))}"
             told = any(key == name or key.startswith(f"{name}.") for name in REMARKS)
-            if not told:
+            unknown = any(key.startswith(f"{name}.") for name in WHERE_BOTH) and not (key in before and key in after)
+            if not told and not unknown:
                 reasons.append(line)
-            elif key in before and key in after:
+            elif told and key in before and key in after:
                 remarks.append(line)
     return reasons, remarks
 

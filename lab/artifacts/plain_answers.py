@@ -7,9 +7,12 @@ import json
 import sys
 from typing import Any
 
+import numpy
 import peft
+import torch
 import transformers
 from transformers.image_utils import load_image
+from transformers.video_utils import VideoMetadata
 
 
 def load(job: dict[str, Any]) -> Any:
@@ -30,11 +33,20 @@ def inputs(processor: Any, question: dict[str, Any], job: dict[str, Any]) -> Any
     if question["messages"] is not None:
         text = processor.apply_chat_template(question["messages"], add_generation_prompt=True, tokenize=False, **job["template"])
     images = [load_image(path) for path in question["images"]] or None
-    made = processor(text=[text], images=images, return_tensors="pt", **job["call"])
+    made = processor(text=[text], images=images, return_tensors="pt", **clips(question["videos"]), **job["call"])
     if question["asked"] is not None:  # of a Q-Former, which reads the bare question
         read = processor.qformer_tokenizer([question["asked"]], return_tensors="pt")
         made |= {f"qformer_{name}": read[name] for name in ("input_ids", "attention_mask")}
-    return {name: tensor.to(job["device"]) for name, tensor in made.items()}
+    return {name: value.to(job["device"]) if isinstance(value, torch.Tensor) else value for name, value in made.items()}
+
+
+def clips(videos: list[dict[str, Any]]) -> dict[str, Any]:
+    """Frames that were chosen already, with their times, as a processor takes them."""
+    if not videos:
+        return {}
+    frames = [torch.from_numpy(numpy.load(video["frames"])) for video in videos]
+    options = {"do_sample_frames": False, "size": videos[0]["size"], "input_data_format": "channels_first"}
+    return {"videos": frames, "video_metadata": [VideoMetadata(**video["metadata"]) for video in videos], "videos_kwargs": options}
 
 
 def answer(model: Any, processor: Any, question: dict[str, Any], job: dict[str, Any]) -> str:

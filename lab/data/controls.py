@@ -13,9 +13,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 
+import numpy as np
+
+from lab.data import video
 from lab.data.images import decode
 from lab.errors import ConfigError, did_you_mean
-from lab.records import Picture, Sample, Split
+from lab.records import Clip, Footage, Medium, Picture, Sample, Split
 
 CONTROLS = ("blank", "shuffled", "text_only")
 GREY = (128, 128, 128)
@@ -48,7 +51,7 @@ class ControlSplit(AlteredSplit):
 
     def index(self, index: int) -> Sample:
         sample = self.split.index(index)
-        return replace(sample, images=()) if self.control == "text_only" else sample
+        return without_images(sample) if self.control == "text_only" else sample
 
     def __getitem__(self, index: int) -> Sample:
         sample = self.split[index]
@@ -58,11 +61,20 @@ class ControlSplit(AlteredSplit):
             case "shuffled":
                 return replace(sample, images=self.split[self.donors[index]].images)
             case _:
-                return replace(sample, images=())
+                return without_images(sample)
 
 
-def blank(picture: Picture) -> Picture:
-    """A grey image of the same size."""
+def without_images(sample: Sample) -> Sample:
+    """The sample with its words alone."""
+    turns = tuple(replace(turn, parts=tuple(part for part in turn.parts if isinstance(part, str))) for turn in sample.turns)
+    return replace(sample, images=(), turns=turns)
+
+
+def blank(picture: Medium) -> Medium:
+    """A grey image of the same size; of a clip one of as many frames, as fast and sampled as it is."""
+    if isinstance(picture, Clip):
+        held = video.footage(picture)
+        return replace(picture, source=f"blank {held}", data=grey_clip(held), frames=(), times=(), footage=held)
     width, height = decode(picture).size
     return Picture(f"blank {width}x{height}", grey(width, height))
 
@@ -75,6 +87,13 @@ def grey(width: int, height: int) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (width, height), GREY).save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+@lru_cache(maxsize=64)
+def grey_clip(held: Footage) -> bytes:
+    """A grey clip."""
+    width, height = held.size
+    return video.encode(np.broadcast_to(np.full((height, width, 3), GREY, dtype=np.uint8), (held.frames, height, width, 3)), held.fps)
 
 
 def donors(split: Split, seed: int) -> list[int]:

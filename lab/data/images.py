@@ -24,7 +24,7 @@ from lab.data.files import open_regular, why_unreadable
 from lab.data.intact import damage
 from lab.data.verified import Decoded, Stamp, Verified
 from lab.host.progress import bars, silent
-from lab.records import Picture
+from lab.records import Clip, Medium, Picture
 
 log = logging.getLogger(__name__)
 
@@ -48,18 +48,20 @@ class Tables(Protocol):
         """Return size [bytes] and mtime [ns] of the table that holds the picture."""
         ...
 
-    def fetch(self, picture: Picture) -> Picture:
+    def fetch(self, picture: Medium) -> Medium:
         """Return the picture with its encoded bytes."""
         ...
 
 
-def decode(picture: Picture) -> Image.Image:
+def decode(picture: Medium) -> Image.Image:
     """Decode one picture to RGB, 8 bits a channel, upright by its EXIF orientation, then cropped.
 
     Alpha is composited on white; 16-bit grey is scaled by 1/257; CMYK and palettes are converted. Of a JPEG that
     carries further pictures (MPO: previews, gain maps) the primary one is taken, as any JPEG reader does.
     Raises `BadRecord` (a `DataError`) naming the source for anything else than one complete picture within `MAX_PIXELS`.
     """
+    if isinstance(picture, Clip):
+        raise BadRecord(picture.source, "it is a clip, where a picture is needed")
     image = _whole(picture)
     if picture.crop is None:
         return image
@@ -95,12 +97,12 @@ def size_of(picture: Picture) -> tuple[int, int]:
 
 
 def verify(
-    pictures: Iterable[Picture],
+    pictures: Iterable[Medium],
     cache_dir: Path,
     on_bad: OnBad,
     progress: bool = True,
     tables: Tables | None = None,
-) -> list[tuple[Picture, str]]:
+) -> list[tuple[Medium, str]]:
     """Look at every picture as `outcomes` does; return the bad ones with the reason.
 
     Under `on_bad=fail` bad pictures raise one `DataError` that names the first few and counts all.
@@ -114,7 +116,7 @@ def verify(
 
 
 def outcomes(
-    pictures: Iterable[Picture], cache_dir: Path, progress: bool = True, tables: Tables | None = None
+    pictures: Iterable[Medium], cache_dir: Path, progress: bool = True, tables: Tables | None = None
 ) -> dict[str, Decoded | str]:
     """Decode every distinct source once; return what each gave, or why it is bad.
 
@@ -123,12 +125,12 @@ def outcomes(
     """
     found: dict[str, Decoded | str] = {}
     stamps: dict[str, Stamp] = {}
-    first: dict[str, Picture] = {}
+    first: dict[str, Medium] = {}
     for picture in pictures:
         first.setdefault(picture.source, picture)
     for source, picture in first.items():
         try:
-            stamps[source] = tables.stamp(source) if tables else _stamp(picture)
+            stamps[source] = tables.stamp(source) if tables else stamp(picture)
         except BadRecord as fault:
             found[source] = fault.reason
     with Verified(Path(cache_dir) / "verified_images.sqlite", _rules()) as verified:
@@ -146,13 +148,13 @@ def outcomes(
 
 
 def _decoded(
-    pictures: Sequence[Picture], read: Callable[[Picture], Picture], progress: bool
+    pictures: Sequence[Medium], read: Callable[[Medium], Medium], progress: bool
 ) -> Iterator[tuple[str, Decoded | str]]:
     """Yield (source, what the upright image is or why it is bad). Pillow decodes without the interpreter lock."""
 
-    def outcome(picture: Picture) -> tuple[str, Decoded | str]:
+    def outcome(picture: Medium) -> tuple[str, Decoded | str]:
         try:
-            return picture.source, Decoded.of(_whole(read(picture)))
+            return picture.source, _looked_at(read(picture))
         except BadRecord as fault:
             return picture.source, fault.reason
 
@@ -164,20 +166,31 @@ def _decoded(
             report("verifying images", start + len(batch), len(pictures), "")
 
 
-def _same(picture: Picture) -> Picture:
+def _looked_at(medium: Medium) -> Decoded:
+    """What a picture or a clip is, all of it decoded."""
+    if isinstance(medium, Picture):
+        return Decoded.of(_whole(medium))
+    from lab.data import video  # whose listed frames are pictures
+
+    held = video.footage(medium)
+    return Decoded(held.size, video.digest(medium).hex()[:32], held.frames, held.fps)
+
+
+def _same(picture: Medium) -> Medium:
     return picture
 
 
 def _rules() -> str:
     """What a verdict depends on besides the file."""
-    return f"2 pillow={PIL.__version__} pixels={MAX_PIXELS} bytes={MAX_BYTES}"
+    return f"3 pillow={PIL.__version__} pixels={MAX_PIXELS} bytes={MAX_BYTES}"
 
 
-def why_bad(picture: Picture, outcome: Decoded | str) -> str | None:
+def why_bad(picture: Medium, outcome: Decoded | str) -> str | None:
     """Why a picture cannot be used, by the outcome of its source; None if it can."""
     if isinstance(outcome, str):
         return outcome
-    return _crop_reason(picture.crop, outcome.size) if picture.crop is not None else None
+    crop = picture.crop if isinstance(picture, Picture) else None
+    return None if crop is None else _crop_reason(crop, outcome.size)
 
 
 def _crop_reason(crop: tuple[int, int, int, int], size: tuple[int, int]) -> str | None:
@@ -187,15 +200,19 @@ def _crop_reason(crop: tuple[int, int, int, int], size: tuple[int, int]) -> str 
     return f"the crop (left, upper, right, lower) = {crop} does not lie inside its {size[0]} x {size[1]} pixels"
 
 
-def _stamp(picture: Picture) -> Stamp:
-    """Stat the file; bytes in memory are stamped by length and a hash instead."""
+def stamp(picture: Medium) -> Stamp:
+    """Stat the file, or all of a clip's listed frames; bytes in memory are stamped by length and a hash instead."""
     if picture.data is not None:
         return Stamp.of_bytes(picture.data)
-    try:
-        found = os.stat(picture.source)
-    except (OSError, ValueError) as error:
-        raise BadRecord(picture.source, why_unreadable(error)) from None
-    return Stamp(found.st_size, found.st_mtime_ns)
+    frames = picture.frames if isinstance(picture, Clip) else ()
+    stamps = []
+    for source in frames or (picture.source,):
+        try:
+            found = os.stat(source)
+        except (OSError, ValueError) as error:
+            raise BadRecord(source, why_unreadable(error)) from None
+        stamps.append(Stamp(found.st_size, found.st_mtime_ns))
+    return Stamp.of_bytes(repr((frames, stamps)).encode()) if frames else stamps[0]
 
 
 def _encoded(picture: Picture) -> bytes:

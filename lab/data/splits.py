@@ -14,7 +14,7 @@ from lab.data import images
 from lab.data.faults import BadRecord, raise_or_skip
 from lab.data.question_only import NAME, question_only
 from lab.errors import ConfigError, DataError, did_you_mean
-from lab.records import AnswerSpace, Picture, Regions, Sample, Splits
+from lab.records import AnswerSpace, Clip, Footage, Medium, Regions, Sample, Splits
 
 log = logging.getLogger(__name__)
 
@@ -112,12 +112,13 @@ def finish(
     outcomes = images.outcomes(pictures, cache_dir, tables=tables)
     bad = {picture: reason for picture in pictures if (reason := images.why_bad(picture, outcomes[picture.source]))}
     sizes = {each.size: each.size for each in outcomes.values() if not isinstance(each, str)}  # one object a size, however many images
+    clips = any(isinstance(each, Clip) for each in pictures)
     if dial.on_bad is OnBad.fail:
         raise_or_skip([*faults, *(BadRecord(picture.source, reason) for picture, reason in bad.items())], dial.on_bad)
     kept: dict[str, list[Sample]] = {part: [] for part in PARTS}
     lost = list(faults)
     for part in PARTS:
-        culprits: dict[str, Picture] = {}
+        culprits: dict[str, Medium] = {}
         for sample in parts[part]:
             for picture in sample.images:
                 if picture in bad:
@@ -140,13 +141,20 @@ def finish(
     share = None if answers.kind == Regions.kind else question_only(splits["train"], splits["dev"])
     baselines = {} if share is None else {NAME: share}
     named = (splits["train"], splits["minival"], splits["dev"])
-    return Splits(*named, skipped, tuple(notes), together, answers, baselines)
+    return Splits(*named, skipped, tuple(notes), together, answers, baselines, clips)
 
 
 def sized(sample: Sample, outcomes: Mapping[str, Any], sizes: Mapping[tuple[int, int], tuple[int, int]]) -> Sample:
-    """The sample with the sizes of its images, as they were found."""
-    pictures = (dataclasses.replace(each, size=sizes[outcomes[each.source].size]) for each in sample.images)
-    return dataclasses.replace(sample, images=tuple(pictures))
+    """The sample with the sizes of its images, as they were found, and what its clips hold."""
+    return dataclasses.replace(sample, images=tuple(measured(each, outcomes[each.source], sizes) for each in sample.images))
+
+
+def measured(medium: Medium, outcome: images.Decoded, sizes: Mapping[tuple[int, int], tuple[int, int]]) -> Medium:
+    """A picture with its size, or a clip with what it holds."""
+    size = sizes[outcome.size]
+    if isinstance(medium, Clip):
+        return dataclasses.replace(medium, footage=Footage(outcome.frames, outcome.fps, size))
+    return dataclasses.replace(medium, size=size)
 
 
 def why_empty(

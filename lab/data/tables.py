@@ -20,7 +20,7 @@ from lab.data.faults import BadRecord, shown
 from lab.data.manifest import Row
 from lab.data.verified import Stamp
 from lab.errors import ConfigError, DataError, LabError
-from lab.records import Picture
+from lab.records import Medium
 
 HUB_ID = re.compile(r"(?P<path>[A-Za-z0-9][\w.-]*/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 SHARD = re.compile(r"(?P<split>[A-Za-z0-9_.]+?)(-[0-9]{5}-of-[0-9]{5}(-[0-9a-f]{16})?)?\.parquet")
@@ -93,7 +93,7 @@ class Tables:
         """Return size [bytes] and newest mtime [ns] of the files of the table."""
         return self._tables[source.rpartition("#")[0]].stamp
 
-    def fetch(self, picture: Picture) -> Picture:
+    def fetch(self, picture: Medium) -> Medium:
         """Return the picture with its encoded bytes."""
         name, _, place = picture.source.rpartition("#")
         index, column, *among = place.split("/")

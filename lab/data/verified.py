@@ -1,7 +1,7 @@
-"""A small SQLite table of images that are known to decode, so that a second run only stats its files.
+"""A small SQLite table of images that are known to decode, and clips, so that a second run only stats its files.
 
 Row: path (absolute, or `table#row/column`), size [bytes], mtime_ns, rules (what the verdict depends on besides the
-file), width, height [px], pixels (`Decoded`).
+file), width, height [px], pixels, frames, fps (`Decoded`).
 SQLite's transactions make every write all or nothing, also with several runs on one folder.
 """
 
@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SCHEMA = """CREATE TABLE IF NOT EXISTS decoded (
-    path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, rules TEXT, width INTEGER, height INTEGER, pixels TEXT) WITHOUT ROWID"""
+COLUMNS = "width, height, pixels, frames, fps"
+SCHEMA = """CREATE TABLE IF NOT EXISTS media (
+    path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, rules TEXT, width INTEGER, height INTEGER, pixels TEXT, frames INTEGER, fps REAL)
+    WITHOUT ROWID"""
 WAIT_S = 60.0
 COMMIT_EVERY = 1024
 
@@ -42,10 +44,15 @@ class Stamp(NamedTuple):
 
 
 class Decoded(NamedTuple):
-    """What a source decodes to. size: (width, height) [px]; pixels: 128 bits of their BLAKE2, equal for equal pictures in any format."""
+    """What a source decodes to. size: (width, height) [px]; pixels: 128 bits of their BLAKE2, equal for equal pictures in any format.
+
+    Of a clip pixels names its encoded bytes; frames, fps: as of `Footage`.
+    """
 
     size: tuple[int, int]
     pixels: str
+    frames: int = 0
+    fps: float = 0.0
 
     @classmethod
     def of(cls, image: Image.Image) -> Decoded:
@@ -82,7 +89,7 @@ class Verified:
         try:
             with connection:
                 connection.execute(SCHEMA)
-                connection.execute("SELECT path, size, mtime_ns, rules, width, height, pixels FROM decoded LIMIT 1").fetchone()
+                connection.execute(f"SELECT path, size, mtime_ns, rules, {COLUMNS} FROM media LIMIT 1").fetchone()
         except sqlite3.Error:
             connection.close()
             raise
@@ -100,23 +107,23 @@ class Verified:
     def outcomes(self, stamps: Mapping[str, Stamp]) -> dict[str, Decoded]:
         """What every source gave that is known to decode and has not changed since."""
         found = {}
-        query = "SELECT width, height, pixels FROM decoded WHERE path = ? AND size = ? AND mtime_ns = ? AND rules = ?"
+        query = f"SELECT {COLUMNS} FROM media WHERE path = ? AND size = ? AND mtime_ns = ? AND rules = ?"
         with self._explained():
             for source, stamp in stamps.items():
                 row = self._connection.execute(query, (os.fsencode(source), *stamp, self._rules)).fetchone()
                 if row:
-                    found[source] = Decoded(row[:2], row[2])
+                    found[source] = Decoded(row[:2], *row[2:])
         return found
 
     def add(self, source: str, stamp: Stamp, outcome: Decoded) -> None:
         """Remember what the source decodes to."""
-        self._waiting.append((os.fsencode(source), *stamp, self._rules, *outcome.size, outcome.pixels))
+        self._waiting.append((os.fsencode(source), *stamp, self._rules, *outcome.size, *outcome[1:]))
         if len(self._waiting) >= COMMIT_EVERY:
             self._commit()
 
     def _commit(self) -> None:
         with self._explained(), self._connection:
-            self._connection.executemany("INSERT OR REPLACE INTO decoded VALUES (?, ?, ?, ?, ?, ?, ?)", self._waiting)
+            self._connection.executemany("INSERT OR REPLACE INTO media VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", self._waiting)
         self._waiting.clear()
 
     def _explained(self) -> _Explained:

@@ -21,6 +21,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from lab.config import VideoSampling
 from lab.data import images
@@ -251,7 +252,8 @@ def encode(frames: np.ndarray, fps: float) -> bytes:
     return buffer.getvalue()
 
 
-def strip(clip: Clip, number: int) -> list[np.ndarray]:
-    """A filmstrip: so many of the clip's frames, evenly over its time, uint8 [H, W, 3] each."""
-    most = footage(clip).frames
-    return list(read(clip, np.linspace(0, most - 1, min(number, most)).round().astype(int).tolist()))
+def filmstrip(clip: Clip, number: int, shown: Sequence[int] = ()) -> list[Image.Image]:
+    """At most so many frames of a clip, evenly over it. shown: of these places, as a model was shown them; else of all its frames."""
+    places = shown or range(footage(clip).frames)
+    chosen = np.linspace(0, len(places) - 1, min(number, len(places))).round().astype(int).tolist()
+    return [Image.fromarray(frame) for frame in read(clip, [places[place] for place in chosen])]

@@ -110,8 +110,8 @@ def plain_probe(folder: Path, asked: Asked, dial: ModelDial) -> tuple[Probe, lis
     if not encoder.inline:
         with torch.inference_mode():
             return (plain_rows if encoder.labels is None else plain_labels)(model, processor, asked)
-    chats = [encoder.chat(sample) for sample in asked.samples]
-    images = [decode(sample.images[i]) for sample, chat in zip(asked.samples, chats, strict=True) for i in chat.image_order]
+    chats = [encoder.chat(sample, plain=True) for sample in asked.samples]
+    images = [encoder.plain(sample.images[i], processor) for sample, chat in zip(asked.samples, chats, strict=True) for i in chat.image_order]
 
     framed = [encoder.architecture.frame(processor, chat, encoder.prompt.numbered) for chat in chats]
 

@@ -11,6 +11,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import replace
 from itertools import accumulate
 
+import numpy as np
 import torch
 
 from lab.evaluation.stages import kept
@@ -33,7 +34,7 @@ def grouped(examples: Examples) -> list[list[int]]:
 
 def split_at(examples: Examples, text: TokenizedPrompt) -> int:
     """Where the prefix of a tokenised prompt ends: behind its last image placeholder, or at the first token without images."""
-    places = (text.prompt_ids == examples.encoder.image_id).nonzero()[0]
+    places = np.isin(text.prompt_ids, examples.encoder.media_ids).nonzero()[0]
     return int(places[-1]) + 1 if len(places) else 1
 
 

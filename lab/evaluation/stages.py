@@ -61,7 +61,7 @@ def prefill(vlm: Vlm, batch: Batch, seen: ModelOutput | None) -> Read:
         return Read(vlm.predict(without_pixels(vlm, batch, seen))[:, 0], {})
     inputs = vlm.inputs(without_pixels(vlm, batch, seen))
     if seen is not None and not vlm.family.separable:
-        inputs["mm_encoder_outputs"] = {"image": seen}
+        inputs["mm_encoder_outputs"] = vlm.family.architecture.seen(seen, batch.media)
     out = vlm.reader(**inputs, use_cache=True, logits_to_keep=1)
     return Read(out.logits[:, -1], kept(out) | {name: inputs[name] for name in vlm.family.architecture.again})
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from lab.errors import ModelError
 from lab.model import turns
 from lab.model.turns import Span
-from lab.records import Batch, Chat, ExampleSize, Tokens
+from lab.records import Batch, Chat, ExampleSize, Media, Tokens
 
 if TYPE_CHECKING:
     import torch
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from transformers.utils.generic import ModelOutput
 
     from lab.model import Vlm
+    from lab.model.clips import Clips
 
 Grid = tuple[int, int, int]
 """(t, h, w) of an image in patches."""
@@ -30,9 +31,17 @@ class Positions(Protocol):
     """The rule by which tokens get their positions."""
 
     def __call__(
-        self, ids: torch.Tensor, types: torch.Tensor, grids: torch.Tensor | None, attention: torch.Tensor | None
+        self,
+        ids: torch.Tensor,
+        types: torch.Tensor,
+        grids: torch.Tensor | None,
+        attention: torch.Tensor | None,
+        steps: Sequence[float] = (),
     ) -> torch.Tensor:
-        """Positions int64 [3, B, T] (M-RoPE) or [B, T] of ids, token types and attention mask [B, T] with grids [N, 3]."""
+        """Positions int64 [3, B, T] (M-RoPE) or [B, T] of ids, token types and attention mask [B, T] with grids [N, 3].
+
+        steps: of the N images the seconds from one temporal patch of a clip to the next, 0 of a picture; () where all are pictures.
+        """
         ...
 
 
@@ -56,6 +65,11 @@ class Architecture(Protocol):
     position_axes: int
     lead: str
     template: bool
+
+    @property
+    def clips(self) -> Clips | None:
+        """How it sees clips; None: it sees none."""
+        ...
 
     def repair(self, model: Any) -> None:
         """Mend, in a model as Transformers loads it, what would change what it computes."""
@@ -142,6 +156,10 @@ class Architecture(Protocol):
         """Run the tower and the projector; `pooler_output` holds one tensor [tokens, hidden] for each image."""
         ...
 
+    def seen(self, output: ModelOutput, media: Media) -> dict[str, ModelOutput]:
+        """The tower's output for a batch's images, as the reader takes it in their place: `mm_encoder_outputs`."""
+        ...
+
     def reader(self, vlm: Vlm) -> torch.nn.Module:
         """The module that reads text, and images with it; it takes `use_cache` and `logits_to_keep` as decoders do."""
         ...
@@ -192,6 +210,7 @@ class OneTokenizer:
     position_axes = 1
     lead = ""
     template = False
+    clips: Clips | None = None
 
     def repair(self, model: Any) -> None:
         """Nothing."""
@@ -220,6 +239,10 @@ class OneTokenizer:
     def resized(self, processor: Any, config: PretrainedConfig, size: tuple[int, int]) -> tuple[int, int] | None:
         """None: the tower has a size of its own."""
         return None
+
+    def seen(self, output: ModelOutput, media: Media) -> dict[str, ModelOutput]:
+        """All are pictures."""
+        return {"image": output}
 
     def second_ids(self, processor: Any, chat: Chat) -> list[int]:
         """None: there is one tokenizer."""
@@ -330,5 +353,5 @@ class Placeholders(TextDecoder):
         """Images come as features where the batch has them, else as pixels."""
         images: dict[str, Any] = dict(batch.media.pixels or {})
         if batch.media.features is not None:
-            images["mm_encoder_outputs"] = {"image": tower_output(batch.media.features)}
+            images["mm_encoder_outputs"] = self.seen(tower_output(batch.media.features), batch.media)
         return self.words(batch.prompt) | images

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -43,6 +44,7 @@ def collate(
     prompts = [example.text.prompt_ids for example in examples]
     grids = [grid for example in examples for grid in example.grids]
     grid_thw = torch.tensor(grids, dtype=torch.int64).reshape(-1, 3) if grids else None
+    steps = steps_of(examples)
     pixels = [each for example in examples for each in example.pixels]
     counts = tuple(len(example.grids) for example in examples)
     second = encoder.architecture.stack_second([example.text.second_ids for example in examples], counts)
@@ -51,20 +53,21 @@ def collate(
     together = with_answers and encoder.inline
     return Batch(
         sample_ids=tuple(example.sample_id for example in examples),
-        prompt=Tokens(ids, attention, positions(encoder, examples, ids, types, attention, grid_thw), types),
+        prompt=Tokens(ids, attention, positions(encoder, examples, ids, types, attention, grid_thw, steps), types),
         media=Media(
             counts=counts,
             grids=tuple(encoder.merged(grid) for grid in grids),
             tokens=tuple(encoder.tokens(grid) for grid in grids),
             pixels=encoder.architecture.stack(pixels, grids) | second if pixels else None,
             features=tuple(feature for example in examples for feature in example.features) or None,
+            clips=tuple(step > 0 for step in steps),
         ),
         target=Target(
             ending_together(targets, IGNORED)[0] if with_answers else None, computed,
             sum(one.text.targets for one in examples) if learned else sum(map(len, answers)),
         ),
         media_order=tuple(example.text.image_order for example in examples),
-        shared=max(0, min(opening(prompts, encoder.image_id), *(len(row) - computed for row in rows))) if together else 0,
+        shared=max(0, min(opening(prompts, encoder.media_ids), *(len(row) - computed for row in rows))) if together else 0,
         answer=None if encoder.starts is None else begun(encoder.starts, answers, encoder.pad_id),
     )
 
@@ -77,17 +80,28 @@ def rows_of(
 
     rows, kinds, answers = [], [], []
     for example in examples:
-        ids = expand(example.text.prompt_ids, encoder.image_id, costs(encoder, example))
-        kinds.append((ids == encoder.image_id).astype(np.int64))
+        ids = expand(example.text.prompt_ids, encoder.media_ids, costs(encoder, example))
+        kinds.append(sum(kind * (ids == each) for kind, each in enumerate(encoder.media_ids, start=1)).astype(np.int64))
         answers.append(example.text.answer_ids if with_answers else ids[:0])
         rows.append(np.concatenate([ids, answers[-1]]) if encoder.inline else ids)
     return rows, kinds, answers
 
 
 def costs(encoder: Encoder, example: Example) -> list[int]:
-    """How many tokens each image costs that stands in a prompt."""
-    standing = example.grids if encoder.architecture.in_prompt else ()
-    return [encoder.tokens(grid) if encoder.prefix else 0 for grid in standing]
+    """How many tokens stand in a prompt for each placeholder: of an image, or of a run of a clip."""
+    found = []
+    for grid, step in zip(example.grids if encoder.architecture.in_prompt else (), steps_of([example]) or itertools.repeat(0.0), strict=False):
+        clips = encoder.architecture.clips if step else None
+        runs = 1 if clips is None else clips.runs(grid)
+        found += [encoder.tokens(grid) // runs if encoder.prefix else 0] * runs
+    return found
+
+
+def steps_of(examples: Sequence[Example]) -> tuple[float, ...]:
+    """`TokenizedPrompt.steps` of all images; () where none is a clip."""
+    if not any(example.text.steps for example in examples):
+        return ()
+    return tuple(step for example in examples for step in example.text.steps or (0.0,) * len(example.grids))
 
 
 def labels_of(encoder: Encoder, example: Example) -> np.ndarray:
@@ -98,7 +112,7 @@ def labels_of(encoder: Encoder, example: Example) -> np.ndarray:
     if not text.learned:
         return text.answer_ids
     labels = turns.labels(text.prompt_ids, text.learned, int(text.answer_ids[-1]), IGNORED)
-    labels = np.repeat(labels, repeats(text.prompt_ids, encoder.image_id, costs(encoder, example)))
+    labels = np.repeat(labels, repeats(text.prompt_ids, encoder.media_ids, costs(encoder, example)))
     return np.concatenate([labels[int((labels != IGNORED).argmax()) :], text.answer_ids])
 
 
@@ -149,6 +163,7 @@ def positions(
     types: torch.Tensor,
     attention: torch.Tensor,
     grid_thw: torch.Tensor | None,
+    steps: Sequence[float],
 ) -> torch.Tensor:
     """Positions by the checkpoint's own rule: M-RoPE int64 [3, B, T], or int64 [B, T].
 
@@ -162,7 +177,7 @@ def positions(
     if not encoder.prefix:
         return encoder.rule(ids, types, None, attention)
     if encoder.reducer is None or grid_thw is None or encoder.architecture.position_axes == 1:
-        return encoder.rule(ids, types, grid_thw, attention)
+        return encoder.rule(ids, types, grid_thw, attention, steps)
     placed = torch.zeros((3, *ids.shape), dtype=torch.int64)
     for b, example in enumerate(examples):
         prompt = example.text.prompt_ids
@@ -180,27 +195,27 @@ def positions(
     return placed
 
 
-def opening(prompts: Sequence[np.ndarray], image_id: int) -> int:
+def opening(prompts: Sequence[np.ndarray], media_ids: Sequence[int]) -> int:
     """How many tokens begin all prompts alike, before any image."""
     for number, tokens in enumerate(zip(*(prompt.tolist() for prompt in prompts), strict=False)):
-        if tokens[0] == image_id or len(set(tokens)) > 1:
+        if tokens[0] in media_ids or len(set(tokens)) > 1:
             return number
     return min(len(prompt) for prompt in prompts)
 
 
-def expand(ids: np.ndarray, image_id: int, counts: Sequence[int]) -> np.ndarray:
-    """Repeat the k-th occurrence of `image_id` `counts[k]` times."""
+def expand(ids: np.ndarray, media_ids: Sequence[int], counts: Sequence[int]) -> np.ndarray:
+    """Repeat the k-th placeholder `counts[k]` times."""
     import numpy as np
 
-    return np.repeat(ids, repeats(ids, image_id, counts))
+    return np.repeat(ids, repeats(ids, media_ids, counts))
 
 
-def repeats(ids: np.ndarray, image_id: int, counts: Sequence[int]) -> np.ndarray:
-    """How often each token stands in its row, int64: the k-th occurrence of `image_id` `counts[k]` times, others once."""
+def repeats(ids: np.ndarray, media_ids: Sequence[int], counts: Sequence[int]) -> np.ndarray:
+    """How often each token stands in its row, int64: the k-th placeholder `counts[k]` times, others once."""
     import numpy as np
 
     found = np.ones(len(ids), dtype=np.int64)
-    found[ids == image_id] = counts
+    found[np.isin(ids, media_ids)] = counts
     return found
 
 

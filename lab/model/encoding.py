@@ -24,17 +24,29 @@ from lab.model.batching import ALIGN, collate, labels_of
 from lab.model.labels import Labels
 from lab.model.turns import Span
 from lab.prompt import of_data, parse_template, to_chat, written
-from lab.records import TRUE_FALSE, AnswerSpace, Batch, Chat, ExampleSize, Picture, Regions, Sample, Text, Turn
+from lab.records import TRUE_FALSE, AnswerSpace, Batch, Chat, Clip, ExampleSize, Medium, Picture, Regions, Sample, Text, Turn
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from PIL.Image import Image
 
+    from lab.model.clips import Sampled
+
 
 def wordless(turns: Sequence[Turn]) -> tuple[Turn, ...]:
     """A conversation with one word in place of every text."""
     return tuple(replace(turn, parts=tuple("x" if isinstance(part, str) else part for part in turn.parts)) for turn in turns)
+
+
+def with_clips(chat: Chat, written: Sequence[str]) -> Chat:
+    """The chat that says of each clip in order what stands for it in the prompt's text, for `Interleaved.render`."""
+    behind = iter(written)
+    marked = [
+        {**message, "content": [part | {"written": next(behind)} if part["type"] == "video" else part for part in message["content"]]}
+        for message in chat.messages
+    ]
+    return replace(chat, messages=tuple(marked))
 
 
 class Framed(NamedTuple):
@@ -48,10 +60,11 @@ class Framed(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TokenizedPrompt:
-    """A tokenised prompt, one placeholder an image, and its answer with the end-of-turn token. int64.
+    """A tokenised prompt, one placeholder a picture and for each run of tokens of a clip, and its answer with the end-of-turn token. int64.
 
     second_ids: of the prompt by a second tokenizer, of models that have one. learned: (first, behind the last) of its tokens that are
-    learned too; the last of each is labelled with the end of turn.
+    learned too; the last of each is labelled with the end of turn. steps: of each image as shown the seconds from one temporal patch of
+    a clip to the next, 0 of a picture; () where none is a clip.
     """
 
     prompt_ids: np.ndarray
@@ -59,6 +72,7 @@ class TokenizedPrompt:
     image_order: tuple[int, ...]
     second_ids: Sequence[int] = ()
     learned: tuple[Span, ...] = ()
+    steps: tuple[float, ...] = ()
 
     @property
     def targets(self) -> int:
@@ -94,6 +108,8 @@ class Encoder:
         self.seed = seed
         self.family_boxes = vlm.family.boxes
         self.image_id = self.architecture.image_id(self.processor)
+        self.clips = self.architecture.clips
+        self.media_ids = (self.image_id, *([] if self.clips is None else [self.clips.placeholder(self.processor)[1]]))
         self.budget, self.reducer = vlm.budget, vlm.reducer
         self.prefix = self.architecture.in_prompt and (vlm.conditioner is None or vlm.conditioner.prefix)
         self.rule = self.architecture.positions(vlm)
@@ -153,9 +169,12 @@ class Encoder:
         names = self.tokenizer.convert_ids_to_tokens(list(dict.fromkeys(ids)))
         return f"{', '.join(map(repr, names))} {'is a special token' if len(names) == 1 else 'are special tokens'}"
 
-    def chat(self, sample: Sample) -> Chat:
-        """A sample as messages."""
-        return to_chat(sample, self.prompt, self.seed, self.frame, self.boxes_text(sample.answer) if isinstance(sample.answer, Regions) else None)
+    def chat(self, sample: Sample, plain: bool = False) -> Chat:
+        """A sample as messages. plain: without what stands for its clips, which the checkpoint's own processor writes by itself."""
+        target = self.boxes_text(sample.answer) if isinstance(sample.answer, Regions) else None
+        chat = to_chat(sample, self.prompt, self.seed, self.frame, target)
+        written = [] if plain else [self.written(image) for i in chat.image_order if isinstance(image := sample.images[i], Clip)]
+        return with_clips(chat, written) if written else chat
 
     def resized(self, size: tuple[int, int]) -> tuple[int, int] | None:
         """(width, height) of a picture of such a size as the model is shown it; None where there is no such size."""
@@ -186,12 +205,12 @@ class Encoder:
         tokenizer does not itself call special (of thinking, of tools) are words of a conversation.
         """
         number = len(sample.images)
-        turns = wordless(sample.turns)
-        if (number, turns) not in self.framing:
+        turns, runs = wordless(sample.turns), tuple(map(self.runs, sample.images))
+        if (runs, turns) not in self.framing:
             plain = self.framed(replace(sample, text="x", answer=Text(("x",)), turns=turns))
-            self.framing[number, turns] = self.special(plain.prompt), self.special(plain.answer if self.labels is None else ())
+            self.framing[runs, turns] = self.special(plain.prompt), self.special(plain.answer if self.labels is None else ())
         pairs = ("text", sample.text, prompt), ("answer", sample.answer.text, answer if self.labels is None else ())
-        framing = self.framing[number, turns]
+        framing = self.framing[runs, turns]
         if isinstance(sample.answer, Regions):
             framing = framing[0], self.check_boxes(sample, sample.answer, answer, len(framing[1])) + framing[1]
         for (what, said, ids), usual in zip(pairs, framing, strict=True):
@@ -202,7 +221,7 @@ class Encoder:
                 beyond = tuple((Counter(found) - Counter(usual)).elements()) or found
                 reason = f"its {what} {shown(said)} must not hold special tokens: {self.named(beyond)} of this checkpoint's tokenizer"
                 raise BadRecord(f"sample {sample.sample_id}", reason)
-        length = sum(each != self.image_id for each in prompt)
+        length = sum(each not in self.media_ids for each in prompt)
         rows = {"prompt and answer are": length + len(answer)} if self.inline else {"prompt is": length, "answer is": len(answer)}
         for what, length in rows.items():
             if self.positions_of_text is not None and length > self.positions_of_text:
@@ -240,23 +259,28 @@ class Encoder:
         chat, texts, prompt, answer = self.framed(sample)
         self.check_text(sample, prompt, answer)
         prompt_ids = np.asarray(prompt, dtype=np.int64)
-        placeholders = int((prompt_ids == self.image_id).sum())
-        if self.architecture.in_prompt and placeholders != len(chat.image_order):
+        placeholders = int(np.isin(prompt_ids, self.media_ids).sum())
+        if self.architecture.in_prompt and placeholders != sum(self.runs(sample.images[i]) or 1 for i in chat.image_order):
             raise ModelError(
                 f"model: the chat template wrote {placeholders} image placeholders for {len(chat.image_order)} images "
                 f"of sample {sample.sample_id}."
             )
         second = self.architecture.second_ids(self.processor, chat)
         learned = self.learned(sample, chat, texts, prompt_ids) if chat.learned else ()
-        return TokenizedPrompt(prompt_ids, np.asarray(answer, dtype=np.int64), chat.image_order, second, learned)
+        steps = tuple(self.sampled(shown).step if isinstance(shown := sample.images[i], Clip) else 0.0 for i in chat.image_order)
+        return TokenizedPrompt(
+            prompt_ids, np.asarray(answer, dtype=np.int64), chat.image_order, second, learned, steps if any(steps) else ()
+        )
 
     def learned(self, sample: Sample, chat: Chat, texts: tuple[str, str], prompt_ids: np.ndarray) -> tuple[Span, ...]:
         """`TokenizedPrompt.learned`. Raises `BadRecord` where an earlier turn cannot be learned as it is asked for."""
+        import numpy as np
+
         try:
             found = self.architecture.learned(self.processor, chat, self.prompt.numbered, *texts)
         except ValueError as error:
             raise BadRecord(f"sample {sample.sample_id}", str(error)) from None
-        if any((prompt_ids[start:stop] == self.image_id).any() for start, stop in found):
+        if any(np.isin(prompt_ids[start:stop], self.media_ids).any() for start, stop in found):
             raise BadRecord(f"sample {sample.sample_id}", "a turn of the assistant shows an image, and a model learns to write none")
         return found
 
@@ -286,6 +310,11 @@ class Encoder:
         """What the image processor does, as plain values: part of the contract and of the feature cache's key."""
         return self.architecture.settings(self.processor)
 
+    @cached_property
+    def clip_settings(self) -> dict[str, Any] | None:
+        """What the video processor does, as plain values; None where no video is taken."""
+        return None if self.clips is None else self.clips.settings(self.processor)
+
     def merged(self, grid: tuple[int, int, int]) -> tuple[int, int]:
         """A patch grid as the projector's grid of tokens (h, w)."""
         return self.architecture.merged(self.config, grid)
@@ -306,10 +335,35 @@ class Encoder:
         rule = getattr(self.reducer, "rule", None)
         return type(self.reducer).__name__ + ("" if rule is None else f" {rule.value}")
 
-    def check(self, picture: Picture) -> tuple[int, int, int]:
-        """The patch grid of an image of this size. Raises `BadRecord` if the processor does not take it, or only at more tokens than
-        `vision_tokens.budget`.
+    def sampled(self, clip: Clip) -> Sampled:
+        """What is shown of a clip. Raises `BadRecord` for one that the processor does not take, `ModelError` where no video is."""
+        if self.clips is None:
+            raise ModelError(f"data: {clip.source} is a clip, and the model takes pictures alone. Choose a model of Qwen-VL.")
+        return self.clips.sampled(self.processor, clip)
+
+    def written(self, clip: Clip) -> str:
+        """What stands in a prompt for a clip."""
+        sampled = self.sampled(clip)
+        assert self.clips is not None
+        return self.clips.written(self.processor, sampled)
+
+    def plain(self, medium: Medium, processor: Any) -> Any:
+        """An image or a clip as the processor of Transformers alone takes it."""
+        if isinstance(medium, Picture):
+            return decode(medium)
+        assert self.clips is not None
+        return self.clips.frames(processor, medium, self.clips.sampled(processor, medium))
+
+    def runs(self, medium: Medium) -> int:
+        """How many runs of tokens a clip is in a prompt; 0 for a picture."""
+        return 0 if isinstance(medium, Picture) or self.clips is None else self.clips.runs(self.sampled(medium).grid)
+
+    def check(self, picture: Medium) -> tuple[int, int, int]:
+        """The patch grid of an image of this size, or of a clip. Raises `BadRecord` if the processor does not take it, or a picture only at
+        more tokens than `vision_tokens.budget`.
         """
+        if isinstance(picture, Clip):
+            return self.sampled(picture).grid
         size = size_of(picture)
         try:
             grid = self.architecture.grid(self.processor, self.config, size)
@@ -327,13 +381,21 @@ class Encoder:
     def check_length(self, sample_id: str, text: TokenizedPrompt, grids: Sequence[tuple[int, int, int]], most: int) -> None:
         """Raise a `BadRecord` if prompt and answer together are longer than `data.max_length`, which cuts neither."""
         images = sum(map(self.tokens, grids)) if self.prefix else 0
-        length = int((text.prompt_ids != self.image_id).sum()) + images + len(text.answer_ids)
+        length = self.words(text) + images + len(text.answer_ids)
         if length > most:
             told = f"its prompt and answer are {length} tokens, {images} of them of images and {len(text.answer_ids)} of the answer"
             raise BadRecord(f"sample {sample_id}", f"{told}; data.max_length={most} cuts none of them off")
 
-    def picture(self, picture: Picture) -> tuple[torch.Tensor, tuple[int, int, int]]:
-        """Decode and process one image. Raises `BadRecord` for one that `decode` or `check` refuses."""
+    def words(self, text: TokenizedPrompt) -> int:
+        """How many tokens of a prompt stand for no image."""
+        return sum(each not in self.media_ids for each in text.prompt_ids.tolist())
+
+    def picture(self, picture: Medium) -> tuple[torch.Tensor, tuple[int, int, int]]:
+        """Decode and process one image or clip. Raises `BadRecord` for one that `decode` or `check` refuses."""
+        if isinstance(picture, Clip):
+            sampled = self.sampled(picture)
+            assert self.clips is not None
+            return self.clips.pixels(self.processor, picture, sampled), sampled.grid
         image = decode(picture)
         self.check(replace(picture, crop=None, size=image.size))
         pixels, grids = self.pixels([image])
@@ -348,7 +410,7 @@ class Encoder:
     def size(self, example: Example, answered: bool = False) -> ExampleSize:
         """How large an example is, without padding; answered: with its answer."""
         tokens = tuple(self.tokens(grid) for grid in example.grids)
-        words = int((example.text.prompt_ids != self.image_id).sum())
+        words = self.words(example.text)
         answer = len(example.text.answer_ids) if answered else 0
         predicted = len(labels_of(self, example)) if answered else 0
         length, rows = (words + answer, predicted + 1) if self.inline else (words, max(1, answer))

@@ -101,6 +101,7 @@ FEATURES = {
     "olora": Feature("lora.init_lora_weights=olora", "Choose another initialisation."),
     "full": Feature("lora.full=[head]", "Set lora.full=[]."),
     "labels": Feature("model.labels", "Set model.labels=null."),
+    "clips": Feature("data", "Choose data without clips, or a model of Qwen-VL."),
     "export": Feature("export", "Load the adapter over its base."),
 }
 """Of the two dials every option; `fast_step` is `lab.training.fast.fused_step`, which nothing asks for."""
@@ -168,6 +169,8 @@ class Family:
             return "they are in pixels of the picture as it is resized, and it makes one square of every picture"
         if feature == "conversations" and not self.architecture.template:
             return "its checkpoints have no chat template, which frames turns"
+        if feature == "clips" and self.architecture.clips is None:
+            return "it takes pictures, and no video"
         if feature == "labels" and not self.last:
             return "it writes its answers and has no labels"
         if feature == "full" and not self.whole:

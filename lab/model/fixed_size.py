@@ -97,7 +97,11 @@ def cuts(images: Any) -> bool:
 
 
 def counted(
-    ids: torch.Tensor, types: torch.Tensor, grids: torch.Tensor | None, attention: torch.Tensor | None
+    ids: torch.Tensor,
+    types: torch.Tensor,
+    grids: torch.Tensor | None,
+    attention: torch.Tensor | None,
+    steps: Sequence[float] = (),
 ) -> torch.Tensor:
     """Positions int64 [B, T] of real tokens from 0; padding stands at 0 too."""
     assert attention is not None

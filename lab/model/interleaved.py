@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from lab.errors import ModelError
 from lab.model.architecture import Placeholders
-from lab.records import Chat, ExampleSize
+from lab.model.clips import Clips, Frames
+from lab.records import Batch, Chat, ExampleSize, Media
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from PIL.Image import Image
     from transformers import PretrainedConfig, ProcessorMixin
+    from transformers.utils.generic import ModelOutput
 
     from lab.model import Vlm
     from lab.model.architecture import Grid, Positions
@@ -25,12 +27,19 @@ KNOWN_ROWS = 1024
 
 
 class Interleaved(Placeholders):
-    """`lab.model.architecture.Architecture` of such models: M-RoPE, a chat template, patches that a projector merges."""
+    """`lab.model.architecture.Architecture` of such models: M-RoPE, a chat template, patches that a projector merges.
+
+    A clip is a picture of several temporal patches to the tower, and a kind of its own in the prompt.
+    """
 
     in_prompt = True
     beside_grid = 0
     position_axes = 3
     padding_side = "left"
+
+    def __init__(self, clips: Clips | None = None) -> None:
+        """clips: of a family that sees them otherwise than Qwen2-VL."""
+        self.clips = clips or Clips()
 
     def processor(self, where: str, config: PretrainedConfig, options: dict[str, Any]) -> ProcessorMixin:
         """The checkpoint's own."""
@@ -43,9 +52,12 @@ class Interleaved(Placeholders):
         return list(chat.messages)
 
     def render(self, processor: Any, messages: Sequence[dict[str, Any]], numbered: bool, generation: bool = True) -> str:
-        """The template numbers images by itself."""
+        """The template numbers images by itself. What stands for a clip is written in its place, which a message says under `written`."""
         options: dict[str, Any] = {"tokenize": False, "add_vision_id": numbered}
-        return processor.apply_chat_template(list(messages), add_generation_prompt=generation, **options)
+        text = processor.apply_chat_template(list(messages), add_generation_prompt=generation, **options)
+        written = [part["written"] for message in messages for part in message["content"] if "written" in part]
+        before, *behind = text.split(self.clips.placeholder(processor)[0]) if written else [text]
+        return before + "".join(clip + rest for clip, rest in zip(written, behind, strict=True))
 
     def frame(self, processor: ProcessorMixin, chat: Chat, numbered: bool) -> tuple[str, str]:
         """By the checkpoint's chat template.
@@ -62,6 +74,16 @@ class Interleaved(Placeholders):
                 "training and scoring would not see the same text."
             )
         return prompt, full[len(prompt) :].rstrip("\n")
+
+    def plain(self, processor: Any, prompts: Sequence[str], chats: Sequence[Chat], images: Sequence[Any]) -> Any:
+        """By one call of the processor, which is told each clip's frames and their times."""
+        shown = [image for image in images if isinstance(image, Frames)]
+        told: dict[str, Any] = {}
+        if shown:
+            told = {"videos": [each.frames for each in shown], "video_metadata": [each.metadata for each in shown]}
+            told["videos_kwargs"] = {"do_sample_frames": False, "size": shown[0].size, "input_data_format": "channels_first"}
+        pictures = [image for image in images if not isinstance(image, Frames)]
+        return processor(text=list(prompts), images=pictures or None, padding=True, return_tensors="pt", **told)
 
     def pixels(
         self, processor: ProcessorMixin, config: PretrainedConfig, images: Sequence[Image]
@@ -116,9 +138,32 @@ class Interleaved(Placeholders):
         side = config.vision_config.spatial_merge_size
         return grid[0] * grid[1] // side, grid[2] // side
 
+    def seen(self, output: ModelOutput, media: Media) -> dict[str, ModelOutput]:
+        """Pictures and clips apart."""
+        if not any(media.clips):
+            return {"image": output}
+        return {
+            kind: type(output)(**{name: chosen(value, places) for name, value in output.items() if name in SEPARATE})
+            for kind, places in kinds(media.clips).items()
+        }
+
+    def inputs(self, vlm: Vlm, batch: Batch) -> dict[str, Any]:
+        """Pixels of pictures and of clips apart too."""
+        import torch
+
+        given = super().inputs(vlm, batch)
+        if batch.media.pixels is None or not any(batch.media.clips):
+            return given
+        pixels, grids = given.pop("pixel_values"), given.pop("image_grid_thw")
+        each = pixels.split(grids.prod(dim=1).tolist())
+        for kind, places in kinds(batch.media.clips).items():
+            values, grid = ("pixel_values", "image_grid_thw") if kind == "image" else ("pixel_values_videos", "video_grid_thw")
+            given |= {values: torch.cat([each[place] for place in places]), grid: grids[places]}
+        return given
+
     def positions(self, vlm: Vlm) -> Positions:
         """M-RoPE."""
-        return MRope(vlm.bare.model.get_rope_index)
+        return MRope(vlm.bare.model.get_rope_index, self.clips)
 
     def planned_size(self, config: PretrainedConfig, text: int, images: int, tokens: int) -> ExampleSize:
         """Images as square as their number of tokens lets them be."""
@@ -128,18 +173,38 @@ class Interleaved(Placeholders):
         return ExampleSize(text + images * tokens, (grid,) * images, (tokens,) * images)
 
 
+SEPARATE = ("pooler_output", "deepstack_features")
+"""What a tower's output holds for each image by itself; Qwen3-VL's features for several blocks are a list of such."""
+
+
+def kinds(clips: Sequence[bool]) -> dict[str, list[int]]:
+    """The places of pictures and of clips, by Transformers' name of the kind, which has some."""
+    places = {kind: [place for place, clip in enumerate(clips) if clip == wanted] for kind, wanted in (("image", False), ("video", True))}
+    return {kind: found for kind, found in places.items() if found}
+
+
+def chosen(value: Any, places: Sequence[int]) -> Any:
+    """Those of the images at some places, of what is one tensor an image, or a list of such."""
+    return [chosen(each, places) for each in value] if isinstance(value, list) else tuple(value[place] for place in places)
+
+
 class MRope:
-    """Positions int64 [3, B, T] by the model's `get_rope_index`, which reads of a row only where its images stand and their grids.
+    """Positions int64 [3, B, T] by the model's `get_rope_index`, which reads of a row only where its images stand, their grids and times.
 
     Rows that agree in these are asked for once; padding gets zeros, as there.
     """
 
-    def __init__(self, rope_index: Callable[..., Any]) -> None:
-        self.rope_index = rope_index
-        self.known: dict[tuple[bytes, bytes], np.ndarray] = {}
+    def __init__(self, rope_index: Callable[..., Any], clips: Clips) -> None:
+        self.rope_index, self.clips = rope_index, clips
+        self.known: dict[tuple[bytes, bytes, tuple[float, ...]], np.ndarray] = {}
 
     def __call__(
-        self, ids: torch.Tensor, types: torch.Tensor, grids: torch.Tensor | None, attention: torch.Tensor | None
+        self,
+        ids: torch.Tensor,
+        types: torch.Tensor,
+        grids: torch.Tensor | None,
+        attention: torch.Tensor | None,
+        steps: Sequence[float] = (),
     ) -> torch.Tensor:
         import numpy as np
         import torch
@@ -147,23 +212,35 @@ class MRope:
         rows, marks = ids.numpy(), types.numpy()
         real = np.ones_like(rows, dtype=bool) if attention is None else attention.numpy().astype(bool)
         made = np.zeros((3, *rows.shape), dtype=np.int64)
+        steps = steps or (0.0,) * (0 if grids is None else len(grids))
         first = 0
         for b, own in enumerate(real):
-            kinds = marks[b][own]
-            images = int((np.diff(kinds, prepend=0) == 1).sum())
-            shown = None if grids is None else grids[first : first + images]
-            first += images
-            made[:, b, own] = self.row(rows[b][own], kinds, shown)
+            types_b = marks[b][own]
+            runs = int(((np.diff(types_b, prepend=0) != 0) & (types_b != 0)).sum())
+            last = first
+            while runs > 0 and grids is not None:
+                runs -= self.clips.runs(tuple(grids[last].tolist())) if steps[last] else 1
+                last += 1
+            made[:, b, own] = self.row(rows[b][own], types_b, None if grids is None else grids[first:last], tuple(steps[first:last]))
+            first = last
         return torch.from_numpy(made)
 
-    def row(self, ids: np.ndarray, kinds: np.ndarray, grids: torch.Tensor | None) -> np.ndarray:
+    def row(self, ids: np.ndarray, types: np.ndarray, grids: torch.Tensor | None, steps: tuple[float, ...]) -> np.ndarray:
         """Of one row without padding, int64 [3, T]."""
         import torch
 
-        key = (kinds.tobytes(), b"" if grids is None else grids.numpy().tobytes())
+        key = (types.tobytes(), b"" if grids is None else grids.numpy().tobytes(), steps)
         if key not in self.known:
             if len(self.known) == KNOWN_ROWS:
                 self.known.clear()
-            asked = (torch.from_numpy(ids)[None], torch.from_numpy(kinds)[None])
-            self.known[key] = self.rope_index(*asked, image_grid_thw=grids)[0][:, 0].numpy()
+            asked = (torch.from_numpy(ids)[None], torch.from_numpy(types)[None])
+            self.known[key] = self.rope_index(*asked, **self.media(grids, steps))[0][:, 0].numpy()
         return self.known[key]
+
+    def media(self, grids: torch.Tensor | None, steps: tuple[float, ...]) -> dict[str, Any]:
+        """Grids of pictures and of clips apart, and the times of clips where the rule reads them."""
+        places = kinds([step > 0 for step in steps])
+        if grids is None or "video" not in places:
+            return {"image_grid_thw": grids}
+        times = {"second_per_grid_ts": [steps[place] for place in places["video"]]} if self.clips.timed else {}
+        return {"image_grid_thw": grids[places["image"]] if "image" in places else None, "video_grid_thw": grids[places["video"]], **times}

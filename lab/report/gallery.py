@@ -6,7 +6,7 @@ Predictions hold no pictures: they are read anew from the data set, as the run's
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,12 @@ from PIL import Image
 from lab import data
 from lab.answers import predictions
 from lab.answers.predictions import PredictionTable
+from lab.data import video
 from lab.data.images import decode
 from lab.data.splits import Records
 from lab.errors import DataError, LabError
 from lab.host.files import text_hash
-from lab.records import Sample, Split
+from lab.records import Clip, Medium, Sample, Split
 from lab.report.document import Answer, Block, Case, Gallery, Heading, Mono, Paragraph, Warn
 from lab.report.findings import Findings
 from lab.report.formatting import count, shorten
@@ -28,10 +29,15 @@ from lab.report.kinds import page_of
 from lab.report.measure import Measured
 from lab.report.tables import best, shown_of
 from lab.statistics.metrics import Metric
+from lab.store import clip_files
 
 MOST_ARMS = 6
 MOST_PICTURES = 4
 """Of one case; more are counted."""
+MOST_FRAMES = 6
+"""Of one clip."""
+FRAME_GAP = 2
+"""Pixels between two frames of a strip."""
 MOST_BYTES = 1_500_000
 """Of all pictures together, as a page holds them (base64)."""
 SIDES = (320, 256, 192, 128, 96, 64)
@@ -58,7 +64,7 @@ def gallery_blocks(findings: Findings, number: int) -> list[Block]:
             return [*page, *own([(m.arm.label, m.arm.run.identity) for m in arms], tables, read(arms[0], tables[0], rows), True)]
         differing, missed = choose_cases(tables, findings.kind.main, number)
         samples = read(arms[0], tables[0], [*differing, *missed])
-        small = pictures(list(samples.values()))
+        small = pictures(list(samples.values()), shown=clip_files.shown(arms[0].arm.folder))
     except LabError as error:
         return [*page, Warn(f"No gallery: {error}")]
     told = [page_of(findings.kind.name).told(table) for table in tables]
@@ -162,9 +168,22 @@ def known_fingerprint(m: Measured) -> Any:
     return m.arm.run.facts.get("data", {}).get("samples", {}).get("dev")
 
 
-def pictures(samples: Sequence[Sample], sides: Sequence[int] = SIDES) -> dict[str, tuple[bytes, ...]]:
-    """WebP thumbnails of each sample's first images by its id, as large as `MOST_BYTES` allow."""
-    whole = {sample.sample_id: [reduced(decode(image), sides[0]) for image in sample.images[:MOST_PICTURES]] for sample in samples}
+def pictures(
+    samples: Sequence[Sample], sides: Sequence[int] = SIDES, shown: Mapping[str, Sequence[int]] | None = None
+) -> dict[str, tuple[bytes, ...]]:
+    """WebP thumbnails of each sample's first images by its id, as large as `MOST_BYTES` allow; of a clip a filmstrip.
+
+    shown: places of the frames of clips that the model was shown, by their sources.
+    """
+
+    def frames(medium: Medium) -> list[Image.Image]:
+        if isinstance(medium, Clip):
+            return video.filmstrip(medium, MOST_FRAMES, (shown or {}).get(medium.source, ()))
+        return [decode(medium)]
+
+    whole = {
+        sample.sample_id: [[reduced(frame, sides[0]) for frame in frames(medium)] for medium in sample.images[:MOST_PICTURES]] for sample in samples
+    }
     small: dict[str, tuple[bytes, ...]] = {}
     for side in sides:
         small = {name: tuple(thumbnail(image, side) for image in images) for name, images in whole.items()}
@@ -180,8 +199,12 @@ def reduced(image: Image.Image, side: int) -> Image.Image:
     return copy
 
 
-def thumbnail(image: Image.Image, side: int) -> bytes:
-    """The same as WebP."""
-    copy, out = reduced(image, side), io.BytesIO()
-    copy.save(out, "WEBP", quality=75, method=4, lossless=max(copy.size) <= LOSSLESS_UP_TO)
+def thumbnail(images: Sequence[Image.Image], side: int) -> bytes:
+    """The same as WebP; of several frames of one size a strip."""
+    frames, out = [reduced(image, side) for image in images], io.BytesIO()
+    width, height = frames[0].size
+    strip = Image.new("RGB", (len(frames) * (width + FRAME_GAP) - FRAME_GAP, height), "white")
+    for place, frame in enumerate(frames):
+        strip.paste(frame, (place * (width + FRAME_GAP), 0))
+    strip.save(out, "WEBP", quality=75, method=4, lossless=max(width, height) <= LOSSLESS_UP_TO)
     return out.getvalue()

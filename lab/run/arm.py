@@ -23,7 +23,7 @@ from lab.evaluation.watching import watchers
 from lab.host.progress import Report, silent
 from lab.host.stopping import limited, stoppable
 from lab.model import RANDOM, Vlm
-from lab.run import ranks, zero_shot
+from lab.run import ranks, realised_clips, zero_shot
 from lab.run.accounting import costs
 from lab.run.assembly import assemble, attached, check, sized, trained
 from lab.run.measuring import ask_minival, evaluate, require_effect, unasked, verify, wanted_of
@@ -200,8 +200,10 @@ def train_and_measure(
     others = prepared.others(x, wanted_of(x))
     run.metrics |= evaluate(x, vlm, encoded, reads, run_dir, report, run.facts, interleaved, others=others)
     run.facts["asked"] = wanted_of(x)
+    shown = {"clips": realised_clips.keep(encoded, run_dir)} if prepared.splits.clips else {}
+    run.facts |= shown
     realised = {key: run.metrics[f"visual_tokens/{key}"] for key in ("mean", "min", "max") if f"visual_tokens/{key}" in run.metrics}
-    contract.save(run_dir, {**described, "visual_tokens": realised})
+    contract.save(run_dir, {**described, "visual_tokens": realised, **shown})
     if x.evaluation.verify:
         checks = verify(x, vlm, encoded["dev"], run_dir)
         run.metrics |= equivalence.summary(checks)

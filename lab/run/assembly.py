@@ -87,6 +87,25 @@ def check_boxes(x: Experiment, family: Family) -> None:
         log.info("prompt.boxes=%s: model.family=%s learned to write boxes as %s, and is taught another way", boxes, family.name, family.boxes)
 
 
+def check_clips(x: Experiment, name: str) -> None:
+    """Refuse the clips of a data option to a family that takes none, and to dials that make something of a picture's tokens where a clip has frames.
+
+    Raises `ModelError` and `ConfigError`.
+    """
+    family = model.family(x.model.family)
+    family.require("clips", f"data={name}")
+    if x.vision_tokens.name not in ("native", "resize"):
+        raise ConfigError(
+            f"vision_tokens={x.vision_tokens.name}: data={name} has clips, and it makes fewer tokens of pictures alone. Choose "
+            "vision_tokens=native, and fewer frames or pixels by data.video.num_frames, data.video.fps or data.video.max_pixels."
+        )
+    if x.conditioning.name == "cross_attention":
+        raise ConfigError(
+            f"conditioning=cross_attention: data={name} has clips, and it tells places of a picture apart, not times of a clip. "
+            "Choose conditioning=prefix."
+        )
+
+
 def check_scales(x: Experiment) -> None:
     """Refuse DoRA over int8 layers on a CPU: PEFT moves their weights to where they are, and bitsandbytes loses the scales so."""
     from lab.training import devices

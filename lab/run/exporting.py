@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch.nn import ModuleDict
 
 from lab import data, lora
@@ -22,11 +23,11 @@ from lab.answers.agreement import Agreement, agreement, texts
 from lab.answers.predictions import PredictionTable
 from lab.artifacts import adapter, contract, export, plain_answers
 from lab.config import Experiment, Quantisation
-from lab.data.images import decode
 from lab.errors import ConfigError, DataError, ModelError
 from lab.host.progress import Report
 from lab.model import Vlm, locate, precision
 from lab.model.answers import Readout
+from lab.model.clips import Frames
 from lab.records import Choice, Regions, Sample, Splits
 from lab.run.assembly import attached, load_base, reload
 from lab.run.rebuilt import Rebuilt, rebuild
@@ -136,18 +137,24 @@ class Exporting:
         return Agreement(len(told), flips, 0.0)
 
     def question(self, sample: Sample, place: int) -> dict[str, Any]:
-        """A question as its user would ask it: pictures as files, messages or the text of a prompt."""
+        """A question as its user would ask it: pictures as files, frames of clips with their times, messages or the text of a prompt."""
         encoder, architecture = self.arm.encoder, self.arm.vlm.family.architecture
-        chat, images = encoder.chat(sample), []
+        chat, images, videos = encoder.chat(sample, plain=True), [], []
         for number, i in enumerate(chat.image_order):
-            images.append(str(self.scratch / f"{place}-{number}.png"))
-            decode(sample.images[i]).save(images[-1])
+            shown = encoder.plain(sample.images[i], self.arm.vlm.processor)
+            path = str(self.scratch / f"{place}-{number}")
+            if isinstance(shown, Frames):
+                np.save(f"{path}.npy", shown.frames.numpy())
+                videos.append({"frames": f"{path}.npy", "metadata": dict(shown.metadata), "size": shown.size})
+            else:
+                shown.save(f"{path}.png")
+                images.append(f"{path}.png")
         reads, options = encoder.readout, {}
         if isinstance(reads, Readout) and isinstance(sample.answer, Choice):
             options = {option: list(reads.ids[reads.options.index(option)]) for option in sample.answer.options}
         prompt = architecture.frame(self.arm.vlm.processor, chat, encoder.prompt.numbered)[0]
         return {
-            "images": images, "messages": architecture.messages(chat), "text": prompt.replace("<image>", ""),
+            "images": images, "videos": videos, "messages": architecture.messages(chat), "text": prompt.replace("<image>", ""),
             "asked": architecture.question(chat) if architecture.reads_question else None, "options": options,
         }  # fmt: skip
 

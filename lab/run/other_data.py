@@ -18,6 +18,7 @@ from lab.host.progress import Report
 from lab.model import Vlm
 from lab.model.encoding import Encoder
 from lab.records import Part
+from lab.run.assembly import check_clips
 from lab.statistics import rules, summary
 from lab.store import runs
 from lab.training.datamodule import Examples
@@ -49,6 +50,8 @@ def of_also(x: Experiment, encoder: Encoder, wanted: Iterable[str]) -> Iterator[
     for spelled in x.evaluation.also:
         if (asked := f"also {spelled}") in wanted:
             part = data.option(spelled).load(Path(x.tracking.cache_dir))
+            if part.splits.clips:
+                check_clips(x, part.dial.name)
             splits, examples = screen(part.splits, ("dev",), encoder.of_data(part.dial, part.splits.answers, part.prompt), part.dial)
             for note in splits.notes:
                 log.info("data: %s", note)

@@ -16,7 +16,7 @@ from lab.host.progress import Report, silent
 from lab.model import Vlm
 from lab.model.encoding import Encoder
 from lab.records import Splits
-from lab.run.assembly import assemble, load_base, rehearse, sized
+from lab.run.assembly import assemble, check_clips, load_base, rehearse, sized
 from lab.run.other_data import Other, of_also
 from lab.training import devices, eviction
 from lab.training.datamodule import Examples
@@ -144,6 +144,8 @@ def prepare(x: Experiment, report: Report = silent) -> Prepared:
     devices.require(x.trainer)
     splits = data.load(x.data, Path(x.tracking.cache_dir))
     asking.check(splits.kind, x.data.name, model.family(x.model.family), x.evaluation)
+    if splits.clips:
+        check_clips(x, x.data.name)
     for note in splits.notes:
         log.info("data: %s", note)
     if splits.skipped:

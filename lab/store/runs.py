@@ -6,6 +6,7 @@
       system.jsonl           the same of the machine, sampled beside training
       predictions/<data>.<split>.parquet   (in earlier versions <split>.parquet)
       predictions/rung_<step>.parquet      minival at a rung of a race
+      clips.jsonl            of data with clips, what the model was shown of each (`lab.store.clip_files`)
       adapter/               PEFT's own files (safetensors)
       contract.json          what an evaluation of the adapter must agree with
       checkpoints/           while the run is unfinished: what it is resumed from (`lab.training.checkpoints`)

@@ -28,7 +28,7 @@ from lab.data.faults import BadRecord
 from lab.host.progress import Report, silent
 from lab.model import Vlm
 from lab.model.encoding import Encoder, Example, TokenizedPrompt
-from lab.records import Batch, ExampleSize, Picture, Source, Split
+from lab.records import Batch, ExampleSize, Medium, Source, Split
 from lab.training import devices
 from lab.training.features import FeatureStore
 from lab.training.ordering import SeededOrder, places
@@ -51,8 +51,8 @@ class Texts:
     """Tokenised prompts, packed: 4 bytes a token, however many there are."""
 
     def __init__(self, texts: Iterable[TokenizedPrompt]) -> None:
-        ids, orders, learned = array("i"), array("i"), array("i")
-        ends, order_ends, learned_ends = array("q", [0]), array("q", [0]), array("q", [0])
+        ids, orders, learned, steps = array("i"), array("i"), array("i"), array("d")
+        ends, order_ends, learned_ends, step_ends = array("q", [0]), array("q", [0]), array("q", [0]), array("q", [0])
         for text in texts:
             for part in (text.prompt_ids.tolist(), text.answer_ids.tolist(), text.second_ids):
                 ids.extend(part)
@@ -61,16 +61,20 @@ class Texts:
             order_ends.append(len(orders))
             learned.extend(itertools.chain.from_iterable(text.learned))
             learned_ends.append(len(learned))
+            steps.extend(text.steps)
+            step_ends.append(len(steps))
         self.ids, self.ends = np.array(ids), np.array(ends)
         self.orders, self.order_ends = np.array(orders), np.array(order_ends)
         self.learned, self.learned_ends = np.array(learned).reshape(-1, 2), np.array(learned_ends) // 2
+        self.steps, self.step_ends = np.array(steps), np.array(step_ends)
 
     def __getitem__(self, index: int) -> TokenizedPrompt:
         start, middle, end, last_end = self.ends[3 * index : 3 * index + 4]
         first, last = self.order_ends[index : index + 2]
         prompt, answer = self.ids[start:middle].astype(np.int64), self.ids[middle:end].astype(np.int64)
         learned = tuple(map(tuple, self.learned[slice(*self.learned_ends[index : index + 2])].tolist()))
-        return TokenizedPrompt(prompt, answer, tuple(self.orders[first:last].tolist()), self.ids[end:last_end].tolist(), learned)
+        steps = tuple(self.steps[slice(*self.step_ends[index : index + 2])].tolist())
+        return TokenizedPrompt(prompt, answer, tuple(self.orders[first:last].tolist()), self.ids[end:last_end].tolist(), learned, steps)
 
 
 @dataclass(frozen=True)
@@ -136,12 +140,12 @@ class Examples(Dataset[Example]):
         if store is not None:
             keys, ends = bytearray(), array("q", [0])
             for i in range(len(self)):
-                keys += b"".join(image_key(picture) for picture in self.split[i].images)
+                keys += b"".join(image_key(picture, self.encoder.clip_settings) for picture in self.split[i].images)
                 ends.append(len(keys) // 32)
             self.keys, self.key_ends = np.frombuffer(keys, np.uint8).reshape(-1, 32), np.array(ends)
             names = Names(self.keys)
 
-            def read(key: bytes) -> Picture:
+            def read(key: bytes) -> Medium:
                 position = names.find(key)
                 assert position is not None
                 sample = int(self.key_ends.searchsorted(position, side="right")) - 1
@@ -191,7 +195,7 @@ class Examples(Dataset[Example]):
     def image_keys(self, index: int) -> tuple[bytes, ...]:
         """`image_key` of each image of a sample."""
         if self.store is None:
-            return tuple(image_key(picture) for picture in self.split[index].images)
+            return tuple(image_key(picture, self.encoder.clip_settings) for picture in self.split[index].images)
         return tuple(key.tobytes() for key in self.keys[self.key_ends[index] : self.key_ends[index + 1]])
 
     def text(self, index: int) -> TokenizedPrompt:

@@ -4,7 +4,8 @@
                                                        `grids` [n, 3], `images` uint8 [n, 32], `crc` int64 [n]
 
 `key` hashes what the features depend on, not where the base lies: every byte of the base's weights, its config, dtype and
-attention, and processor settings. Images are named by the sha256 of their bytes and crop. A shard appears under its name only
+attention, and processor settings. Images are named by the sha256 of their bytes and crop, clips by that of their bytes and of what
+samples and resizes them. A shard appears under its name only
 when it is complete (written aside, then renamed), so readers and other writers never meet half of one, and a kill leaves
 nothing but a file nobody reads. Two writers may compute one image twice; both give the same bits. Every row is checked against
 its CRC-32 (values, grid and name) on its first read; a shard that fails, or cannot be opened, is deleted and computed again.
@@ -28,7 +29,7 @@ from lab.host.files import values_hash, write_atomically
 from lab.host.progress import Report, silent
 from lab.model import Vlm
 from lab.model.encoding import Encoder
-from lab.records import Picture
+from lab.records import Medium
 from lab.training import eviction
 from lab.training.shards import Names, Shard, checksum, open_shard
 
@@ -123,7 +124,7 @@ class FeatureStore:
         return int(shard.crc[i]), (t, h, w)
 
     def fill(
-        self, names: Names, read: Callable[[bytes], Picture], vlm: Vlm, encoder: Encoder, report: Report = silent
+        self, names: Names, read: Callable[[bytes], Medium], vlm: Vlm, encoder: Encoder, report: Report = silent
     ) -> int:
         """Compute what is missing and return how many images that was. Each image is read and computed once, in batches.
 
@@ -141,7 +142,7 @@ class FeatureStore:
         return len(missing)
 
     def compute_parallel(
-        self, missing: Sequence[bytes], number: int, read: Callable[[bytes], Picture], vlm: Vlm, encoder: Encoder, report: Report
+        self, missing: Sequence[bytes], number: int, read: Callable[[bytes], Medium], vlm: Vlm, encoder: Encoder, report: Report
     ) -> list[bytes]:
         """Have so many processes, this one among them, compute images; return what one that died has left undone."""
         context = multiprocessing.get_context("fork")
@@ -173,7 +174,7 @@ class FeatureStore:
     def compute_missing(
         self,
         keys: Sequence[bytes],
-        read: Callable[[bytes], Picture],
+        read: Callable[[bytes], Medium],
         vlm: Vlm,
         encoder: Encoder,
         report: Report,
@@ -226,7 +227,7 @@ def num_workers(vlm: Vlm, images: int) -> int:
 Loaded = tuple[bytes, "torch.Tensor", tuple[int, int, int]]
 
 
-def batches(pictures: Iterable[tuple[bytes, Picture]], encoder: Encoder) -> Iterator[list[Loaded]]:
+def batches(pictures: Iterable[tuple[bytes, Medium]], encoder: Encoder) -> Iterator[list[Loaded]]:
     """Decode and process images; group them until `BATCH_PATCHES` patches are reached."""
     batch: list[Loaded] = []
     patches = 0

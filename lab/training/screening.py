@@ -17,6 +17,7 @@ from typing import Any
 from lab.config import DataDial, OnBad
 from lab.data.faults import BadRecord, raise_or_skip
 from lab.errors import DataError
+from lab.model import clips
 from lab.model.encoding import Encoder
 from lab.records import Sample, Source, Split, Splits
 from lab.training.datamodule import Examples
@@ -56,7 +57,7 @@ def screen(splits: Splits, parts: Sequence[str], encoder: Encoder, dial: DataDia
         log.info("data=%s: %s", dial.name, told)
         splits = replace(splits, notes=(*splits.notes, told))
     if not refused:
-        return splits, made
+        return told_of_clips(splits, parts, encoder, dial), made
     if dial.on_bad is OnBad.fail:
         raise_or_skip([fault for faults in refused.values() for fault in faults.values()], dial.on_bad)
     lost: list[BadRecord] = []
@@ -74,7 +75,18 @@ def screen(splits: Splits, parts: Sequence[str], encoder: Encoder, dial: DataDia
             what = f"nothing is left {PURPOSES[part]} in the {part} split"
             raise DataError(f"data={dial.name}: {what}; bad records: {len(lost)}, the first: {lost[0]}.")
     log.warning("data=%s: %d records that this checkpoint cannot take are left out (data.on_bad=skip)", dial.name, len(lost))
-    return replace(splits, **kept, skipped=(*splits.skipped, *raise_or_skip(lost, OnBad.skip))), made
+    splits = replace(splits, **kept, skipped=(*splits.skipped, *raise_or_skip(lost, OnBad.skip)))
+    return told_of_clips(splits, parts, encoder, dial), made
+
+
+def told_of_clips(splits: Splits, parts: Sequence[str], encoder: Encoder, dial: DataDial) -> Splits:
+    """The splits with what is to be told of the clips in some of them."""
+    if not splits.clips or encoder.clips is None:
+        return splits
+    told = clips.remarks(clips.clips_of(getattr(splits, part) for part in parts), encoder.clips, encoder.processor, encoder.config)
+    for sentence in told:
+        log.warning("data=%s: %s", dial.name, sentence)
+    return replace(splits, notes=(*splits.notes, *told))
 
 
 def remaining(sources: Sequence[Source], rows: Sequence[int]) -> Iterator[Source]:

@@ -6,13 +6,14 @@ import hashlib
 import json
 import logging
 import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from lab.data.video import digest
 from lab.errors import DataError
-from lab.records import Picture
+from lab.records import Clip, Medium
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,8 +22,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def image_key(picture: Picture) -> bytes:
-    """32 bytes that name an image: sha256 of its encoded bytes and its crop. Raises `DataError` for an unreadable file."""
+def image_key(picture: Medium, video: Mapping[str, Any] | None = None) -> bytes:
+    """32 bytes that name an image: sha256 of its encoded bytes and its crop; of a clip's and of the rule that samples it.
+
+    video: what the video processor does. Raises `DataError` for an unreadable file.
+    """
+    if isinstance(picture, Clip):
+        return hashlib.sha256(json.dumps([asdict(picture.sampling), video]).encode() + digest(picture)).digest()
     data = picture.data
     if data is None:
         try:

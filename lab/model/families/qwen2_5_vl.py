@@ -2,7 +2,9 @@
 
 from dataclasses import replace
 
+from lab.model.clips import TimedClips
 from lab.model.families import qwen2_vl
+from lab.model.interleaved import Interleaved
 
 LLAMA_MLP = qwen2_vl.FAMILY.parts["llm"].mlp
 VISION = replace(qwen2_vl.FAMILY.parts["vision"], mlp=LLAMA_MLP)
@@ -12,5 +14,6 @@ FAMILY = replace(
     model_type="qwen2_5_vl",
     classes=("Qwen2_5_VLForConditionalGeneration",),
     boxes="qwen2_5",
+    architecture=Interleaved(TimedClips()),
     parts=qwen2_vl.FAMILY.parts | {"vision": VISION},
 )

@@ -6,8 +6,10 @@ they are `projector`. Module names of transformers 5.
 
 from dataclasses import replace
 
+from lab.model.clips import CaptionedClips
 from lab.model.families import qwen2_vl
 from lab.model.family import Family, Part, all_but
+from lab.model.interleaved import Interleaved
 
 QWEN2 = qwen2_vl.FAMILY.parts
 DEEPSTACK = "its tower speaks to several blocks of the language model (DeepStack), so one tensor does not stand for an image"
@@ -17,6 +19,7 @@ FAMILY = Family(
     model_type="qwen3_vl",
     classes=("Qwen3VLForConditionalGeneration",),
     boxes="qwen3",
+    architecture=Interleaved(CaptionedClips()),
     refuses={
         "feature_cache": DEEPSTACK,
         "fast_step": "its blocks normalise queries and keys, as Llama's do not",
