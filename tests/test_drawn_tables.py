@@ -13,6 +13,7 @@ from lab.data.label_pages import Block, Layout, Page, compose_layout, compose_pa
 from lab.errors import ConfigError
 from lab.records import Region, Regions
 from lab.statistics.detection import average_precision, iou
+from lab.statistics.resampling import clusters_of_samples
 
 
 def pages(number, seed=0):
@@ -53,6 +54,7 @@ def test_no_layout_is_in_two_splits(load):
     layouts = {name: {split.page(index).layout for index in range(len(split))} for name, split in drawn.items()}
     assert not layouts["train"] & layouts["dev"] and not layouts["train"] & layouts["minival"] and not layouts["minival"] & layouts["dev"]
     assert len(layouts["train"]) == 10 == len({splits.train.index(index).image_set for index in range(30)})
+    assert clusters_of_samples([splits.train.index(index) for index in range(30)]).max() + 1 == 10, "pages of one layout are resampled together"
 
 
 def test_the_mean_box_is_rarely_right(load):

@@ -59,7 +59,7 @@ class DrawnSplit:
         layout, size = name.rpartition("-")[0], page.layout.size
         tables = tuple(Region(LABEL, *box) for box in page.tables)
         picture = Picture(f"drawn_tables-{'-'.join(map(str, self._seed[1:]))}#{name}/png", size=size)
-        return Sample(name, QUESTION, (picture,), Regions(tables, size), layout, QUESTION, f"{len(tables)} tables")
+        return Sample(name, QUESTION, (picture,), Regions(tables, size), layout, name, f"{len(tables)} tables")
 
     def page(self, index: int) -> Page:
         """What stands where, without drawing it."""
