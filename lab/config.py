@@ -145,7 +145,8 @@ class DataDial:
     """Which questions. Sizes are numbers of them; None means all there are. rule: how a benchmark scores its answers.
 
     path, columns, kind, answer_format, allow_shared_images: of `questions`, a file of one's own (`lab.data.sets.questions`). sha256: of that
-    file; None: as it is now, which `lab.freezing` writes down, so that a changed file is another run. question, exif, empty, aliases: of
+    file; None: as it is now, which `lab.freezing` writes down, so that a changed file is another run. subset, split, profile: of benchmarks
+    (`lab.data.benchmarks.specs`): which questions, and by whose rule replies are marked. question, exif, empty, aliases: of
     `boxes`, a file of boxes (`lab.data.sets.boxes`). max_length: most tokens of prompt and answer together, of a sample of train.
     """
 
@@ -161,6 +162,9 @@ class DataDial:
     image_layout: str | None = None
     permutations: int | None = None
     rule: str | None = None
+    subset: str | None = None
+    split: str | None = None
+    profile: str | None = None
     path: str | None = None
     sha256: str | None = None
     columns: dict[str, str] = field(default_factory=dict)
@@ -456,7 +460,7 @@ ROLES: dict[str, str] = {
         *(f"prompt.{key.name}" for key in dataclasses.fields(PromptDial) if key.name != "post"),
         "data.name", "data.root", "data.source", "data.seed", "data.num_train", "data.num_minival", "data.on_bad", "data.difficulty",
         "data.image_layout", "data.permutations", "data.path", "data.sha256", "data.columns", "data.kind", "data.answer_format",
-        "data.allow_shared_images", "data.question", "data.exif", "data.empty", "data.aliases", "data.max_length",
+        "data.allow_shared_images", "data.subset", "data.split", "data.question", "data.exif", "data.empty", "data.aliases", "data.max_length",
         *(f"data.augment.{key.name}" for key in dataclasses.fields(Augment)),
         *(f"data.video.{key.name}" for key in dataclasses.fields(VideoSampling)),
         "trainer.max_steps", "trainer.max_epochs", "trainer.batch_size", "trainer.accumulate_grad_batches", "trainer.gradient_clip_val",
@@ -469,7 +473,7 @@ ROLES: dict[str, str] = {
         "evaluation.shared_prefix", "evaluation.zero_shot",
     ), ASKED),
     **dict.fromkeys((
-        "model.device_map",
+        "model.device_map", "data.profile",
         "trainer.num_workers", "trainer.threads", "trainer.accelerator", "trainer.devices", "trainer.feature_cache", "trainer.if_finished",
         "trainer.if_unfinished", "trainer.save_every", "trainer.keep_checkpoints", "trainer.max_time", "evaluation.batch_size",
         "evaluation.bootstrap", "evaluation.latency_warmup", "evaluation.latency_examples", "evaluation.verify",
@@ -490,7 +494,7 @@ NAMELESS = (
     *(f"data.augment.{key.name}" for key in dataclasses.fields(Augment)),
     *(f"data.video.{key.name}" for key in dataclasses.fields(VideoSampling)),
     "data.path", "data.sha256", "data.kind", "data.answer_format", "data.allow_shared_images", "data.question", "data.exif",
-    "data.empty", "data.max_length", "optim.milestones", "optim.gamma",
+    "data.subset", "data.split", "data.empty", "data.max_length", "optim.milestones", "optim.gamma",
     "optim.optimizer", "optim.warmup_steps", "model.untied_head", "model.labels", "lora.full", "prompt.boxes",
 )  # fmt: skip
 """Keys that are younger than runs of the others, whose names they leave as they are while nobody sets them."""

@@ -1,8 +1,13 @@
-"""lab score RUN: BERTScore, BARTScore or cosine of the answers that a finished run, or a whole sweep, has stored. Light until it starts."""
+"""lab score: answers that are there already, scored. Light until it starts.
+
+    lab score RUN --metric METRIC       BERTScore, BARTScore or cosine of the answers that a finished run, or a whole sweep, has stored
+    lab score data=SET --answers FILE   replies of any origin to a benchmark, NLVR or NLVR2, by its own rule, without a model
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import sys
 from collections.abc import Sequence
@@ -12,6 +17,7 @@ from typing import TYPE_CHECKING
 from lab import paths
 from lab.answers.learned import COLUMNS
 from lab.cli import add_max_time, add_run, program, run_stoppable, set_up_logging, take_run
+from lab.data.benchmarks.specs import SPECS
 from lab.errors import ConfigError, DataError
 from lab.learned_metrics import PARTS, bartscore, bertscore, cosine
 
@@ -25,6 +31,8 @@ __all__ = ["bartscore", "bertscore", "cosine", "main", "score"]
 log = logging.getLogger(__name__)
 
 SPLITS = ("dev", "minival")
+MARKED_OFFICIALLY = ("nlvr", "nlvr2")
+"""Data marked by the authors' accuracy and consistency."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -35,7 +43,8 @@ def parser() -> argparse.ArgumentParser:
         description="Score the written answers that a finished run has stored by a model, both sides read by the run's prompt.post, and write "
         "them beside: predictions/DATA.SPLIT.METRIC.parquet. Nothing is trained or answered. Reports, their intervals and tests, and MLflow "
         "have the metric from then on. RUN may be a sweep, by its id or name: all its finished runs are scored by the model loaded once.",
-        epilog="BERTScore as papers have it: --model roberta-large --num-layers 17. BARTScore: --model facebook/bart-large-cnn.",
+        epilog="BERTScore as papers have it: --model roberta-large --num-layers 17. BARTScore: --model facebook/bart-large-cnn. "
+        "Replies to a benchmark are marked by lab score data=SET data.root=FOLDER --answers FILE --out FILE.json, which has a --help of its own.",
     )
     add_run(made)
     made.add_argument("words", nargs="*", metavar="RUN", help=argparse.SUPPRESS)
@@ -50,6 +59,38 @@ def parser() -> argparse.ArgumentParser:
     add_max_time(made)
     made.add_argument("--runs-dir", type=paths.argument, default=Path("runs"), metavar="DIR", help="where run folders lie (default: runs)")
     return made
+
+
+def marking_parser() -> argparse.ArgumentParser:
+    """The command's arguments where replies to a benchmark are marked."""
+    made = argparse.ArgumentParser(
+        prog=program("lab.score"),
+        usage="%(prog)s data=SET data.root=FOLDER [data.split=SPLIT] [data.profile=PROFILE] --answers FILE --out FILE.json",
+        description="Mark replies of any origin to a benchmark, to NLVR or to NLVR2 by its own rule, without a model; NLVR and NLVR2 without "
+        "pictures. A split without labels gives the official submission beside the result.",
+        epilog=f"Sets: {', '.join((*SPECS, *MARKED_OFFICIALLY))}. What lmms-eval or VLMEvalKit would print: data.profile=lmms or vlmevalkit.",
+    )
+    made.add_argument("keys", nargs="+", metavar="KEY=VALUE", help="data=SET and keys of it, such as data.root=FOLDER")
+    made.add_argument("--answers", type=paths.argument, required=True, metavar="FILE", help='JSON Lines of {"id": ..., "reply": ...}')
+    made.add_argument("--out", type=paths.argument, required=True, metavar="FILE.json", help="where the result is written")
+    return made
+
+
+def mark(given: argparse.Namespace) -> int:
+    """Mark replies, write the result and print its numbers."""
+    from lab.data.benchmarks import marks, official
+    from lab.host.files import write_atomically
+
+    dial = marks.dial_of(given.keys)
+    replies = marks.replies_of(given.answers)
+    found = (official if dial.name in MARKED_OFFICIALLY else marks).result(dial, replies)
+    marks.refuse_to_replace(given.out)
+    if not found["metrics"]:
+        found["submission"] = str(given.out.with_suffix(".csv"))
+        official.submission(found, given.out.with_suffix(".csv"))
+    write_atomically(given.out, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    print("\n".join(marks.lines(found)), f"\nwritten to {given.out}", flush=True)
+    return 0
 
 
 def find(runs_dir: Path, name: str) -> list[Run]:
@@ -163,6 +204,11 @@ def act(given: argparse.Namespace) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command-line entry point; 2 if the user must act, 1 if a tracker is away."""
+    words = sys.argv[1:] if arguments is None else arguments
+    if any(word.startswith("data=") for word in words):
+        given = marking_parser().parse_intermixed_args(words)
+        set_up_logging()
+        return run_stoppable(lambda: mark(given), None)
     arguments_of = parser()
     given = arguments_of.parse_intermixed_args(arguments)
     take_run(arguments_of, given, given.words)

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from lab.config import DIALS, RECIPE, as_dict, flat
+from lab.data.benchmarks.specs import ALIASES
 
 ROOT = Path(__file__).parents[1]
 FLOW = (
@@ -90,7 +91,8 @@ def test_yaml_holds_values_and_says_why(path: Path) -> None:
     assert text.startswith("# "), "a header comment says what the file is"
     assert "_target_" not in text
     if path.parent.name in DIALS:
-        assert yaml.safe_load(text)["name"] == path.stem
+        values = yaml.safe_load(text)
+        assert values["name"] == path.stem if path.stem not in ALIASES else values == {"defaults": [ALIASES[path.stem]]}
     if path.parent.name == "sweeps":
         for word in ("# Question:", "# Changes our mind if:", "# Cost:"):
             assert word in text, word
@@ -108,7 +110,7 @@ def test_every_option_composes(path: Path, composer) -> None:
         values, wanted = flat(as_dict(composer(option))), flat(yaml.safe_load(path.read_text()))
         assert {key: values[key] for key in wanted if key != "defaults"} == {key: value for key, value in wanted.items() if key != "defaults"}
         return
-    assert getattr(composer(option, *([needs[option]] if option in needs else [])), dial).name == path.stem
+    assert getattr(composer(option, *([needs[option]] if option in needs else [])), dial).name == ALIASES.get(path.stem, path.stem)
     alone, untouched = composing.of_options((option,), "train"), composing.of_options((), "train")
     assert not composing.apart(option) or all(alone[key] == untouched[key] for key in alone if key != dial), "it fills its own section only"
 
@@ -116,7 +118,7 @@ def test_every_option_composes(path: Path, composer) -> None:
 def test_a_data_set_is_a_file_and_an_option() -> None:
     from lab.data import NAMES
 
-    assert {path.stem for path in (ROOT / "conf" / "data").glob("*.yaml")} == set(NAMES)
+    assert {path.stem for path in (ROOT / "conf" / "data").glob("*.yaml")} == {*NAMES, *ALIASES}
 
 
 def test_the_package_imports_no_tools() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lab import bounds, paths, plugins
+from lab.data.benchmarks.specs import ALIASES, SPECS
 from lab.errors import ConfigError, DataError, LabError, did_you_mean
 from lab.records import Part, Regions
 
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 
     Loader = Callable[[DataDial, Path], Splits]
 
-NAMES = tuple(sorted(path.stem for path in (Path(__file__).parent / "sets").glob("[!_]*.py")))
-"""Every module of `sets/`: a new data set is that file and its `conf/data/*.yaml`."""
+NAMES = tuple(sorted({path.stem for path in (Path(__file__).parent / "sets").glob("[!_]*.py")} | {*SPECS}))
+"""Every module of `sets/`, and every benchmark of `benchmarks.specs`: a new one is that file, or that entry, and its `conf/data/*.yaml`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +69,8 @@ def named(name: str) -> DataSet:
             f"data.name={name}: legal values are {', '.join((*NAMES, *OWN))}; one of your own comes with plugins=[FOLDER]."
             f"{did_you_mean(name, (*NAMES, *OWN))}"
         )
+    if name in SPECS:
+        return importlib.import_module("lab.data.benchmarks.loading").data_set(name)
     return importlib.import_module(f"lab.data.sets.{name}").DATA_SET
 
 
@@ -143,7 +146,7 @@ class Option:
 def option(spelled: str, key: str = "evaluation.also") -> Option:
     """A data option from its text, such as `winoground root=/data/w`. key: that it is a value of. Raises `ConfigError`."""
     name, *keys = shlex.split(spelled) or [""]
-    source = f"{key}=[{spelled}]"
+    name, source = ALIASES.get(name, name), f"{key}=[{spelled}]"
     if name not in (known := (*NAMES, *OWN)):
         raise ConfigError(f"{source}: legal values begin with {', '.join(known)}.{did_you_mean(name, known)}")
     own = {word.partition("=")[0]: word.partition("=")[2] for word in keys if word.partition("=")[0] in ("as", "prompt")}

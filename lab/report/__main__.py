@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lab import paths, plugins
+from lab.bounds import WORDS
 from lab.cli import program
 from lab.errors import LabError
 
@@ -29,8 +30,23 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--bootstrap", type=int, default=2000, metavar="N", help=resamples)
     gallery = "most examples in the gallery, with pictures read from the data set and put into report.html; 0: none (default: 24)"
     made.add_argument("--gallery", type=int, default=24, metavar="N", help=gallery)
+    made.add_argument("--rescore", action="store_true", help="mark stored replies to benchmarks anew, without a model: OUT/rescored.md")
+    profile = "by whose rule --rescore marks (default: as the run has data.profile)"
+    made.add_argument("--profile", choices=WORDS["data.profile"].legal, help=profile)
     made.add_argument("--plugins", nargs="+", action="extend", default=[], metavar="FOLDER", help=plugins.HELP)
     return made
+
+
+def rescored(given: argparse.Namespace) -> int:
+    """Mark stored replies anew and tell where the table is. Raises `LabError`."""
+    if not given.rescore or given.sweep or len(given.names) > 1:
+        raise LabError("--profile: it goes with --rescore, and that with --run, or with no name for all runs. Type: lab report --rescore --run RUN")
+
+    from lab.report.rescoring import rescore
+
+    place, number = rescore(given.runs_dir, [*given.names, *given.run], given.profile, given.out)
+    print(f"{number} sets of replies marked anew. Read {place}; python -m lab.sync brings the numbers to MLflow")
+    return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,6 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         plugins.load(given.plugins)
+        if given.rescore or given.profile:
+            return rescored(given)
         if given.names and (given.sweep or given.run) or len(given.names) > 2:
             raise LabError("lab.report takes one name or two, or --sweep and --run instead. Type: lab report SWEEP [SWEEP]")
         selections = [named(given.runs_dir, name) for name in given.names] or [choose(given.runs_dir, given.sweep, given.run)]

@@ -1,4 +1,4 @@
-"""Scores by a benchmark's own rule (`data.rule`), of arms that were asked it: in their run or by `lab.evaluate`."""
+"""Scores by a benchmark's own rule: of arms that were asked it, in their run or by `lab.evaluate` (`data.rule`), and of marked replies."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 
 from lab.answers import predictions
+from lab.report import rescoring
 from lab.report.checks import fact
 from lab.report.diagnostics import or_dash, path_of, written
 from lab.report.document import Block, Heading, Mono, Paragraph, Table, Text
@@ -20,8 +21,20 @@ log = logging.getLogger(__name__)
 
 
 def benchmark_blocks(findings: Findings) -> list[Block]:
-    """A table for each rule that some answers were scored by."""
-    return [block for name, rule in RULES.items() for block in rule_blocks(findings, name, rule)]
+    """A table for each rule that some answers were scored by, and one of marked replies."""
+    return [block for name, rule in RULES.items() for block in rule_blocks(findings, name, rule)] + marked_blocks(findings)
+
+
+def marked_blocks(findings: Findings) -> list[Block]:
+    """What the replies of every arm to benchmarks come to, and which version of which rule says so; nothing if none were marked."""
+    marked = [(m, found) for m in best(findings.measured) for found in rescoring.stored(m.arm.folder).values()]
+    if not marked:
+        return []
+    rows = tuple((Mono(m.arm.label), *rescoring.cells(found)) for m, found in marked)
+    columns = ("arm", *rescoring.COLUMNS)
+    remarks = tuple(dict.fromkeys(f"{found['data']}: {remark}" for _, found in marked for remark in found.get("remarks", ())))
+    says = Paragraph(f"{rescoring.SAYS} {' '.join(f'{remark}.' for remark in remarks)}".strip())
+    return [Heading(2, "Benchmarks"), says, Table(columns, rows, frozenset(range(2, 6)), caption=shown_of(len(findings.measured)))]
 
 
 def rule_blocks(findings: Findings, name: str, rule: Rule) -> list[Block]:
@@ -50,6 +63,8 @@ def scored_files(m: Measured, runs_dir: Path) -> list[tuple[Path, str | None, bo
     for path in sorted((m.arm.folder / "evaluations").glob("*.json")):
         try:
             facts = json.loads(path.read_text(encoding="utf-8"))
+            if "profile" in facts:
+                continue
             files.append((path.with_suffix(".parquet"), rule_of(facts["data"]), bool(facts["contract_broken"])))
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             log.warning("%s: this is no evaluation of this laboratory (%s); it is left out.", path, error)

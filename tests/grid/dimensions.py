@@ -12,6 +12,7 @@ from lab.answers.normalise import RULES
 from lab.cli import shipped
 from lab.config import DType, IfFinished, IfUnfinished, ImageOrder, MatchOn, OnBad, PruneRule, Quantisation, Schedule
 from lab.data import NAMES, named
+from lab.data.benchmarks.specs import ALIASES, SPECS
 from lab.lora import INITS
 
 Overrides = tuple[str, ...]
@@ -40,7 +41,9 @@ FAMILIES = (*QWEN, "vit_gpt2")
 """Those that take most of what there is to choose; the others refuse much of it, and go through tests/test_{inline,vqa}_families.py."""
 BOXES = tuple(name for name in NAMES if named(name).kind == "regions")
 """Data answered in boxes, which refuse most of what there is to choose; they go through tests/test_boxes_run.py."""
-TEXT = tuple(name for name in NAMES if named(name).asks == "question" and name not in BOXES)
+BENCHMARKS = (*SPECS, *ALIASES)
+"""Data of which nothing is learned, all read and asked by one module; they go through tests/test_benchmarks.py."""
+TEXT = tuple(name for name in NAMES if named(name).asks == "question" and name not in (*BOXES, *BENCHMARKS))
 """Data answered in words."""
 
 
@@ -74,7 +77,7 @@ def models() -> dict[str, Overrides]:
 def data_sets() -> dict[str, Overrides]:
     """Every option that is not answered in boxes, and both layouts of NLVR."""
     found: dict[str, Overrides] = {}
-    for name in (each for each in options("data") if each not in BOXES):
+    for name in (each for each in options("data") if each not in (*BOXES, *BENCHMARKS)):
         found[name] = (f"data={name}", *PLACES.get(name, (f"data.root={{root}}/data/{name}",)), *SIZES.get(name, ()))
     return found | {"nlvr boxes": (*found["nlvr"], "data.image_layout=boxes")}
 
@@ -199,7 +202,7 @@ REFUSALS = (
     Refusal("no image stands in its prompt", {"model": of_family("vit_gpt2"), "numbered": ("true",)}),
     Refusal("words meet images in blocks", {"conditioning": but("conditioning", "prefix"), "shared prefix": ("true",)}),
     Refusal("a statement is framed", {"data": TEXT, "prompt": ("declarative", "qa")}),
-    Refusal("a question is framed", {"data": but("data", *TEXT), "prompt": ("question", "boxes")}),
+    Refusal("a question is framed", {"data": but("data", *TEXT), "prompt": ("question", "boxes", "benchmark")}),
     Refusal("a conversation is in no frame", {"prompt": ("conversation",)}),
     Refusal("words are written already", {"data": TEXT, "generate": ("on",)}),
     Refusal("words are not swapped", {"data": TEXT, "swap": ("true",)}),
