@@ -185,8 +185,6 @@ WORDS: dict[str, Words] = {
     "prompt.post": Words(("none", "lower", "squad", "vqa", "blip", "llava", "qwen")),
     "prompt.boxes": Words(("qwen2", "qwen2_5", "qwen3", "paligemma", "click", "json")),
     "data.rule": Words(("winoground",)),
-    "data.subset": Words((), also=r"[A-Za-z0-9_.-]+", also_told="a subset that the data set has, such as FULL of scienceqa"),
-    "data.split": Words((), also=r"[A-Za-z0-9_.-]+", also_told="a split that the data set has, such as dev of mmmu"),
     "data.profile": Words(("ours", "lmms", "vlmevalkit")),
     "data.sha256": Words((), also=r"[0-9a-f]{64}", also_told="64 hexadecimal digits"),
     "data.kind": Words(("text",)),

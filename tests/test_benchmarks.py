@@ -14,7 +14,6 @@ from PIL import Image
 from lab import data
 from lab.config import DataDial
 from lab.data import images
-from lab.data.benchmarks import tables
 from lab.data.benchmarks.specs import ALIASES, SPECS
 from lab.errors import ConfigError, DataError
 from lab.records import Choice, Splits, Text
@@ -116,10 +115,11 @@ def test_pictures_are_read_when_they_are_asked_for(tmp_path: Path, monkeypatch: 
     read: list[tuple[int, list[str]]] = []
     whole = pq.ParquetFile.read_row_group
     monkeypatch.setattr(pq.ParquetFile, "read_row_group", lambda self, i, columns: read.append((i, columns)) or whole(self, i, columns=columns))
-    tables.column_of.cache_clear()
     splits = load(tmp_path, "textvqa")
     assert read == []
     assert Image.open(io.BytesIO(splits.dev[2].images[0].data or b"")).size == (64, 48) and read == [(1, ["image"])]
+    assert len(load(twins.parquet(tmp_path / "seed", "seed"), "seed").dev) == 2 and read[1:] == [(0, ["image.list.element.path"]), (1, [
+        "image.list.element.path"])]  # fmt: skip
 
 
 def test_multiple_choice_is_written_where_it_is_asked_to_be(tmp_path: Path) -> None:

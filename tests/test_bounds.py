@@ -27,6 +27,8 @@ TEXTS = {
     "data.columns": "names in a user's file",
     "data.question": "words",
     "data.aliases": "names of classes in a user's file",
+    "data.subset": "of a benchmark, as its files have it",
+    "data.split": "of a benchmark or of NLVR2, as its files have it",
     "data.source": "lab.data.sets.nlvr2 says why some are refused, before a model is loaded",
     "lora.target_modules": "a regular expression",
     "optim.schedule_kwargs": "arguments of a schedule of Transformers, held against its signature",
@@ -149,9 +151,11 @@ def test_words_are_those_that_the_modules_know() -> None:
     from lab.data.controls import CONTROLS
     from lab.data.scenes import PALETTES
     from lab.lora.initialisations import INITS
+    from lab.statistics.marking import PROFILES
 
     assert set(WORDS["data.difficulty"].legal) == set(PALETTES)
     assert set(WORDS["evaluation.controls"].legal) == set(CONTROLS)
+    assert WORDS["data.profile"].legal == PROFILES
     assert set(WORDS["lora.init_lora_weights"].legal) == set(INITS)
 
 

@@ -96,6 +96,18 @@ def test_every_official_layout_is_found(tmp_path: Path, manifest: str, images: s
     assert any("has 3 good statements; officially dev has 6982" in note for note in splits.notes)
 
 
+def test_another_labelled_split_is_reported_where_it_is_asked_for(tmp_path: Path) -> None:
+    rows, dev = [statement("test1-1-0-0"), statement("test1-1-0-1", "False")], [statement("dev-1-0-0")]
+    for split, several in (("test1", rows), ("dev", dev)):
+        write(tmp_path, split, several)
+        hang(tmp_path / split, several)
+    splits = load(DataDial(name="nlvr2", root=str(tmp_path), split="test1"), tmp_path / "cache")
+    assert splits.dev.sample_ids == ("test1-1-0-0", "test1-1-0-1")
+    assert any("has 2 good statements; officially test1 has 6967" in note for note in splits.notes)
+    with pytest.raises(DataError, match=r"no test2\.json; looked for test2\.json, data/test2\.json"):
+        load(DataDial(name="nlvr2", root=str(tmp_path), split="test2"), tmp_path / "cache")
+
+
 def test_train_is_cut_by_directory_bucket(tmp_path: Path) -> None:
     rows, dev = train_rows(20), [statement("dev-1-0-0")]
     write(tmp_path, "train", rows)

@@ -78,9 +78,9 @@ def load(dial: DataDial, source: str, cache_dir: Path) -> Splits:
         found[part] += good
         faults += bad
         notes.append(f"nlvr2: {table.name} has {len(good)} good statements and gives {part}.")
-    for part, official in OFFICIAL.items():
-        if found[part] and len(found[part]) != official:
-            notes.append(f"nlvr2: {part} has {len(found[part])} good statements here; officially {official}.")
+    for part, statements in found.items():
+        if statements and len(statements) != OFFICIAL[part]:
+            notes.append(f"nlvr2: {part} has {len(statements)} good statements here; officially {OFFICIAL[part]}.")
     parts, more = partition(found["train"], found["dev"])
     absent = f"data.source={source} has no train split at {dial.root or mirror.hub}; it is enough for zero-shot only."
     return finish(build(parts, dial), faults, dial, cache_dir, notes + more, absent, Tables(list(tables.values())))

@@ -11,7 +11,6 @@ import base64
 import binascii
 import csv
 import dataclasses
-import functools
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -59,6 +58,8 @@ class Pictures:
     def __init__(self) -> None:
         self.encoded: dict[str, str] = {}
         """Base64 by source, of a TSV."""
+        self.readers: dict[str, pq.ParquetFile] = {}
+        self.kept: tuple[tuple[str, int, str], pa.ChunkedArray] | None = None
 
     def stamp(self, source: str) -> Stamp:
         """Return size [bytes] and mtime [ns] of the file that holds the picture."""
@@ -79,33 +80,25 @@ class Pictures:
             except binascii.Error as error:
                 raise BadRecord(source, f"the cell holds no base64 ({error})") from None
         row, column, *among = place.split("/")
-        cell = cell_of(file, int(row), column)
+        cell = self.cell(file, int(row), column)
         cell = cell[int(among[0])] if among else cell
         data = cell.get("bytes") if isinstance(cell, Mapping) else None
         if not isinstance(data, bytes):
             raise BadRecord(source, f"the cell holds no encoded image but {shown(cell)}")
         return data
 
-
-def cell_of(file: str, row: int, column: str) -> Any:
-    """A cell of a Parquet file."""
-    metadata = opened(file).metadata
-    for group in range(metadata.num_row_groups):
-        if row < metadata.row_group(group).num_rows:
-            return column_of(file, group, column)[row].as_py()
-        row -= metadata.row_group(group).num_rows
-    raise DataError(f"{file}: it has fewer rows than when it was first read.")
-
-
-@functools.lru_cache(maxsize=8)
-def opened(file: str) -> pq.ParquetFile:
-    return pq.ParquetFile(file)
-
-
-@functools.lru_cache(maxsize=2)
-def column_of(file: str, group: int, column: str) -> pa.ChunkedArray:
-    """A column of a row group, kept for the rows that follow."""
-    return opened(file).read_row_group(group, columns=[column]).column(column)
+    def cell(self, file: str, row: int, column: str) -> Any:
+        """A cell of a Parquet file; the column of its row group is kept for the rows that follow."""
+        if file not in self.readers:
+            self.readers[file] = pq.ParquetFile(file)
+        reader = self.readers[file]
+        for group in range(reader.metadata.num_row_groups):
+            if row < reader.metadata.row_group(group).num_rows:
+                if self.kept is None or self.kept[0] != (file, group, column):
+                    self.kept = (file, group, column), reader.read_row_group(group, columns=[column]).column(column)
+                return self.kept[1][row].as_py()
+            row -= reader.metadata.row_group(group).num_rows
+        raise DataError(f"{file}: it has fewer rows than when it was first read.")
 
 
 def files_of(root: Path, spec: Spec, subset: str | None, split: str) -> list[Path]:
@@ -162,7 +155,7 @@ def joined(root: Path, spec: Spec) -> dict[str, str]:
 def of_parquet(file: Path) -> Iterator[Cells]:
     """The rows of a shard. Its image columns are told by their type, with and without the metadata of `datasets`. Raises `DataError`."""
     try:
-        reader = opened(str(file))
+        reader = pq.ParquetFile(file)
         schema = reader.schema_arrow
         images = [name for name in schema.names if is_image(schema.field(name).type)]
         values = reader.read(columns=[name for name in schema.names if name not in images])
@@ -197,8 +190,9 @@ def presence(reader: pq.ParquetFile, column: str, kind: pa.DataType) -> list[Any
         if whole and pa.types.is_struct(kind):
             found += [True] * part.num_rows
             continue
-        cells = reader.read_row_group(group, columns=[column]).column(column).to_pylist()
-        found += [[has_bytes(one) for one in cell] if isinstance(cell, list) else has_bytes(cell) for cell in cells]
+        light = [each.path_in_schema for each in leaves if whole and each is not leaf]
+        cells = reader.read_row_group(group, columns=light[:1] or [column]).column(column).to_pylist()
+        found += [[whole or has_bytes(one) for one in cell] if isinstance(cell, list) else whole or has_bytes(cell) for cell in cells]
     return found
 
 

@@ -8,7 +8,8 @@
 Official layout below `data.root`: `<split>.json` (or in `data/`, `nlvr2/data/`) and the images
 `<split>-<set>-<pair>-img0.png` (left) and `-img1.png` (right) in one of `IMAGE_FOLDERS`.
 
-train.json gives train and minival, dev.json gives dev, which is reported. Minival is whole `directory` buckets of the
+train.json gives train and minival, dev.json gives dev, which is reported, or in its place `data.split=test1`, or another file
+that has labels. Minival is whole `directory` buckets of the
 train file, the last twentieth of them; a file without buckets is cut by image set. With dev.json alone train and
 minival are empty, which is enough for zero-shot; `lab.data.require_split` says why to whoever asks for them.
 
@@ -36,7 +37,7 @@ from lab.data.splits import PARTS, choose, finish, one_of, recurring, reject_unu
 from lab.errors import ConfigError, DataError
 from lab.records import Choice, Picture, Sample, Splits
 
-OFFICIAL = {"train": 86373, "dev": 6982}
+OFFICIAL = {"train": 86373, "dev": 6982, "test1": 6967, "test2": 6970}
 REFUSED = {
     "HuggingFaceM4/NLVR2": "is a loading script, which datasets 4 and later do not run",
     "tiger-lab": "asks 'A or B' with shuffled options and does not carry the official identifiers, so neither "
@@ -81,20 +82,23 @@ class Statement:
 
 def load(dial: DataDial, cache_dir: Path) -> Splits:
     """Read NLVR2 in the form that `data.source` names. Raises `ConfigError`, or `DataError` by `data.on_bad`."""
-    reject_unused_fields(dial, "root", "source")
+    reject_unused_fields(dial, "root", "source", "split")
     for name, why in REFUSED.items():
         if name.lower() in (str(dial.source).lower(), str(dial.root).lower().partition("@")[0]):
             raise ConfigError(f"data.source={dial.source}: {name} {why}; legal values are {', '.join(SOURCES)}.")
     source = one_of("source", dial.source or "official", SOURCES)
     if source != "official":
+        if dial.split is not None:
+            raise ConfigError(f"data.split={dial.split}: data.source={source} gives dev only; data.source=official reads <split>.json.")
         from lab.data import nlvr2_mirrors
 
         return nlvr2_mirrors.load(dial, source, cache_dir)
     if dial.root is None:
         raise ConfigError("data.root=null: data=nlvr2 (official) needs the folder with dev.json and the images.")
     root = manifest.Root(Path(dial.root))
-    found, faults, notes = _read(root)
-    parts, more = partition(found.get("train", ()), found["dev"])
+    reported = dial.split or "dev"
+    found, faults, notes = _read(root, reported)
+    parts, more = partition(found.get("train", ()), found[reported])
     absent = f"{root.folder} holds no train.json; dev.json alone is enough for zero-shot only (trainer.max_steps=0)."
     samples = build(parts, dial)
     return finish(samples, faults, dial, cache_dir, notes + more, absent)
@@ -189,23 +193,23 @@ def _sample(statement: Statement, subset: str) -> Sample:
     )
 
 
-def _read(root: manifest.Root) -> tuple[dict[str, list[Statement]], list[BadRecord], list[str]]:
+def _read(root: manifest.Root, reported: str) -> tuple[dict[str, list[Statement]], list[BadRecord], list[str]]:
     found: dict[str, list[Statement]] = {}
     faults: list[BadRecord] = []
     notes: list[str] = []
-    for split, official in OFFICIAL.items():
+    for split in ("train", reported):
         names = [name.format(split=split) for name in MANIFESTS]
         path = next((path for path in (root.file(name, name) for name in names) if os.path.lexists(path)), None)
-        if path is None and split == "dev":
-            raise DataError(f"{root.folder}: no dev.json; looked for {', '.join(names)} below it (data.root).")
+        if path is None and split == reported:
+            raise DataError(f"{root.folder}: no {split}.json; looked for {', '.join(names)} below it (data.root).")
         if path is None:
             continue
         statements, bad = manifest.read(path, lambda row, split=split: _official(row, split), lambda each: each.name)
         faults += bad
         found[split], unplaced = _placed(statements, split, root)
         faults += unplaced
-        if len(statements) != official:
-            notes.append(f"nlvr2: {path} has {len(statements)} good statements; officially {split} has {official}.")
+        if len(statements) != OFFICIAL.get(split, len(statements)):
+            notes.append(f"nlvr2: {path} has {len(statements)} good statements; officially {split} has {OFFICIAL[split]}.")
         counts = Counter(subsets(statements).values())
         notes.append(f"nlvr2: {split}: " + ", ".join(f"{counts[kind]} {kind}" for kind in sorted(counts)) + ".")
     return found, faults, notes
