@@ -24,7 +24,7 @@ COMMANDS = {
     "plan": Command("lab.plan", "before you run: what a comparison could see, and what it costs", ("keys",)),
     "report": Command("lab.report.__main__", "compare the arms of the latest sweep: report/<sweep>/report.html"),
     "evaluate": Command("lab.evaluate", "score a finished run again, on other data if asked", ("runs", "keys")),
-    "score": Command("lab.score", "BERTScore, BARTScore or cosine of the answers that a run or a sweep has stored", ("runs",)),
+    "score": Command("lab.score", "stored answers by BERTScore, BARTScore or cosine; replies to a benchmark by its rule", ("runs",)),
     "predict": Command("lab.predict", "what a finished run answers about pictures of yours: a table and a gallery", ("runs", "files many", "keys")),
     "serve": Command("lab.serve", "finished runs behind HTTP: the OpenAI protocol, a form, a page", ("runs", "keys")),
     "verify": Command("lab.verify", "does a finished run still give the answers it was measured with?", ("runs",)),

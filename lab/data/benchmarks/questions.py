@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from lab.data.benchmarks.specs import OFFICIAL_SUBSETS, Spec
+from lab.data.benchmarks.specs import OFFICIAL_SUBSETS, WORD, Spec
 from lab.data.benchmarks.tables import Cells, Pictures, files_of, legal_split, listed, rows_of
 from lab.errors import DataError
 from lab.records import Choice, Picture, Sample, Skipped, Text, Turn
@@ -138,21 +138,20 @@ def of_parquet(cells: Cells, name: str, spec: Spec) -> Question:
 
 def of_tsv(cells: Cells, name: str, spec: Spec, held: Pictures) -> Question:
     """The question of a row of VLMEvalKit's table. Raises `LeftOut`."""
-    letters = [cells.get(letter) for letter in LETTERS]
-    options = listed(cells.get("choices")) or [str(option) for option in letters if option is not None]
-    categories = [(category, value) for category, column in TSV_CATEGORIES.items() if (value := cells.get(column)) is not None]
+    choices = listed(cells.get("choices"))
+    options = choices or [str(option) for letter in LETTERS if (option := cells.get(letter)) is not None]
+    categories = [(category, str(value)) for category, column in TSV_CATEGORIES.items() if (value := cells.get(column)) is not None]
     if not categories and cells.get("split") not in (None, *spec.splits):
         categories = [("type", str(cells.get("split")))]
-    if spec.rule == "yes_no":
-        categories = [("track", track.strip()) for _, value in categories for track in str(value).split(",")]
+    if "track" in spec.categories:
+        categories = [("track", track.strip()) for _, value in categories for track in value.split(",")]
     pictures = cells.pictures["image"]
     known = [hashlib.sha256(held.encoded.get(source, source).encode()).hexdigest()[:16] for source in pictures if source is not None]
     answers = listed(cells.get("answer"))
     asked = Asked(tuple(options), str(cells.get("answer_type|category") or "") if spec.answer_type else "", decimals(answers))
-    question = str(cells.get("question") or "")
-    if spec.answer_type == "dataset" or not options or spec.rule == "mathvista":
-        return checked(name, question, "", asked, answers, pictures, "/".join(known), categories, replace(spec, gold=spec.gold if options else ""))
-    return checked(name, question, str(cells.get("hint") or ""), asked, answers, pictures, "/".join(known), categories, replace(spec, gold="letter"))
+    written = replace(spec, gold="" if not options else "text" if choices else "letter")
+    question, hint = str(cells.get("question") or ""), str(cells.get("hint") or "")
+    return checked(name, question, hint, asked, answers, pictures, "/".join(known), categories, written)
 
 
 def decimals(answers: Sequence[str]) -> int | None:
@@ -183,7 +182,7 @@ def checked(
     listed_options = "" if inside or spec.gold == "text" or not options else "".join(f"\n{LETTERS[k]}. {each}" for k, each in enumerate(options))
     instruction = "" if any(each in question for each in INSTRUCTED) else spec.prompt
     if spec.interleaved and not options:
-        instruction = "\nAnswer the question using a single word or phrase."
+        instruction = WORD
     text = "\n".join(filter(None, (hint, question.strip()))) + listed_options + instruction
     shown = shown_of(text, pictures, spec)
     return Question(name, text, shown, tuple(answers), asked, cluster or "/".join(shown) or name, tuple(categories), right)
