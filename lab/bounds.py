@@ -130,6 +130,9 @@ BOUNDS: Mapping[str, Bounds] = {
 }
 """Of every key that holds numbers. Where there is no natural bound, it is one beyond which nothing could be computed."""
 
+SOURCE: Mapping[str, Bounds] = {"weight": Bounds(1e-9, 1e9), "cap": Bounds(1, COUNT), "epochs": Bounds(1e-6, 1e6)}
+"""Of the numbers that an entry of `data.sources` may have beside its path."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Words:
@@ -190,6 +193,7 @@ WORDS: dict[str, Words] = {
     "data.kind": Words(("text",)),
     "data.exif": Words(("shown", "stored")),
     "data.empty": Words(("reviewed", "unlabelled")),
+    "data.loss_on": Words(("every", "last")),
     "data.answer_format": Words(("text", "letter", "index0", "index1")),
     "evaluation.ask": Words(("score", "generate")),
     "evaluation.splits": Words(("train", "minival", "dev")),

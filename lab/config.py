@@ -178,6 +178,8 @@ class DataDial:
     max_length: int | None = None
     augment: Augment = field(default_factory=Augment)
     video: VideoSampling = field(default_factory=VideoSampling)
+    sources: list[Any] = field(default_factory=list)
+    loss_on: str = "every"
 
 
 @dataclass
@@ -461,6 +463,7 @@ ROLES: dict[str, str] = {
         "data.name", "data.root", "data.source", "data.seed", "data.num_train", "data.num_minival", "data.on_bad", "data.difficulty",
         "data.image_layout", "data.permutations", "data.path", "data.sha256", "data.columns", "data.kind", "data.answer_format",
         "data.allow_shared_images", "data.subset", "data.split", "data.question", "data.exif", "data.empty", "data.aliases", "data.max_length",
+        "data.sources", "data.loss_on",
         *(f"data.augment.{key.name}" for key in dataclasses.fields(Augment)),
         *(f"data.video.{key.name}" for key in dataclasses.fields(VideoSampling)),
         "trainer.max_steps", "trainer.max_epochs", "trainer.batch_size", "trainer.accumulate_grad_batches", "trainer.gradient_clip_val",
@@ -494,7 +497,7 @@ NAMELESS = (
     *(f"data.augment.{key.name}" for key in dataclasses.fields(Augment)),
     *(f"data.video.{key.name}" for key in dataclasses.fields(VideoSampling)),
     "data.path", "data.sha256", "data.kind", "data.answer_format", "data.allow_shared_images", "data.question", "data.exif",
-    "data.subset", "data.split", "data.empty", "data.max_length", "optim.milestones", "optim.gamma",
+    "data.subset", "data.split", "data.empty", "data.max_length", "data.sources", "data.loss_on", "optim.milestones", "optim.gamma",
     "optim.optimizer", "optim.warmup_steps", "model.untied_head", "model.labels", "lora.full", "prompt.boxes",
 )  # fmt: skip
 """Keys that are younger than runs of the others, whose names they leave as they are while nobody sets them."""

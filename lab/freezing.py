@@ -10,7 +10,8 @@ import functools
 import itertools
 import re
 import typing
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Any, TypeVar
 
@@ -20,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lab import bounds, paths, plugins
 from lab.config import Experiment, IfFinished, IfUnfinished, LoraDial, Optim, Schedule, TrainerSection, adds_modules, trains
 from lab.errors import ConfigError, did_you_mean
-from lab.host.files import annotations_hash
+from lab.host.files import annotations_hash, file_hash, text_hash
 
 S = TypeVar("S")
 
@@ -38,7 +39,10 @@ def freeze(composed: DictConfig) -> Experiment:
         if spelled is not None:
             path = paths.expanded(spelled, key)
             setattr(getattr(experiment, section), name, path if when is paths.When.frozen else spelled)
+    experiment.data.sources = sources_of(experiment.data.sources)
     check(experiment)
+    if experiment.data.sources and experiment.data.sha256 is None:
+        experiment.data.sha256 = sources_hash(experiment.data.sources)
     file = experiment.data.path
     if file is not None and experiment.data.sha256 is None:
         try:
@@ -46,6 +50,40 @@ def freeze(composed: DictConfig) -> Experiment:
         except OSError as error:
             raise ConfigError(f"data.path={file}: the file cannot be read ({error.strerror}).") from None
     return experiment
+
+
+def sources_of(given: Sequence[Any]) -> list[dict[str, Any]]:
+    """`data.sources` with each entry as `path` and what is given beside it; a lone path is one too. Raises `ConfigError`."""
+    found: list[dict[str, Any]] = []
+    for each in given:
+        source: dict[str, Any] = {"path": each} if isinstance(each, str) else each if isinstance(each, Mapping) else {}
+        told = f"data.sources: {bounds.short(repr(each))}"
+        legal = "a path, or {path: FILE} with weight, cap or epochs"
+        if not isinstance(source.get("path"), str):
+            raise ConfigError(f"{told}: {legal} is legal, as in data.sources=[{{path:a.json,weight:2}},b.jsonl].")
+        for key, value in source.items():
+            if key not in ("path", *bounds.SOURCE):
+                raise ConfigError(f"{told}: {key} is no key of a source.{did_you_mean(key, tuple(bounds.SOURCE))} Legal: {legal}.")
+            of = bounds.SOURCE.get(key)
+            if of is not None and value is not None and not (bounds.is_number(value) and of.hold(value) and (key != "cap" or value == int(value))):
+                raise ConfigError(f"{told}: {key} is {bounds.short(value)}; {of.told}, or left out.")
+        kept = {key: value for key, value in source.items() if value is not None}
+        found.append({**kept, "path": paths.expanded(source["path"], "data.sources")})
+    weighed = [source for source in found if "weight" in source]
+    if weighed and len(weighed) < len(found):
+        lacking = next(source["path"] for source in found if "weight" not in source)
+        raise ConfigError(f"data.sources: {lacking} has no weight, and others have: weights are shares of what is seen. Give one for each, or none.")
+    if twice := [path for path, number in Counter(source["path"] for source in found).items() if number > 1]:
+        raise ConfigError(f"data.sources: {twice[0]} stands twice. Give it once, with epochs=2 to see it twice.")
+    return found
+
+
+def sources_hash(sources: Sequence[Mapping[str, Any]]) -> str:
+    """One SHA-256 over those of the files of `data.sources`. Raises `ConfigError` for one that cannot be read."""
+    try:
+        return text_hash(*(file_hash(source["path"]) for source in sources))
+    except OSError as error:
+        raise ConfigError(f"data.sources: {error.filename} cannot be read ({error.strerror}).") from None
 
 
 def checked(composed: DictConfig, schema: type[S], numbers: Mapping[str, bounds.Bounds]) -> S:

@@ -237,7 +237,10 @@ class Sample:
 
 
 class Split(Protocol):
-    """A read-only sequence of samples whose images are read when a sample is asked for."""
+    """A read-only sequence of samples whose images are read when a sample is asked for.
+
+    One that has too many to look at all of them before training says so by an attribute `digest`, which names all that it holds.
+    """
 
     @property
     def sample_ids(self) -> Sequence[str]:

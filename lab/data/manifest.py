@@ -182,12 +182,13 @@ def _lines(path: Path, file: BinaryIO) -> Iterator[tuple[str, dict[str, Any] | B
                 line = file.readline(MAX_RECORD)
             yield source, BadRecord(source, f"the line is longer than {MAX_RECORD} bytes")
         elif line.strip():
-            yield source, _object(source, line)
+            yield source, json_object(source, line)
 
 
-def _object(source: str, line: bytes) -> dict[str, Any] | BadRecord:
+def json_object(source: str, line: bytes) -> dict[str, Any] | BadRecord:
+    """The object on a line of JSON Lines, or what is wrong with it."""
     try:
-        return _checked(source, _DECODER.decode(line.decode("utf-8").strip(BLANK)))
+        return _checked(source, DECODER.decode(line.decode("utf-8").strip(BLANK)))
     except UnicodeDecodeError as error:
         return BadRecord(source, f"not UTF-8 ({error.reason} at byte {error.start})")
     except (ValueError, RecursionError) as error:
@@ -196,29 +197,29 @@ def _object(source: str, line: bytes) -> dict[str, Any] | BadRecord:
 
 def _elements(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any] | BadRecord]]:
     """Walk one JSON list element by element, so that each has a line and is checked alone."""
-    at = _skip(text, text.index("[") + 1)
+    at = skip(text, text.index("[") + 1)
     line, counted = 1, 0
     ended = text.startswith("]", at)
     while not ended:
         line, counted = line + text.count("\n", counted, at), at
         source = f"{path}:{line}"
         try:
-            value, end = _DECODER.raw_decode(text, at)
+            value, end = DECODER.raw_decode(text, at)
         except (ValueError, RecursionError) as error:
             raise DataError(f"{source}: the list is not valid JSON from here on ({str(error)[:200]}).") from None
         too_long = end - at > MAX_RECORD
         yield source, BadRecord(source, f"longer than {MAX_RECORD} characters") if too_long else _checked(source, value)
-        at = _skip(text, end)
+        at = skip(text, end)
         ended = text.startswith("]", at)
         if not ended and not text.startswith(",", at):
             given = shown(text[at : at + 9])
             raise DataError(f"{source}: after this element of the list ',' or ']' is legal, not {given}.")
-        at = at if ended else _skip(text, at + 1)
+        at = at if ended else skip(text, at + 1)
     if text[at + 1 :].strip(BLANK):
         raise DataError(f"{path}: the JSON list is followed by {shown(text[at + 1 : at + 40].strip())}.")
 
 
-def _skip(text: str, at: int) -> int:
+def skip(text: str, at: int) -> int:
     """Return the place of the first character from `at` on that is not blank."""
     found = _SOLID.search(text, at)
     return found.start() if found else len(text)
@@ -250,5 +251,5 @@ def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-_DECODER = json.JSONDecoder(parse_constant=_constant, parse_float=_float, object_pairs_hook=_pairs)
+DECODER = json.JSONDecoder(parse_constant=_constant, parse_float=_float, object_pairs_hook=_pairs)
 _SOLID = re.compile(f"[^{BLANK}]")

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -71,6 +72,17 @@ class Table:
             return [[self.source(index, column)] if there else [] for index, there in enumerate(cells.is_valid().to_pylist())]
         lengths = pc.call_function("list_value_length", [cells]).to_pylist()
         return [[f"{self.source(index, column)}/{k}" for k in range(length or 0)] for index, length in enumerate(lengths)]
+
+    def several(self, column: str) -> bool:
+        """Whether a cell of the column is a list of pictures."""
+        kind = self._columns[column].data.column(column).type
+        return pa.types.is_list(kind) or pa.types.is_large_list(kind)
+
+    def counts(self, column: str) -> np.ndarray:
+        """How many pictures are in each row of a column, without reading them; int32 [rows]."""
+        cells = self._columns[column].data.column(column)
+        lengths = pc.call_function("list_value_length", [cells]) if self.several(column) else cells.is_valid()
+        return pc.call_function("fill_null", [lengths.cast(pa.int32()), 0]).to_numpy()
 
     def encoded(self, index: int, column: str, place: int | None = None) -> bytes:
         """Return the encoded bytes of one picture; place: among those of its cell."""

@@ -78,7 +78,8 @@ class Prepared:
     def tell_apart(self, key: str) -> None:
         """Warn if arms encoded in one way see other samples than those encoded before."""
         first, this = next(iter(self.screened.values())), self.screened[key]
-        differing = [name for name in SPLITS if tuple(getattr(first, name).sample_ids) != tuple(getattr(this, name).sample_ids)]
+        pairs = {name: (getattr(first, name), getattr(this, name)) for name in SPLITS}
+        differing = [name for name, (one, other) in pairs.items() if one is not other and tuple(one.sample_ids) != tuple(other.sample_ids)]
         if differing:
             log.warning(
                 "data.on_bad=skip leaves these arms different samples in %s: %d records left out of some, %d of others, as some cannot be "

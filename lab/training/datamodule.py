@@ -6,6 +6,7 @@ features of the frozen tower come from the store.
 
 from __future__ import annotations
 
+import collections
 import hashlib
 import itertools
 import json
@@ -45,6 +46,8 @@ MOST_TRAIN = 256
 """Examples of train that are scored beside minival, at most."""
 LOOKED_AT = 16
 """Examples whose length is looked at, to know what memory a batch takes."""
+FIRST_LOOK = 1000
+"""Examples that are looked at, evenly over a split that is too large to look at all of them before training (`lab.records.Split`)."""
 
 
 class Texts:
@@ -100,6 +103,7 @@ class Examples(Dataset[Example]):
         self.keys = np.empty((0, 32), dtype=np.uint8)
         self.key_ends = np.zeros(1, dtype=np.int64)
         self.texts: Texts | None = None
+        self.many = bool(getattr(split, "digest", ""))
 
     def __len__(self) -> int:
         return len(self.split)
@@ -109,15 +113,20 @@ class Examples(Dataset[Example]):
         """Samples of one epoch of training."""
         return sum(places(self.sources)) if self.sources else len(self)
 
-    def unfit(self, learned: bool = False, max_length: int | None = None) -> dict[int, BadRecord]:
-        """What the encoder refuses of the split, by place. Prompts are tokenised on the way, and kept if there is nothing.
+    @property
+    def first_look(self) -> Sequence[int]:
+        """The places that are looked at before training: all, or `FIRST_LOOK` of many."""
+        return np.linspace(0, len(self) - 1, FIRST_LOOK).astype(int).tolist() if self.many else range(len(self))
 
-        learned: the split is learned from. max_length: most tokens of a prompt with its answer.
+    def unfit(self, learned: bool = False, max_length: int | None = None, every: bool = False) -> dict[int, BadRecord]:
+        """What the encoder refuses of the split, by place. Prompts are tokenised on the way, and kept if there is nothing and they are not many.
+
+        learned: the split is learned from. max_length: most tokens of a prompt with its answer. every: all of many are looked at too.
         """
         refused: dict[int, BadRecord] = {}
 
         def fitting() -> Iterator[TokenizedPrompt]:
-            for i in range(len(self)):
+            for i in range(len(self)) if every else self.first_look:
                 sample = self.split[i]
                 try:
                     grids = [self.encoder.check(picture) for picture in sample.images]
@@ -130,13 +139,17 @@ class Examples(Dataset[Example]):
                 except BadRecord as fault:
                     refused[i] = fault
 
-        texts = Texts(fitting())
-        self.texts = None if refused else texts
+        texts = Texts(fitting() if not every else ())
+        collections.deque(fitting() if every else (), maxlen=0)
+        self.texts = None if refused or self.many else texts
         return refused
 
     def prepare(self, store: FeatureStore | None, vlm: Vlm, report: Report = silent) -> int:
-        """Tokenise every prompt and, with a store, compute what features it lacks; return how many images that were."""
+        """Tokenise every prompt and, with a store, compute what features it lacks; return how many images that were. Of many: nothing."""
         computed = 0
+        if self.many:
+            log.info("%d samples are more than are prepared before training: prompts and features are made as each is learned from", len(self))
+            return computed
         if store is not None:
             keys, ends = bytearray(), array("q", [0])
             for i in range(len(self)):
@@ -165,11 +178,11 @@ class Examples(Dataset[Example]):
 
     @cached_property
     def asked(self) -> str:
-        """Digest of the samples and of their prompts as tokenised: ids, answers, order of images. `prepare` comes first."""
-        assert self.texts is not None
+        """Digest of the samples and of their prompts as tokenised: ids, answers, order of images. Of many, the prompts of `first_look`."""
+        texts = self.texts or Texts(self.text(i) for i in self.first_look)
         digest = hashlib.sha256(data.fingerprint(self.split).encode())
-        learned = (self.texts.learned, self.texts.learned_ends) if len(self.texts.learned) else ()
-        for values in (self.texts.ids, self.texts.ends, self.texts.orders, self.texts.order_ends, *learned):
+        learned = (texts.learned, texts.learned_ends) if len(texts.learned) else ()
+        for values in (texts.ids, texts.ends, texts.orders, texts.order_ends, *learned):
             digest.update(np.ascontiguousarray(values).tobytes())
         return digest.hexdigest()
 

@@ -21,6 +21,7 @@ from lab.model import clips
 from lab.model.encoding import Encoder
 from lab.records import Sample, Source, Split, Splits
 from lab.training.datamodule import Examples
+from lab.training.ordering import realised
 
 log = logging.getLogger(__name__)
 
@@ -53,11 +54,13 @@ def screen(splits: Splits, parts: Sequence[str], encoder: Encoder, dial: DataDia
     made = {part: Examples(getattr(splits, part), encoder, splits.sources if part == "train" else ()) for part in parts}
     limits = {"train": dial.max_length}
     refused = {part: faults for part, examples in made.items() if (faults := examples.unfit(part == "train", limits.get(part)))}
+    if dial.on_bad is OnBad.skip:  # of a split too large to look at all of it, what was looked at says that it must be
+        refused |= {part: made[part].unfit(part == "train", limits.get(part), every=True) for part in refused if made[part].many}
     if told := encoder.coverage([splits.dev.index(i) for i in range(len(splits.dev))]):
         log.info("data=%s: %s", dial.name, told)
         splits = replace(splits, notes=(*splits.notes, told))
     if not refused:
-        return told_of_clips(splits, parts, encoder, dial), made
+        return mixed(told_of_clips(splits, parts, encoder, dial)), made
     if dial.on_bad is OnBad.fail:
         raise_or_skip([fault for faults in refused.values() for fault in faults.values()], dial.on_bad)
     lost: list[BadRecord] = []
@@ -67,26 +70,41 @@ def screen(splits: Splits, parts: Sequence[str], encoder: Encoder, dial: DataDia
         dropped = along(split, faults) if splits.together else faults
         names = split.sample_ids
         lost += [BadRecord(fault.source, f"{fault.reason}; {part} sample {names[i]} is left out") for i, fault in dropped.items()]
-        kept[part] = Kept(split, [i for i in range(len(split)) if i not in dropped])
+        rows = [i for i in range(len(split)) if i not in dropped]
+        kept[part] = split.kept(rows) if made[part].many else Kept(split, rows)
         if part == "train":
-            splits = replace(splits, sources=tuple(remaining(splits.sources, kept[part].rows)))
+            splits = replace(splits, sources=tuple(remaining(splits.sources, rows)))
         made[part] = Examples(kept[part], encoder, splits.sources if part == "train" else ())
         if not kept[part] and part in PURPOSES:
             what = f"nothing is left {PURPOSES[part]} in the {part} split"
             raise DataError(f"data={dial.name}: {what}; bad records: {len(lost)}, the first: {lost[0]}.")
     log.warning("data=%s: %d records that this checkpoint cannot take are left out (data.on_bad=skip)", dial.name, len(lost))
     splits = replace(splits, **kept, skipped=(*splits.skipped, *raise_or_skip(lost, OnBad.skip)))
-    return told_of_clips(splits, parts, encoder, dial), made
+    return mixed(told_of_clips(splits, parts, encoder, dial)), made
 
 
 def told_of_clips(splits: Splits, parts: Sequence[str], encoder: Encoder, dial: DataDial) -> Splits:
     """The splits with what is to be told of the clips in some of them."""
     if not splits.clips or encoder.clips is None:
         return splits
-    told = clips.remarks(clips.clips_of(getattr(splits, part) for part in parts), encoder.clips, encoder.processor, encoder.config)
+    looked_at = [split for part in parts if not getattr(split := getattr(splits, part), "digest", "")]
+    told = clips.remarks(clips.clips_of(looked_at), encoder.clips, encoder.processor, encoder.config)
     for sentence in told:
         log.warning("data=%s: %s", dial.name, sentence)
     return replace(splits, notes=(*splits.notes, *told))
+
+
+def mixed(splits: Splits) -> Splits:
+    """The splits with what is seen of each of several sources among their notes."""
+    if len(splits.sources) < 2 and not any(source.epochs for source in splits.sources):
+        return splits
+    found = [
+        f"source {one.name}: {one.rows:,} samples are {one.share:.1%} of what is learned from, each seen {one.times:.2f} times an epoch"
+        for one in realised(splits.sources)
+    ]
+    for note in found:
+        log.info("data: %s", note)
+    return replace(splits, notes=(*splits.notes, *found))
 
 
 def remaining(sources: Sequence[Source], rows: Sequence[int]) -> Iterator[Source]:

@@ -41,6 +41,8 @@ FAMILIES = (*QWEN, "vit_gpt2")
 """Those that take most of what there is to choose; the others refuse much of it, and go through tests/test_{inline,vqa}_families.py."""
 BOXES = tuple(name for name in NAMES if named(name).kind == "regions")
 """Data answered in boxes, which refuse most of what there is to choose; they go through tests/test_boxes_run.py."""
+CONVERSATIONS = tuple(name for name in NAMES if named(name).asks == "conversation")
+"""Conversations, which take their own prompt alone; they go through tests/test_conversations_data.py."""
 BENCHMARKS = (*SPECS, *ALIASES)
 """Data of which nothing is learned, all read and asked by one module; they go through tests/test_benchmarks.py."""
 TEXT = tuple(name for name in NAMES if named(name).asks == "question" and name not in (*BOXES, *BENCHMARKS))
@@ -75,9 +77,9 @@ def models() -> dict[str, Overrides]:
 
 
 def data_sets() -> dict[str, Overrides]:
-    """Every option that is not answered in boxes, and both layouts of NLVR."""
+    """Every option that is neither answered in boxes nor a conversation, and both layouts of NLVR."""
     found: dict[str, Overrides] = {}
-    for name in (each for each in options("data") if each not in (*BOXES, *BENCHMARKS)):
+    for name in (each for each in options("data") if each not in (*BOXES, *BENCHMARKS, *CONVERSATIONS)):
         found[name] = (f"data={name}", *PLACES.get(name, (f"data.root={{root}}/data/{name}",)), *SIZES.get(name, ()))
     return found | {"nlvr boxes": (*found["nlvr"], "data.image_layout=boxes")}
 

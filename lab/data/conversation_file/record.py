@@ -1,0 +1,307 @@
+"""One record of a manifest, checked: turns, the media that they name, and a sentence with key and reason for each way to be wrong.
+
+Two forms, told apart by their key:
+
+    conversations   of LLaVA: {"from": "human" | "gpt" | "system", "value": "<image> What is it?"}
+    messages        of Transformers and TRL: {"role": "user" | "assistant" | "system", "content": text, or parts in a list}
+
+`<image>` and `<video>` in the words of a user stand for the files of `image` or `images`, `video` or `videos`, in order, and keep their
+place. A part of a message is {"type": "text", "text": ...}, or {"type": "image"}, which stands for the next file, or
+{"type": "image", "image": FILE}; videos alike. A video is a file, or {"frames": [FILE, ...], "fps": 2}, or the same with "times" in seconds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, NoReturn
+
+from lab.data.faults import shown
+from lab.data.question_file.rows import PART_OF
+
+COLUMNS = ("id", "conversations", "messages", "image", "images", "video", "videos", "split")
+"""What is read of a record; `data.columns.image=photo` gives one another name."""
+KINDS = ("image", "video")
+ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+SPOKEN = {"conversations": ("from", "value", "human, gpt and system"), "messages": ("role", "content", "user, assistant and system")}
+"""Of each form: who speaks, what is said, and the legal words for who."""
+LETTERS = {"human": "u", "user": "u", "gpt": "a", "assistant": "a", "system": "s"}
+ORDER = re.compile("s?(ua)+")
+PLACEHOLDER = re.compile("<(image|video)>")
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+MEDIA = (*PICTURES, ".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".wav", ".mp3", ".flac")
+"""Endings by which a value under a key that is not read is known for a medium that would be lost."""
+
+
+class Fault(Exception):
+    """What is wrong with a record. key: of the record; reason: the rest of the sentence."""
+
+    def __init__(self, key: str, reason: str) -> None:
+        super().__init__(key, reason)
+        self.key, self.reason = key, reason
+
+
+class Medium(NamedTuple):
+    """A file that a record names, or the place-th picture in a cell of a table. kind: of `KINDS`; frames, fps, times: of a video given so."""
+
+    kind: str
+    file: str = ""
+    place: int | None = None
+    frames: tuple[str, ...] = ()
+    fps: float | None = None
+    times: tuple[float, ...] = ()
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """All files that it is read from; none of what lies in a table."""
+        return self.frames or ((self.file,) if self.place is None else ())
+
+
+Parts = tuple[str | int, ...]
+
+
+class Conversation(NamedTuple):
+    """A record that is good. turns: (role, parts), a place in `media` for each placeholder; the last turn is the answer.
+
+    name: its id, or None. part: of a given split, or None. media: in the order that turns name them.
+    """
+
+    name: str | None
+    turns: tuple[tuple[str, Parts], ...]
+    media: tuple[Medium, ...]
+    part: str | None
+
+
+class Form:
+    """How records of a manifest are read. columns: `data.columns`. split: the record says which part it is in."""
+
+    def __init__(self, columns: Mapping[str, str]) -> None:
+        self.names = {column: columns.get(column, column) for column in COLUMNS}
+        self.known = frozenset(self.names.values())
+        self.split = "split" in columns
+
+    def parse(self, record: Mapping[str, Any], held: Mapping[str, int] = {}) -> Conversation:
+        """A record as a conversation. held: by column how many pictures a table holds of the record. Raises `Fault`."""
+        if unread := record.keys() - self.known:
+            refuse_unread_media(record, unread, self.names)
+        key = self.form(record)
+        said = record[self.names[key]]
+        if type(said) is not list or not said:
+            raise Fault(self.names[key], f"{shown(said)} is given; a list of turns that is not empty is legal")
+        files = {kind: self.files(record, kind, held) for kind in KINDS}
+        media: list[Medium] = []
+        turns = tuple(self.turn(key, number, message, files, media) for number, message in enumerate(said, 1))
+        self.check_order(self.names[key], turns)
+        for kind in KINDS:
+            if files[kind]:
+                self.refuse_count(kind, len(files[kind]), media)
+        name = record.get(self.names["id"])
+        return Conversation(None if name is None else self.identifier(name), turns, tuple(media), self.part(record))
+
+    def plain(self, record: Mapping[str, Any]) -> tuple[str | None, list[str]] | None:
+        """The id and the pictures of a record that is good as most are; None: `parse` says what it is. Of the two this is the fast one.
+
+        It has turns of words alone, each with something said, of user and assistant in turn, and as many pictures as `<image>`.
+        """
+        names, extras = self.names, record.keys() - self.known
+        key = "conversations" if names["conversations"] in record else "messages"
+        image = names["image"] if names["image"] in record else names["images"]
+        if self.split or len(record) - len(extras) != 2 + (image in record) or any(map(may_be_medium, map(record.get, extras))):
+            return None
+        who, what, _ = SPOKEN[key]
+        roles, number = "", 0
+        try:
+            identifier = record[names["id"]]
+            identifier = str(identifier) if type(identifier) is int else identifier
+            for message in record[names[key]]:
+                text = message[what]
+                roles += LETTERS[message[who]]
+                if not text or text.isspace():
+                    return None
+                if not text.isascii():
+                    text.encode()
+                if "<" in text:
+                    number += text.count("<image>")
+                    if "<video>" in text or roles[-1] != "u" and "<image>" in text:
+                        return None
+            files = record.get(image) or []
+            files = [files] if type(files) is str else files
+            good = len(files) == number and ORDER.fullmatch(roles) and identifier.strip() and identifier.isascii()
+            return (identifier, files) if good and all(file.strip() and ":" not in file for file in files) else None
+        except (KeyError, TypeError, AttributeError, UnicodeEncodeError):
+            return None
+
+    def form(self, record: Mapping[str, Any]) -> str:
+        """Which of the two keys the record has."""
+        there = [key for key in SPOKEN if record.get(self.names[key]) is not None]
+        if len(there) == 1:
+            return there[0]
+        both = " and ".join(repr(self.names[key]) for key in SPOKEN)
+        raise Fault(self.names["conversations"], f"{both} are both given; one of them is legal" if there else
+                    f"it is missing, and so is {self.names['messages']!r}; the record has {shown(sorted(record))}")  # fmt: skip
+
+    def files(self, record: Mapping[str, Any], kind: str, held: Mapping[str, int]) -> list[Medium]:
+        """The media of a kind that a record names, in order, the first last."""
+        there = [column for column in (kind, f"{kind}s") if record.get(self.names[column]) is not None or held.get(column)]
+        if len(there) > 1:
+            raise Fault(self.names[kind], f"{self.names[f'{kind}s']!r} is given too; one of them is legal")
+        if not there:
+            return []
+        (column,) = there
+        if held.get(column):
+            return [Medium(kind, column, place) for place in reversed(range(held[column]))]
+        value = record[self.names[column]]
+        return [medium(kind, self.names[column], one) for one in reversed(value if type(value) is list else [value])]
+
+    def turn(self, key: str, number: int, message: Any, files: Mapping[str, list[Medium]], media: list[Medium]) -> tuple[str, Parts]:
+        """Who speaks and what is said; what is said of media is taken from `files` into `media`."""
+        who, what, legal = SPOKEN[key]
+        name = self.names[key]
+        if type(message) is not dict:
+            raise Fault(name, f"turn {number}: {shown(message)} is given; an object with {who!r} and {what!r} is legal")
+        role = ROLES.get(message.get(who)) if type(message.get(who)) is str else None
+        if role is None:
+            raise Fault(name, f"turn {number}: {who!r} is {shown(message.get(who))}; legal are {legal}")
+        content = message.get(what)
+        if type(content) is str:
+            parts = tuple(self.words(name, number, content, files, media))
+        elif key == "messages" and type(content) is list:
+            parts = tuple(self.part_of(name, number, each, files, media) for each in content)
+        else:
+            wanted = "a text" if key == "conversations" else "a text or a list of parts"
+            raise Fault(name, f"turn {number}: {what!r} is {shown(content)}; {wanted} is legal")
+        if role != "user" and any(type(part) is int for part in parts):
+            raise Fault(name, f"turn {number}: a medium stands in a turn of {message[who]}; only the user shows media")
+        if all(type(part) is str and not part.strip() for part in parts):
+            raise Fault(name, f"turn {number}: {what!r} is {shown(content)}; a turn that says something is legal")
+        return role, parts
+
+    def words(self, name: str, number: int, text: str, files: Mapping[str, list[Medium]], media: list[Medium]) -> Iterator[str | int]:
+        """A text as it is, a place in `media` for each placeholder in it."""
+        if not text.isascii():
+            require_unicode(name, number, text)
+        if "<" not in text:
+            yield text
+            return
+        for at, piece in enumerate(PLACEHOLDER.split(text)):
+            if at % 2:
+                yield self.next_of(piece, name, number, files, media)
+            elif piece:
+                yield piece
+
+    def part_of(self, name: str, number: int, part: Any, files: Mapping[str, list[Medium]], media: list[Medium]) -> str | int:
+        """A part of a message: its text, or the place in `media` of what it shows."""
+        kind = part.get("type") if type(part) is dict else None
+        if kind == "text" and type(part.get("text")) is str:
+            require_unicode(name, number, part["text"])
+            return part["text"]
+        if kind not in KINDS:
+            legal = '{"type": "text", "text": ...}, {"type": "image"} and {"type": "video"}'
+            raise Fault(name, f"turn {number}: the part {shown(part)} is given; legal are {legal}")
+        own = [key for key in (kind, "path", "url", "base64") if part.get(key) is not None]
+        if not own:
+            return self.next_of(kind, name, number, files, media)
+        value = part[own[0]]
+        if type(value) is list:
+            value = {"frames": value, "fps": part.get("fps"), "times": part.get("times")}
+        media.append(medium(kind, name, value))
+        return len(media) - 1
+
+    def next_of(self, kind: str, name: str, number: int, files: Mapping[str, list[Medium]], media: list[Medium]) -> int:
+        """The place in `media` of the next file of a kind."""
+        if not files[kind]:
+            given = sum(one.kind == kind for one in media)
+            key = self.names[f"{kind}s"]
+            raise Fault(key, f"turn {number} of {name!r} shows {kind} {given + 1}, and {given} are given; each <{kind}> stands for one file")
+        media.append(files[kind].pop())
+        return len(media) - 1
+
+    def refuse_count(self, kind: str, left: int, media: Sequence[Medium]) -> NoReturn:
+        """Say that there are more files of a kind than placeholders."""
+        used = sum(one.kind == kind for one in media)
+        raise Fault(
+            self.names[f"{kind}s"],
+            f"{used + left} files are given, and its turns show {used}; write <{kind}> where each stands in the words of the user",
+        )
+
+    def check_order(self, name: str, turns: Sequence[tuple[str, Parts]]) -> None:
+        """Raise a `Fault` unless user and assistant take turns, the user first and the assistant last, after at most one system turn."""
+        roles = [role for role, _ in turns]
+        first = 1 if roles[0] == "system" else 0
+        for number, role in enumerate(roles[first:]):
+            wanted = "assistant" if number % 2 else "user"
+            if role != wanted:
+                before = f"after a turn of {roles[first + number - 1]}" if number else "at the beginning"
+                what = "a system turn stands first" if role == "system" else f"a turn of {wanted} belongs there"
+                raise Fault(name, f"turn {first + number + 1} is of {role} {before}; {what}")
+        if "assistant" not in roles:
+            raise Fault(name, "no turn is of the assistant, so there is nothing to learn")
+        if roles[-1] != "assistant":
+            raise Fault(name, f"the last turn, {len(roles)}, is of {roles[-1]}; a conversation ends with the assistant's answer")
+
+    def identifier(self, value: Any) -> str:
+        """The id as a text."""
+        if type(value) not in (str, int) or not str(value).strip():
+            raise Fault(self.names["id"], f"{shown(value)} is given; a text or a whole number is legal")
+        require_unicode(self.names["id"], None, str(value))
+        return str(value)
+
+    def part(self, record: Mapping[str, Any]) -> str | None:
+        """Which part the record is in, where records say so."""
+        if not self.split:
+            return None
+        value = record.get(self.names["split"])
+        if type(value) is not str or value.lower() not in PART_OF:
+            raise Fault(self.names["split"], f"{shown(value)} is given; legal: {', '.join(PART_OF)}")
+        return PART_OF[value.lower()]
+
+
+def require_unicode(name: str, number: int | None, text: str) -> None:
+    """Raise a `Fault` for a text with a lone surrogate."""
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise Fault(name, f"{'' if number is None else f'turn {number}: '}{shown(text)} is not valid Unicode (a lone surrogate)")
+
+
+def may_be_medium(value: Any) -> bool:
+    """Whether a value under a key that is not read may be a medium, or several."""
+    return value.lower().endswith(MEDIA) if type(value) is str else type(value) in (list, dict)
+
+
+def refuse_unread_media(record: Mapping[str, Any], unread: Collection[str], names: Mapping[str, str]) -> None:
+    """Raise a `Fault` for a key that is not read and holds what looks like a medium: it would be lost without a word."""
+    for key in sorted(unread):
+        value = record[key]
+        several = value if type(value) is list else [value]
+        if any(type(one) is str and one.lower().endswith(MEDIA) or (type(one) is dict and "bytes" in one) for one in several):
+            legal = ", ".join(repr(names[column]) for column in ("image", "images", "video", "videos"))
+            raise Fault(key, f"{shown(value)} looks like a medium, and is not read; media stand under {legal}. data.columns.image={key} reads it")
+
+
+def medium(kind: str, key: str, value: Any) -> Medium:
+    """A medium as a record gives it. Raises `Fault`."""
+    if type(value) is dict and kind == "video" and value.get("frames") is not None:
+        return clip_of_frames(key, value)
+    if type(value) is dict and value.get("bytes") is None and type(value.get("path")) is str:
+        value = value["path"]
+    if type(value) is not str or not value.strip():
+        raise Fault(key, f"{shown(value)} is given; the path of a file, or a list of them, is legal")
+    if "://" in value or value.startswith("data:"):
+        raise Fault(key, f"{shown(value)} is an address; a file is legal. Fetch it first")
+    if kind == "video" and value.lower().endswith(PICTURES):
+        raise Fault(key, f'{shown(value)} is a picture; a video of frames is legal as {{"frames": [FILE, ...], "fps": 2}}, which says their times')
+    return Medium(kind, value)
+
+
+def clip_of_frames(key: str, value: Mapping[str, Any]) -> Medium:
+    """A video that is given as pictures of its frames. Raises `Fault` unless it says when each is."""
+    frames, fps, times = value["frames"], value.get("fps"), value.get("times")
+    if type(frames) is not list or not frames or not all(type(one) is str and one.strip() for one in frames):
+        raise Fault(key, f"its frames are {shown(frames)}; a list of files is legal")
+    if (fps is None) == (times is None):
+        raise Fault(key, f'its {len(frames)} frames have {"both" if fps else "neither"} "fps" {"and" if fps else "nor"} "times"; give one of them')
+    if fps is not None and not (type(fps) in (int, float) and 0 < fps <= 1000):
+        raise Fault(key, f'"fps" is {shown(fps)}; a number above 0 is legal')
+    rising = type(times) is list and all(type(one) in (int, float) and one >= 0 for one in times) and times == sorted(set(times))
+    if times is not None and not (rising and len(times) == len(frames)):
+        raise Fault(key, f'"times" is {shown(times)}; a rising number of seconds from 0 for each of the {len(frames)} frames is legal')
+    return Medium("video", frames[0], frames=tuple(frames), fps=fps, times=tuple(map(float, times or ())))
