@@ -24,6 +24,7 @@ BARS = {
     "a newcomer: install, first sweep, report, own file, answers": f"python {TESTS}/newcomer.py",
     "free text on easy-VQA": "python -m lab.train data=easy_vqa lora.r=4,16 -m",
     "coverage of intervals by exact sums": f"{PYTEST}/test_proportions.py -k exact_sums",
+    "a million conversations: index, first steps, memory": f"python {TESTS}/million.py",
     "properties of configs, 1,000 examples each": f"{PYTEST}/test_properties_config.py",
     "properties of run folders, 1,000 examples each": f"{PYTEST}/test_properties_runs.py",
     "properties of data, 1,000 examples each": f"{PYTEST}/test_properties_data.py",

@@ -171,7 +171,7 @@ def files_of(name: str) -> list[Path]:
     return [folder / "data" / f"{name}.yaml" for folder in (paths.shipped("conf"), *plugins.conf_folders())]
 
 
-def dial_of(name: str, keys: Sequence[str], source: str, **given: str) -> DataDial:
+def dial_of(name: str, keys: Sequence[str], source: str, **given: Any) -> DataDial:
     """A data option with keys such as `root=/data/w`, and values as they are. source: heads the `ConfigError` for a wrong one."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException

@@ -1,4 +1,4 @@
-"""lab data check FILE: read a whole file of questions or boxes and say what training would meet. Exit code 0: it can train."""
+"""lab data check: read data of the user's as a whole and say what training would meet. Exit code 0: they can train."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from lab import data, paths
 from lab.cli import program, run_cli, set_up_logging
 from lab.config import DataDial, OnBad
 from lab.data.box_file import formats
+from lab.data.conversation_file import checking
 from lab.data.question_only import question_only
-from lab.data.sets import boxes, questions
+from lab.data.sets import boxes, conversations, questions
 from lab.data.splits import PARTS, Records
-from lab.errors import ConfigError
+from lab.errors import ConfigError, DataError
+from lab.host.progress import bars
 from lab.records import Sample
 
 MOST_SHOWN = 20
@@ -24,24 +27,73 @@ MOST_SHOWN = 20
 
 def main() -> int:
     """Command-line entry point."""
-    parser = argparse.ArgumentParser(prog=program("lab.data.check"), description="Say what data=questions or data=boxes makes of a file.")
-    parser.add_argument("file", help="of questions, CSV or any table; of boxes, COCO, YOLO, VOC, CVAT, Label Studio, JSON Lines")
+    parser = argparse.ArgumentParser(
+        prog=program("lab.data.check"), description="Say what training would make of data of yours, and what is wrong with them: exit code 1."
+    )
+    parser.add_argument(
+        "words", nargs="+", metavar="FILE or KEY=VALUE",
+        help="a file of questions or boxes, then data.KEY=VALUE; or the keys of lab train: data=conversations data.sources=[a.json] data.root=FOLDER",
+    )  # fmt: skip
     parser.add_argument("--cache-dir", type=paths.argument, default=Path("cache"), metavar="DIR", help="tracking.cache_dir (default: cache)")
-    parser.add_argument("overrides", nargs="*", metavar="data.KEY=VALUE", help="as for lab train: data.columns.question=Frage")
+    parser.add_argument("--sample", type=int, metavar="N", help="of conversations: look at the pictures and clips of N records, not of all")
     given = parser.parse_intermixed_args()
     set_up_logging()
-    return run_cli(lambda: act(given))
+    return run_cli(lambda: act(given.words, given.cache_dir, given.sample))
 
 
-def act(given: argparse.Namespace) -> int:
+def act(words: Sequence[str], cache_dir: Path, sample: int | None) -> int:
     """Check what is named."""
-    others = [each for each in given.overrides if not each.startswith("data.")]
-    if others:
-        raise ConfigError(f"{others[0]}: keys of data are legal here, such as data.root=FOLDER.")
-    keys = [each.removeprefix("data.") for each in given.overrides]
-    path = paths.expanded(given.file, "data.path")
-    name = "boxes" if formats.format_of(Path(path)) else "questions"
-    return check(data.dial_of(name, keys, " ".join(given.overrides) or f"data={name}", path=path), given.cache_dir)
+    files = [word for word in words if "=" not in word or Path(word).exists()]
+    if len(files) > 1:
+        raise ConfigError(f"{files[1]}: one file is checked at a time; several manifests are data=conversations data.sources=[a.json,b.json].")
+    values = values_of([word for word in words if word not in files])
+    name, told = str(values.pop("", "")), " ".join(words)
+    if files:
+        path = paths.expanded(files[0], "data.path")
+        name = name or ("boxes" if formats.format_of(Path(path)) else "questions")
+        values["path"] = path
+    if not name:
+        raise ConfigError(f"{told}: no data are named. Type a FILE, or data=conversations data.sources=[a.json] data.root=FOLDER.")
+    dial = data.dial_of(name, [], told, **values)
+    if data.named(name) is conversations.DATA_SET:
+        return checking.check(dial, cache_dir, sample, bars())
+    if sample is not None:
+        raise ConfigError(f"--sample {sample}: data={name} is looked at as a whole; leave it out.")
+    return check(dial, cache_dir) if name in ("boxes", "questions") else loaded(dial, cache_dir)
+
+
+def values_of(overrides: Sequence[str]) -> dict[str, Any]:
+    """What KEY=VALUE say of the data, as `lab.train` reads them; under "" the option that `data=` chooses. Raises `ConfigError`."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from omegaconf import OmegaConf
+
+    found: Any = OmegaConf.create({})
+    option = {}
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        key = override.get_key_element()
+        if key == "data":
+            option = {"": override.value()}
+        elif key.startswith("data."):
+            OmegaConf.update(found, key.removeprefix("data."), override.value())
+        else:
+            raise ConfigError(f"{override.input_line}: keys of data are legal here, such as data.root=FOLDER.")
+    values: Any = OmegaConf.to_container(found)
+    return values | option
+
+
+def loaded(dial: DataDial, cache_dir: Path) -> int:
+    """Read other data as training would, and say what there is; 0 if they can train, else 1."""
+    try:
+        splits = data.load(dial, cache_dir)
+    except DataError as error:
+        print(f"problem: {error}")
+        return 1
+    for sentence in (*(f"  {part:<8} {len(getattr(splits, part)):>9,}" for part in PARTS), *splits.notes):
+        print(sentence)
+    for skipped in splits.skipped:
+        print(f"problem: {skipped.source}: {skipped.reason}")
+    print(f"it can train{f', without {len(splits.skipped):,} bad records' if splits.skipped else ''}.")
+    return 0
 
 
 def check(dial: DataDial, cache_dir: Path) -> int:
