@@ -31,7 +31,7 @@ COMMANDS = {
     "export": Command("lab.export", "a finished run as a plain adapter or model folder, asked by Transformers alone", ("runs",)),
     "sync": Command("lab.sync", "deliver runs to MLflow that it has not received"),
     "bench": Command("lab.bench.__main__", "how fast a step is, and where its time goes", ("keys",)),
-    "data check": Command("lab.data.check", "what training would meet in a file of questions of yours", ("files", "keys data")),
+    "data check": Command("lab.data.check", "what training would meet in data of yours, and every bad record", ("files", "keys data")),
     "doctor": Command("lab.doctor", "is this machine ready? versions, GPU, memory, disk, store, checkpoints"),
     "completion": Command("lab.completion", "tab completion: eval \"$(lab completion bash)\", or zsh", ("words bash zsh",)),
 }

@@ -60,7 +60,7 @@ def write(path: Path, rows: list[Any]) -> Path:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        pq.write_table(pa.Table.from_pylist(rows), path)
+        pq.write_table(pa.Table.from_pylist([dict.fromkeys({key: None for row in rows for key in row}) | row for row in rows]), path)
         return path
     texts = [row if isinstance(row, str) else json.dumps(row) for row in rows]
     path.write_text("[\n" + ",\n".join(texts) + "\n]\n" if path.suffix == ".json" else "\n".join(texts) + "\n", encoding="utf-8")

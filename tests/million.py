@@ -25,7 +25,7 @@ SIZES = (10_000, 100_000, 1_000_000)
 WORKERS, BATCH = 4, 64
 RECORDS_A_SECOND, FIRST_STEPS_S, GROWTH_MB = 50_000, 60.0, 300.0
 PICTURES = 200
-WORDS = "the a red blue green circle square picture shows of in with left right where what is how many colour there".split()
+WORDS = "the a red blue green circle square picture shows of in with left right where what is how many colour".split()  # noqa: SIM905
 
 
 def write(folder: Path, number: int) -> Path:

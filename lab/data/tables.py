@@ -82,7 +82,7 @@ class Table:
         """How many pictures are in each row of a column, without reading them; int32 [rows]."""
         cells = self._columns[column].data.column(column)
         lengths = pc.call_function("list_value_length", [cells]) if self.several(column) else cells.is_valid()
-        return pc.call_function("fill_null", [lengths.cast(pa.int32()), 0]).to_numpy()
+        return lengths.cast(pa.int32()).fill_null(0).to_numpy()
 
     def encoded(self, index: int, column: str, place: int | None = None) -> bytes:
         """Return the encoded bytes of one picture; place: among those of its cell."""

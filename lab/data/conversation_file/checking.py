@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from lab.config import DataDial, OnBad
-from lab.data import images, video
+from lab.data import images
 from lab.data.conversation_file import parts as dividing
 from lab.data.conversation_file.rows import Manifests
 from lab.data.sets import conversations
@@ -16,7 +16,6 @@ from lab.data.sets.conversations import Reading, without
 from lab.data.splits import PARTS
 from lab.errors import ConfigError
 from lab.host.progress import Report
-from lab.records import Clip, Picture
 
 CHUNK = 500
 """Records whose media are looked at between two reports."""
@@ -53,9 +52,8 @@ def broken(manifests: Manifests, rows: np.ndarray, cache_dir: Path, report: Repo
     """The rows with a medium that cannot be used, and why. Pictures that decode are remembered (`lab.data.images`)."""
     for start in range(0, len(rows), CHUNK):
         samples = {row: manifests.sample(row) for row in rows[start : start + CHUNK].tolist()}
-        media = {one for sample in samples.values() for one in sample.images}
-        outcomes = images.outcomes((one for one in media if isinstance(one, Picture)), cache_dir, progress=False, tables=manifests.media)
-        known = {**outcomes, **video.outcomes(one for one in media if isinstance(one, Clip))}
+        media = [one for sample in samples.values() for one in sample.images]
+        known = images.outcomes(media, cache_dir, progress=False, tables=manifests.media)
         for row, sample in samples.items():
             reason = next((f"{one.source}: {known[one.source]}" for one in sample.images if isinstance(known[one.source], str)), None)
             if reason is not None:

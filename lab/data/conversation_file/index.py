@@ -64,7 +64,7 @@ class Folder:
         if parent is None:
             if len(self.parents) >= MOST_PARENTS:
                 self.parents.clear()
-            parent = self.parents[head] = os.path.dirname(self.file(f"{head}/x" if head or name[:1] == "/" else "x", ""))
+            parent = self.parents[head] = os.path.dirname(self.file(name, ""))
         path = f"{parent}/{tail}"
         try:
             if "\\" not in name and stat.S_ISREG(os.lstat(path).st_mode):
@@ -131,7 +131,8 @@ def open_index(path: str, root: str | None, columns: Mapping[str, str], cache_di
         build(file, form, folder, place, about.st_size, report)
     try:
         found = {name: np.load(place / f"{name}.npy", mmap_mode="r") for name in COLUMNS}
-        faults = [BadRecord(file.place(line), reason) for line, reason in map(json.loads, (place / "faults.jsonl").open(encoding="utf-8"))]
+        told = (place / "faults.jsonl").read_text(encoding="utf-8").splitlines()
+        faults = [BadRecord(file.place(line), reason) for line, reason in map(json.loads, told)]
         lost = [int(line) for line in (place / "lost.jsonl").read_text().split()]
     except (OSError, ValueError) as error:
         shutil.rmtree(place)

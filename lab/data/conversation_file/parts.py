@@ -92,12 +92,12 @@ def take(parts: np.ndarray, free: np.ndarray, part: int, drawn: np.ndarray, dial
     starts = np.flatnonzero(np.diff(drawn[order], prepend=drawn[order[:1]] ^ np.uint64(1)))
     lengths = np.diff(starts, append=len(order))
     left = size
-    for start, length in zip(starts.tolist(), lengths.tolist(), strict=True):
+    for start, length in zip(starts, lengths, strict=True):  # never as lists, which would be two million objects
         if not left:
             break
         if length <= left:
             parts[order[start : start + length]] = part
-            left -= length
+            left -= int(length)
     if left:
         notes.append(f"conversations: {name} has {size - left} of {size}: what is left shares pictures with more than that, and is not parted.")
 
