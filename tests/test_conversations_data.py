@@ -19,6 +19,7 @@ from lab import data
 from lab.config import DataDial, OnBad, identity
 from lab.data import check
 from lab.data.conversation_file import index as indexing
+from lab.data.conversation_file import reading
 from lab.data.conversation_file.record import Fault, Form
 from lab.data.sets import conversations, drawn_conversations
 from lab.errors import ConfigError, DataError
@@ -271,6 +272,18 @@ def test_what_the_check_finds_among_many_training_leaves_out(tmp_path, monkeypat
     assert len(splits.skipped) == 2 and len(every(splits)) == 60
     (tmp_path / "lost.png").write_bytes((tmp_path / "ok.png").read_bytes())
     assert len(load(tmp_path, path, on_bad=OnBad.skip).skipped) == 1, "a mended record is good again"
+
+
+def test_a_manifest_indexed_in_stretches_is_the_same(tmp_path, monkeypatch) -> None:
+    rows = [*records(tmp_path, 40), *(record for record, _ in list(BROKEN.values())[:5]), "", *records(tmp_path, 9, "z"), "nonsense"]
+    path = write(tmp_path / "a.jsonl", rows)
+    whole = indexing.open_index(str(path), None, {}, tmp_path / "cache")
+    monkeypatch.setattr(reading, "STRETCH", 700)
+    assert len(whole.file.stretches()) > 10
+    parted = indexing.open_index(str(path), None, {}, tmp_path / "other")
+    assert {name: parted.columns[name].tolist() for name in indexing.COLUMNS} == {name: whole.columns[name].tolist() for name in indexing.COLUMNS}
+    assert list(map(str, parted.faults)) == list(map(str, whole.faults)) and len(whole.faults) == 6
+    assert [parted.source(row) for row in (0, 48)] == [f"{path}:1", f"{path}:55"]
 
 
 def test_a_manifest_is_indexed_once_for_its_content(tmp_path, monkeypatch) -> None:

@@ -16,7 +16,7 @@ from lab.training.datamodule import Examples
 def keep(encoded: Mapping[str, Examples], run_dir: Path) -> dict[str, Any]:
     """Write `clips.jsonl`, and return frames, seconds and tokens of a clip: least, mean and most."""
     encoder = encoded["dev"].encoder
-    rows = [row_of(encoder, clip) for clip in clips_of(examples.split for examples in encoded.values())]
+    rows = [row_of(encoder, clip) for clip in clips_of(examples.split for examples in encoded.values() if not examples.many)]
     clip_files.write(run_dir, rows)
     columns = {"frames": [len(row["shown"]) for row in rows], "seconds": [row["seconds"] for row in rows], "tokens": [row["tokens"] for row in rows]}
     spread = {f"{name}/{end}": value for name, values in columns.items() for end, value in ends(values).items()}

@@ -10,23 +10,26 @@ No record is kept as an object: a million cost what their columns take on disk.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import logging
+import multiprocessing
 import os
 import shutil
 import stat
 import tempfile
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import xxhash
 
-from lab.data.conversation_file.reading import File, Found, TableFile, open_file
+from lab.data.conversation_file.reading import File, Found, Stretch, TableFile, open_file
 from lab.data.conversation_file.record import Conversation, Fault, Form, Medium
 from lab.data.faults import BadRecord
 from lab.data.manifest import Root
@@ -41,8 +44,6 @@ RULES = 1
 """Raise it whenever the same manifest would be indexed otherwise."""
 MOST_PARENTS = 10_000
 """Folders whose names are kept at once."""
-EVERY = 10_000
-"""Records between two reports."""
 COLUMNS = {"offset": "q", "length": "i", "line": "i", "digest": "Q", "name": "Q", "part": "b", "media_end": "q", "media": "Q"}
 """Of a row: place, 64 bits of its content and of its id (0: none), place in `PARTS` (-1: none), end of its media; and these, by 64 bits of
 what they are."""
@@ -128,7 +129,7 @@ def open_index(path: str, root: str | None, columns: Mapping[str, str], cache_di
     key = values_hash([RULES, content, str(folder.root.folder), folder.absolute, form.names, form.split], 32)
     place = cache_dir / "conversations" / key
     if not place.is_dir():
-        build(file, form, folder, place, about.st_size, report)
+        build(file, form, folder, place, report)
     try:
         found = {name: np.load(place / f"{name}.npy", mmap_mode="r") for name in COLUMNS}
         told = (place / "faults.jsonl").read_text(encoding="utf-8").splitlines()
@@ -146,21 +147,46 @@ def content_hash(path: str, size: int, mtime_ns: int) -> str:
     return file_hash(path)
 
 
-def build(file: File, form: Form, folder: Folder, place: Path, size: int, report: Report) -> None:
-    """Make an index aside, then move it into place in one step. size: bytes of the file, for the report."""
+class Part(NamedTuple):
+    """What a stretch of a manifest comes to. faults: line and reason; lines: how many it has, counted from 1."""
+
+    columns: dict[str, array]
+    lost: list[int]
+    faults: list[tuple[int, str]]
+    lines: int
+
+
+@contextlib.contextmanager
+def processes(number: int) -> Iterator[Callable[..., Iterable[Part]]]:
+    """A `map` over so many stretches that works in as many processes as there are cores."""
+    cores = len(os.sched_getaffinity(0))
+    if min(number, cores) < 2:
+        yield map
+        return
+    with ProcessPoolExecutor(min(number, cores), mp_context=multiprocessing.get_context("fork")) as pool:
+        yield pool.map
+
+
+def indexed(file: File, form: Form, folder: Folder, stretch: Stretch) -> Part:
+    """The rows of a stretch, and its bad records."""
+    rows = Rows(file, form, folder)
+    faults = [(found.line, reason) for found in file.found(stretch) if (reason := rows.add(found)) is not None]
+    return Part(rows.columns, rows.lost, faults, file.counted)
+
+
+def build(file: File, form: Form, folder: Folder, place: Path, report: Report) -> None:
+    """Make an index aside, then move it into place in one step."""
     place.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
-    stage, total = f"indexing {Path(file.path).name} (MB)", max(1, size // 10**6)
-    rows = Rows(file, form, folder)
+    stage, stretches = f"indexing {Path(file.path).name} (%)", file.stretches()
+    rows, lines = Rows(file, form, folder), 0
     try:
-        with (work / "faults.jsonl").open("w", encoding="utf-8") as faults:
-            for number, found in enumerate(file.found(), 1):
-                reason = rows.add(found)
-                if reason is not None:
-                    faults.write(json.dumps([found.line, reason]) + "\n")
-                if number % EVERY == 0:
-                    report(stage, found.offset // 10**6, total, f"{number:,} records")
-        report(stage, total, total, f"{len(rows.columns['line']):,} good records")
+        with (work / "faults.jsonl").open("w", encoding="utf-8") as faults, processes(len(stretches)) as each:
+            for stretch, part in zip(stretches, each(functools.partial(indexed, file, form, folder), stretches), strict=True):
+                faults.writelines(json.dumps([lines + line, reason]) + "\n" for line, reason in part.faults)
+                rows.extend(part, lines)
+                lines += part.lines
+                report(stage, round(100 * stretch.end / max(1, stretches[-1].end)), 100, f"{len(rows.columns['line']):,} good records")
         rows.write(work)
         work.chmod(0o755)  # mkdtemp makes folders for its owner only
         try:
@@ -217,10 +243,18 @@ class Rows:
         assert isinstance(self.file, TableFile) and medium.place is not None
         return self.file.encoded(row, medium.file, medium.place)
 
+    def extend(self, part: Part, lines: int) -> None:
+        """Take in the rows of a stretch that stands behind so many lines."""
+        self.lost += [len(self.columns["line"]) + row for row in part.lost]
+        shifts = {"line": lines, "media_end": len(self.media)}
+        for name, values in part.columns.items():
+            own = np.array(values, values.typecode) + np.dtype(values.typecode).type(shifts.get(name, 0))
+            self.columns[name].frombytes(own.tobytes())
+
     def write(self, place: Path) -> None:
         """Write the columns down."""
         for name, values in self.columns.items():
-            np.save(place / f"{name}.npy", np.frombuffer(values, values.typecode) if values else np.empty(0, values.typecode))
+            np.save(place / f"{name}.npy", np.array(values, values.typecode))
         (place / "lost.jsonl").write_text("".join(f"{row}\n" for row in self.lost))
 
 

@@ -8,8 +8,10 @@
 from __future__ import annotations
 
 import codecs
+import itertools
 import json
 import mmap
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -27,6 +29,8 @@ JSON = (".json", ".jsonl", ".ndjson")
 ENDINGS = (*JSON, ".parquet")
 CHUNK = 4 * 1024 * 1024
 """Bytes of a JSON list that are held at once."""
+STRETCH = 16 * 1024 * 1024
+"""Bytes of JSON Lines that one process reads before it is given others."""
 ROWS = 1000
 """Rows of a table that are held at once."""
 
@@ -45,6 +49,14 @@ class Found(NamedTuple):
     held: Mapping[str, int] = {}
 
 
+class Stretch(NamedTuple):
+    """Bytes of a file that begin and end with a record. of_list: they are a JSON list."""
+
+    start: int
+    end: int
+    of_list: bool = False
+
+
 class JsonFile:
     """A file of JSON, mapped. keys: of which none may stand twice in a record."""
 
@@ -52,9 +64,10 @@ class JsonFile:
         self.path = path
         self.marks = {key: json.dumps(key).encode() for key in keys}
         self.mapped: mmap.mmap | None = None
+        self.counted = 0
 
-    def found(self) -> Iterator[Found]:
-        """Every record. Raises `DataError` where the file as a whole cannot be read."""
+    def stretches(self) -> list[Stretch]:
+        """The file in pieces that may be read apart: a JSON list as one. Raises `DataError` where it cannot be read."""
         try:
             opened = open_regular(self.path)
         except (OSError, ValueError) as error:
@@ -62,16 +75,30 @@ class JsonFile:
         with opened as file:
             head = file.read(4096)
             try:
-                file.seek(mark_length(head))
+                first = mark_length(head)
             except ValueError as error:
                 raise DataError(f"{self.path}: {error}.") from None
-            is_list = head[file.tell() :].lstrip(BLANK.encode()).startswith(b"[")
-            yield from self.elements(file) if is_list else self.lines(file)
+            size = file.seek(0, os.SEEK_END)
+            if head[first:].lstrip(BLANK.encode()).startswith(b"["):
+                return [Stretch(first, size, True)]
+            ends = [first]
+            while ends[-1] < size:
+                file.seek(ends[-1] + STRETCH)
+                while (line := file.readline(MAX_RECORD)) and not line.endswith(b"\n"):
+                    pass
+                ends.append(min(file.tell(), size))
+        return [Stretch(start, end) for start, end in itertools.pairwise(ends)]
 
-    def lines(self, file: BinaryIO) -> Iterator[Found]:
+    def found(self, stretch: Stretch) -> Iterator[Found]:
+        """Every record of a stretch, lines numbered from its own first; `counted` is then how many. Raises `DataError` for a broken list."""
+        with open_regular(self.path) as file:
+            file.seek(stretch.start)
+            yield from self.elements(file) if stretch.of_list else self.lines(file, stretch.end)
+
+    def lines(self, file: BinaryIO, end: int) -> Iterator[Found]:
         """Of JSON Lines."""
         offset, number = file.tell(), 0
-        while line := file.readline(MAX_RECORD + 1):
+        while offset < end and (line := file.readline(MAX_RECORD + 1)):
             number += 1
             length = len(line)
             if length > MAX_RECORD:
@@ -83,6 +110,7 @@ class JsonFile:
             elif not line.isspace():
                 yield Found(offset, length, number, line, self.value(number, line))
             offset += length
+        self.counted = number
 
     def value(self, line: int, data: bytes) -> dict[str, Any] | BadRecord:
         """The object in some bytes, or what is wrong with them; where a key may stand twice, by the decoder that looks at every pair."""
@@ -201,9 +229,14 @@ class TableFile:
         self.table = tables.Table(path, dataset, list(self.columns.values()))
         fields = dataset.select_columns([name for name in dataset.column_names if name not in self.columns.values()])
         self.fields = fields.with_format("arrow")
+        self.counted = 0
         self.counts = {column: self.table.counts(name) for column, name in self.columns.items()}
 
-    def found(self) -> Iterator[Found]:
+    def stretches(self) -> list[Stretch]:
+        """All rows at once."""
+        return [Stretch(0, len(self.fields))]
+
+    def found(self, stretch: Stretch) -> Iterator[Found]:
         """Every row; its digest is of the pictures too."""
         for start in range(0, len(self.fields), ROWS):
             for row, value in enumerate(self.fields[start : start + ROWS].to_pylist(), start):
