@@ -9,22 +9,26 @@ from pathlib import Path
 from typing import Any
 
 import manifests
-import numpy as np
 import pytest
+from conversations import PROMPT
 from hypothesis import given
 from hypothesis import strategies as st
 from manifests import BROKEN, YES, as_messages, gpt, human, picture, records, said, write
 
-from lab import data
+from lab import data, model
 from lab.config import DataDial, OnBad, identity
 from lab.data import check
 from lab.data.conversation_file import index as indexing
 from lab.data.conversation_file import reading
-from lab.data.conversation_file.record import Fault, Form
+from lab.data.conversation_file.media import Fault
+from lab.data.conversation_file.record import Form
 from lab.data.sets import conversations, drawn_conversations
 from lab.errors import ConfigError, DataError
 from lab.freezing import sources_of
+from lab.model.encoding import Encoder
 from lab.records import Clip, Picture, Sample, Splits, Text
+from lab.training.datamodule import DataModule, Examples
+from lab.training.ordering import realised
 
 
 def dial(*sources: Any, **keys: Any) -> DataDial:
@@ -321,31 +325,25 @@ def test_the_drawn_set_is_a_manifest_and_a_smaller_one_is_a_prefix(tmp_path) -> 
     assert bare(again) == bare(splits)
 
 
-@pytest.mark.usefixtures("nominal_costs")
-def test_order_is_of_the_epoch_and_not_of_the_workers(tmp_path, small) -> None:
-    from lab import model
-    from lab.model.encoding import Encoder
-    from lab.training.datamodule import DataModule, Examples
-
-    path = write(tmp_path / "a.jsonl", records(tmp_path, 15))
+def test_order_is_of_the_epoch_and_not_of_the_workers_or_of_a_stop(tmp_path, small) -> None:
+    """What is learned from of three sources, as the loader serves it; as many pictures go through the tower as records name."""
     x = small()
-    splits = load(tmp_path, path, num_dev=1, num_minival=2)
-    vlm = model.load(x.model)
-    from conversations import PROMPT
-
-    train = Examples(splits.train, Encoder(vlm, PROMPT, answers=splits.answers))
+    paths = [write(tmp_path / f"{name}.jsonl", records(tmp_path, number, name)) for name, number in {"a": 4, "b": 9, "c": 6}.items()]
+    splits = load(tmp_path, *({"path": str(path), "weight": weight} for path, weight in zip(paths, (2, 1, 1), strict=True)), num_dev=1, num_minival=2)
+    train = Examples(splits.train, Encoder(model.load(x.model), PROMPT, answers=splits.answers), splits.sources)
     train.unfit(learned=True)
+    epoch = train.epoch_length
 
-    def seen(workers: int) -> list[tuple[str, ...]]:
+    def seen(workers: int, done: int = 0) -> list[str]:
         x.trainer.num_workers = workers
-        return [batch.sample_ids for batch in DataModule(train, train, x.trainer, (4, 1), 0, 6).train_dataloader()]
+        module = DataModule(train, train, x.trainer, (2, 1), 0, 2 * epoch // 2, done)
+        return [name for batch in module.train_dataloader() for name in batch.sample_ids]
 
-    alone = seen(0)
-    assert seen(4) == alone
-    first, second = sum(alone[:3], ()), sum(alone[3:], ())
-    assert first != second and sorted(first) == sorted(second) == sorted(splits.train.sample_ids)
-    pictures = Counter({one.sample_id: len(one.images) for one in every(splits)})
-    loader = DataModule(train, train, x.trainer, (4, 1), 0, 3).train_dataloader()
-    for batch in loader:
-        assert batch.media.counts == tuple(pictures[name] for name in batch.sample_ids), "as many go through the tower as are named"
-    assert np.all([len(one.images) == sum(isinstance(part, int) for turn in one.turns for part in turn.parts) for one in every(splits)])
+    whole = seen(0)
+    assert seen(4) == whole and whole[:epoch] != whole[epoch : 2 * epoch]
+    assert Counter(name[0] for name in whole[:epoch]) == {one.name[0]: one.places for one in realised(splits.sources)}
+    for done in (1, epoch // 2, epoch - 1):
+        assert seen(0, done) == whole[2 * done :]
+    named = {one.sample_id: sum(isinstance(part, int) for turn in one.turns for part in turn.parts) for one in every(splits)}
+    for batch in DataModule(train, train, x.trainer, (4, 1), 0, 3).train_dataloader():
+        assert batch.media.counts == tuple(named[name] for name in batch.sample_ids)

@@ -1,1 +1,1 @@
-"""Manifests of conversations: what a record holds (record), its place in a file (reading), the index (index), rows on demand (rows), parts."""
+"""Manifests of conversations: a record (record) and its media, its place in a file (reading), the index, rows on demand, parts, the check."""

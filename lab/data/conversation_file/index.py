@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import logging
 import multiprocessing
 import os
 import shutil
@@ -29,16 +28,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import xxhash
 
+from lab.data.conversation_file.media import Fault, Medium
 from lab.data.conversation_file.reading import File, Found, Stretch, TableFile, open_file
-from lab.data.conversation_file.record import Conversation, Fault, Form, Medium
+from lab.data.conversation_file.record import Conversation, Form
 from lab.data.faults import BadRecord
 from lab.data.manifest import Root
 from lab.data.splits import PARTS
 from lab.errors import DataError
 from lab.host.files import file_hash, values_hash, write_atomically
 from lab.host.progress import Report, silent
-
-log = logging.getLogger(__name__)
 
 RULES = 1
 """Raise it whenever the same manifest would be indexed otherwise."""
@@ -108,11 +106,6 @@ class Index:
             return self.form.parse(value, held)
         except (ValueError, Fault) as error:
             raise DataError(f"{self.source(row)}: the manifest has changed since it was indexed ({error}). Begin the command again.") from None
-
-    def media(self, row: int) -> np.ndarray:
-        """The media of a row, uint64."""
-        ends = self.columns["media_end"]
-        return self.columns["media"][int(ends[row - 1]) if row else 0 : int(ends[row])]
 
     def remember_lost(self, rows: Iterable[int]) -> None:
         """Write down rows whose media cannot be read, for whoever opens the index next."""

@@ -5,7 +5,7 @@ Everything here is arrays: a million rows take seconds, and a few bytes each.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -13,7 +13,7 @@ from scipy.sparse.csgraph import connected_components
 
 from lab.config import DataDial
 from lab.data.splits import PARTS
-from lab.errors import ConfigError, DataError
+from lab.errors import ConfigError
 
 SHARE = 0.1
 MOST = {"minival": 500, "dev": 1000}
@@ -130,9 +130,3 @@ def capped(rows: np.ndarray, groups: np.ndarray, starts: np.ndarray, caps: Seque
         here = rows[own]
         kept.append(here if cap is None or cap >= len(here) else first(here, draws(groups[own], seed + 1), cap, "cap"))
     return np.concatenate(kept) if kept else rows
-
-
-def require(parts: Mapping[str, np.ndarray], leak: str, dial: DataDial) -> None:
-    """Raise a `DataError` for media in several parts."""
-    if leak and not dial.allow_shared_images:
-        raise DataError(leak)

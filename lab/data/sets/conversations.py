@@ -10,7 +10,6 @@ once, when the manifest is indexed; what decodes is known by `python -m lab.data
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,8 +29,6 @@ from lab.errors import ConfigError, DataError, did_you_mean
 from lab.freezing import sources_hash, sources_of
 from lab.host.progress import Report, bars
 from lab.records import Sample, Source, Splits, Text
-
-log = logging.getLogger(__name__)
 
 WHOLE = 10_000
 """Records of a part, and of all manifests, that are held in memory and looked at before anything trains."""
@@ -131,7 +128,8 @@ def splits_of(reading: Reading, dial: DataDial, cache_dir: Path) -> Splits:
     manifests, rows = reading.manifests, reading.rows
     given = np.concatenate([index.columns["part"] for index in manifests.indices])[rows]
     parts, notes, leak = dividing.parts_of(rows, given, manifests.groups[rows], dial)
-    dividing.require(parts, leak, dial)
+    if leak and not dial.allow_shared_images:
+        raise DataError(leak)
     parts["train"] = dividing.capped(
         parts["train"], manifests.groups[parts["train"]], manifests.starts, [source.get("cap") for source in reading.sources], dial.seed
     )

@@ -8,7 +8,6 @@ may leave out what the one before it named, so that its answer is in the turns b
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shutil
 import tempfile
@@ -26,8 +25,6 @@ from lab.data.splits import one_of, reject_unused_fields
 from lab.errors import ConfigError
 from lab.host.files import values_hash
 from lab.records import Splits, Text
-
-log = logging.getLogger(__name__)
 
 GENERATOR_VERSION = 1  # raise it whenever the same dial would give other conversations: the cache is keyed by it
 STREAM = 0xC04F5  # first word of every seed here
