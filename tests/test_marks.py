@@ -145,8 +145,9 @@ def nlvr2_files(root: Path, labelled: bool = True) -> Path:
 
 
 def test_the_official_marks_of_nlvr2_and_nlvr(tmp_path: Path) -> None:
-    found = marked(nlvr2_files(tmp_path), "nlvr2", {"dev-1-0-0": "true", "dev-1-1-0": "True.", "dev-1-0-1": "False", "dev-2-0-0": "True"})
+    found = marked(nlvr2_files(tmp_path), "nlvr2", {"dev-1-0-0": "true", "dev-1-1-0": "false.", "dev-1-0-1": "False", "dev-2-0-0": "True"})
     assert found["metrics"]["accuracy"] == 0.75 and found["metrics"]["consistency"] == pytest.approx(2 / 3) and found["n"] == 4
+    assert found["unparsed"] == 0.25, "as the official script, which compares the words alone"
     root = tmp_path / "nlvr"
     (root / "dev").mkdir(parents=True)
     (root / "dev" / "dev.json").write_text("".join(json.dumps({"identifier": f"7-{m}", "sentence": "x", "label": "true"}) + "\n" for m in (0, 1)))

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import benchmark_twins as twins
 import pytest
-from synthetic_runs import write_run
+from synthetic_runs import Questions, write_run
+from synthetic_runs import answers as answers_of
 from test_marks import GOLD
 
 from lab import data
@@ -80,6 +81,23 @@ def test_letters_of_a_scored_choice_and_raw_replies_are_marked(tmp_path: Path) -
     (tmp_path / "runs" / "ai2d" / "answers" / "ai2d.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     rescoring.rescore(tmp_path / "runs", [], None, tmp_path / "out")
     assert json.loads(place.read_text())["metrics"]["accuracy"] == 1.0
+
+
+def test_what_lab_evaluate_asked_is_marked_too(tmp_path: Path) -> None:
+    """Of a run of other data; not where the contract was broken."""
+    finished(tmp_path / "other", tmp_path / "gqa", "gqa", ("yes", "red", "perhaps"))
+    answers = tmp_path / "other" / "gqa" / "predictions" / "dev.parquet"
+    write_run(tmp_path / "runs", "pairs", {"tracking.enabled": False}, answers_of(Questions.draw("dev", 14), 1.0), facts={"asked": {}})
+    folder = tmp_path / "runs" / "pairs" / "evaluations"
+    folder.mkdir()
+    facts = {"data": {"name": "gqa"}, "overrides": ["data=gqa", f"data.root={tmp_path / 'gqa'}"], "contract_broken": True}
+    (folder / "dev-1.parquet").write_bytes(answers.read_bytes())
+    (folder / "dev-1.json").write_text(json.dumps(facts))
+    with pytest.raises(DataError, match="no finished run"):
+        rescoring.rescore(tmp_path / "runs", [], None, tmp_path / "out")
+    (folder / "dev-1.json").write_text(json.dumps(facts | {"contract_broken": False}))
+    rescoring.rescore(tmp_path / "runs", [], None, tmp_path / "out")
+    assert json.loads((folder / "gqa.json").read_text())["metrics"]["accuracy"] == pytest.approx(2 / 3)
 
 
 def test_another_profile_leaves_the_run_as_it_is(tmp_path: Path) -> None:

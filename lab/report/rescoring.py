@@ -1,8 +1,8 @@
 """Replies to benchmarks that finished runs have stored, marked anew by the rules of today: no model, no torch.
 
-Replies are `RUN/answers/<set>.jsonl` where it is there, else the run's predictions of the set. What they come to is written to
-`RUN/evaluations/<set>.json` and, as `<set>/<metric>` with `<set>/rule_version`, to the run's record, from where `lab sync` delivers it;
-by another profile than the run's own to `OUT/` alone, where `rescored.md` and `rescored.json` tell the versions of both rules.
+Replies are `RUN/answers/<set>.jsonl` where it is there, else the run's predictions of the set, or those of `lab evaluate`. What they come to
+is written to `RUN/evaluations/<set>.json` and, as `<set>/<metric>` with `<set>/rule_version`, to the run's record, from where `lab sync`
+delivers it; by another profile than the run's own to `OUT/` alone, where `rescored.md` and `rescored.json` tell the versions of both rules.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ def answered(run: Run, folder: Path) -> Iterator[tuple[str, DataDial, dict[str, 
     others = runs.other_predictions(folder, own.get("name", ""))
     for also in map(data.option, run.config.get("evaluation", {}).get("also", [])):
         options += [(also.name, also.dial, others.get(also.name))] if also.dial.name in SPECS else []
+    options += [one for one in evaluated(folder) if one[0] not in [name for name, *_ in options]]
     for name, dial, scored in options:
         written = folder / "answers" / f"{name}.jsonl"
         if written.exists():
@@ -89,16 +90,30 @@ def marked(runs_dir: Path, run: Run, name: str, dial: DataDial, replies: Mapping
 
 def stored(folder: Path) -> dict[str, dict[str, Any]]:
     """The results that lie in a run's folder, by the name of their file."""
-    found = {}
-    for place in sorted((folder / "evaluations").glob("*.json")):
-        try:
-            facts = json.loads(place.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            log.warning("%s: this is no result of this laboratory (%s); it is left out.", place, error)
-            continue
-        if isinstance(facts, dict) and "profile" in facts:
-            found[place.stem] = facts
+    places = sorted((folder / "evaluations").glob("*.json"))
+    return {place.stem: facts for place in places if "profile" in (facts := facts_of(place))}
+
+
+def evaluated(folder: Path) -> list[tuple[str, DataDial, Path]]:
+    """The benchmarks that `lab evaluate` asked under the run's contract: name, data option and predictions."""
+    found = []
+    for place in sorted((folder / "evaluations").glob("*.parquet")):
+        facts = facts_of(place.with_suffix(".json"))
+        keys = [word for word in facts.get("overrides", ()) if word.startswith(("data=", "data."))]
+        if any(word.startswith("data=") for word in keys) and facts["data"]["name"] in SPECS and not facts["contract_broken"]:
+            dial = marks.dial_of(keys)
+            found.append((dial.name, dial, place))
     return found
+
+
+def facts_of(place: Path) -> dict[str, Any]:
+    """What a file of `evaluations/` holds; nothing, with a warning, where it cannot be read."""
+    try:
+        facts = json.loads(place.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        log.warning("%s: this is no result of this laboratory (%s); it is left out.", place, error)
+        return {}
+    return facts if isinstance(facts, dict) else {}
 
 
 def cells(found: Mapping[str, Any]) -> tuple[str, ...]:

@@ -34,8 +34,8 @@ FILES = {
     "nlvr2": (*nlvr2.MANIFESTS, "{bias}/{split}.json", "data/{bias}/{split}.json", "nlvr2/data/{bias}/{split}.json"),
     "nlvr": ("{split}/{split}.json", "nlvr/{split}/{split}.json", "{split}.json"),
 }
-WORDS = {"true": "true", "false": "false", "yes": "true", "no": "false"}
-"""What a reply is read as; anything else is wrong."""
+WORDS = ("true", "false")
+"""What a reply is in either case, as the official scripts compare it; anything else is unparsed, and wrong."""
 RULE = {"name": "nlvr_official", "version": 1}
 
 
@@ -45,7 +45,7 @@ def result(dial: DataDial, replies: Mapping[str, str]) -> dict[str, Any]:
     given = {name.removesuffix(".png"): reply for name, reply in replies.items()}
     labels = labels_of(dial, split)
     complete(list(labels), given, set())
-    read_as = {name: WORDS.get(reply.strip().strip(".").lower()) for name, reply in given.items()}
+    read_as = {name: word if (word := reply.strip().lower()) in WORDS else None for name, reply in given.items()}
     right = np.array([read_as[name] == label for name, label in labels.items()], dtype=np.float64)
     unparsed = [name for name in labels if read_as[name] is None]
     official = OFFICIAL[dial.name].get(named(dial, split), 0) * (nlvr.PERMUTATIONS if dial.name == "nlvr" else 1)
