@@ -47,7 +47,7 @@ class Cells:
             value: Any = self.values
             for name in column.split("."):
                 value = value.get(name) if isinstance(value, Mapping) else None
-            if value is not None and value != "":
+            if value is not None and value != "" and value == value:  # a missing number that pandas has written is none
                 return value
         return None
 
