@@ -23,6 +23,7 @@ from lab.report.__main__ import main
 from lab.report.select_runs import choose
 from lab.report.write import write_report
 from lab.statistics.marking import RULES, Asked, Marked
+from lab.statistics.marking.mark import PLAIN
 from lab.store import runs
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
@@ -50,7 +51,7 @@ def finished(runs_dir: Path, root: Path, name: str, replies: tuple[str, ...]) ->
     return name
 
 
-def upper_only(prediction: str, references: object, profile: str = "ours", asked: Asked = Asked()) -> Marked:  # noqa: B008
+def upper_only(prediction: str, references: object, profile: str = "ours", asked: Asked = PLAIN) -> Marked:
     return Marked(float(prediction.isupper()), prediction)
 
 

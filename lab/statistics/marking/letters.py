@@ -14,7 +14,7 @@ import string
 from collections.abc import Callable, Sequence
 
 from lab.answers.normalise import squad
-from lab.statistics.marking.mark import LETTERS, Asked, Mark, Marked, final
+from lab.statistics.marking.mark import LETTERS, PLAIN, Asked, Mark, Marked, final
 
 Parser = Callable[[str, Sequence[str]], str | None]
 """The letter that a reply with these options names."""
@@ -55,7 +55,7 @@ def by_letter(lmms: Parser) -> Mark:
     """The rule of a multiple choice whose lmms-eval task reads replies by `lmms`."""
     parsers: dict[str, Parser] = {"ours": stated_letter, "lmms": lmms, "vlmevalkit": inferred_letter}
 
-    def mark(prediction: str, references: Sequence[str], profile: str = "ours", asked: Asked = Asked()) -> Marked:  # noqa: B008
+    def mark(prediction: str, references: Sequence[str], profile: str = "ours", asked: Asked = PLAIN) -> Marked:
         read_as = parsers[profile](prediction, asked.options)
         return Marked(float(read_as in references), read_as)
 

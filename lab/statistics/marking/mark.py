@@ -41,6 +41,10 @@ class Asked:
     precision: int | None = None
 
 
+PLAIN = Asked()
+"""A question that says nothing more."""
+
+
 class Mark(Protocol):
     """A pure function of a stored reply. references: any of them is right; of a multiple choice the letter."""
 
@@ -57,7 +61,7 @@ class Rule:
     says: str
     remarks: Mapping[str, str] = field(default_factory=dict)
 
-    def __call__(self, prediction: str, references: Sequence[str], profile: str = "ours", asked: Asked = Asked()) -> Marked:  # noqa: B008
+    def __call__(self, prediction: str, references: Sequence[str], profile: str = "ours", asked: Asked = PLAIN) -> Marked:
         """The score of a reply and what it was read as. Raises `LabError` for a profile that is none."""
         if profile not in PROFILES:
             raise LabError(f"data.profile={profile}: legal values are {', '.join(PROFILES)}.{did_you_mean(profile, PROFILES)}")

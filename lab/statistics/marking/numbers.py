@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from lab.answers.normalise import evalai
 from lab.statistics.marking import letters
-from lab.statistics.marking.mark import LETTERS, UNPARSED, Asked, Mark, Marked, final
+from lab.statistics.marking.mark import LETTERS, PLAIN, UNPARSED, Asked, Mark, Marked, final
 
 MMMU_CHOICE: Mark = letters.by_letter(letters.bracketed)
 FIRST_OPTION: Mark = letters.by_letter(letters.first_option)
@@ -26,7 +26,7 @@ INTEGER = re.compile(r"[+-]?\d+")
 BRACKETS = re.compile(r"\[[^\[\]]*\]")
 
 
-def mmmu(prediction: str, references: Sequence[str], profile: str = "ours", asked: Asked = Asked()) -> Marked:  # noqa: B008
+def mmmu(prediction: str, references: Sequence[str], profile: str = "ours", asked: Asked = PLAIN) -> Marked:
     """A multiple choice by its letter; an open question by the official parser (Yue et al. 2024, eval_utils.py)."""
     if asked.options:
         return MMMU_CHOICE(prediction, references, profile, asked)
@@ -69,7 +69,7 @@ def normal(text: str) -> list[str | float]:
     return [f" {text}", f"{text} "] if len(text) == 1 else [text]
 
 
-def mathvista(prediction: str, references: Sequence[str], profile: str = "ours", asked: Asked = Asked()) -> Marked:  # noqa: B008
+def mathvista(prediction: str, references: Sequence[str], profile: str = "ours", asked: Asked = PLAIN) -> Marked:
     """MathVista's without a model that extracts (Lu et al. 2024): an option, a whole number, a number to `asked.precision` places, a list.
 
     ours: of several numbers the one that is stated as the answer. lmms, vlmevalkit: the reply is the answer and nothing else, as both
@@ -148,7 +148,7 @@ def literal(text: str) -> object:
         return None
 
 
-def realworldqa(prediction: str, references: Sequence[str], profile: str = "ours", asked: Asked = Asked()) -> Marked:  # noqa: B008
+def realworldqa(prediction: str, references: Sequence[str], profile: str = "ours", asked: Asked = PLAIN) -> Marked:
     """A letter where the gold is one, else equality."""
     if asked.options:
         return FIRST_OPTION(prediction, references, profile, asked)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from lab.answers.normalise import evalai, lower, vlmevalkit_vqa
 from lab.statistics import text_scores
-from lab.statistics.marking.mark import UNPARSED, Asked, Marked, final
+from lab.statistics.marking.mark import PLAIN, UNPARSED, Asked, Marked, final
 
 Normaliser = Callable[[str], str]
 
@@ -34,13 +34,13 @@ WORD: Mapping[str, Normaliser] = {"ours": evalai, "lmms": without_punctuation, "
 VQA: Mapping[str, Normaliser] = {"ours": evalai, "lmms": evalai, "vlmevalkit": vlmevalkit_vqa}
 
 
-def exact_answer(prediction: str, references: Sequence[str], profile: str = "ours", asked: Asked = Asked()) -> Marked:  # noqa: B008
+def exact_answer(prediction: str, references: Sequence[str], profile: str = "ours", asked: Asked = PLAIN) -> Marked:
     """Equality with a reference (GQA)."""
     read_as = WORD[profile](said(prediction, profile))
     return Marked(float(read_as in map(WORD[profile], references)), read_as) if read_as.strip() else UNPARSED
 
 
-def vqa_accuracy(prediction: str, references: Sequence[str], profile: str = "ours", asked: Asked = Asked()) -> Marked:  # noqa: B008
+def vqa_accuracy(prediction: str, references: Sequence[str], profile: str = "ours", asked: Asked = PLAIN) -> Marked:
     """The vote of annotators, one reference each (Antol et al. 2015); ours: of one annotator alone equality, which both others mark 0."""
     read_as = VQA[profile](said(prediction, profile))
     votes = [VQA[profile](reference) for reference in references]
@@ -51,7 +51,7 @@ def vqa_accuracy(prediction: str, references: Sequence[str], profile: str = "our
     return Marked(text_scores.vqa_accuracy(read_as, votes, ()), read_as)
 
 
-def anls(prediction: str, references: Sequence[str], profile: str = "ours", asked: Asked = Asked()) -> Marked:  # noqa: B008
+def anls(prediction: str, references: Sequence[str], profile: str = "ours", asked: Asked = PLAIN) -> Marked:
     """Average normalised Levenshtein similarity (Biten et al. 2019) with the best reference; below a half it is 0, a half counts.
 
     As both evaluators: case and repeated spaces make no distance, but the length that it is divided by is that of the longer text as it is.
@@ -69,7 +69,7 @@ def anls(prediction: str, references: Sequence[str], profile: str = "ours", aske
     return Marked(best if best >= LEAST_ANLS else 0.0, read_as)
 
 
-def relaxed_accuracy(prediction: str, references: Sequence[str], profile: str = "ours", asked: Asked = Asked()) -> Marked:  # noqa: B008
+def relaxed_accuracy(prediction: str, references: Sequence[str], profile: str = "ours", asked: Asked = PLAIN) -> Marked:
     """ChartQA's: a number within 5 % of the reference, else equality without case (Masry et al. 2022; pix2struct). 2019 is within 5 % of 2009."""
     text = prediction if profile == "lmms" else said(prediction, profile).strip()
     if not text.strip():
@@ -94,7 +94,7 @@ def number_of(text: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def contained(prediction: str, references: Sequence[str], profile: str = "ours", asked: Asked = Asked()) -> Marked:  # noqa: B008
+def contained(prediction: str, references: Sequence[str], profile: str = "ours", asked: Asked = PLAIN) -> Marked:
     """OCRBench's: a reference stands in the reply (Liu et al. 2024); in formulas without spaces and with case. asked.answer_type: its data."""
     formula, fold = asked.answer_type in FORMULAS, profile != "vlmevalkit"
 
@@ -108,7 +108,7 @@ def contained(prediction: str, references: Sequence[str], profile: str = "ours",
     return Marked(float(any(read(reference) in read_as for reference in references)), read_as) if read_as else UNPARSED
 
 
-def yes_no(prediction: str, references: Sequence[str], profile: str = "ours", asked: Asked = Asked()) -> Marked:  # noqa: B008
+def yes_no(prediction: str, references: Sequence[str], profile: str = "ours", asked: Asked = PLAIN) -> Marked:
     """POPE's: yes or no as a word of the reply, not both; lmms: the reply is nothing else."""
     text = said(prediction, profile).lower()
     words = {text.strip()} if profile == "lmms" else {*(vlmevalkit_vqa(text) if profile == "vlmevalkit" else without_marks(text)).split()}
