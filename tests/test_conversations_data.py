@@ -325,6 +325,7 @@ def test_the_drawn_set_is_a_manifest_and_a_smaller_one_is_a_prefix(tmp_path) -> 
     assert bare(again) == bare(splits)
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")  # on a machine of fewer cores
 def test_order_is_of_the_epoch_and_not_of_the_workers_or_of_a_stop(tmp_path, small) -> None:
     """What is learned from of three sources, as the loader serves it; as many pictures go through the tower as records name."""
     x = small()
