@@ -23,12 +23,14 @@ from lab.data.conversation_file import reading
 from lab.data.conversation_file.media import Fault
 from lab.data.conversation_file.record import Form
 from lab.data.sets import conversations, drawn_conversations
+from lab.data.splits import PARTS
 from lab.errors import ConfigError, DataError
 from lab.freezing import sources_of
 from lab.model.encoding import Encoder
 from lab.records import Clip, Picture, Sample, Splits, Text
 from lab.training.datamodule import DataModule, Examples
 from lab.training.ordering import realised
+from lab.training.screening import screen
 
 
 def dial(*sources: Any, **keys: Any) -> DataDial:
@@ -323,6 +325,22 @@ def test_the_drawn_set_is_a_manifest_and_a_smaller_one_is_a_prefix(tmp_path) -> 
     (manifest,) = (note.partition("lie in ")[2].partition(",")[0] for note in splits.notes if "lie in" in note)
     again = load(tmp_path, manifest, columns={"split": "split"})
     assert bare(again) == bare(splits)
+
+
+def test_what_a_checkpoint_cannot_take_of_many_is_told_or_left_out(tmp_path, small, monkeypatch) -> None:
+    monkeypatch.setattr(conversations, "WHOLE", 20)
+    rows = records(tmp_path, 60)
+    rows[30]["conversations"][0]["value"] += " <|im_end|>"
+    path = write(tmp_path / "a.jsonl", rows)
+    splits = load(tmp_path, path, num_dev=2, num_minival=2)
+    assert "r30" in splits.train.sample_ids
+    encoder = Encoder(model.load(small().model), PROMPT, answers=splits.answers)
+    with pytest.raises(DataError, match="must not hold special tokens"):
+        screen(splits, PARTS, encoder, dial(path))
+    left, examples = screen(splits, PARTS, encoder, dial(path, on_bad=OnBad.skip))
+    assert len(left.train) == left.sources[0].size == examples["train"].epoch_length == len(splits.train) - 1
+    assert "r30" not in left.train.sample_ids and data.fingerprint(left.train) != data.fingerprint(splits.train)
+    assert examples["train"].many and examples["train"].texts is None and len(examples["train"].asked) == 64
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")  # on a machine of fewer cores
