@@ -145,6 +145,7 @@ def test_counts_are_right_over_all_that_is_broken(tmp_path, capsys, monkeypatch,
     assert all(any(sentence in line for line in problems) for _, sentence in BROKEN.values())
     code, printed = checked("data.on_bad=skip")
     assert code == 0 and printed[-1] == f"it can train, without {len(BROKEN)} bad records."
+    assert checked("lora.r=8", "model=qwen2_vl_2b")[1][0] == "keys that say nothing of data, and are not read here: lora.r, model"
     assert "Media of 1 of" in checked("--sample", "1", f"data.root={tmp_path}")[1][-1]
 
 

@@ -11,13 +11,14 @@ from typing import Any
 
 from lab import data, paths
 from lab.cli import program, run_cli, set_up_logging
-from lab.config import DataDial, OnBad
+from lab.config import DIALS, DataDial, Experiment, OnBad
 from lab.data.box_file import formats
 from lab.data.conversation_file import checking
 from lab.data.question_only import question_only
 from lab.data.sets import boxes, conversations, questions
 from lab.data.splits import PARTS, Records
-from lab.errors import ConfigError, DataError
+from lab.errors import ConfigError, DataError, did_you_mean
+from lab.freezing import legal_keys
 from lab.host.progress import bars
 from lab.records import Sample
 
@@ -46,7 +47,9 @@ def act(words: Sequence[str], cache_dir: Path, sample: int | None) -> int:
     files = [word for word in words if "=" not in word or Path(word).exists()]
     if len(files) > 1:
         raise ConfigError(f"{files[1]}: one file is checked at a time; several manifests are data=conversations data.sources=[a.json,b.json].")
-    values = values_of([word for word in words if word not in files])
+    values, unread = values_of([word for word in words if word not in files])
+    if unread:
+        print(f"keys that say nothing of data, and are not read here: {', '.join(unread)}")
     name, told = str(values.pop("", "")), " ".join(words)
     if files:
         path = paths.expanded(files[0], "data.path")
@@ -62,23 +65,28 @@ def act(words: Sequence[str], cache_dir: Path, sample: int | None) -> int:
     return check(dial, cache_dir) if name in ("boxes", "questions") else loaded(dial, cache_dir)
 
 
-def values_of(overrides: Sequence[str]) -> dict[str, Any]:
-    """What KEY=VALUE say of the data, as `lab.train` reads them; under "" the option that `data=` chooses. Raises `ConfigError`."""
+def values_of(overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """What KEY=VALUE say of the data, as `lab.train` reads them, under "" the option that `data=` chooses; and other keys of it.
+
+    Raises `ConfigError`.
+    """
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from omegaconf import OmegaConf
 
     found: Any = OmegaConf.create({})
-    option = {}
+    option, unread = {}, []
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         key = override.get_key_element()
         if key == "data":
             option = {"": override.value()}
         elif key.startswith("data."):
             OmegaConf.update(found, key.removeprefix("data."), override.value())
+        elif key not in (legal := [*legal_keys(Experiment), *DIALS]):
+            raise ConfigError(f"{override.input_line}: there is no such key.{did_you_mean(key, legal)}")
         else:
-            raise ConfigError(f"{override.input_line}: keys of data are legal here, such as data.root=FOLDER.")
+            unread.append(key)
     values: Any = OmegaConf.to_container(found)
-    return values | option
+    return values | option, unread
 
 
 def loaded(dial: DataDial, cache_dir: Path) -> int:

@@ -59,6 +59,8 @@ def read(dial: DataDial, cache_dir: Path, report: Report) -> Reading:
     if unknown := sorted(set(dial.columns) - set(COLUMNS)):
         raise ConfigError(f"data.columns.{unknown[0]}: legal are {', '.join(COLUMNS)}.{did_you_mean(unknown[0], COLUMNS)}")
     sources = sources_of(dial.sources)
+    if not sources:
+        raise ConfigError("data.sources: no manifest is named. Type data.sources=[a.json,b.jsonl].")
     indices = [open_index(source["path"], dial.root, dial.columns, cache_dir, report) for source in sources]
     if dial.sha256 is not None and (now := sources_hash(sources)) != dial.sha256:
         raise DataError(
