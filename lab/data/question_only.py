@@ -19,7 +19,10 @@ def question_only(learned: Split, asked: Split) -> float | None:
     if not by_question or not len(asked):
         return None
     commonest = {question: counts.most_common(1)[0][0] for question, counts in by_question.items()}
-    otherwise = sum(by_question.values(), Counter()).most_common(1)[0][0]
+    answers: Counter[str] = Counter()
+    for counts in by_question.values():
+        answers.update(counts)  # `sum` would copy all that it has for every question
+    otherwise = answers.most_common(1)[0][0]
     return sum(score(commonest.get(one.text, otherwise), one.answer) for one in map(asked.index, range(len(asked)))) / len(asked)
 
 
