@@ -56,7 +56,7 @@ def sources_of(given: Sequence[Any]) -> list[dict[str, Any]]:
     """`data.sources` with each entry as `path` and what is given beside it; a lone path is one too. Raises `ConfigError`."""
     found: list[dict[str, Any]] = []
     for each in given:
-        source: dict[str, Any] = {"path": each} if isinstance(each, str) else each if isinstance(each, Mapping) else {}
+        source: Mapping[str, Any] = {"path": each} if isinstance(each, str) else each if isinstance(each, Mapping) else {}
         told = f"data.sources: {bounds.short(repr(each))}"
         legal = "a path, or {path: FILE} with weight, cap or epochs"
         if not isinstance(source.get("path"), str):

@@ -132,9 +132,10 @@ class Form:
         name = self.names[key]
         if type(message) is not dict:
             raise Fault(name, f"turn {number}: {shown(message)} is given; an object with {who!r} and {what!r} is legal")
-        role = ROLES.get(message.get(who)) if type(message.get(who)) is str else None
+        speaker = message.get(who)
+        role = ROLES.get(speaker) if isinstance(speaker, str) else None
         if role is None:
-            raise Fault(name, f"turn {number}: {who!r} is {shown(message.get(who))}; legal are {legal}")
+            raise Fault(name, f"turn {number}: {who!r} is {shown(speaker)}; legal are {legal}")
         content = message.get(what)
         if type(content) is str:
             parts = tuple(self.words(name, number, content, files, media))
@@ -144,7 +145,7 @@ class Form:
             wanted = "a text" if key == "conversations" else "a text or a list of parts"
             raise Fault(name, f"turn {number}: {what!r} is {shown(content)}; {wanted} is legal")
         if role != "user" and any(type(part) is int for part in parts):
-            raise Fault(name, f"turn {number}: a medium stands in a turn of {message[who]}; only the user shows media")
+            raise Fault(name, f"turn {number}: a medium stands in a turn of {speaker}; only the user shows media")
         if all(type(part) is str and not part.strip() for part in parts):
             raise Fault(name, f"turn {number}: {what!r} is {shown(content)}; a turn that says something is legal")
         return role, parts
