@@ -179,6 +179,12 @@ def test_a_row_that_brings_its_own_hint_and_placeholder(tmp_path: Path) -> None:
     assert sample.text == "Hint: Answer with a letter.\nWhat is shown?\nOptions: A: box, B: circle" and len(sample.answer.options) == 2  # type: ignore[union-attr]
 
 
+def test_a_choice_without_options_is_left_out(tmp_path: Path) -> None:
+    row = twins.PARQUET["mmstar"]["mmstar"][0]
+    splits = load(twins.parquet(tmp_path, "mmstar", rows={"mmstar": [row, {**row, "index": 1, "question": "What is shown?"}]}), "mmstar")
+    assert [(each.source, each.reason) for each in splits.skipped] == [("1", "it has no options")] and len(splits.dev) == 1
+
+
 def test_an_option_that_was_lost_leaves_the_row_out(tmp_path: Path) -> None:
     name, header, rows = twins.TSV["seed"]
     lost = [*rows[:2], (*rows[1][:8], "C", *rows[1][9:])]

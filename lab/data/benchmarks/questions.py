@@ -52,7 +52,7 @@ class Question:
         if kind == Choice.kind and self.right is not None:
             answer = Choice(self.right, tuple(LETTERS[: len(self.asked.options)]))
         text = PLACEHOLDER.sub("", self.text).strip()
-        turns, order = placed(self.text, len(self.pictures)) if interleaved else ((), range(len(self.pictures)))
+        turns, order = placed(self.text, self.pictures) if interleaved else ((), range(len(self.pictures)))
         images = tuple(Picture(self.pictures[place]) for place in order)
         subset = self.categories[0][1] if self.categories else None
         return Sample(self.name, text, images, answer, self.cluster, self.name, subset, turns)
@@ -64,11 +64,11 @@ def votes(references: Sequence[str]) -> tuple[int, ...]:
     return tuple(counts.values()) if len(counts) < len(references) else ()
 
 
-def placed(text: str, pictures: int) -> tuple[tuple[Turn, ...], list[int]]:
+def placed(text: str, pictures: Sequence[str]) -> tuple[tuple[Turn, ...], list[int]]:
     """The turn whose pictures stand where `<image k>` is, each mention one picture; in front where the text mentions none."""
     pieces = PLACEHOLDER.split(text)
-    order = [int(number) - 1 for number in pieces[1::2]] or list(range(pictures))
-    parts: list[str | int] = list(range(pictures)) if len(pieces) == 1 else []
+    order = [int(number) - 1 for number in pieces[1::2]] or [place for place, source in enumerate(pictures) if source]
+    parts: list[str | int] = list(range(len(order))) if len(pieces) == 1 else []
     for place, piece in enumerate(pieces):
         parts += [place // 2] if place % 2 else [piece] if piece else []
     return (Turn("user", tuple(parts)),), order
@@ -177,6 +177,8 @@ def checked(
     if not answers:
         raise LeftOut("its answer is empty")
     right = place_of(answers[0], options, spec.gold) if options and spec.gold else None
+    if right is None and spec.kind == Choice.kind:
+        raise LeftOut("it has no options")
     if right is not None:
         answers = [options[right] if spec.gold == "text" else LETTERS[right]]
     listed_options = "" if inside or spec.gold == "text" or not options else "".join(f"\n{LETTERS[k]}. {each}" for k, each in enumerate(options))
