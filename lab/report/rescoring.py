@@ -36,9 +36,9 @@ SAYS = (
 
 def rescore(runs_dir: Path, names: Sequence[str], profile: str | None, out: Path) -> tuple[Path, int]:
     """Mark the stored replies of some runs, or of all; return the table's path and how many sets were marked. Raises `DataError` for none."""
+    if absent := [name for name in names if runs.look(runs_dir, name) is None]:
+        raise DataError(f"--run {absent[0]}: there is no such run in {runs_dir}.")
     chosen = [runs.look(runs_dir, name) for name in names] if names else runs.all_runs(runs_dir)
-    if None in chosen:
-        raise DataError(f"--run {names[chosen.index(None)]}: there is no such run in {runs_dir}.")
     rows: list[dict[str, Any]] = []
     for run in chosen:
         if run is None or run.status != FINISHED:

@@ -36,7 +36,7 @@ SHOWN = 3
 
 def dial_of(words: Sequence[str]) -> DataDial:
     """The data option of words as they are typed, `data=SET data.root=FOLDER`. Raises `ConfigError`."""
-    given = dict(word.partition("=")[::2] for word in words)
+    given = {word.partition("=")[0]: word.partition("=")[2] for word in words}
     if wrong := [key for key in given if key != "data" and not key.startswith("data.")]:
         raise ConfigError(f"{wrong[0]}: replies are marked by data=SET and its keys, such as data.root=FOLDER. Take {wrong[0]} out.")
     name, legal = ALIASES.get(given["data"], given["data"]), (*SPECS, "nlvr", "nlvr2")

@@ -25,7 +25,7 @@ from lab.data.benchmarks.specs import Spec
 from lab.data.faults import BadRecord, shown
 from lab.data.verified import Stamp
 from lab.errors import ConfigError, DataError, did_you_mean
-from lab.records import Picture
+from lab.records import Medium
 
 SHARD = re.compile(r"(?P<split>.+?)(-[0-9]{5}-of-[0-9]{5}(-[0-9a-f]{16})?)?\.parquet")
 REFERENCE = 64
@@ -66,7 +66,7 @@ class Pictures:
         found = os.stat(source.rpartition("#")[0])
         return Stamp(found.st_size, found.st_mtime_ns)
 
-    def fetch(self, picture: Picture) -> Picture:
+    def fetch(self, picture: Medium) -> Medium:
         """Return the picture with its encoded bytes; one that is a file by itself as it is."""
         file, _, place = picture.source.rpartition("#")
         if not file:
@@ -209,10 +209,8 @@ def of_tsv(file: Path, pictures: Pictures) -> Iterator[Cells]:
             raise DataError(f"{file}: it has no column index; its columns are {', '.join(row)}.")
         values = {name: value for name, value in row.items() if name != "image"}
         source = f"{file}#{place}/image"
-        if "image" in row:
-            found = encoded(row["image"], held, source, pictures)
-        else:
-            found = [str(file.parent / path) for path in listed(row.get("image_path", "")) if path]
+        paths = listed(row.get("image_path", ""))
+        found: list[str | None] = encoded(row["image"], held, source, pictures) if "image" in row else [str(file.parent / path) for path in paths]
         yield Cells(f"{file}#{place}", values, {"image": found})
 
 

@@ -38,7 +38,8 @@ def mmmu(prediction: str, references: Sequence[str], profile: str = "ours", aske
         return UNPARSED
     given = open_candidates(text)
     wanted = [value for reference in references for value in normal(reference)]
-    right = any(each in wanted if isinstance(each, float) else any(isinstance(one, str) and one in each for one in wanted) for each in given)
+    words = [one for one in wanted if isinstance(one, str)]
+    right = any(any(word in each for word in words) if isinstance(each, str) else each in wanted for each in given)
     return Marked(float(right), "; ".join(map(str, given)))
 
 
