@@ -4,7 +4,7 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from tools.pretraining.__main__ import make
-from tools.pretraining.recipe import Recipe, Round
+from tools.pretraining.recipe import BoxRound, Recipe, Round
 
 
 def test_a_seed_makes_one_checkpoint_that_loads_like_any_other(tmp_path):
@@ -12,7 +12,7 @@ def test_a_seed_makes_one_checkpoint_that_loads_like_any_other(tmp_path):
     recipe = Recipe(
         grounding_steps=1, grounding_images=2, words_steps=1, language_steps=1, words_pairs=2, language_pairs=2, branches=3,
         figures_steps=2, figures_pictures=2, figures_scenes=2, short_rounds=(Round(3, 0, 1, 2, True),), short_names=2,
-        short_pictures=2, short_branches=6,
+        short_pictures=2, short_branches=6, boxes_rounds=(BoxRound(2, 0, 1, 1.0),), boxes_pictures=2,
     )  # fmt: skip
     for name in "ab":
         make(recipe, tmp_path / name)

@@ -110,16 +110,29 @@ def pointer_logits(
     model: Qwen2VLForConditionalGeneration, prefix: Prefix, layout: Layout, hidden: tuple[torch.Tensor, ...]
 ) -> torch.Tensor:
     """Return the attention logits of the pointers at every name, as block 2 itself computes them: [M, 2, T]."""
+    return attention_logits(model, prefix, layout, hidden, layout.named_at, POINTING_BLOCK, POINTERS)
+
+
+def attention_logits(
+    model: Qwen2VLForConditionalGeneration,
+    prefix: Prefix,
+    layout: Layout,
+    hidden: tuple[torch.Tensor, ...],
+    at: torch.Tensor,
+    number: int,
+    heads: Sequence[int],
+) -> torch.Tensor:
+    """Return the attention logits of a block's heads as it computes them itself: [M, heads, T]. at: int64 [M, 2], row and position."""
     text = model.model.language_model
-    block = text.layers[POINTING_BLOCK - 1]
+    block = text.layers[number - 1]
     attention = block.self_attn
-    normed = block.input_layernorm(hidden[POINTING_BLOCK - 1])
-    row, position = layout.named_at.T
+    normed = block.input_layernorm(hidden[number - 1])
+    row, position = at.T
     position = position + len(prefix.ids)
     cos, sin = (table[0] for table in text.rotary_emb(normed, positions(prefix, layout)[:, None]))  # [T, head_dim]
     groups = attention.config.num_attention_heads // attention.config.num_key_value_heads
     scores = []
-    for head in POINTERS:
+    for head in heads:
         query = _head(attention.q_proj, head, attention.head_dim, normed[row, position])
         key = _head(attention.k_proj, head // groups, attention.head_dim, normed)
         query = query * cos[position] + rotate_half(query) * sin[position]

@@ -6,6 +6,7 @@ grounds. No two figures' boxes overlap. Everything is a function of the generato
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -87,14 +88,18 @@ class Picture:
     grain: int
 
 
-def compose_picture(rng: np.random.Generator, size: tuple[int, int], numbers: Sequence[int] = NUMBERS) -> Picture:
-    """Draw as many figures as one of `numbers`, drawn at random, says; fewer where there is no room."""
+def compose_picture(rng: np.random.Generator, size: tuple[int, int], numbers: Sequence[int] = NUMBERS, alike: float = 0.0) -> Picture:
+    """Draw as many figures as one of `numbers`, drawn at random, says; fewer where there is no room.
+
+    alike: the share of pictures whose figures all have one colour and one shape.
+    """
     number = int(rng.choice(numbers))
     figures: list[Figure] = []
+    kind = (_pick(rng, COLOURS), _pick(rng, SHAPES)) if alike and rng.random() < alike else None
     for _ in range(40):
         if len(figures) == number:
             break
-        figure = _figure(rng, size, number)
+        figure = _figure(rng, size, number, *(kind or (_pick(rng, COLOURS), _pick(rng, SHAPES))))
         if not any(_meet(figure.box, other.box) for other in figures):
             figures.append(figure)
     shade = int(rng.integers(205, 250)) + rng.integers(-14, 15, 3)
@@ -103,8 +108,11 @@ def compose_picture(rng: np.random.Generator, size: tuple[int, int], numbers: Se
     return Picture(size, (red, green, blue), tuple(figures), noise, int(rng.integers(2**31)))
 
 
-def _figure(rng: np.random.Generator, size: tuple[int, int], number: int) -> Figure:
-    colour, shape = COLOURS[int(rng.integers(len(COLOURS)))], SHAPES[int(rng.integers(len(SHAPES)))]
+def _pick(rng: np.random.Generator, words: Sequence[str]) -> str:
+    return words[int(rng.integers(len(words)))]
+
+
+def _figure(rng: np.random.Generator, size: tuple[int, int], number: int, colour: str, shape: str) -> Figure:
     largest = 17.0 if number == 1 else 13.0 if number < 4 else 9.0
     half = np.full(2, rng.uniform(3.8, largest) * max(1.0, min(size) / 64))
     if shape == "rectangle":
@@ -151,6 +159,12 @@ def coverage(picture: Picture, grid: tuple[int, int]) -> np.ndarray:
         ImageDraw.Draw(mask).polygon(_scaled(figure), fill=255)
         shares.append(np.asarray(mask.resize((columns, rows), Image.Resampling.BOX), dtype=np.float32).ravel() / 255)
     return np.stack(shares)
+
+
+@functools.lru_cache(maxsize=64)
+def cells_of(picture: Picture, grid: tuple[int, int]) -> np.ndarray:
+    """`shown` of a picture's `coverage`: every question about it asks for this."""
+    return shown(coverage(picture, grid))
 
 
 def shown(shares: np.ndarray) -> np.ndarray:

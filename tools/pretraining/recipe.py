@@ -23,6 +23,19 @@ class Round:
 
 
 @dataclass(frozen=True)
+class BoxRound:
+    """A pass of stage 6 with a warm-up and a fall of its own.
+
+    first: the number that its first step is drawn by. names: named beside the questions. weight: of each token of a box that is no digit.
+    """
+
+    steps: int
+    first: int
+    names: int
+    weight: float
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Steps are optimizer steps; rates are the peaks of a cosine after a linear warm-up."""
 
@@ -55,4 +68,14 @@ class Recipe:
     short_pairs_every: int = 4  # one step in so many also goes on with statements
     names_weight: float = 0.3
     boxes_weight: float = 0.1  # of each token of a box, beside those of a word
+    boxes_rounds: tuple[BoxRound, ...] = (BoxRound(700, 0, 2, 0.3), BoxRound(366, 1000, 1, 1.0))
+    boxes_lr: float = 1e-3
+    boxes_pictures: int = 6
+    boxes_questions: int = 2
+    boxes_asked: int = 3
+    boxes_every: float = 0.35  # of questions for boxes: for all of a kind
+    boxes_alike: float = 0.2  # of pictures: all figures of one colour and shape
+    edges_weight: float = 1.0  # of each step of the thought, beside the answers
+    boxes_pairs_every: int = 6  # one step in so many also goes on with statements
+    boxes_first_statement: int = 2000  # the number that those of its first step are drawn by, after stage 3's
     weight_decay: float = 0.01

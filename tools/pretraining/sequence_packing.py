@@ -58,6 +58,7 @@ class Branch:
     names: (index of the name's last letter in the question, the kind, which cells of all images hold such a thing).
     weight: of each of its answer's tokens in the loss of stage 5.
     whether: of a question with yes or no: is there such a thing, and is that denied.
+    boxes: of each box in the answer: which cells of the image show its figure; x0, y0, x1, y1 in shares of the image.
     """
 
     question: str
@@ -65,6 +66,7 @@ class Branch:
     names: tuple[tuple[int, Kind, tuple[bool, ...]], ...] = ()
     weight: float = 1.0
     whether: tuple[bool, bool] | None = None
+    boxes: tuple[tuple[tuple[bool, ...], tuple[float, ...]], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ class Layout:
     named_at: int64 [M, 2], row and position of the last token of every name.
     kinds: M, what each names. held_by: bool [M, images, cells], which cells of each image hold such a thing.
     whether_at: int64 [W, 2], row and position of the last token before every answer of yes or no; whether: int64 [W, 2].
+    boxed_by: bool [N, cells], boxes: float32 [N, 4], of the boxes of all answers in the order of their tokens, row after row.
     lengths: of each branch.
     """
 
@@ -86,6 +89,8 @@ class Layout:
     held_by: torch.Tensor
     whether_at: torch.Tensor
     whether: torch.Tensor
+    boxed_by: torch.Tensor
+    boxes: torch.Tensor
     lengths: tuple[int, ...]
 
 
@@ -96,7 +101,7 @@ def lay_out(processor: Qwen2VLProcessor, rows: list[list[Branch]], images: int =
     """
     tails = [_tokenise(processor, row) for row in rows]
     lengths = tuple(max(len(tail.ids) for tail in column) for column in zip(*tails, strict=True))
-    ids, labels, weights, named_at, names, whether_at, whether = [], [], [], [], [], [], []
+    ids, labels, weights, named_at, names, whether_at, whether, boxes = [], [], [], [], [], [], [], []
     for number, row in enumerate(tails):
         row_ids: list[int] = []
         row_labels: list[int] = []
@@ -105,6 +110,7 @@ def lay_out(processor: Qwen2VLProcessor, rows: list[list[Branch]], images: int =
             spare = length - len(tail.ids)
             named_at += [(number, len(row_ids) + token) for token, *_ in tail.names]
             names += tail.names
+            boxes += tail.boxes
             if tail.whether is not None:
                 whether_at.append((number, len(row_ids) + tail.asked))
                 whether.append(tail.whether)
@@ -123,6 +129,8 @@ def lay_out(processor: Qwen2VLProcessor, rows: list[list[Branch]], images: int =
         held_by=torch.tensor([cells for *_, cells in names], dtype=torch.bool).unflatten(-1, (images, -1)),
         whether_at=torch.tensor(whether_at, dtype=torch.int64).reshape(-1, 2),
         whether=torch.tensor(whether, dtype=torch.int64).reshape(-1, 2),
+        boxed_by=torch.tensor([cells for cells, _ in boxes], dtype=torch.bool),
+        boxes=torch.tensor([sides for _, sides in boxes], dtype=torch.float32).reshape(-1, 4),
         lengths=lengths,
     )
 
@@ -135,6 +143,7 @@ class _Tail:
     weight: float
     whether: tuple[bool, bool] | None
     asked: int
+    boxes: tuple[tuple[tuple[bool, ...], tuple[float, ...]], ...]
 
 
 def _tokenise(processor: Qwen2VLProcessor, row: list[Branch]) -> list[_Tail]:
@@ -148,7 +157,7 @@ def _tokenise(processor: Qwen2VLProcessor, row: list[Branch]) -> list[_Tail]:
         names = [(questions.char_to_token(index, letter), *rest) for letter, *rest in branch.names]
         ids = question + answer
         labels = [-100] * (len(question) - 1) + answer + [-100]
-        tails.append(_Tail(ids, labels, names, branch.weight, branch.whether, len(question) - 1))
+        tails.append(_Tail(ids, labels, names, branch.weight, branch.whether, len(question) - 1, branch.boxes))
     return sorted(tails, key=lambda tail: len(tail.ids))
 
 

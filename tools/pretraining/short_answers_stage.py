@@ -10,6 +10,8 @@ Statements about two images go on beside it, as in stage 3. Here too each step o
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import nn
@@ -23,13 +25,15 @@ from tools.pretraining.concept_stage import pointing_loss
 from tools.pretraining.curriculum import TURN
 from tools.pretraining.grounding_stage import rms
 from tools.pretraining.lean_tower import features_of, to_patches
-from tools.pretraining.pictures import COLOURS, SHAPES, SIZES, Picture, compose_picture, coverage, draw_picture, shown
+from tools.pretraining.pictures import COLOURS, SHAPES, SIZES, Picture, cells_of, compose_picture, draw_picture
 from tools.pretraining.recipe import STREAM, Recipe, Round
 from tools.pretraining.sequence_packing import Branch, Layout, Prefix, hidden_states, lay_out, make_prefix
-from tools.pretraining.short_questions import ask, draw_kind, fits, kind_name
+from tools.pretraining.short_questions import Asked, ask, draw_kind, fits, in_order, kind_name
 
 PLACING_BLOCK, KNOWING_BLOCK = 2, 3  # counted from 1
 UNASKED = -100
+
+Lessons = tuple[list[Picture], list[list[Branch]]]
 
 
 class ShortProbes(nn.Module):
@@ -51,7 +55,7 @@ class ShortProbes(nn.Module):
             nn.init.zeros_(linear.bias)
 
 
-def draw_short(recipe: Recipe, passing: Round, number: int) -> tuple[list[Picture], list[list[Branch]]]:
+def draw_short(recipe: Recipe, passing: Round, number: int) -> Lessons:
     """Draw one step's pictures of one size, what is named beside each and asked of each, from (seed, number) alone."""
     rng = np.random.default_rng([STREAM, recipe.seed, 8, number])
     size = SIZES[int(rng.integers(len(SIZES)))] if rng.random() < recipe.other_sizes else (SIDE, SIDE)
@@ -77,19 +81,32 @@ def name_branch(rng: np.random.Generator, picture: Picture) -> Branch:
 
 def question_branch(rng: np.random.Generator, recipe: Recipe, picture: Picture, boxes: bool) -> Branch:
     """Ask one question of a picture."""
-    question, answer, named = ask(rng, picture, boxes)
-    weight = recipe.boxes_weight if "(" in answer else 1.0
+    return branch_of(ask(rng, picture, boxes), picture, recipe.boxes_weight)
+
+
+def branch_of(asked: Asked, picture: Picture, boxes_weight: float) -> Branch:
+    """A question with all that is taught of it. boxes_weight: of each token of an answer with boxes."""
+    question, answer, named = asked
+    weight = boxes_weight if "(" in answer else 1.0
     if named is None:
         return Branch(question + TURN, answer, (), weight)
     name, *kind = named
     names = _named(question, name, Kind(*kind), picture)
     present = any(fits(figure, *kind) for figure in picture.figures)
     whether = (present, present != (answer == "yes")) if answer in ("yes", "no") else None
-    return Branch(question + TURN, answer, names, weight, whether)
+    return Branch(question + TURN, answer, names, weight, whether, _boxes(picture, *kind) if "(" in answer else ())
+
+
+def _boxes(picture: Picture, colour: str | None, shape: str | None) -> tuple[tuple[tuple[bool, ...], tuple[float, ...]], ...]:
+    cells = cells_of(picture, grid_of(picture))
+    return tuple(
+        (tuple((cells == picture.figures.index(figure)).tolist()), tuple(side / 1000 for side in figure.thousandths(picture.size)))
+        for figure in in_order(picture, colour, shape)
+    )
 
 
 def _named(text: str, name: str, kind: Kind, picture: Picture) -> tuple[tuple[int, Kind, tuple[bool, ...]], ...]:
-    cells = shown(coverage(picture, grid_of(picture)))
+    cells = cells_of(picture, grid_of(picture))
     held = [index for index, figure in enumerate(picture.figures) if fits(figure, kind.colour, kind.shape)]
     return ((text.index(name) + len(name) - 1, kind, tuple(np.isin(cells, held).tolist())),)
 
@@ -103,7 +120,7 @@ def short_loss(
     model: Qwen2VLForConditionalGeneration,
     processor: Qwen2VLProcessor,
     probes: ShortProbes,
-    lessons: tuple[list[Picture], list[list[Branch]]],
+    lessons: Lessons,
     names_weight: float,
     whether: bool,
 ) -> torch.Tensor:
@@ -111,27 +128,57 @@ def short_loss(
 
     A number's last of three digits says less than a pixel and weighs a fifth.
     """
+    read = read_lessons(model, processor, lessons)
+    places = places_loss(probes, read.prefix, read.hidden, read.pictures, read.grid)
+    taught = taught_loss(model, probes, read, places, whether)
+    if not (read.layout.labels != -100).any():
+        return taught
+    shares = torch.where(digit_places(processor, read.layout.labels) == 3, 0.2, 1.0)
+    return answers_loss(model, read, shares) + names_weight * taught
+
+
+@dataclass(frozen=True)
+class Read:
+    """Lessons as the model reads them. grid: rows and columns of cells; hidden: of `hidden_states`."""
+
+    pictures: list[Picture]
+    grid: tuple[int, int]
+    prefix: Prefix
+    layout: Layout
+    hidden: tuple[torch.Tensor, ...]
+
+
+def read_lessons(model: Qwen2VLForConditionalGeneration, processor: Qwen2VLProcessor, lessons: Lessons) -> Read:
+    """Draw the pictures, see them by the frozen tower, and run the language model."""
     pictures, rows = lessons
     prefix = make_prefix(model, processor, 1, pictures[0].size)
     layout = lay_out(processor, rows, 1)
     with torch.no_grad():
         patches, grid = to_patches(processor, [draw_picture(picture) for picture in pictures])
         features = features_of(model, patches, grid)
-    hidden = hidden_states(model, prefix, layout, features)
+    return Read(pictures, grid, prefix, layout, hidden_states(model, prefix, layout, features))
+
+
+def taught_loss(
+    model: Qwen2VLForConditionalGeneration, probes: ShortProbes, read: Read, places: torch.Tensor, whether: bool
+) -> torch.Tensor:
+    """Return the sum of what is taught beside the answers. places: the loss of what visual tokens know of them."""
     taught = (
-        places_loss(probes, prefix, hidden, pictures, grid)
-        + pointing_loss(model, prefix, layout, hidden)
-        + names_loss(probes, prefix, layout, hidden, pictures)
+        places
+        + pointing_loss(model, read.prefix, read.layout, read.hidden)
+        + names_loss(probes, read.prefix, read.layout, read.hidden, read.pictures)
     )
-    if whether:
-        taught = taught + whether_loss(probes, prefix, layout, hidden)
+    return taught + whether_loss(probes, read.prefix, read.layout, read.hidden) if whether else taught
+
+
+def answers_loss(model: Qwen2VLForConditionalGeneration, read: Read, shares: torch.Tensor) -> torch.Tensor:
+    """Return the cross-entropy of the answers' tokens, weighted by their branch and `shares` [B, T - P]."""
+    layout = read.layout
     taken = layout.labels != -100
-    if not taken.any():
-        return taught
-    answers = model.lm_head(hidden[-1][:, len(prefix.ids) :][taken])
+    answers = model.lm_head(read.hidden[-1][:, len(read.prefix.ids) :][taken])
     each = functional.cross_entropy(answers, layout.labels[taken], reduction="none")
-    weights = (layout.weights * torch.where(last_digits(processor, layout.labels), 0.2, 1.0))[taken]
-    return (each * weights).sum() / weights.sum() + names_weight * taught
+    weights = (layout.weights * shares)[taken]
+    return (each * weights).sum() / weights.sum()
 
 
 def names_loss(
@@ -165,12 +212,13 @@ def _known(picture: Picture, kind: Kind) -> tuple[int, int, int]:
     return 1, COLOURS.index(held[0].colour), SHAPES.index(held[0].shape)
 
 
-def last_digits(processor: Qwen2VLProcessor, labels: torch.Tensor) -> torch.Tensor:
-    """Where a label is the third digit of a number: bool [B, T - P]."""
-    digits = torch.isin(labels, torch.tensor(processor.tokenizer.convert_tokens_to_ids(list("0123456789"))))
-    third = torch.zeros_like(digits)
-    third[:, 2:] = digits[:, 2:] & digits[:, 1:-1] & digits[:, :-2]
-    return third
+def digit_places(processor: Qwen2VLProcessor, labels: torch.Tensor) -> torch.Tensor:
+    """Which digit of a number a label is, 1 to 3, or 0 for no digit: int64 [B, T - P]."""
+    digits = torch.isin(labels, torch.tensor(processor.tokenizer.convert_tokens_to_ids(list("0123456789")))).long()
+    places = digits.clone()
+    for _ in range(2):
+        places[:, 1:] = digits[:, 1:] * (1 + places[:, :-1])
+    return places
 
 
 def places_loss(
@@ -184,7 +232,7 @@ def places_loss(
     centres = torch.tensor(np.stack([x.ravel(), y.ravel()], axis=1), dtype=torch.float32)
     boxes = torch.full((*read.shape[:2], 4), torch.nan)
     for index, picture in enumerate(pictures):
-        cells = torch.from_numpy(shown(coverage(picture, grid)))
+        cells = torch.from_numpy(cells_of(picture, grid))
         for number, figure in enumerate(picture.figures):
             boxes[index, cells == number] = torch.tensor(figure.thousandths(picture.size)) / 1000
     held = ~boxes[..., 0].isnan()

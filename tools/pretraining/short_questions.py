@@ -115,6 +115,11 @@ def fits(figure: Figure, colour: str | None, shape: str | None) -> bool:
     return colour in (None, figure.colour) and shape in (None, figure.shape)
 
 
+def in_order(picture: Picture, colour: str | None, shape: str | None) -> list[Figure]:
+    """The figures of a kind in reading order."""
+    return sorted((figure for figure in picture.figures if fits(figure, colour, shape)), key=lambda figure: (figure.box[1], figure.box[0]))
+
+
 def kind_name(rng: np.random.Generator, colour: str | None, shape: str | None) -> str:
     return " ".join(word for word in (colour, shape or _pick(rng, NOUNS)) if word)
 
@@ -178,17 +183,16 @@ def ask_whether(rng: np.random.Generator, picture: Picture) -> Asked | None:
     return fill(_pick(rng, ABSENT if denied else PRESENT), name), "yes" if present != denied else "no", (name, *kind)
 
 
-def ask_where(rng: np.random.Generator, picture: Picture) -> Asked | None:
-    """Ask for the box of one figure (one time in eight of none), or for all boxes."""
-    if rng.random() < 0.25:
+def ask_where(rng: np.random.Generator, picture: Picture, every: float = 0.25) -> Asked | None:
+    """Ask for the box of one figure (one time in eight of none), or, in a share `every`, for all boxes."""
+    if rng.random() < every:
         colour, shape = [(None, None), (None, None), *[draw_kind(rng, picture, True, 0.0) or (None, None)]][int(rng.integers(3))]
         name = kind_name(rng, colour, shape)
-        held = sorted((f for f in picture.figures if fits(f, colour, shape)), key=lambda f: (f.box[1], f.box[0]))
-        return fill(_pick(rng, EVERY), name), boxes_text(held, picture.size), (name, colour, shape)
+        return fill(_pick(rng, EVERY), name), boxes_text(in_order(picture, colour, shape), picture.size), (name, colour, shape)
     kind = draw_kind(rng, picture, bool(rng.random() < 0.85), 0.5)
     if kind is None:
         return None
-    held = [figure for figure in picture.figures if fits(figure, *kind)]
+    held = in_order(picture, *kind)
     if len(held) > 1:
         return None
     name = kind_name(rng, *kind)

@@ -13,11 +13,12 @@ from tqdm import trange
 from transformers import Qwen2VLForConditionalGeneration, Qwen2VLProcessor
 
 from tools.pretraining import pictures
+from tools.pretraining.boxes_stage import boxes_loss, draw_boxes, see_columns
 from tools.pretraining.concept_stage import Probes
 from tools.pretraining.figures_stage import Edges, draw_figures, figures_loss
 from tools.pretraining.grounding_stage import Dictionary, cells_right, draw_scenes, grounding_loss
 from tools.pretraining.language_stage import draw_lessons, draw_names, lesson_loss
-from tools.pretraining.recipe import Recipe, Round
+from tools.pretraining.recipe import BoxRound, Recipe, Round
 from tools.pretraining.sequence_packing import make_prefix
 from tools.pretraining.short_answers_stage import ShortProbes, draw_short, short_loss
 
@@ -35,7 +36,7 @@ def train(recipe: Recipe, model: Qwen2VLForConditionalGeneration, processor: Qwe
     things, empty = cells_right(model, processor, words, draw_scenes(recipe, 0, 128, purpose=2))
     log.info("grounding: %.2f %% of object cells and %.2f %% of empty cells right", 100 * things, 100 * empty)
     prefix, probes = make_prefix(model, processor), Probes()
-    blocks = [p for n, p in model.model.language_model.named_parameters() if "embed_tokens" not in n]
+    blocks = language_blocks(model)
     language = [*blocks, *probes.parameters()]
     train_stage(
         "words", model, language, recipe, recipe.words_steps, recipe.words_lr,
@@ -64,7 +65,33 @@ def train(recipe: Recipe, model: Qwen2VLForConditionalGeneration, processor: Qwe
 
         language = [*blocks, *probes.parameters(), *short_probes.parameters()]
         train_stage("short answers", model, language, recipe, passing.steps, recipe.short_lr, asked)
+    teach_boxes(recipe, model, processor)
+
+
+def teach_boxes(recipe: Recipe, model: Qwen2VLForConditionalGeneration, processor: Qwen2VLProcessor) -> None:
+    """Stage 6, in place."""
     model.eval()
+    prefix, blocks = make_prefix(model, processor), language_blocks(model)
+    see_columns(model, processor)
+    for passing in recipe.boxes_rounds:
+        probes, short_probes = Probes(), ShortProbes()
+
+        def asked(step: int, passing: BoxRound = passing, probes: Probes = probes, short: ShortProbes = short_probes) -> torch.Tensor:
+            lessons = draw_boxes(recipe, passing, passing.first + step)
+            loss = boxes_loss(model, processor, short, lessons, recipe)
+            if step % recipe.boxes_pairs_every:
+                return loss
+            statements = draw_lessons(recipe, recipe.language_steps + recipe.boxes_first_statement + 2 * passing.first + step)
+            return loss + lesson_loss(model, processor, prefix, probes, statements, recipe.words_weight)
+
+        language = [*blocks, *probes.parameters(), *short_probes.parameters()]
+        train_stage("boxes", model, language, recipe, passing.steps, recipe.boxes_lr, asked, held_rate)
+    model.eval()
+
+
+def language_blocks(model: Qwen2VLForConditionalGeneration) -> list[nn.Parameter]:
+    """All of the language model but the embeddings."""
+    return [p for name, p in model.model.language_model.named_parameters() if "embed_tokens" not in name]
 
 
 def train_stage(
@@ -75,8 +102,9 @@ def train_stage(
     steps: int,
     peak: float,
     loss_at: Callable[[int], torch.Tensor],
+    rate: Callable[[int, int, float], float] | None = None,
 ) -> None:
-    """Optimizer steps on the parameters alone. loss_at: the loss of a step, drawn from (seed, step)."""
+    """Optimizer steps on the parameters alone. loss_at: the loss of a step, drawn from (seed, step). rate: `rate_at` if None."""
     model.requires_grad_(False)
     for parameter in parameters:
         parameter.requires_grad_(True)
@@ -85,7 +113,7 @@ def train_stage(
     start = time.perf_counter()
     for step in trange(steps, desc=name, mininterval=1.0):
         for group in optimizer.param_groups:
-            group["lr"] = rate_at(step, steps, peak)
+            group["lr"] = (rate or rate_at)(step, steps, peak)
         loss = loss_at(step)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -110,3 +138,8 @@ def rate_at(step: int, steps: int, peak: float) -> float:
     if step < warmup:
         return peak * (step + 1) / warmup
     return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup))))
+
+
+def held_rate(step: int, steps: int, peak: float) -> float:
+    """Linear warm-up over 40 steps, the peak, and over the last half of the steps a line down to nothing."""
+    return peak * min(1.0, (step + 1) / 40, (steps - step) / (steps / 2))
