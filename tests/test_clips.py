@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from lab import model
+from lab import model, vision_tokens
 from lab.data import video
 from lab.data.controls import grey
 from lab.data.faults import BadRecord
+from lab.errors import ModelError
+from lab.evaluation import stages
 from lab.model.clips import remarks
 from lab.model.encoding import Encoder
 from lab.prompt import to_chat
@@ -172,3 +174,23 @@ def test_an_fps_that_its_bounds_decide_changes_nothing(family) -> None:
         clip = Clip("clip", footage=held, sampling=rule)
         told = remarks([clip], family.family.architecture.clips, family.processor, family.bare.config)
         assert any("data.video.fps changes nothing for 1 of 1 clips" in sentence for sentence in told) == nothing
+
+
+def test_dials_that_change_pictures_take_no_clips(family, composer) -> None:
+    """Also where nobody has said before that there are clips."""
+    other = family.share()
+    if not family.family.offers("vision_tokens=pool"):
+        pytest.skip("it has no such dial")
+    vision_tokens.install(other, composer("vision_tokens=pool", "vision_tokens.budget=4").vision_tokens)
+    with pytest.raises(ModelError, match="is a clip, .*vision_tokens=native"):
+        Encoder(other, composer("prompt=question").prompt).check(clips.moving(1)[0])
+
+
+def test_reading_by_stages_equals_one_call(family, composer) -> None:
+    """The tower's output goes to pictures and clips apart, several blocks' features of Qwen3-VL too."""
+    encoder = Encoder(family, composer("prompt=question").prompt)
+    picture = Picture("grey", grey(64, 48))
+    batch = encoder.collate([encoder.example(sample_of(clips.moving(1)[0], picture)), encoder.example(sample_of(picture))], with_answers=False)
+    with torch.inference_mode():
+        read = stages.prefill(family, batch, stages.encode_images(family, batch))
+        assert torch.allclose(read.logits, family.logits(batch, 1)[:, -1], atol=1e-5)

@@ -18,7 +18,7 @@ import math
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lab import conditioning, data, lora, model, vision_tokens
 from lab.config import Experiment, ModelDial, Optim, TrainerSection, augments, trains
@@ -28,10 +28,12 @@ from lab.errors import ConfigError, did_you_mean
 from lab.model import labels, precision
 from lab.model.encoding import Encoder
 from lab.model.tying import untie
-from lab.records import Sample
+from lab.records import Medium, Picture, Sample
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, ProcessorMixin
+
+    from lab.model.architecture import Architecture, Grid
 
 PUBLISHED = Path(__file__).with_name("published.json")
 """Sizes of some checkpoints by their hub ids, of their config.json there: a plan needs no hub."""
@@ -157,8 +159,16 @@ def seen_tokens(dial: ModelDial, sample: Sample) -> int | None:
     if known is None:
         return None
     architecture = model.family(dial.family).architecture
-    grids = [architecture.grid(*known, size_of(picture)) for picture in sample.images]
+    grids = [grid_of(architecture, *known, image) for image in sample.images]
     return max((math.prod(architecture.merged(known[1], grid)) + architecture.beside_grid for grid in grids), default=None)
+
+
+def grid_of(architecture: Architecture, processor: Any, config: Any, image: Medium) -> Grid:
+    """The patch grid of a picture or a clip."""
+    if isinstance(image, Picture):
+        return architecture.grid(processor, config, size_of(image))
+    assert architecture.clips is not None
+    return architecture.clips.sampled(processor, image).grid
 
 
 def plan(x: Experiment, tokens_per_image: int, images: int, text_tokens: int, memory: float = math.inf) -> Plan:

@@ -95,11 +95,6 @@ def footage(clip: Clip) -> Footage:
     return Footage(number, rate if abs(rate / measured - 1) < SAME_RATE else round(measured, 6), size)
 
 
-def known(clip: Clip) -> Clip:
-    """The clip with what it holds."""
-    return replace(clip, footage=footage(clip))
-
-
 def read(clip: Clip, indices: Sequence[int]) -> np.ndarray:
     """Frames of these places, in ascending order, upright: uint8 [n, H, W, 3]. Raises `BadRecord`."""
     fps = footage(clip).fps
@@ -155,6 +150,7 @@ def opened(clip: Clip) -> BinaryIO:
 def of_file(clip: Clip) -> Iterator[Moment]:
     """The frames of a video file."""
     import av
+    from av.error import FFmpegError
 
     with opened(clip) as file:
         if not 0 < (size := file.seek(0, io.SEEK_END)) <= MAX_BYTES:
@@ -163,7 +159,7 @@ def of_file(clip: Clip) -> Iterator[Moment]:
         try:
             with av.open(file, options={"format_whitelist": FORMATS}) as container:
                 yield from decoded(clip.source, container)
-        except av.FFmpegError as error:
+        except FFmpegError as error:
             raise BadRecord(clip.source, f"the clip cannot be decoded ({error.strerror})") from None
 
 
@@ -204,9 +200,7 @@ def declared(stream: Any, container: Any) -> float:
 
 def matrix(frame: VideoFrame) -> tuple[int, int, int, int]:
     """(a, b, c, d) of the frame's display matrix, 16.16 fixed point: what is shown at (a x + c y, b x + d y)."""
-    from av.sidedata.sidedata import Type
-
-    data = frame.side_data.get(Type.DISPLAYMATRIX)
+    data = frame.side_data.get("DISPLAYMATRIX")
     if data is None:
         return 1 << 16, 0, 0, 1 << 16
     a, b, _, c, d = np.frombuffer(bytes(data), dtype=np.int32)[:5].tolist()

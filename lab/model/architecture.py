@@ -210,7 +210,11 @@ class OneTokenizer:
     position_axes = 1
     lead = ""
     template = False
-    clips: Clips | None = None
+
+    @property
+    def clips(self) -> Clips | None:
+        """It takes pictures alone."""
+        return None
 
     def repair(self, model: Any) -> None:
         """Nothing."""

@@ -81,7 +81,7 @@ def rows_of(
     rows, kinds, answers = [], [], []
     for example in examples:
         ids = expand(example.text.prompt_ids, encoder.media_ids, costs(encoder, example))
-        kinds.append(sum(kind * (ids == each) for kind, each in enumerate(encoder.media_ids, start=1)).astype(np.int64))
+        kinds.append(np.isin(ids, encoder.media_ids[:1]).astype(np.int64) + 2 * np.isin(ids, encoder.media_ids[1:]))
         answers.append(example.text.answer_ids if with_answers else ids[:0])
         rows.append(np.concatenate([ids, answers[-1]]) if encoder.inline else ids)
     return rows, kinds, answers

@@ -111,6 +111,7 @@ class Encoder:
         self.clips = self.architecture.clips
         self.media_ids = (self.image_id, *([] if self.clips is None else [self.clips.placeholder(self.processor)[1]]))
         self.budget, self.reducer = vlm.budget, vlm.reducer
+        self.untouched = vlm.reducer is None and vlm.conditioner is None
         self.prefix = self.architecture.in_prompt and (vlm.conditioner is None or vlm.conditioner.prefix)
         self.rule = self.architecture.positions(vlm)
         self.pad_id = self.tokenizer.pad_token_id
@@ -339,6 +340,11 @@ class Encoder:
         """What is shown of a clip. Raises `BadRecord` for one that the processor does not take, `ModelError` where no video is."""
         if self.clips is None:
             raise ModelError(f"data: {clip.source} is a clip, and the model takes pictures alone. Choose a model of Qwen-VL.")
+        if not self.untouched:
+            raise ModelError(
+                f"data: {clip.source} is a clip, and only pictures are made fewer tokens of or attended to from beside. Choose "
+                "vision_tokens=native (or resize) and conditioning=prefix."
+            )
         return self.clips.sampled(self.processor, clip)
 
     def written(self, clip: Clip) -> str:

@@ -39,7 +39,11 @@ class Interleaved(Placeholders):
 
     def __init__(self, clips: Clips | None = None) -> None:
         """clips: of a family that sees them otherwise than Qwen2-VL."""
-        self.clips = clips or Clips()
+        self.of_clips = clips or Clips()
+
+    @property
+    def clips(self) -> Clips:
+        return self.of_clips
 
     def processor(self, where: str, config: PretrainedConfig, options: dict[str, Any]) -> ProcessorMixin:
         """The checkpoint's own."""

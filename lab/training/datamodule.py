@@ -182,7 +182,7 @@ class Examples(Dataset[Example]):
         texts = self.texts or Texts(self.text(i) for i in self.first_look)
         digest = hashlib.sha256(data.fingerprint(self.split).encode())
         learned = (texts.learned, texts.learned_ends) if len(texts.learned) else ()
-        for values in (texts.ids, texts.ends, texts.orders, texts.order_ends, *learned):
+        for values in (texts.steps, texts.ids, texts.ends, texts.orders, texts.order_ends, *learned):
             digest.update(np.ascontiguousarray(values).tobytes())
         return digest.hexdigest()
 
