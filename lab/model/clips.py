@@ -181,9 +181,9 @@ class CaptionedClips(Clips):
 
 
 def clips_of(splits: Iterable[Split]) -> Iterator[Clip]:
-    """Each clip of some splits once."""
+    """Each clip of some splits once; of those that are too many to be looked at before training (`Split`) none."""
     seen: set[str] = set()
-    for split in splits:
+    for split in (each for each in splits if not getattr(each, "digest", "")):
         for index in range(len(split)):
             for medium in split.index(index).images:
                 if isinstance(medium, Clip) and medium.source not in seen:

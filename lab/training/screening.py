@@ -87,8 +87,7 @@ def told_of_clips(splits: Splits, parts: Sequence[str], encoder: Encoder, dial: 
     """The splits with what is to be told of the clips in some of them."""
     if not splits.clips or encoder.clips is None:
         return splits
-    looked_at = [split for part in parts if not getattr(split := getattr(splits, part), "digest", "")]
-    told = clips.remarks(clips.clips_of(looked_at), encoder.clips, encoder.processor, encoder.config)
+    told = clips.remarks(clips.clips_of(getattr(splits, part) for part in parts), encoder.clips, encoder.processor, encoder.config)
     for sentence in told:
         log.warning("data=%s: %s", dial.name, sentence)
     return replace(splits, notes=(*splits.notes, *told))
