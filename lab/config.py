@@ -304,6 +304,7 @@ class TrainerSection:
     save_every: optimizer steps between checkpoints. max_time: HH:MM:SS from the command's start, for all of it.
     restore_best: the weights of the best look at minival, by nll, are kept instead of the last.
     gradient_checkpointing: None: on where a step would not fit into memory without it (`lab.training.capacity`).
+    packing: the samples of a forward stand one after another in one row, without padding; equal to rounding.
     """
 
     max_steps: int | None = None
@@ -314,6 +315,7 @@ class TrainerSection:
     val_every: int | None = None
     patience: int | None = None
     gradient_checkpointing: bool | None = None
+    packing: bool = False
     feature_cache: bool = True
     num_workers: int = 0
     threads: int = 1
@@ -468,7 +470,7 @@ ROLES: dict[str, str] = {
         *(f"data.video.{key.name}" for key in dataclasses.fields(VideoSampling)),
         "trainer.max_steps", "trainer.max_epochs", "trainer.batch_size", "trainer.accumulate_grad_batches", "trainer.gradient_clip_val",
         "trainer.val_every", "trainer.patience",
-        "trainer.gradient_checkpointing", "trainer.restore_best",
+        "trainer.gradient_checkpointing", "trainer.packing", "trainer.restore_best",
     ), TRAINED),
     **dict.fromkeys((
         "prompt.post", "data.num_dev", "data.rule", "evaluation.ask", "evaluation.max_new_tokens", "evaluation.repair",
@@ -498,7 +500,7 @@ NAMELESS = (
     *(f"data.video.{key.name}" for key in dataclasses.fields(VideoSampling)),
     "data.path", "data.sha256", "data.kind", "data.answer_format", "data.allow_shared_images", "data.question", "data.exif",
     "data.subset", "data.split", "data.empty", "data.max_length", "data.sources", "data.loss_on", "optim.milestones", "optim.gamma",
-    "optim.optimizer", "optim.warmup_steps", "model.untied_head", "model.labels", "lora.full", "prompt.boxes",
+    "optim.optimizer", "optim.warmup_steps", "model.untied_head", "model.labels", "lora.full", "prompt.boxes", "trainer.packing",
 )  # fmt: skip
 """Keys that are younger than runs of the others, whose names they leave as they are while nobody sets them."""
 

@@ -343,13 +343,15 @@ class Tokens:
     """What a text model reads.
 
     ids, mask: int64 [B, T]; mask None: nothing is padding. positions: int64 [B, T] or [3, B, T] (M-RoPE).
-    types: int64 [B, T], 1 where a picture stands, 2 where a clip does, else 0.
+    types: int64 [B, T], 1 where a picture stands, 2 where a clip does, else 0. segments: of one row that holds several samples, their
+    lengths in order; else ().
     """
 
     ids: torch.Tensor
     mask: torch.Tensor | None
     positions: torch.Tensor
     types: torch.Tensor
+    segments: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -375,11 +377,13 @@ class Target:
     """What is predicted. labels: int64 [B, A], -100 where no loss is taken; None: what follows the prompt, unknown.
 
     rows: the last positions of every row whose logits are computed. tokens: how many labels count. Labels end together.
+    places: of a row that holds several samples, int64 [A], the positions whose logits predict the labels; else None.
     """
 
     labels: torch.Tensor | None
     rows: int
     tokens: int = 0
+    places: torch.Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,15 +23,15 @@ SHIPPED = {
         "full", "labels", "feature_cache", "fast_step", "conditioning=cross_attention", "conditioning=add_cross_attention", *TOKENS,
     },
     "vit_gpt2": {
-        "clips", "conversations", "full", "labels", "boxes=qwen2_5", "fast_step", "shared_prefix", "quantisation", "numbered", "olora",
+        "clips", "conversations", "packing", "full", "labels", "boxes=qwen2_5", "fast_step", "shared_prefix", "quantisation", "numbered", "olora",
         "export", "conditioning=prefix", "conditioning=cross_attention", "vision_tokens=resize", *TOKENS,
     },
     "blip_vqa": {
-        "clips", "conversations", "full", "labels", "boxes=qwen2_5", "fast_step", "shared_prefix", "numbered", "conditioning=prefix",
+        "clips", "conversations", "packing", "full", "labels", "boxes=qwen2_5", "fast_step", "shared_prefix", "numbered", "conditioning=prefix",
         "conditioning=cross_attention", "vision_tokens=resize", *TOKENS,
     },
     "vilt_vqa": {
-        "clips", "conversations", "answers=regions", "boxes=qwen2_5", "generate", "fast_step", "shared_prefix", "numbered",
+        "clips", "conversations", "packing", "answers=regions", "boxes=qwen2_5", "generate", "fast_step", "shared_prefix", "numbered",
         "conditioning=cross_attention", "conditioning=add_cross_attention", "vision_tokens=resize", *TOKENS,
     },
 }  # fmt: skip
@@ -40,6 +40,7 @@ REFUSED = {name: {feature for feature in FEATURES if not model.family(name).offe
 ASKED = {
     "quantisation": ["model.quantisation=nf4"],
     "numbered": ["prompt.numbered=true"],
+    "packing": ["trainer.packing=true"],
     "olora": ["lora.init_lora_weights=olora"],
     "full": ["lora.full=[head]"],
     "labels": ["model.labels=[yes,no]"],
@@ -87,7 +88,7 @@ def test_a_refused_feature_ends_the_command_before_anything_loads(composer, tmp_
 @pytest.mark.parametrize(
     ("changes", "refused"),
     [
-        ({"answers": "beside"}, {"full", "labels", "fast_step", "shared_prefix"}),
+        ({"answers": "beside"}, {"full", "labels", "fast_step", "shared_prefix", "packing"}),
         (
             {"answers": "classes", "abilities": ("classify",), "whole": {"head": "classifier"}, "last": "classifier"},
             {"fast_step", "shared_prefix", "generate", "answers=regions"},

@@ -19,7 +19,6 @@ import dataclasses
 import re
 import resource
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +31,7 @@ from lab.model import Vlm
 from lab.model.batching import to_device
 from lab.records import Batch
 from lab.training.datamodule import Examples
+from lab.training.devices import now
 
 if TYPE_CHECKING:
     from transformers.utils.generic import ModelOutput
@@ -112,13 +112,6 @@ def decoding(vlm: Vlm, batch: Batch, seen: ModelOutput | None, read: stages.Read
     started = now(vlm.device)
     stages.decode_step(vlm, further, read.cache)
     return now(vlm.device) - started
-
-
-def now(device: torch.device) -> float:
-    """Seconds on a steady clock, once the device has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def pace(vlm: Vlm, work: Workload, warmup: int, batches: int) -> Pace:

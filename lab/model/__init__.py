@@ -120,8 +120,11 @@ class Vlm:
         """The module that reads `inputs` and gives logits, adapters in it."""
         return self.family.architecture.reader(self)
 
-    def logits(self, batch: Batch, rows: int) -> torch.Tensor:
-        """Logits of the last `rows` positions that the reader reads, [B, rows, vocabulary]; the head is applied nowhere else."""
+    def logits(self, batch: Batch, rows: int | torch.Tensor) -> torch.Tensor:
+        """Logits of the last `rows` positions that the reader reads, or of the positions int64 [rows]: [B, rows, vocabulary].
+
+        The head is applied nowhere else.
+        """
         return self.reader(**self.inputs(batch), use_cache=False, logits_to_keep=rows).logits
 
     def predict(self, batch: Batch) -> torch.Tensor:

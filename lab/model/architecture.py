@@ -268,6 +268,8 @@ class TextDecoder(OneTokenizer):
         """`Vlm.predict`: position t predicts token t + 1. Without labels, the last token of each row is looked for, wherever it is padded."""
         import torch
 
+        if batch.target.places is not None:
+            return vlm.logits(batch, batch.target.places)
         logits = vlm.logits(batch, batch.target.rows)
         if batch.target.labels is not None:
             return logits[:, :-1]

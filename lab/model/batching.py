@@ -45,23 +45,13 @@ def collate(
     grids = [grid for example in examples for grid in example.grids]
     grid_thw = torch.tensor(grids, dtype=torch.int64).reshape(-1, 3) if grids else None
     steps = steps_of(examples)
-    pixels = [each for example in examples for each in example.pixels]
-    counts = tuple(len(example.grids) for example in examples)
-    second = encoder.architecture.stack_second([example.text.second_ids for example in examples], counts)
     computed = most + 1 if with_answers else min(ROWS, length) if padding_side == "left" else length
     computed = computed if encoder.inline else max(1, most)
     together = with_answers and encoder.inline
     return Batch(
         sample_ids=tuple(example.sample_id for example in examples),
         prompt=Tokens(ids, attention, positions(encoder, examples, ids, types, attention, grid_thw, steps), types),
-        media=Media(
-            counts=counts,
-            grids=tuple(encoder.merged(grid) for grid in grids),
-            tokens=tuple(encoder.tokens(grid) for grid in grids),
-            pixels=encoder.architecture.stack(pixels, grids) | second if pixels else None,
-            features=tuple(feature for example in examples for feature in example.features) or None,
-            clips=tuple(step > 0 for step in steps),
-        ),
+        media=media_of(encoder, examples),
         target=Target(
             ending_together(targets, IGNORED)[0] if with_answers else None, computed,
             sum(one.text.targets for one in examples) if learned else sum(map(len, answers)),
@@ -69,6 +59,45 @@ def collate(
         media_order=tuple(example.text.image_order for example in examples),
         shared=max(0, min(opening(prompts, encoder.media_ids), *(len(row) - computed for row in rows))) if together else 0,
         answer=None if encoder.starts is None else begun(encoder.starts, answers, encoder.pad_id),
+    )
+
+
+def pack(encoder: Encoder, examples: Sequence[Example]) -> Batch:
+    """All samples one after another in one row, none split and none left out, with what is learned of each and positions of its own.
+
+    The seam is in no label: the token before a sample's first predicts nothing.
+    """
+    import torch
+
+    each = [collate(encoder, [example], True, encoder.architecture.padding_side, 1, learned=True) for example in examples]
+    lengths = tuple(batch.prompt.ids.shape[1] for batch in each)
+    ends = itertools.accumulate(lengths)
+    labels = torch.cat([batch.target.labels for batch in each if batch.target.labels is not None], dim=1)
+    places = torch.cat([torch.arange(end - batch.target.rows, end - 1) for end, batch in zip(ends, each, strict=True)])
+    counted = labels[0] != IGNORED
+    ids, positions, types = (torch.cat([getattr(batch.prompt, name) for batch in each], dim=-1) for name in ("ids", "positions", "types"))
+    return Batch(
+        sample_ids=tuple(example.sample_id for example in examples),
+        prompt=Tokens(ids, None, positions, types, lengths),
+        media=media_of(encoder, examples),
+        target=Target(labels[:, counted], int(counted.sum()), int(counted.sum()), places[counted]),
+        media_order=tuple(example.text.image_order for example in examples),
+    )
+
+
+def media_of(encoder: Encoder, examples: Sequence[Example]) -> Media:
+    """The images of all examples."""
+    grids = [grid for example in examples for grid in example.grids]
+    pixels = [each for example in examples for each in example.pixels]
+    counts = tuple(len(example.grids) for example in examples)
+    second = encoder.architecture.stack_second([example.text.second_ids for example in examples], counts)
+    return Media(
+        counts=counts,
+        grids=tuple(encoder.merged(grid) for grid in grids),
+        tokens=tuple(encoder.tokens(grid) for grid in grids),
+        pixels=encoder.architecture.stack(pixels, grids) | second if pixels else None,
+        features=tuple(feature for example in examples for feature in example.features) or None,
+        clips=tuple(step > 0 for step in steps_of(examples)),
     )
 
 

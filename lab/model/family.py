@@ -96,6 +96,7 @@ FEATURES = {
     "feature_cache": Feature("trainer.feature_cache=true", "Its images are encoded anew each time they are shown."),
     "fast_step": Feature("fast_step", "The plain step trains it.", inline=True),
     "shared_prefix": Feature("evaluation.shared_prefix=true", "Leave it out.", inline=True),
+    "packing": Feature("trainer.packing=true", "Leave it out.", inline=True),
     "quantisation": Feature("model.quantisation", "Give model.quantisation=none."),
     "numbered": Feature("prompt.numbered=true", "Set it to false."),
     "olora": Feature("lora.init_lora_weights=olora", "Choose another initialisation."),
@@ -171,6 +172,8 @@ class Family:
             return "its checkpoints have no chat template, which frames turns"
         if feature == "clips" and self.architecture.clips is None:
             return "it takes pictures, and no video"
+        if feature == "packing" and not self.architecture.template:
+            return "its language model does not keep samples in one row apart"
         if feature == "labels" and not self.last:
             return "it writes its answers and has no labels"
         if feature == "full" and not self.whole:

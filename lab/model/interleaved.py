@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lab.errors import ModelError
 from lab.model.architecture import Placeholders
 from lab.model.clips import Clips, Frames
-from lab.records import Batch, Chat, ExampleSize, Media
+from lab.records import Batch, Chat, ExampleSize, Media, Tokens
 
 if TYPE_CHECKING:
     import numpy as np
@@ -88,6 +88,16 @@ class Interleaved(Placeholders):
             told["videos_kwargs"] = {"do_sample_frames": False, "size": shown[0].size, "input_data_format": "channels_first"}
         pictures = [image for image in images if not isinstance(image, Frames)]
         return processor(text=list(prompts), images=pictures or None, padding=True, return_tensors="pt", **told)
+
+    def words(self, tokens: Tokens) -> dict[str, Any]:
+        """Of a row of several samples with a fourth row of positions, by which Transformers keeps them apart: each counted from 0."""
+        import torch
+
+        found = super().words(tokens)
+        if tokens.segments:
+            counted = torch.cat([torch.arange(length, device=tokens.ids.device) for length in tokens.segments])
+            found["position_ids"] = torch.cat([counted[None, None], tokens.positions])
+        return found
 
     def pixels(
         self, processor: ProcessorMixin, config: PretrainedConfig, images: Sequence[Image]

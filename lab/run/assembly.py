@@ -50,7 +50,10 @@ def check(x: Experiment) -> None:
             f"evaluation.also={x.evaluation.also}: data={twice[0]} would be asked twice, and a run keeps one answer of each. Give one of "
             "them another name, as in 'winoground root=/data/w as=other'."
         )
-    switches = {"numbered": x.prompt.numbered, "shared_prefix": x.evaluation.shared_prefix, "generate": "generate" in x.evaluation.ask}
+    switches = {
+        "numbered": x.prompt.numbered, "shared_prefix": x.evaluation.shared_prefix, "generate": "generate" in x.evaluation.ask,
+        "packing": trains(x) and x.trainer.packing,
+    }  # fmt: skip
     for feature in (name for name, on in switches.items() if on):
         family.require(feature)
     if x.model.labels is not None and not (trains(x) and "head" in x.lora.full):
@@ -60,6 +63,11 @@ def check(x: Experiment) -> None:
         )
     vision_tokens.check(x.vision_tokens, family)
     conditioning.check(x.conditioning, family)
+    if switches["packing"] and x.conditioning.name != "prefix":
+        raise ConfigError(
+            f"trainer.packing=true, conditioning={x.conditioning.name}: cross-attention reads the images of a row, and a row of several samples "
+            "has those of all. Set trainer.packing=false, or conditioning=prefix."
+        )
     lora.check(x.lora, x.model.quantisation.value, family)
     optimization.check(x.optim, devices.on_gpu(x.trainer))
     if trains(x) and x.model.quantisation is Quantisation.int8 and "llm" in lora.reached(family, x.lora):

@@ -28,6 +28,7 @@ from lab.config import Augment, TrainerSection
 from lab.data.faults import BadRecord
 from lab.host.progress import Report, silent
 from lab.model import Vlm
+from lab.model.batching import pack
 from lab.model.encoding import Encoder, Example, TokenizedPrompt
 from lab.records import Batch, ExampleSize, Medium, Source, Split
 from lab.training import devices
@@ -275,6 +276,8 @@ class DataModule(L.LightningDataModule):
         """
 
         def collate(items: Sequence[Example]) -> Batch:
+            if learned and self.section.packing:
+                return pack(examples.encoder, items)
             return examples.encoder.collate(items, with_answers=True, learned=learned)
 
         return DataLoader(
@@ -293,6 +296,11 @@ class DataModule(L.LightningDataModule):
         if devices.world() == 1:
             return self.loader(examples, self.order, self.batch_size, learned=True)
         return self.loader(examples, devices.Share(self.order, self.batch_size), self.batch_size // devices.world(), learned=True)
+
+    def upcoming(self, forwards: int) -> list[Example]:
+        """The samples of the next forwards."""
+        examples = self.views or self.train
+        return [examples[i] for i in itertools.islice(self.order, forwards * self.batch_size)]
 
     def order_from(self, step: int, seed: int, epochs: int) -> SeededOrder:
         """The order from an optimizer step on."""

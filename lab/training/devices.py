@@ -6,6 +6,7 @@ The process that asked for the training is rank 0; `lab.run.ranks` starts the ot
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from itertools import islice
 
@@ -47,6 +48,13 @@ def require(section: TrainerSection) -> None:
         raise ConfigError(
             f"trainer.devices={section.devices}: this machine has {there} GPU(s). Legal: 1 to {there}, or trainer.accelerator=cpu."
         )
+
+
+def now(device: torch.device) -> float:
+    """Seconds on a steady clock, once the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 class Spread(SingleDeviceStrategy):

@@ -23,7 +23,7 @@ from lab.host.progress import Report, silent
 from lab.host.stopping import deferred
 from lab.model import Vlm
 from lab.store import curve_files
-from lab.training import capacity, checkpoints, devices
+from lab.training import capacity, checkpoints, devices, packed_rows
 from lab.training.allocation import keep_freed_memory
 from lab.training.callbacks import CURVE_EVERY, CurveLogger, Progress, RequireEightBits, StopOnNonFiniteLoss
 from lab.training.checkpoints import Checkpoint
@@ -36,6 +36,8 @@ from lab.training.resuming import CheckpointCallback, put_weights, trained
 log = logging.getLogger(__name__)
 
 
+REHEARSED = 4
+"""Forwards whose lengths say what `trainer.packing` saves."""
 REMARKS = (
     r".*does not have many workers",  # trainer.num_workers
     r".*You have overridden `transfer_batch_to_device`",  # a `Batch` is no tensor, so it must be
@@ -183,6 +185,7 @@ def fit(
     watched = f"minival/{learner.objective.watched}"
     early = None if section.patience is None else EarlyStopping(watched, patience=section.patience, mode=learner.objective.better)
     keeper = CheckpointCallback(run_dir, section, micro, alike, early, resumed, logger, started, pause_at)
+    packing: dict[str, float] = {}
     if resumed is None or not resumed.facts["ended"]:
         data = DataModule(splits["train"], splits["minival"], section, micro, x.seed, steps, resumed.step if resumed else 0,
                           x.data.augment if augments(x) else None)  # fmt: skip
@@ -193,6 +196,9 @@ def fit(
             spread = learner.vlm.device if learner.vlm.spread else None
             trainer = lightning_trainer(section, micro[1], steps, len(splits["minival"]) > 0, logger, callbacks, scaling, spread)
         prepare_model(x, learner)
+        if section.packing:
+            size = micro[0] // section.devices
+            packing = packed_rows.rehearse(learner, splits["train"].encoder, data.upcoming(REHEARSED), size)
         device = learner.vlm.device
         try:
             with deferred(), quiet_lightning():
@@ -212,6 +218,7 @@ def fit(
         "train/loss": last["loss"],
         "train/batch_size": float(micro[0]),
         "time/first_metric_s": last["first_metric_s"],
+        **packing,
     }
     if last.get("scaling") is not None:
         out["train/steps_left_out"] = float(last["scaling"]["left_out"])

@@ -138,6 +138,7 @@ DIMENSIONS: dict[str, dict[str, Overrides]] = {
         "none": ("trainer.max_steps=0",),
     },
     "checkpointing": each("trainer.gradient_checkpointing", ("null", "true", "false")),
+    "packing": switch("trainer.packing"),
     "feature cache": each("trainer.feature_cache", ("true", "false")),
     "accumulate": each("trainer.accumulate_grad_batches", ("1", "2")),
     "looks": {
@@ -206,6 +207,8 @@ REFUSALS = (
     Refusal("a statement is framed", {"data": TEXT, "prompt": ("declarative", "qa")}),
     Refusal("a question is framed", {"data": but("data", *TEXT), "prompt": ("question", "boxes", "benchmark")}),
     Refusal("a conversation is in no frame", {"prompt": ("conversation",)}),
+    Refusal("samples in a row are not kept apart", {"model": of_family("vit_gpt2"), "packing": ("true",), "training": TRAINED}),
+    Refusal("images of a row are read together", {"conditioning": but("conditioning", "prefix"), "packing": ("true",), "training": TRAINED}),
     Refusal("words are written already", {"data": TEXT, "generate": ("on",)}),
     Refusal("words are not swapped", {"data": TEXT, "swap": ("true",)}),
     Refusal("words share no reading", {"data": TEXT, "shared prefix": ("true",)}),
