@@ -463,7 +463,7 @@ class Written:
     text: as written, without special tokens. post: the rule of `lab.answers.normalise` by which it will be read.
     tokens: how many were written, the end of the turn among them. ended: it was written before the limit of length.
     log_p, log_p_reference: natural logarithm of the probability of all tokens written, and of all `reference_tokens` of the
-    reference with its end of the turn.
+    reference with its end of the turn. turns_log_p, turns_tokens: the same of each learned turn of a conversation before it.
     """
 
     text: str
@@ -473,6 +473,8 @@ class Written:
     log_p: float
     log_p_reference: float
     reference_tokens: int
+    turns_log_p: tuple[float, ...] = ()
+    turns_tokens: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,11 +20,13 @@ from lab.data.splits import Records
 from lab.model import Vlm
 from lab.model.batching import IGNORED
 from lab.model.encoding import Encoder, Example
-from lab.records import AnswerSpace, Batch, Sample, Text, Turn
+from lab.model.turns import answers_in
+from lab.records import AnswerSpace, Batch, Sample, Splits, Text, Turn
 from lab.training import devices
 from lab.training.datamodule import DataModule, Examples
 from lab.training.fast.fused_step import FusedStep
 from lab.training.objective import answer_loss
+from lab.training.screening import screen
 
 FAMILIES = (*checkpoints.FAMILIES, "llava")
 """All whose answers follow the prompt, and whose checkpoints have a chat template."""
@@ -184,3 +186,54 @@ def test_a_mean_over_learned_tokens_is_the_same_however_a_step_is_cut(qwen: Vlm,
     weight.requires_grad_(False)
     lengths = np.array([examples.targets(i) for i in range(8)])
     assert lengths.max() > 200 and lengths.min() < 10
+
+
+def test_a_conversation_that_is_too_long_loses_whole_turns_from_its_end(qwen: Vlm) -> None:
+    """At every length: what remains begins as before, ends with an answer, fits, and would not with one more; else it is a bad record."""
+    encoder = encoder_of(qwen)
+    samples = [conversation(seed, 1, 5) for seed in range(30)]
+    for sample in samples:
+        whole = encoder.length(*lengths(encoder, sample))
+        for most in range(1, whole + 2, 7):
+            kept = encoder.shortened(sample, most)
+            said = said_by(sample)[: len(said_by(kept))]
+            assert said_by(kept) == said and sample.turns[: len(kept.turns)] == kept.turns and kept.turns[-1].role == "user"
+            assert kept.text == "".join(part for part in kept.turns[-1].parts if isinstance(part, str))
+            text, grids = lengths(encoder, kept)
+            if encoder.length(text, grids) > most:
+                assert len(said) == 1
+                with pytest.raises(BadRecord, match=f"data.max_length={most} cuts none of them off"):
+                    encoder.check_length(kept.sample_id, text, grids, most)
+            elif len(said) < len(said_by(sample)):
+                longer = dataclasses.replace(
+                    sample, turns=sample.turns[: len(kept.turns) + 2], answer=Text((said_by(sample)[len(said)],))
+                )
+                assert encoder.length(*lengths(encoder, longer)) > most
+        assert encoder.shortened(sample, whole) is sample
+
+
+def lengths(encoder: Encoder, sample: Sample) -> tuple:
+    """The tokens and the grids of what a sample shows."""
+    example = sized(encoder, sample)
+    return example.text, example.grids
+
+
+def test_what_is_cut_is_told_with_counts_and_what_does_not_fit_is_left_out(qwen: Vlm, composer) -> None:
+    encoder = encoder_of(qwen)
+    samples = [conversation(seed, 2, 4, said=("yes", "no?")) for seed in range(12)]
+    whole = [encoder.length(*lengths(encoder, sample)) for sample in samples]
+    most = sorted(whole)[5]
+    dial = composer("data=pairs", f"data.max_length={most}", "data.on_bad=skip").data
+    splits, made = screen(Splits(*(Records(samples) for _ in range(3)), answers=AnswerSpace("text", ())), ("train", "dev"), encoder, dial)
+    train, rows = made["train"], range(len(made["train"]))
+    cut = [number for i in rows if (number := answers_in(train.split.index(i)) - answers_in(train.sample(i)))]
+    bad = len(samples) - len(train)
+    assert bad == sum(encoder.length(*lengths(encoder, encoder.shortened(sample, most))) > most for sample in samples)
+    assert cut and any(f"data.max_length={most}: " in note and "conversations lose their last turns" in note for note in splits.notes)
+    assert len(made["dev"]) == len(samples), "what is asked is never cut"
+    train.prepare(None, qwen)
+    for i in rows:
+        example = train[i]
+        assert encoder.length(example.text, example.grids) <= most
+        assert under_loss(encoder, encoder.collate([example], with_answers=True, learned=True)) == [ended(qwen, train.sample(i))]
+        assert train.targets(i) == example.text.targets

@@ -42,6 +42,8 @@ class TextTable(PredictionTable):
 
     @classmethod
     def of(cls, rows: Sequence[Prediction]) -> type[PredictionTable]:
+        if any(isinstance(row.said, Written) and row.said.turns_tokens for row in rows):
+            return ConversationTable
         return VotedTable if any(isinstance(row.answer, Text) and row.answer.votes for row in rows) else TextTable
 
     @classmethod
@@ -52,15 +54,17 @@ class TextTable(PredictionTable):
 
     @classmethod
     def answer_of(cls, row: Mapping[str, Any]) -> tuple[Answer, Said]:
-        said = Written(**{field.name: row[field.name] for field in cls.FIELDS[2:]})
+        values = {field.name: row[field.name] for field in cls.FIELDS[2:]}
+        said = Written(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
         return Text(tuple(row["references"]), tuple(row["votes"])), said
 
     @classmethod
     def decode(cls, name: str, column: pa.ChunkedArray) -> np.ndarray:
-        if name not in ("references", "votes", "text", "post"):
+        listed = pa.types.is_list(column.type)
+        if not listed and name not in ("text", "post"):
             return column.to_numpy()
         values = np.empty(len(column), dtype=object)
-        values[:] = list(map(tuple, column.to_pylist())) if name in ("references", "votes") else column.to_pylist()
+        values[:] = list(map(tuple, column.to_pylist())) if listed else column.to_pylist()
         return values
 
     def check(self, source: str) -> None:
@@ -113,3 +117,24 @@ class VotedTable(TextTable):
     """A table whose references were given by several annotators each."""
 
     kind = "voted"
+
+
+class ConversationTable(TextTable):
+    """A table of last answers, with what the model made of the learned turns before them.
+
+    turns_log_p, turns_tokens: object [n] of tuples of float and of int, as in `lab.records.Written`
+    """
+
+    kind = "conversation"
+    FIELDS = (
+        *TextTable.FIELDS,
+        pa.field("turns_log_p", pa.list_(pa.float64()), nullable=False),
+        pa.field("turns_tokens", pa.list_(pa.int32()), nullable=False),
+    )
+
+    @cached_property
+    def turns(self) -> list[list[tuple[float, int]]]:
+        """log p and number of tokens of every learned turn, the answer last, [n]."""
+        before = [list(zip(*pair, strict=True)) for pair in zip(self.turns_log_p, self.turns_tokens, strict=True)]
+        last = zip(self.log_p_reference.tolist(), self.reference_tokens.tolist(), strict=True)
+        return [[*turns, answer] for turns, answer in zip(before, last, strict=True)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 
@@ -22,7 +22,7 @@ from lab.evaluation.stages import require_finite
 from lab.host.progress import Report, silent
 from lab.model import Vlm
 from lab.model.answers import TextReadout
-from lab.model.batching import IGNORED, to_device
+from lab.model.batching import IGNORED, pack, to_device
 from lab.model.encoding import Encoder, Example
 from lab.records import Batch, Prediction, Said, Sample, Written
 from lab.training.datamodule import Examples
@@ -81,4 +81,15 @@ def answers(vlm: Vlm, encoder: Encoder, items: Sequence[Example], batch: Batch, 
         values = zip(texts(vlm, written), written.lengths.tolist(), written.ended.tolist(), written.log_p.tolist(), strict=True)
         for b, (text, tokens, ended, p) in zip(open_ones, values, strict=True):
             said[b] = Written(text, post, tokens, ended, p, log_p[b], sizes[b])
-    return said
+    return [replace(one, **before_it(vlm, encoder, item)) if item.text.learned else one for one, item in zip(said, items, strict=True)]
+
+
+def before_it(vlm: Vlm, encoder: Encoder, item: Example) -> dict[str, Any]:
+    """log p and tokens of each learned turn of a conversation before its answer, by one forward over it alone."""
+    batch = to_device(pack(encoder, [item]), vlm.device)
+    assert batch.target.labels is not None
+    each, _ = of_labels(vlm.predict(batch), batch.target.labels)
+    require_finite(each, batch.sample_ids, "probabilities")
+    sizes = [stop - start for start, stop in item.text.learned]
+    parts = each[0].double().split([*sizes, len(item.text.answer_ids)])
+    return {"turns_log_p": tuple(float(part.sum()) for part in parts[:-1]), "turns_tokens": tuple(sizes)}

@@ -18,7 +18,7 @@ from lab.config import DataDial, PromptDial
 from lab.data.faults import BadRecord, shown
 from lab.data.images import decode, size_of
 from lab.errors import ConfigError, ModelError
-from lab.model import Vlm
+from lab.model import Vlm, turns
 from lab.model.answers import AnyReadout, readout
 from lab.model.batching import ALIGN, collate, labels_of
 from lab.model.labels import Labels
@@ -384,11 +384,27 @@ class Encoder:
             raise BadRecord(picture.source, reason)
         return grid
 
+    def shortened(self, sample: Sample, most: int) -> Sample:
+        """A conversation without its last exchanges, as many as make it longer than so many tokens, its first never; others as they are.
+
+        Whole turns go, so that no placeholder and no answer is cut, and what remains ends with an answer that is learned.
+        """
+        while sample.turns and (shorter := turns.without_last(sample)) is not None:
+            text = self.text(sample)
+            if self.length(text, [self.check(sample.images[place]) for place in text.image_order]) <= most:
+                break
+            sample = shorter
+        return sample
+
+    def length(self, text: TokenizedPrompt, grids: Sequence[tuple[int, int, int]]) -> int:
+        """Tokens of prompt and answer, with those of the images shown. grids: of each."""
+        images = sum(map(self.tokens, grids)) if self.prefix else 0
+        return self.words(text) + images + len(text.answer_ids)
+
     def check_length(self, sample_id: str, text: TokenizedPrompt, grids: Sequence[tuple[int, int, int]], most: int) -> None:
         """Raise a `BadRecord` if prompt and answer together are longer than `data.max_length`, which cuts neither."""
-        images = sum(map(self.tokens, grids)) if self.prefix else 0
-        length = self.words(text) + images + len(text.answer_ids)
-        if length > most:
+        if (length := self.length(text, grids)) > most:
+            images = sum(map(self.tokens, grids)) if self.prefix else 0
             told = f"its prompt and answer are {length} tokens, {images} of them of images and {len(text.answer_ids)} of the answer"
             raise BadRecord(f"sample {sample_id}", f"{told}; data.max_length={most} cuts none of them off")
 

@@ -8,14 +8,14 @@ strips their thinking) has no such place, and the record is refused.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lab.data.faults import shown
+from lab.records import Chat, Sample, Text, Turn
 
 if TYPE_CHECKING:
     import numpy as np
-
-    from lab.records import Chat
 
 Span = tuple[int, int]
 """(first, behind the last)."""
@@ -72,3 +72,23 @@ def labels(ids: np.ndarray, learned: Sequence[Span], end_id: int, ignored: int) 
         found[start:stop] = ids[start:stop]
         found[stop - 1] = end_id
     return found
+
+
+def answers_in(sample: Sample) -> int:
+    """How many answers a sample has, its last among them."""
+    return 1 + sum(turn.role == "assistant" for turn in sample.turns)
+
+
+def without_last(sample: Sample) -> Sample | None:
+    """A conversation up to the answer before its last; None where it has one answer. Its images stay, also those shown no more."""
+    places = [place for place, turn in enumerate(sample.turns) if turn.role == "assistant"]
+    if not places:
+        return None
+    turns, said = sample.turns[: places[-1]], sample.turns[places[-1]]
+    asked = next((turn for turn in reversed(turns) if turn.role == "user"), said)
+    return replace(sample, text=words(asked), answer=Text((words(said),)), turns=turns)
+
+
+def words(turn: Turn) -> str:
+    """The texts of a turn."""
+    return "".join(part for part in turn.parts if isinstance(part, str))

@@ -115,12 +115,16 @@ class Answer:
 
 @dataclass(frozen=True)
 class Case:
-    """One question with its pictures (WebP), the reference (empty: nobody knows), and what every arm answered."""
+    """One question with its pictures (WebP), the reference (empty: nobody knows), and what every arm answered.
+
+    turns: of a conversation, (role, what was said) of each message before the answer, the question the last of them; else ().
+    """
 
     pictures: tuple[bytes, ...]
     question: Text
     reference: str
     answers: tuple[Answer, ...]
+    turns: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -176,7 +180,29 @@ class BoxGallery:
     cases: tuple[BoxCase, ...]
 
 
-Block = Heading | Lead | Paragraph | Bullets | Code | Warn | Table | Figure | Gallery | BoxGallery
+@dataclass(frozen=True)
+class Stretch:
+    """Tokens beside each other. face: `learned`, `special` (the chat template's own) or "". picture: WebP, of which they are the tokens."""
+
+    text: str
+    face: str = ""
+    picture: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """A sample as a model reads it, token by token in order, and what of it is learned."""
+
+    title: Text
+    stretches: tuple[Stretch, ...]
+
+    @property
+    def marked(self) -> str:
+        """Without a colour: what is learned between ⟦ and ⟧."""
+        return "".join(f"⟦{one.text}⟧" if one.face == "learned" else one.text for one in self.stretches)
+
+
+Block = Heading | Lead | Paragraph | Bullets | Code | Warn | Table | Figure | Gallery | BoxGallery | Transcript
 
 
 def pieces(text: Text) -> Iterable[str]:

@@ -74,7 +74,7 @@ def gallery_blocks(findings: Findings, number: int) -> list[Block]:
         sample, names, runs = samples[row], [m.arm.label for m in arms], [m.arm.run.identity for m in arms]
         said = [shorten(each[row][1], LONGEST) for each in told]
         answers = tuple(map(Answer, names, said, right[:, row].tolist(), runs))
-        return Case(small[sample.sample_id], question_of(sample), shorten(told[0][row][0], LONGEST), answers)
+        return Case(small[sample.sample_id], question_of(sample), shorten(told[0][row][0], LONGEST), answers, turns_of(sample))
 
     size = sum(len(picture) for images in small.values() for picture in images)
     page.append(Paragraph(
@@ -99,7 +99,10 @@ def answers_gallery(table: PredictionTable, split: Split, number: int) -> list[B
     samples, told = [split[row] for row in rows], page_of(table.kind).told(table)
     small = pictures(samples)
     cases = [
-        Case(small[sample.sample_id], (Mono(sample.sample_id), " ", question_of(sample)), "", (Answer("", shorten(told[row][1], LONGEST), None),))
+        Case(
+            small[sample.sample_id], (Mono(sample.sample_id), " ", question_of(sample)), "",
+            (Answer("", shorten(told[row][1], LONGEST), None),), turns_of(sample),
+        )
         for row, sample in zip(rows, samples, strict=True)
     ]
     return [opening, Gallery(tuple(cases))]
@@ -109,6 +112,14 @@ def question_of(sample: Sample) -> str:
     """What is asked, and of how many pictures beyond those that are shown."""
     more = len(sample.images) - MOST_PICTURES
     return shorten(sample.text, LONGEST) + (f" (and {more} more images)" if more > 0 else "")
+
+
+def turns_of(sample: Sample) -> tuple[tuple[str, str], ...]:
+    """The messages of a conversation before the answer, each image named where it stands."""
+    return tuple(
+        (turn.role, shorten("".join(part if isinstance(part, str) else f"[image {part + 1}]" for part in turn.parts), LONGEST))
+        for turn in sample.turns
+    )
 
 
 def aligned(tables: Sequence[PredictionTable]) -> list[PredictionTable]:

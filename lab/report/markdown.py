@@ -20,6 +20,7 @@ from lab.report.document import (
     Strong,
     Table,
     Text,
+    Transcript,
     Warn,
     pieces,
     plain,
@@ -58,6 +59,8 @@ def markdown_block(block: Block, folder: Path) -> str:
         case BoxGallery(cases):
             rows = [(case.title, *(answer.said for answer in case.answers)) for case in cases]
             return markdown_table(Table(("picture", *(answer.arm for answer in cases[0].answers)), tuple(rows)))
+        case Transcript(title):
+            return f"{markdown_text(title)}\n\n{markdown_block(Code(block.marked), folder)}"
         case Figure(path, alt, caption, _):
             target = path.relative_to(folder).as_posix()
             return f"![{markdown_text(alt)}]({target})\n\n*{markdown_text(caption)}*"

@@ -32,9 +32,11 @@ from lab.report.document import (
     Link,
     Mono,
     Paragraph,
+    Stretch,
     Strong,
     Table,
     Text,
+    Transcript,
     Warn,
     pieces,
 )
@@ -98,6 +100,8 @@ def html_block(block: Block) -> str:
             return '<div class="gallery">\n' + "\n".join(map(html_case, cases)) + "\n</div>"
         case BoxGallery():
             return html_boxes(block)
+        case Transcript(title, stretches):
+            return f'<div class="case"><p>{html_text(title)}</p><div class="transcript">{"".join(map(html_stretch, stretches))}</div></div>'
 
 
 def html_table(table: Table) -> str:
@@ -137,10 +141,26 @@ def html_case(case: Case) -> str:
         f'<img alt="image {place} of {len(case.pictures)}" src="data:image/webp;base64,{base64.b64encode(picture).decode()}">'
         for place, picture in enumerate(case.pictures, start=1)
     )
-    question = f"<p>{html_text(case.question)}</p>"
+    question = "".join(map(html_turn, case.turns)) if case.turns else f"<p>{html_text(case.question)}</p>"
     question += f"<p>Reference: <strong>{html_text(case.reference)}</strong></p>" if case.reference else ""
     answers = "".join(map(html_answer, case.answers))
     return f'<div class="case"><div class="pictures">{images}</div>{question}<ul>{answers}</ul></div>'
+
+
+def html_turn(turn: tuple[str, str]) -> str:
+    """A message of a conversation as a bubble."""
+    role, text = map(html.escape, turn)
+    return f'<p class="turn {role}"><b>{role}</b>{text}</p>'
+
+
+def html_stretch(stretch: Stretch) -> str:
+    """Tokens in the colour of what becomes of them; a picture as it is seen."""
+    text = html.escape(stretch.text)
+    if stretch.picture is not None:
+        return f'<span class="seen"><img alt="{text}" src="data:image/webp;base64,{base64.b64encode(stretch.picture).decode()}">{text}</span>'
+    if stretch.face == "learned":
+        return f'<mark class="learned">{text}</mark>'
+    return f'<span class="{stretch.face}">{text}</span>' if stretch.face else text
 
 
 def html_answer(answer: Answer) -> str:

@@ -23,7 +23,7 @@ from lab.evaluation.watching import watchers
 from lab.host.progress import Report, silent
 from lab.host.stopping import limited, stoppable
 from lab.model import RANDOM, Vlm
-from lab.run import ranks, realised_clips, zero_shot
+from lab.run import ranks, realised_clips, transcripts, zero_shot
 from lab.run.accounting import costs
 from lab.run.assembly import assemble, attached, check, sized, trained
 from lab.run.measuring import ask_minival, evaluate, require_effect, unasked, verify, wanted_of
@@ -184,6 +184,7 @@ def train_and_measure(
         contract.refuse(reasons, what, "or begin anew with trainer.if_unfinished=restart.")
     contract.save(run_dir, described)
     if trains(x):
+        transcripts.write(encoded["train"], run_dir / transcripts.FILE)
         alike = {"samples": run.facts["data"]["samples"]["train"]}
         with ranks.launch_ranks(x, run_dir, started, alike):
             outcome = loop.train(

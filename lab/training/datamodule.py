@@ -30,7 +30,8 @@ from lab.host.progress import Report, silent
 from lab.model import Vlm
 from lab.model.batching import pack
 from lab.model.encoding import Encoder, Example, TokenizedPrompt
-from lab.records import Batch, ExampleSize, Medium, Source, Split
+from lab.model.turns import answers_in
+from lab.records import Batch, ExampleSize, Medium, Sample, Source, Split
 from lab.training import devices
 from lab.training.features import FeatureStore
 from lab.training.ordering import SeededOrder, places
@@ -94,12 +95,18 @@ class Shown:
 
 
 class Examples(Dataset[Example]):
-    """A split, encoded on demand. With a store that has been filled, images cost nothing but a read. sources: as of `Splits`."""
+    """A split, encoded on demand. With a store that has been filled, images cost nothing but a read. sources: as of `Splits`.
 
-    def __init__(self, split: Split, encoder: Encoder, sources: tuple[Source, ...] = ()) -> None:
+    max_length: most tokens of a conversation, which loses its last turns until it fits; None: none is shortened. cut: answers so lost, by
+    place, of the samples that `unfit` has looked at.
+    """
+
+    def __init__(self, split: Split, encoder: Encoder, sources: tuple[Source, ...] = (), max_length: int | None = None) -> None:
         self.split = split
         self.sources = sources
         self.encoder = encoder
+        self.max_length = max_length
+        self.cut: dict[int, int] = {}
         self.store: FeatureStore | None = None
         self.keys = np.empty((0, 32), dtype=np.uint8)
         self.key_ends = np.zeros(1, dtype=np.int64)
@@ -119,6 +126,11 @@ class Examples(Dataset[Example]):
         """The places that are looked at before training: all, or `FIRST_LOOK` of many."""
         return np.linspace(0, len(self) - 1, FIRST_LOOK).astype(int).tolist() if self.many else range(len(self))
 
+    def sample(self, index: int, read: bool = False) -> Sample:
+        """A sample as it is learned from. read: with its images, else as many without their bytes."""
+        sample = self.split[index] if read else self.split.index(index)
+        return sample if self.max_length is None else self.encoder.shortened(sample, self.max_length)
+
     def unfit(self, learned: bool = False, max_length: int | None = None, every: bool = False) -> dict[int, BadRecord]:
         """What the encoder refuses of the split, by place. Prompts are tokenised on the way, and kept if there is nothing and they are not many.
 
@@ -128,14 +140,18 @@ class Examples(Dataset[Example]):
 
         def fitting() -> Iterator[TokenizedPrompt]:
             for i in range(len(self)) if every else self.first_look:
-                sample = self.split[i]
+                whole = sample = self.split[i]
                 try:
-                    grids = [self.encoder.check(picture) for picture in sample.images]
+                    grids = [self.encoder.check(picture) for picture in whole.images]
+                    if self.max_length is not None:
+                        sample = self.encoder.shortened(whole, self.max_length)
+                        if lost := answers_in(whole) - answers_in(sample):
+                            self.cut[i] = lost
                     if learned:
                         self.encoder.check_learnable(sample)
                     text = self.encoder.text(sample)
                     if max_length is not None:
-                        self.encoder.check_length(sample.sample_id, text, grids, max_length)
+                        self.encoder.check_length(sample.sample_id, text, [grids[place] for place in text.image_order], max_length)
                     yield text
                 except BadRecord as fault:
                     refused[i] = fault
@@ -168,7 +184,7 @@ class Examples(Dataset[Example]):
             computed = store.fill(names, read, vlm, self.encoder, report)
             self.store = store
         if self.texts is None:
-            self.texts = Texts(self.encoder.text(self.split.index(i)) for i in range(len(self)))
+            self.texts = Texts(self.encoder.text(self.sample(i)) for i in range(len(self)))
         return computed
 
     @cached_property
@@ -214,7 +230,7 @@ class Examples(Dataset[Example]):
 
     def text(self, index: int) -> TokenizedPrompt:
         """The tokenised prompt of a sample."""
-        return self.encoder.text(self.split.index(index)) if self.texts is None else self.texts[index]
+        return self.encoder.text(self.sample(index)) if self.texts is None else self.texts[index]
 
     def targets(self, index: int) -> int:
         """How many tokens are learned of a sample."""
@@ -222,7 +238,7 @@ class Examples(Dataset[Example]):
 
     def __getitem__(self, index: int) -> Example:
         if self.store is None:
-            return self.encoder.example(self.split[index])
+            return self.encoder.example(self.sample(index, read=True))
         text = self.text(index)
         keys = self.image_keys(index)
         shown = [self.store.get(keys[i]) for i in text.image_order]

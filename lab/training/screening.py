@@ -51,13 +51,17 @@ def screen(splits: Splits, parts: Sequence[str], encoder: Encoder, dial: DataDia
 
     Raises one `DataError` over all of them under `data.on_bad=fail`, or if nothing is left of train or dev.
     """
-    made = {part: Examples(getattr(splits, part), encoder, splits.sources if part == "train" else ()) for part in parts}
     limits = {"train": dial.max_length}
+    made = {part: Examples(getattr(splits, part), encoder, splits.sources if part == "train" else (), limits.get(part)) for part in parts}
     refused = {part: faults for part, examples in made.items() if (faults := examples.unfit(part == "train", limits.get(part)))}
     if dial.on_bad is OnBad.skip:  # of a split too large to look at all of it, what was looked at says that it must be
         refused |= {part: made[part].unfit(part == "train", limits.get(part), every=True) for part in refused if made[part].many}
     if told := encoder.coverage([splits.dev.index(i) for i in range(len(splits.dev))]):
         log.info("data=%s: %s", dial.name, told)
+        splits = replace(splits, notes=(*splits.notes, told))
+    if cut := [lost for examples in made.values() for lost in examples.cut.values()]:
+        told = f"data.max_length={dial.max_length}: {len(cut):,} conversations lose their last turns, {sum(cut):,} answers in all"
+        log.warning("data=%s: %s", dial.name, told)
         splits = replace(splits, notes=(*splits.notes, told))
     if not refused:
         return mixed(told_of_clips(splits, parts, encoder, dial)), made
@@ -74,7 +78,7 @@ def screen(splits: Splits, parts: Sequence[str], encoder: Encoder, dial: DataDia
         kept[part] = split.kept(rows) if made[part].many else Kept(split, rows)
         if part == "train":
             splits = replace(splits, sources=tuple(remaining(splits.sources, rows)))
-        made[part] = Examples(kept[part], encoder, splits.sources if part == "train" else ())
+        made[part] = Examples(kept[part], encoder, splits.sources if part == "train" else (), limits.get(part))
         if not kept[part] and part in PURPOSES:
             what = f"nothing is left {PURPOSES[part]} in the {part} split"
             raise DataError(f"data={dial.name}: {what}; bad records: {len(lost)}, the first: {lost[0]}.")

@@ -1,0 +1,138 @@
+"""Samples as the model will see them, token by token: the chat template, placeholders, pictures as resized, and what is under loss.
+
+Everything is read off the batch that training makes of a sample, so that a page cannot say other than what is learned.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from lab.config import Experiment
+from lab.costs.planning import encoder_of
+from lab.data.images import decode
+from lab.errors import ConfigError
+from lab.host.files import write_atomically
+from lab.model.batching import IGNORED
+from lab.model.encoding import Encoder, Example
+from lab.records import Picture, Sample
+from lab.report.document import Block, Heading, Mono, Paragraph, Stretch, Transcript
+from lab.report.gallery import thumbnail
+from lab.report.webpage import to_html
+from lab.training.datamodule import Examples
+
+NUMBER = 3
+"""Samples on the page of a run's folder."""
+FILE = "examples.html"
+LARGEST = 448
+"""Longest side [px] of a picture on the page."""
+GREEN, PLAIN = "\x1b[32m", "\x1b[0m"
+"""What a terminal colours by."""
+
+
+def write(examples: Examples, path: Path) -> None:
+    """The page of a split's first samples."""
+    found = [transcript(examples.encoder, examples.sample(place, read=True)) for place in range(min(NUMBER, len(examples)))]
+    write_atomically(path, page(found))
+
+
+def show(x: Experiment, samples: Iterable[Sample], number: int, path: Path, colour: bool) -> str:
+    """The first samples as text, and on a page at `path`. Raises `ConfigError` where the checkpoint's processor is not on this machine."""
+    encoder = encoder_of(x)
+    if encoder is None:
+        raise ConfigError(f"model.path={x.model.path}: its processor is not on this machine, so nobody can say how it will see a sample.")
+    most, chosen = x.data.max_length, itertools.islice(samples, number)
+    found = [transcript(encoder, one if most is None else encoder.shortened(one, most)) for one in chosen]
+    write_atomically(path, page(found))
+    return "\n\n".join([*(told(one, colour) for one in found), f"the same with pictures: {path}"])
+
+
+def page(found: Sequence[Transcript]) -> str:
+    """All of them in HTML."""
+    opening = Paragraph(
+        "Samples of train as the model sees them: the chat template's own tokens are grey, tokens under loss are coloured, and pictures are as "
+        "large as they are read."
+    )
+    blocks: list[Block] = [Heading(1, "What is learned"), opening, *found]
+    return to_html(blocks, "What is learned")
+
+
+def told(one: Transcript, colour: bool) -> str:
+    """One as text; what is learned in green, or between ⟦ and ⟧."""
+    if not colour:
+        return f"{''.join(one.title)}\n{one.marked}"
+    return f"{''.join(one.title)}\n" + "".join(f"{GREEN}{each.text}{PLAIN}" if each.face == "learned" else each.text for each in one.stretches)
+
+
+def transcript(encoder: Encoder, sample: Sample) -> Transcript:
+    """A sample as training reads it. Raises `BadRecord` as `Encoder.text` does."""
+    text = encoder.text(sample)
+    shown = [sample.images[place] for place in text.image_order]
+    example = Example(sample.sample_id, text, tuple(map(encoder.check, shown)))
+    pictures = [seen(encoder, number, *pair) for number, pair in enumerate(zip(shown, example.grids, strict=True), start=1)]
+    found = list(of_row(encoder, example, pictures)) if encoder.inline else [*pictures, *of_texts(encoder, sample)]
+    size = encoder.size(example, answered=True)
+    title = f" {size.length:,} tokens, {sum(size.tokens):,} of {len(shown)} images, {text.targets:,} learned"
+    return Transcript((Mono(sample.sample_id), title), tuple(found))
+
+
+def of_row(encoder: Encoder, example: Example, pictures: Sequence[Stretch]) -> Iterator[Stretch]:
+    """The row of an example: alike tokens together, the tokens of a picture as it is seen."""
+    batch = encoder.collate([example], with_answers=True, learned=True)
+    ids, types, decode_ids = batch.prompt.ids[0].tolist(), batch.prompt.types[0].tolist(), encoder.tokenizer.decode
+    assert batch.target.labels is not None
+    learned = batch.target.labels[0].tolist()
+    labels = [IGNORED] * (len(ids) - len(learned)) + learned
+    waiting = zip(pictures, map(encoder.tokens, example.grids), strict=True)
+
+    def face(place: int) -> str:
+        if types[place]:
+            return "picture"
+        if labels[place] != IGNORED:
+            return "learned" if labels[place] == ids[place] else "end"
+        return "special" if ids[place] in encoder.marks else ""
+
+    before = ""
+    for kind, group in itertools.groupby(range(len(ids)), key=face):
+        places = list(group)
+        whole = decode_ids(ids[: places[-1] + 1], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        text, before = whole[len(before) :], whole
+        if kind == "picture":
+            left = len(places)
+            while left > 0:
+                picture, tokens = next(waiting)
+                yield picture
+                left -= tokens
+        elif kind == "end":  # the template writes none, so it is learned in place of what follows
+            yield Stretch(decode_ids([labels[places[0]]], skip_special_tokens=False), "learned")
+            yield Stretch(text)
+        else:
+            yield Stretch(text, kind)
+
+
+def of_texts(encoder: Encoder, sample: Sample) -> list[Stretch]:
+    """Prompt and answer of a model that reads them apart."""
+    prompt, answer = encoder.framed(sample).texts
+    return [Stretch(f"{prompt}\n"), Stretch(answer, "learned")]
+
+
+def seen(encoder: Encoder, number: int, medium: Any, grid: tuple[int, int, int]) -> Stretch:
+    """A picture as large as the model reads it, and what it costs; a clip in words."""
+    tokens = encoder.tokens(grid)
+    if not isinstance(medium, Picture):
+        return Stretch(f"[clip {number}: {grid[0]} x {grid[1]} x {grid[2]} patches, {tokens} tokens]")
+    image = resized(encoder, decode(medium))
+    return Stretch(f"[image {number}: {image.width} x {image.height} px, {tokens} tokens]", picture=thumbnail(image, LARGEST))
+
+
+def resized(encoder: Encoder, image: Image.Image) -> Image.Image:
+    """A picture as the tower reads it: brought to its size, or cut to the one square that all are."""
+    if (size := encoder.resized(image.size)) is not None:
+        return image.resize(size, Image.Resampling.BICUBIC)
+    made = encoder.processor.image_processor(images=[image], do_normalize=False, do_rescale=False, return_tensors="np")["pixel_values"]
+    return Image.fromarray(np.asarray(made[0]).clip(0, 255).astype(np.uint8).transpose(1, 2, 0))
