@@ -18,7 +18,7 @@ from lab.costs.planning import encoder_of
 from lab.data.images import decode
 from lab.errors import ConfigError
 from lab.host.files import write_atomically
-from lab.model.batching import IGNORED
+from lab.model.batching import IGNORED, costs
 from lab.model.encoding import Encoder, Example
 from lab.records import Picture, Sample
 from lab.report.document import Block, Heading, Mono, Paragraph, Stretch, Transcript
@@ -75,20 +75,21 @@ def transcript(encoder: Encoder, sample: Sample) -> Transcript:
     shown = [sample.images[place] for place in text.image_order]
     example = Example(sample.sample_id, text, tuple(map(encoder.check, shown)))
     pictures = [seen(encoder, number, *pair) for number, pair in enumerate(zip(shown, example.grids, strict=True), start=1)]
-    found = list(of_row(encoder, example, pictures)) if encoder.inline else [*pictures, *of_texts(encoder, sample)]
+    marks = [mark for medium, picture in zip(shown, pictures, strict=True) for mark in (picture, *[None] * (encoder.runs(medium) - 1))]
+    found = list(of_row(encoder, example, marks)) if encoder.inline else [*pictures, *of_texts(encoder, sample)]
     size = encoder.size(example, answered=True)
     title = f" {size.length:,} tokens, {sum(size.tokens):,} of {len(shown)} images, {text.targets:,} learned"
     return Transcript((Mono(sample.sample_id), title), tuple(found))
 
 
-def of_row(encoder: Encoder, example: Example, pictures: Sequence[Stretch]) -> Iterator[Stretch]:
-    """The row of an example: alike tokens together, the tokens of a picture as it is seen."""
+def of_row(encoder: Encoder, example: Example, marks: Sequence[Stretch | None]) -> Iterator[Stretch]:
+    """The row of an example: alike tokens together. marks: what is shown in place of each run of tokens of an image; None: nothing more."""
     batch = encoder.collate([example], with_answers=True, learned=True)
     ids, types, decode_ids = batch.prompt.ids[0].tolist(), batch.prompt.types[0].tolist(), encoder.tokenizer.decode
     assert batch.target.labels is not None
     learned = batch.target.labels[0].tolist()
     labels = [IGNORED] * (len(ids) - len(learned)) + learned
-    waiting = zip(pictures, map(encoder.tokens, example.grids), strict=True)
+    waiting = zip(marks, costs(encoder, example), strict=False)
 
     def face(place: int) -> str:
         if types[place]:
@@ -105,9 +106,10 @@ def of_row(encoder: Encoder, example: Example, pictures: Sequence[Stretch]) -> I
         if kind == "picture":
             left = len(places)
             while left > 0:
-                picture, tokens = next(waiting)
-                yield picture
+                mark, tokens = next(waiting)
                 left -= tokens
+                if mark is not None:
+                    yield mark
         elif kind == "end":  # the template writes none, so it is learned in place of what follows
             yield Stretch(decode_ids([labels[places[0]]], skip_special_tokens=False), "learned")
             yield Stretch(text)
