@@ -8,21 +8,22 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from lab.config import Experiment
 from lab.costs.planning import encoder_of
+from lab.data import video
+from lab.data.faults import BadRecord
 from lab.data.images import decode
 from lab.errors import ConfigError
 from lab.host.files import write_atomically
 from lab.model.batching import IGNORED, costs
 from lab.model.encoding import Encoder, Example
-from lab.records import Picture, Sample
+from lab.records import Clip, Medium, Sample
 from lab.report.document import Block, Heading, Mono, Paragraph, Stretch, Transcript
-from lab.report.gallery import thumbnail
+from lab.report.gallery import MOST_FRAMES, thumbnail
 from lab.report.webpage import to_html
 from lab.training.datamodule import Examples
 
@@ -46,10 +47,15 @@ def show(x: Experiment, samples: Iterable[Sample], number: int, path: Path, colo
     encoder = encoder_of(x)
     if encoder is None:
         raise ConfigError(f"model.path={x.model.path}: its processor is not on this machine, so nobody can say how it will see a sample.")
-    most, chosen = x.data.max_length, itertools.islice(samples, number)
-    found = [transcript(encoder, one if most is None else encoder.shortened(one, most)) for one in chosen]
+    most, found, problems = x.data.max_length, [], []
+    for one in itertools.islice(samples, number):
+        try:
+            found.append(transcript(encoder, one if most is None else encoder.shortened(one, most)))
+        except BadRecord as fault:
+            problems.append(f"problem: {fault}")
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, page(found))
-    return "\n\n".join([*(told(one, colour) for one in found), f"the same with pictures: {path}"])
+    return "\n\n".join([*(told(one, colour) for one in found), *problems, f"the same with pictures: {path}"])
 
 
 def page(found: Sequence[Transcript]) -> str:
@@ -123,13 +129,14 @@ def of_texts(encoder: Encoder, sample: Sample) -> list[Stretch]:
     return [Stretch(f"{prompt}\n"), Stretch(answer, "learned")]
 
 
-def seen(encoder: Encoder, number: int, medium: Any, grid: tuple[int, int, int]) -> Stretch:
-    """A picture as large as the model reads it, and what it costs; a clip in words."""
+def seen(encoder: Encoder, number: int, medium: Medium, grid: tuple[int, int, int]) -> Stretch:
+    """A picture as large as the model reads it, a clip as a filmstrip, and what it costs."""
     tokens = encoder.tokens(grid)
-    if not isinstance(medium, Picture):
-        return Stretch(f"[clip {number}: {grid[0]} x {grid[1]} x {grid[2]} patches, {tokens} tokens]")
+    if isinstance(medium, Clip):
+        strip = thumbnail(video.filmstrip(medium, MOST_FRAMES), LARGEST)
+        return Stretch(f"[clip {number}: {grid[0]} x {grid[1]} x {grid[2]} patches, {tokens} tokens]", picture=strip)
     image = resized(encoder, decode(medium))
-    return Stretch(f"[image {number}: {image.width} x {image.height} px, {tokens} tokens]", picture=thumbnail(image, LARGEST))
+    return Stretch(f"[image {number}: {image.width} x {image.height} px, {tokens} tokens]", picture=thumbnail([image], LARGEST))
 
 
 def resized(encoder: Encoder, image: Image.Image) -> Image.Image:
