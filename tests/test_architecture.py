@@ -41,6 +41,8 @@ FLOW = (
     "experiment",
 )
 """Rooms of lab/ from left to right; a room imports from its own place and from the left."""
+COMMANDS = {"data/check.py": "doctor"}
+"""Commands that lie in a room and stand in the flow with the others: a sample is shown as a model will see it."""
 PLACE = {room: i for i, rooms in enumerate(FLOW) for room in rooms.split()}
 FORBIDDEN = {"utils", "util", "helpers", "helper", "common", "misc", "base", "core", "manager", "factory"}
 
@@ -50,7 +52,8 @@ def modules() -> list[Path]:
 
 
 def room_of(path: Path) -> str:
-    return path.relative_to(ROOT / "lab").parts[0].removesuffix(".py")
+    place = path.relative_to(ROOT / "lab")
+    return COMMANDS.get(place.as_posix(), place.parts[0].removesuffix(".py"))
 
 
 def imported_rooms(path: Path) -> set[str]:

@@ -11,6 +11,7 @@ from test_conversations import FAMILIES, encoder_of
 
 from lab import model
 from lab.config import Experiment
+from lab.data import check
 from lab.data.splits import Records
 from lab.model import Vlm
 from lab.run import transcripts
@@ -60,3 +61,11 @@ def test_a_command_tells_them_in_text_with_the_page_beside(composer, tiny_folder
     assert path.is_file() and str(path) in told
     assert told.count("⟦") == sum(len(said_by(one)) for one in samples[:2]) and f"⟦{samples[0].answer.text}<|im_end|>⟧" in told
     assert "\x1b[32m" in transcripts.show(x, samples, 1, path, colour=True)
+
+
+def test_the_check_of_data_shows_what_a_model_will_see(tmp_path, capsys) -> None:
+    few = [f"data.num_{part}={number}" for part, number in (("train", 8), ("minival", 2), ("dev", 2))]
+    assert check.act(["data=drawn_conversations", *few, "model=tiny"], tmp_path, None, 2) == 0
+    out = capsys.readouterr().out
+    assert out.count("<|im_start|>user") >= 2 and out.count("<|im_end|>⟧") == out.count("<|im_start|>assistant")
+    assert (tmp_path / "shown.html").read_text().count('class="transcript"') == 2

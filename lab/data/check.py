@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lab import data, paths
-from lab.cli import program, run_cli, set_up_logging
+from lab.cli import compose, program, run_cli, set_up_logging
 from lab.config import DIALS, DataDial, Experiment, OnBad
 from lab.data.box_file import formats
 from lab.data.conversation_file import checking
@@ -37,18 +37,23 @@ def main() -> int:
     )  # fmt: skip
     parser.add_argument("--cache-dir", type=paths.argument, default=Path("cache"), metavar="DIR", help="tracking.cache_dir (default: cache)")
     parser.add_argument("--sample", type=int, metavar="N", help="of conversations: look at the pictures and clips of N records, not of all")
+    parser.add_argument(
+        "--show", type=int, default=0, metavar="N",
+        help="also the first N samples of train as the model will see them, tokens under loss marked; model=, prompt= and data= as of lab train",
+    )  # fmt: skip
     given = parser.parse_intermixed_args()
     set_up_logging()
-    return run_cli(lambda: act(given.words, given.cache_dir, given.sample))
+    return run_cli(lambda: act(given.words, given.cache_dir, given.sample, given.show))
 
 
-def act(words: Sequence[str], cache_dir: Path, sample: int | None) -> int:
-    """Check what is named."""
+def act(words: Sequence[str], cache_dir: Path, sample: int | None, number: int = 0) -> int:
+    """Check what is named. number: of samples that are shown."""
     files = [word for word in words if "=" not in word or Path(word).exists()]
     if len(files) > 1:
         raise ConfigError(f"{files[1]}: one file is checked at a time; several manifests are data=conversations data.sources=[a.json,b.json].")
-    values, unread = values_of([word for word in words if word not in files])
-    if unread:
+    overrides = [word for word in words if word not in files]
+    values, unread = values_of(overrides)
+    if unread and not number:
         print(f"keys that say nothing of data, and are not read here: {', '.join(unread)}")
     name, told = str(values.pop("", "")), " ".join(words)
     if files:
@@ -58,11 +63,23 @@ def act(words: Sequence[str], cache_dir: Path, sample: int | None) -> int:
     if not name:
         raise ConfigError(f"{told}: no data are named. Type a FILE, or data=conversations data.sources=[a.json] data.root=FOLDER.")
     dial = data.dial_of(name, [], told, **values)
+    if number:
+        chosen = [] if any(word.startswith("data=") for word in overrides) else [f"data={name}"]
+        print(shown([*chosen, *([f"data.path={values['path']}"] if files else []), *overrides], number, cache_dir))
     if data.named(name) is conversations.DATA_SET:
         return checking.check(dial, cache_dir, sample, bars())
     if sample is not None:
         raise ConfigError(f"--sample {sample}: data={name} is looked at as a whole; leave it out.")
     return check(dial, cache_dir) if name in ("boxes", "questions") else loaded(dial, cache_dir)
+
+
+def shown(overrides: Sequence[str], number: int, cache_dir: Path) -> str:
+    """The first samples of train as the model of an experiment will see them; with pictures in `cache_dir`."""
+    from lab.run import transcripts  # which imports what trains
+
+    x = compose(overrides)
+    train = data.load(x.data, cache_dir).train
+    return transcripts.show(x, (train[place] for place in range(len(train))), number, cache_dir / "shown.html", sys.stdout.isatty())
 
 
 def values_of(overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
