@@ -63,14 +63,17 @@ def act(words: Sequence[str], cache_dir: Path, sample: int | None, number: int =
     if not name:
         raise ConfigError(f"{told}: no data are named. Type a FILE, or data=conversations data.sources=[a.json] data.root=FOLDER.")
     dial = data.dial_of(name, [], told, **values)
-    if number:
+    of_records = data.named(name) is conversations.DATA_SET
+    if sample is not None and not of_records:
+        raise ConfigError(f"--sample {sample}: data={name} is looked at as a whole; leave it out.")
+    if of_records:
+        code = checking.check(dial, cache_dir, sample, bars())
+    else:
+        code = check(dial, cache_dir) if name in ("boxes", "questions") else loaded(dial, cache_dir)
+    if number and code == 0:
         chosen = [] if any(word.startswith("data=") for word in overrides) else [f"data={name}"]
         print(shown([*chosen, *([f"data.path={values['path']}"] if files else []), *overrides], number, cache_dir))
-    if data.named(name) is conversations.DATA_SET:
-        return checking.check(dial, cache_dir, sample, bars())
-    if sample is not None:
-        raise ConfigError(f"--sample {sample}: data={name} is looked at as a whole; leave it out.")
-    return check(dial, cache_dir) if name in ("boxes", "questions") else loaded(dial, cache_dir)
+    return code
 
 
 def shown(overrides: Sequence[str], number: int, cache_dir: Path) -> str:
