@@ -91,7 +91,7 @@ def test_a_refused_feature_ends_the_command_before_anything_loads(composer, tmp_
         ({"answers": "beside"}, {"full", "labels", "fast_step", "shared_prefix", "packing"}),
         (
             {"answers": "classes", "abilities": ("classify",), "whole": {"head": "classifier"}, "last": "classifier"},
-            {"fast_step", "shared_prefix", "generate", "answers=regions"},
+            {"fast_step", "shared_prefix", "packing", "generate", "answers=regions"},
         ),
         ({"abilities": ("score",)}, {"full", "labels", "answers=text", "answers=regions", "generate"}),
     ],
