@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import resource
 import shutil
 import subprocess
 import sys
@@ -60,40 +61,56 @@ def anonymous() -> float:
     return total / 1000
 
 
+def computed() -> float:
+    """Seconds of CPU that this process and those below it that have ended have taken."""
+    return sum(usage.ru_utime + usage.ru_stime for usage in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
+
+
 def measure(folder: Path, read_only: bool) -> dict[str, float]:
-    """Index, then an epoch, in this process."""
-    import torch
-
-    from lab import model
-    from lab.config import TrainerSection
-    from lab.data.conversation_file.index import open_index
-    from lab.model.encoding import Encoder
-    from lab.training.datamodule import DataModule, Examples
-
-    torch.set_num_threads(1)
-    start, cpu = time.perf_counter(), time.process_time()
-    index = open_index(str(folder / "manifest.jsonl"), None, {}, folder / "cache")
-    rate, rate_cpu = len(index) / (time.perf_counter() - start), len(index) / (time.process_time() - cpu)
-    x = composed(folder)
-    start = time.perf_counter()
+    """Index, then an epoch, in this process. before_mb: memory before anything of the manifest is there."""
     from lab import data
+    from lab.config import DataDial
+    from lab.data.conversation_file.index import open_index
+    from lab.training import ordering  # noqa: F401 (torch, so that it is there before memory is looked at)
 
-    splits = data.load(x.data, folder / "cache")
-    loading = time.perf_counter() - start
-    examples = Examples(splits.train, Encoder(model.load(x.model), x.prompt, answers=splits.answers), splits.sources)
-    module = DataModule(examples, examples, TrainerSection(num_workers=WORKERS), (BATCH, 1), 0, len(examples) // BATCH)
-    loader: Any = module.train_dataloader()
-    if read_only:
-        loader = torch.utils.data.DataLoader(splits.train, BATCH, sampler=module.order, num_workers=WORKERS, collate_fn=len)
-    start, seen, memory = time.perf_counter(), 0, 0.0
+    before = anonymous()
+    start, cpu = time.perf_counter(), computed()
+    index = open_index(str(folder / "manifest.jsonl"), None, {}, folder / "cache")
+    rate, rate_cpu = len(index) / (time.perf_counter() - start), len(index) / (computed() - cpu)
+    start = time.perf_counter()
+    dial = DataDial(name="conversations", sources=[str(folder / "manifest.jsonl")], num_dev=8, num_minival=4)
+    splits = data.load(dial, folder / "cache")
+    loading, start, seen, memory = time.perf_counter() - start, time.perf_counter(), 0, 0.0
+    loader = loader_of(splits, folder, read_only)
     for number, _ in enumerate(loader):
         seen += BATCH
         if number == len(loader) - WORKERS:
             memory = anonymous()
-    epoch = time.perf_counter() - start
     return {
-        "records": len(index), "records_s": rate, "records_cpu_s": rate_cpu, "load_s": loading, "epoch_s": epoch, "seen": seen, "memory_mb": memory,
+        "records": len(index), "records_s": rate, "records_cpu_s": rate_cpu, "load_s": loading, "epoch_s": time.perf_counter() - start,
+        "seen": seen, "memory_mb": memory, "before_mb": before,
     }  # fmt: skip
+
+
+def loader_of(splits: Any, folder: Path, read_only: bool) -> Any:
+    """An epoch of train in its order, by worker processes: read alone, or as the training loop gets it."""
+    import torch
+    from torch.utils.data import DataLoader
+
+    from lab.training.ordering import SeededOrder
+
+    torch.set_num_threads(1)
+    if read_only:
+        order = SeededOrder(len(splits.train), 0, 1, sources=splits.sources)
+        return DataLoader(splits.train, BATCH, sampler=order, num_workers=WORKERS, collate_fn=len)
+    from lab import model
+    from lab.config import TrainerSection
+    from lab.model.encoding import Encoder
+    from lab.training.datamodule import DataModule, Examples
+
+    x = composed(folder)
+    examples = Examples(splits.train, Encoder(model.load(x.model), x.prompt, answers=splits.answers), splits.sources)
+    return DataModule(examples, examples, TrainerSection(num_workers=WORKERS), (BATCH, 1), 0, len(examples) // BATCH).train_dataloader()
 
 
 def overrides(folder: Path) -> list[str]:
@@ -140,7 +157,8 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="where one measurement is made")
     given = parser.parse_args()
     if given.folder:
-        print(json.dumps(measure(given.folder, given.read_only)))
+        print(json.dumps(row := measure(given.folder, given.read_only)))
+        print(json.dumps(row), file=sys.stderr)
         return 0
     rows = []
     for number in given.sizes:
