@@ -29,7 +29,6 @@ TEXTS = {
     "data.aliases": "names of classes in a user's file",
     "data.subset": "of a benchmark, as its files have it",
     "data.split": "of a benchmark or of NLVR2, as its files have it",
-    "data.sources": "files with their numbers, which lab.freezing holds to bounds.SOURCE",
     "data.source": "lab.data.sets.nlvr2 says why some are refused, before a model is loaded",
     "lora.target_modules": "a regular expression",
     "optim.schedule_kwargs": "arguments of a schedule of Transformers, held against its signature",

@@ -27,6 +27,7 @@ from lab.data.faults import BadRecord, raise_or_skip
 from lab.data.splits import finish, reject_unused_fields
 from lab.errors import ConfigError, DataError, did_you_mean
 from lab.freezing import sources_hash, sources_of
+from lab.host.memory import give_back
 from lab.host.progress import Report, bars
 from lab.records import Sample, Source, Splits, Text
 
@@ -139,6 +140,7 @@ def splits_of(reading: Reading, dial: DataDial, cache_dir: Path) -> Splits:
     absent = "data.sources has no conversation for it."
     splits = finish(few, reading.faults, dial, cache_dir, [*reading.notes, *notes], absent, manifests.media)
     many = {part: ManyRows(manifests, rows) for part, rows in parts.items() if len(rows) > WHOLE}
+    give_back()  # columns of all rows, before processes are forked that would share them
     sources = tuple(sources_in(reading, splits, parts["train"] if "train" in many else None))
     return dataclasses.replace(splits, **many, sources=sources)
 
