@@ -93,6 +93,7 @@ BOUNDS: Mapping[str, Bounds] = {
     "optim.lr": RATE,
     "optim.lr_vision": RATE,
     "optim.lr_projector": RATE,
+    "optim.lr_llm": RATE,
     "optim.lr_extras": RATE,
     "optim.lr_b_ratio": RATE,
     "optim.weight_decay": RATE,
@@ -171,7 +172,7 @@ WORDS: dict[str, Words] = {
     "vision_tokens.name": Words(("native", "resize", "pool", "resampler", "prune", "merge")),
     "conditioning.name": Words(("prefix", "cross_attention", "add_cross_attention")),
     "lora.where": Words(PARTS),
-    "lora.full": Words(("head",)),
+    "lora.full": Words((*PARTS, "head")),
     "lora.init_lora_weights": Words(
         ("default", "gaussian", "orthogonal", "mica", "pissa", "olora"),
         also=r"pissa_niter_[1-9]\d{0,3}",

@@ -189,8 +189,8 @@ class LoraDial:
 
     trainable_parameters: instead of r, so that arms match: the largest rank that keeps to so many, modules that
         other dials add counted in. use_dora: Liu et al. 2024, 2402.09353. use_rslora: Kalajdzievski 2023, 2312.03732.
-    top_k_blocks: of every part in `where` that has blocks, only the last k; None: all of them. full: parts by name (`Family.whole`)
-    of which every weight trains, in float32, beside adapters or without any; none gets an adapter too.
+    top_k_blocks: of every part in `where` that has blocks, only the last k; None: all of them. full: parts (`PARTS`, or a head of a
+    task, `Family.whole`) of which every weight trains, kept in float32, beside adapters or without any; none gets an adapter too.
     """
 
     name: str = MISSING
@@ -273,7 +273,7 @@ class ConditioningDial:
 class Optim:
     """One of torch's or bitsandbytes' optimizers, by its name there, on the trainable parameters.
 
-    lr_vision, lr_projector, lr_extras: the rate in that part, or in modules that other dials add; None: `lr`.
+    lr_vision, lr_projector, lr_llm, lr_extras: the rate in that part, or in modules that other dials add and in a whole head; None: `lr`.
     lr_b_ratio: B matrices learn this many times faster than their A; LoRA+ (Hayou et al. 2024, 2402.12354).
     warmup_steps: optimizer steps of the warm-up, in place of `warmup_fraction`, a share of all.
     milestones: passes over data.train after each of which `schedule=steps` multiplies the rate by `gamma`.
@@ -283,6 +283,7 @@ class Optim:
     lr: float = 2e-4
     lr_vision: float | None = None
     lr_projector: float | None = None
+    lr_llm: float | None = None
     lr_extras: float | None = None
     lr_b_ratio: float = 1.0
     weight_decay: float = 0.0
@@ -501,7 +502,8 @@ NAMELESS = (
     *(f"data.video.{key.name}" for key in dataclasses.fields(VideoSampling)),
     "data.path", "data.sha256", "data.kind", "data.answer_format", "data.allow_shared_images", "data.question", "data.exif",
     "data.subset", "data.split", "data.empty", "data.max_length", "data.sources", "data.loss_on", "optim.milestones", "optim.gamma",
-    "optim.optimizer", "optim.warmup_steps", "model.untied_head", "model.labels", "lora.full", "prompt.boxes", "trainer.packing",
+    "optim.optimizer", "optim.warmup_steps", "model.untied_head", "model.labels", "lora.full", "optim.lr_llm", "prompt.boxes",
+    "trainer.packing",
 )  # fmt: skip
 """Keys that are younger than runs of the others, whose names they leave as they are while nobody sets them."""
 

@@ -217,7 +217,7 @@ def memory_table(x: Experiment, found: Plan, memory: float, device: str) -> str:
     quantised = "" if x.model.quantisation.value == "none" else f", blocks in {x.model.quantisation.value}"
     rows = [
         ("weights", found.weight_bytes, f"{x.model.dtype.value}{quantised}"),
-        ("adapters", found.adapter_bytes, "all that trains, float32"),
+        ("trains", found.adapter_bytes, "adapters and whole parts, float32"),
         ("gradients", found.gradient_bytes, "float32"),
         (f"optimizer ({x.optim.optimizer})", found.optimizer_bytes, "its state"),
         ("activations", found.activation_bytes, f"of {x.trainer.batch_size // x.trainer.devices} examples"),

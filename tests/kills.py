@@ -77,7 +77,7 @@ def essence(x: Experiment) -> dict[str, Any]:
         "status": run.status,
         "metrics": {key: repr(value) for key, value in run.metrics.items() if not key.startswith(ELSEWHERE)},
         "curves": [{key: value for key, value in row.items() if key != "seconds"} for row in curve_files.read(folder)],
-        "adapter": (folder / "adapter" / "adapter_model.safetensors").read_bytes(),
+        "adapter": {path.name: path.read_bytes() for path in sorted((folder / "adapter").glob("*.safetensors"))},
         "predictions": {path.name: path.read_bytes() for path in sorted((folder / "predictions").iterdir())},
         "left over": [path.name for path in folder.iterdir() if path.name.startswith(".") and path.name != runs.LOCK],
         "checkpoints": (folder / "checkpoints").exists(),

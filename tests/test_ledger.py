@@ -61,7 +61,7 @@ def test_the_largest_rank_that_keeps_to_the_number(base, composer, overrides) ->
     assembled = running.assemble(x, base)
     dial = lora.sized(assembled, x.lora)
     more = dataclasses.replace(dial, r=dial.r + (2 if "lora.init_lora_weights=orthogonal" in overrides else 1))
-    fits, exceeds = (lora.added_parameters(assembled) + lora.adapter_parameters(assembled, one) for one in (dial, more))
+    fits, exceeds = (lora.added_parameters(assembled, one) + lora.adapter_parameters(assembled, one) for one in (dial, more))
     assert fits <= wanted < exceeds
     with attached(x, base) as vlm:
         assert vlm.model.peft_config["default"].r == dial.r
@@ -71,11 +71,11 @@ def test_the_largest_rank_that_keeps_to_the_number(base, composer, overrides) ->
 def test_too_few_parameters_say_what_the_fewest_are(base, composer) -> None:
     x = composer("lora.trainable_parameters=100000", "conditioning=cross_attention", "conditioning.width=128")
     vlm = running.assemble(x, base)
-    added = lora.added_parameters(vlm)
+    added = lora.added_parameters(vlm, x.lora)
     fewest = added + lora.adapter_parameters(vlm, dataclasses.replace(x.lora, r=1))
     with pytest.raises(ConfigError, match=rf"lora.trainable_parameters=100000: .*Give at least {fewest}, .*") as refused:
         lora.verify(vlm, x.lora)
-    assert f"{added:,} of them in modules that other dials add" in str(refused.value)
+    assert f"{added:,} of them in what trains beside adapters" in str(refused.value)
     with pytest.raises(ConfigError, match="attaches no adapter"):
         composer("lora=none", "lora.trainable_parameters=100", "trainer.max_steps=0")
 

@@ -17,17 +17,17 @@ from lab.records import Choice, Regions, Text
 
 TOKENS = {f"vision_tokens={method}" for method in ("pool", "resampler", "prune", "merge")}
 SHIPPED = {
-    "qwen2_vl": {"full", "labels", "conditioning=add_cross_attention"},
-    "qwen2_5_vl": {"full", "labels", "conditioning=add_cross_attention"},
+    "qwen2_vl": {"labels", "conditioning=add_cross_attention"},
+    "qwen2_5_vl": {"labels", "conditioning=add_cross_attention"},
     "qwen3_vl": {
-        "full", "labels", "feature_cache", "fast_step", "conditioning=cross_attention", "conditioning=add_cross_attention", *TOKENS,
+        "labels", "feature_cache", "fast_step", "conditioning=cross_attention", "conditioning=add_cross_attention", *TOKENS,
     },
     "vit_gpt2": {
-        "clips", "conversations", "packing", "full", "labels", "boxes=qwen2_5", "fast_step", "shared_prefix", "quantisation", "numbered", "olora",
+        "clips", "conversations", "packing", "labels", "boxes=qwen2_5", "fast_step", "shared_prefix", "quantisation", "numbered", "olora",
         "export", "conditioning=prefix", "conditioning=cross_attention", "vision_tokens=resize", *TOKENS,
     },
     "blip_vqa": {
-        "clips", "conversations", "packing", "full", "labels", "boxes=qwen2_5", "fast_step", "shared_prefix", "numbered", "conditioning=prefix",
+        "clips", "conversations", "packing", "labels", "boxes=qwen2_5", "fast_step", "shared_prefix", "numbered", "conditioning=prefix",
         "conditioning=cross_attention", "vision_tokens=resize", *TOKENS,
     },
     "vilt_vqa": {
@@ -42,7 +42,6 @@ ASKED = {
     "numbered": ["prompt.numbered=true"],
     "packing": ["trainer.packing=true"],
     "olora": ["lora.init_lora_weights=olora"],
-    "full": ["lora.full=[head]"],
     "labels": ["model.labels=[yes,no]"],
     **{feature: [feature, "vision_tokens.budget=4"] for feature in (*TOKENS, "vision_tokens=resize")},
     **{f"conditioning={way}": [f"conditioning={way}"] for way in OPTIONS["conditioning"]},
@@ -88,12 +87,12 @@ def test_a_refused_feature_ends_the_command_before_anything_loads(composer, tmp_
 @pytest.mark.parametrize(
     ("changes", "refused"),
     [
-        ({"answers": "beside"}, {"full", "labels", "fast_step", "shared_prefix", "packing"}),
+        ({"answers": "beside"}, {"labels", "fast_step", "shared_prefix", "packing"}),
         (
             {"answers": "classes", "abilities": ("classify",), "whole": {"head": "classifier"}, "last": "classifier"},
             {"fast_step", "shared_prefix", "packing", "generate", "answers=regions"},
         ),
-        ({"abilities": ("score",)}, {"full", "labels", "answers=text", "answers=regions", "generate"}),
+        ({"abilities": ("score",)}, {"labels", "answers=text", "answers=regions", "generate"}),
     ],
 )
 def test_what_a_family_cannot_be_asked_follows_from_how_it_answers(changes: dict, refused: set, composer, tiny_folder, monkeypatch) -> None:

@@ -1,6 +1,8 @@
-"""The files of a trained arm: PEFT's own for the adapter, one safetensors file for modules that other dials added.
+"""The files of a trained arm: PEFT's own for the adapter, one safetensors file for whole parts, one for modules that other dials added.
 
     adapter/adapter_config.json, adapter_model.safetensors     PEFT's format, usable without this laboratory
+    adapter/trained.safetensors                                `Vlm.full`, float32 by the names of Transformers' model: parts that trained
+                                                               whole, and what the arm began with by `model.start`
     adapter/extras.safetensors                                 `Vlm.extras` (a resampler, gated cross-attention)
 
 Nothing is ever read through pickle.
@@ -11,16 +13,24 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from lab import lora
+from lab.config import LoraDial
 from lab.errors import ModelError
 from lab.model import Vlm
 
+if TYPE_CHECKING:
+    import torch
+
 PEFT_WEIGHTS = "adapter_model.safetensors"
+TRAINED = "trained.safetensors"
 EXTRAS = "extras.safetensors"
+FILES = (PEFT_WEIGHTS, TRAINED, EXTRAS)
 
 
 def save(vlm: Vlm, folder: Path) -> None:
-    """Write the adapter and the extra modules of a model."""
+    """Write the adapter, the weights of its own and the extra modules of a model."""
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -33,23 +43,27 @@ def save(vlm: Vlm, folder: Path) -> None:
     }
     if tensors:
         save_file(tensors, folder / EXTRAS)
+    if vlm.full:
+        save_file({name: own.master.detach().contiguous().cpu() for name, own in vlm.full.items()}, folder / TRAINED)
 
 
-def load(vlm: Vlm, folder: Path) -> None:
-    """Put a saved adapter, and the weights of extra modules that the dials have installed, on the model, frozen.
+def load(vlm: Vlm, folder: Path, dial: LoraDial | None = None) -> None:
+    """Put a saved adapter, weights of the arm's own, and those of extra modules that the dials have installed, on the model, frozen.
 
-    Raises `ModelError` if files are missing, if a saved tensor finds no place in the model or a place no tensor, or if the
-    adapter computes nothing: PEFT alone would warn at most, and answer with the bare base.
+    dial: whose `full` says which weights there must be. Raises `ModelError` if files are missing, if a saved tensor finds no place in
+    the model or a place no tensor, or if the adapter computes nothing: PEFT alone would warn at most, and answer with the bare base.
     """
-    place(vlm, folder)
+    place(vlm, folder, dial)
     if (folder / PEFT_WEIGHTS).is_file():
         require_delta(vlm, folder)
 
 
-def place(vlm: Vlm, folder: Path) -> None:
+def place(vlm: Vlm, folder: Path, dial: LoraDial | None = None) -> None:
     """The same of an adapter that may compute nothing yet."""
-    if not (folder / PEFT_WEIGHTS).is_file() and not (folder / EXTRAS).is_file():
+    if not any((folder / name).is_file() for name in FILES):
         raise ModelError(f"{folder}: there is no {PEFT_WEIGHTS} in it; an adapter is read from safetensors only.")
+    with readable(folder / TRAINED):
+        lora.install(vlm, LoraDial(), whole_weights(vlm, folder, dial or LoraDial()))
     if (folder / PEFT_WEIGHTS).is_file():
         with readable(folder / PEFT_WEIGHTS):
             load_peft(vlm, folder)
@@ -57,12 +71,27 @@ def place(vlm: Vlm, folder: Path) -> None:
         load_extras(vlm, folder)
 
 
+def whole_weights(vlm: Vlm, folder: Path, dial: LoraDial) -> dict[str, torch.Tensor]:
+    """What `TRAINED` holds, by name; nothing where there is none. Raises `ModelError` if it lacks a weight of `dial.full`."""
+    from safetensors.torch import load_file
+
+    path = folder / TRAINED
+    saved = load_file(path) if path.is_file() else {}
+    lacking = [name for name in lora.full_names(vlm, dial) if name not in saved]
+    if lacking:
+        raise ModelError(
+            f"{path}: {len(lacking)} of the weights that trained are not in it (first: {lacking[0]}), and the base's would answer in their "
+            "place. Train the run again with trainer.if_finished=again."
+        )
+    return saved
+
+
 def tensors(folder: Path) -> frozenset[tuple[str, str, tuple[int, ...], str]]:
     """File, name, shape and dtype of every tensor of an adapter, by the files' headers. Raises `ModelError` for a broken file."""
     from safetensors import safe_open
 
     found = set()
-    for path in (folder / PEFT_WEIGHTS, folder / EXTRAS):
+    for path in (folder / name for name in FILES):
         if path.is_file():
             with readable(path), safe_open(str(path), framework="pt") as file:
                 slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)

@@ -26,17 +26,17 @@ NOTE = """A checkpoint merged and exported by vlm-lab. Load it with Transformers
 
 def exportable(vlm: Vlm) -> str | None:
     """Why plain Transformers could not run this model, or None if it can."""
-    if vlm.reducer is not None or vlm.conditioner is not None or vlm.extras.keys() - vlm.family.whole.keys():
+    if vlm.reducer is not None or vlm.conditioner is not None or vlm.extras:
         return "vision_tokens or conditioning adds computation that a plain Hugging Face folder cannot hold"
     return vlm.family.why_not("export")
 
 
 def needs_merging(vlm: Vlm) -> str | None:
     """Why an adapter alone would not be the arm, so that its folder holds the whole model; None where it would."""
+    if vlm.full:
+        return f"{', '.join(lora.parts_of(vlm))} trained whole"
     if not hasattr(vlm.model, "merge_and_unload"):
         return "it has no adapter"
-    if vlm.extras:
-        return f"{', '.join(vlm.extras)} trained whole"
     if vlm.base.get("labels") is not None:
         return "model.labels gave its head other labels than its checkpoint's"
     return None
@@ -53,9 +53,7 @@ def merge(vlm: Vlm) -> None:
     """Put adapters and parts that trained whole into the weights of the model, which holds nothing else afterwards."""
     if hasattr(vlm.model, "merge_and_unload"):
         vlm.model = lora.merge(vlm.model)
-    for name, part in vlm.extras.items():
-        vlm.model.get_submodule(vlm.family.whole[name]).load_state_dict(part.state_dict())
-    vlm.extras = {}
+    lora.keep(vlm)
 
 
 def export(vlm: Vlm, folder: Path, described: dict[str, Any], merged: bool = True) -> None:

@@ -85,7 +85,7 @@ LEDGERS: dict[str, list[lora.LedgerRow]] = {}
 
 
 class CostModel:
-    """What an example costs an arm's model. dial: an adapter that is not attached yet.
+    """What an example costs an arm's model. dial: an adapter and whole parts that are not attached yet.
 
     A copy of the model without weights, in training mode, is made where something is to be counted.
     """
@@ -235,7 +235,7 @@ def modules_of(vlm: Vlm) -> list[nn.Module]:
 
 
 def without_weights(vlm: Vlm, dial: LoraDial | None) -> Vlm:
-    """A copy of a model in training mode, its tensors fake, with an adapter on it."""
+    """A copy of a model in training mode, its tensors fake, with an adapter and whole parts on it."""
     memo: dict[int, Any] = {id(each): each for each in (vlm.processor, vlm.family)}
     for module in vlm.bare.modules():
         if type(module).__module__.startswith("bitsandbytes"):
@@ -245,8 +245,8 @@ def without_weights(vlm: Vlm, dial: LoraDial | None) -> Vlm:
     for module in modules_of(vlm):
         memo |= {id(each): nn.Parameter(each.detach().to("meta"), each.requires_grad) for each in module.parameters()}
         memo |= {id(each): each.to("meta") for each in module.buffers()}
-    twin = copy.deepcopy(replace(vlm, starts={}), memo)
-    if dial is not None and dial.r:
+    twin = copy.deepcopy(replace(vlm, starts={}, full={}), memo)
+    if dial is not None and (dial.r or dial.full):
         with torch.device("meta"):
             sized = lora.sized(twin, dial)  # by its own initialisation, then attached by one that reads no weights
             lora.attach(twin, replace(sized, trainable_parameters=None, init_lora_weights="default"))

@@ -3,11 +3,12 @@
 Of the operations of one forward pass (`lab.costs.counting`) a training step takes
 
     language model twice as many: there is no gradient of frozen weights; a third time with gradient checkpointing
+    whole parts    once more, for the gradient of their weights (`lora.full`)
     head           twice, for the answer's rows
     adapters       three times (forward, and both gradients), as added modules
     tower          once while it is frozen, as the language model if an adapter sits in it; none where its features are cached
 
-Memory is weights, adapters with float32 gradient and the optimizer's state, and what a step keeps for its backward, which decides
+Memory is weights, what trains with float32 gradient and the optimizer's state, and what a step keeps for its backward, which decides
 whether gradient checkpointing is on where `trainer.gradient_checkpointing` is null.
 """
 
@@ -108,7 +109,6 @@ def on_meta(x: Experiment) -> model.Vlm:
         if x.vision_tokens.name == "resampler":
             vision_tokens.install(vlm, x.vision_tokens)
         conditioning.install(vlm, x.conditioning)
-        lora.install(vlm, x.lora)
     return vlm
 
 
@@ -188,13 +188,16 @@ def plan(x: Experiment, tokens_per_image: int, images: int, text_tokens: int, me
     costs = CostModel(vlm, x.lora)
     ledger = costs.ledger
     trainable = sum(row.trainable for row in ledger)
-    weight_bytes = float(sum(row.total - row.trainable for row in ledger) * BYTES[x.model.dtype.value]) - saved + norm_bytes(x.model, vlm)
+    weights = sum(row.total - row.trainable for row in ledger) + lora.full_parameters(vlm, x.lora)  # the base's own stay for the next arm
+    weight_bytes = float(weights * BYTES[x.model.dtype.value]) - saved + norm_bytes(x.model, vlm)
     step = costs.cost(replace(size, rows=ANSWER_ROWS))
     trained = float(trainable) if trains(x) else 0.0
     on = recomputes(x.trainer, weight_bytes + trainable_bytes(x.optim) * trained, step.kept, memory)
     trained_tower = any(row.trainable for row in ledger if row.part in ("vision", "projector"))
     passes = {"llm": 3 if on else 2, "head": 2, "adapters": 3, "added": 3}
     passes |= dict.fromkeys(("vision", "projector"), passes["llm"] if trained_tower else 0 if x.trainer.feature_cache and not augments(x) else 1)
+    whole = {"head": {"llm", "head"}} | {part: {part} for part in ("vision", "projector", "llm")}
+    passes |= {part: passes[part] + 1 for part, names in whole.items() if names & set(x.lora.full)}
     return Plan(
         ledger=ledger,
         tokens=size.length,

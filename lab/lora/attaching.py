@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from lab.config import LoraDial
 from lab.errors import ConfigError, ModelError
+from lab.lora import full
 from lab.lora.initialisations import INITS, init_of
 from lab.lora.sizing import sized
 from lab.lora.targets import check_targets, features, reached, target_names, target_pattern
@@ -24,8 +24,7 @@ ADAPTER = "default"
 def check(dial: LoraDial, quantisation: str, family: Family) -> None:
     """Check the dial against a base of a family, quantised so, before anything is loaded. Raises `ConfigError`."""
     init = init_of(dial)
-    if dial.full:
-        family.require("full")
+    full.check(dial, quantisation, family)
     if not dial.r:
         return
     check_targets(dial)
@@ -44,19 +43,13 @@ def check(dial: LoraDial, quantisation: str, family: Family) -> None:
         family.require("olora")
 
 
-def install(vlm: Vlm, dial: LoraDial) -> None:
-    """Put beside the model, into `Vlm.extras`, a copy in float32 of each part that trains whole: the arm's own, as the base is shared."""
-    for name in dial.full:
-        part = copy.deepcopy(vlm.bare.get_submodule(vlm.family.whole[name]))
-        vlm.extras[name] = part.float().train().requires_grad_(True)
-
-
 def verify(vlm: Vlm, dial: LoraDial) -> LoraDial:
     """The dial with its rank (`sized`). Raises a `ConfigError` for what `attach` could not do to this model.
 
     Cheap, and meant to be called before any training. `vlm` has the modules that other dials add already.
     """
     check(dial, vlm.base.get("quantisation", "none"), vlm.family)
+    full.full_names(vlm, dial)
     init = init_of(dial)
     if not dial.r:
         return dial
@@ -92,9 +85,13 @@ def transposed(layer: torch.nn.Module) -> bool:
     return not hasattr(layer, "in_features")
 
 
-def attach(vlm: Vlm, dial: LoraDial, seed: int = 0) -> None:
-    """Put fresh adapters on the model, drawn from `seed` alone; with r = 0 do nothing at all."""
+def attach(vlm: Vlm, dial: LoraDial, seed: int = 0, start: Mapping[str, torch.Tensor] | None = None) -> None:
+    """Put weights of the arm's own (`lab.lora.full`) and fresh adapters, drawn from `seed` alone, on the model.
+
+    start: weights to begin with in place of the base's.
+    """
     dial = verify(vlm, dial)
+    full.install(vlm, dial, start)
     if dial.r == 0:
         return
     import torch
@@ -117,6 +114,8 @@ def attach(vlm: Vlm, dial: LoraDial, seed: int = 0) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         vlm.model = get_peft_model(vlm.model, config)
+    for own in vlm.full.values():
+        own.master.requires_grad_(own.trains)  # PEFT freezes all that is not its own
     for name, weight in before.items():
         layer = vlm.bare.get_submodule(name)
         first = [layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight]
@@ -171,17 +170,19 @@ def subtract(vlm: Vlm, starts: dict[str, tuple[torch.Tensor, torch.Tensor, torch
 
 
 def detach(vlm: Vlm) -> None:
-    """Take the adapters off, and give the base the weights it had before them."""
+    """Take adapters and the arm's own weights off, and give the base the weights it had before them."""
     for name, (weight, _, _) in vlm.starts.items():
         if weight is not None:
             vlm.bare.get_submodule(name).get_base_layer().weight.data = weight
     vlm.starts = {}
     if hasattr(vlm.model, "unload"):
         vlm.model = vlm.model.unload()
+    full.take_off(vlm)
+    vlm.full = {}
 
 
 class AdapterLayers:
-    """The layers of a loaded adapter on a base that it shares with others: off it, and on again, with no number copied and no file read.
+    """The layers of a loaded arm on a base that it shares with others: off it, and on again, with no number copied and no file read.
 
     One thread at a time may use the base.
     """
@@ -189,7 +190,7 @@ class AdapterLayers:
     def __init__(self, vlm: Vlm) -> None:
         from peft.tuners.tuners_utils import BaseTunerLayer
 
-        self.bare, self.configs = vlm.bare, getattr(vlm.bare, "peft_config", None)
+        self.vlm, self.bare, self.configs = vlm, vlm.bare, getattr(vlm.bare, "peft_config", None)
         self.layers = {name: module for name, module in self.bare.named_modules() if isinstance(module, BaseTunerLayer)}
 
     def take_off(self) -> None:
@@ -198,9 +199,11 @@ class AdapterLayers:
             self.bare.set_submodule(name, layer.get_base_layer())
         if self.configs is not None:
             del self.bare.peft_config
+        full.take_off(self.vlm)
 
     def put_on(self) -> None:
         """Undo `take_off`."""
+        full.put_on(self.vlm)
         for name, layer in self.layers.items():
             self.bare.set_submodule(name, layer)
         if self.configs is not None:

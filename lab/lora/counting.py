@@ -41,7 +41,7 @@ def ledger(vlm: Vlm) -> list[LedgerRow]:
         row[0] += count
         if parameter.requires_grad:
             row[1] += count
-            row[2].append(re.sub(r"\.(lora_\w+|base_layer)(\..*)?$", "", bare))
+            row[2].append(re.sub(r"\.(lora_\w+|base_layer|parametrizations|weight|bias)(\..*)?$", "", bare))
     return [LedgerRow(part, total, train, tuple(dict.fromkeys(names))) for part, (total, train, names) in rows.items() if total]
 
 
@@ -54,7 +54,7 @@ def num_elements(parameter: torch.nn.Parameter) -> int:
 def ledger_text(rows: list[LedgerRow]) -> str:
     """The ledger as a plain table."""
     total, train = sum(row.total for row in rows), sum(row.trainable for row in rows)
-    lines = [f"{'part':<10} {'parameters':>14} {'trainable':>12} {'share':>8}  layers with adapters"]
+    lines = [f"{'part':<10} {'parameters':>14} {'trainable':>12} {'share':>8}  layers that train"]
     for row in [*rows, LedgerRow("all", total, train, ())]:
         share = f"{100 * row.share:.3f} %"
         lines.append(f"{row.part:<10} {row.total:>14,} {row.trainable:>12,} {share:>8}  {len(row.modules) or ''}".rstrip())

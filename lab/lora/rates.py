@@ -25,12 +25,13 @@ def trainable(vlm: Vlm) -> dict[str, torch.nn.Parameter]:
 
 
 def learning_rate(vlm: Vlm, name: str, optim: Optim) -> float:
-    """The peak rate of a trainable parameter: that of its part, times `optim.lr_b_ratio` for an adapter's B."""
+    """The peak rate of a trainable parameter: that of its part (of a whole head `optim.lr_extras`), times `optim.lr_b_ratio` for an adapter's B."""
     if name.split(".")[0] in vlm.extras:
         own = optim.lr_extras
     else:
-        part = vlm.family.part_of(name.removeprefix("base_model.model."))
-        own = {"vision": optim.lr_vision, "projector": optim.lr_projector}.get(part)
+        part_of = vlm.family.part_of if ".lora_" in name else vlm.family.owner
+        of_parts = {"vision": optim.lr_vision, "projector": optim.lr_projector, "llm": optim.lr_llm, "head": optim.lr_extras}
+        own = of_parts.get(part_of(name.removeprefix("base_model.model.")))
     rate = optim.lr if own is None else own
     return rate * optim.lr_b_ratio if ".lora_B." in name else rate
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from lab.config import LoraDial
 from lab.errors import ConfigError
+from lab.lora.full import full_parameters
 from lab.lora.initialisations import init_of
 from lab.lora.targets import features, target_names
 from lab.model import Vlm
@@ -20,13 +21,13 @@ def sized(vlm: Vlm, dial: LoraDial) -> LoraDial:
     wanted = dial.trainable_parameters
     if wanted is None or dial.r == 0:
         return dial
-    added = added_parameters(vlm)
+    added = added_parameters(vlm, dial)
     step = 2 if init_of(dial).value == "orthogonal" else 1  # this initialisation needs an even rank
     least = adapter_parameters(vlm, replace(dial, r=step))
     fixed = adapter_parameters(vlm, replace(dial, r=0))
     rank = (wanted - added - fixed) // (least - fixed) * step
     if rank < 1:
-        beside = f", {added:,} of them in modules that other dials add" if added else ""
+        beside = f", {added:,} of them in what trains beside adapters" if added else ""
         raise ConfigError(
             f"lora.trainable_parameters={wanted}: the smallest adapter here makes {added + least:,} trainable parameters "
             f"(lora.r={step}{beside}). Give at least {added + least}, or narrow lora.where, lora.target_modules or what is added."
@@ -34,9 +35,9 @@ def sized(vlm: Vlm, dial: LoraDial) -> LoraDial:
     return replace(dial, r=rank)
 
 
-def added_parameters(vlm: Vlm) -> int:
-    """Parameters of the modules that other dials have added."""
-    return sum(parameter.numel() for module in vlm.extras.values() for parameter in module.parameters())
+def added_parameters(vlm: Vlm, dial: LoraDial) -> int:
+    """What trains beside adapters: parameters of the modules that other dials have added, and of parts that train whole."""
+    return sum(parameter.numel() for module in vlm.extras.values() for parameter in module.parameters()) + full_parameters(vlm, dial)
 
 
 def adapter_parameters(vlm: Vlm, dial: LoraDial) -> int:

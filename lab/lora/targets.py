@@ -46,8 +46,8 @@ def target_pattern(vlm: Vlm, dial: LoraDial) -> str:
 
 def but_whole(family: Family, dial: LoraDial, pattern: str) -> str:
     """A pattern without the layers of parts that train whole."""
-    whole = "|".join(re.escape(family.whole[name]) for name in dial.full)
-    return rf"(?!({whole})(\.|$))({pattern})" if whole and pattern else pattern
+    whole = "|".join(rf"({family.pattern(name)})" for name in dial.full)
+    return rf"(?!{whole})({pattern})" if whole and pattern else pattern
 
 
 def own_pattern(dial: LoraDial) -> None:

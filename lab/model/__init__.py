@@ -41,6 +41,7 @@ class Vlm:
     processor: the checkpoint's own (`Architecture.processor`); `vision_tokens` may have changed its pixel budget.
     base: what the contract stores of the checkpoint: path, revision, dtype and the hashes that stand for it (`lab.model.identity`).
     extras: modules that dials have added (a resampler, cross-attention); they train and are saved beside the adapter.
+    full: weights of the arm's own in place of the base's, by full name (`lab.lora.full.OwnWeight`).
     starts: how adapters, and the base weights that their initialisation has changed, began (`lab.lora.settle`).
     budget: most tokens of one image by the dial `vision_tokens`, or None.
     reducer, conditioner: what `vision_tokens` and `conditioning` do with image tokens; None: nothing. Where they train,
@@ -52,6 +53,7 @@ class Vlm:
     family: Family
     base: dict[str, Any] = field(default_factory=dict)
     extras: dict[str, torch.nn.Module] = field(default_factory=dict)
+    full: dict[str, Any] = field(default_factory=dict)
     starts: dict[str, Any] = field(default_factory=dict)
     budget: int | None = None
     reducer: Reducer | None = None

@@ -121,10 +121,8 @@ class Vilt(OneTokenizer):
         return {"input_ids": tokens.ids, "attention_mask": tokens.mask}
 
     def predict(self, vlm: Vlm, batch: Batch) -> torch.Tensor:
-        """Logits of the labels, [B, 1, labels], by the head that trains whole where there is one (`lora.full`)."""
-        pooled = vlm.reader(**vlm.inputs(batch)).pooler_output
-        head = vlm.extras.get("head") or self.head(vlm.bare)
-        return head(pooled.to(next(head.parameters()).dtype))[:, None]
+        """Logits of the labels, [B, 1, labels]."""
+        return self.head(vlm.bare)(vlm.reader(**vlm.inputs(batch)).pooler_output)[:, None]
 
     def start_id(self, config: PretrainedConfig) -> int:
         """None: nothing is written."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 MOST_BLOCKS = 128
 """More blocks than any part has."""
+NOTHING = r"(?!)"
+"""`Part.modules` of a part that a family does not have."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,6 @@ FEATURES = {
     "quantisation": Feature("model.quantisation", "Give model.quantisation=none."),
     "numbered": Feature("prompt.numbered=true", "Set it to false."),
     "olora": Feature("lora.init_lora_weights=olora", "Choose another initialisation."),
-    "full": Feature("lora.full=[head]", "Set lora.full=[]."),
     "labels": Feature("model.labels", "Set model.labels=null."),
     "clips": Feature("data", "Choose data without clips, or a model of Qwen-VL."),
     "export": Feature("export", "Load the adapter over its base."),
@@ -123,7 +124,8 @@ class Family:
     answers: where an answer's tokens stand: inline (behind the prompt, in its row), beside (in a decoder of their own), or nowhere,
     for classes. abilities: of `ABILITIES`. refuses: of `FEATURES`, why.
     boxes: how its checkpoints learned to write a box (`lab.answers.box_formats`); this laboratory's own format where they did not.
-    whole: full names of the modules that can train whole, by their names in `lora.full`. last: of the layer of labels, where there is one.
+    whole: full names of modules that can train whole beside its parts, by their names in `lora.full`. last: of the layer of labels, where
+    there is one.
     unused: names (a regular expression) of parameters that no forward pass needs, so that a checkpoint may lack them. surplus: names of
     tensors that a checkpoint may have too many, since they say nothing of what it computes.
     """
@@ -176,9 +178,30 @@ class Family:
             return "its language model does not keep samples in one row apart"
         if feature == "labels" and not self.last:
             return "it writes its answers and has no labels"
-        if feature == "full" and not self.whole:
-            return "it says its answers with the words that it reads, and has no head of a task that would train whole"
         return self.refuses.get(feature)
+
+    @property
+    def trainable_parts(self) -> list[str]:
+        """What `lora.full` may name: its parts that have weights, and heads of a task."""
+        return [*(name for name, part in self.parts.items() if part.modules != NOTHING), *self.whole]
+
+    def pattern(self, name: str) -> str:
+        """Regular expression for `re.match` on names of modules and parameters of what `lora.full` calls so.
+
+        A part has what no part before it claims.
+        """
+        names = list(self.parts)
+        before = [self.parts[part].modules for part in names[: names.index(name)]] if name in names else []
+        but = rf"(?!({'|'.join(before)})(\.|$))" if before else ""
+        return rf"{but}({self.parts[name].modules if name in names else re.escape(self.whole[name])})(\.|$)"
+
+    def owner(self, parameter: str) -> str:
+        """Which of `trainable_parts` a parameter is of, a head before the part that it sits in; `other` if none claims it."""
+        return next((name for name in (*self.whole, *self.parts) if re.match(self.pattern(name), parameter)), "other")
+
+    def trains_whole(self, parameter: str, full: Sequence[str]) -> bool:
+        """Whether a parameter is of what `lora.full` names."""
+        return any(re.match(self.pattern(name), parameter) for name in full)
 
     @property
     def separable(self) -> bool:
@@ -200,7 +223,4 @@ class Family:
 
     def part_of(self, parameter: str) -> str:
         """The part that a module or parameter belongs to; `other` if none claims it."""
-        for name, part in self.parts.items():
-            if re.match(rf"({part.modules})(\.|$)", parameter):
-                return name
-        return "other"
+        return next((name for name in self.parts if re.match(self.pattern(name), parameter)), "other")

@@ -36,8 +36,8 @@ def costs(x: Experiment, prepared: Prepared) -> dict[str, float]:
 
 
 def trainable_parameters(vlm: Vlm, dial: LoraDial) -> int:
-    """What trains of an arm's model: modules that dials have added, and the adapter that is to be attached."""
-    return lora.added_parameters(vlm) + (lora.adapter_parameters(vlm, dial) if dial.r else 0)
+    """What trains of an arm's model: modules that dials have added, whole parts, and the adapter that is to be attached."""
+    return lora.added_parameters(vlm, dial) + (lora.adapter_parameters(vlm, dial) if dial.r else 0)
 
 
 def foresee(x: Experiment, prepared: Prepared) -> dict[str, float]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from lab import conditioning, data, lora, model, prompt, vision_tokens
 from lab.artifacts import adapter
-from lab.config import DataDial, Experiment, Quantisation, trains
+from lab.config import DataDial, Experiment, Quantisation, adds_modules, trains
 from lab.errors import ConfigError, ModelError
 from lab.evaluation import asking
 from lab.host.progress import Report, silent
@@ -143,7 +143,6 @@ def assemble(x: Experiment, base: Vlm) -> Vlm:
     vlm = base.share()
     vision_tokens.install(vlm, x.vision_tokens, x.seed)
     conditioning.install(vlm, x.conditioning, x.seed)
-    lora.install(vlm, x.lora)
     return vlm
 
 
@@ -170,8 +169,12 @@ def attached(x: Experiment, base: Vlm) -> Iterator[Vlm]:
 def rehearse(x: Experiment, base: Vlm) -> None:
     """Save an arm's fresh adapters and extra modules and load them again over the base, which is left as it was.
 
+    Whole parts are as large as the base and go by its own names: they are left out.
     Raises `ModelError` for what could be trained and then not be loaded.
     """
+    x = replace(x, lora=replace(x.lora, full=[]))
+    if not x.lora.r and not adds_modules(x):
+        return
     with tempfile.TemporaryDirectory(prefix="lab-adapter-") as scratch:
         with attached(x, base) as vlm:
             lora.finalize_adapter(vlm, fresh=True)
@@ -198,7 +201,7 @@ def trained(x: Experiment, base: Vlm, run_dir: Path) -> Iterator[Vlm]:
     vlm = assemble(x, base)
     try:
         if trains(x):
-            adapter.load(vlm, run_dir / "adapter")
+            adapter.load(vlm, run_dir / "adapter", x.lora)
         yield vlm
     finally:
         lora.detach(vlm)
@@ -209,7 +212,7 @@ def reload(x: Experiment, run_dir: Path, device: torch.device | str = "cpu") -> 
     """The trained model of a run folder, from its files alone."""
     vlm = assemble(x, model.load(x.model, Path(x.tracking.cache_dir)))
     if trains(x):
-        adapter.load(vlm, run_dir / "adapter")
+        adapter.load(vlm, run_dir / "adapter", x.lora)
     for module in (*(() if vlm.spread else (vlm.model,)), *vlm.extras.values()):
         module.to(device)
     return vlm

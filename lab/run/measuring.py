@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import tempfile
 from collections.abc import Collection, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from lab import lora
 from lab.answers import learned, predictions
 from lab.artifacts import contract, export
 from lab.config import DataDial, EvaluationSection, Experiment, asked
@@ -187,7 +187,8 @@ def stored_probe(run_dir: Path, readout: AnyReadout) -> probing.Probe:
 def require_effect(vlm: Vlm, fresh: Vlm, examples: Examples) -> None:
     """Raise a `ModelError` if what has trained moves no logit of a probe batch.
 
-    fresh: the arm as it was before training, over the same base: adapters are switched off for it, extra modules are new.
+    fresh: the arm over the same base as it was before training: for it adapters are switched off and the base's weights are back, extra
+    modules are new.
     """
     import torch
 
@@ -195,10 +196,10 @@ def require_effect(vlm: Vlm, fresh: Vlm, examples: Examples) -> None:
     vlm.model.eval()
     with torch.inference_mode():
         adapted = scoring.answer_logits(vlm, batch)
-        with vlm.model.disable_adapter() if hasattr(vlm.model, "disable_adapter") else contextlib.nullcontext():
+        with lora.as_untrained(vlm):
             bare = scoring.answer_logits(fresh, batch)
     if torch.equal(adapted, bare):
         raise ModelError(
-            "lora: neither the trained adapter nor an extra module moves a logit. Was optim.lr zero, or does the target "
+            "lora: neither what trained of the model nor an extra module moves a logit. Was optim.lr zero, or does the target "
             "never run?"
         )

@@ -71,6 +71,7 @@ def steps(x: Experiment, vlm: Vlm, prepared: Prepared) -> dict[str, Any]:
     number = loop.num_steps(x.trainer, epoch)
     layers = lora.target_names(vlm, x.lora) if x.lora.r else []
     names = [f"base_model.model.{layer}.{matrix}.{lora.ADAPTER}.weight" for layer in layers for matrix in ("lora_A", "lora_B")]
+    names += lora.full_names(vlm, x.lora)
     names += [f"{extra}.{name}" for extra, module in vlm.extras.items() for name, _ in module.named_parameters()]
     factor = optimization.factor(x.optim, number, loop.epoch_steps(x.trainer, epoch))
     return {

@@ -85,7 +85,7 @@ def rebuild(
         log.warning("contract broken: %s", reason)
     adapted = has_adapter(run)
     if adapted:
-        adapter.load(vlm, run_dir / "adapter")
+        adapter.load(vlm, run_dir / "adapter", x.lora)
     return Rebuilt(x, base, vlm, encoder, now, reasons, adapted)
 
 

@@ -121,9 +121,10 @@ def encoding_key(x: Experiment) -> str:
 
 
 def tower_trains(x: Experiment) -> bool:
-    """Whether adapters sit in the tower or the projector, so that their output cannot be cached."""
-    presets = x.lora.target_modules in lora.PRESETS
-    return x.lora.r > 0 and (not presets or bool({"vision", "projector"} & set(x.lora.where)))
+    """Whether the tower or the projector is another than the base's, so that their output cannot be cached."""
+    seeing = {"vision", "projector"}
+    adapted = x.lora.r > 0 and (x.lora.target_modules not in lora.PRESETS or bool(seeing & set(x.lora.where)))
+    return adapted or bool(seeing & set(x.lora.full))
 
 
 def try_out(x: Experiment, prepared: Prepared) -> None:
@@ -158,6 +159,7 @@ def prepare(x: Experiment, report: Report = silent) -> Prepared:
     if x.trainer.feature_cache and tower_trains(x):
         preset = x.lora.target_modules in lora.PRESETS
         what = f"lora.where={list(x.lora.where)}" if preset else f"lora.target_modules={x.lora.target_modules}"
+        what = f"lora.full={list(x.lora.full)}" if x.lora.full else what
         log.warning("features are not cached: %s may change the tower or its projector", what)
     elif x.trainer.feature_cache and augments(x):
         log.warning("features are not cached: data.augment shows another picture in every epoch")

@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image
 
 from lab import lora
-from lab.artifacts.adapter import EXTRAS, PEFT_WEIGHTS
+from lab.artifacts.adapter import FILES
 from lab.config import as_dict
 from lab.data.question_file.unanswered import unknown
 from lab.data.splits import Records
@@ -124,7 +124,7 @@ class Served:
 
 def adapter_hash(folder: Path) -> str | None:
     """One name for what an adapter's files hold; None without an adapter."""
-    files = [folder / name for name in (PEFT_WEIGHTS, EXTRAS) if (folder / name).is_file()]
+    files = [folder / name for name in FILES if (folder / name).is_file()]
     return text_hash(*map(file_hash, files), digits=16) if files else None
 
 

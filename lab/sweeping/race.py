@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 ALIKE = ("data", "seed", "trainer.max_steps", "sweep.race", "race")
 """Keys and sections in which arms of a race do not differ, beside the samples of a step."""
 ORDER_CHANGERS = (
-    "lr", "lr_vision", "lr_projector", "lr_extras", "lr_b_ratio", "warmup_fraction", "schedule", "schedule_kwargs", "milestones", "gamma",
+    "lr", "lr_vision", "lr_projector", "lr_llm", "lr_extras", "lr_b_ratio", "warmup_fraction", "schedule", "schedule_kwargs", "milestones", "gamma",
     "optimizer", "optimizer_kwargs",
 )  # fmt: skip
 """Keys of `optim` that change how fast an arm learns, so that the order at a rung need not be that of the end."""

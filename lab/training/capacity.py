@@ -6,12 +6,15 @@ that an arm chooses alone as it does beside others. A run keeps its choice in it
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from lab import lora
 from lab.config import Experiment, LoraDial, Optim, TrainerSection
@@ -52,12 +55,13 @@ class Choice:
 def choose(section: TrainerSection, optim: Optim, vlm: Vlm, train: Examples, dial: LoraDial | None = None) -> Choice:
     """What `trainer.gradient_checkpointing` comes to on this machine.
 
-    dial: an adapter that is not attached yet and is counted in.
+    dial: of an adapter and of whole parts that are not attached yet, and are counted in.
     """
     trainable = sum(parameter.numel() for parameter in lora.trainable(vlm).values())
-    trainable += lora.adapter_parameters(vlm, dial) if dial is not None and dial.r else 0
+    trainable += 0 if dial is None else lora.full_parameters(vlm, dial) + (lora.adapter_parameters(vlm, dial) if dial.r else 0)
     kept = CostModel(vlm, dial).cost(train.longest).kept
     weights = sum(parameter.nbytes for parameter in vlm.bare.parameters() if not parameter.requires_grad)
+    weights += sum(own.base.nbytes for own in vlm.full.values())  # which is kept for the next arm
     plain, checkpointed = (planning.activation_bytes(section, kept, on) for on in (False, True))
     fixed, there = weights + planning.trainable_bytes(optim) * trainable, total(vlm.device, section.devices)
     on, asked = planning.recomputes(section, fixed, kept, there), section.gradient_checkpointing is not None
@@ -106,6 +110,10 @@ def recompute(vlm: Vlm, on: bool) -> None:
     Transformers' hooks that make embeddings require a gradient are for the reentrant kind only; they would draw a gradient
     through a frozen tower.
     """
+    for block in [module for module in vlm.bare.modules() if isinstance(module, GradientCheckpointingLayer)]:
+        vars(block).pop("forward", None)
+        if on and not block.training:  # of a part that rests, through which a gradient may go: Transformers would not recompute it
+            block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
     if on:
         switch(vlm, "enable")({"use_reentrant": False})
         vlm.bare.disable_input_require_grads()

@@ -9,7 +9,7 @@ import lightning as L
 import torch
 
 from lab.config import Optim
-from lab.lora import parameter_groups
+from lab.lora import parameter_groups, resting
 from lab.model import Vlm
 from lab.model.answers import AnyReadout
 from lab.model.batching import to_device
@@ -36,6 +36,13 @@ class Learner(L.LightningModule):
         self.scaled = loss_scaling.needed(vlm)
         self.fused = FusedStep(vlm)
         self.objective = objective(reads, LOSSES[vlm.family.answers])
+
+    def train(self, mode: bool = True) -> Learner:
+        """Parts of which nothing trains stay in evaluation mode, so that their dropout is off at every step."""
+        super().train(mode)
+        for module in resting(self.vlm):
+            module.training = False
+        return self
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         return to_device(batch, device)

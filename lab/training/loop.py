@@ -43,6 +43,7 @@ REMARKS = (
     r".*You have overridden `transfer_batch_to_device`",  # a `Batch` is no tensor, so it must be
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning's own call of PyTorch
     r"The number of training batches \(\d+\) is smaller than the logging interval",  # a run of fewer steps than `CURVE_EVERY`
+    r"Found \d+ module\(s\) in eval mode at the start of training",  # parts of which nothing trains
     r"Detected call of `lr_scheduler.step\(\)` before `optimizer.step\(\)`",  # a first step that `LossScaling` left out
 )
 """What Lightning says of every run here."""
@@ -234,10 +235,10 @@ def fit(
 
 
 def prepare_model(x: Experiment, learner: Learner) -> None:
-    """Seed dropout and put the model into training mode. Whether it recomputes has been settled."""
+    """Seed dropout and put into training mode what trains. Whether it recomputes has been settled."""
     assert x.trainer.gradient_checkpointing is not None
     torch.manual_seed(x.seed)
-    learner.vlm.model.train()
+    learner.train()
     capacity.recompute(learner.vlm, x.trainer.gradient_checkpointing)
 
 

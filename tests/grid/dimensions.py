@@ -25,6 +25,8 @@ BUDGET = 4
 """Tokens of an image: fewer than any drawn image has."""
 PATTERN = "model[.]language_model[.].*q_proj|decoder[.]transformer[.].*c_attn"
 HEAD = f"{PATTERN}|(decoder[.])?lm_head"
+WITHOUT = ("none", "stage1", "stage2", "full")
+"""Options of lora without an adapter."""
 SIZES = {
     "pairs": ("data.num_train=16", "data.num_minival=4", "data.num_dev=8"),
     "nlvr": ("data.num_train=8", "data.num_minival=1", "data.num_dev=2", "data.permutations=2"),
@@ -86,7 +88,7 @@ def data_sets() -> dict[str, Overrides]:
 
 def adapters() -> dict[str, Overrides]:
     """Every option with a small rank, and two patterns of the user's own, one of which reaches the head."""
-    found = {name: (f"lora={name}", "lora.r=4") if name != "none" else ("lora=none",) for name in options("lora")}
+    found = {name: (f"lora={name}", "lora.r=4") if name not in WITHOUT else (f"lora={name}",) for name in options("lora")}
     found["pattern"] = ("lora=llm", "lora.r=4", f"lora.target_modules='{PATTERN}'")
     return found | {"pattern with head": ("lora=llm", "lora.r=4", f"lora.target_modules='{HEAD}'")}
 
@@ -146,7 +148,9 @@ DIMENSIONS: dict[str, dict[str, Overrides]] = {
         "patience": ("trainer.val_every=1", "trainer.patience=1"),
     },
     "schedule": each("optim.schedule", Schedule),
-    "rates": {"one": (), "by part": ("optim.lr_vision=5e-3", "optim.lr_projector=5e-3", "optim.lr_extras=5e-3", "optim.lr_b_ratio=4")},
+    "rates": {
+        "one": (), "by part": (*(f"optim.lr_{part}=5e-3" for part in ("vision", "projector", "llm", "extras")), "optim.lr_b_ratio=4"),
+    },
     "finished": each("trainer.if_finished", IfFinished),
     "unfinished": each("trainer.if_unfinished", IfUnfinished),
     "generate": {"off": (), "on": ("evaluation.ask=[score,generate]",)},
@@ -200,7 +204,7 @@ REFUSALS = (
     Refusal("bitsandbytes knows no Conv1D", {"model": of_family("vit_gpt2"), "quantisation": QUANTISED}),
     Refusal(
         "PEFT turns Conv1D round",
-        {"model": of_family("vit_gpt2"), "start": ("olora",), "lora": but("lora", "none", "vision", "projector")},
+        {"model": of_family("vit_gpt2"), "start": ("olora",), "lora": but("lora", *WITHOUT, "vision", "projector")},
     ),
     Refusal("no image stands in its prompt", {"model": of_family("vit_gpt2"), "numbered": ("true",)}),
     Refusal("words meet images in blocks", {"conditioning": but("conditioning", "prefix"), "shared prefix": ("true",)}),
@@ -213,14 +217,15 @@ REFUSALS = (
     Refusal("words are not swapped", {"data": TEXT, "swap": ("true",)}),
     Refusal("words share no reading", {"data": TEXT, "shared prefix": ("true",)}),
     Refusal("nothing is learned from it", {"data": ("winoground",), "training": TRAINED}),
-    Refusal("the start reads weights", {"quantisation": QUANTISED, "start": READS_WEIGHTS, "lora": but("lora", "none")}),
-    Refusal("no MiCA with DoRA", {"start": ("mica",), "adapter": ("dora",), "lora": but("lora", "none")}),
+    Refusal("the start reads weights", {"quantisation": QUANTISED, "start": READS_WEIGHTS, "lora": but("lora", *WITHOUT)}),
+    Refusal("no MiCA with DoRA", {"start": ("mica",), "adapter": ("dora",), "lora": but("lora", *WITHOUT)}),
     Refusal(
         "DoRA forgets int8 scales on a CPU",
-        {"quantisation": ("int8",), "adapter": ("dora",), "training": TRAINED, "lora": but("lora", "none", "vision", "projector")},
+        {"quantisation": ("int8",), "adapter": ("dora",), "training": TRAINED, "lora": but("lora", *WITHOUT, "vision", "projector")},
     ),
     Refusal("a pattern names its blocks", {"lora": ("pattern", "pattern with head"), "size": ("top block",)}),
-    Refusal("no adapter has a size", {"lora": ("none",), "size": ("parameters",)}),
+    Refusal("no adapter has a size", {"lora": WITHOUT, "size": ("parameters",)}),
+    Refusal("weights of few bits do not train", {"lora": ("stage2", "full"), "quantisation": QUANTISED}),
     Refusal(
         "nothing trains",
         {

@@ -5,7 +5,7 @@ pattern of one's own may name it, and it is untied before it is merged.
 """
 
 from lab.model.beside import Blip
-from lab.model.family import Family, Part, all_but
+from lab.model.family import NOTHING, Family, Part, all_but
 
 ATTENTION = ("self.query", "self.key", "self.value", "output.dense")
 
@@ -23,7 +23,7 @@ FAMILY = Family(
         **all_but("conditioning", ("add_cross_attention",), "images enter it by its text encoder's own cross-attention"),
     },
     parts={
-        "projector": Part(modules=r"(?!)"),
+        "projector": Part(modules=NOTHING),
         "vision": Part(
             modules=r"vision_model(\..+)?",
             block=r"vision_model\.encoder\.layers\.(\d+)",

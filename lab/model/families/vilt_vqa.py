@@ -4,7 +4,7 @@ It chooses among the labels of its config, 3,129 frequent answers of VQAv2, and 
 """
 
 from lab.model.classes import Vilt
-from lab.model.family import Family, Part, all_but
+from lab.model.family import NOTHING, Family, Part, all_but
 
 FAMILY = Family(
     name="vilt_vqa",
@@ -23,7 +23,7 @@ FAMILY = Family(
         **all_but("conditioning", ("prefix",), "one encoder reads words and patches together"),
     },
     parts={
-        "projector": Part(modules=r"(?!)"),
+        "projector": Part(modules=NOTHING),
         "vision": Part(modules=r"vilt\.embeddings\.(patch_embeddings|cls_token|position_embeddings)(\..+)?"),
         "llm": Part(
             modules=r"(vilt|classifier)(\..+)?",

@@ -7,8 +7,9 @@
 
 Only while training: validation, scoring and every saved file know nothing of it. It is written for float32 alone: over a model
 that computes in 16 bits the step is PEFT's and Transformers' own. A layer that is not plain LoRA (dropout, DoRA, a quantised
-base) keeps PEFT's forward; with gradient checkpointing, whose second forward comes after the step's, nothing is changed at all. Where a
-row holds several samples (`trainer.packing`), attention and rows are Transformers' own.
+base) keeps PEFT's forward; with gradient checkpointing, whose second forward comes after the step's, and where the language model trains
+whole (`lora.full`), nothing is changed at all. Where a row holds several samples (`trainer.packing`),
+attention and rows are Transformers' own.
 Equality with the plain step, in every dtype: tests/test_lean.py.
 """
 
@@ -41,7 +42,8 @@ class FusedStep:
     def __init__(self, vlm: Vlm) -> None:
         self.vlm = vlm
         self.checkpointed = [module for module in vlm.bare.modules() if hasattr(module, "gradient_checkpointing")]
-        known = computes_in(vlm) == torch.float32 and not vlm.spread
+        reads_whole = any(own.trains and vlm.family.part_of(name) == "llm" for name, own in vlm.full.items())
+        known = computes_in(vlm) == torch.float32 and not vlm.spread and not reads_whole
         modules = list(vlm.bare.modules()) if known else []
         self.layers = {module: factors(module) for module in modules if is_fusable(module)}
         self.forwards: list[Forward] = [(module, partial(layer_forward, layer)) for module, layer in self.layers.items()]
