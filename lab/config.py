@@ -12,6 +12,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 from lab.host.files import values_hash
@@ -90,6 +91,7 @@ class ModelDial:
     weights that it shares with the embedding of tokens.
     quantisation: the language model's linear layers through bitsandbytes, int8 (Dettmers et al. 2022, 2208.07339) or
     nf4 (Dettmers et al. 2023, 2305.14314); of a checkpoint that holds them so already, what it holds.
+    start: a run whose weights the arm begins with in place of the base's (`lab.starting`), by name or folder.
     labels: of a family that chooses among labels, answers in place of its checkpoint's; its head then begins with nothing about them.
     """
 
@@ -106,6 +108,7 @@ class ModelDial:
     labels: list[str] | None = None
     device_map: str | None = None
     untied_head: bool = False
+    start: str | None = None
 
 
 @dataclass
@@ -502,7 +505,7 @@ NAMELESS = (
     *(f"data.video.{key.name}" for key in dataclasses.fields(VideoSampling)),
     "data.path", "data.sha256", "data.kind", "data.answer_format", "data.allow_shared_images", "data.question", "data.exif",
     "data.subset", "data.split", "data.empty", "data.max_length", "data.sources", "data.loss_on", "optim.milestones", "optim.gamma",
-    "optim.optimizer", "optim.warmup_steps", "model.untied_head", "model.labels", "lora.full", "optim.lr_llm", "prompt.boxes",
+    "optim.optimizer", "optim.warmup_steps", "model.untied_head", "model.labels", "model.start", "lora.full", "optim.lr_llm", "prompt.boxes",
     "trainer.packing",
 )  # fmt: skip
 """Keys that are younger than runs of the others, whose names they leave as they are while nobody sets them."""
@@ -557,6 +560,7 @@ def identity_values(values: dict[str, Any]) -> dict[str, Any]:
         key: value for key, value in flat(values).items()
         if role(key) == TRAINED and (key not in NAMELESS or (value and value != unset[key]))
     }  # fmt: skip
+    kept |= {"model.start": Path(kept["model.start"]).name} if "model.start" in kept else {}  # wherever its folder lies
     return kept | ({} if kept.get("lora.trainable_parameters") is None else {"lora.r": None})
 
 

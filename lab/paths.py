@@ -23,6 +23,7 @@ class When(Enum):
 
 PATHS = {
     "model.path": When.frozen,
+    "model.start": When.frozen,
     "data.root": When.read,
     "data.path": When.frozen,
     "prompt.template_file": When.frozen,
@@ -30,7 +31,8 @@ PATHS = {
     "tracking.cache_dir": When.frozen,
     "tracking.uri": When.frozen,
 }
-"""The keys that hold a path. `model.path`, `data.root` and `data.path` may hold the id of a hub instead, `tracking.uri` a server."""
+"""The keys that hold a path. `model.start` may hold a run's name instead, `model.path`, `data.root` and `data.path` the id of a hub,
+`tracking.uri` a server."""
 
 FILE_ADDRESS = re.compile(r"(sqlite(?:\+\w+)?:///|file:(?://)?)(~.*)", re.DOTALL)
 

@@ -23,7 +23,7 @@ FLOW = (
     "answers",
     "statistics",
     "store",
-    "cli cloning",
+    "cli cloning starting",
     "data",
     "curation",
     "prompt",

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import checkpoints
 import pytest
@@ -17,10 +18,10 @@ from torch.nn.utils import parametrize
 
 from lab import lora, model
 from lab import run as running
-from lab.artifacts import adapter, export
+from lab.artifacts import adapter, contract, export
 from lab.config import DType, Experiment, LoraDial, ModelDial, Optim
 from lab.costs import planning
-from lab.errors import ConfigError, ModelError
+from lab.errors import ConfigError, ContractError, ModelError
 from lab.model import Vlm
 from lab.model.families import qwen2_vl
 from lab.records import Batch
@@ -180,7 +181,7 @@ def test_embedding_and_head_train_as_the_storage_says_and_are_exported_so(tied: 
     assert held.keys() == load_file(tmp_path / "base" / "model.safetensors").keys(), "as the checkpoint itself names them"
     assert ("lm_head.weight" in held) == (not one)
     (tmp_path / "base").rename(tmp_path / "elsewhere")
-    plain = AutoModelForImageTextToText.from_pretrained(tmp_path / "out").eval()
+    plain: Any = AutoModelForImageTextToText.from_pretrained(tmp_path / "out").eval()
     assert plain.config.tie_word_embeddings == plain.config.get_text_config().tie_word_embeddings == one
     assert torch.allclose(plain(input_ids=ids).logits, logits, rtol=0, atol=1e-5)
     rows = plain.get_input_embeddings().weight.shape[0]
@@ -227,8 +228,14 @@ def test_a_whole_projector_beside_adapters_passes_the_gate(compose: Compose) -> 
     x = compose("lora.r=2", "lora.full=[projector]", "evaluation.verify=true", "evaluation.probe_examples=2", "evaluation.splits=[dev]")
     run = running.run_alone(x, "command", time.time())
     assert all(check["passed"] for check in run.facts["verify"]) and run.metrics["parameters/trainable"] > 190_000
-    held = load_file(Path(x.tracking.runs_dir) / run.identity / "adapter" / adapter.TRAINED)
+    folder = Path(x.tracking.runs_dir) / run.identity
+    held = load_file(folder / "adapter" / adapter.TRAINED)
     assert {name.split(".")[2] for name in held} == {"merger"} and {value.dtype for value in held.values()} == {torch.float32}
+    trained = contract.load(folder)["trained"]
+    assert (trained["parts"], trained["tensors"], trained["parameters"]) == (["projector"], len(held), sum(value.numel() for value in held.values()))
+    save_file({name: value + 1 for name, value in held.items()}, folder / "adapter" / adapter.TRAINED)
+    with pytest.raises(ContractError, match="trained.safetensors: it is not what was trained"):
+        contract.load(folder)
 
 
 def test_a_run_that_is_cut_off_goes_on_to_the_same_weights(compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -161,8 +161,26 @@ def load_extras(vlm: Vlm, folder: Path) -> None:
     if saved.keys() != wanted:
         odd = sorted(saved.keys() ^ wanted)
         raise ModelError(f"{path}: its tensors are not those of the installed modules (first: {odd[0]}).")
+    fill_extras(vlm, saved)
+    for module in vlm.extras.values():
+        module.requires_grad_(False)
+        module.eval()
+
+
+def fill_extras(vlm: Vlm, saved: dict[str, torch.Tensor]) -> None:
+    """Give the extra modules that dials have installed saved weights, which go on training if they do."""
     for extra, module in vlm.extras.items():
         prefix = f"{extra}."
         module.load_state_dict({key.removeprefix(prefix): value for key, value in saved.items() if key.startswith(prefix)})
-        module.requires_grad_(False)
-        module.eval()
+
+
+def fill(vlm: Vlm, folder: Path) -> None:
+    """Give an attached adapter saved matrices, which go on training. Raises `ModelError` if they are not all there."""
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    with readable(folder / PEFT_WEIGHTS):
+        outcome = set_peft_model_state_dict(vlm.model, load_file(folder / PEFT_WEIGHTS))
+    odd = [*outcome.unexpected_keys, *(key for key in outcome.missing_keys if "lora_" in key)]
+    if odd:
+        raise ModelError(f"{folder}: the adapter does not fit this arm's ({len(odd)} tensors, first: {odd[0]}).")

@@ -11,10 +11,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lab import data
+from lab import data, lora
+from lab.artifacts import adapter
 from lab.config import EvaluationSection, Experiment, PromptDial, as_dict, flat
 from lab.errors import ContractError
-from lab.host.files import values_hash, write_atomically
+from lab.host.files import file_hash, values_hash, write_atomically
 from lab.model import Vlm
 from lab.model.answers import AnyReadout, Readout
 from lab.model.encoding import Encoder
@@ -30,7 +31,7 @@ EARLIER = {
 of the tokenizer that makes ids of text. 3: answers by kind; 2 knew True/False alone, and is read as 3."""
 IDENTITIES = ("base.weights", "base.config", "tokenizer.hash")
 LIBRARIES = ("torch", "torchvision", "transformers", "peft", "tokenizers", "pillow")
-REMARKS = ("libraries", "visual_tokens", "clips", "base.path", "answers.post", "answers.max_new_tokens")
+REMARKS = ("libraries", "visual_tokens", "trained", "clips", "base.path", "answers.post", "answers.max_new_tokens")
 """Recorded, and told when both sides know them and differ, but no reason to refuse: a checkpoint may move, its weights
 may not; written answers may be read otherwise, or be longer. `visual_tokens` and `clips` are realised, and known only after scoring."""
 WHERE_BOTH = ("video",)
@@ -54,6 +55,7 @@ def describe(x: Experiment, vlm: Vlm, encoder: Encoder, readout: AnyReadout) -> 
         "lora": {key: value for key, value in as_dict(x)["lora"].items() if value or key != "full"},
         "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
         **clips,
+        **({} if x.model.start is None else {"start": Path(x.model.start).name}),
     }
 
 
@@ -78,13 +80,22 @@ def describe_tokenizer(encoder: Encoder) -> dict[str, Any]:
     return {"class": type(encoder.tokenizer).__name__, "size": len(words), "hash": digest}
 
 
+def describe_trained(vlm: Vlm, run_dir: Path) -> dict[str, Any]:
+    """What lies in `adapter.TRAINED` of a run: the parts, how many tensors and numbers, and the file's hash; nothing where there is none."""
+    if not vlm.full:
+        return {}
+    sizes = [own.master.numel() for own in vlm.full.values()]
+    held = {"parts": lora.parts_of(vlm), "tensors": len(sizes), "parameters": sum(sizes)}
+    return {"trained": {**held, "sha256": file_hash(run_dir / "adapter" / adapter.TRAINED)}}
+
+
 def save(run_dir: Path, contract: dict[str, Any]) -> None:
     """Write `contract.json`."""
     write_atomically(run_dir / "contract.json", json.dumps(contract, indent=1) + "\n")
 
 
 def load(run_dir: Path) -> dict[str, Any]:
-    """Read `contract.json`; a `ContractError` if it is missing or no JSON."""
+    """Read `contract.json`; a `ContractError` if it is missing or no JSON, or if whole parts beside it are others."""
     path = run_dir / "contract.json"
     try:
         contract = json.loads(path.read_text(encoding="utf-8"))
@@ -92,11 +103,14 @@ def load(run_dir: Path) -> dict[str, Any]:
             raise ValueError("it is no contract of this laboratory")
         if contract["version"] == 2:
             contract |= {"version": VERSION, "answers": {"kind": Choice.kind, "options": list(contract["answers"].values())}}
-        return contract
     except (OSError, ValueError, RecursionError, KeyError, AttributeError) as error:
         raise ContractError(
             f"{path}: the adapter's contract cannot be read ({error}); without it nothing says how to use it."
         ) from None
+    held = run_dir / "adapter" / adapter.TRAINED
+    if "trained" in contract and held.is_file() and file_hash(held) != contract["trained"]["sha256"]:
+        raise ContractError(f"{held}: it is not what was trained, by {path}. Restore it, or train the run again with trainer.if_finished=again.")
+    return contract
 
 
 def answers_of(trained: dict[str, Any], dial: PromptDial) -> AnswerSpace:

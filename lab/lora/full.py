@@ -126,7 +126,7 @@ def install(vlm: Vlm, dial: LoraDial, values: Mapping[str, torch.Tensor] | None 
     places = places_of(vlm) if training or values else {}
     for name in dict.fromkeys([*training, *values]):
         base, trains = named[name], name in training
-        first = values.get(name, base).detach().to(base.device, torch.float32, copy=True)
+        first = {name: base, **values}[name].detach().to(base.device, torch.float32, copy=True)
         master = torch.nn.Parameter(first, requires_grad=trains)
         vlm.full[name] = OwnWeight(master, base, tuple(places[name]), trains)
     put_on(vlm)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lab.lora.attaching import ADAPTER
+from lab.model import Vlm
 from lab.model.tying import untie
 
 if TYPE_CHECKING:
+    import torch
     from peft import PeftModel
     from transformers import PreTrainedModel
 
@@ -26,6 +28,26 @@ def merge(model: PeftModel) -> PreTrainedModel:
         if isinstance(layer, LoraLayer):
             untie(model.get_base_model(), layer.get_base_layer(), ("weight", "bias"))
     return model.merge_and_unload()
+
+
+def merged_weights(vlm: Vlm) -> dict[str, torch.Tensor]:
+    """Weights of the layers under a loaded adapter with it merged in, float32, by full name; the model is left as it was."""
+    import torch
+    from peft.tuners.lora import LoraLayer
+
+    merged: dict[str, torch.Tensor] = {}
+    layer: Any
+    for name, layer in vlm.bare.named_modules():
+        if not isinstance(layer, LoraLayer):
+            continue
+        base, weight = layer.get_base_layer(), layer.get_base_layer().weight
+        own = vlm.full.get(f"{name}.weight")
+        base.weight = torch.nn.Parameter((weight if own is None else own.master).detach().to(torch.float32, copy=True), requires_grad=False)
+        layer.merge()
+        merged[f"{name}.weight"] = base.weight.detach()
+        base.weight = weight
+        layer.merged_adapters.clear()
+    return merged
 
 
 def dequantised(model: PeftModel) -> PeftModel:

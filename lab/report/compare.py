@@ -10,6 +10,7 @@ from itertools import combinations
 
 from lab.answers import predictions
 from lab.answers.predictions import PredictionTable
+from lab.config import identity_values
 from lab.errors import LabError
 from lab.host.progress import Report, silent
 from lab.report.alike import Realised, alike, told
@@ -192,6 +193,7 @@ def choose_pairs(every: Sequence[Group], notes: list[str]) -> list[tuple[Group, 
     """All pairs of a few groups; of many, the best on minival against the next best and against the baseline."""
     if len(every) <= ALL_PAIRS_UP_TO:
         return list(combinations(every, 2))
+    stages = twins(every)
     reference, *others = sorted(every, key=lambda group: -group.rank)
     rivals = others[:MOST_RIVALS]
     baselines = [group for group in every if group.zero_shot and group is not reference]
@@ -203,9 +205,27 @@ def choose_pairs(every: Sequence[Group], notes: list[str]) -> list[tuple[Group, 
         against = f"{len(rivals)} others: those next to it{', and the zero-shot baseline' if baselines else ''}"
     notes.append(
         f"{len(every)} experiments make {len(every) * (len(every) - 1) // 2:,} pairs. Compared are only {reference.label}, "
-        f"the best on {chosen_on}, and {against}."
+        f"the best on {chosen_on}, and {against}{', and what went on from another run with the same without it' if stages else ''}."
     )
-    return with_own_bases([(reference, rival) for rival in rivals], every, notes)
+    pairs = [(reference, rival) for rival in rivals]
+    pairs += [pair for pair in stages if pair not in pairs and pair[::-1] not in pairs]
+    return with_own_bases(pairs, every, notes)
+
+
+def twins(every: Sequence[Group]) -> list[tuple[Group, Group]]:
+    """Each group that went on from another run (`model.start`), and the one that is the same training without it."""
+
+    def key(group: Group) -> str:
+        values = identity_values(group.members[0].arm.run.config)
+        return repr({name: value for name, value in values.items() if name not in ("seed", "model.start")})
+
+    alone = {key(group): group for group in every if not started(group)}
+    return [(group, alone[key(group)]) for group in every if started(group) and key(group) in alone]
+
+
+def started(group: Group) -> bool:
+    """Whether it went on from another run."""
+    return group.members[0].arm.run.config.get("model", {}).get("start") is not None
 
 
 def with_own_bases(pairs: list[tuple[Group, Group]], every: Sequence[Group], notes: list[str]) -> list[tuple[Group, Group]]:

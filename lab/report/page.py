@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lab.errors import LabError
-from lab.report import confidence_figures, diagnostics, drawing, figures, searching, speed, tables
+from lab.report import confidence_figures, diagnostics, drawing, figures, searching, speed, stages, tables
 from lab.report.benchmarks import benchmark_blocks
 from lab.report.checks import account, fact
 from lab.report.definitions import definitions
@@ -150,7 +150,7 @@ def opening(findings: Findings) -> list[Block]:
     states = Counter(tables.state_of(r) for r in findings.unmeasured)
     ended = [f"{len(findings.measured)} finished", *(f"{number} {state.lower()}" for state, number in sorted(states.items()))]
     page.append(Paragraph((Strong(f"{arms(len(findings.results))}:"), " ", ", ".join(ended) + ".", *data_of(findings))))
-    page += searching.blocks(selection)
+    page += searching.blocks(selection) + stages.blocks(findings)
     if findings.unmeasured:
         page.append(Heading(3, "Arms without numbers"))
         page.append(

@@ -144,6 +144,7 @@ def told(run: Run | None) -> Run | None:
 def select(name: str, title: str, runs_dir: Path, found: Sequence[Run], sweep: Sweep | None) -> Selection:
     """Label the arms by what differs between them."""
     configs = [short_values(run.config) for run in found]
+    starts = shared_starts(found, configs)
     known = [values for values in configs if values]
     keys = label_keys(known, sweep.dials if sweep else ())
     usual = usual_values(known, keys)
@@ -156,9 +157,9 @@ def select(name: str, title: str, runs_dir: Path, found: Sequence[Run], sweep: S
             Row(
                 run=run,
                 folder=runs.folder(runs_dir, run.identity),
-                label=(label(values, told, usual) or run.name) + marked,
+                label=named_starts(label(values, told, usual) or run.name, starts) + marked,
                 group=values_hash(seedless, 8) if values else run.identity,
-                group_label=(label(seedless, told, usual) or "all seeds") + marked,
+                group_label=named_starts(label(seedless, told, usual) or "all seeds", starts) + marked,
                 zero_shot=is_zero_shot(values),
             )
         )
@@ -166,6 +167,29 @@ def select(name: str, title: str, runs_dir: Path, found: Sequence[Run], sweep: S
     arms = [replace(arm, label=f"{arm.label} ({arm.run.identity})") if times[arm.label] > 1 else arm for arm in arms]
     trained = [values for values in known if not is_zero_shot(values)]
     return Selection(name, title, runs_dir, tuple(arms), sweep, label(usual, keys, {}), besides(trained, keys))
+
+
+def shared_starts(found: Sequence[Run], configs: Sequence[dict[str, str]]) -> dict[str, str]:
+    """Let arms that went on from replicates of one arm say that they went on from the same: by a digest, whose name is returned.
+
+    Only where those are arms of the selection too.
+    """
+    known = dict(zip((run.identity for run in found), configs, strict=True))
+    names: dict[str, str] = {}
+    for values in configs:
+        start = known.get(values.get("model.start", ""))
+        if start is not None:
+            seedless = {key: value for key, value in start.items() if key != "seed"}
+            values["model.start"] = values_hash(seedless, 8)
+            names[values["model.start"]] = f"({start.get('lora.name', 'arm')})"
+    return names
+
+
+def named_starts(text: str, starts: dict[str, str]) -> str:
+    """A label with names in place of digests."""
+    for digest, name in starts.items():
+        text = text.replace(digest, name)
+    return text
 
 
 def short_values(config: dict[str, Any]) -> dict[str, str]:

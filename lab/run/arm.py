@@ -204,7 +204,7 @@ def train_and_measure(
     shown = {"clips": realised_clips.keep(encoded, run_dir)} if prepared.splits.clips else {}
     run.facts |= shown
     realised = {key: run.metrics[f"visual_tokens/{key}"] for key in ("mean", "min", "max") if f"visual_tokens/{key}" in run.metrics}
-    contract.save(run_dir, {**described, "visual_tokens": realised, **shown})
+    contract.save(run_dir, {**described, "visual_tokens": realised, **shown, **contract.describe_trained(vlm, run_dir)})
     if x.evaluation.verify:
         checks = verify(x, vlm, encoded["dev"], run_dir)
         run.metrics |= equivalence.summary(checks)

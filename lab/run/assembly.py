@@ -20,6 +20,7 @@ from lab.host.progress import Report, silent
 from lab.model import Vlm
 from lab.model.family import FEATURES, Family
 from lab.records import Regions
+from lab.run import start
 
 if TYPE_CHECKING:
     import torch
@@ -69,6 +70,7 @@ def check(x: Experiment) -> None:
             "has those of all. Set trainer.packing=false, or conditioning=prefix."
         )
     lora.check(x.lora, x.model.quantisation.value, family)
+    start.check(x)
     optimization.check(x.optim, devices.on_gpu(x.trainer))
     if trains(x) and x.model.quantisation is Quantisation.int8 and "llm" in lora.reached(family, x.lora):
         check_scales(x)
@@ -155,11 +157,13 @@ def sized(x: Experiment, base: Vlm) -> Experiment:
 
 @contextlib.contextmanager
 def attached(x: Experiment, base: Vlm) -> Iterator[Vlm]:
-    """An arm's model, with fresh adapters if it trains; whatever happens, the shared base is left as it was."""
+    """An arm's model as it begins: with adapters, and what `model.start` brings, if it trains; the shared base is left as it was."""
     vlm = assemble(x, base)
-    if trains(x):
-        lora.attach(vlm, x.lora, x.seed)
     try:
+        if trains(x):
+            keeps = start.goes_on(x, vlm)
+            lora.attach(vlm, x.lora, x.seed, start.weights(x, vlm, keeps))
+            start.go_on(x, vlm, keeps)
         yield vlm
     finally:
         lora.detach(vlm)
@@ -172,7 +176,7 @@ def rehearse(x: Experiment, base: Vlm) -> None:
     Whole parts are as large as the base and go by its own names: they are left out.
     Raises `ModelError` for what could be trained and then not be loaded.
     """
-    x = replace(x, lora=replace(x.lora, full=[]))
+    x = replace(x, lora=replace(x.lora, full=[]), model=replace(x.model, start=None))
     if not x.lora.r and not adds_modules(x):
         return
     with tempfile.TemporaryDirectory(prefix="lab-adapter-") as scratch:

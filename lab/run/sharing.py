@@ -16,6 +16,7 @@ from lab.host.progress import Report, silent
 from lab.model import Vlm
 from lab.model.encoding import Encoder
 from lab.records import Splits
+from lab.run import start
 from lab.run.assembly import assemble, check_clips, load_base, rehearse, sized
 from lab.run.other_data import Other, of_also
 from lab.training import devices, eviction
@@ -107,6 +108,7 @@ def shared_key(x: Experiment) -> str:
     """Arms with one key share base, features and data: what `vision_tokens` and `conditioning` add is each arm's own."""
     values = as_dict(x)
     kept = {name: values[name] for name in ("model", "data")}
+    del kept["model"]["start"]
     kept["tower trains"] = tower_trains(x)
     kept["cache"] = x.trainer.feature_cache
     return values_hash(kept)
@@ -124,15 +126,18 @@ def tower_trains(x: Experiment) -> bool:
     """Whether the tower or the projector is another than the base's, so that their output cannot be cached."""
     seeing = {"vision", "projector"}
     adapted = x.lora.r > 0 and (x.lora.target_modules not in lora.PRESETS or bool(seeing & set(x.lora.where)))
-    return adapted or bool(seeing & set(x.lora.full))
+    return adapted or bool(seeing & set(x.lora.full)) or x.model.start is not None
 
 
 def try_out(x: Experiment, prepared: Prepared) -> None:
-    """Raise, before any step, for adapters that could not be attached, or that could be trained and then not be loaded.
+    """Raise, before any step, for adapters that could not be attached, or that could be trained and then not be loaded, or a start that
+    cannot be gone on from.
 
-    What is attached is saved and loaded once for all arms that differ in size and rates alone. Raises `ConfigError`, `ModelError`.
+    What is attached is saved and loaded once for all arms that differ in size and rates alone. Raises `ConfigError`, `ModelError`,
+    `ContractError`, `DataError`.
     """
     lora.verify(assemble(x, prepared.vlm), x.lora)
+    start.require(x, prepared.vlm)
     values = as_dict(x)
     adapters = {key: value for key, value in values["lora"].items() if key not in SIZES}
     key = values_hash({"lora": adapters, **{name: values[name] for name in ("vision_tokens", "conditioning")}})
@@ -160,6 +165,7 @@ def prepare(x: Experiment, report: Report = silent) -> Prepared:
         preset = x.lora.target_modules in lora.PRESETS
         what = f"lora.where={list(x.lora.where)}" if preset else f"lora.target_modules={x.lora.target_modules}"
         what = f"lora.full={list(x.lora.full)}" if x.lora.full else what
+        what = f"model.start={x.model.start}" if x.model.start else what
         log.warning("features are not cached: %s may change the tower or its projector", what)
     elif x.trainer.feature_cache and augments(x):
         log.warning("features are not cached: data.augment shows another picture in every epoch")

@@ -24,11 +24,13 @@ class Arm:
     """One experiment of a sweep and the overrides that made it.
 
     pause_at: optimizer steps after which it waits for the others of its race; None: it runs to its end.
+    start: the arm of the same sweep that it starts from (`lab.sweeping.chaining`).
     """
 
     experiment: Experiment
     overrides: tuple[str, ...]
     pause_at: int | None = None
+    start: Arm | None = None
 
 
 @dataclass(frozen=True)

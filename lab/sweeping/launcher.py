@@ -72,7 +72,7 @@ class ArmsSweeper(LabSweeper):
         from lab.sweeping import sweep
 
         overrides = listed(self.params, self.arms, arguments, self.context.config_loader)
-        raise SystemExit(sweep.run_sweep(composed(self.context, self.composition, overrides), *self.how()))
+        raise SystemExit(sweep.run_sweep(composed(self.context, self.composition, overrides, len(self.arms)), *self.how()))
 
 
 class OptunaSweeper(LabSweeper):
@@ -118,6 +118,7 @@ def foreseen(arguments: Sequence[str], config_name: str) -> list[Arm]:
 
     from lab.errors import ConfigError
     from lab.sweeping.arms import Arm
+    from lab.sweeping.chaining import linked
     from lab.sweeping.replicates import replicated
 
     with hydra_of_conf():
@@ -127,8 +128,9 @@ def foreseen(arguments: Sequence[str], config_name: str) -> list[Arm]:
         if sweeper._target_ != ArmsSweeperConfig._target_:
             raise ConfigError("hydra/sweeper: only a grid's arms are known before it runs. Plan one of them: lab plan KEY=VALUE.")
         own = [argument for argument in arguments if argument not in of_hydra]
-        overrides = listed(sweeper.params or {}, sweeper.arms or [""], own, loader)
-        return replicated([Arm(frozen(compose(config_name, one), one, config_name), tuple(one)) for one in overrides])
+        arms = sweeper.arms or [""]
+        overrides = listed(sweeper.params or {}, arms, own, loader)
+        return replicated(linked([Arm(frozen(compose(config_name, one), one, config_name), tuple(one)) for one in overrides], len(arms)))
 
 
 def grid(arguments: Sequence[str], loader: ConfigLoader | None = None) -> list[list[str]]:
@@ -147,9 +149,10 @@ def grid(arguments: Sequence[str], loader: ConfigLoader | None = None) -> list[l
     return [list(point) for point in itertools.product(*values.values())]
 
 
-def composed(context: HydraContext, config: DictConfig, overrides: Sequence[Sequence[str]]) -> list[Arm]:
-    """The experiments that overrides make, checked; each as often as `sweep.replicates` says."""
+def composed(context: HydraContext, config: DictConfig, overrides: Sequence[Sequence[str]], arms: int = 1) -> list[Arm]:
+    """The experiments that overrides make, checked; each as often as `sweep.replicates` says. arms: listed for each point of a grid."""
     from lab.sweeping.arms import Arm
+    from lab.sweeping.chaining import linked
     from lab.sweeping.replicates import replicated
 
     made = []
@@ -158,7 +161,7 @@ def composed(context: HydraContext, config: DictConfig, overrides: Sequence[Sequ
         with open_dict(values):
             del values["hydra"]
         made.append(Arm(frozen(values, one, str(config.hydra.job.config_name)), tuple(one)))
-    return replicated(made)
+    return replicated(linked(made, arms))
 
 
 class SharedLauncher(Launcher):
@@ -187,7 +190,8 @@ class ArmsSweeperConfig:
     """How a sweep's arms are made.
 
     params: grid values of a sweep file, `key: a,b,c`; the command line is joined to them.
-    arms: overrides, one string an arm, for sweeps that are no grid; each is joined to every point of the grid.
+    arms: overrides, one string an arm, for sweeps that are no grid; each is joined to every point of the grid. `model.start=arm:1` in one
+        starts it from the first of them, at the same point and seed.
     """
 
     _target_: str = f"{PLUGINS}.{ArmsSweeper.__name__}"

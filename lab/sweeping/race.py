@@ -64,6 +64,8 @@ def check(arms: Sequence[Arm], shared: bool) -> None:
     x = next(one for one in experiments if one.sweep.race is not None)
     if not shared:
         raise ConfigError(f"sweep.race={mode(x)}: arms wait for each other at rungs, which hydra/launcher=shared alone has them do.")
+    if any(arm.start is not None for arm in arms):
+        raise ConfigError(f"sweep.race={mode(x)}: an arm that starts from another (model.start=arm:N) cannot race with it. Give sweep.race=null.")
     for key in ALIKE:
         values = {repr(value_of(one, key)) for one in experiments}
         if len(values) > 1:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from lab.errors import ConfigError
 from lab.sweeping.arms import Arm
+from lab.sweeping.chaining import started
 
 KEY = "sweep.replicates"
 
@@ -32,4 +33,5 @@ def replicate(arm: Arm, number: int) -> Arm:
     seeded = dataclasses.replace(x, seed=x.seed + number, sweep=dataclasses.replace(x.sweep, replicates=1))
     kept = [one for one in arm.overrides if one.partition("=")[0] not in ("seed", KEY)]
     in_file = not any(one.startswith(f"{KEY}=") for one in arm.overrides)
-    return Arm(seeded, (*kept, f"seed={seeded.seed}", *([f"{KEY}=1"] if in_file else [])))
+    made = Arm(seeded, (*kept, f"seed={seeded.seed}", *([f"{KEY}=1"] if in_file else [])))
+    return made if arm.start is None else started(made, replicate(arm.start, number))

@@ -31,7 +31,7 @@ def run_sweep(arms: Sequence[Arm], origin: SweepSource, max_arms: int | None = N
     race, and `ConfigError` before any arm trains if arms differ in what `sweep.require` names; 1 if it shows only at the end.
     """
     from lab import run as running
-    from lab.sweeping import ledger, race
+    from lab.sweeping import chaining, ledger, race
 
     arms = drop_duplicates(arms)
     for arm in arms:
@@ -45,8 +45,9 @@ def run_sweep(arms: Sequence[Arm], origin: SweepSource, max_arms: int | None = N
     named = [(arm_name(arm.experiment, dials), arm.experiment) for arm in arms]
     bases = Bases(ledger.before(named, runs_dir))  # raises if the arms break `sweep.require`
     sweep = new_sweep(arms, origin, runs_dir)
-    batches = race.stages(arms, sweep.identity, bases) if races else [arms]
-    code = run_batches(batches, sweep, origin, section, bases, max_arms, launch)
+    chained = any(arm.start is not None for arm in arms)
+    batches = race.stages(arms, sweep.identity, bases) if races else chaining.batches(arms)
+    code = run_batches(batches, sweep, origin, section, bases, max_arms, launch, alone=not chained)
     return code or ledger.after(named, runs_dir)
 
 
