@@ -91,28 +91,3 @@ def test_the_shares_of_all_ranks_are_the_order_of_one(monkeypatch) -> None:
             shares.append(list(devices.Share(order, 8)))
         blocks = [list(itertools.islice(shares[rank], 2 * k, 2 * k + 2)) for k in range(len(order) // 8) for rank in range(4)]
         assert list(itertools.chain(*blocks)) == list(order)[: len(order) // 8 * 8]
-
-
-@pytest.mark.bar
-@pytest.mark.usefixtures("nominal_costs")
-def test_conversations_are_learned_alike_however_a_step_is_cut(composer, tmp_path, fast_python) -> None:
-    """1 x 8 = 8 x 1 = 2 processes x 4 = packed: losses of ten steps, and adapters, to rounding."""
-    shared = [
-        "data=drawn_conversations", "data.num_train=64", "data.num_minival=4", "data.num_dev=4", "model=tiny", "lora.r=4", "optim.lr=1e-4",
-        "trainer.max_steps=10", "trainer.accelerator=cpu", "evaluation.verify=false", "evaluation.latency_examples=0",
-        "evaluation.bootstrap=100", "tracking.enabled=false", f"tracking.cache_dir={tmp_path}/cache",
-    ]  # fmt: skip
-    ways = {
-        "1 x 8": ["trainer.batch_size=8"], "8 x 1": ["trainer.batch_size=1", "trainer.accumulate_grad_batches=8"],
-        "2 processes x 4": ["trainer.batch_size=8", "trainer.devices=2"], "packed": ["trainer.batch_size=8", "trainer.packing=true"],
-        "2 processes x 4, packed": ["trainer.batch_size=8", "trainer.devices=2", "trainer.packing=true"],
-    }  # fmt: skip
-    found = {}
-    for place, (way, options) in enumerate(ways.items()):
-        found[way] = trained(composer(*shared, *options, f"tracking.runs_dir={tmp_path}/{place}"))
-    _, curve, weights = found["1 x 8"]
-    for way, (_, other, theirs) in found.items():
-        gap = max(abs(curve[step] - other[step]) for step in curve)
-        print(f"{way}: largest difference of a loss {gap:.1e}")
-        assert list(other) == list(curve) and gap < 1e-5
-        assert all(torch.allclose(tensor, theirs[name], atol=1e-4) for name, tensor in weights.items()), way

@@ -54,8 +54,9 @@ class TextTable(PredictionTable):
 
     @classmethod
     def answer_of(cls, row: Mapping[str, Any]) -> tuple[Answer, Said]:
-        values = {field.name: row[field.name] for field in cls.FIELDS[2:]}
-        said = Written(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+        listed = {field.name for field in cls.FIELDS[2:] if pa.types.is_list(field.type)}
+        values: dict[str, Any] = {field.name: row[field.name] for field in cls.FIELDS[2:]}
+        said = Written(**{**values, **{name: tuple(values[name]) for name in listed}})
         return Text(tuple(row["references"]), tuple(row["votes"])), said
 
     @classmethod

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lab import data, paths
-from lab.cli import compose, program, register_schema, run_cli, set_up_logging
+from lab.cli import compose, program, run_cli, set_up_logging
 from lab.config import DIALS, DataDial, Experiment, OnBad
 from lab.data.box_file import formats
 from lab.data.conversation_file import checking
@@ -79,8 +79,9 @@ def act(words: Sequence[str], cache_dir: Path, sample: int | None, number: int =
 def shown(overrides: Sequence[str], number: int, cache_dir: Path) -> str:
     """The first samples of train as the model of an experiment will see them; with pictures in `cache_dir`."""
     from lab.run import transcripts  # which imports what trains
+    from lab.sweeping.launcher import register
 
-    register_schema()
+    register()
     x = compose(overrides)
     train = data.load(x.data, cache_dir).train
     return transcripts.show(x, (train[place] for place in range(len(train))), number, cache_dir / "shown.html", sys.stdout.isatty())
