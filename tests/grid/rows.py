@@ -33,17 +33,27 @@ def completed(row: Row, order: dict[str, list[str]], but: Refusal | None = None)
     """
     if any(refusal is not but for refusal in refused(row)):
         return None
-    return extended(row, [dimension for dimension in order if dimension not in row], order, but)
+    longer = extended(row, [dimension for dimension in order if dimension not in row], order, but)
+    return longer if isinstance(longer, dict) else None
 
 
-def extended(row: Row, missing: list[str], order: dict[str, list[str]], but: Refusal | None) -> Row | None:
-    """The same, of a row whose choices are legal: what is added must be."""
+def extended(row: Row, missing: list[str], order: dict[str, list[str]], but: Refusal | None) -> Row | frozenset[str]:
+    """The same, of a row whose choices are legal: what is added must be. Else the dimensions of the row that leave no choice.
+
+    Where those are not among the last ones chosen, other values of these are not tried (backjumping, Dechter 1990).
+    """
     if not missing:
         return row
     dimension, *rest = missing
-    tries = (row | {dimension: name} for name in order[dimension])
-    legal = (longer for longer in tries if not any(refusal is not but and refusal.holds(longer) for refusal in ABOUT[dimension]))
-    return next((found for longer in legal if (found := extended(longer, rest, order, but)) is not None), None)
+    blamed: set[str] = set()
+    for name in order[dimension]:
+        longer = row | {dimension: name}
+        against = next((refusal for refusal in ABOUT[dimension] if refusal is not but and refusal.holds(longer)), None)
+        tried = extended(longer, rest, order, but) if against is None else frozenset(against.values)
+        if isinstance(tried, dict) or dimension not in tried:
+            return tried
+        blamed |= tried
+    return frozenset(blamed - {dimension})
 
 
 def bound() -> dict[str, list[str]]:
@@ -128,14 +138,15 @@ def grid(seed: int) -> list[Row]:
 
 
 def single(seed: int = 0) -> list[Row]:
-    """A few rows that must finish and together hold every choice: CI's slice of the grid. A choice not needed is the default."""
+    """A few rows that must finish and together hold every choice that can: CI's slice of the grid. A choice not needed is the default."""
     rng = random.Random(seed)
-    missing = {dimension: rng.sample(list(values), len(values)) for dimension, values in DIMENSIONS.items()}
     order = bound()
+    shuffled_values = {dimension: rng.sample(list(values), len(values)) for dimension, values in DIMENSIONS.items()}
+    missing = {dimension: [name for name in names if completed({dimension: name}, order)] for dimension, names in shuffled_values.items()}
     rows: list[Row] = []
-    while any(missing.values()):
-        row: Row = {}
-        for dimension in [*order, *(name for name in DIMENSIONS if name not in order)]:
+    while wanted := next(((dimension, names[0]) for dimension, names in missing.items() if names), None):
+        row: Row = dict([wanted])
+        for dimension in [name for name in dict.fromkeys((*order, *DIMENSIONS)) if name not in row]:
             tries = [*missing[dimension], FIRST[dimension], *DIMENSIONS[dimension]]
             row[dimension] = next(name for name in tries if completed(row | {dimension: name}, order))
         missing = {dimension: [name for name in names if name != row[dimension]] for dimension, names in missing.items()}
