@@ -150,7 +150,8 @@ class DataDial:
     path, columns, kind, answer_format, allow_shared_images: of `questions`, a file of one's own (`lab.data.sets.questions`). sha256: of that
     file; None: as it is now, which `lab.freezing` writes down, so that a changed file is another run. subset, split, profile: of benchmarks
     (`lab.data.benchmarks.specs`): which questions, and by whose rule replies are marked. question, exif, empty, aliases: of
-    `boxes`, a file of boxes (`lab.data.sets.boxes`). max_length: most tokens of prompt and answer together, of a sample of train;
+    `boxes`, a file of boxes (`lab.data.sets.boxes`). parts: of `mixture`, data options in one text each (`lab.data.Option`). max_length:
+    most tokens of prompt and answer together, of a sample of train;
     a conversation loses its last turns until it fits.
     """
 
@@ -179,6 +180,7 @@ class DataDial:
     exif: str | None = None
     empty: str | None = None
     aliases: dict[str, str] = field(default_factory=dict)
+    parts: list[str] = field(default_factory=list)
     max_length: int | None = None
     augment: Augment = field(default_factory=Augment)
     video: VideoSampling = field(default_factory=VideoSampling)
@@ -470,7 +472,7 @@ ROLES: dict[str, str] = {
         "data.name", "data.root", "data.source", "data.seed", "data.num_train", "data.num_minival", "data.on_bad", "data.difficulty",
         "data.image_layout", "data.permutations", "data.path", "data.sha256", "data.columns", "data.kind", "data.answer_format",
         "data.allow_shared_images", "data.subset", "data.split", "data.question", "data.exif", "data.empty", "data.aliases", "data.max_length",
-        "data.sources", "data.loss_on",
+        "data.sources", "data.parts", "data.loss_on",
         *(f"data.augment.{key.name}" for key in dataclasses.fields(Augment)),
         *(f"data.video.{key.name}" for key in dataclasses.fields(VideoSampling)),
         "trainer.max_steps", "trainer.max_epochs", "trainer.batch_size", "trainer.accumulate_grad_batches", "trainer.gradient_clip_val",
@@ -504,8 +506,9 @@ NAMELESS = (
     *(f"data.augment.{key.name}" for key in dataclasses.fields(Augment)),
     *(f"data.video.{key.name}" for key in dataclasses.fields(VideoSampling)),
     "data.path", "data.sha256", "data.kind", "data.answer_format", "data.allow_shared_images", "data.question", "data.exif",
-    "data.subset", "data.split", "data.empty", "data.max_length", "data.sources", "data.loss_on", "optim.milestones", "optim.gamma",
-    "optim.optimizer", "optim.warmup_steps", "model.untied_head", "model.labels", "model.start", "lora.full", "optim.lr_llm", "prompt.boxes",
+    "data.subset", "data.split", "data.empty", "data.max_length", "data.sources", "data.parts", "data.loss_on", "optim.milestones",
+    "optim.gamma", "optim.optimizer", "optim.warmup_steps", "model.untied_head", "model.labels", "model.start",
+    "lora.full", "optim.lr_llm", "prompt.boxes",
     "trainer.packing",
 )  # fmt: skip
 """Keys that are younger than runs of the others, whose names they leave as they are while nobody sets them."""
@@ -536,6 +539,7 @@ def as_dict(x: Experiment) -> dict[str, Any]:
     for section, key in ADDRESSES:
         if values[section][key] is not None:
             values[section][key] = without_secrets(values[section][key])
+    values["data"]["parts"] = [without_secrets(option) for option in values["data"]["parts"]]
     return values
 
 
@@ -582,6 +586,7 @@ def asked(x: Experiment) -> dict[str, str]:
     explicit = ["explicit"] if section.max_new_tokens == MOST_TOKENS["text"] else []  # which is the default of text, and of no other kind
     keys = [section.shared_prefix, section.most_tokens("text"), *explicit, *(["repair"] if section.repair else [])]
     things: dict[str, list[Any]] = dict.fromkeys((*section.splits, *(f"also {option}" for option in section.also)), keys)
+    things |= dict.fromkeys((f"part {option}" for option in x.data.parts[1:]), [*keys, section.splits])
     things |= dict.fromkeys(of_dev, [*keys, x.data.num_dev, x.data.rule]) | {"post": [x.prompt.post]}
     return {name: values_hash(keys, 10) for name, keys in things.items()}
 

@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import itertools
 import re
+import shlex
 import typing
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -43,6 +44,7 @@ def freeze(composed: DictConfig) -> Experiment:
     check(experiment)
     if experiment.data.sources and experiment.data.sha256 is None:
         experiment.data.sha256 = sources_hash(experiment.data.sources)
+    experiment.data.parts = [with_hash(part) for part in experiment.data.parts]
     file = experiment.data.path
     if file is not None and experiment.data.sha256 is None:
         try:
@@ -84,6 +86,22 @@ def sources_hash(sources: Sequence[Mapping[str, Any]]) -> str:
         return text_hash(*(file_hash(source["path"]) for source in sources))
     except OSError as error:
         raise ConfigError(f"data.sources: {error.filename} cannot be read ({error.strerror}).") from None
+
+
+def with_hash(part: str) -> str:
+    """A part of a mixture with the SHA-256 of its file behind it, so that a changed file is another run. Raises `ConfigError`."""
+    try:
+        given = dict(word.split("=", 1) for word in shlex.split(part) if "=" in word)
+    except ValueError as error:
+        raise ConfigError(f"data.parts=[{part}]: it cannot be read ({error}).") from None
+    if "path" not in given or "sha256" in given:
+        return part
+    file = paths.expanded(given["path"], "data.parts: path")
+    try:
+        digest = annotations_hash(file)
+    except OSError as error:
+        raise ConfigError(f"data.parts=[{part}]: the file {file} cannot be read ({error.strerror}).") from None
+    return part if digest is None else f"{part} sha256={digest}"
 
 
 def checked(composed: DictConfig, schema: type[S], numbers: Mapping[str, bounds.Bounds]) -> S:

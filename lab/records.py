@@ -281,12 +281,17 @@ class Source:
 
 @dataclass(frozen=True)
 class Part:
-    """A data option beside others: of a mixture, or asked besides a run's own. prompt: as of `lab.data.Option`."""
+    """A data option beside others: of a mixture, or asked besides a run's own. What it is called, and how it is put and mixed, says
+    `lab.data.Option`.
+    """
 
     name: str
     dial: DataDial
     splits: Splits
     prompt: str | None = None
+    weight: float | None = None
+    epochs: float | None = None
+    cap: int | None = None
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ TEXTS = {
     "model.family": "a module of lab/model, looked for before weights are read",
     "model.revision": "of a hub",
     "data.columns": "names in a user's file",
+    "data.parts": "options of data, composed before anything loads",
     "data.question": "words",
     "data.aliases": "names of classes in a user's file",
     "data.subset": "of a benchmark, as its files have it",

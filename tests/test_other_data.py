@@ -36,17 +36,15 @@ def few_tokens():
 
 @pytest.fixture(scope="module")
 def asked(composer, tiny_folder, tmp_path_factory, few_tokens):
-    """An arm on True/False statements and its base, asked words, a choice of other options, and boxes: their folder, and the arm's record."""
+    """An arm on True/False statements that was asked words, a choice of other options, and boxes: its folder, and its record."""
     folder = tmp_path_factory.mktemp("asked")
     also = [
         f"questions path={drawn_kinds.words(folder)} as=colours", f"questions path={drawn_kinds.choices(folder)} as=red",
         f"boxes path={drawn_kinds.boxes(folder)}",
     ]  # fmt: skip
     places = (f"model.path={tiny_folder}", f"tracking.runs_dir={folder / 'runs'}", f"tracking.cache_dir={folder / 'cache'}")
-    options = (("lora=none", "trainer.max_steps=0"), ("lora.r=2",))
-    arms = [composer(*places, *SIZES, *SMALL, *option, f"evaluation.also={json.dumps(also)}") for option in options]
-    prepared = running.prepare(arms[-1])
-    return folder, [running.run_arm(x, prepared, running.new_run(x, "command"), time.time()) for x in arms][-1]
+    x = composer(*places, *SIZES, *SMALL, f"evaluation.also={json.dumps(also)}")
+    return folder, running.run_alone(x, "command", time.time())
 
 
 def test_each_kind_is_kept_and_scored_as_its_own(asked) -> None:

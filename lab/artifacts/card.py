@@ -108,6 +108,8 @@ def task(run: Run, described: Mapping[str, Any]) -> list[str]:
     return [
         f"Answers of the kind {described['answers']['kind']} to questions about pictures: data `{data['name']}`"
         f"{f' ({counts})' if counts else ''}, prompt `{described['prompt']['template']}`.",
+        *(f"It learned `{name}` beside them: answers of the kind {part['answers']['kind']}, prompt `{part['prompt']['template']}`."
+          for name, part in [*described.get("mixture", {}).items()][1:]),
         f"LoRA r={lora['r']} (`{lora['name']}`: {', '.join(lora['where'])}), {optim['optimizer']} at {optim['lr']:g}, "
         f"{trainer['max_steps'] or trainer['max_epochs']} {'steps' if trainer['max_steps'] else 'epochs'} of "
         f"{trainer['batch_size'] * trainer['accumulate_grad_batches']}: `{run.command}`.",

@@ -210,7 +210,7 @@ def plan(x: Experiment, tokens_per_image: int, images: int, text_tokens: int, me
         optimizer_bytes=state_bytes(x.optim) * trained,
         activation_bytes=activation_bytes(x.trainer, step.kept, on) if trains(x) else 0.0,
         plain_bytes=activation_bytes(x.trainer, step.kept, False) if trains(x) else 0.0,
-        cache_bytes=cache_bytes(config, size.length + x.evaluation.most_tokens(data.named(x.data.name).kind), BYTES[x.model.dtype.value]),
+        cache_bytes=cache_bytes(config, size.length + x.evaluation.most_tokens(data.named(data.lead(x.data).name).kind), BYTES[x.model.dtype.value]),
         recomputes=on,
     )
 

@@ -83,6 +83,8 @@ def check_dial(dial: DataDial, trains: bool) -> None:
         )
     check_augment(dial)
     check_video(dial)
+    for part in parts_of(dial):
+        check_dial(part.dial, trains)
 
 
 def check_augment(dial: DataDial) -> None:
@@ -130,16 +132,24 @@ class Option:
     """A data option in one text, with keys of its dial and of its own: `questions path=b.csv as=street prompt=question`.
 
     name: of its predictions and numbers, `as` or that of the data set. prompt: an option of `prompt`; None: `lab.prompt.of_data` chooses.
+    weight, epochs, cap: of a part of a mixture (`lab.data.sets.mixture`).
     """
 
     spelled: str
     name: str
     dial: DataDial
     prompt: str | None = None
+    weight: float | None = None
+    epochs: float | None = None
+    cap: int | None = None
 
     def load(self, cache_dir: Path) -> Part:
         """Read it. Raises as `lab.data.load` does."""
-        return Part(self.name, self.dial, load(self.dial, cache_dir), self.prompt)
+        return Part(self.name, self.dial, load(self.dial, cache_dir), self.prompt, self.weight, self.epochs, self.cap)
+
+
+NAMING, MIXING = ("as", "prompt"), {"weight": float, "epochs": float, "cap": int}
+"""Keys of an option that are not of its dial; those that a part of a mixture has too, with their types."""
 
 
 @functools.cache
@@ -149,11 +159,60 @@ def option(spelled: str, key: str = "evaluation.also") -> Option:
     name, source = ALIASES.get(name, name), f"{key}=[{spelled}]"
     if name not in (known := (*NAMES, *OWN)):
         raise ConfigError(f"{source}: legal values begin with {', '.join(known)}.{did_you_mean(name, known)}")
-    own = {word.partition("=")[0]: word.partition("=")[2] for word in keys if word.partition("=")[0] in ("as", "prompt")}
+    legal = (*NAMING, *(MIXING if key == "data.parts" else ()))
+    own = {word.partition("=")[0]: word.partition("=")[2] for word in keys if word.partition("=")[0] in legal}
     if not re.fullmatch(NAME, own.get("as", name)):
         raise ConfigError(f"{source}: as={own['as']} is no name: lower-case letters, digits and _, the first a letter.")
+    numbers = {one: number_of(own[one], kind, f"{source}: {one}={own[one]}") for one, kind in MIXING.items() if one in own}
     dial = dial_of(name, [word for word in keys if word.partition("=")[0] not in own], source)
-    return Option(spelled, own.get("as", name), dial, own.get("prompt"))
+    return Option(spelled, own.get("as", name), dial, own.get("prompt"), **numbers)
+
+
+def number_of(text: str, kind: type, source: str) -> Any:
+    """A number above 0. source: heads the `ConfigError` for what is none."""
+    try:
+        if 0 < (number := kind(text)) < bounds.COUNT:
+            return number
+    except ValueError:
+        pass
+    raise ConfigError(f"{source} is no {'whole ' if kind is int else ''}number above 0.")
+
+
+def parts_of(dial: DataDial) -> list[Option]:
+    """The parts of a mixture; none of other data. Raises `ConfigError` for what is no part, or cannot be mixed."""
+    if dial.name != "mixture":
+        if dial.parts:
+            raise ConfigError(f"data.parts={dial.parts}: data={dial.name} does not read it; leave it out, or choose data=mixture.")
+        return []
+    reject_others(dial)
+    parts = [option(spelled, "data.parts") for spelled in dial.parts]
+    source = f"data.parts={dial.parts}"
+    if not parts or any(part.dial.name == dial.name for part in parts):
+        raise ConfigError(f"{source}: parts are data options other than mixture, one at least, as in 'questions path=q.csv'.")
+    names = [part.name for part in parts]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ConfigError(f"{source}: two parts are called {twice[0]}. Give one another name, as in '{twice[0]} path=b.csv as=other'.")
+    if {part.weight is None for part in parts} == {True, False}:
+        raise ConfigError(f"{source}: all parts have a weight, or none has: {', '.join(p.name for p in parts if p.weight is None)} lacks one.")
+    if parts[0].prompt is not None:
+        raise ConfigError(f"{source}: prompt={parts[0].prompt}: the first part is put as the run's own prompt says. Give prompt={parts[0].prompt}.")
+    for part in parts:
+        if part.dial.augment != type(part.dial.augment)():
+            raise ConfigError(f"{source}: {part.name}: data.augment changes no picture in a mixture. Leave its keys out.")
+    return parts
+
+
+def reject_others(dial: DataDial) -> None:
+    """Refuse keys of a mixture's dial that its parts have."""
+    unset = type(dial)()
+    for key, value in vars(dial).items():
+        if key not in ("name", "parts") and value != getattr(unset, key):
+            raise ConfigError(f"data.{key}={bounds.told(value)}: each part of a mixture has its own. Give it there, as in 'pairs {key}={value}'.")
+
+
+def lead(dial: DataDial) -> DataDial:
+    """The data that a run's own minival and dev are of: the first part of a mixture."""
+    return next((option.dial for option in parts_of(dial)), dial)
 
 
 def prompt_of(name: str) -> str:

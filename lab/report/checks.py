@@ -11,7 +11,7 @@ from lab import plugins
 from lab.config import MatchOn
 from lab.report.formatting import arms, count
 from lab.report.kinds import page_of
-from lab.report.matching import Account, breaches
+from lab.report.matching import Account, breaches, mixture_of
 from lab.report.measure import Measured, Result
 from lab.report.select_runs import NOT_STARTED, Row, Selection
 
@@ -82,6 +82,9 @@ def different_training(measured: Sequence[Measured]) -> list[str]:
         groups = split_by(trained, lambda m, split=split: fact(m.arm, "data", "samples", split))
         if len(groups) > 1:
             found.append(f"Arms did not have the same {split} samples, or had them in another order: {contrast(groups)}.")
+    groups = split_by(trained, lambda m: mixture_of(fact(m.arm, "data") or {}))
+    if len(groups) > 1:
+        found.append(f"Arms were not trained on the same mixture of sources: {contrast(groups)}. What each saw stands under By source.")
     groups = split_by(trained, lambda m: fact(m.arm, "data", "order", "examples_seen"))
     if len(groups) > 1:
         numbers = ", ".join(f"{arms(len(those))} on {count(seen)}" for seen, those in groups.items())

@@ -1,7 +1,7 @@
 """The matched-arm ledger: what arms must have in common before a difference between them means anything.
 
     samples      the same samples in train, minival and dev (a zero-shot baseline: dev)
-    order        as many training examples, in the same order, for the same seeds; arms that differ in nothing but their seed are
+    order        as many training examples, in the same order and mixture, for the same seeds; arms that differ in nothing but their seed are
                  replicates of one experiment and are not held against each other
     tokens       as many visual tokens of an image: mean, least and most over dev
     parameters   trainable parameters, within `MATCHED` (a rank is a whole number); zero-shot baselines are left out
@@ -31,7 +31,8 @@ class Account:
     """One arm in the ledger; None: not known.
 
     experiment: equal for arms that differ only in their seed. trains: False for a zero-shot baseline.
-    samples: fingerprint of each split. examples_seen: by training. tokens: mean, least and most of one dev image.
+    samples: fingerprint of each split. examples_seen: by training. mixture: samples of an epoch by source, () of one source. tokens: mean,
+    least and most of one dev image.
     """
 
     label: str
@@ -40,6 +41,7 @@ class Account:
     trains: bool
     samples: Mapping[str, str]
     examples_seen: int | None
+    mixture: tuple[tuple[str, int], ...]
     tokens: tuple[float, float, float] | None
     parameters: float | None
     flops: float | None
@@ -58,6 +60,7 @@ class Account:
             trains=trains,
             samples=data.get("samples") or {},
             examples_seen=(data.get("order") or {}).get("examples_seen"),
+            mixture=mixture_of(data),
             tokens=None if mean is None or least is None or most is None else (mean, least, most),
             parameters=metrics.get("parameters/trainable"),
             flops=metrics.get("flops/forward_per_example"),
@@ -116,11 +119,17 @@ def differs(accounts: Sequence[Account], respect: MatchOn) -> str | None:
             return None
 
 
-def orders(accounts: Sequence[Account]) -> dict[str, frozenset[tuple[int, Any, Any]]]:
-    """For every experiment its seeds, each with the training samples and how many of them are seen: what fixes the order."""
-    found: dict[str, set[tuple[int, Any, Any]]] = {}
+def mixture_of(data: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:
+    """Samples of an epoch by source, of the facts that a run records of its data."""
+    return tuple((source["name"], source["places"]) for source in data.get("sources") or ())
+
+
+def orders(accounts: Sequence[Account]) -> dict[str, frozenset[tuple[int, Any, Any, Any]]]:
+    """For every experiment its seeds, each with the training samples, how many of them are seen, and their mixture: what fixes the order."""
+    found: dict[str, set[tuple[int, Any, Any, Any]]] = {}
     for account in accounts:
-        found.setdefault(account.experiment, set()).add((account.seed, account.samples.get("train"), account.examples_seen))
+        seen = (account.seed, account.samples.get("train"), account.examples_seen, account.mixture)
+        found.setdefault(account.experiment, set()).add(seen)
     return {experiment: frozenset(seen) for experiment, seen in found.items()}
 
 

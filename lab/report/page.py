@@ -23,6 +23,7 @@ from lab.report.matching import ledger_table, matched
 from lab.report.measure import Measured
 from lab.report.protocol import protocol_blocks
 from lab.report.race import race_blocks
+from lab.report.sources import source_blocks
 from lab.statistics.metrics import KINDS, Kind
 
 MARK = "written by lab.report"
@@ -116,7 +117,7 @@ def blocks(findings: Findings, drawn: Mapping[str, Drawing], folder: Path, num_c
         page += [Heading(2, "Over seeds"), Paragraph("Mean ± standard deviation."), seeds] if seeds else []
         page += own.calibration(findings, figure)
         page += [Heading(2, capital(kind.main.title_with("by subset"))), subsets] if subsets else []
-        page += other_data(findings)
+        page += source_blocks(findings) + other_data(findings)
         page += diagnostics.controls_blocks(findings) + own.diagnostics(findings) + benchmark_blocks(findings) + diagnostics.gate_blocks(measured)
         page += gallery_blocks(findings, num_cases)
         page += [Heading(2, "Cost"), tables.best_table(tables.COST, measured)]
@@ -181,6 +182,7 @@ def data_of(findings: Findings) -> list[str]:
         counts = fact(result.arm, "data", "counts")
         if counts:
             name = result.arm.run.config.get("data", {}).get("name", "data")
+            name += f", minival and dev those of {parts[0]}" if (parts := fact(result.arm, "data", "parts")) else ""
             sizes = ", ".join(f"{split} {size:,}" for split, size in counts.items())
             skipped = fact(result.arm, "data", "skipped") or 0
             found.setdefault(f" Data {name}: {sizes} examples; {skipped:,} records skipped.")
@@ -192,7 +194,8 @@ def other_data(findings: Findings) -> list[Block]:
     page: list[Block] = []
     for name, other in findings.others.items():
         asked = dict.fromkeys((fact(m.arm, "also", name, "option"), fact(m.arm, "also", name, "samples")) for m in other.measured)
-        page.append(Heading(2, f"Also asked: {name}"))
+        parts = {part for m in other.measured for part in fact(m.arm, "data", "parts") or ()}
+        page.append(Heading(2, f"{'Part of the mixture' if name in parts else 'Also asked'}: {name}"))
         page += [
             Paragraph(("Asked as ", Mono(str(option or name)), "; the SHA-256 of its samples begins with ", Mono(str(samples or "?")[:16]), "."))
             for option, samples in asked

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -193,12 +194,18 @@ def named_starts(text: str, starts: dict[str, str]) -> str:
 
 
 def short_values(config: dict[str, Any]) -> dict[str, str]:
-    """What made a run's weights: flat keys, values as short text."""
-    return {
-        key: value if isinstance(value, str) else json.dumps(value, separators=(",", ":")).replace('"', "")
-        for key, value in identity_values(config).items()
-        if (key, value) != ("lora.r", None)
-    }
+    """What made a run's weights: flat keys, values as short text; of a mixture a key for each part."""
+    values = {key: value for key, value in identity_values(config).items() if (key, value) != ("lora.r", None)}
+    values |= {f"data.parts.{name}": told for name, told in map(told_part, values.pop("data.parts", ()))}
+    return {key: value if isinstance(value, str) else json.dumps(value, separators=(",", ":")).replace('"', "") for key, value in values.items()}
+
+
+def told_part(spelled: str) -> tuple[str, str]:
+    """The name of a part of a mixture, and what else was said of it, files by their names."""
+    data, *words = shlex.split(spelled)
+    keys = dict(word.partition("=")[::2] for word in words)
+    keys |= {key: Path(keys[key]).name for key in ("path", "root") if key in keys}
+    return keys.get("as", data), " ".join([data, *(f"{key}={value}" for key, value in keys.items() if key not in ("as", "sha256"))])
 
 
 def label_keys(configs: Sequence[dict[str, str]], dials: Sequence[str]) -> tuple[str, ...]:

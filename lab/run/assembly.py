@@ -37,16 +37,17 @@ def check(x: Experiment) -> None:
 
     family = model.check(x.model)
     data.check_dial(x.data, trains(x))
-    check_data(x.data, family, x)
-    data_set, others = data.named(x.data.name), [data.option(spelled) for spelled in x.evaluation.also]
-    if kind := x.data.kind or data_set.kind:
-        asking.check(kind, x.data.name, family, x.evaluation)
-    prompt.check(x.prompt, x.data.name, data_set.asks)
+    first, *parts = data.parts_of(x.data) or [data.Option("", x.data.name, x.data)]
+    check_data(first.dial, family, x)
+    if kind := first.dial.kind or data.named(first.dial.name).kind:
+        asking.check(kind, first.dial.name, family, x.evaluation)
+    prompt.check(x.prompt, first.dial.name, data.named(first.dial.name).asks)
+    others = [*parts, *(data.option(spelled) for spelled in x.evaluation.also)]
     for option in others:
         check_data(option.dial, family, x)
         if option.prompt:
             prompt.check(prompt.option(option.prompt), option.dial.name, data.named(option.dial.name).asks)
-    if twice := [name for name, number in Counter([x.data.name, *(option.name for option in others)]).items() if number > 1]:
+    if twice := [name for name, number in Counter([*{x.data.name, first.name}, *(option.name for option in others)]).items() if number > 1]:
         raise ConfigError(
             f"evaluation.also={x.evaluation.also}: data={twice[0]} would be asked twice, and a run keeps one answer of each. Give one of "
             "them another name, as in 'winoground root=/data/w as=other'."

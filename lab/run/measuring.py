@@ -11,7 +11,7 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from lab import lora
+from lab import data, lora
 from lab.answers import learned, predictions
 from lab.artifacts import contract, export
 from lab.config import DataDial, EvaluationSection, Experiment, asked
@@ -87,7 +87,7 @@ def evaluate(
             out |= summary.of_split(name, tables[name], section.bootstrap)
     dev = tables["dev"]
     if "dev" in wanted or reread:
-        out |= {**visual_tokens(dev.visual_tokens), **by_rule("dev", x.data, dev), **summary.of_subsets(dev)}
+        out |= {**visual_tokens(dev.visual_tokens), **by_rule("dev", data.lead(x.data), dev), **summary.of_subsets(dev)}
     if "generate" in wanted:
         texts = asking.ask(vlm, encoded["dev"], readout, section, "dev", report, "generate")
         out |= {f"dev/{key}": value for key, value in generation.compare(texts, dev).items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from lab.evaluation import asking
 from lab.host.progress import Report
 from lab.model import Vlm
 from lab.model.encoding import Encoder
-from lab.records import Part
+from lab.records import Part, Splits
 from lab.run.assembly import check_clips
 from lab.statistics import rules, summary
 from lab.store import runs
@@ -56,6 +56,26 @@ def of_also(x: Experiment, encoder: Encoder, wanted: Iterable[str]) -> Iterator[
             for note in splits.notes:
                 log.info("data: %s", note)
             yield Other(asked, spelled, dataclasses.replace(part, splits=splits), examples)
+
+
+def of_parts(x: Experiment, splits: Splits, encoded: Mapping[str, Examples], wanted: Iterable[str]) -> Iterator[Other]:
+    """The parts of a mixture that are wanted, but for the first, whose dev is the run's own. encoded: as of `lab.training.screening.screen`."""
+    for spelled, part in zip(x.data.parts[1:], splits.parts[1:], strict=True):
+        if (asked := f"part {spelled}") in wanted:
+            yield Other(asked, spelled, part, {split: encoded[f"{part.name}.{split}"] for split in x.evaluation.splits if split != "train"})
+
+
+def mixture_of(splits: Splits, encoded: Mapping[str, Examples], section: EvaluationSection) -> dict[str, Any]:
+    """What a contract keeps of a mixture: each part's data, how much of it is seen, and how its questions are put and answered."""
+    found: dict[str, Any] = {}
+    for number, part in enumerate(splits.parts):
+        encoder = encoded[f"{part.name}.dev" if number else "dev"].encoder
+        own = section_of(section, encoded["dev"].encoder.answers.kind, encoder.answers.kind)
+        found[part.name] = {
+            "data": part.dial.name, "weight": part.weight, "epochs": part.epochs, "cap": part.cap, "prompt": prompt.describe(encoder.prompt),
+            "answers": contract.describe_answers(encoder.readout, own),
+        }  # fmt: skip
+    return found
 
 
 def section_of(section: EvaluationSection, own: str, kind: str) -> EvaluationSection:

@@ -18,7 +18,7 @@ from lab.model.encoding import Encoder
 from lab.records import Splits
 from lab.run import start
 from lab.run.assembly import assemble, check_clips, load_base, rehearse, sized
-from lab.run.other_data import Other, of_also
+from lab.run.other_data import Other, of_also, of_parts
 from lab.training import devices, eviction
 from lab.training.datamodule import Examples
 from lab.training.features import FeatureStore
@@ -63,7 +63,7 @@ class Prepared:
         """Other data that the experiment is asked beside its own, those wanted of `lab.config.asked`; read and encoded once."""
         key, encoder = encoding_key(x), self.encoded(x)["dev"].encoder
         lacking = [name for name in wanted if (key, name) not in self.known]
-        for other in of_also(x, encoder, lacking):
+        for other in (*of_parts(x, self.splits_of(x), self.encoded(x), lacking), *of_also(x, encoder, lacking)):
             vlm = assemble(x, self.vlm)
             vlm.family.require(f"answers={other.part.splits.kind}", other.asked)
             for examples in other.examples.values():
@@ -150,7 +150,7 @@ def prepare(x: Experiment, report: Report = silent) -> Prepared:
     """Load the data and the base of a group of arms. All that is wrong with them is said here, before any training."""
     devices.require(x.trainer)
     splits = data.load(x.data, Path(x.tracking.cache_dir))
-    asking.check(splits.kind, x.data.name, model.family(x.model.family), x.evaluation)
+    asking.check(splits.kind, data.lead(x.data).name, model.family(x.model.family), x.evaluation)
     if splits.clips:
         check_clips(x, x.data.name)
     for note in splits.notes:

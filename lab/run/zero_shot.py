@@ -41,7 +41,7 @@ def wanted(x: Experiment) -> dict[str, str]:
     dev itself is zero-shot.
     """
     on = x.evaluation.zero_shot
-    on = data.named(x.data.name).zero_shot if on is None else on
+    on = data.named(data.lead(x.data).name).zero_shot if on is None else on
     if not on or not trains(x) or adds_modules(x):
         return {}
     things = asked(x)

@@ -36,13 +36,13 @@ def weights(x: Experiment, prepared: Prepared, cached: bool) -> dict[str, torch.
     from lab.model.encoding import Encoder
     from lab.run.assembly import assemble, attached
     from lab.training import loop
-    from lab.training.datamodule import Examples
+    from lab.training.screening import examples_of
 
     if cached:
         examples = prepared.encoded(x)
     else:
         encoder = Encoder(assemble(x, prepared.vlm), x.prompt, x.seed, prepared.splits.answers)
-        examples = {name: Examples(getattr(prepared.splits, name), encoder) for name in ("train", "minival")}
+        examples = examples_of(prepared.splits, ("train", "minival"), encoder, x.data)
     with tempfile.TemporaryDirectory(prefix="lab-self-check-") as scratch, attached(x, prepared.vlm) as vlm:
         loop.train(x, vlm, examples, Path(scratch), time.time())
         return {name: parameter.detach().clone() for name, parameter in trainable(vlm).items()}

@@ -117,6 +117,11 @@ class Examples(Dataset[Example]):
         return len(self.split)
 
     @property
+    def alike(self) -> int:
+        """The number of first samples that are answered in one kind."""
+        return len(self)
+
+    @property
     def epoch_length(self) -> int:
         """Samples of one epoch of training."""
         return sum(places(self.sources)) if self.sources else len(self)
@@ -338,7 +343,7 @@ class DataModule(L.LightningDataModule):
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """Minival, and as much of train as it is large, so that both are scored alike (`objective.WATCHED_SPLITS`)."""
-        first = range(min(len(self.minival), len(self.train), MOST_TRAIN))
+        first = range(min(len(self.minival), self.train.alike, MOST_TRAIN))
         return [self.loader(self.minival, None, self.batch_size), self.loader(self.train, first, self.batch_size, torch.Generator())]
 
 

@@ -45,6 +45,14 @@ class SeededOrder(Sampler[int]):
                 yield from (order[at : at + CHUNK] + (epoch * rows if self.views else 0)).tolist()
 
 
+def seen(sources: tuple[Source, ...], seed: int, number: int) -> list[int]:
+    """How many of the first samples of an order are of each source."""
+    epochs, rest = divmod(number, sum(places(sources)))
+    ends = torch.tensor(list(itertools.accumulate(source.size for source in sources)))
+    last = torch.bucketize(epoch_order(sum(places(sources)), seed, epochs, sources)[:rest], ends, right=True).bincount(minlength=len(sources))
+    return [epochs * taken + more for taken, more in zip(places(sources), last.tolist(), strict=True)]
+
+
 @functools.lru_cache(maxsize=2)
 def epoch_order(num_samples: int, seed: int, epoch: int, sources: tuple[Source, ...] = ()) -> torch.Tensor:
     """The rows of an epoch in order, int64 [num_samples]."""

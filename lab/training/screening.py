@@ -21,6 +21,7 @@ from lab.model import clips
 from lab.model.encoding import Encoder
 from lab.records import Sample, Source, Split, Splits
 from lab.training.datamodule import Examples
+from lab.training.mixed import joined
 from lab.training.ordering import realised
 
 log = logging.getLogger(__name__)
@@ -51,8 +52,10 @@ def screen(splits: Splits, parts: Sequence[str], encoder: Encoder, dial: DataDia
 
     Raises one `DataError` over all of them under `data.on_bad=fail`, or if nothing is left of train or dev.
     """
+    if splits.parts:
+        return screen_parts(splits, parts, encoder)
     limits = {"train": dial.max_length}
-    made = {part: Examples(getattr(splits, part), encoder, splits.sources if part == "train" else (), limits.get(part)) for part in parts}
+    made = examples_of(splits, parts, encoder, dial)
     refused = {part: faults for part, examples in made.items() if (faults := examples.unfit(part == "train", limits.get(part)))}
     if dial.on_bad is OnBad.skip:  # of a split too large to look at all of it, what was looked at says that it must be
         refused |= {part: made[part].unfit(part == "train", limits.get(part), every=True) for part in refused if made[part].many}
@@ -108,6 +111,33 @@ def mixed(splits: Splits) -> Splits:
     for note in found:
         log.info("data: %s", note)
     return replace(splits, notes=(*splits.notes, *found))
+
+
+def examples_of(splits: Splits, parts: Sequence[str], encoder: Encoder, dial: DataDial) -> dict[str, Examples]:
+    """The examples of some splits, nothing of them looked at; of a mixture as `joined` has them. encoder: of its first part."""
+    if splits.parts:
+        made = [examples_of(part.splits, parts, own, part.dial) for part, own in zip(splits.parts, encoders_of(splits, encoder), strict=True)]
+        return joined(splits.parts, made)
+    train = splits.sources, dial.max_length
+    return {part: Examples(getattr(splits, part), encoder, *(train if part == "train" else ())) for part in parts}
+
+
+def encoders_of(splits: Splits, encoder: Encoder) -> list[Encoder]:
+    """That of the first part of a mixture, and those of the others beside it."""
+    return [encoder, *(encoder.of_data(part.dial, part.splits.answers, part.prompt) for part in splits.parts[1:])]
+
+
+def screen_parts(splits: Splits, parts: Sequence[str], encoder: Encoder) -> tuple[Splits, dict[str, Examples]]:
+    """`screen` of a mixture: each part by its own dial, encoded as its own questions are."""
+    screened = [screen(part.splits, parts, own, part.dial) for part, own in zip(splits.parts, encoders_of(splits, encoder), strict=True)]
+    kept = tuple(replace(part, splits=left) for part, (left, _) in zip(splits.parts, screened, strict=True))
+    made, first = joined(kept, [examples for _, examples in screened]), kept[0].splits
+    notes = [f"{new.name}: {note}" for old, new in zip(splits.parts, kept, strict=True) for note in new.splits.notes[len(old.splits.notes) :]]
+    sources = made["train"].sources if "train" in made else ()
+    train = made["train"].split if "train" in made else splits.train
+    skipped = tuple(record for part in kept for record in part.splits.skipped)
+    left = replace(splits, train=train, minival=first.minival, dev=first.dev, skipped=skipped, sources=sources, parts=kept)
+    return mixed(replace(left, notes=(*splits.notes, *notes))), made
 
 
 def remaining(sources: Sequence[Source], rows: Sequence[int]) -> Iterator[Source]:

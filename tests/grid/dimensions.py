@@ -47,6 +47,8 @@ CONVERSATIONS = tuple(name for name in NAMES if named(name).asks == "conversatio
 """Conversations, which take their own prompt alone; they go through tests/test_conversations_data.py."""
 BENCHMARKS = (*SPECS, *ALIASES)
 """Data of which nothing is learned, all read and asked by one module; they go through tests/test_benchmarks.py."""
+MIXED = ("mixture",)
+"""What is made of other data; it goes through tests/test_mixture.py."""
 TEXT = tuple(name for name in NAMES if named(name).asks == "question" and name not in (*BOXES, *BENCHMARKS))
 """Data answered in words."""
 
@@ -79,9 +81,9 @@ def models() -> dict[str, Overrides]:
 
 
 def data_sets() -> dict[str, Overrides]:
-    """Every option that is neither answered in boxes nor a conversation, and both layouts of NLVR."""
+    """Every option that is neither answered in boxes nor a conversation nor a mixture, and both layouts of NLVR."""
     found: dict[str, Overrides] = {}
-    for name in (each for each in options("data") if each not in (*BOXES, *BENCHMARKS, *CONVERSATIONS)):
+    for name in (each for each in options("data") if each not in (*BOXES, *BENCHMARKS, *CONVERSATIONS, *MIXED)):
         found[name] = (f"data={name}", *PLACES.get(name, (f"data.root={{root}}/data/{name}",)), *SIZES.get(name, ()))
     return found | {"nlvr boxes": (*found["nlvr"], "data.image_layout=boxes")}
 

@@ -12,7 +12,9 @@ import pytest
 
 from grid import baseline, rows
 from grid.commands import FINISHED, names, run
-from grid.dimensions import BENCHMARKS, BOXES, DIMENSIONS, FAMILIES, FIRST, Row, family_of, options, overrides, refused
+from grid.dimensions import (
+    BENCHMARKS, BOXES, CONVERSATIONS, DIMENSIONS, FAMILIES, FIRST, MIXED, Row, family_of, options, overrides, refused,
+)  # fmt: skip
 from grid.drawing import draw
 from lab.config import DIALS, Experiment
 from lab.errors import LabError
@@ -54,7 +56,8 @@ def enums(schema: type) -> dict[str, type[Enum]]:
 
 def test_every_option_and_every_value_of_an_enum_is_in_the_grid() -> None:
     given = {override for values in DIMENSIONS.values() for chosen in values.values() for override in chosen}
-    inside = {"model": lambda option: family_of(option) in FAMILIES, "data": lambda option: option not in (*BOXES, *BENCHMARKS)}
+    outside = (*BOXES, *BENCHMARKS, *CONVERSATIONS, *MIXED)
+    inside = {"model": lambda option: family_of(option) in FAMILIES, "data": lambda option: option not in outside}
     options_given = {f"{dial}={option}" for dial in DIALS for option in options(dial) if dial not in inside or inside[dial](option)}
     elsewhere = {"sweep.race", "tracking.also"}  # a race needs three arms; rows track nothing
     enums_given = {(key, value.value) for key, kind in enums(Experiment).items() for value in kind if key not in elsewhere}
