@@ -350,7 +350,7 @@ class EvaluationSection:
     """What is measured after training. Batch size and repeats never change a score, only its cost.
 
     ask: ways to answer dev, the first for the record; generate is held against it. also: other data options whose dev is asked, each
-    with its own keys behind it, as in "winoground root=/data/winoground". max_new_tokens: of a written answer; None: `MOST_TOKENS`.
+    with its own keys behind it (`lab.data.Option`). max_new_tokens: of an answer of the run's own kind; None, and of others: `MOST_TOKENS`.
     repair: boxes with swapped corners or beyond the picture are mended before they are kept, as they are not by default.
     zero_shot: the base itself answers dev, once for all arms over it; None: where the data set says so.
     shared_prefix: questions about the same images share what the model made of them; scores agree to rounding, not to the bit.

@@ -157,7 +157,7 @@ def evaluate(
         "prompt": prompt.describe(again.asked(x.data, splits.answers).prompt),
         "notes": list(splits.notes),
         "skipped": len(splits.skipped),
-        "metrics": metrics.summarise(table) | rules.evaluated(vars(x.data), table)[0],
+        "metrics": metrics.summarise(table) | rules.evaluated(vars(data.lead(x.data)), table)[0],
         "contract": now,
         "ended": runs.now(),
     }

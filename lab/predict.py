@@ -122,7 +122,7 @@ class Predictor:
 
         if self.rebuilt is None:
             self.rebuilt = rebuild(self.run, self.run_dir, self.x, self.answers, "this prediction", report)
-        dial = replace(self.x.data, on_bad=OnBad.skip)
+        dial = replace(data.lead(self.x.data), on_bad=OnBad.skip)
         part = runs.part_file(self.run_dir / "evaluations" / "predict", data.fingerprint(questions.dev)[:10])
         splits, rows = self.rebuilt.ask(questions, "dev", dial, report, part)
         return Predicted(self.run, splits, predictions.table(rows), self.rebuilt.contract)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -50,13 +51,13 @@ def test_every_training_command_composes(command, composer, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine").mkdir()  # plugins=[mine]
     monkeypatch.setattr(plugins, "LOADED", {})
-    words = [word for word in command.split()[3:] if word not in ("-m", "-cn")]
+    words = [word for word in shlex.split(command)[3:] if word not in ("-m", "-cn")]
     config = "train"
     if " -cn " in command:
         config = words.pop(0)
         assert (ROOT / "sweeps" / f"{config}.yaml").is_file()
-    words = [word.strip("'") for word in words if word != "sweep.clone=RUN" and "interval(" not in word]
-    composer(*[re.sub(r"=([^,\[]*),.*", r"=\1", word) for word in words], config_name=config)
+    words = [word for word in words if word != "sweep.clone=RUN" and "interval(" not in word]
+    composer(*[re.sub(r"^([^=]*=[^,\[]*),.*", r"\1", word) for word in words], config_name=config)
 
 
 @pytest.mark.parametrize("command", sorted({part for line in COMMANDS for part in line.split(" && ") if part.startswith("python -m lab.curate ")}))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lab import data
 from lab.artifacts import adapter, contract
 from lab.config import DataDial, Experiment
 from lab.evaluation import asking
@@ -52,6 +53,7 @@ class Rebuilt:
         part: as in `asking.ask`.
         Raises `DataError` for bad records, `ModelError` for an adapter that moves no logit.
         """
+        dial, splits = data.lead(dial), replace(splits, parts=())  # of a mixture the first part alone is asked
         encoder = self.asked(dial, splits.answers)
         splits, made = screen(splits, (name,), encoder, dial)
         examples = made[name]

@@ -7,7 +7,8 @@
     dev_subset/NAME/METRIC        the headline metric, and num_examples
     SPLIT/LEARNED, _low, _high     of a metric that lab.score has added, whatever the split
     zero_shot/METRIC          of what the base answers to dev untrained (`lab.run.zero_shot`), as of minival
-    DATA/dev/METRIC           of dev of another data set that the run was asked too (`evaluation.also`): all that dev has but these two
+    DATA/dev/METRIC           of dev of other data that the run was asked too (`evaluation.also`, another part of `data=mixture`), of its own
+                              kind: all that dev has but scaled and subsets. DATA/zero_shot/METRIC; of a part DATA/minival/METRIC
 
 A report makes these anew from the same predictions; what it shows of one run, a run has recorded.
 """
