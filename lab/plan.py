@@ -56,7 +56,7 @@ def act(given: argparse.Namespace) -> int:
     tokens, how = tokens_per_image(x, given, splits)
     if x.sweep.race is not None:
         print(race(x, given.arms, splits))
-    sizes = (None, 2) if splits is None else (len(splits.train), len(splits.dev.index(0).images))
+    sizes = (None, 2) if splits is None else (epoch_of(splits), len(splits.dev.index(0).images))
     print(cost(x, given, tokens, *sizes) + how)
     return 0
 
@@ -111,7 +111,14 @@ def examples_seen(x: Experiment, splits: Splits | None) -> float:
     if x.trainer.max_steps is not None:
         return x.trainer.max_steps * x.trainer.samples_per_step
     assert splits is not None and x.trainer.max_epochs is not None
-    return x.trainer.max_epochs * len(splits.train)
+    return x.trainer.max_epochs * epoch_of(splits)
+
+
+def epoch_of(splits: Splits) -> int:
+    """Examples of an epoch."""
+    from lab.training.ordering import places
+
+    return sum(places(splits.sources)) or len(splits.train)
 
 
 def data_of(x: Experiment) -> Splits | None:

@@ -141,7 +141,7 @@ def test_one_part_alone_is_that_data(compose, trained) -> None:
     assert orders[0] == orders[1] and texts[0] == texts[1]
 
 
-def test_weights_epochs_and_caps(compose, tmp_path: Path) -> None:
+def test_weights_epochs_and_caps(compose, trained, tmp_path: Path) -> None:
     def seen(*parts: str) -> dict[str, tuple[int, float]]:
         parts_of = data.parts_of(compose(parts=parts).data)
         sources = tuple(sources_of([option.load(tmp_path) for option in parts_of]))
@@ -150,6 +150,10 @@ def test_weights_epochs_and_caps(compose, tmp_path: Path) -> None:
     words = "questions path={words}"
     assert seen(f"{words} weight=3", f"{PAIRS} weight=1") == {"questions": (12, 1.5), "pairs": (4, 0.5)}
     assert seen(f"{words} weight=3 epochs=1", f"{PAIRS} weight=1") == {"questions": (8, 1.0), "pairs": (4, 0.5)}
+    assert seen(f"{words} weight=900", f"{PAIRS} weight=1")["pairs"] == (0, 0.0)
+    unseen = compose(parts=(f"{words} weight=900", f"{PAIRS} weight=1"))
+    with pytest.raises(DataError, match="an epoch would take no sample of pairs"):
+        running.Prepared(trained[2].vlm, data.load(unseen.data, tmp_path)).encoded(unseen)
     assert seen(f"{words} epochs=2", f"{PAIRS} cap=2") == {"questions": (16, 2.0), "pairs": (2, 0.25)}
 
 

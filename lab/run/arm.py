@@ -10,7 +10,6 @@ import os
 import platform
 import socket
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from lab.evaluation.watching import watchers
 from lab.host.progress import Report, silent
 from lab.host.stopping import limited, stoppable
 from lab.model import RANDOM, Vlm
-from lab.records import Source
 from lab.run import ranks, realised_clips, transcripts, zero_shot
 from lab.run.accounting import costs
 from lab.run.assembly import assemble, attached, check, sized, trained
@@ -134,12 +132,6 @@ def ask_more(x: Experiment, prepared: Prepared, run: Run, run_dir: Path, report:
     return run
 
 
-def sources_seen(sources: tuple[Source, ...], seed: int, number: int) -> list[dict[str, Any]]:
-    """What an epoch takes of each source, and how many of so many samples of a training were of it."""
-    known = zip(ordering.realised(sources), ordering.seen(sources, seed, number), strict=True) if sources else ()
-    return [{**asdict(source), "seen": seen} for source, seen in known]
-
-
 def put_below(run: Run, rows: dict[str, dict[str, float]]) -> None:
     """Record rows of numbers that reports have below the arms: of the base, by the name of the data that were asked, "" of the run's own."""
     for name, row in rows.items():
@@ -203,7 +195,7 @@ def train_and_measure(
         run.facts |= outcome.facts
         seen = int(outcome.metrics["train/steps"]) * x.trainer.samples_per_step
         run.facts["data"]["order"]["examples_seen"] = seen  # fewer if it stopped early
-        run.facts["data"]["sources"] = sources_seen(encoded["train"].sources, x.seed, seen)
+        run.facts["data"]["sources"] = ordering.facts(encoded["train"].sources, x.seed, seen)
         run.metrics["train/examples_seen"] = float(run.facts["data"]["order"]["examples_seen"])
         lora.finalize_adapter(vlm)
         require_effect(vlm, assemble(x, prepared.vlm), encoded["dev"])
@@ -231,7 +223,7 @@ def data_facts(x: Experiment, prepared: Prepared, encoded: dict[str, Examples]) 
         "counts": {name: len(getattr(splits, name)) for name in SPLITS},
         "samples": {name: data.fingerprint(getattr(splits, name)) for name in SPLITS},
         "order": {"seed": x.seed, "examples_seen": seen},
-        "sources": sources_seen(splits.sources, x.seed, seen),
+        "sources": ordering.facts(splits.sources, x.seed, seen),
         "baselines": dict(splits.baselines),
         "notes": list(splits.notes),
         **({"parts": [part.name for part in splits.parts]} if splits.parts else {}),

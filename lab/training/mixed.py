@@ -9,6 +9,7 @@ from functools import cached_property
 
 from lab import data
 from lab.data.mixed import Mixed
+from lab.errors import DataError
 from lab.host.progress import Report, silent
 from lab.model import Vlm
 from lab.model.encoding import Example, TokenizedPrompt
@@ -80,7 +81,10 @@ def joined(parts: Sequence[Part], made: Sequence[Mapping[str, Examples]]) -> dic
     if "train" in made[0]:
         for part in parts:
             data.require_split(part.splits, "train")
-        found["train"] = MixedExamples([part.name for part in parts], [examples["train"] for examples in made], tuple(sources_of(parts)))
+        sources = tuple(sources_of(parts))
+        if unseen := [source.name for source, number in zip(sources, places(sources), strict=True) if source.size and not number]:
+            raise DataError(f"data.parts: an epoch would take no sample of {unseen[0]}. Raise its weight, epochs or cap, or leave it out.")
+        found["train"] = MixedExamples([part.name for part in parts], [examples["train"] for examples in made], sources)
     return found
 
 
@@ -89,7 +93,7 @@ def sources_of(parts: Sequence[Part]) -> Iterator[Source]:
     for part in parts:
         own = part.splits.sources or (Source(part.name, len(part.splits.train)),)
         numbers = places(own)
-        samples = sum(numbers)
+        samples = max(sum(numbers), 1)
         most = passes_of(part, samples)
         for source, number in zip(own, numbers, strict=True):
             weight = None if part.weight is None else part.weight * number / samples

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch.utils.data import Sampler
@@ -111,3 +112,9 @@ def realised(sources: Sequence[Source]) -> list[Realised]:
         Realised(source.name, source.size, number, number / total if total else 0.0, number / source.size if source.size else 0.0)
         for source, number in zip(sources, numbers, strict=True)
     ]
+
+
+def facts(sources: tuple[Source, ...], seed: int, number: int) -> list[dict[str, Any]]:
+    """The mixture as plain values, and of so many samples of an order how many were of each source, `seen`."""
+    known = zip(realised(sources), seen(sources, seed, number), strict=True) if sources else ()
+    return [{**asdict(source), "seen": times} for source, times in known]
