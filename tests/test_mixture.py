@@ -24,6 +24,7 @@ from lab.errors import ConfigError, DataError
 from lab.report.select_runs import choose
 from lab.report.write import write_report
 from lab.run.assembly import attached
+from lab.run.realised import realised as realised_of
 from lab.store import runs
 from lab.training.datamodule import DataModule
 from lab.training.learner import Learner
@@ -173,6 +174,16 @@ def test_what_cannot_be_mixed_is_refused(compose) -> None:
         running.check(compose("data.num_dev=8"))
     with pytest.raises(ConfigError, match="data=pairs does not read it"):
         running.check(compose("data=pairs", "+data.parts=[nlvr]"))
+
+
+def test_other_weights_are_another_experiment(compose, trained) -> None:
+    """Of equal samples, prompts and steps: what reaches the model is another mixture of them."""
+    x, run, prepared = trained
+    weighed = compose(parts=("questions path={words} weight=1", f"{PAIRS} weight=1", "boxes path={boxes} as=tables weight=1"))
+    weighed = replace(weighed, evaluation=x.evaluation)
+    again = running.Prepared(prepared.vlm, data.load(weighed.data, Path(x.tracking.cache_dir)))
+    one, other = run.facts["realised"]["parts"], realised_of(weighed, again)["parts"]
+    assert {key for key in one if one[key] != other[key]} == {"steps"}
 
 
 def test_a_changed_file_is_another_run(compose, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from lab.model import Vlm
 from lab.model.answers import Readout
 from lab.run.assembly import assemble
 from lab.run.sharing import Prepared, needed_splits
-from lab.training import loop, optimization
+from lab.training import loop, optimization, ordering
 
 
 def realised(x: Experiment, prepared: Prepared) -> dict[str, Any]:
@@ -68,7 +68,8 @@ def adapters(x: Experiment, vlm: Vlm) -> dict[str, Any] | None:
 
 def steps(x: Experiment, vlm: Vlm, prepared: Prepared) -> dict[str, Any]:
     """The optimizer's steps: how many, over what, and every parameter's rate at each."""
-    epoch = prepared.encoded(x)["train"].epoch_length
+    train = prepared.encoded(x)["train"]
+    epoch = train.epoch_length
     number = loop.num_steps(x.trainer, epoch)
     layers = lora.target_names(vlm, x.lora) if x.lora.r else []
     names = [f"base_model.model.{layer}.{matrix}.{lora.ADAPTER}.weight" for layer in layers for matrix in ("lora_A", "lora_B")]
@@ -76,6 +77,7 @@ def steps(x: Experiment, vlm: Vlm, prepared: Prepared) -> dict[str, Any]:
     names += [f"{extra}.{name}" for extra, module in vlm.extras.items() for name, _ in module.named_parameters()]
     factor = optimization.factor(x.optim, number, loop.epoch_steps(x.trainer, epoch))
     return {
+        **({"mixture": ordering.places(train.sources)} if train.sources else {}),
         "rates": [lora.learning_rate(vlm, name, x.optim) for name in names],
         "schedule": [factor(step) for step in range(number)],
         "optimizer": [list(x.optim.betas), x.optim.weight_decay, x.optim.optimizer, x.optim.optimizer_kwargs],
