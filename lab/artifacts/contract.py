@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ WHERE_BOTH = ("video",)
 
 def describe(x: Experiment, vlm: Vlm, encoder: Encoder, readout: AnyReadout) -> dict[str, Any]:
     """What this process would train or evaluate with, as plain values."""
-    clips = {"video": {"processor": encoder.clip_settings, "sampling": as_dict(x)["data"]["video"]}} if data.named(x.data.name).clips else {}
+    own = data.lead(x.data)
+    clips = {"video": {"processor": encoder.clip_settings, "sampling": asdict(own.video)}} if data.named(own.name).clips else {}
     return {
         "version": VERSION,
         "base": vlm.base,

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +54,7 @@ def of_also(x: Experiment, encoder: Encoder, wanted: Iterable[str]) -> Iterator[
             splits, examples = screen(part.splits, ("dev",), encoder.of_data(part.dial, part.splits.answers, part.prompt), part.dial)
             for note in splits.notes:
                 log.info("data: %s", note)
-            yield Other(asked, spelled, dataclasses.replace(part, splits=splits), examples)
+            yield Other(asked, spelled, replace(part, splits=splits), examples)
 
 
 def of_parts(x: Experiment, splits: Splits, encoded: Mapping[str, Examples], wanted: Iterable[str]) -> Iterator[Other]:
@@ -73,14 +72,14 @@ def mixture_of(splits: Splits, encoded: Mapping[str, Examples], section: Evaluat
         own = section_of(section, encoded["dev"].encoder.answers.kind, encoder.answers.kind)
         found[part.name] = {
             "data": part.dial.name, "weight": part.weight, "epochs": part.epochs, "cap": part.cap, "prompt": prompt.describe(encoder.prompt),
-            "answers": contract.describe_answers(encoder.readout, own),
+            "answers": contract.describe_answers(encoder.readout, own), **({"video": asdict(part.dial.video)} if part.splits.clips else {}),
         }  # fmt: skip
     return found
 
 
 def section_of(section: EvaluationSection, own: str, kind: str) -> EvaluationSection:
     """How answers of a kind are asked beside a run whose own are of another: `max_new_tokens` was said of those."""
-    return section if kind == own else dataclasses.replace(section, max_new_tokens=None)
+    return section if kind == own else replace(section, max_new_tokens=None)
 
 
 def ask(x: Experiment, vlm: Vlm, other: Other, own: Encoder, run_dir: Path, report: Report, digest: str) -> tuple[dict[str, float], dict[str, Any]]:

@@ -32,7 +32,8 @@ def load(dial: DataDial, cache_dir: Path) -> Splits:
         "early or picks its weights; each other part is asked too, by its own metrics.",
         *(f"{part.name}: {note}" for part in parts for note in part.splits.notes),
     )
-    return Splits(train, first.minival, first.dev, skipped, notes, first.together, first.answers, first.baselines, parts=parts)
+    clips = any(part.splits.clips for part in parts)
+    return Splits(train, first.minival, first.dev, skipped, notes, first.together, first.answers, first.baselines, clips, parts=parts)
 
 
 DATA_SET = DataSet(load)
