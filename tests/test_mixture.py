@@ -103,7 +103,7 @@ def test_what_is_seen_is_the_order_that_is_recorded(trained) -> None:
     seen = Counter(encoded["train"].split.sample_ids[i].partition("/")[0] for i in list(data_module.order)[:16])
     assert {row["name"]: row["seen"] for row in run.facts["data"]["sources"]} == seen
     assert sum(row["share"] for row in run.facts["data"]["sources"]) == pytest.approx(1.0)
-    assert any("an epoch of the mixture has 22 samples" in note for note in run.facts["data"]["notes"])
+    assert any("source pairs: 8 samples are 36.4% of what is learned from" in note for note in run.facts["data"]["notes"])
 
 
 def test_the_loss_of_a_mixed_batch_is_the_mean_over_all_its_answer_tokens(trained, compose) -> None:

@@ -13,7 +13,18 @@ import pytest
 from grid import baseline, rows
 from grid.commands import FINISHED, names, run
 from grid.dimensions import (
-    BENCHMARKS, BOXES, CONVERSATIONS, DIMENSIONS, FAMILIES, FIRST, MIXED, Row, family_of, options, overrides, refused,
+    BENCHMARKS,
+    BOXES,
+    CONVERSATIONS,
+    DIMENSIONS,
+    FAMILIES,
+    FIRST,
+    MIXED,
+    Row,
+    family_of,
+    options,
+    overrides,
+    refused,
 )  # fmt: skip
 from grid.drawing import draw
 from lab.config import DIALS, Experiment
