@@ -77,6 +77,7 @@ BOUNDS: Mapping[str, Bounds] = {
     "data.video.min_frames": Bounds(2, SIZE),
     "data.video.max_frames": Bounds(2, SIZE),
     "data.video.max_pixels": Bounds(1, COUNT),
+    "model.vision_feature_layer": Bounds(-SIZE, -1),
     "lora.r": Bounds(0, SIZE),
     "lora.trainable_parameters": Bounds(1, 10**13),
     "lora.lora_alpha": Bounds(1, COUNT),

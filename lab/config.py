@@ -43,6 +43,13 @@ class OnBad(Enum):
     skip = "skip"
 
 
+class ProjectorInit(Enum):
+    """How the projector of an assembled model begins: drawn anew, or the first output rows of the tower's own."""
+
+    random = "random"
+    crop = "crop"
+
+
 class PruneRule(Enum):
     deviation = "deviation"
     norm = "norm"
@@ -93,6 +100,9 @@ class ModelDial:
     nf4 (Dettmers et al. 2023, 2305.14314); of a checkpoint that holds them so already, what it holds.
     start: a run whose weights the arm begins with in place of the base's (`lab.starting`), by name or folder.
     labels: of a family that chooses among labels, answers in place of its checkpoint's; its head then begins with nothing about them.
+    vision_from, llm_from: in place of path, of `assembled`: a tower and a language model that are put together (`lab.model.assembled`),
+    each a folder or a hub id. family: auto: by the tower, which `lab.freezing` writes down. projector_init: how what stands between
+    them begins. vision_feature_layer: of family=llava, the block of the tower whose output is read, counted from the end.
     """
 
     name: str = MISSING
@@ -109,6 +119,10 @@ class ModelDial:
     device_map: str | None = None
     untied_head: bool = False
     start: str | None = None
+    vision_from: str | None = None
+    llm_from: str | None = None
+    projector_init: ProjectorInit = ProjectorInit.random
+    vision_feature_layer: int = -2
 
 
 @dataclass
@@ -510,11 +524,12 @@ NAMELESS = (
     "optim.gamma", "optim.optimizer", "optim.warmup_steps", "model.untied_head", "model.labels", "model.start",
     "lora.full", "optim.lr_llm", "prompt.boxes",
     "trainer.packing",
+    "model.vision_from", "model.llm_from", "model.projector_init", "model.vision_feature_layer",
 )  # fmt: skip
 """Keys that are younger than runs of the others, whose names they leave as they are while nobody sets them."""
 
 
-ADDRESSES = (("tracking", "uri"), ("model", "path"), ("data", "root"), ("data", "path"))
+ADDRESSES = (("tracking", "uri"), ("model", "path"), ("model", "vision_from"), ("model", "llm_from"), ("data", "root"), ("data", "path"))
 """Keys that may hold an address, and in it a password."""
 
 

@@ -168,7 +168,9 @@ def checkpoints(x: Experiment) -> Iterator[Finding]:
 
     options = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")).get("path") for path in shipped("conf").glob("model/*.yaml")}
     for option, path in sorted((options | {x.model.name: x.model.path}).items(), key=lambda item: (item[0] != x.model.name, item[0])):
-        where = place(path) if path else None
+        sources = [x.model.vision_from, x.model.llm_from] if option == x.model.name and x.model.llm_from else [path]
+        places = [place(each) for each in sources if each]
+        where = " and ".join(filter(None, places)) if places and all(places) else None
         if where is not None:
             yield Finding("checkpoint", f"model={option}: {where}")
             continue
@@ -176,7 +178,8 @@ def checkpoints(x: Experiment) -> Iterator[Finding]:
         offline = not elsewhere and os.environ.get("HF_HUB_OFFLINE") == "1"
         remedy = f"type hf download {path}, or it is fetched when it is used"
         if elsewhere:
-            remedy = f"type lab train model={option} model.path=FOLDER"
+            given = "model.vision_from=FOLDER model.llm_from=FOLDER" if option == "assembled" else "model.path=FOLDER"
+            remedy = f"type lab train model={option} {given}"
         elif offline:
             remedy = f"type HF_HUB_OFFLINE=0 hf download {path}"
         needed = option == x.model.name and (elsewhere or offline)

@@ -41,6 +41,8 @@ def freeze(composed: DictConfig) -> Experiment:
             path = paths.expanded(spelled, key)
             setattr(getattr(experiment, section), name, path if when is paths.When.frozen else spelled)
     experiment.data.sources = sources_of(experiment.data.sources)
+    if experiment.model.family == paths.AUTO:
+        experiment.model.family = paths.family_of_tower(experiment.model.vision_from)
     check(experiment)
     if experiment.data.sources and experiment.data.sha256 is None:
         experiment.data.sha256 = sources_hash(experiment.data.sources)

@@ -6,6 +6,7 @@ A test walks the schema: a key that is named like a path and is not in this tabl
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 from enum import Enum
@@ -24,6 +25,8 @@ class When(Enum):
 PATHS = {
     "model.path": When.frozen,
     "model.start": When.frozen,
+    "model.vision_from": When.frozen,
+    "model.llm_from": When.frozen,
     "data.root": When.read,
     "data.path": When.frozen,
     "prompt.template_file": When.frozen,
@@ -31,8 +34,7 @@ PATHS = {
     "tracking.cache_dir": When.frozen,
     "tracking.uri": When.frozen,
 }
-"""The keys that hold a path. `model.start` may hold a run's name instead, `model.path`, `data.root` and `data.path` the id of a hub,
-`tracking.uri` a server."""
+"""The keys that hold a path. `model.start` may hold a run's name instead, those of `model` and `data` the id of a hub, `tracking.uri` a server."""
 
 FILE_ADDRESS = re.compile(r"(sqlite(?:\+\w+)?:///|file:(?://)?)(~.*)", re.DOTALL)
 
@@ -66,6 +68,26 @@ def expanded(given: str, key: str) -> str:
 def path(given: str, key: str) -> Path:
     """The path that a text means. Raises `ConfigError` as `expanded` does."""
     return Path(expanded(given, key))
+
+
+AUTO = "auto"
+"""`model.family` of an assembled model: its tower says which it is."""
+
+
+def family_of_tower(vision_from: str | None) -> str:
+    """`model.family` of what a tower becomes: that of a whole Qwen3-VL's tower, else LLaVA. Raises `ConfigError` without its config.json."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    if vision_from is None:
+        raise ConfigError("model.family=auto: only model=assembled has a tower that says which it is. Name the family of the checkpoint.")
+    folder = Path(vision_from)
+    try:
+        config = folder / "config.json" if folder.is_dir() else Path(hf_hub_download(vision_from, "config.json"))
+        return "qwen3_vl" if json.loads(config.read_text(encoding="utf-8"))["model_type"] == "qwen3_vl" else "llava"
+    except (OSError, ValueError, KeyError, HFValidationError, HfHubHTTPError) as error:
+        first = str(error).strip().split("\n")[0]
+        raise ConfigError(f"model.vision_from={vision_from}: its config.json cannot be read ({first}). Give a folder or a hub id.") from None
 
 
 def argument(given: str) -> Path:

@@ -182,7 +182,7 @@ def tokens_per_image(x: Experiment, given: argparse.Namespace, splits: Splits | 
 
     if asked := given.tokens_per_image or x.vision_tokens.budget:
         return asked, ""
-    seen = planning.seen_tokens(x.model, splits.dev[0]) if splits is not None and x.model.path is not None else None
+    seen = planning.seen_tokens(x.model, splits.dev[0]) if splits is not None else None
     if seen:
         return seen, f"\ntokens per image: {seen}, as the processor makes them of the first sample of dev"
     return GUESS, f"\ntokens per image: {GUESS} is a guess, as data or processor are not here; say --tokens-per-image N"

@@ -117,13 +117,39 @@ def save_full_width(folder: Path) -> None:
     config.text_config.pad_token_id = made.tokenizer.pad_token_id
     config.text_config.eos_token_id = made.tokenizer.eos_token_id
     config.dtype = torch.bfloat16
+    drawn(AutoModelForImageTextToText, config, folder)
+    processor.save_pretrained(folder)
+
+
+def drawn(auto_class: Any, config: Any, folder: Path) -> None:
+    """Write a model of a config, in bfloat16, without drawing each of its weights."""
+    import torch
+
     with torch.device("meta"):
-        whole = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16)
+        whole = auto_class.from_config(config, dtype=torch.bfloat16)
     whole.to_empty(device="cpu")
     draw(whole)
     whole.tie_weights()
     whole.save_pretrained(folder)
-    processor.save_pretrained(folder)
+
+
+def save_qwen3_pair(vision: Path, llm: Path) -> None:
+    """Write Qwen3-VL-2B and Qwen3-0.6B shrunk only in depth, to two blocks each, as their publishers keep them, with the tiny base's words."""
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Qwen3Config, Qwen3VLConfig
+
+    processor = checkpoints.processor_of("qwen3_vl")
+    ids = checkpoints.special_ids(processor.tokenizer)
+    text = {"vocab_size": 151936, "num_hidden_layers": 2, "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128}
+    text |= {key: value for key, value in checkpoints.text_config(processor.tokenizer).items() if key.endswith("token_id")}
+    rope = {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [24, 20, 20], "mrope_interleaved": True}
+    tower = TOWERS["qwen3_vl"] | {"depth": 2, "num_heads": 16, "out_hidden_size": 2048, "spatial_merge_size": 2, "temporal_patch_size": 2}
+    tower |= {"num_position_embeddings": 2304, "deepstack_visual_indexes": [0, 1]}
+    wide = text | {"hidden_size": 2048, "intermediate_size": 6144, "rope_parameters": rope, "tie_word_embeddings": True}
+    drawn(AutoModelForImageTextToText, Qwen3VLConfig(text_config=wide, vision_config=tower, tie_word_embeddings=True, **ids), vision)
+    processor.save_pretrained(vision)
+    small = {"hidden_size": 1024, "intermediate_size": 3072, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}
+    drawn(AutoModelForCausalLM, Qwen3Config(**text, **small, tie_word_embeddings=True, max_position_embeddings=40960), llm)
+    processor.tokenizer.save_pretrained(llm)
 
 
 def draw(whole: torch.nn.Module) -> None:

@@ -107,13 +107,14 @@ OPTIONS = [path for path in sorted((ROOT / "conf").glob("*/*.yaml")) if path.par
 @pytest.mark.parametrize("path", OPTIONS, ids=lambda p: f"{p.parent.name}={p.stem}")
 def test_every_option_composes(path: Path, composer) -> None:
     needs = {"lora=none": "trainer.max_steps=0", "data=questions": "data.path=q.csv", "data=boxes": "data.path=q.json"}
+    needs["model=assembled"] = "model.vision_from=v model.llm_from=l model.family=llava"
     option = f"{path.parent.name}={path.stem}"
     dial = path.parent.name
     if dial == RECIPE:
         values, wanted = flat(as_dict(composer(option))), flat(yaml.safe_load(path.read_text()))
         assert {key: values[key] for key in wanted if key != "defaults"} == {key: value for key, value in wanted.items() if key != "defaults"}
         return
-    assert getattr(composer(option, *([needs[option]] if option in needs else [])), dial).name == ALIASES.get(path.stem, path.stem)
+    assert getattr(composer(option, *needs.get(option, "").split()), dial).name == ALIASES.get(path.stem, path.stem)
     alone, untouched = composing.of_options((option,), "train"), composing.of_options((), "train")
     assert not composing.apart(option) or all(alone[key] == untouched[key] for key in alone if key != dial), "it fills its own section only"
 

@@ -20,6 +20,7 @@ from lab.errors import ModelError
 from lab.evaluation.scoring import answer_logits
 from lab.model import Vlm
 from lab.model.encoding import Encoder
+from lab.paths import AUTO
 from lab.records import Choice, Picture, Sample
 
 pytestmark = pytest.mark.usefixtures("nominal_costs")
@@ -78,7 +79,7 @@ def test_every_family_has_its_options() -> None:
     options = Path(__file__).parents[1] / "conf" / "model"
     named = {yaml.safe_load(path.read_text())["family"] for path in options.glob("*.yaml")}
     assert set(checkpoints.FAMILIES) <= set(model.FAMILIES)
-    assert set(checkpoints.FAMILIES) <= named <= set(model.FAMILIES)
+    assert set(checkpoints.FAMILIES) <= named <= {*model.FAMILIES, AUTO}
 
 
 def test_another_family_is_refused(folder: Path) -> None:

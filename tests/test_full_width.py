@@ -93,3 +93,23 @@ def test_no_code_knows_that_a_model_is_tiny() -> None:
             if re.search(r"(if|elif|case|==|!=|\bin\b|startswith).*[\"']tiny|model\.name\s*(==|!=|in)", line):
                 guilty.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()}")
     assert not guilty
+
+
+@pytest.mark.bar
+def test_the_real_widths_of_a_study_are_put_together_and_trained(tmp_path: Path, fast_python: str) -> None:
+    """The tower of Qwen3-VL-2B before Qwen3-0.6B, two blocks each, by the command that a user types, in bfloat16; its gate passes."""
+    import subprocess
+
+    published.save_qwen3_pair(tmp_path / "Qwen3-VL-2B-Instruct", tmp_path / "Qwen3-0.6B")
+    words = ["-m", "lab.train", "model=assembled", "model.vision_from=Qwen3-VL-2B-Instruct", "model.llm_from=Qwen3-0.6B", "model.projector_init=crop"]
+    words += ["lora.where=[projector]", "data.num_train=8", "data.num_minival=4", "data.num_dev=8", "trainer.max_steps=3", "trainer.batch_size=2"]
+    words += ["evaluation.batch_size=4", "evaluation.probe_examples=2", "evaluation.latency_examples=0", "tracking.enabled=false"]
+    done = subprocess.run([fast_python, *words], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    print(done.stdout, done.stderr)
+    (path,) = (tmp_path / "runs").glob("*/run.json")
+    record = json.loads(path.read_text())
+    assert record["status"] == "finished" and record["metrics"]["train/steps"] == 3 and record["config"]["model"]["dtype"] == "bfloat16"
+    assert all(check["passed"] in (True, None) for check in record["facts"]["verify"])
+    facts = json.loads((path.parent / "contract.json").read_text())["base"]["assembled"]
+    assert facts["text_only_difference"] <= 1e-6 and len(facts["cropped"]) == 6

@@ -32,7 +32,7 @@ EARLIER = {
 of the tokenizer that makes ids of text. 3: answers by kind; 2 knew True/False alone, and is read as 3."""
 IDENTITIES = ("base.weights", "base.config", "tokenizer.hash")
 LIBRARIES = ("torch", "torchvision", "transformers", "peft", "tokenizers", "pillow")
-REMARKS = ("libraries", "visual_tokens", "trained", "clips", "base.path", "answers.post", "answers.max_new_tokens", "mixture")
+REMARKS = ("libraries", "visual_tokens", "trained", "clips", "base.path", "base.assembled", "answers.post", "answers.max_new_tokens", "mixture")
 """Recorded, and told when both sides know them and differ, but no reason to refuse: a checkpoint may move, its weights
 may not; written answers may be read otherwise, or be longer. `visual_tokens` and `clips` are realised, and known only after scoring.
 `mixture`: its parts, of a run that learns from one."""

@@ -27,6 +27,7 @@ from lab.costs.counting import CostModel, Kept
 from lab.data.images import size_of
 from lab.errors import ConfigError, did_you_mean
 from lab.model import labels, precision
+from lab.model.assembled.draft import draft
 from lab.model.encoding import Encoder
 from lab.model.tying import untie
 from lab.records import Medium, Picture, Sample
@@ -94,9 +95,7 @@ def on_meta(x: Experiment) -> model.Vlm:
     import torch
 
     family = model.family(x.model.family)
-    if x.model.path is None:
-        raise ConfigError(f"model.path=null: give your checkpoint's folder; conf/model/{x.model.name}.yaml says of what kind.")
-    config = config_of(x.model.path, x.model.revision)
+    config = config_of(x.model)
     family.require(f"vision_tokens={x.vision_tokens.name}")
     with torch.device("meta"):
         config = labels.relabelled(config, x.model.labels)
@@ -112,24 +111,31 @@ def on_meta(x: Experiment) -> model.Vlm:
     return vlm
 
 
-def config_of(path: str, revision: str | None) -> PretrainedConfig:
+def config_of(dial: ModelDial) -> PretrainedConfig:
     """A checkpoint's config; where a hub is out of reach, what `published.json` says of its sizes. Raises `ConfigError` without either."""
     from transformers import AutoConfig
 
+    if dial.llm_from is not None:
+        return draft(dial).config
+    if dial.path is None:
+        raise ConfigError(f"model.path=null: give your checkpoint's folder; conf/model/{dial.name}.yaml says of what kind.")
     try:
-        return AutoConfig.from_pretrained(model.locate(path), revision=revision)
+        return AutoConfig.from_pretrained(model.locate(dial.path), revision=dial.revision)
     except OSError as error:
         published = json.loads(PUBLISHED.read_text(encoding="utf-8"))
-        if path in published:
-            return AutoConfig.for_model(**published[path])
+        if dial.path in published:
+            return AutoConfig.for_model(**published[dial.path])
         first = str(error).strip().split("\n")[0]
-        raise ConfigError(f"model.path={path}: its config.json cannot be read ({first}).") from None
+        raise ConfigError(f"model.path={dial.path}: its config.json cannot be read ({first}).") from None
 
 
 def processor_of(dial: ModelDial) -> tuple[ProcessorMixin, PretrainedConfig] | None:
     """The checkpoint's processor and config, if they lie on this machine."""
     from transformers import AutoConfig
 
+    if dial.llm_from is not None:
+        assembled = draft(dial)
+        return assembled.processor, assembled.config
     if dial.path is None:
         return None
     options = {"revision": dial.revision, "local_files_only": True}

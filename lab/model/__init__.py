@@ -8,25 +8,24 @@ from __future__ import annotations
 
 import copy
 import importlib
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import json
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lab.config import ModelDial, Quantisation
+from lab.config import ModelDial, Quantisation, Tracking
 from lab.errors import ConfigError, LabError, ModelError, did_you_mean
 from lab.host.progress import Report, silent
 from lab.model import labels
 from lab.model.family import Family
 from lab.model.identity import RANDOM, has_random_weights, identify
+from lab.model.recognition import recognise, require_head, require_one_origin, require_whole
 from lab.model.tying import untie
 from lab.model.visual import Conditioner, Reducer, at_places, reduce_images
 from lab.records import Batch
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PretrainedConfig
 
 SHIPPED = Path(__file__).parent
 FAMILIES = tuple(sorted(path.stem for path in (SHIPPED / "families").glob("[!_]*.py")))
@@ -152,14 +151,14 @@ def family(name: str) -> Family:
     return importlib.import_module(f"lab.model.families.{name}").FAMILY
 
 
-def locate(path: str) -> str:
+def locate(path: str, key: str = "model.path") -> str:
     """A local folder as it is, the name of a folder shipped beside this file as its path, else a hub id."""
     if Path(path).is_dir():
         return str(Path(path))
     if "/" not in path.rstrip("/") and (SHIPPED / path / "config.json").is_file():
         return str(SHIPPED / path)
     if path.startswith((".", "/", "~")):
-        raise ModelError(f"model.path={path}: there is no such folder.")
+        raise ModelError(f"{key}={path}: there is no such folder.")
     return path
 
 
@@ -172,12 +171,15 @@ def check(dial: ModelDial) -> Family:
     from lab.model import precision
 
     kind = family(dial.family)
-    if dial.path is None:
+    require_one_origin(dial)
+    if dial.path is None and dial.llm_from is None:
         raise ModelError(
             f"model.path=null: no checkpoint of {dial.name} is shipped or named. Give the folder of one in Hugging Face layout "
             f"with safetensors weights; conf/model/{dial.name}.yaml says which."
         )
-    locate(dial.path)
+    for key in ("path", "vision_from", "llm_from"):
+        if (path := getattr(dial, key)) is not None:
+            locate(path, f"model.{key}")
     if dial.attn_implementation not in (None, *kind.attention):
         raise ModelError(
             f"model.attn_implementation={dial.attn_implementation}: model.family={dial.family} does not load with it. Legal here: "
@@ -212,8 +214,8 @@ def load(dial: ModelDial, cache_dir: Path | None = None, report: Report = silent
     from lab.model import precision
 
     kind = check(dial)
-    assert dial.path is not None
-    where = locate(dial.path)
+    where, assembly = whereabouts(dial, kind, cache_dir, report)
+    dial = replace(dial, path=where if assembly else dial.path)
     try:
         model, info, processor = from_pretrained(dial, kind, where)
     except LabError:
@@ -232,6 +234,7 @@ def load(dial: ModelDial, cache_dir: Path | None = None, report: Report = silent
     if dial.labels is not None:
         info = labels.emptied(model, kind, info)
     require_whole(dial, kind, info)
+    require_head(dial, where, model)
     precision.require_scales(dial, model)
     kind.architecture.repair(model)
     if dial.untied_head:
@@ -248,7 +251,19 @@ def load(dial: ModelDial, cache_dir: Path | None = None, report: Report = silent
     twice = dial.quantisation is Quantisation.nf4 and dial.double_quantisation
     base |= {"quantisation": dial.quantisation.value, "double_quantisation": twice, "fp32_layernorms": dial.fp32_layernorms}
     base |= {} if dial.labels is None else {"labels": list(dial.labels)}
+    base |= {"assembled": assembly} if assembly else {}
     return Vlm(model, processor, kind, base)
+
+
+def whereabouts(dial: ModelDial, kind: Family, cache_dir: Path | None, report: Report) -> tuple[str, dict[str, Any]]:
+    """The folder or hub id of a dial's checkpoint, and of one that is assembled what it was assembled of."""
+    if dial.llm_from is None:
+        assert dial.path is not None  # by `check`
+        return locate(dial.path), {}
+    from lab.model.assembled import folder
+
+    made = folder.folder_of(dial, kind, cache_dir or Path(Tracking.cache_dir), report)
+    return str(made), json.loads((made / folder.FACTS).read_text(encoding="utf-8"))
 
 
 def from_pretrained(dial: ModelDial, kind: Family, where: str) -> tuple[Any, dict[str, Any], Any]:
@@ -276,33 +291,3 @@ def from_pretrained(dial: ModelDial, kind: Family, where: str) -> tuple[Any, dic
         **options,
     )
     return model, info, kind.architecture.processor(where, config, options)
-
-
-def require_whole(dial: ModelDial, kind: Family, info: Mapping[str, Any]) -> None:
-    """Raise a `ModelError` for weights that are not the model's, each and no other. info: Transformers' of loading them."""
-    missing = sorted(name for name in info["missing_keys"] if not re.fullmatch(kind.unused, name))
-    surplus = sorted(name for name in info["unexpected_keys"] if not re.fullmatch(kind.surplus, name))
-    resized = [f"{name}, {list(there)} in the file and {list(needed)} in the model" for name, there, needed in sorted(info["mismatched_keys"])]
-    faults = (
-        (missing, "the checkpoint lacks {} of the model's tensors (first: {}), which Transformers would fill with random numbers. It is "
-         "incomplete, or its names are of another version."),
-        (resized, "{} of the checkpoint's tensors have another shape than in the model (first: {}). Its config.json is that of another "
-         "checkpoint; take both from one."),
-        (surplus, "{} of the checkpoint's tensors have no place in the model (first: {}), so it is not what its config.json says. Take "
-         "both from one checkpoint, or choose the model whose family fits."),
-    )  # fmt: skip
-    for names, sentence in faults:
-        if names:
-            raise ModelError(f"model.path={dial.path}: {sentence.format(len(names), names[0])}")
-
-
-def recognise(dial: ModelDial, kind: Family, config: PretrainedConfig) -> None:
-    """Raise a `ModelError` if a checkpoint's config is not of the family that it is taken for."""
-    wanted = {"": kind.model_type, **kind.components}
-    for name, model_type in wanted.items():
-        found = getattr(config, name).model_type if name else config.model_type
-        if found != model_type:
-            raise ModelError(
-                f"model.family={dial.family}: the checkpoint {dial.path} is of type {found!r}, not {model_type!r}"
-                f"{f' ({name})' if name else ''}. Choose the model whose family fits."
-            )

@@ -52,8 +52,8 @@ class Architecture(Protocol):
     padding_side: of prompts, in the checkpoint's tokenizer too. most_images: of a sample, or None.
     again: inputs of the reader that it must be given again with every further token, beside its cache.
     reads_question: the features of an image depend on the question, of which `Media.pixels` then holds `second_ids` too.
-    position_axes: numbers of a position, 3 with M-RoPE. lead: what stands between a prompt and its answer.
-    template: it has a chat template, which frames several turns.
+    position_axes: numbers of a position, 3 with M-RoPE. template: it has a chat template, which frames several turns.
+    adds_special_tokens: the tokenizer adds its own to a prompt, as a call of it does unasked.
     """
 
     in_prompt: bool
@@ -63,8 +63,8 @@ class Architecture(Protocol):
     again: tuple[str, ...]
     reads_question: bool
     position_axes: int
-    lead: str
     template: bool
+    adds_special_tokens: bool
 
     @property
     def clips(self) -> Clips | None:
@@ -92,6 +92,9 @@ class Architecture(Protocol):
 
         Raises `ValueError` where the chat template or the tokenizer leaves no place for them.
         """
+
+    def lead(self, processor: Any) -> str:
+        """What stands between a prompt and its answer."""
         ...
 
     def question(self, chat: Chat) -> str:
@@ -208,8 +211,8 @@ class OneTokenizer:
     again: tuple[str, ...] = ()
     reads_question = False
     position_axes = 1
-    lead = ""
     template = False
+    adds_special_tokens = False
 
     @property
     def clips(self) -> Clips | None:
@@ -222,6 +225,10 @@ class OneTokenizer:
     def learned(self, processor: Any, chat: Chat, numbered: bool, prompt: str, answer: str) -> tuple[Span, ...]:
         """None: it has no chat template."""
         return ()
+
+    def lead(self, processor: Any) -> str:
+        """Nothing."""
+        return ""
 
     def question(self, chat: Chat) -> str:
         """Its texts, a line each."""
@@ -323,8 +330,6 @@ class Placeholders(TextDecoder):
     """What of an `Architecture` is alike where Transformers' whole model reads a text in which placeholders stand for images."""
 
     template = True
-    ends_turns = True
-    """Its chat template writes the end of the assistant's turns."""
 
     def render(self, processor: Any, messages: Sequence[dict[str, Any]], numbered: bool, generation: bool = True) -> str:
         """Messages by the chat template. generation: with its generation prompt."""
@@ -334,10 +339,15 @@ class Placeholders(TextDecoder):
         """From where the prompt's own rendering has them (`lab.model.turns`)."""
         if not chat.learned:
             return ()
-        end = answer.removeprefix(self.lead + chat.answer) if self.ends_turns else ""
+        lead, ends = self.lead(processor), self.ends_turns(processor)
+        end = answer.removeprefix(lead + chat.answer) if ends else ""
         render = partial(self.render, processor, numbered=numbered)
-        found = turns.spans(render, self.messages(chat) or (), chat, prompt, self.lead, end)
-        return turns.token_spans(self.offsets(processor, prompt), found, self.ends_turns)
+        found = turns.spans(render, self.messages(chat) or (), chat, prompt, lead, end)
+        return turns.token_spans(self.offsets(processor, prompt), found, ends)
+
+    def ends_turns(self, processor: Any) -> bool:
+        """Whether its chat template writes the end of the assistant's turns."""
+        return True
 
     def offsets(self, processor: Any, prompt: str) -> list[Span]:
         """Where in the text of a prompt each token of `ids` stands."""

@@ -155,7 +155,7 @@ class Encoder:
     @cached_property
     def readout(self) -> AnyReadout:
         """How the answers to its prompts are read. Raises `ConfigError` for options that no token says."""
-        return readout(self.labels or self.tokenizer, self.prompt, self.answers, self.architecture.lead, self.boxes)
+        return readout(self.labels or self.tokenizer, self.prompt, self.answers, self.architecture.lead(self.processor), self.boxes)
 
     def ids(self, text: str) -> list[int]:
         """Tokenise, without anything around it."""

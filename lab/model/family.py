@@ -139,7 +139,7 @@ class Family:
     abilities: tuple[str, ...] = ("score", "generate")
     boxes: str = "json"
     refuses: dict[str, str] = field(default_factory=dict)
-    components: dict[str, str] = field(default_factory=dict)
+    components: dict[str, tuple[str, ...]] = field(default_factory=dict)
     architecture: Architecture = field(default_factory=Interleaved)
     whole: dict[str, str] = field(default_factory=dict)
     last: str = ""

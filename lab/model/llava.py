@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 IMAGE = "<image>"
 """What the chat template writes for an image."""
+ASKED = Chat(({"role": "user", "content": [{"type": "text", "text": "?"}]},), "X", ())
 
 
 class Llava(Placeholders, FixedSize):
@@ -28,8 +29,7 @@ class Llava(Placeholders, FixedSize):
     in_prompt = True
     beside_grid = 0
     padding_side = "left"
-    lead = " "
-    ends_turns = False
+    adds_special_tokens = True
 
     def processor(self, where: str, config: PretrainedConfig, options: dict[str, Any]) -> Any:
         """The checkpoint's own. Raises `ModelError` if it writes other image tokens than the model makes."""
@@ -58,19 +58,34 @@ class Llava(Placeholders, FixedSize):
         return [{**message, "content": order(message["content"])} for message in chat.messages]
 
     def frame(self, processor: Any, chat: Chat, numbered: bool) -> tuple[str, str]:
-        """By the checkpoint's chat template, which puts images and their line breaks first; the answer ends with the tokenizer's end.
+        """By the checkpoint's chat template; the answer ends as that ends a turn, or with the tokenizer's end where it does not.
 
-        Raises `ModelError` if the template does not write the answer right after the generation prompt and a space.
+        Raises `ModelError` if the template writes more than white space between the generation prompt and the answer.
         """
-        messages = self.messages(chat)
-        prompt = self.render(processor, messages, numbered)
+        prompt = self.render(processor, self.messages(chat), numbered)
+        lead, end = self.around(processor, chat, prompt, numbered)
+        return prompt, lead + chat.answer + (end or processor.tokenizer.eos_token)
+
+    def around(self, processor: Any, chat: Chat, prompt: str, numbered: bool) -> tuple[str, str]:
+        """What the chat template writes before and behind the answer, behind it without white space."""
         spoken = {"role": "assistant", "content": [{"type": "text", "text": chat.answer}]}
-        if not self.render(processor, [*messages, spoken], numbered, generation=False).startswith(prompt + self.lead + chat.answer):
+        whole = self.render(processor, [*self.messages(chat), spoken], numbered, generation=False)
+        start = whole.find(chat.answer, len(prompt))
+        lead = whole[len(prompt) : start]
+        if not whole.startswith(prompt) or start < 0 or lead.strip():
             raise ModelError(
-                "model: the checkpoint's chat template does not put the answer right after the generation prompt and a space, so "
+                "model: the checkpoint's chat template does not put the answer right after the generation prompt, but for white space, so "
                 "training and scoring would not see the same text."
             )
-        return prompt, self.lead + chat.answer + processor.tokenizer.eos_token
+        return lead, whole[start + len(chat.answer) :].strip()
+
+    def lead(self, processor: Any) -> str:
+        """White space that the chat template writes there."""
+        return self.around(processor, ASKED, self.render(processor, self.messages(ASKED), False), False)[0]
+
+    def ends_turns(self, processor: Any) -> bool:
+        """LLaVA-1.5's own does not."""
+        return bool(self.around(processor, ASKED, self.render(processor, self.messages(ASKED), False), False)[1])
 
     def ids(self, processor: Any, prompt: str, answer: str) -> tuple[list[int], list[int]]:
         """Together, as the processor's own call would have them."""

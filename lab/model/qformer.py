@@ -158,7 +158,7 @@ class QFormerDecoder(QFormer, TextDecoder):
     """
 
     padding_side = "left"
-    lead = " "
+    adds_special_tokens = True
 
     def __init__(self, template: str) -> None:
         self.template = template
@@ -166,7 +166,11 @@ class QFormerDecoder(QFormer, TextDecoder):
     def frame(self, processor: Any, chat: Chat, numbered: bool) -> tuple[str, str]:
         """Images, and the question as the checkpoint was asked; the answer and the tokenizer's end."""
         asked = self.template.format(self.question(chat))
-        return "<image>" * len(chat.image_order) + asked, self.lead + chat.answer + processor.tokenizer.eos_token
+        return "<image>" * len(chat.image_order) + asked, self.lead(processor) + chat.answer + processor.tokenizer.eos_token
+
+    def lead(self, processor: Any) -> str:
+        """A space."""
+        return " "
 
     def ids(self, processor: Any, prompt: str, answer: str) -> tuple[list[int], list[int]]:
         """Of the text as the tokenizer begins it, behind the images."""

@@ -75,7 +75,8 @@ def switch(key: str) -> dict[str, Overrides]:
 
 
 def models() -> dict[str, Overrides]:
-    """Every option of the families in the grid; the checkpoint of all but the shipped one is drawn."""
+    """Every option of the families in the grid; the checkpoint of all but the shipped one is drawn. Not `assembled`, which is two
+    checkpoints before it is one of a family that is here: tests/test_assembled.py."""
     inside = [name for name in options("model") if family_of(name) in FAMILIES]
     return {name: (f"model={name}", f"model.path={{root}}/checkpoints/{name}") for name in inside} | {"tiny": ("model=tiny",)}
 

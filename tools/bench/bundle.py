@@ -35,6 +35,7 @@ def require_plain(x: Experiment) -> None:
     """Raise a `ConfigError` for what a peer has no equivalent of."""
     refused = {
         f"model.family={x.model.family}": not model.family(x.model.family).architecture.in_prompt,
+        f"model={x.model.name}": x.model.llm_from is not None,
         f"vision_tokens={x.vision_tokens.name}": x.vision_tokens.name not in ("native", "resize"),
         f"conditioning={x.conditioning.name}": x.conditioning.name != "prefix",
         "lora=none": x.lora.r == 0,

@@ -12,7 +12,7 @@ REFUSES = blip2_t5.FAMILY.refuses | all_but("conditioning", ("prefix",), "cross-
 FAMILY = replace(
     blip2_t5.FAMILY,
     name="blip2_opt",
-    components={"text_config": "opt"},
+    components={"text_config": ("opt",)},
     answers="inline",
     architecture=QFormerDecoder("Question: {} Answer:"),
     refuses=REFUSES | {"fast_step": "its decoder's blocks are OPT's"},

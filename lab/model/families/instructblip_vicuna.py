@@ -11,7 +11,7 @@ from lab.model.qformer import InstructQFormerDecoder
 FAMILY = replace(
     instructblip_t5.FAMILY,
     name="instructblip_vicuna",
-    components={"text_config": "llama"},
+    components={"text_config": ("llama",)},
     answers="inline",
     architecture=InstructQFormerDecoder("{}"),
     refuses={

@@ -214,6 +214,8 @@ def blocks(vlm: Vlm) -> list[Any]:
     if vlm.conditioner is not None or not vlm.family.offers("fast_step"):
         return []
     found = [module for name, module in vlm.bare.named_modules() if re.fullmatch(vlm.family.parts["llm"].block, name)]
-    silu = vlm.bare.config.get_text_config().hidden_act == "silu"
-    plain = silu and all(not block.self_attn.attention_dropout and getattr(block.self_attn, "sliding_window", None) is None for block in found)
+    config = vlm.bare.config.get_text_config()
+    window = getattr(config, "use_sliding_window", True) and getattr(config, "sliding_window", None)
+    silu = getattr(config, "hidden_act", None) == "silu"
+    plain = silu and not window and not any(block.self_attn.attention_dropout or hasattr(block.self_attn, "q_norm") for block in found)
     return found if plain else []
