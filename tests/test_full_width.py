@@ -109,7 +109,7 @@ def test_the_real_widths_of_a_study_are_put_together_and_trained(tmp_path: Path,
     print(done.stdout, done.stderr)
     (path,) = (tmp_path / "runs").glob("*/run.json")
     record = json.loads(path.read_text())
-    assert record["status"] == "finished" and record["metrics"]["train/steps"] == 3 and record["config"]["model"]["dtype"] == "bfloat16"
+    assert record["status"] == "FINISHED" and record["metrics"]["train/steps"] == 3 and record["config"]["model"]["dtype"] == "bfloat16"
     assert all(check["passed"] in (True, None) for check in record["facts"]["verify"])
     facts = json.loads((path.parent / "contract.json").read_text())["base"]["assembled"]
     assert facts["text_only_difference"] <= 1e-6 and len(facts["cropped"]) == 6
