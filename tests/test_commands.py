@@ -71,7 +71,7 @@ def test_flags_may_stand_among_overrides() -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["lora=foo"], "llm, llm_projector, mlp, none, projector, vision. `lab train --help lora` says what each is."),
+        (["lora=foo"], "llm, llm_projector, mlp, none, projector, stage1, stage2, vision. `lab train --help lora` says what each is."),
         (["lora.r=foo"], "could not be converted to Integer. Legal: 0 to 65536."),
         (["lora.r=8,16"], "lora.r=8,16: several values make a sweep. Add -m to the command, or type lora.r=[8,16] where one list is meant."),
         (["lora.r"], "lora.r: it is given no value. Type lora.r=VALUE; `lab train --help` lists groups and keys."),

@@ -25,7 +25,7 @@ from lab.store import runs
 from lab.sweeping import arms, ledger
 from lab.sweeping.sweep import run_sweep
 
-ARM = Account("a", "x", 0, True, {"train": "t", "minival": "m", "dev": "d"}, 64, (16.0, 16, 16), 1000.0, 2e9)
+ARM = Account("a", "x", 0, True, {"train": "t", "minival": "m", "dev": "d"}, 64, (), (16.0, 16, 16), 1000.0, 2e9)
 ALL = tuple(MatchOn)
 
 

@@ -74,7 +74,7 @@ def door(name: str, *arguments: str, cwd: Path) -> str:
 def test_through_the_doors(pieces: Path, tmp_path: Path, fast_python: str) -> None:
     """Two steps on a data set of one's own; the manual and the report know it, and a report that was not given the folder says so."""
     given = f"plugins=['{pieces}']"
-    assert re.search(r" data .*pairs, .*squares, winoground lora ", " ".join(door("train", "--help", given, cwd=tmp_path).split()))
+    assert re.search(r" data .*pairs, .*squares, .*winoground lora ", " ".join(door("train", "--help", given, cwd=tmp_path).split()))
     door(
         "train", given, "data=squares", "trainer.max_steps=2", "trainer.batch_size=4", "evaluation.verify=false",
         "evaluation.latency_examples=0", "tracking.enabled=false", cwd=tmp_path,

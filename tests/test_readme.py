@@ -23,7 +23,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 FILES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
 PAGES = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in FILES}
 WRITTEN = "\n".join(PAGES.values())
-BLOCKS = [line.split("#")[0].strip() for block in re.findall(r"```bash\n(.*?)```", WRITTEN, re.S) for line in block.splitlines()]
+BLOCKS = [line.split("#")[0].strip() for block in re.findall(r"```bash\n(.*?)```", WRITTEN.replace("\\\n", " "), re.S) for line in block.splitlines()]
 COMMANDS = BLOCKS + re.findall(r"`(python -m lab\.[^`]*)`", WRITTEN)
 PARTS = [part for line in COMMANDS for part in line.split(" && ") if part.startswith("python -m lab.train ")]
 TRAIN = sorted({part for part in PARTS if "<" not in part and "..." not in part})
@@ -56,7 +56,9 @@ def test_every_training_command_composes(command, composer, tmp_path, monkeypatc
     if " -cn " in command:
         config = words.pop(0)
         assert (ROOT / "sweeps" / f"{config}.yaml").is_file()
-    words = [word for word in words if word != "sweep.clone=RUN" and "interval(" not in word]
+    words = [word for word in words if word not in ("sweep.clone=RUN", "model.start=RUN") and "interval(" not in word]
+    for file in re.findall(r"\w+\.jsonl?\b", command):
+        (tmp_path / file).write_text("[]", encoding="utf-8")  # data.sources=[file]
     composer(*[re.sub(r"^([^=]*=[^,\[]*),.*", r"\1", word) for word in words], config_name=config)
 
 

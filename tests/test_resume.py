@@ -80,7 +80,7 @@ def test_a_run_cut_in_evaluation_does_not_train_again(reference, monkeypatch) ->
     import lab.run.arm as arm
 
     with monkeypatch.context() as patch:
-        patch.setattr(arm, "evaluate", lambda *_: (_ for _ in ()).throw(PowerCut()))
+        patch.setattr(arm, "evaluate", lambda *_, **__: (_ for _ in ()).throw(PowerCut()))
         with pytest.raises(PowerCut):
             alone(x)
     assert checkpoints.newest(folder(x)).facts["ended"]

@@ -162,7 +162,7 @@ def pictures_of(spelled: str, cache_dir: Path) -> tuple[list[Picture], images.Ta
     elif spelled.split()[0] in data.NAMES:
         splits = data.load(data.option(spelled).dial, cache_dir)
         samples = [sample for part in (splits.train, splits.minival, splits.dev) for sample in map(part.__getitem__, range(len(part)))]
-        return list({picture.source: picture for sample in samples for picture in sample.images}.values()), None
+        return list({one.source: one for sample in samples for one in sample.images if isinstance(one, Picture)}.values()), None
     else:
         raise ConfigError(
             f"curation.keep_apart=[{spelled}]: it is no file, no folder, and no data option.{did_you_mean(spelled, data.NAMES)} Data options "

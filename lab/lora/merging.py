@@ -40,7 +40,8 @@ def merged_weights(vlm: Vlm) -> dict[str, torch.Tensor]:
     for name, layer in vlm.bare.named_modules():
         if not isinstance(layer, LoraLayer):
             continue
-        base, weight = layer.get_base_layer(), layer.get_base_layer().weight
+        base: Any = layer.get_base_layer()
+        weight = base.weight
         own = vlm.full.get(f"{name}.weight")
         base.weight = torch.nn.Parameter((weight if own is None else own.master).detach().to(torch.float32, copy=True), requires_grad=False)
         layer.merge()

@@ -92,6 +92,7 @@ class Architecture(Protocol):
 
         Raises `ValueError` where the chat template or the tokenizer leaves no place for them.
         """
+        ...
 
     def lead(self, processor: Any) -> str:
         """What stands between a prompt and its answer."""

@@ -203,7 +203,7 @@ def short_values(config: dict[str, Any]) -> dict[str, str]:
 def told_part(spelled: str) -> tuple[str, str]:
     """The name of a part of a mixture, and what else was said of it, files by their names."""
     data, *words = shlex.split(spelled)
-    keys = dict(word.partition("=")[::2] for word in words)
+    keys: dict[str, str] = {key: value for key, _, value in (word.partition("=") for word in words)}
     keys |= {key: Path(keys[key]).name for key in ("path", "root") if key in keys}
     return keys.get("as", data), " ".join([data, *(f"{key}={value}" for key, value in keys.items() if key not in ("as", "sha256"))])
 

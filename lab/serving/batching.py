@@ -253,7 +253,7 @@ def encode(job: Job) -> Encoded:
     """A question as the model takes it. Raises `BadRecord`."""
     sample = job.served.sample(job.question)
     example, length = job.served.example(sample)
-    frames = tuple(map(frame_of, sample.images))
+    frames = tuple(frame_of(picture) for picture in sample.images if isinstance(picture, Picture))
     if isinstance(sample.answer, Regions):
         sample = replace(sample, answer=replace(sample.answer, size=(frames[0]["width"], frames[0]["height"])))
     return Encoded(sample, example, length, frames)

@@ -118,8 +118,9 @@ def examples_of(splits: Splits, parts: Sequence[str], encoder: Encoder, dial: Da
     if splits.parts:
         made = [examples_of(part.splits, parts, own, part.dial) for part, own in zip(splits.parts, encoders_of(splits, encoder), strict=True)]
         return joined(splits.parts, made)
-    train = splits.sources, dial.max_length
-    return {part: Examples(getattr(splits, part), encoder, *(train if part == "train" else ())) for part in parts}
+    made = {part: Examples(getattr(splits, part), encoder) for part in parts if part != "train"}
+    train = {"train": Examples(splits.train, encoder, splits.sources, dial.max_length)} if "train" in parts else {}
+    return {part: (train | made)[part] for part in parts}
 
 
 def encoders_of(splits: Splits, encoder: Encoder) -> list[Encoder]:

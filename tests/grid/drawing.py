@@ -32,7 +32,7 @@ def picture(seed: str, size: tuple[int, int]) -> Image.Image:
 def draw(root: Path) -> None:
     """Everything that a row may ask for, below `root`."""
     for number, option in enumerate(options("model")):
-        if option != "tiny":
+        if option != "tiny" and family_of(option) != "auto":  # which is put together of two
             checkpoints.save(family_of(option), root / "checkpoints" / option, number, tied=not option.endswith("_7b"))
     nlvr2(root / "data" / "nlvr2")
     nlvr(root / "data" / "nlvr")

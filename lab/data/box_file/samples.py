@@ -19,7 +19,7 @@ from lab.data.splits import PARTS
 from lab.data.tables import Tables
 from lab.data.verified import Decoded
 from lab.errors import ConfigError, DataError
-from lab.records import Region, Regions, Sample
+from lab.records import Picture, Region, Regions, Sample
 
 FIELDS = ("classes", "class")
 """What `data.question` may name: all classes in one question, or each in one of its own."""
@@ -90,7 +90,7 @@ def answers_of(
     """The boxes of each record by its name in pixels of the picture as it is shown, faults, and notes on frame and edges."""
     sizes = {record.picture.source: decoded[record.picture.source].size for record in records}
     read = (record.picture if tables is None else tables.fetch(record.picture) for record in records)
-    orientations = {picture.source: turn for picture in read if (turn := images.orientation(picture)) != 1}
+    orientations = {one.source: turn for one in read if isinstance(one, Picture) and (turn := images.orientation(one)) != 1}
     frame, notes = frame_of(records, sizes, orientations, dial.exif)
     notes += resized(records, sizes, orientations)
     answers: dict[str, Regions] = {}

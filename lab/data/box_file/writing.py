@@ -23,7 +23,7 @@ from lab.answers.regions import RegionsTable
 from lab.data.images import decode
 from lab.errors import ConfigError
 from lab.host.files import write_atomically
-from lab.records import Region, Split
+from lab.records import Picture, Region, Split
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ def of_table(table: RegionsTable, split: Split, folder: Path) -> list[Drawn]:
     made = []
     for row in np.argsort(certainty(table), kind="stable").tolist():
         picture, path = split.index(row).images[0], folder / f"{row + 1:06d}.png"
+        assert isinstance(picture, Picture)  # boxes are of pictures
         if picture.data is None and picture.crop is None and Path(picture.source).is_file():
             path = Path(picture.source)
         else:

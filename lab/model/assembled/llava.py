@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from lab.config import ModelDial, ProjectorInit
 from lab.errors import ModelError
@@ -40,7 +40,7 @@ class Tower:
     left_out: str = ""
 
     @property
-    def strategy(self) -> str:
+    def strategy(self) -> Literal["default", "full"]:
         """LLaVA's `default` drops the first token, which is a class token or a piece of the picture."""
         return "default" if self.beside else "full"
 
@@ -136,7 +136,7 @@ def processor_of(images: Any, tokenizer: Any, config: Any, tower: Tower) -> Any:
     )  # fmt: skip
     begins = tokenizer.bos_token and spoken(processor)[0].startswith(tokenizer.bos_token)
     if begins and tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id:
-        processor.chat_template = "{%- set bos_token = '' -%}" + processor.chat_template
+        processor.chat_template = "{%- set bos_token = '' -%}" + FLAT + own
     return processor
 
 
