@@ -70,6 +70,11 @@ def check(x: Experiment) -> None:
             f"trainer.packing=true, conditioning={x.conditioning.name}: cross-attention reads the images of a row, and a row of several samples "
             "has those of all. Set trainer.packing=false, or conditioning=prefix."
         )
+    if switches["packing"] and x.model.quantisation.value == "int8":
+        raise ConfigError(
+            "trainer.packing=true, model.quantisation=int8: bitsandbytes looks at all of a row for numbers that it does not round, so a token "
+            "of one sample moves what is computed of the next. Set trainer.packing=false, or model.quantisation=nf4."
+        )
     lora.check(x.lora, x.model.quantisation.value, family)
     start.check(x)
     optimization.check(x.optim, devices.on_gpu(x.trainer))

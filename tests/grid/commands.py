@@ -150,7 +150,7 @@ def wanted_parameters(row: Row, root: Path, folder: Path) -> str:
     register()
     x = compose(arguments(row | {"size": "rank", "launcher": "alone"}, root, folder))
     vlm = assemble(x, model.load(x.model))
-    return str(lora.adapter_parameters(vlm, x.lora) + lora.added_parameters(vlm))
+    return str(lora.adapter_parameters(vlm, x.lora) + lora.added_parameters(vlm, x.lora))
 
 
 @contextlib.contextmanager

@@ -213,6 +213,7 @@ REFUSALS = (
     Refusal("words meet images in blocks", {"conditioning": but("conditioning", "prefix"), "shared prefix": ("true",)}),
     Refusal("a statement is framed", {"data": TEXT, "prompt": ("declarative", "qa")}),
     Refusal("a question is framed", {"data": but("data", *TEXT), "prompt": ("question", "boxes", "benchmark")}),
+    Refusal("int8 looks at a whole row", {"quantisation": ("int8",), "packing": ("true",), "training": TRAINED}),
     Refusal("images of a row are read together", {"conditioning": but("conditioning", "prefix"), "packing": ("true",), "training": TRAINED}),
     Refusal("words are written already", {"data": TEXT, "generate": ("on",)}),
     Refusal("words are not swapped", {"data": TEXT, "swap": ("true",)}),
