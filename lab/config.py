@@ -166,7 +166,8 @@ class DataDial:
     (`lab.data.benchmarks.specs`): which questions, and by whose rule replies are marked. question, exif, empty, aliases: of
     `boxes`, a file of boxes (`lab.data.sets.boxes`). parts: of `mixture`, data options in one text each (`lab.data.Option`). max_length:
     most tokens of prompt and answer together, of a sample of train;
-    a conversation loses its last turns until it fits.
+    a conversation loses its last turns until it fits. order, questions_per_image: by_image: at most so many questions of one picture, or of
+    the same pictures, follow each other in training, as blocks in an order drawn anew each epoch.
     """
 
     name: str = MISSING
@@ -196,6 +197,8 @@ class DataDial:
     aliases: dict[str, str] = field(default_factory=dict)
     parts: list[str] = field(default_factory=list)
     max_length: int | None = None
+    order: str = "random"
+    questions_per_image: int = 4
     augment: Augment = field(default_factory=Augment)
     video: VideoSampling = field(default_factory=VideoSampling)
     sources: list[Any] = field(default_factory=list)
@@ -486,7 +489,7 @@ ROLES: dict[str, str] = {
         "data.name", "data.root", "data.source", "data.seed", "data.num_train", "data.num_minival", "data.on_bad", "data.difficulty",
         "data.image_layout", "data.permutations", "data.path", "data.sha256", "data.columns", "data.kind", "data.answer_format",
         "data.allow_shared_images", "data.subset", "data.split", "data.question", "data.exif", "data.empty", "data.aliases", "data.max_length",
-        "data.sources", "data.parts", "data.loss_on",
+        "data.sources", "data.parts", "data.loss_on", "data.order", "data.questions_per_image",
         *(f"data.augment.{key.name}" for key in dataclasses.fields(Augment)),
         *(f"data.video.{key.name}" for key in dataclasses.fields(VideoSampling)),
         "trainer.max_steps", "trainer.max_epochs", "trainer.batch_size", "trainer.accumulate_grad_batches", "trainer.gradient_clip_val",
@@ -520,7 +523,8 @@ NAMELESS = (
     *(f"data.augment.{key.name}" for key in dataclasses.fields(Augment)),
     *(f"data.video.{key.name}" for key in dataclasses.fields(VideoSampling)),
     "data.path", "data.sha256", "data.kind", "data.answer_format", "data.allow_shared_images", "data.question", "data.exif",
-    "data.subset", "data.split", "data.empty", "data.max_length", "data.sources", "data.parts", "data.loss_on", "optim.milestones",
+    "data.subset", "data.split", "data.empty", "data.max_length", "data.sources", "data.parts", "data.loss_on", "data.order",
+    "data.questions_per_image", "optim.milestones",
     "optim.gamma", "optim.optimizer", "optim.warmup_steps", "model.untied_head", "model.labels", "model.start",
     "lora.full", "optim.lr_llm", "prompt.boxes",
     "trainer.packing",
@@ -579,6 +583,8 @@ def identity_values(values: dict[str, Any]) -> dict[str, Any]:
         key: value for key, value in flat(values).items()
         if role(key) == TRAINED and (key not in NAMELESS or (value and value != unset[key]))
     }  # fmt: skip
+    if "data.order" not in kept:
+        kept.pop("data.questions_per_image", None)  # a random order has no blocks
     kept |= {"model.start": Path(kept["model.start"]).name} if "model.start" in kept else {}  # wherever its folder lies
     return kept | ({} if kept.get("lora.trainable_parameters") is None else {"lora.r": None})
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lab.records import Source
-from lab.training.ordering import SeededOrder, places, realised
+from lab.training.ordering import Blocks, SeededOrder, hash_by_step, places, realised
 
 ONE_AND_NINE = (Source("one", 1, 0.5), Source("nine", 9, 0.5))
 
@@ -72,3 +74,23 @@ def test_no_row_is_seen_twice_more_than_another_of_its_source(shapes, seed: int,
         assert not counts or max(counts) - min(counts) <= 1
         first += source.size
     assert sum(seen.values()) == sum(places(sources)) * epochs
+
+
+def test_by_image_deals_blocks_of_at_most_k_questions_of_one_picture() -> None:
+    """Every row once, blocks whole wherever the order begins, rows of a picture among blocks and blocks themselves in another order each epoch;
+    a large picture comes no earlier than a small one."""
+    sizes = [1, 2, 3, 9, 9, 4, 1]
+    pictures = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))[torch.randperm(sum(sizes))]
+    drawn = [list(SeededOrder(len(pictures), seed, 2, blocks=Blocks(pictures, 4))) for seed in range(200)]
+    for whole in drawn[:5]:
+        for epoch in (whole[: len(pictures)], whole[len(pictures) :]):
+            assert sorted(epoch) == list(range(len(pictures)))
+        runs = [len(list(run)) for _, run in itertools.groupby(whole[: len(pictures)], key=lambda row: int(pictures[row]))]
+        assert len(runs) <= sum(-(-size // 4) for size in sizes) and max(runs) <= 9
+        assert whole[: len(pictures)] != whole[len(pictures) :]
+        start = SeededOrder(len(pictures), drawn.index(whole), 2, start=31, blocks=Blocks(pictures, 4))
+        assert list(start) == whole[31:]
+    first = Counter(int(pictures[whole[0]]) for whole in drawn)
+    assert first[3] + first[4] < 0.7 * len(drawn) and first[0] + first[6] > 0.1 * len(drawn), "six of eleven blocks are of the two large ones"
+    one, other = (hash_by_step(whole[:8], [f"id{row}" for row in range(len(pictures))], 4) for whole in drawn[:2])
+    assert one != other and one != hash_by_step(drawn[0][:8], [f"id{row}" for row in range(len(pictures))], 2)

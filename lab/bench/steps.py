@@ -109,7 +109,8 @@ def begin(x: Experiment, vlm: Vlm, train: Examples) -> tuple[Learner, Iterator[B
     x = capacity.settled(x, capacity.choose(x.trainer, x.optim, vlm, train).on)
     learner = Learner(vlm, x.optim, train.encoder.readout, steps, loop.epoch_steps(x.trainer, train.epoch_length))
     loop.prepare_model(x, learner)
-    data = DataModule(train, train, x.trainer, (x.trainer.batch_size, x.trainer.accumulate_grad_batches), x.seed, steps)
+    data = DataModule(train, train, x.trainer, (x.trainer.batch_size, x.trainer.accumulate_grad_batches), x.seed, steps,
+                      blocks=train.blocks(x.data))  # fmt: skip
     return learner, iter(data.train_dataloader())
 
 

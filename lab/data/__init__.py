@@ -148,6 +148,8 @@ class Option:
         return Part(self.name, self.dial, load(self.dial, cache_dir), self.prompt, self.weight, self.epochs, self.cap)
 
 
+WHOLE = ("order", "questions_per_image")
+"""Keys of a mixture's own dial: they are of all its parts together."""
 NAMING, MIXING = ("as", "prompt"), {"weight": float, "epochs": float, "cap": int}
 """Keys of an option that are not of its dial; those that a part of a mixture has too, with their types."""
 
@@ -197,6 +199,8 @@ def parts_of(dial: DataDial) -> list[Option]:
     if parts[0].prompt is not None:
         raise ConfigError(f"{source}: prompt={parts[0].prompt}: the first part is put as the run's own prompt says. Give prompt={parts[0].prompt}.")
     for part in parts:
+        if part.dial.order != type(part.dial)().order:
+            raise ConfigError(f"{source}: {part.name}: a mixture has one order. Give data.order={part.dial.order} beside its parts.")
         if part.dial.augment != type(part.dial.augment)():
             raise ConfigError(f"{source}: {part.name}: data.augment changes no picture in a mixture. Leave its keys out.")
     return parts
@@ -206,7 +210,7 @@ def reject_others(dial: DataDial) -> None:
     """Refuse keys of a mixture's dial that its parts have."""
     unset = type(dial)()
     for key, value in vars(dial).items():
-        if key not in ("name", "parts") and value != getattr(unset, key):
+        if key not in ("name", "parts", *WHOLE) and value != getattr(unset, key):
             raise ConfigError(f"data.{key}={bounds.told(value)}: each part of a mixture has its own. Give it there, as in 'pairs {key}={value}'.")
 
 

@@ -21,7 +21,9 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 PARTS = ("train", "minival", "dev")
-ALL_READ = ("name", "seed", "num_train", "num_minival", "num_dev", "on_bad", "rule", "max_length", "augment", "video")
+ALL_READ = (
+    "name", "seed", "num_train", "num_minival", "num_dev", "on_bad", "rule", "max_length", "order", "questions_per_image", "augment", "video",
+)  # fmt: skip
 """Keys of the dial that every data set reads."""
 
 

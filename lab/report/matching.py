@@ -32,7 +32,7 @@ class Account:
 
     experiment: equal for arms that differ only in their seed. trains: False for a zero-shot baseline.
     samples: fingerprint of each split. examples_seen: by training. mixture: samples of an epoch by source, () of one source. tokens: mean,
-    least and most of one dev image.
+    least and most of one dev image. blocks: most questions of one picture that follow each other; None: the order is random.
     """
 
     label: str
@@ -45,6 +45,7 @@ class Account:
     tokens: tuple[float, float, float] | None
     parameters: float | None
     flops: float | None
+    blocks: int | None = None
 
     @classmethod
     def of(
@@ -64,6 +65,7 @@ class Account:
             tokens=None if mean is None or least is None or most is None else (mean, least, most),
             parameters=metrics.get("parameters/trainable"),
             flops=metrics.get("flops/forward_per_example"),
+            blocks=(data.get("order") or {}).get("questions_per_image"),
         )
 
     @property
@@ -124,11 +126,11 @@ def mixture_of(data: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:
     return tuple((source["name"], source["places"]) for source in data.get("sources") or ())
 
 
-def orders(accounts: Sequence[Account]) -> dict[str, frozenset[tuple[int, Any, Any, Any]]]:
-    """For every experiment its seeds, each with the training samples, how many of them are seen, and their mixture: what fixes the order."""
-    found: dict[str, set[tuple[int, Any, Any, Any]]] = {}
+def orders(accounts: Sequence[Account]) -> dict[str, frozenset[tuple[Any, ...]]]:
+    """For every experiment its seeds, each with the training samples, how many of them are seen, their mixture and blocks: what fixes the order."""
+    found: dict[str, set[tuple[Any, ...]]] = {}
     for account in accounts:
-        seen = (account.seed, account.samples.get("train"), account.examples_seen, account.mixture)
+        seen = (account.seed, account.samples.get("train"), account.examples_seen, account.mixture, account.blocks)
         found.setdefault(account.experiment, set()).add(seen)
     return {experiment: frozenset(seen) for experiment, seen in found.items()}
 

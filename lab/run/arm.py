@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.metadata
+import itertools
 import logging
 import os
 import platform
@@ -15,7 +16,7 @@ from typing import Any
 
 from lab import data, lora
 from lab.artifacts import adapter, contract
-from lab.config import Experiment, IfFinished, IfUnfinished, also_asked, as_dict, identity, trains
+from lab.config import DataDial, Experiment, IfFinished, IfUnfinished, also_asked, as_dict, identity, trains
 from lab.errors import BusyError
 from lab.evaluation import equivalence
 from lab.evaluation.watching import watchers
@@ -170,7 +171,9 @@ def train_and_measure(
     ledger = lora.ledger(vlm)
     log.info("parameters\n%s", lora.ledger_text(ledger))
     reads = encoded["dev"].encoder.readout
-    run.facts |= {"data": data_facts(x, prepared, encoded), "ledger": lora.ledger_facts(ledger), "versions": dict(versions())}
+    facts = data_facts(x, prepared, encoded)
+    facts |= order_facts(x, encoded["train"], facts["order"]["examples_seen"]) if trains(x) else {}
+    run.facts |= {"data": facts, "ledger": lora.ledger_facts(ledger), "versions": dict(versions())}
     run.facts |= {RANDOM: True} if vlm.base.get(RANDOM) else {}
     run.metrics |= {
         "parameters/total": float(sum(row.total for row in ledger)),
@@ -194,9 +197,8 @@ def train_and_measure(
         run.metrics |= outcome.metrics
         run.facts |= outcome.facts
         seen = int(outcome.metrics["train/steps"]) * x.trainer.samples_per_step
-        run.facts["data"]["order"]["examples_seen"] = seen  # fewer if it stopped early
-        run.facts["data"]["sources"] = ordering.facts(encoded["train"].sources, x.seed, seen)
-        run.metrics["train/examples_seen"] = float(run.facts["data"]["order"]["examples_seen"])
+        run.facts["data"] |= order_facts(x, encoded["train"], seen)  # fewer than were asked for if it stopped early
+        run.metrics["train/examples_seen"] = float(seen)
         lora.finalize_adapter(vlm)
         require_effect(vlm, assemble(x, prepared.vlm), encoded["dev"])
         adapter.save(vlm, run_dir / "adapter")
@@ -222,13 +224,31 @@ def data_facts(x: Experiment, prepared: Prepared, encoded: dict[str, Examples]) 
     return {
         "counts": {name: len(getattr(splits, name)) for name in SPLITS},
         "samples": {name: data.fingerprint(getattr(splits, name)) for name in SPLITS},
-        "order": {"seed": x.seed, "examples_seen": seen},
+        "order": drawn(x, seen),
         "sources": ordering.facts(splits.sources, x.seed, seen),
         "baselines": dict(splits.baselines),
         "notes": list(splits.notes),
         **({"parts": [part.name for part in splits.parts]} if splits.parts else {}),
         "skipped": len(splits.skipped),
         "skipped_records": [[record.source, record.reason] for record in splits.skipped[:200]],
+    }
+
+
+def drawn(x: Experiment, seen: int) -> dict[str, Any]:
+    """What so many samples of an order are drawn by."""
+    blocks = {} if x.data.order == DataDial.order else {"questions_per_image": x.data.questions_per_image}
+    return {"seed": x.seed, "examples_seen": seen, "order": x.data.order, **blocks}
+
+
+def order_facts(x: Experiment, train: Examples, seen: int) -> dict[str, Any]:
+    """Of so many samples in the order of training which came in which step, as a hash of their ids, and how many of each source."""
+    blocks = train.blocks(x.data)
+    epochs = -(-seen // max(train.epoch_length, 1))
+    order = itertools.islice(ordering.SeededOrder(train.epoch_length, x.seed, epochs, sources=train.sources, blocks=blocks), seen)
+    digest = ordering.hash_by_step(order, train.split.sample_ids, x.trainer.samples_per_step)
+    return {
+        "order": {**drawn(x, seen), "hash": digest},
+        "sources": ordering.facts(train.sources, x.seed, seen, blocks),
     }
 
 

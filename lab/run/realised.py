@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lab import lora
-from lab.config import NEITHER, Experiment, adds_modules, as_dict, role, trains
+from lab.config import NEITHER, DataDial, Experiment, adds_modules, as_dict, role, trains
 from lab.host.files import values_hash
 from lab.model import Vlm
 from lab.model.answers import Readout
@@ -77,6 +77,7 @@ def steps(x: Experiment, vlm: Vlm, prepared: Prepared) -> dict[str, Any]:
     names += [f"{extra}.{name}" for extra, module in vlm.extras.items() for name, _ in module.named_parameters()]
     factor = optimization.factor(x.optim, number, loop.epoch_steps(x.trainer, epoch))
     return {
+        **({"order": [x.data.order, x.data.questions_per_image]} if x.data.order != DataDial.order else {}),
         **({"mixture": ordering.places(train.sources)} if train.sources else {}),
         "rates": [lora.learning_rate(vlm, name, x.optim) for name in names],
         "schedule": [factor(step) for step in range(number)],

@@ -108,7 +108,7 @@ def shared_key(x: Experiment) -> str:
     """Arms with one key share base, features and data: what `vision_tokens` and `conditioning` add is each arm's own."""
     values = as_dict(x)
     kept = {name: values[name] for name in ("model", "data")}
-    del kept["model"]["start"]
+    del kept["model"]["start"], kept["data"]["order"], kept["data"]["questions_per_image"]
     kept["tower trains"] = tower_trains(x)
     kept["cache"] = x.trainer.feature_cache
     return values_hash(kept)

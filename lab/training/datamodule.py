@@ -24,7 +24,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from lab import data
-from lab.config import Augment, TrainerSection
+from lab.config import Augment, DataDial, TrainerSection
 from lab.data.faults import BadRecord
 from lab.host.progress import Report, silent
 from lab.model import Vlm
@@ -34,7 +34,7 @@ from lab.model.turns import answers_in
 from lab.records import Batch, ExampleSize, Medium, Sample, Source, Split
 from lab.training import devices
 from lab.training.features import FeatureStore
-from lab.training.ordering import SeededOrder, places
+from lab.training.ordering import Blocks, SeededOrder, places
 from lab.training.shards import Names, image_key
 
 if TYPE_CHECKING:
@@ -233,6 +233,20 @@ class Examples(Dataset[Example]):
             return tuple(image_key(picture, self.encoder.clip_settings) for picture in self.split[index].images)
         return tuple(key.tobytes() for key in self.keys[self.key_ends[index] : self.key_ends[index + 1]])
 
+    def pictured(self, index: int) -> tuple[bytes | Medium, ...]:
+        """What names the images of a sample: their contents, or of many, which are not read before training, where they lie."""
+        return self.split.index(index).images if self.many else self.image_keys(index)
+
+    @cached_property
+    def pictures(self) -> torch.Tensor:
+        """int64 [rows]: equal for samples that show the same images; one without any has a number of its own."""
+        known: dict[Any, int] = {}
+        return torch.tensor([known.setdefault(self.pictured(i) or i, len(known)) for i in range(len(self))], dtype=torch.int64)
+
+    def blocks(self, dial: DataDial) -> Blocks | None:
+        """What `data.order` shuffles; None: samples."""
+        return Blocks(self.pictures, dial.questions_per_image) if dial.order == "by_image" else None
+
     def text(self, index: int) -> TokenizedPrompt:
         """The tokenised prompt of a sample."""
         return self.encoder.text(self.sample(index)) if self.texts is None else self.texts[index]
@@ -262,7 +276,7 @@ class DataModule(L.LightningDataModule):
     """Serves `train` in seeded order and `minival` in file order, as `Batch` records.
 
     micro: samples per forward, of all devices together, and forwards per optimizer step. done: optimizer steps that a run before this
-        one has taken. augment: what becomes of the pictures that are learned from; None: nothing.
+        one has taken. augment: what becomes of the pictures that are learned from; None: nothing. blocks: that the order shuffles.
     """
 
     def __init__(
@@ -275,9 +289,11 @@ class DataModule(L.LightningDataModule):
         steps: int,
         done: int = 0,
         augment: Augment | None = None,
+        blocks: Blocks | None = None,
     ) -> None:
         super().__init__()
         self.train = train
+        self.blocks = blocks
         self.minival = minival
         self.section = section
         self.batch_size, self.accumulate = micro
@@ -326,7 +342,7 @@ class DataModule(L.LightningDataModule):
     def order_from(self, step: int, seed: int, epochs: int) -> SeededOrder:
         """The order from an optimizer step on."""
         start, views = step * self.effective, self.views is not None
-        return SeededOrder(self.train.epoch_length, seed, epochs, start, views, self.train.sources)
+        return SeededOrder(self.train.epoch_length, seed, epochs, start, views, self.train.sources, self.blocks)
 
     def weight(self, batch: Batch, step: int) -> float:
         """What a forward's mean loss counts in an optimizer step, from 0, which minimises the mean over the learned tokens of all its

@@ -189,7 +189,7 @@ def fit(
     packing: dict[str, float] = {}
     if resumed is None or not resumed.facts["ended"]:
         data = DataModule(splits["train"], splits["minival"], section, micro, x.seed, steps, resumed.step if resumed else 0,
-                          x.data.augment if augments(x) else None)  # fmt: skip
+                          x.data.augment if augments(x) else None, splits["train"].blocks(x.data))  # fmt: skip
         callbacks = [Progress(steps, effective, report), StopOnNonFiniteLoss(run_dir), *([early] if early else []), keeper, *watchers]
         callbacks += [RequireEightBits()] if x.optim.optimizer in EIGHT_BITS else []
         with quiet_lightning():

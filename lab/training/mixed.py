@@ -13,7 +13,7 @@ from lab.errors import DataError
 from lab.host.progress import Report, silent
 from lab.model import Vlm
 from lab.model.encoding import Example, TokenizedPrompt
-from lab.records import ExampleSize, Part, Sample, Source
+from lab.records import ExampleSize, Medium, Part, Sample, Source
 from lab.training.datamodule import Examples, Shown
 from lab.training.features import FeatureStore
 from lab.training.ordering import places
@@ -64,6 +64,10 @@ class MixedExamples(Examples):
     def sample(self, index: int, read: bool = False) -> Sample:
         member, row = self.at(index)
         return replace(member.sample(row, read), sample_id=self.split.sample_ids[index])
+
+    def pictured(self, index: int) -> tuple[bytes | Medium, ...]:
+        member, row = self.at(index)
+        return member.pictured(row)
 
     def text(self, index: int) -> TokenizedPrompt:
         member, row = self.at(index)

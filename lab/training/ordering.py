@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,15 +19,28 @@ CHUNK = 4096
 """Places that are Python's own integers at once."""
 
 
+@dataclass(frozen=True, eq=False)
+class Blocks:
+    """Questions of one picture that are learned from one after another (`data.order=by_image`).
+
+    pictures: int64 [rows], equal for rows that show the same. most: rows of one block.
+    """
+
+    pictures: torch.Tensor
+    most: int
+
+
 class SeededOrder(Sampler[int]):
     """Every sample once an epoch, or as often as its source says, shuffled by (seed, epoch) alone; for as many epochs as are asked for.
 
     num_samples: of an epoch. start: how many of the first samples are left out, because a run before this one has seen them. views: each
     epoch counts on, so that a place says its epoch too (`lab.training.augmentation`). sources: whose rows the split has, in turn; () is one.
+    blocks: that are shuffled in place of samples.
     """
 
     def __init__(
-        self, num_samples: int, seed: int, epochs: int, start: int = 0, views: bool = False, sources: Sequence[Source] = ()
+        self, num_samples: int, seed: int, epochs: int, start: int = 0, views: bool = False, sources: Sequence[Source] = (),
+        blocks: Blocks | None = None,
     ) -> None:
         self.num_samples = num_samples
         self.seed = seed
@@ -34,6 +48,7 @@ class SeededOrder(Sampler[int]):
         self.start = start
         self.views = views
         self.sources = tuple(sources)
+        self.blocks = blocks
 
     def __len__(self) -> int:
         return self.num_samples * self.epochs - self.start
@@ -41,24 +56,47 @@ class SeededOrder(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         rows = sum(source.size for source in self.sources) or self.num_samples
         for epoch in range(self.start // max(self.num_samples, 1), self.epochs):
-            order = epoch_order(self.num_samples, self.seed, epoch, self.sources)
+            order = epoch_order(self.num_samples, self.seed, epoch, self.sources, self.blocks)
             for at in range(max(0, self.start - epoch * self.num_samples), self.num_samples, CHUNK):
                 yield from (order[at : at + CHUNK] + (epoch * rows if self.views else 0)).tolist()
 
 
-def seen(sources: tuple[Source, ...], seed: int, number: int) -> list[int]:
+def seen(sources: tuple[Source, ...], seed: int, number: int, blocks: Blocks | None = None) -> list[int]:
     """How many of the first samples of an order are of each source."""
     epochs, rest = divmod(number, sum(places(sources)))
     ends = torch.tensor(list(itertools.accumulate(source.size for source in sources)))
-    last = torch.bucketize(epoch_order(sum(places(sources)), seed, epochs, sources)[:rest], ends, right=True).bincount(minlength=len(sources))
+    last = torch.bucketize(epoch_order(sum(places(sources)), seed, epochs, sources, blocks)[:rest], ends, right=True).bincount(minlength=len(sources))
     return [epochs * taken + more for taken, more in zip(places(sources), last.tolist(), strict=True)]
 
 
 @functools.lru_cache(maxsize=2)
-def epoch_order(num_samples: int, seed: int, epoch: int, sources: tuple[Source, ...] = ()) -> torch.Tensor:
+def epoch_order(
+    num_samples: int, seed: int, epoch: int, sources: tuple[Source, ...] = (), blocks: Blocks | None = None
+) -> torch.Tensor:
     """The rows of an epoch in order, int64 [num_samples]."""
-    order = torch.randperm(num_samples, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
-    return torch.cat([order[:0], *rows_of(sources, seed, epoch)])[order] if sources else order
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    order = torch.randperm(num_samples, generator=generator)
+    order = torch.cat([order[:0], *rows_of(sources, seed, epoch)])[order] if sources else order
+    return order if blocks is None else in_blocks(order, blocks, generator)
+
+
+def in_blocks(order: torch.Tensor, blocks: Blocks, generator: torch.Generator) -> torch.Tensor:
+    """Rows in an order, as shuffled blocks: which of a picture's rows a block has, and how they follow each other, is as in that order."""
+    pictures = blocks.pictures[order]
+    together = pictures.argsort(stable=True)
+    counts = pictures[together].unique_consecutive(return_counts=True)[1]
+    among = torch.arange(len(order)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
+    block = (among % blocks.most == 0).cumsum(0) - 1
+    place = torch.randperm(int((among % blocks.most == 0).sum()), generator=generator)[block]
+    return order[together][place.argsort(stable=True)]
+
+
+def hash_by_step(order: Iterable[int], sample_ids: Sequence[str], samples_per_step: int) -> str:
+    """sha256 of the ids of the samples in an order, those of an optimizer step in one line."""
+    digest, rows = hashlib.sha256(), iter(order)
+    while step := list(itertools.islice(rows, samples_per_step)):
+        digest.update(("\t".join(sample_ids[row] for row in step) + "\n").encode())
+    return digest.hexdigest()
 
 
 def rows_of(sources: Sequence[Source], seed: int, epoch: int) -> Iterator[torch.Tensor]:
@@ -114,7 +152,7 @@ def realised(sources: Sequence[Source]) -> list[Realised]:
     ]
 
 
-def facts(sources: tuple[Source, ...], seed: int, number: int) -> list[dict[str, Any]]:
+def facts(sources: tuple[Source, ...], seed: int, number: int, blocks: Blocks | None = None) -> list[dict[str, Any]]:
     """The mixture as plain values, and of so many samples of an order how many were of each source, `seen`."""
-    known = zip(realised(sources), seen(sources, seed, number), strict=True) if sources else ()
+    known = zip(realised(sources), seen(sources, seed, number, blocks), strict=True) if sources else ()
     return [{**asdict(source), "seen": times} for source, times in known]
