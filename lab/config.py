@@ -329,6 +329,8 @@ class TrainerSection:
     restore_best: the weights of the best look at minival, by nll, are kept instead of the last.
     gradient_checkpointing: None: on where a step would not fit into memory without it (`lab.training.capacity`).
     packing: the samples of a forward stand one after another in one row, without padding; equal to rounding.
+    layout: how the samples of a forward are laid out, which moves rounding alone: a row each, or as trees of those with the same images,
+    several to a row of at most `token_budget` tokens (`lab.model.trees`); auto: as trees where that is exact and saves enough.
     """
 
     max_steps: int | None = None
@@ -340,6 +342,8 @@ class TrainerSection:
     patience: int | None = None
     gradient_checkpointing: bool | None = None
     packing: bool = False
+    layout: str = "rows"
+    token_budget: int | None = 1024
     feature_cache: bool = True
     num_workers: int = 0
     threads: int = 1
@@ -503,6 +507,7 @@ ROLES: dict[str, str] = {
     ), ASKED),
     **dict.fromkeys((
         "model.device_map", "data.profile",
+        "trainer.layout", "trainer.token_budget",
         "trainer.num_workers", "trainer.threads", "trainer.accelerator", "trainer.devices", "trainer.feature_cache", "trainer.if_finished",
         "trainer.if_unfinished", "trainer.save_every", "trainer.keep_checkpoints", "trainer.max_time", "evaluation.batch_size",
         "evaluation.bootstrap", "evaluation.latency_warmup", "evaluation.latency_examples", "evaluation.verify",

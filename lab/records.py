@@ -347,7 +347,8 @@ class Chat:
 class Tokens:
     """What a text model reads.
 
-    ids, mask: int64 [B, T]; mask None: nothing is padding. positions: int64 [B, T] or [3, B, T] (M-RoPE).
+    ids, mask: int64 [B, T]; mask None: nothing is padding; bool [B, 1, T, T]: which positions each reads.
+    positions: int64 [B, T] or [3, B, T] (M-RoPE).
     types: int64 [B, T], 1 where a picture stands, 2 where a clip does, else 0. segments: of one row that holds several samples, their
     lengths in order; else ().
     """
@@ -409,6 +410,11 @@ class Batch:
     shared: int = 0
     answer: Tokens | None = None
 
+    @property
+    def targets(self) -> int:
+        """How many labels count."""
+        return self.target.tokens
+
     def each(self, act: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
         """The batch with something done to every tensor of it."""
         return on_tensors(act, self)
@@ -420,6 +426,27 @@ class Batch:
     def pin_memory(self) -> Batch:
         """In page-locked memory, from where a GPU fetches it while it works; torch's DataLoader asks for it by this name."""
         return self.each(lambda tensor: tensor.pin_memory())
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What one forward takes as rows of unlike lengths, each a batch of one row."""
+
+    batches: tuple[Batch, ...]
+
+    @property
+    def sample_ids(self) -> tuple[str, ...]:
+        """Of all samples."""
+        return tuple(name for batch in self.batches for name in batch.sample_ids)
+
+    @property
+    def targets(self) -> int:
+        """How many labels count."""
+        return sum(batch.targets for batch in self.batches)
+
+    def pin_memory(self) -> Rows:
+        """As of a `Batch`."""
+        return Rows(tuple(batch.pin_memory() for batch in self.batches))
 
 
 def on_tensors(act: Callable[[Any], Any], value: Any) -> Any:

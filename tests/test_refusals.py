@@ -23,15 +23,15 @@ SHIPPED = {
         "labels", "feature_cache", "fast_step", "conditioning=cross_attention", "conditioning=add_cross_attention", *TOKENS,
     },
     "vit_gpt2": {
-        "clips", "conversations", "packing", "labels", "boxes=qwen2_5", "fast_step", "shared_prefix", "quantisation", "numbered", "olora",
+        "clips", "conversations", "packing", "trees", "labels", "boxes=qwen2_5", "fast_step", "shared_prefix", "quantisation", "numbered", "olora",
         "export", "conditioning=prefix", "conditioning=cross_attention", "vision_tokens=resize", *TOKENS,
     },
     "blip_vqa": {
-        "clips", "conversations", "packing", "labels", "boxes=qwen2_5", "fast_step", "shared_prefix", "numbered", "conditioning=prefix",
+        "clips", "conversations", "packing", "trees", "labels", "boxes=qwen2_5", "fast_step", "shared_prefix", "numbered", "conditioning=prefix",
         "conditioning=cross_attention", "vision_tokens=resize", *TOKENS,
     },
     "vilt_vqa": {
-        "clips", "conversations", "packing", "answers=regions", "boxes=qwen2_5", "generate", "fast_step", "shared_prefix", "numbered",
+        "clips", "conversations", "packing", "trees", "answers=regions", "boxes=qwen2_5", "generate", "fast_step", "shared_prefix", "numbered",
         "conditioning=cross_attention", "conditioning=add_cross_attention", "vision_tokens=resize", *TOKENS,
     },
 }  # fmt: skip
@@ -41,6 +41,7 @@ ASKED = {
     "quantisation": ["model.quantisation=nf4"],
     "numbered": ["prompt.numbered=true"],
     "packing": ["trainer.packing=true"],
+    "trees": ["trainer.layout=trees"],
     "olora": ["lora.init_lora_weights=olora"],
     "labels": ["model.labels=[yes,no]"],
     **{feature: [feature, "vision_tokens.budget=4"] for feature in (*TOKENS, "vision_tokens=resize")},
@@ -87,10 +88,10 @@ def test_a_refused_feature_ends_the_command_before_anything_loads(composer, tmp_
 @pytest.mark.parametrize(
     ("changes", "refused"),
     [
-        ({"answers": "beside"}, {"labels", "fast_step", "shared_prefix", "packing"}),
+        ({"answers": "beside"}, {"labels", "fast_step", "shared_prefix", "packing", "trees"}),
         (
             {"answers": "classes", "abilities": ("classify",), "whole": {"head": "classifier"}, "last": "classifier"},
-            {"fast_step", "shared_prefix", "packing", "generate", "answers=regions"},
+            {"fast_step", "shared_prefix", "packing", "trees", "generate", "answers=regions"},
         ),
         ({"abilities": ("score",)}, {"labels", "answers=text", "answers=regions", "generate"}),
     ],

@@ -309,6 +309,13 @@ class TextDecoder(OneTokenizer):
         return self.writer(model).get_output_embeddings()
 
 
+def added(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """What is added to scores so that positions are read as a mask says: every kind of attention adds, and eager would add True as 1."""
+    import torch
+
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, torch.finfo(dtype).min)
+
+
 def joint_ids(tokenizer: Any, prompt: str, answer: str) -> tuple[list[int], list[int]]:
     """The ids of a prompt, as the tokenizer itself begins it, and of what it makes of the answer behind it.
 
@@ -371,4 +378,6 @@ class Placeholders(TextDecoder):
         images: dict[str, Any] = dict(batch.media.pixels or {})
         if batch.media.features is not None:
             images["mm_encoder_outputs"] = self.seen(tower_output(batch.media.features), batch.media)
+        if batch.prompt.mask is not None and batch.prompt.mask.ndim == 4:
+            images["attention_mask"] = added(batch.prompt.mask, vlm.bare.get_input_embeddings().weight.dtype)
         return self.words(batch.prompt) | images

@@ -5,17 +5,19 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from lab.model import turns
 from lab.model.labels import IGNORED
-from lab.records import Batch, Media, Target, Tokens
+from lab.records import Batch, Media, Rows, Target, Tokens, on_tensors
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
     from lab.model.encoding import Encoder, Example
+
+Forward = TypeVar("Forward", Batch, Rows)
 
 ALIGN = 16
 """Tokens; float32 lanes of the widest CPU vector. A sum over the keys is taken in vector lanes, so shifting a prompt by other than
@@ -248,6 +250,6 @@ def repeats(ids: np.ndarray, media_ids: Sequence[int], counts: Sequence[int]) ->
     return found
 
 
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """Move every tensor of a batch."""
-    return batch.each(lambda tensor: tensor.to(device, non_blocking=True))
+def to_device(batch: Forward, device: torch.device) -> Forward:
+    """Move every tensor of what a forward takes."""
+    return on_tensors(lambda tensor: tensor.to(device, non_blocking=True), batch)

@@ -99,6 +99,7 @@ FEATURES = {
     "fast_step": Feature("fast_step", "The plain step trains it.", inline=True),
     "shared_prefix": Feature("evaluation.shared_prefix=true", "Leave it out.", inline=True),
     "packing": Feature("trainer.packing=true", "Leave it out.", inline=True),
+    "trees": Feature("trainer.layout=trees", "Set it to rows.", inline=True),
     "quantisation": Feature("model.quantisation", "Give model.quantisation=none."),
     "numbered": Feature("prompt.numbered=true", "Set it to false."),
     "olora": Feature("lora.init_lora_weights=olora", "Choose another initialisation."),
@@ -176,6 +177,8 @@ class Family:
             return "it takes pictures, and no video"
         if feature == "packing" and not self.architecture.template:
             return "its language model does not keep samples in one row apart"
+        if feature == "trees" and not self.architecture.template:
+            return "its language model takes no mask of which token reads which"
         if feature == "labels" and not self.last:
             return "it writes its answers and has no labels"
         return self.refuses.get(feature)

@@ -33,7 +33,7 @@ def check(x: Experiment) -> None:
 
     `lab.freezing.check` says what needs no family. Raises `ConfigError` or `ModelError` with the keys.
     """
-    from lab.training import devices, optimization
+    from lab.training import devices, optimization, tree_rows
 
     family = model.check(x.model)
     data.check_dial(x.data, trains(x))
@@ -75,6 +75,8 @@ def check(x: Experiment) -> None:
             "trainer.packing=true, model.quantisation=int8: bitsandbytes looks at all of a row for numbers that it does not round, so a token "
             "of one sample moves what is computed of the next. Set trainer.packing=false, or model.quantisation=nf4."
         )
+    if trains(x):
+        tree_rows.check(x, family)
     lora.check(x.lora, x.model.quantisation.value, family)
     start.check(x)
     optimization.check(x.optim, devices.on_gpu(x.trainer))

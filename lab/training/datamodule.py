@@ -30,8 +30,9 @@ from lab.host.progress import Report, silent
 from lab.model import Vlm
 from lab.model.batching import pack
 from lab.model.encoding import Encoder, Example, TokenizedPrompt
+from lab.model.trees import lay_out
 from lab.model.turns import answers_in
-from lab.records import Batch, ExampleSize, Medium, Sample, Source, Split
+from lab.records import Batch, ExampleSize, Medium, Rows, Sample, Source, Split
 from lab.training import devices
 from lab.training.features import FeatureStore
 from lab.training.ordering import Blocks, SeededOrder, places
@@ -275,6 +276,7 @@ def views_of(examples: Examples, augment: Augment, seed: int) -> Views:
 class DataModule(L.LightningDataModule):
     """Serves `train` in seeded order and `minival` in file order, as `Batch` records.
 
+    layout: how the samples of a forward are laid out, rows or trees, once `trainer.layout` is settled.
     micro: samples per forward, of all devices together, and forwards per optimizer step. done: optimizer steps that a run before this
         one has taken. augment: what becomes of the pictures that are learned from; None: nothing. blocks: that the order shuffles.
     """
@@ -296,6 +298,7 @@ class DataModule(L.LightningDataModule):
         self.blocks = blocks
         self.minival = minival
         self.section = section
+        self.layout = "rows"
         self.batch_size, self.accumulate = micro
         self.effective = self.batch_size * self.accumulate
         epochs = -(-steps * self.effective // max(train.epoch_length, 1))
@@ -312,7 +315,9 @@ class DataModule(L.LightningDataModule):
         generator: what it draws from instead of PyTorch's global one, which dropout draws from.
         """
 
-        def collate(items: Sequence[Example]) -> Batch:
+        def collate(items: Sequence[Example]) -> Batch | Rows:
+            if learned and self.layout == "trees":
+                return lay_out(examples.encoder, items, self.section.token_budget)
             if learned and self.section.packing:
                 return pack(examples.encoder, items)
             return examples.encoder.collate(items, with_answers=True, learned=learned)
@@ -334,17 +339,18 @@ class DataModule(L.LightningDataModule):
             return self.loader(examples, self.order, self.batch_size, learned=True)
         return self.loader(examples, devices.Share(self.order, self.batch_size), self.batch_size // devices.world(), learned=True)
 
-    def upcoming(self, forwards: int) -> list[Example]:
-        """The samples of the next forwards."""
+    def upcoming(self, forwards: int, first: bool = False) -> list[Example]:
+        """The samples of the next forwards, or of the first that the training has."""
         examples = self.views or self.train
-        return [examples[i] for i in itertools.islice(self.order, forwards * self.batch_size)]
+        order = self.order_from(0, self.order.seed, self.order.epochs) if first else self.order
+        return [examples[i] for i in itertools.islice(order, forwards * self.batch_size)]
 
     def order_from(self, step: int, seed: int, epochs: int) -> SeededOrder:
         """The order from an optimizer step on."""
         start, views = step * self.effective, self.views is not None
         return SeededOrder(self.train.epoch_length, seed, epochs, start, views, self.train.sources, self.blocks)
 
-    def weight(self, batch: Batch, step: int) -> float:
+    def weight(self, batch: Batch | Rows, step: int) -> float:
         """What a forward's mean loss counts in an optimizer step, from 0, which minimises the mean over the learned tokens of all its
         forwards, on all devices: the forward's tokens times how many forwards there are, over the tokens of all.
         """
@@ -355,7 +361,7 @@ class DataModule(L.LightningDataModule):
             order = self.order_from(step, self.order.seed, self.order.epochs)
             examples = self.views or self.train
             self.tokens = {step: sum(map(examples.targets, itertools.islice(order, self.effective)))}
-        return batch.target.tokens * forwards / self.tokens[step]
+        return batch.targets * forwards / self.tokens[step]
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """Minival, and as much of train as it is large, so that both are scored alike (`objective.WATCHED_SPLITS`)."""

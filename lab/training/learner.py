@@ -13,7 +13,7 @@ from lab.lora import parameter_groups, resting
 from lab.model import Vlm
 from lab.model.answers import AnyReadout
 from lab.model.batching import to_device
-from lab.records import Batch
+from lab.records import Batch, Rows
 from lab.training import devices, loss_scaling, optimization
 from lab.training.datamodule import DataModule
 from lab.training.fast.fused_step import FusedStep
@@ -44,15 +44,17 @@ class Learner(L.LightningModule):
             module.training = False
         return self
 
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+    def transfer_batch_to_device(self, batch: Batch | Rows, device: torch.device, dataloader_idx: int) -> Batch | Rows:
         return to_device(batch, device)
 
-    def loss(self, batch: Batch) -> torch.Tensor:
-        """Mean loss of a forward's answer tokens, or labels; a scalar in nats."""
+    def loss(self, batch: Batch | Rows) -> torch.Tensor:
+        """Mean loss of a forward's answer tokens, or labels, whatever row each stands in; a scalar in nats."""
+        if isinstance(batch, Rows):
+            return torch.stack([self.loss(row) * (row.targets / batch.targets) for row in batch.batches]).sum()
         assert batch.target.labels is not None
         return self.objective.loss(self.fused.predict(batch), batch.target.labels)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+    def training_step(self, batch: Batch | Rows, batch_idx: int) -> torch.Tensor:
         data: DataModule = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]  # Lightning sets it unannounced
         loss = self.loss(batch) * data.weight(batch, self.trainer.global_step)
         self.log("train/loss", loss, batch_size=len(batch.sample_ids), sync_dist=devices.world() > 1)

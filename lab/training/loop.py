@@ -23,7 +23,7 @@ from lab.host.progress import Report, silent
 from lab.host.stopping import deferred
 from lab.model import Vlm
 from lab.store import curve_files
-from lab.training import capacity, checkpoints, devices, packed_rows
+from lab.training import capacity, checkpoints, devices, packed_rows, tree_rows
 from lab.training.allocation import keep_freed_memory
 from lab.training.callbacks import CURVE_EVERY, CurveLogger, Progress, RequireEightBits, StopOnNonFiniteLoss
 from lab.training.checkpoints import Checkpoint
@@ -143,7 +143,7 @@ def train(
         else:
             put_weights(learner, Checkpoint(fresh, {}))
         try:
-            return Outcome(fit(x, learner, splits, run_dir, started, alike or {}, micro, resumed, report, watchers, pause_at), facts)
+            return Outcome(fit(x, learner, splits, run_dir, started, alike or {}, micro, resumed, report, watchers, pause_at, facts), facts)
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
@@ -175,8 +175,9 @@ def fit(
     report: Report,
     watchers: Sequence[Callback],
     pause_at: int | None,
+    facts: dict[str, Any],
 ) -> dict[str, float]:
-    """One go at the steps that are left; return `train/*` summary numbers."""
+    """One go at the steps that are left; return `train/*` summary numbers. facts: to which it adds how samples were laid out."""
     steps, effective, section = learner.steps, micro[0] * micro[1], x.trainer
     if devices.rank() == 0:
         curve_files.cut(run_dir, resumed.facts["curve_rows"] if resumed else 0)
@@ -197,8 +198,11 @@ def fit(
             spread = learner.vlm.device if learner.vlm.spread else None
             trainer = lightning_trainer(section, micro[1], steps, len(splits["minival"]) > 0, logger, callbacks, scaling, spread)
         prepare_model(x, learner)
+        size = micro[0] // section.devices
+        settled = tree_rows.settle(x, learner, data, size)
+        data.layout, packing = settled.layout, settled.metrics
+        facts |= {"layout": {"asked": section.layout, "used": settled.layout, **settled.facts}} if settled.facts else {}
         if section.packing:
-            size = micro[0] // section.devices
             packing = packed_rows.rehearse(learner, splits["train"].encoder, data.upcoming(REHEARSED), size)
         device = learner.vlm.device
         try:

@@ -8,7 +8,7 @@
 Only while training: validation, scoring and every saved file know nothing of it. It is written for float32 alone: over a model
 that computes in 16 bits the step is PEFT's and Transformers' own. A layer that is not plain LoRA (dropout, DoRA, a quantised
 base) keeps PEFT's forward; with gradient checkpointing, whose second forward comes after the step's, and where the language model trains
-whole (`lora.full`), nothing is changed at all. Where a row holds several samples (`trainer.packing`),
+whole (`lora.full`), nothing is changed at all. Where a row holds several samples (`trainer.packing`, `trainer.layout=trees`),
 attention and rows are Transformers' own.
 Equality with the plain step, in every dtype: tests/test_lean.py.
 """
@@ -60,7 +60,7 @@ class FusedStep:
         """`Vlm.predict` of a batch with labels, for a backward."""
         if any(module.gradient_checkpointing for module in self.checkpointed):
             return self.vlm.predict(batch)
-        if not self.blocks or batch.prompt.segments:
+        if not self.blocks or batch.target.places is not None:
             with instead(self.forwards):
                 return self.vlm.predict(batch)
         packed, layout = pack(replace(batch, shared=0) if self.random else batch)
