@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from lab import run as running
-from lab.bench import answering, breakdown, peak_flops, results, steps
+from lab.bench import answering, breakdown, peak_flops, results, steps, trees
 from lab.bench.results import BenchError, Figure
 from lab.config import Experiment
 from lab.errors import ConfigError
@@ -114,6 +114,16 @@ def test_a_file_is_not_overwritten_unasked(tmp_path, composer, capsys) -> None:
     with pytest.raises(ConfigError, match="--force"):
         results.require_writable(path, force=False)
     assert "step           1.5 ms" in capsys.readouterr().out
+
+
+def test_trees_are_timed_against_rows_of_the_same_samples(tiny, tmp_path) -> None:
+    x, _ = tiny
+    found = trees.measure(dataclasses.replace(x, trainer=dataclasses.replace(x.trainer, accumulate_grad_batches=2, token_budget=150)), rounds=2)
+    found.write(tmp_path / "trees.json", {})
+    stored = json.loads((tmp_path / "trees.json").read_text())
+    assert len(stored["ratios"]["plain"]) == len(stored["ratios"]["rows"]) == 2
+    assert stored["loss_gap"] < 1e-5 and stored["memory_ratio"] < 0.8 and stored["tokens_saved"] > 1.3
+    assert {figure.name for figure in found.figures()} >= {"plain / trees", "rows / trees", "losses differ by"}
 
 
 def test_the_command_line_is_light() -> None:

@@ -26,7 +26,9 @@ def parser(prog: str, description: str | None) -> argparse.ArgumentParser:
 
 def main() -> None:
     """Command-line entry point."""
-    arguments = parser(program("lab.bench"), DESCRIPTION).parse_intermixed_args()
+    told = parser(program("lab.bench"), DESCRIPTION)
+    told.add_argument("--trees", action="store_true", help="what trainer.layout=trees saves on this config's data, against rows")
+    arguments = told.parse_intermixed_args()
     set_up_logging()
     sys.exit(run_cli(lambda: run(arguments)))
 
@@ -43,6 +45,15 @@ def run(arguments: argparse.Namespace) -> int:
     os.environ |= {"OMP_NUM_THREADS": str(x.trainer.threads), "TOKENIZERS_PARALLELISM": "false"}  # before torch is imported
     facts = results.facts(x)
 
+    if arguments.trees:
+        from lab.bench import trees
+
+        found = trees.measure(x, arguments.rounds, bars())
+        results.publish(found.figures(), facts, None)
+        if arguments.out is not None:
+            found.write(arguments.out, facts)
+            print(f"\nwritten to {arguments.out}")
+        return 0
     from lab.bench import breakdown
 
     results.publish(breakdown.measure(x, arguments.rounds, arguments.steps, bars()), facts, arguments.out)
