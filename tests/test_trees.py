@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import itertools
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import checkpoints
@@ -66,7 +67,7 @@ def encoded(vlm: Vlm, composer: Callable[..., Experiment]) -> tuple[Learner, Enc
     return Learner(vlm, Optim(), encoder.readout, steps=1), encoder, [encoder.example(one) for one in samples()]
 
 
-def gradients(learner: Learner, batches: list[Batch | Rows]) -> tuple[float, torch.Tensor]:
+def gradients(learner: Learner, batches: Sequence[Batch | Rows]) -> tuple[float, torch.Tensor]:
     """Loss of some forwards, their labels weighed alike, and the gradient of all that trains."""
     labels = sum(batch.targets for batch in batches)
     loss = torch.stack([learner.loss(batch) * (batch.targets / labels) for batch in batches]).sum()
@@ -75,21 +76,28 @@ def gradients(learner: Learner, batches: list[Batch | Rows]) -> tuple[float, tor
     return loss.item(), torch.cat([each.flatten() for each in found if each is not None])
 
 
-def gaps(learner: Learner, one: list[Batch | Rows], other: list[Batch | Rows]) -> tuple[float, float]:
+def gaps(learner: Learner, one: Sequence[Batch | Rows], other: Sequence[Batch | Rows]) -> tuple[float, float]:
     """By what share two ways to lay out the same samples differ in loss and gradient, L2."""
     (loss, gradient), (expected, wanted) = gradients(learner, one), gradients(learner, other)
     return abs(loss - expected) / abs(expected), ((gradient - wanted).norm() / wanted.norm()).item()
 
 
 def hidden(learner: Learner, batch: Batch) -> torch.Tensor:
-    """What the language model's last norm gives in training's own call, [1, N, D]."""
+    """What comes into the last block in training's own call, and, where labels are predicted, what it says of them: [1, N, D + 1]."""
     found: list[torch.Tensor] = []
-    norm = next(module for name, module in learner.vlm.bare.named_modules() if name.endswith("language_model.norm"))
-    handle = norm.register_forward_hook(lambda module, args, out: found.append(out))
+    last = [module for name, module in learner.vlm.bare.named_modules() if re.fullmatch(learner.vlm.family.parts["llm"].block, name)][-1]
+    handle = last.register_forward_pre_hook(lambda module, args, given: found.append(args[0]), with_kwargs=True)
     with torch.no_grad():
-        learner.loss(batch)
+        logits = learner.fused.predict(batch)
     handle.remove()
-    return found[0]
+    said = torch.zeros_like(found[0][:, :, :1]).index_put((torch.tensor([0]), part(batch.target.places)), logits.sum(dim=-1)[0, :, None])
+    return torch.cat([found[0], said], dim=-1)
+
+
+def part(tensor: torch.Tensor | None) -> torch.Tensor:
+    """What a batch of trees has."""
+    assert tensor is not None
+    return tensor
 
 
 @pytest.mark.parametrize(("family", "attention"), [*itertools.product(FAMILIES, ("sdpa",)), ("qwen2_vl", "eager"), ("llava", "eager")])
@@ -108,7 +116,7 @@ def test_loss_and_gradients_are_those_of_rows(family: str, attention: str, compo
         print(f"{family} {attention}: loss {gap[0]:.1e}, gradients {gap[1]:.1e}; rows among themselves {among[0]:.1e}, {among[1]:.1e}")
         assert gap[0] < 1e-6 and gap[1] < max(5 * among[1], 5e-6)
     tokens = sum(batch.prompt.ids.shape[1] for batch in several.batches)
-    assert tokens == sum(tree.length for tree in made) < rows.prompt.mask.sum() / 1.3
+    assert tokens == sum(tree.length for tree in made) < part(rows.prompt.mask).sum() / 1.3
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -122,7 +130,7 @@ def test_a_changed_question_leaves_every_other_branch_equal_to_the_bit(family: s
         start += tree.shared
         for own in tree.branches:
             ids = batch.prompt.ids.clone()
-            ids[0, start] = int(batch.target.labels[0, 0]) if ids[0, start] != batch.target.labels[0, 0] else int(batch.target.labels[0, -1])
+            ids[0, start] = next(label for label in part(batch.target.labels)[0] if label != ids[0, start])
             moved = (hidden(learner, replace(batch, prompt=replace(batch.prompt, ids=ids))) != before).any(dim=-1)[0]
             assert [bool(each.any()) for each in moved.split(lengths)] == [first == start for first in itertools.accumulate([0, *lengths[:-1]])]
             start += own
@@ -134,15 +142,15 @@ def test_labels_are_pairs_of_the_position_that_predicts_and_its_target(qwen: Vlm
     batch = row_of(encoder, made := trees_of(encoder, examples))
     expected = []
     for own in (alone for tree in made for alone in tree.alone):
-        end, labels = own.prompt.ids.shape[1], own.target.labels[0].tolist()
+        end, labels = own.prompt.ids.shape[1], part(own.target.labels)[0].tolist()
         expected += list(zip(own.prompt.ids[0, end - len(labels) - 1 : end - 1].tolist(), labels, strict=True))
     predicting = batch.prompt.ids[0, batch.target.places].tolist()
-    assert list(zip(predicting, batch.target.labels[0].tolist(), strict=True)) == expected
+    assert list(zip(predicting, part(batch.target.labels)[0].tolist(), strict=True)) == expected
 
 
 def causal(batch: Batch) -> Batch:
     """No mask of whose token reads whose."""
-    return replace(batch, prompt=replace(batch.prompt, mask=torch.ones_like(batch.prompt.mask).tril()))
+    return replace(batch, prompt=replace(batch.prompt, mask=torch.ones_like(part(batch.prompt.mask)).tril()))
 
 
 def run_on(batch: Batch) -> Batch:
@@ -156,7 +164,7 @@ def run_on(batch: Batch) -> Batch:
 
 def counted(batch: Batch) -> Batch:
     """Branches that go on at the number of tokens before them, not behind the largest position."""
-    own = batch.prompt.mask[0, 0].sum(dim=1) - 1
+    own = part(batch.prompt.mask)[0, 0].sum(dim=1) - 1
     positions = torch.where(batch.prompt.types[0] == 0, own, batch.prompt.positions)
     return replace(batch, prompt=replace(batch.prompt, positions=positions))
 
@@ -207,6 +215,7 @@ def test_bfloat16_differs_as_rows_do_and_checkpointing_not_at_all(composer, tmp_
     print(f"bfloat16: loss {gap[0]:.1e}, gradients {gap[1]:.1e}; rows among themselves {among[0]:.1e}, {among[1]:.1e}")
     assert gap[0] < 1e-2 and gap[1] < 2 * max(among[1], 1e-2)
     learner.train()
+    learner.fused.answering = []  # the last block over all positions, as with checkpointing
     loss, plain = gradients(learner, [laid])
     capacity.recompute(vlm, True)
     again, same = gradients(learner, [laid])

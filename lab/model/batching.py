@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from lab.model.encoding import Encoder, Example
 
-Forward = TypeVar("Forward", Batch, Rows)
+Forward = TypeVar("Forward", bound=Batch | Rows)
 
 ALIGN = 16
 """Tokens; float32 lanes of the widest CPU vector. A sum over the keys is taken in vector lanes, so shifting a prompt by other than
