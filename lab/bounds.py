@@ -111,6 +111,7 @@ BOUNDS: Mapping[str, Bounds] = {
     "trainer.gradient_clip_val": RATE,
     "trainer.val_every": Bounds(1, COUNT),
     "trainer.token_budget": Bounds(1, COUNT),
+    "trainer.log_every": Bounds(1, COUNT),
     "trainer.patience": Bounds(1, COUNT),
     "trainer.num_workers": Bounds(0, MACHINES),
     "trainer.threads": Bounds(1, MACHINES),

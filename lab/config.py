@@ -331,6 +331,7 @@ class TrainerSection:
     packing: the samples of a forward stand one after another in one row, without padding; equal to rounding.
     layout: how the samples of a forward are laid out, which moves rounding alone: a row each, or as trees of those with the same images,
     several to a row of at most `token_budget` tokens (`lab.model.trees`); auto: as trees where that is exact and saves enough.
+    log_every: optimizer steps between two rows of `curves.jsonl`.
     """
 
     max_steps: int | None = None
@@ -339,6 +340,7 @@ class TrainerSection:
     accumulate_grad_batches: int = 1
     gradient_clip_val: float = 1.0
     val_every: int | None = None
+    log_every: int = 10
     patience: int | None = None
     gradient_checkpointing: bool | None = None
     packing: bool = False
@@ -509,7 +511,7 @@ ROLES: dict[str, str] = {
         "model.device_map", "data.profile",
         "trainer.layout", "trainer.token_budget",
         "trainer.num_workers", "trainer.threads", "trainer.accelerator", "trainer.devices", "trainer.feature_cache", "trainer.if_finished",
-        "trainer.if_unfinished", "trainer.save_every", "trainer.keep_checkpoints", "trainer.max_time", "evaluation.batch_size",
+        "trainer.if_unfinished", "trainer.log_every", "trainer.save_every", "trainer.keep_checkpoints", "trainer.max_time", "evaluation.batch_size",
         "evaluation.bootstrap", "evaluation.latency_warmup", "evaluation.latency_examples", "evaluation.verify",
         "evaluation.probe_examples", "sweep", "race", "tracking", "plugins",
     ), NEITHER),

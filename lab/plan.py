@@ -6,10 +6,12 @@ No weights are loaded. Exit code 2 if the experiment cannot fit the device.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lab import paths
 from lab.cli import compose, program, run_cli, set_up_logging
 from lab.errors import ConfigError, DataError
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from lab.config import Experiment
     from lab.costs.planning import Plan
     from lab.records import Splits
+    from lab.run.forecast import Forecast
 
 DISCORDANCES = (0.05, 0.10, 0.20)
 GUESS = 256
@@ -24,8 +27,8 @@ ICC = 0.05
 """Assumed correlation of d = correct_A - correct_B within a cluster; a report measures it afterwards."""
 
 
-DESCRIPTION = """What a comparison could see, and what it would cost, before it is run. No weights are loaded. Exit code 2 if an experiment
-cannot fit the device."""
+DESCRIPTION = """What a comparison could see, and what it would take in time, memory and money, before it is run. No weights are loaded.
+Exit code 2 if an experiment cannot fit the device."""
 
 
 def main() -> None:
@@ -34,9 +37,13 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as in lab train")
     parser.add_argument("-m", "--multirun", action="store_true", help="a sweep: each arm, and all together")
     parser.add_argument("-cn", "--config-name", default="train", metavar="SWEEP", help="a sweep of sweeps/")
-    parser.add_argument("--device", default="h200", help="h200, h100, a100, l40s, rtx4090, t4 (default: h200)")
+    parser.add_argument("--device", default="h200", help="here (this machine, looked at), h200, h100, a100, l40s, 4090, t4 (default: h200)")
+    parser.add_argument("--price-per-hour", type=float, metavar="PRICE", help="of the device, for what the training costs in money")
+    parser.add_argument("--examples", type=int, metavar="N", help="of train, where the data are not here and trainer.max_epochs counts in them")
+    parser.add_argument("--json", type=paths.argument, metavar="FILE", help="write the figures as JSON too")
+    parser.add_argument("--force", action="store_true", help="overwrite FILE")
     parser.add_argument("--arms", type=int, default=3, metavar="N", help="without -m: arms of the sweep, for its time (default: 3)")
-    parser.add_argument("--text-tokens", type=int, default=70, metavar="N", help="tokens of a prompt without its images (default: 70)")
+    parser.add_argument("--text-tokens", type=int, metavar="N", help="tokens of a prompt without its images (default: measured, else 70)")
     parser.add_argument("--tokens-per-image", type=int, metavar="N", help="default: vision_tokens.budget, else measured")
     given = parser.parse_intermixed_args()
     set_up_logging()
@@ -45,8 +52,11 @@ def main() -> None:
 
 def act(given: argparse.Namespace) -> int:
     """Compose, count and print."""
+    from lab.config import identity
+    from lab.run.forecast import words_of
     from lab.sweeping.launcher import register
 
+    require_writable(given)
     register()
     if given.multirun or given.config_name != "train":
         return plan_sweep(given)
@@ -57,61 +67,86 @@ def act(given: argparse.Namespace) -> int:
     if x.sweep.race is not None:
         print(race(x, given.arms, splits))
     sizes = (None, 2) if splits is None else (epoch_of(splits), len(splits.dev.index(0).images))
-    print(cost(x, given, tokens, *sizes) + how)
+    if given.text_tokens is None:
+        given.text_tokens = words_of(x, splits).prompt
+    made = forecast([(identity(x), x)], given, {repr(x.data): splits})
+    print(cost(x, given, tokens, *sizes, found=made.arms[0].found) + how)
+    print(made.told())
+    write(given, made)
     return 0
 
 
 def plan_sweep(given: argparse.Namespace) -> int:
     """Print what each arm of a sweep costs, and all together. Raises `ConfigError` if the device cannot hold one."""
-    from lab.costs import planning
+    from lab.costs.timing import short
     from lab.sweeping.arms import arm_name, differing
     from lab.sweeping.launcher import foreseen
 
     experiments = [arm.experiment for arm in foreseen(given.overrides, given.config_name)]
     dials = differing(experiments)
-    flops, memory = planning.device(given.device)
     data: dict[str, Splits | None] = {}
-    rows = [("arm", "trainable", "memory, GB", "GFLOP an example", "training, s at least")]
-    total, too_large = 0.0, []
+    rows, too_large = [("arm", "trainable", "memory, GB", "GFLOP an example", "training, s")], []
     for x in experiments:
         if repr(x.data) not in data:
             data[repr(x.data)] = splits = data_of(x)
             print(visible(splits), end="\n\n")
-        splits = data[repr(x.data)]
-        tokens, _ = tokens_per_image(x, given, splits)
-        images = 2 if splits is None else len(splits.dev.index(0).images)
-        found = planning.plan(x, tokens, images=images, text_tokens=given.text_tokens, memory=memory)
-        seconds = None if splits is None and x.trainer.max_steps is None else examples_seen(x, splits) * found.train_flops / flops
-        total += seconds or 0.0
-        name = arm_name(x, dials)
-        too_large += [name] if found.memory_bytes > memory else []
-        trainable = sum(row.trainable for row in found.ledger)
-        told = "unknown" if seconds is None else short(seconds)
-        rows.append((name, f"{trainable:,}", f"{found.memory_bytes / 1e9:.2f}", f"{found.train_flops / 1e9:,.1f}", told))
+    made = forecast([(arm_name(x, dials), x) for x in experiments], given, data)
+    for one in made.arms:
+        too_large += [one.name] if one.found.memory_bytes > one.memory else []
+        trainable = sum(row.trainable for row in one.found.ledger)
+        told = "unknown" if one.time is None else short(one.time.train.expected)
+        rows.append((one.name, f"{trainable:,}", f"{one.found.memory_bytes / 1e9:.2f}", f"{one.found.train_flops / 1e9:,.1f}", told))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for name, *numbers in rows:
         print("  ".join([name.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(numbers, widths[1:], strict=True))]))
-    print(f"\n{len(experiments)} arms, together {short(total)} s on {given.device} at the data sheet's rate; expect 2 to 4 times that")
+    total = made.train
+    print(f"\n{len(experiments)} arms, together {short(total.expected)} s on {given.device} ({short(total.low)} to {short(total.high)})")
+    print(made.told())
     if racing := [x for x in experiments if x.sweep.race is not None]:
         print(race(racing[0], len(experiments), data[repr(racing[0].data)]))
     if too_large:
         raise ConfigError(
             f"{', '.join(too_large)}: this does not fit {given.device}. Lower trainer.batch_size and raise trainer.accumulate_grad_batches."
         )
+    write(given, made)
     return 0
 
 
-def short(seconds: float) -> str:
-    """Three digits, thousands apart: `0.0016`, `12,346`."""
-    return f"{seconds:,.0f}" if seconds >= 100 else f"{seconds:.3g}"
+def forecast(named: list[tuple[str, Experiment]], given: argparse.Namespace, data: dict[str, Splits | None]) -> Forecast:
+    """What arms take on the device. data: by their dial."""
+    from lab.costs.timing import NOTHING
+    from lab.run import forecast as of
+
+    experiments = [x for _, x in named]
+    on = [of.device_of(given.device, x) for x in experiments]
+    arms = []
+    for (name, x), device in zip(named, on, strict=True):
+        splits = data[repr(x.data)]
+        tokens, _ = tokens_per_image(x, given, splits)
+        arms.append(of.arm(name, x, device, splits, tokens, given.text_tokens, vars(given).get("examples")))
+    features = [arm.time.features for arm in arms if arm.time is not None]
+    return of.Forecast(
+        given.device, list({device.machine.told(): device.machine for device in on}.values()), arms, of.abreast(given.device, experiments),
+        vars(given).get("price_per_hour"), max(features, key=lambda one: one.expected, default=NOTHING),
+    )  # fmt: skip
 
 
-def examples_seen(x: Experiment, splits: Splits | None) -> float:
-    """Examples that an arm trains on, repetitions counted."""
-    if x.trainer.max_steps is not None:
-        return x.trainer.max_steps * x.trainer.samples_per_step
-    assert splits is not None and x.trainer.max_epochs is not None
-    return x.trainer.max_epochs * epoch_of(splits)
+def require_writable(given: argparse.Namespace) -> None:
+    """Raise a `ConfigError` for a file that would be overwritten unasked, and for a price that is none."""
+    path, price = vars(given).get("json"), vars(given).get("price_per_hour")
+    if path is not None and path.exists() and not given.force:
+        raise ConfigError(f"--json {path}: the file is there already. Give another name, or --force to overwrite it.")
+    if price is not None and not 0 <= price < float("inf"):
+        raise ConfigError(f"--price-per-hour {price:g}: give what an hour of the device costs, 0 or more.")
+
+
+def write(given: argparse.Namespace, made: Forecast) -> None:
+    """Write the figures as one JSON object, where a file is given."""
+    path = vars(given).get("json")
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(made.facts(), indent=1) + "\n", encoding="utf-8")
+        print(f"written to {path}")
 
 
 def epoch_of(splits: Splits) -> int:
@@ -188,27 +223,30 @@ def tokens_per_image(x: Experiment, given: argparse.Namespace, splits: Splits | 
     return GUESS, f"\ntokens per image: {GUESS} is a guess, as data or processor are not here; say --tokens-per-image N"
 
 
-def cost(x: Experiment, given: argparse.Namespace, tokens: int, num_train: int | None, images: int = 2) -> str:
-    """Parameters per part, memory, FLOPs and floor times. Raises `ConfigError` if the device cannot hold it."""
+def cost(x: Experiment, given: argparse.Namespace, tokens: int, num_train: int | None, images: int = 2, found: Plan | None = None) -> str:
+    """Parameters per part, memory, FLOPs and floor times. Raises `ConfigError` if the device cannot hold it. found: the plan, if it is made."""
     from lab import lora
     from lab.costs import planning
+    from lab.run.forecast import TEXT_TOKENS, device_of
 
-    flops, memory = planning.device(given.device)
-    found = planning.plan(x, tokens, images=images, text_tokens=given.text_tokens, memory=memory)
+    device, text = device_of(given.device, x), given.text_tokens or TEXT_TOKENS
+    memory = device.memory
+    found = found or planning.plan(x, tokens, images=images, text_tokens=text, memory=memory)
     lines = [
         "",
         lora.ledger_text(found.ledger),
         "",
-        f"{found.tokens} tokens an example ({found.image_tokens} per image, {images} image{'' if images == 1 else 's'}, {given.text_tokens} of text)",
+        *([f"{found.counts.questions} questions of a picture stand in one row"] if found.counts.questions > 1 else []),
+        f"{found.tokens} tokens an example ({found.image_tokens} per image, {images} image{'' if images == 1 else 's'}, {text} of text)",
         memory_table(x, found, memory, given.device),
         checkpointing(x, found),
         f"training: {found.train_flops / 1e9:,.1f} GFLOP an example; evaluation: {found.eval_flops / 1e9:,.1f}",
     ]
     if num_train and found.train_flops:
-        epoch = num_train * found.train_flops / flops
+        epoch = num_train * found.train_flops / device.flops
         lines.append(
-            f"floor on {given.device} (every FLOP at the data sheet's rate): {epoch:,.1f} s an epoch of {num_train:,} examples, "
-            f"{given.arms * epoch:,.1f} s for {given.arms} arms; expect 2 to 4 times that"
+            f"floor on {given.device} (every FLOP at its highest rate): {epoch:,.1f} s an epoch of {num_train:,} examples, "
+            f"{given.arms * epoch:,.1f} s for {given.arms} arms"
         )
     if found.memory_bytes > memory:
         instead = "" if found.recomputes else ", or set trainer.gradient_checkpointing=null, which is on where it is needed"

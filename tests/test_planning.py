@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prediction_tables import prediction
 
 from lab.answers import predictions
-from lab.costs import planning
+from lab.costs import machines, planning
 from lab.errors import ConfigError
 from lab.plan import DISCORDANCES, act, cost, tokens_per_image, visible
 from lab.statistics import resampling
@@ -64,6 +66,34 @@ def test_flops_of_the_2b(composer, two_billion, tokens, forward, tower, floor) -
     assert (found.train_flops - cached.train_flops) / 1e9 == pytest.approx(tower, rel=0.03)
 
 
+def test_time_and_money_are_intervals_of_all_arms(capsys, tmp_path) -> None:
+    """Of a sweep on this machine as JSON: all arms together and each, in order; a name of a device, a price and a file are held to what they are."""
+    own = [f"tracking.cache_dir={tmp_path}", "data.num_train=16", "data.num_minival=8", "data.num_dev=32"]
+
+    def planned(*overrides: str, **options: object) -> dict[str, Any]:
+        out = tmp_path / "plan.json"
+        given = {"device": "here", "json": out, "force": True, "price_per_hour": 2.5, "examples": None, "text_tokens": None, "tokens_per_image": None}
+        assert act(argparse.Namespace(overrides=[*own, *overrides], multirun=True, config_name="train", **given | options)) == 0
+        return json.loads(out.read_text())
+
+    found = planned("lora.r=2,4", "trainer.max_steps=30")
+    seconds = found["train"]["seconds"]
+    assert 0 < seconds["low"] < seconds["expected"] < seconds["high"] <= 3 * seconds["low"] and found["steps"] == 60
+    assert seconds["expected"] == pytest.approx(sum(arm["train"]["seconds"]["expected"] for arm in found["arms"]))
+    assert found["money"]["expected"] == pytest.approx(2.5 * found["hours"]["expected"]) and found["latency"]["milliseconds"]["low"] > 0
+    assert "measured just now" in found["rates"][0] and "one answer at batch 1" in capsys.readouterr().out
+    again = planned("lora.r=2,4", "trainer.max_steps=30", "trainer.gradient_checkpointing=true")
+    assert again["train"]["seconds"]["expected"] > seconds["expected"]
+    shared = planned("lora.r=2,4", "trainer.max_steps=30", "data.order=by_image", "trainer.layout=trees")
+    assert shared["arms"][0]["flops_per_example"]["train"] < found["arms"][0]["flops_per_example"]["train"], "questions that share their pictures"
+    h100, t4 = (planned("trainer.max_steps=30", "trainer.batch_size=512", device=device)["train"]["seconds"]["expected"] for device in ("h100", "t4"))
+    assert h100 < t4
+    with pytest.raises(ConfigError, match="--force"):
+        planned(force=False)
+    with pytest.raises(ConfigError, match="--price-per-hour -1"):
+        planned(price_per_hour=-1.0)
+
+
 class Given:
     device, arms, text_tokens = "t4", 3, 70
 
@@ -110,7 +140,7 @@ def test_tokens_are_those_that_the_processor_makes(composer, tmp_path) -> None:
 
 def test_an_unknown_device_is_named(composer, two_billion) -> None:
     with pytest.raises(ConfigError, match="--device h20.*'h200'"):
-        planning.device("h20")
+        machines.sheet("h20")
 
 
 def test_what_dev_could_see(composer, tmp_path) -> None:

@@ -31,7 +31,7 @@ from lab.answers import predictions
 from lab.config import as_dict, flat
 from lab.errors import LabError
 from lab.records import Scored
-from lab.report import confidence_figures, drawing, figures, select_runs, svg, tables
+from lab.report import confidence_figures, drawing, figures, select_runs, speed, svg, tables
 from lab.report.__main__ import main
 from lab.report.document import Link, Mono, Strong, Table
 from lab.report.findings import study
@@ -537,11 +537,16 @@ def test_latency_is_shown_stage_by_stage(example: Path, written: Path, tmp_path:
         assert alone[label][-1] == quantity(known["latency/tokens"])
         assert together[label][1] == "64"
     assert alone["lora=none"][5:9] == ["–"] * 4 and "peak memory of answering" not in page
+    assert "Milliseconds an answer at batch 1, median, read off the logits: " in page and "planned" not in page
     few(tmp_path / "runs", {"lora.r": 2})
     run = runs.load(tmp_path / "runs", "run0")
+    run.facts["planned"] = {"train": {"seconds": {"low": 10.0, "expected": 21.0, "high": 30.0}}}
+    whole, further = (run.metrics[f"latency/{stage}p50_ms"] for stage in ("", "decode_"))
+    assert speed.answer_ms(run.metrics | {"answers/tokens": 5.0}) == pytest.approx(whole + 4 * further)
     run.metrics = {key: value for key, value in run.metrics.items() if "prefill" not in key}
     runs.save(tmp_path / "runs", run)
-    assert "whole answer, ms" not in (write_report(choose(tmp_path / "runs"), tmp_path / "out") / "report.md").read_text()
+    page = (write_report(choose(tmp_path / "runs"), tmp_path / "out") / "report.md").read_text()
+    assert "whole answer, ms" not in page and "planned 21.0 (10.0 to 30.0), real 31.5 (+50 %, outside it)" in page
 
 
 def test_experiments_without_a_common_seed_are_not_compared(tmp_path: Path) -> None:

@@ -225,9 +225,15 @@ def test_what_cannot_run_is_told_before_training(small, overrides, error, words)
 
 
 def test_epochs_and_early_stopping(small) -> None:
-    x = small("trainer.max_steps=null", "trainer.max_epochs=0.5", "trainer.val_every=2", "trainer.patience=1", "optim.lr=1.0")
-    run = running.run_alone(x, "command", time.time())
+    """And a row of the curve for every step that is logged; before them, what they are expected to take is kept."""
+    x = small("trainer.max_steps=null", "trainer.max_epochs=0.5", "trainer.val_every=2", "trainer.patience=1", "optim.lr=1.0", "trainer.log_every=1")
+    start = time.time()
+    run = running.run_alone(x, "command", start)
     assert run.metrics["train/steps"] <= 8
+    seconds = run.facts["planned"]["train"]["seconds"]
+    assert 0 < seconds["low"] < seconds["expected"] < seconds["high"] <= 3 * seconds["low"] and "measured just now" in run.facts["planned"]["rates"]
+    assert 0 < run.metrics["train/seconds"] < time.time() - start
+    assert len(losses(x)) == run.metrics["train/steps"]
     rows = list(curve_files.read(runs.folder(Path(x.tracking.runs_dir), run.identity)))
     assert any("minival/nll" in row for row in rows)
 

@@ -1,18 +1,18 @@
-"""What one example costs: floating-point operations and the bytes that a training step keeps for its backward.
+"""What one example costs: floating-point operations, bytes that pass through memory, and those that a step keeps for its backward.
 
 Counted by torch itself, on a copy of the arm's model without weights (`FakeTensorMode`): every operation of a forward pass from pixels
 to logits gets the operations of torch's own formulas (`torch.utils.flop_counter`, 2 for each multiply-add, causal attention whole),
-and autograd tells what it keeps (`saved_tensors_hooks`), each storage once, weights apart. The first token is padding, so that
-attention has a mask, as it has where examples are of unequal length. A quantised layer is counted as the plain one that it stands for.
+what has no formula the bytes that it reads and writes, unless it is a view; and autograd tells what it keeps (`saved_tensors_hooks`),
+each storage once, weights apart. The first token is padding, so that attention has a mask, as it has where examples are of unequal
+length. A quantised layer is counted as the plain one that it stands for.
 """
 
 from __future__ import annotations
 
 import copy
-import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -20,18 +20,15 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
-from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from lab import lora
 from lab.config import LoraDial
+from lab.costs.operations import OperationCounter, Work, flops_of, structure
 from lab.host.files import text_hash
 from lab.model import Vlm
 from lab.records import Batch, ExampleSize, Media, Target, Tokens
 
-aten = torch.ops.aten
 torch.ones((), requires_grad=True).backward()
 """Autograd counts the devices that it needs threads for with its first backward, and fake tensors make it see one where there is
 none: a process with such threads could not fork arms any more."""
@@ -46,11 +43,6 @@ class FakesOfOneMachine(FakeTensorMode):
 
 
 FAKES = FakesOfOneMachine(allow_non_fake_inputs=True)
-FORMULAS = {
-    **flop_registry,
-    aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q.shape, k.shape, v.shape),
-}
-INDEXING = (aten.index.Tensor, aten.index_put.default, aten.index_put_.default)
 
 
 @dataclass(frozen=True)
@@ -72,10 +64,16 @@ class Kept:
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one forward pass. flops: by part (`vision`, `projector`, `llm`, `head`, `adapters`, and `added` by other dials)."""
+    """Of one forward pass. flops: by part (`vision`, `projector`, `llm`, `head`, `adapters`, and `added` by other dials).
+
+    work: by part too. Of a part and `BYTES` what passes through memory beside products, `WEIGHTS` bytes of weights that products read,
+    `CALLS` how many operations run; of a part and a width w (a power of 2) the FLOPs of products with a matrix of about w x w, and of a
+    part and `ATTENTION` those of attention in one operation.
+    """
 
     flops: Counter[str]
     kept: Kept
+    work: Work = field(default_factory=Counter)
 
 
 COSTS: dict[tuple[str, ExampleSize], Cost] = {}
@@ -92,7 +90,8 @@ class CostModel:
 
     def __init__(self, vlm: Vlm, dial: LoraDial | None = None) -> None:
         self.given = vlm, dial
-        computes = (vlm.bare.config.to_json_string(), repr(dial), repr(vlm.reducer), repr(vlm.conditioner), repr(vlm.family))
+        attends = str(vlm.bare.config._attn_implementation)
+        computes = (vlm.bare.config.to_json_string(), attends, repr(dial), repr(vlm.reducer), repr(vlm.conditioner), repr(vlm.family))
         self.computes = text_hash(*computes, *map(structure, modules_of(vlm)))
 
     def cost(self, size: ExampleSize) -> Cost:
@@ -102,7 +101,7 @@ class CostModel:
             with counter.counting(), torch.autograd.graph.saved_tensors_hooks(counter.pack, lambda tensor: tensor):
                 logits = vlm.predict(blank(vlm, size)).float().flatten(0, 1)
                 loss = F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64))
-                COSTS[self.computes, size] = counter.cost()
+                COSTS[self.computes, size] = Cost(flops_of(counter.work), Kept(*counter.bytes_kept()), counter.work)
                 del loss  # with which all that was kept goes
         return COSTS[self.computes, size]
 
@@ -134,99 +133,6 @@ class CostModel:
         """Operations of a forward pass by part, mean over examples."""
         total = sum((self.cost(size).flops for size in sizes), Counter())
         return Counter({part: number / len(sizes) for part, number in total.items()})
-
-
-class OperationCounter(TorchDispatchMode):
-    """Counts what runs within it, by the part that is running, and what autograd keeps of it. weights: tensors that are there anyway.
-
-    Of blocks that are alike, in what they are and in what comes into them, one is run for all: models have dozens, and an operation
-    without weights takes as long as a small one with them.
-    """
-
-    def __init__(self, weights: Iterable[torch.Tensor]) -> None:
-        super().__init__()
-        self.weights = {each.untyped_storage()._cdata: each.untyped_storage() for each in weights}
-        self.blocks: dict[Any, tuple[Any, Counter[str], float]] = {}
-
-    def counting(self) -> OperationCounter:
-        """From nothing."""
-        self.flops, self.parts = Counter[str](), ["other"]
-        self.packed: list[weakref.ref[torch.Tensor]] = []
-        self.seen, self.entering, self.in_blocks = dict(self.weights), 0.0, [0.0]
-        self.shared = 0.0
-        return self
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in INDEXING:  # a mask with values says what a fake one does not: how many it chooses
-            places = [each.nonzero(as_tuple=True) if is_mask(each) else (each,) for each in args[1]]
-            args = (args[0], [each for some in places for each in some], *args[2:])
-        out = func(*args, **(kwargs or {}))
-        if formula := FORMULAS.get(func.overloadpacket):
-            self.flops[self.parts[-1]] += formula(*args, **(kwargs or {}), out_val=out)
-        return out
-
-    def enter(self, part: str, *_: Any) -> None:
-        """A module of this part begins."""
-        self.parts.append(part)
-
-    def leave(self, *_: Any) -> None:
-        """A module has ended."""
-        self.parts.pop()
-
-    def pack(self, tensor: torch.Tensor) -> torch.Tensor:
-        """What autograd packs, it keeps as long as what comes of it is alive."""
-        self.packed.append(weakref.ref(tensor))
-        return tensor
-
-    def fresh(self, tensors: Iterable[Any]) -> float:
-        """Bytes of storages that were not counted before."""
-        memories = [each.untyped_storage() for each in tensors if isinstance(each, torch.Tensor)]
-        new = {each._cdata: each for each in memories if each._cdata not in self.seen}
-        self.seen |= new  # which holds them, so that none comes to lie where another was
-        return float(sum(each.nbytes() for each in new.values()))
-
-    def kept(self) -> float:
-        """Bytes of what was packed, is still kept, and was not counted before."""
-        packed, self.packed = [each() for each in self.packed], []
-        return self.fresh(packed)
-
-    def block(self, forward: Callable[..., Any], kind: Any, *args: Any, **kwargs: Any) -> Any:
-        """Run a block, or give what one alike has given, counted as it was."""
-        self.shared += self.kept() + self.fresh(tree_leaves((args[1:], kwargs)))
-        key = (kind, tree_map(described, (args, kwargs)).__repr__())
-        if key not in self.blocks:
-            before = Counter(self.flops)
-            out = forward(*args, **kwargs)
-            self.blocks[key] = out, self.flops - before, self.kept()
-        else:
-            self.flops += self.blocks[key][1]
-            out = tree_map_only(FakeTensor, lambda each: torch.empty_like(each).requires_grad_(each.requires_grad), self.blocks[key][0])
-        if kept := self.blocks[key][2]:
-            self.entering += args[0].untyped_storage().nbytes()
-            self.in_blocks.append(kept)
-        return out
-
-    def cost(self) -> Cost:
-        """Of all that was counted."""
-        outside = self.shared + self.kept()
-        return Cost(self.flops, Kept(outside + sum(self.in_blocks), outside + self.entering, max(self.in_blocks)))
-
-
-def is_mask(index: Any) -> bool:
-    """Whether an index is a mask with values."""
-    return isinstance(index, torch.Tensor) and index.dtype == torch.bool and not isinstance(index, FakeTensor)
-
-
-def described(value: Any) -> Any:
-    """What two inputs of blocks that are alike have in common."""
-    if isinstance(value, FakeTensor):
-        return value.dtype, tuple(value.shape), value.requires_grad
-    return hash(value.reshape(-1).view(torch.uint8).numpy().tobytes()) if isinstance(value, torch.Tensor) else value
-
-
-def structure(module: nn.Module) -> str:
-    """What two modules that compute alike have in common."""
-    return repr(module) + str([(each.dtype, tuple(each.shape), each.requires_grad) for each in module.parameters()])
 
 
 def modules_of(vlm: Vlm) -> list[nn.Module]:

@@ -24,13 +24,14 @@ from typing import TYPE_CHECKING, Any
 from lab import conditioning, data, lora, model, vision_tokens
 from lab.config import Experiment, ModelDial, Optim, TrainerSection, augments, trains
 from lab.costs.counting import CostModel, Kept
+from lab.costs.estimate import Counts
 from lab.data.images import size_of
-from lab.errors import ConfigError, did_you_mean
+from lab.errors import ConfigError
 from lab.model import labels, precision
 from lab.model.assembled.draft import draft
 from lab.model.encoding import Encoder
 from lab.model.tying import untie
-from lab.records import Medium, Picture, Sample
+from lab.records import ExampleSize, Medium, Picture, Sample
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, ProcessorMixin
@@ -39,15 +40,6 @@ if TYPE_CHECKING:
 
 PUBLISHED = Path(__file__).with_name("published.json")
 """Sizes of some checkpoints by their hub ids, of their config.json there: a plan needs no hub."""
-DEVICES = {
-    "h200": (990e12, 141e9),
-    "h100": (990e12, 80e9),
-    "a100": (312e12, 80e9),
-    "l40s": (362e12, 48e9),
-    "rtx4090": (165e12, 24e9),
-    "t4": (65e12, 16e9),
-}
-"""Dense bfloat16 (T4: float16) FLOP/s and bytes of memory by the makers' data sheets."""
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 FLOAT32 = 4.0
 """Bytes of a trainable parameter, and of its gradient."""
@@ -62,7 +54,7 @@ class Plan:
     """An experiment's size. tokens: positions of the language model; image_tokens: of one image; FLOPs of one example; bytes.
 
     adapter_bytes: of all that trains. recomputes: with gradient checkpointing. plain_bytes: what activations would take without it.
-    cache_bytes: of keys and values while one answer is written.
+    cache_bytes: of keys and values while one answer is written. counts: of which a machine's time follows.
     """
 
     ledger: list[lora.LedgerRow]
@@ -78,6 +70,7 @@ class Plan:
     plain_bytes: float
     cache_bytes: float
     recomputes: bool
+    counts: Counts
 
     @property
     def memory_bytes(self) -> float:
@@ -90,8 +83,11 @@ class Plan:
         return self.weight_bytes + self.adapter_bytes + self.cache_bytes
 
 
-def on_meta(x: Experiment) -> model.Vlm:
-    """The model of an experiment without its weights, with what `vision_tokens` and `conditioning` add; no adapter yet."""
+def on_meta(x: Experiment, attention: str = "eager") -> model.Vlm:
+    """The model of an experiment without its weights, with what `vision_tokens` and `conditioning` add; no adapter yet.
+
+    attention: Transformers' implementation; none keeps more than eager.
+    """
     import torch
 
     family = model.family(x.model.family)
@@ -99,7 +95,7 @@ def on_meta(x: Experiment) -> model.Vlm:
     family.require(f"vision_tokens={x.vision_tokens.name}")
     with torch.device("meta"):
         config = labels.relabelled(config, x.model.labels)
-        bare = family.model_class(config)._from_config(config, attn_implementation="eager", dtype=getattr(torch, x.model.dtype.value))
+        bare = family.model_class(config)._from_config(config, attn_implementation=attention, dtype=getattr(torch, x.model.dtype.value))
         bare.requires_grad_(False)
         family.architecture.repair(bare)
         if x.model.untied_head:
@@ -177,10 +173,27 @@ def grid_of(architecture: Architecture, processor: Any, config: Any, image: Medi
     return architecture.clips.sampled(processor, image).grid
 
 
-def plan(x: Experiment, tokens_per_image: int, images: int, text_tokens: int, memory: float = math.inf) -> Plan:
+@dataclass(frozen=True)
+class Trees:
+    """Questions that share the reading of their images (`trainer.layout=trees`). number: of a tree. own: tokens that each has of its own."""
+
+    number: int
+    own: int
+
+    def laid_out(self, size: ExampleSize) -> ExampleSize:
+        """A tree of questions of this size."""
+        return replace(size, length=size.length + (self.number - 1) * min(self.own, size.length), rows=self.number * size.rows)
+
+
+ALONE = Trees(1, 0)
+
+
+def plan(
+    x: Experiment, tokens_per_image: int, images: int, text_tokens: int, memory: float = math.inf, trees: Trees = ALONE
+) -> Plan:
     """Count parameters, FLOPs and bytes of an experiment whose examples have so many images and tokens.
 
-    memory: bytes of a device, which decide whether gradient checkpointing is needed.
+    memory: bytes of a device, which decide whether gradient checkpointing is needed. trees: as which examples are learned from.
     """
     vlm = on_meta(x)
     images_of, config = vlm.family.architecture, vlm.bare.config
@@ -196,29 +209,43 @@ def plan(x: Experiment, tokens_per_image: int, images: int, text_tokens: int, me
     trainable = sum(row.trainable for row in ledger)
     weights = sum(row.total - row.trainable for row in ledger) + lora.full_parameters(vlm, x.lora)  # the base's own stay for the next arm
     weight_bytes = float(weights * BYTES[x.model.dtype.value]) - saved + norm_bytes(x.model, vlm)
-    step = costs.cost(replace(size, rows=ANSWER_ROWS))
+    learned = trees.laid_out(replace(size, rows=ANSWER_ROWS))
+    step = costs.cost(learned)
+    kept = Kept(*(each / trees.number for each in vars(step.kept).values()))
     trained = float(trainable) if trains(x) else 0.0
-    on = recomputes(x.trainer, weight_bytes + trainable_bytes(x.optim) * trained, step.kept, memory)
-    trained_tower = any(row.trainable for row in ledger if row.part in ("vision", "projector"))
-    passes = {"llm": 3 if on else 2, "head": 2, "adapters": 3, "added": 3}
-    passes |= dict.fromkeys(("vision", "projector"), passes["llm"] if trained_tower else 0 if x.trainer.feature_cache and not augments(x) else 1)
-    whole = {"head": {"llm", "head"}} | {part: {part} for part in ("vision", "projector", "llm")}
-    passes |= {part: passes[part] + 1 for part, names in whole.items() if names & set(x.lora.full)}
+    on = recomputes(x.trainer, weight_bytes + trainable_bytes(x.optim) * trained, kept, memory)
+    passes, asked = passes_of(x, ledger, on), costs.cost(size)
+    timed = CostModel(on_meta(x, "sdpa"), x.lora) if "sdpa" in vlm.family.attention else costs  # as devices compute it
     return Plan(
         ledger=ledger,
         tokens=size.length,
         image_tokens=size.tokens[0] if size.tokens else 0,
-        train_flops=float(sum(passes[part] * number for part, number in step.flops.items())) if trains(x) else 0.0,
-        eval_flops=float(sum(costs.cost(size).flops.values())),
+        train_flops=float(sum(passes[part] * number for part, number in step.flops.items())) / trees.number if trains(x) else 0.0,
+        eval_flops=float(sum(asked.flops.values())),
         weight_bytes=weight_bytes,
         adapter_bytes=FLOAT32 * trained,
         gradient_bytes=FLOAT32 * trained,
         optimizer_bytes=state_bytes(x.optim) * trained,
-        activation_bytes=activation_bytes(x.trainer, step.kept, on) if trains(x) else 0.0,
-        plain_bytes=activation_bytes(x.trainer, step.kept, False) if trains(x) else 0.0,
+        activation_bytes=activation_bytes(x.trainer, kept, on) if trains(x) else 0.0,
+        plain_bytes=activation_bytes(x.trainer, kept, False) if trains(x) else 0.0,
         cache_bytes=cache_bytes(config, size.length + x.evaluation.most_tokens(data.named(data.lead(x.data).name).kind), BYTES[x.model.dtype.value]),
         recomputes=on,
+        counts=Counts(timed.cost(learned).work, timed.cost(size).work, passes, trained, tensors_of(ledger), on, trees.number),
     )
+
+
+def tensors_of(ledger: list[lora.LedgerRow]) -> int:
+    """How many tensors train: two matrices in every layer that is adapted."""
+    return 2 * sum(len(row.modules) for row in ledger)
+
+
+def passes_of(x: Experiment, ledger: list[lora.LedgerRow], recomputing: bool) -> dict[str, float]:
+    """How many forwards' operations a training step takes in each part; see above."""
+    trained_tower = any(row.trainable for row in ledger if row.part in ("vision", "projector"))
+    passes = {"llm": 3 if recomputing else 2, "head": 2, "adapters": 3, "added": 3}
+    passes |= dict.fromkeys(("vision", "projector"), passes["llm"] if trained_tower else 0 if x.trainer.feature_cache and not augments(x) else 1)
+    whole = {"head": {"llm", "head"}} | {part: {part} for part in ("vision", "projector", "llm")}
+    return {**passes, **{part: passes[part] + 1 for part, names in whole.items() if names & set(x.lora.full)}}
 
 
 def trainable_bytes(optim: Optim) -> float:
@@ -281,9 +308,3 @@ def recomputes(section: TrainerSection, fixed: float, kept: Kept, memory: float)
     asked = section.gradient_checkpointing
     return fixed + activation_bytes(section, kept, False) > FILLS * memory if asked is None else asked
 
-
-def device(name: str) -> tuple[float, float]:
-    """FLOP/s and bytes of a device by name."""
-    if name not in DEVICES:
-        raise ConfigError(f"--device {name}: there is no such device.{did_you_mean(name, DEVICES)} Legal: {', '.join(DEVICES)}.")
-    return DEVICES[name]

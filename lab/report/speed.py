@@ -1,9 +1,10 @@
-"""What an answer costs in time, stage by stage, with the adapters beside the weights and merged into them."""
+"""What an answer costs in time, stage by stage, with the adapters beside the weights and merged into them; training as planned and real."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from lab.report.checks import fact
 from lab.report.document import Block, Paragraph, Table
 from lab.report.formatting import NONE, count, quantity
 from lab.report.measure import Measured
@@ -41,9 +42,41 @@ def latency_table(measured: Sequence[Measured], batch: str) -> Table | None:
     return table_of(there, shown, shown_of(len(measured)))
 
 
+def answer_ms(metrics: Mapping[str, float]) -> float | None:
+    """Median milliseconds of a whole answer at batch 1: read off the logits, or written, of the mean number of tokens that dev's have."""
+    whole, further = metrics.get("latency/p50_ms"), metrics.get("latency/decode_p50_ms")
+    if whole is None:
+        return None
+    return whole + (0.0 if further is None else (metrics.get("answers/tokens", 1.0) - 1) * further)
+
+
+def answers_told(measured: Sequence[Measured]) -> list[Block]:
+    """Milliseconds of an answer of every arm."""
+    taken = [(m, milliseconds) for m in best(measured) if (milliseconds := answer_ms(m.arm.run.metrics)) is not None]
+    if not taken:
+        return []
+    said = "; ".join(f"{m.arm.label} {quantity(milliseconds)}" for m, milliseconds in taken)
+    length = taken[0][0].arm.run.metrics.get("answers/tokens")
+    of = "read off the logits" if length is None else f"of {quantity(length)} tokens in the mean"
+    return [Paragraph(f"Milliseconds an answer at batch 1, median, {of}: {said}.")]
+
+
+def planned_told(measured: Sequence[Measured]) -> list[Block]:
+    """What training was planned to take before it began, and what it took."""
+    said = []
+    for m in best(measured):
+        real, plan = m.arm.run.metrics.get("train/seconds"), fact(m.arm, "planned", "train", "seconds")
+        if real is not None and plan and plan["expected"]:
+            within = "" if plan["low"] <= real <= plan["high"] else ", outside it"
+            off = f"{100 * (real / plan['expected'] - 1):+.0f} %"
+            ends = f"{quantity(plan['low'])} to {quantity(plan['high'])}"
+            said.append(f"{m.arm.label}: planned {quantity(plan['expected'])} ({ends}), real {quantity(real)} ({off}{within})")
+    return [Paragraph(f"Training as planned before it began and as it was, seconds. {'; '.join(said)}.")] if said else []
+
+
 def latency_blocks(measured: Sequence[Measured]) -> list[Block]:
     """One example alone, then a batch."""
-    page: list[Block] = []
+    page = [*planned_told(measured), *answers_told(measured)]
     for batch, said in (("", "One example alone"), ("batch_", "As many together as scoring takes")):
         table = latency_table(measured, batch)
         if table is not None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from lab.report.formatting import count, number, number_within, quantity, shorten, unseen
 from lab.report.measure import Measured, Result, measure_all
 from lab.report.select_runs import Selection, choose, select
+from lab.report.speed import answer_ms
 from lab.report.tables import state_of
 from lab.statistics.metrics import KINDS, Kind
 from lab.store.runs import Run, Sweep
@@ -65,7 +66,7 @@ def cells(result: Result, kind: Kind) -> tuple[str, ...]:
         count(recorded("parameters/trainable")),
         number_within(kind.main, result.headline, result.intervals.get(kind.headline)),
         *(number(kind.metrics[name], result.metrics.get(name)) for name in others(kind)),
-        quantity(recorded("latency/p50_ms")),
+        quantity(answer_ms(result.arm.run.metrics)),
         quantity(recorded("latency/examples_per_second")),
     )
 

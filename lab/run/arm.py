@@ -29,6 +29,7 @@ from lab.run.assembly import assemble, attached, check, sized, trained
 from lab.run.measuring import ask_minival, evaluate, require_effect, unasked, verify, wanted_of
 from lab.run.memory import checkpointing_choice
 from lab.run.other_data import mixture_of
+from lab.run.planned import planned
 from lab.run.realised import realised
 from lab.run.sharing import SPLITS, Prepared, prepare, try_out
 from lab.statistics import summary
@@ -74,6 +75,7 @@ def run_arm(
         prepared.encoded(x, report)  # before adapters sit in the tower
         run.facts["realised"], run.metrics = realised(x, prepared), costs(x, prepared)
         choice = checkpointing_choice(x, prepared)
+        run.facts |= planned(x, prepared, choice)
         others, wanted = prepared.others(x, wanted_of(x), report), zero_shot.wanted(x)
         numbers, rows = zero_shot.measure(x, prepared.vlm, prepared.encoded(x)["dev"], others, wanted, report)
         with attached(x, prepared.vlm) as vlm:
@@ -259,7 +261,7 @@ def warm(experiments: Iterable[Experiment], prepared: Prepared) -> None:
     versions()
     for x in experiments:
         costs(x, prepared)
-        checkpointing_choice(x, prepared)
+        planned(x, prepared, checkpointing_choice(x, prepared))
 
 
 @functools.cache

@@ -88,6 +88,7 @@ def evaluate(
     dev = tables["dev"]
     if "dev" in wanted or reread:
         out |= {**visual_tokens(dev.visual_tokens), **by_rule("dev", data.lead(x.data), dev), **summary.of_subsets(dev)}
+        out |= {"answers/tokens": float(dev.tokens.mean())} if "tokens" in dev.columns else {}
     if "generate" in wanted:
         texts = asking.ask(vlm, encoded["dev"], readout, section, "dev", report, "generate")
         out |= {f"dev/{key}": value for key, value in generation.compare(texts, dev).items()}

@@ -23,8 +23,8 @@ from lab.training import optimization
 
 log = logging.getLogger(__name__)
 
-CURVE_EVERY = 10
-"""Optimizer steps between two rows of the training curve."""
+LOOK_EVERY = 10
+"""Optimizer steps between two lines of the progress bar, and on a GPU between two looks at the loss."""
 NOT_FINITE = "not_finite.json"
 
 
@@ -58,7 +58,7 @@ class CurveLogger(Logger):
 
 
 class Progress(Callback):
-    """Reports the loss and the examples a second every `CURVE_EVERY` steps."""
+    """Reports the loss and the examples a second every `LOOK_EVERY` steps."""
 
     def __init__(self, steps: int, examples_per_step: int, report: Report) -> None:
         self.steps = steps
@@ -69,7 +69,7 @@ class Progress(Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         step = trainer.global_step
-        if step == self.seen or (step % CURVE_EVERY and step != self.steps):
+        if step == self.seen or (step % LOOK_EVERY and step != self.steps):
             return
         self.seen = step
         rate = step * self.examples_per_step / (time.perf_counter() - self.start)
@@ -79,7 +79,7 @@ class Progress(Callback):
 class StopOnNonFiniteLoss(Callback):
     """Stops a training whose loss is not finite, and keeps the ids of the samples that were in the batch.
 
-    On a CPU it looks at every step; on a GPU every `CURVE_EVERY` steps at all since, because a look makes the host wait.
+    On a CPU it looks at every step; on a GPU every `LOOK_EVERY` steps at all since, because a look makes the host wait.
     """
 
     def __init__(self, run_dir: Path) -> None:
@@ -88,7 +88,7 @@ class StopOnNonFiniteLoss(Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.recent.append((trainer.global_step, list(batch.sample_ids), outputs["loss"].detach()))
-        if pl_module.device.type == "cpu" or len(self.recent) >= CURVE_EVERY:
+        if pl_module.device.type == "cpu" or len(self.recent) >= LOOK_EVERY:
             self.look()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -25,7 +25,7 @@ from lab.model import Vlm
 from lab.store import curve_files
 from lab.training import capacity, checkpoints, devices, packed_rows, tree_rows
 from lab.training.allocation import keep_freed_memory
-from lab.training.callbacks import CURVE_EVERY, CurveLogger, Progress, RequireEightBits, StopOnNonFiniteLoss
+from lab.training.callbacks import CurveLogger, Progress, RequireEightBits, StopOnNonFiniteLoss
 from lab.training.checkpoints import Checkpoint
 from lab.training.datamodule import DataModule, Examples
 from lab.training.learner import Learner
@@ -42,7 +42,7 @@ REMARKS = (
     r".*does not have many workers",  # trainer.num_workers
     r".*You have overridden `transfer_batch_to_device`",  # a `Batch` is no tensor, so it must be
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning's own call of PyTorch
-    r"The number of training batches \(\d+\) is smaller than the logging interval",  # a run of fewer steps than `CURVE_EVERY`
+    r"The number of training batches \(\d+\) is smaller than the logging interval",  # a run of fewer steps than `trainer.log_every`
     r"Found \d+ module\(s\) in eval mode at the start of training",  # parts of which nothing trains
     r"Detected call of `lr_scheduler.step\(\)` before `optimizer.step\(\)`",  # a first step that `LossScaling` left out
 )
@@ -273,7 +273,7 @@ def lightning_trainer(
         check_val_every_n_epoch=None,
         limit_val_batches=1.0 if validates else 0,
         num_sanity_val_steps=0,
-        log_every_n_steps=CURVE_EVERY,
+        log_every_n_steps=section.log_every,
         logger=logger,
         callbacks=callbacks,
         enable_progress_bar=False,

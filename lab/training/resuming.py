@@ -64,13 +64,14 @@ class CheckpointCallback(Callback):
         self.command_started = command_started
         self.pause_at = pause_at
         self.limit_s = limit_s(section)
-        self.start = time.perf_counter()
+        self.start = self.look_began = 0.0
         self.best: dict[str, float] | None = resumed.facts["best"] if resumed else None
         self.earlier_s = float(resumed.facts["seconds"]) if resumed else 0.0
         self.last = resumed.step if resumed else 0
         self.rng_waits = resumed is not None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.start = time.perf_counter()
         REQUEST.install()  # Lightning's own handler would leave before a checkpoint is taken
         if self.resumed is not None:
             restore_state(trainer, pl_module, self.resumed, self.micro[1])
@@ -107,7 +108,11 @@ class CheckpointCallback(Callback):
             return f"stopped by {REQUEST.by}"
         return f"stopped by trainer.max_time={self.section.max_time}" if late else None
 
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.look_began = time.perf_counter()
+
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.start += time.perf_counter() - self.look_began  # looks at minival are no part of `train/seconds`
         assert isinstance(pl_module, Learner)
         watched = pl_module.objective.watched
         value = float(trainer.callback_metrics[f"minival/{watched}"])

@@ -146,8 +146,8 @@ def utilisation(sheet: Sheet, name: str, x: Experiment, prepared: Prepared, mode
 
 
 def peak_flops(name: str) -> float | None:
-    """FLOP/s of a device by what it calls itself; None for one that `lab.costs.planning` does not know."""
-    from lab.costs import planning
+    """FLOP/s of a device by what it calls itself; None for one that `lab.costs.machines` does not know."""
+    from lab.costs import machines
 
     plain = name.lower().replace(" ", "")
-    return next((flops for known, (flops, _) in planning.DEVICES.items() if known in plain), None)
+    return next((known.bfloat16 for device, known in machines.SHEETS.items() if device in plain), None)
