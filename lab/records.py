@@ -349,8 +349,8 @@ class Tokens:
 
     ids, mask: int64 [B, T]; mask None: nothing is padding; bool [B, 1, T, T]: which positions each reads.
     positions: int64 [B, T] or [3, B, T] (M-RoPE).
-    types: int64 [B, T], 1 where a picture stands, 2 where a clip does, else 0. segments: of one row that holds several samples, their
-    lengths in order; else ().
+    types: int64 [B, T], 1 where a picture stands, 2 where a clip does, else 0. segments: of one row that holds several samples, or trees of
+    them, their lengths in order; else ().
     """
 
     ids: torch.Tensor

@@ -186,7 +186,7 @@ def test_each_silent_trap_is_seen_before_the_first_step(spoil, qwen: Vlm, compos
 def test_positions_by_which_samples_would_be_kept_apart_lose_the_picture(qwen: Vlm, composer, monkeypatch) -> None:
     """Transformers takes a fourth row of positions without a mask as rows packed one behind another."""
     learner, encoder, examples = encoded(qwen, composer)
-
+    learner.fused.of_trees = []
     real = Interleaved.words
 
     def words(self: Interleaved, tokens: Tokens) -> dict:
@@ -215,7 +215,7 @@ def test_bfloat16_differs_as_rows_do_and_checkpointing_not_at_all(composer, tmp_
     print(f"bfloat16: loss {gap[0]:.1e}, gradients {gap[1]:.1e}; rows among themselves {among[0]:.1e}, {among[1]:.1e}")
     assert gap[0] < 1e-2 and gap[1] < 2 * max(among[1], 1e-2)
     learner.train()
-    learner.fused.answering = []  # the last block over all positions, as with checkpointing
+    learner.fused.of_trees = []  # blocks are Transformers' own, as with checkpointing
     loss, plain = gradients(learner, [laid])
     capacity.recompute(vlm, True)
     again, same = gradients(learner, [laid])

@@ -94,7 +94,7 @@ class Interleaved(Placeholders):
         import torch
 
         found = super().words(tokens)
-        if tokens.segments:
+        if tokens.segments and tokens.mask is None:
             counted = torch.cat([torch.arange(length, device=tokens.ids.device) for length in tokens.segments])
             found["position_ids"] = torch.cat([counted[None, None], tokens.positions])
         return found

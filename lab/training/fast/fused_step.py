@@ -8,8 +8,8 @@
 Only while training: validation, scoring and every saved file know nothing of it. It is written for float32 alone: over a model
 that computes in 16 bits the step is PEFT's and Transformers' own. A layer that is not plain LoRA (dropout, DoRA, a quantised
 base) keeps PEFT's forward; with gradient checkpointing, whose second forward comes after the step's, and where the language model trains
-whole (`lora.full`), nothing is changed at all. Where a row holds several samples (`trainer.packing`, `trainer.layout=trees`),
-attention and rows are Transformers' own; of trees, in every dtype, the last block is computed at answer rows alone.
+whole (`lora.full`), nothing is changed at all. Where a row holds several samples (`trainer.packing`),
+attention and rows are Transformers' own; a row of trees (`trainer.layout=trees`) goes by `lab.training.fast.tree_step`, in every dtype.
 Equality with the plain step, in every dtype: tests/test_lean.py.
 """
 
@@ -30,6 +30,7 @@ from torch.nn import functional as F
 from lab.lora import ADAPTER
 from lab.model import Vlm
 from lab.records import Batch
+from lab.training.fast import tree_step
 from lab.training.fast.autograd_ops import Attended, Gated, Layer, Normed, adapted
 from lab.training.fast.packing import Heads, Layout, Packed, Spread, pack
 
@@ -49,7 +50,7 @@ class FusedStep:
         self.forwards: list[Forward] = [(module, partial(layer_forward, layer)) for module, layer in self.layers.items()]
         self.forwards += [(module, partial(norm_forward, module)) for module in modules if is_norm(module)]
         self.blocks = blocks(vlm) if known else []
-        self.answering = blocks(vlm)[-1:] if not vlm.spread else []
+        self.of_trees = blocks(vlm) if not vlm.spread else []
         self.random = any(isinstance(module, nn.Dropout) and module.p > 0 for module in modules)  # then no two tokens are alike
         self.turned = {
             layer: pairing(layer, block.self_attn.head_dim)
@@ -61,8 +62,8 @@ class FusedStep:
         """`Vlm.predict` of a batch with labels, for a backward."""
         if any(module.gradient_checkpointing for module in self.checkpointed):
             return self.vlm.predict(batch)
-        if self.answering and batch.prompt.mask is not None and batch.prompt.mask.ndim == 4:
-            with instead([*self.forwards, *((block, partial(answers, block, batch)) for block in self.answering)]):
+        if self.of_trees and batch.prompt.mask is not None and batch.prompt.mask.ndim == 4:
+            with instead([*self.forwards, *self.over_trees(batch)]):
                 return self.vlm.logits(batch, batch.target.rows)
         if not self.blocks or batch.target.places is not None:
             with instead(self.forwards):
@@ -72,6 +73,13 @@ class FusedStep:
         forwards = [(block, partial(self.block, block, layout, ends)) for block, ends in zip(self.blocks, last, strict=True)]
         with instead(self.forwards + forwards):
             return self.vlm.logits(packed, layout.answers.numel()).view(*layout.answers.shape, -1)
+
+    def over_trees(self, batch: Batch) -> Iterator[Forward]:
+        """The forwards of blocks over a row of trees."""
+        trees = tree_step.extents(batch, computes_in(self.vlm))
+        for block in self.of_trees:
+            places = batch.target.places if block is self.of_trees[-1] else None
+            yield block, partial(tree_step.forward, block, trees, places, self.projected if self.blocks else None)
 
     def block(
         self,
@@ -131,32 +139,6 @@ class FusedStep:
     def paired(self, layer: nn.Module, x: torch.Tensor, dim: int) -> torch.Tensor:
         """What a layer gives, or gives it with, along dim, in the order of `pairing` if it will be turned."""
         return x.index_select(dim, self.turned[layer]) if layer in self.turned else x
-
-
-def answers(
-    block: Any, batch: Batch, hidden_states: torch.Tensor, position_embeddings: tuple[torch.Tensor, torch.Tensor], **_: Any
-) -> torch.Tensor:
-    """The last block over a row of trees hidden_states [1, N, D], whose positions read as the batch's mask says: [1, A, D] at `Target.places`.
-
-    In any dtype: keys and values are computed of all positions, all else of those whose logits are read.
-    """
-    attention, at, mask = block.self_attn, batch.target.places, batch.prompt.mask
-    assert at is not None and mask is not None
-    entering, (cos, sin) = block.input_layernorm(hidden_states), (numbers[:, None] for numbers in position_embeddings)
-    q, k, v = (
-        layer(read).view(1, read.shape[1], -1, attention.head_dim).transpose(1, 2)
-        for layer, read in ((attention.q_proj, entering[:, at]), (attention.k_proj, entering), (attention.v_proj, entering))
-    )
-    q, k = rotated(q, cos[:, :, at], sin[:, :, at]), rotated(k, cos, sin)
-    found = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, :, at], scale=attention.scaling, enable_gqa=True)
-    kept = hidden_states[:, at] + attention.o_proj(found.transpose(1, 2).flatten(2))
-    return kept + block.mlp(block.post_attention_layernorm(kept))
-
-
-def rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Heads [1, H, N, S] turned by their positions [1, 1, N, S] (RoPE, Su et al. 2021, 2104.09864), as Transformers turns them."""
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-second, first], dim=-1) * sin
 
 
 @contextlib.contextmanager

@@ -1,0 +1,112 @@
+"""Blocks of Llama's kind over a row of trees (`lab.model.trees`), in any dtype.
+
+    attention    tree by tree, so that a row costs no more than its trees do
+    last block   of what it gives, only the answer rows are read: queries, and all behind them, are computed for those alone
+    products     in float32 layers that read one input side by side, as `lab.training.fast.fused_step` has them
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch.nn import functional as F
+
+from lab.model.architecture import added
+from lab.records import Batch
+from lab.training.fast.autograd_ops import Gated
+from lab.training.fast.packing import pairs
+
+Projected = Callable[..., tuple[torch.Tensor, ...]]
+"""`FusedStep.projected`."""
+
+
+class Extent(NamedTuple):
+    """A tree of a row: its positions, which of the answer rows it has, and what is added to the scores of each of both over its keys."""
+
+    own: slice
+    asked: slice
+    mask: torch.Tensor
+    asked_mask: torch.Tensor
+
+
+def extents(batch: Batch, dtype: torch.dtype) -> list[Extent]:
+    """The trees of a row."""
+    mask, places = batch.prompt.mask, batch.target.places
+    assert mask is not None and places is not None
+    ends = list(itertools.accumulate(batch.prompt.segments, initial=0))
+    asked = torch.searchsorted(places, torch.tensor(ends, device=places.device)).tolist()
+    found = []
+    for (start, stop), (first, last) in zip(itertools.pairwise(ends), itertools.pairwise(asked), strict=True):
+        own = mask[:, :, start:stop, start:stop]
+        rows = own[:, :, places[first:last] - start]
+        found.append(Extent(slice(start, stop), slice(first, last), added(own, dtype), added(rows, dtype)))
+    return found
+
+
+def forward(
+    block: Any,
+    trees: list[Extent],
+    places: torch.Tensor | None,
+    projected: Projected | None,
+    hidden_states: torch.Tensor,
+    position_embeddings: tuple[torch.Tensor, torch.Tensor],
+    **_: Any,
+) -> torch.Tensor:
+    """A block over hidden_states [1, N, D]: [1, N, D], or [1, A, D] at places [A]. projected: in float32, of layers that are read together."""
+    attention, mlp = block.self_attn, block.mlp
+    entering, at = block.input_layernorm(hidden_states), slice(None) if places is None else places
+    heads = read if projected is None else paired
+    q, k, v = heads(attention, entering, at, position_embeddings, projected)
+    found = torch.cat([attended(q, k, v, tree, places is not None, attention.scaling) for tree in trees], dim=2)
+    kept = hidden_states[:, at] + attention.o_proj(found.transpose(1, 2).flatten(2))
+    behind = block.post_attention_layernorm(kept)
+    if projected is None:
+        return kept + mlp(behind)
+    gate, up = projected(behind, [mlp.gate_proj], [mlp.up_proj])
+    return kept + mlp.down_proj(Gated.apply(gate, up))
+
+
+def attended(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, tree: Extent, last: bool, scaling: float) -> torch.Tensor:
+    """What the positions of a tree, or of the last block its answer rows, find among its keys."""
+    asking, mask = (tree.asked, tree.asked_mask) if last else (tree.own, tree.mask)
+    keys, values = k[:, :, tree.own], v[:, :, tree.own]
+    return F.scaled_dot_product_attention(q[:, :, asking], keys, values, attn_mask=mask, scale=scaling, enable_gqa=True)
+
+
+def read(attention: Any, x: torch.Tensor, at: slice | torch.Tensor, turns: tuple[torch.Tensor, torch.Tensor], _: Any) -> tuple[torch.Tensor, ...]:
+    """Queries at some positions, keys and values [1, H, N, S], turned as Transformers turns them (RoPE, Su et al. 2021, 2104.09864)."""
+    cos, sin = (numbers[:, None] for numbers in turns)
+    layers = (attention.q_proj, x[:, at]), (attention.k_proj, x), (attention.v_proj, x)
+    q, k, v = (layer(given).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2) for layer, given in layers)
+    return rotated(q, cos[:, :, at], sin[:, :, at]), rotated(k, cos, sin), v
+
+
+def rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Heads [1, H, N, S] turned by their positions [1, 1, N, S]."""
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat([-second, first], dim=-1) * sin
+
+
+def paired(
+    attention: Any, x: torch.Tensor, at: slice | torch.Tensor, turns: tuple[torch.Tensor, torch.Tensor], projected: Projected
+) -> tuple[torch.Tensor, ...]:
+    """The same with what is turned together side by side, of queries as of keys, so that it is one complex product."""
+    size, angles = attention.head_dim, torch.complex(*(numbers[0, :, : attention.head_dim // 2] for numbers in turns))
+    keyed, valued = attention.k_proj.out_features, attention.v_proj.out_features
+    if isinstance(at, slice):
+        (found,) = projected(x, [attention.q_proj, attention.k_proj, attention.v_proj])
+        turning, v = found.split([found.shape[-1] - valued, valued], dim=-1)
+        q, k = turned(turning[0], angles, size).split([(turning.shape[-1] - keyed) // size, keyed // size], dim=1)
+    else:
+        (kv,), (asking,) = projected(x, [attention.k_proj, attention.v_proj]), projected(x[:, at], [attention.q_proj])
+        turning, v = kv.split([keyed, valued], dim=-1)
+        q, k = turned(asking[0], angles[at], size), turned(turning[0], angles, size)
+    return q.transpose(0, 1)[None], k.transpose(0, 1)[None], v.unflatten(-1, (-1, size)).transpose(1, 2)
+
+
+def turned(x: torch.Tensor, angles: torch.Tensor, size: int) -> torch.Tensor:
+    """x [N, heads S] times angles [N, S / 2], complex: [N, heads, S]."""
+    return torch.view_as_real(pairs(x.contiguous(), angles) * angles[:, None]).flatten(2).unflatten(1, (-1, 1)).flatten(1, 2)
