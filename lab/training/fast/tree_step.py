@@ -58,8 +58,8 @@ def forward(
     """A block over hidden_states [1, N, D]: [1, N, D], or [1, A, D] at places [A]. projected: in float32, of layers that are read together."""
     attention, mlp = block.self_attn, block.mlp
     entering, at = block.input_layernorm(hidden_states), slice(None) if places is None else places
-    heads = read if projected is None else paired
-    q, k, v = heads(attention, entering, at, position_embeddings, projected)
+    seen = (attention, entering, at, position_embeddings)
+    q, k, v = read(*seen) if projected is None else paired(*seen, projected)
     found = torch.cat([attended(q, k, v, tree, places is not None, attention.scaling) for tree in trees], dim=2)
     kept = hidden_states[:, at] + attention.o_proj(found.transpose(1, 2).flatten(2))
     behind = block.post_attention_layernorm(kept)
@@ -76,7 +76,7 @@ def attended(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, tree: Extent, la
     return F.scaled_dot_product_attention(q[:, :, asking], keys, values, attn_mask=mask, scale=scaling, enable_gqa=True)
 
 
-def read(attention: Any, x: torch.Tensor, at: slice | torch.Tensor, turns: tuple[torch.Tensor, torch.Tensor], _: Any) -> tuple[torch.Tensor, ...]:
+def read(attention: Any, x: torch.Tensor, at: slice | torch.Tensor, turns: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, ...]:
     """Queries at some positions, keys and values [1, H, N, S], turned as Transformers turns them (RoPE, Su et al. 2021, 2104.09864)."""
     cos, sin = (numbers[:, None] for numbers in turns)
     layers = (attention.q_proj, x[:, at]), (attention.k_proj, x), (attention.v_proj, x)
