@@ -8,11 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from lab import run as running
-from lab.bench import answering, breakdown, peak_flops, results, steps, trees
+from lab.bench import answering, breakdown, gradient_noise, peak_flops, results, steps, trees
 from lab.bench.results import BenchError, Figure
 from lab.config import Experiment
 from lab.errors import ConfigError
@@ -116,14 +117,26 @@ def test_a_file_is_not_overwritten_unasked(tmp_path, composer, capsys) -> None:
     assert "step           1.5 ms" in capsys.readouterr().out
 
 
-def test_trees_are_timed_against_rows_of_the_same_samples(tiny, tmp_path) -> None:
+def test_trees_are_timed_against_rows_of_the_same_samples(tiny, tmp_path, monkeypatch) -> None:
     x, _ = tiny
+    monkeypatch.setattr(trees, "ASKED", 12)
     found = trees.measure(dataclasses.replace(x, trainer=dataclasses.replace(x.trainer, accumulate_grad_batches=2, token_budget=150)), rounds=2)
     found.write(tmp_path / "trees.json", {})
     stored = json.loads((tmp_path / "trees.json").read_text())
     assert len(stored["ratios"]["plain"]) == len(stored["ratios"]["rows"]) == 2
     assert stored["loss_gap"] < 1e-5 and stored["memory_ratio"] < 0.8 and stored["tokens_saved"] > 1.3
-    assert {figure.name for figure in found.figures()} >= {"plain / trees", "rows / trees", "losses differ by"}
+    assert {figure.name for figure in found.figures()} >= {"plain / trees", "rows / trees", "losses differ by", "a step's questions count as"}
+    assert -0.5 < stored["rho"]["low"] <= stored["rho"]["rho"] <= stored["rho"]["high"] < 1.0 and stored["questions"] == 8
+
+
+def test_questions_that_are_copies_count_as_one_and_independent_ones_as_many() -> None:
+    drawn, pictures = np.random.default_rng(0).normal(size=(60, 4000)), np.repeat(np.arange(20), 3)
+    for rho in (0.0, 0.3, 1.0):
+        gradients = np.sqrt(rho) * drawn[pictures * 3] + np.sqrt(1 - rho) * np.random.default_rng(1).normal(size=drawn.shape) + 5.0
+        found = gradient_noise.of_products(gradients @ gradients.T, pictures)
+        assert found is not None and found.rho == pytest.approx(rho, abs=0.03) and found.low <= found.rho <= found.high
+        assert found.effective(60, 3) == pytest.approx(60 / (1 + 2 * rho), rel=0.1)
+    assert gradient_noise.of_products(drawn @ drawn.T, np.arange(60)) is None
 
 
 def test_the_command_line_is_light() -> None:

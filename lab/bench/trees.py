@@ -13,7 +13,7 @@ import json
 import logging
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ import torch
 
 from lab import lora
 from lab import run as running
+from lab.bench import gradient_noise
+from lab.bench.gradient_noise import Correlation
 from lab.bench.results import Figure
 from lab.bench.steps import lasting
 from lab.config import Experiment, trains
@@ -41,6 +43,8 @@ log = logging.getLogger(__name__)
 
 BRIEF = 3.0
 """Seconds of a step that is taken twice where the cheapest size is looked for."""
+ASKED = 48
+"""Questions whose gradients are held against each other."""
 Forwards = Sequence[Batch | Rows]
 
 
@@ -48,7 +52,8 @@ Forwards = Sequence[Batch | Rows]
 class Found:
     """What was measured. seconds: of each way's optimizer steps, a list each. memory: bytes that a forward keeps. gap: of losses, relative.
 
-    saved: how many times fewer tokens. size: of the cheapest plain forward.
+    saved: how many times fewer tokens. size: of the cheapest plain forward. noise: of questions of one picture, None where no two are in the
+    data. questions: of a step. together: of them of one picture, in the mean over questions.
     """
 
     seconds: dict[str, list[float]]
@@ -56,6 +61,9 @@ class Found:
     gap: float
     saved: float
     size: int
+    noise: Correlation | None
+    questions: int
+    together: float
 
     def ratios(self, way: str) -> list[float]:
         """How many times as long as trees another way took, round by round."""
@@ -66,6 +74,11 @@ class Found:
         """Share of plain rows' memory that trees keep."""
         return self.memory["trees"] / self.memory["plain"]
 
+    @property
+    def effective(self) -> float:
+        """As how many independent questions those of a step count."""
+        return self.questions if self.noise is None else self.noise.effective(self.questions, self.together)
+
     def figures(self) -> list[Figure]:
         """For a table."""
         times = [Figure(f"step, {way}", 1e3 * statistics.median(seconds), "ms", "median") for way, seconds in self.seconds.items()]
@@ -73,18 +86,26 @@ class Found:
             Figure(f"{way} / trees", statistics.median(self.ratios(way)), "times", f"of {len(self.ratios(way))} rounds: {spread(self.ratios(way))}")
             for way in ("plain", "rows")
         ]
+        noise = []
+        if self.noise is not None:
+            told = f"{self.noise.low:.3f} to {self.noise.high:.3f}, {self.noise.questions} questions of {self.noise.pictures} pictures, untrained"
+            noise.append(Figure("rho of questions of a picture", self.noise.rho, "", told))
+            noise.append(Figure("a step's questions count as", self.effective, f"of {self.questions}", f"{self.together:.1f} of one picture"))
         return [
             Figure("fewer tokens in trees", self.saved, "times"), *times, *ratios,
             Figure("cheapest plain forward", float(self.size), "samples"),
             Figure("kept for the backward, plain", self.memory["plain"] / 2**20, "MiB", "all samples of a forward"),
             Figure("kept for the backward, trees", self.memory["trees"] / 2**20, "MiB", f"{self.memory_ratio:.2f} of plain"),
-            Figure("losses differ by", self.gap, "", "relative"),
+            Figure("losses differ by", self.gap, "", "relative"), *noise,
         ]  # fmt: skip
 
     def write(self, path: Path, facts: dict[str, Any]) -> None:
         """As one JSON object, with what it was taken with."""
         ratios = {way: self.ratios(way) for way in ("plain", "rows")}
-        found = {"ratios": ratios, "memory_ratio": self.memory_ratio, "loss_gap": self.gap, "tokens_saved": self.saved, "plain_size": self.size}
+        found: dict[str, Any] = {"ratios": ratios, "memory_ratio": self.memory_ratio, "loss_gap": self.gap}
+        found |= {"tokens_saved": self.saved, "plain_size": self.size}
+        if self.noise is not None:
+            found |= {"rho": asdict(self.noise), "effective_batch": self.effective, "questions": self.questions}
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({**found, "seconds": self.seconds, "memory": self.memory, **facts}, indent=1) + "\n", encoding="utf-8")
 
@@ -119,8 +140,10 @@ def measure(x: Experiment, rounds: int, report: Report = silent) -> Found:
         size, effective = x.trainer.batch_size, x.trainer.samples_per_step
         data = DataModule(train, train, x.trainer, (size, x.trainer.accumulate_grad_batches), x.seed, 1, blocks=train.blocks(x.data))
         tree_rows.settle(x, learner, data, size)
-        examples = data.upcoming(x.trainer.accumulate_grad_batches)
-        return Rounds(x, learner, train.encoder, examples[:effective]).found(rounds, report)
+        rows = list(itertools.islice(data.order, max(effective, ASKED)))
+        examples = [train[row] for row in rows]
+        noise = gradient_noise.measure(learner, train.encoder, examples[:ASKED], train.pictures[rows[:ASKED]].tolist(), report)
+        return Rounds(x, learner, train.encoder, examples[:effective]).found(rounds, noise, report)
 
 
 class Rounds:
@@ -181,7 +204,7 @@ class Rounds:
         del made
         return float(sum(found.values()))
 
-    def found(self, rounds: int, report: Report) -> Found:
+    def found(self, rounds: int, noise: Correlation | None, report: Report) -> Found:
         """Look for the cheapest plain size, then time all ways in turn."""
         size = self.x.trainer.batch_size
         sizes = sorted({size, len(self.examples), *(2**power for power in range(len(self.examples).bit_length()) if 2**power <= len(self.examples))})
@@ -204,8 +227,10 @@ class Rounds:
                 seconds[name].append(self.step(*way)[0])
             report("rounds of plain, rows and trees", done + 1, rounds, "")
         memory = {"plain": self.kept(self.rows(size)[0], self.plain), "trees": self.kept(ways["trees"][0][0], self.learner.loss)}
-        saved = tree_rows.tokens_saved([trees_of(self.encoder, part) for part in self.parts(size)])
-        return Found(seconds, memory, abs(losses["trees"] - losses["plain"]) / abs(losses["plain"]), saved, cheapest)
+        laid = [trees_of(self.encoder, part) for part in self.parts(size)]
+        together = sum(len(tree.examples) ** 2 for tree in itertools.chain(*laid)) / len(self.examples)
+        gap = abs(losses["trees"] - losses["plain"]) / abs(losses["plain"])
+        return Found(seconds, memory, gap, tree_rows.tokens_saved(laid), cheapest, noise, len(self.examples), together)
 
     @contextlib.contextmanager
     def fitting(self, size: int) -> Iterator[None]:
