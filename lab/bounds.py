@@ -120,6 +120,7 @@ BOUNDS: Mapping[str, Bounds] = {
     "trainer.keep_checkpoints": Bounds(1, COUNT),
     "evaluation.batch_size": Bounds(1, COUNT),
     "evaluation.max_new_tokens": Bounds(1, 4096),
+    "evaluation.max_samples": Bounds(1, COUNT),
     "evaluation.bootstrap": Bounds(2000, 10**6),
     "evaluation.latency_warmup": Bounds(0, COUNT),
     "evaluation.latency_examples": Bounds(0, COUNT),

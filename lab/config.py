@@ -373,7 +373,9 @@ class EvaluationSection:
     """What is measured after training. Batch size and repeats never change a score, only its cost.
 
     ask: ways to answer dev, the first for the record; generate is held against it. also: other data options whose dev is asked, each
-    with its own keys behind it (`lab.data.Option`). max_new_tokens: of an answer of the run's own kind; None, and of others: `MOST_TOKENS`.
+    with its own keys behind it (`lab.data.Option`). also_root: a folder with one for each benchmark among them, by its name; max_samples: of
+    each at most so many questions, drawn by seed, the same for every arm; `lab.freezing` writes both into `also`.
+    max_new_tokens: of an answer of the run's own kind, and of words beside a choice; None, and of others: `MOST_TOKENS`.
     repair: boxes with swapped corners or beyond the picture are mended before they are kept, as they are not by default.
     zero_shot: the base itself answers dev, once for all arms over it; None: where the data set says so.
     shared_prefix: questions about the same images share what the model made of them; scores agree to rounding, not to the bit.
@@ -389,6 +391,8 @@ class EvaluationSection:
     repair: bool = False
     splits: list[str] = field(default_factory=lambda: ["minival", "dev"])
     also: list[str] = field(default_factory=list)
+    also_root: str | None = None
+    max_samples: int | None = None
     controls: list[str] = field(default_factory=list)
     swap: bool = False
     zero_shot: bool | None = None
@@ -512,6 +516,7 @@ ROLES: dict[str, str] = {
         "trainer.layout", "trainer.token_budget",
         "trainer.num_workers", "trainer.threads", "trainer.accelerator", "trainer.devices", "trainer.feature_cache", "trainer.if_finished",
         "trainer.if_unfinished", "trainer.log_every", "trainer.save_every", "trainer.keep_checkpoints", "trainer.max_time", "evaluation.batch_size",
+        "evaluation.also_root", "evaluation.max_samples",
         "evaluation.bootstrap", "evaluation.latency_warmup", "evaluation.latency_examples", "evaluation.verify",
         "evaluation.probe_examples", "sweep", "race", "tracking", "plugins",
     ), NEITHER),
@@ -622,6 +627,14 @@ def asked(x: Experiment) -> dict[str, str]:
 def also_asked(x: Experiment, earlier: dict[str, Any]) -> Experiment:
     """The experiment with what was asked before of the same run (`as_dict` of it) asked too."""
     section, before = x.evaluation, earlier["evaluation"]
-    lists = {key: list(dict.fromkeys([*before[key], *getattr(section, key)])) for key in ("ask", "splits", "also", "controls")}
+    lists = {key: list(dict.fromkeys([*before[key], *getattr(section, key)])) for key in ("ask", "splits", "controls")}
+    now = {name_of_option(option) for option in section.also}
+    lists["also"] = [*(option for option in before["also"] if name_of_option(option) not in now), *section.also]
     switches = {"swap": section.swap or before["swap"], "zero_shot": section.zero_shot or before.get("zero_shot")}
     return dataclasses.replace(x, evaluation=dataclasses.replace(section, **lists, **switches))
+
+
+def name_of_option(spelled: str) -> str:
+    """What the predictions of a data option are called: `as`, or its first word."""
+    words = spelled.split()
+    return next((word.removeprefix("as=") for word in words if word.startswith("as=")), words[0] if words else "")

@@ -23,6 +23,7 @@ from lab import bounds, paths, plugins
 from lab.config import Experiment, IfFinished, IfUnfinished, LoraDial, Optim, Schedule, TrainerSection, adds_modules, trains
 from lab.errors import ConfigError, did_you_mean
 from lab.host.files import annotations_hash, file_hash, text_hash
+from lab.placing import placed
 
 S = TypeVar("S")
 
@@ -40,6 +41,8 @@ def freeze(composed: DictConfig) -> Experiment:
         if spelled is not None:
             path = paths.expanded(spelled, key)
             setattr(getattr(experiment, section), name, path if when is paths.When.frozen else spelled)
+    section = experiment.evaluation
+    section.also = placed(section.also, section.also_root, section.max_samples)
     experiment.data.sources = sources_of(experiment.data.sources)
     if experiment.model.family == paths.AUTO:
         experiment.model.family = paths.family_of_tower(experiment.model.vision_from)

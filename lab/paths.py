@@ -30,6 +30,7 @@ PATHS = {
     "data.root": When.read,
     "data.path": When.frozen,
     "prompt.template_file": When.frozen,
+    "evaluation.also_root": When.frozen,
     "tracking.runs_dir": When.frozen,
     "tracking.cache_dir": When.frozen,
     "tracking.uri": When.frozen,

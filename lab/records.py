@@ -10,6 +10,7 @@ Shapes: B samples in a batch, T tokens of the longest prompt, A of the longest a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
@@ -486,6 +487,11 @@ class Scored:
     log_p: tuple[float, ...]
     captured_mass: float
     prediction: int
+
+    @classmethod
+    def of(cls, log_p: Sequence[float]) -> Scored:
+        """What log p of each option comes to."""
+        return cls(tuple(log_p), min(1.0, sum(map(math.exp, log_p))), max(range(len(log_p)), key=log_p.__getitem__))
 
 
 @dataclass(frozen=True, slots=True)

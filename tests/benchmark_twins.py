@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
+
+from lab.data.benchmarks.specs import SPECS
 
 IMAGE = "<image>"
 """Stands for an encoded picture, another one in each place."""
@@ -217,3 +220,21 @@ def cell(value: Any) -> str:
         return str(value)
     texts = [base64.b64encode(png(30 * int(place))).decode() for place in places.split(",")]
     return texts[0] if kind == "b64" else str(texts)
+
+
+def seeded(folder: Path, name: str, number: int, seed: int = 0) -> Path:
+    """Write a snapshot of so many rows: those of `PARQUET` in a drawn order, each with an id of its own and words that differ."""
+    draw = random.Random(f"{name}/{seed}")
+    files = {}
+    for file, rows in PARQUET[name].items():
+        files[file] = rows if file.endswith("_images/testdev-00000-of-00001") else [own(draw.choice(rows), name, k) for k in range(number)]
+    return parquet(folder / name, name, rows=files)
+
+
+def own(row: dict[str, Any], name: str, k: int) -> dict[str, Any]:
+    """A row under an id of its own."""
+    column = SPECS[name].id
+    if not column:
+        return row
+    given = f"{str(row[column]).rpartition('_')[0]}_{k}" if name == "mmmu" else k if isinstance(row[column], int) else str(k)
+    return {**row, column: given}

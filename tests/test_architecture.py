@@ -19,7 +19,7 @@ from lab.data.benchmarks.specs import ALIASES
 ROOT = Path(__file__).parents[1]
 FLOW = (
     "errors host",
-    "records config bounds paths plugins freezing keys key_index manual",
+    "records config bounds paths placing plugins freezing keys key_index manual",
     "answers",
     "statistics",
     "store",

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from lab.config import EvaluationSection
 from lab.errors import ConfigError
 from lab.evaluation import generation, locating, scoring, writing
+from lab.evaluation.parts import Part
 from lab.host.progress import Report, silent
 from lab.model import Vlm
 from lab.model.answers import AnyReadout
@@ -49,7 +49,7 @@ def check(kind: str, data: str, family: Family, section: EvaluationSection) -> N
 
 def ask(
     vlm: Vlm, examples: Examples, readout: AnyReadout, section: EvaluationSection, split: str, report: Report = silent,
-    way: str | None = None, part: Path | None = None,
+    way: str | None = None, part: Part = None,
 ) -> list[Any]:
     """What the model answers to every example of a split, in file order; way: None for the kind's first.
 

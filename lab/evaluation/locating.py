@@ -6,13 +6,12 @@ import logging
 import math
 from collections.abc import Sequence
 from itertools import accumulate
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from lab.answers import regions
 from lab.config import EvaluationSection
 from lab.evaluation.generation import write
-from lab.evaluation.parts import first_answers
+from lab.evaluation.parts import Part, first_answers
 from lab.evaluation.writing import in_batches
 from lab.host.progress import Report, silent
 from lab.model import Vlm
@@ -30,7 +29,7 @@ log = logging.getLogger(__name__)
 
 def answer(
     vlm: Vlm, examples: Examples, readout: RegionsReadout, section: EvaluationSection, split: str, report: Report = silent,
-    part: Path | None = None,
+    part: Part = None,
 ) -> list[Prediction]:
     """Answer every example of a split; predictions are in file order. part: as of `lab.evaluation.writing.answer`."""
     most = section.most_tokens(readout.kind)

@@ -1,4 +1,5 @@
-"""The first answers of a split, kept in a file until there are all, so that a command that was stopped goes on after them."""
+"""The first answers of a split, kept so that a command that was stopped goes on after them: of a benchmark for good, a line each
+(`lab.evaluation.answers_file`), else in a file that goes when there are all."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from lab.answers import predictions
+from lab.evaluation.answers_file import AnswersFile
 from lab.host.stopping import Stopped
 from lab.records import Prediction
 from lab.training.datamodule import Examples
@@ -19,8 +21,14 @@ KEPT_EVERY_S = 30.0
 """Seconds of answers that a killed process loses at most."""
 
 
-def first_answers(part: Path | None, examples: Examples, batch_size: int) -> list[Prediction]:
+Part = Path | AnswersFile | None
+"""Where the first answers are kept."""
+
+
+def first_answers(part: Part, examples: Examples, batch_size: int) -> list[Prediction]:
     """The answers that a command before this one kept, whole batches of the same questions; else none."""
+    if isinstance(part, AnswersFile):
+        return part.first(batch_size)
     if part is None or not part.exists():
         return []
     found = predictions.rows(part)
@@ -31,8 +39,11 @@ def first_answers(part: Path | None, examples: Examples, batch_size: int) -> lis
 
 
 @contextlib.contextmanager
-def kept(part: Path | None, found: Sequence[Prediction]) -> Iterator[Callable[[], None]]:
-    """Within, what is given writes the answers found so far, once in `KEPT_EVERY_S`; a `Stopped` on the way out writes them too."""
+def kept(part: Part, found: Sequence[Prediction]) -> Iterator[Callable[[], None]]:
+    """Within, what is given writes the answers found so far: to a file of answers, or once in `KEPT_EVERY_S` and where a `Stopped` goes out."""
+    if isinstance(part, AnswersFile):
+        yield lambda: part.add(found)
+        return
     last = time.monotonic()
 
     def keep() -> None:

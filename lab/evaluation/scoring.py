@@ -7,17 +7,15 @@ their last bits (`lab.evaluation.shared_prefix`).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import cast
 
 import torch
 
 from lab.config import EvaluationSection
 from lab.evaluation import fast_inference, shared_prefix
-from lab.evaluation.parts import first_answers, kept
+from lab.evaluation.parts import Part, first_answers, kept
 from lab.evaluation.stages import require_finite
 from lab.host.progress import Report, silent
 from lab.model import Vlm
@@ -56,7 +54,7 @@ def score(
     section: EvaluationSection,
     split: str,
     report: Report = silent,
-    part: Path | None = None,
+    part: Part = None,
 ) -> list[Prediction]:
     """Score every example of a split; predictions are in file order. part: as in `lab.evaluation.parts`; not with a shared prefix."""
     part = None if section.shared_prefix else part
@@ -70,20 +68,15 @@ def score(
             samples = [examples.split.index(i) for i in indices]
             order += indices
             found += rows_of(batch, samples, read(readout, logits, samples))
-            report(f"scoring {split} (examples)", len(found), len(examples), "")
             keep()
+            report(f"scoring {split} (examples)", len(found), len(examples), "")
     return [row for _, row in sorted(zip(order, found, strict=True), key=lambda placed: placed[0])]
 
 
 def read(readout: Readout, logits: torch.Tensor, samples: Sequence[Sample]) -> list[Scored]:
     """What logits [B, vocabulary] say of the options of each sample."""
     pairs = zip(readout.log_p(logits).tolist(), samples, strict=True)
-    return [scored(readout.of(log_p, cast(Choice, sample.answer).options)) for log_p, sample in pairs]
-
-
-def scored(log_p: list[float]) -> Scored:
-    """What log p of each option comes to."""
-    return Scored(tuple(log_p), min(1.0, sum(map(math.exp, log_p))), max(range(len(log_p)), key=log_p.__getitem__))
+    return [Scored.of(readout.of(log_p, cast(Choice, sample.answer).options)) for log_p, sample in pairs]
 
 
 def rows_of(batch: Batch, samples: Sequence[Sample], said: Sequence[Said]) -> list[Prediction]:

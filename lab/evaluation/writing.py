@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -16,7 +15,7 @@ import torch
 from lab.config import EvaluationSection
 from lab.evaluation import fast_inference
 from lab.evaluation.generation import end_ids, texts, write
-from lab.evaluation.parts import first_answers, kept
+from lab.evaluation.parts import Part, first_answers, kept
 from lab.evaluation.scoring import rows_of
 from lab.evaluation.stages import require_finite
 from lab.host.progress import Report, silent
@@ -32,7 +31,7 @@ from lab.training.objective import of_labels
 
 def answer(
     vlm: Vlm, examples: Examples, readout: TextReadout, section: EvaluationSection, split: str, report: Report = silent,
-    part: Path | None = None,
+    part: Part = None,
 ) -> list[Prediction]:
     """Answer every example of a split; predictions are in file order. part: a file of the first answers, kept while there are more to come."""
     found = [replace(row, said=replace(cast(Written, row.said), post=readout.post)) for row in first_answers(part, examples, section.batch_size)]
@@ -45,7 +44,7 @@ def answer(
 
 
 def in_batches(
-    vlm: Vlm, examples: Examples, section: EvaluationSection, split: str, report: Report, part: Path | None, found: list[Prediction],
+    vlm: Vlm, examples: Examples, section: EvaluationSection, split: str, report: Report, part: Part, found: list[Prediction],
     say: Callable[[Sequence[Example], Sequence[Sample], Batch], Sequence[Said]], answered: bool,
 ) -> list[Prediction]:
     """The answers of a split behind those that were found, batch by batch. say: what is said of a batch; answered: it has the references."""
@@ -57,8 +56,8 @@ def in_batches(
             batch = examples.encoder.collate(items, with_answers=answered)
             samples = [examples.split.index(i) for i in indices]
             found += rows_of(batch, samples, say(items, samples, batch))
-            report(f"answering {split} (examples)", len(found), len(examples), "")
             keep()
+            report(f"answering {split} (examples)", len(found), len(examples), "")
     return found
 
 

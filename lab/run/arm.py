@@ -16,7 +16,7 @@ from typing import Any
 
 from lab import data, lora
 from lab.artifacts import adapter, contract
-from lab.config import DataDial, Experiment, IfFinished, IfUnfinished, also_asked, as_dict, identity, trains
+from lab.config import DataDial, Experiment, IfFinished, IfUnfinished, also_asked, as_dict, identity, name_of_option, trains
 from lab.errors import BusyError
 from lab.evaluation import equivalence
 from lab.evaluation.watching import watchers
@@ -123,7 +123,9 @@ def ask_more(x: Experiment, prepared: Prepared, run: Run, run_dir: Path, report:
         if "post" in todo:
             run.metrics = {name: value for name, value in run.metrics.items() if not summary.is_learned(name)}  # they were of another rule
         run.metrics |= evaluate(x, vlm, encoded, reads, run_dir, report, run.facts, todo=todo, others=others)
-    run.facts["asked"] = run.facts.get("asked", {}) | wanted_of(x)
+    now = {name_of_option(option) for option in x.evaluation.also}
+    before = {name: digest for name, digest in run.facts.get("asked", {}).items() if name_of_option(name.partition("also ")[2]) not in now}
+    run.facts["asked"] = before | wanted_of(x)
     facts = data_facts(x, prepared, encoded)
     run.facts["data"] |= {key: facts[key] for key in ("counts", "samples", "notes")} | {"baselines": baselines}
     put_below(run, rows)

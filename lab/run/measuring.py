@@ -23,7 +23,7 @@ from lab.model import Vlm
 from lab.model.answers import AnyReadout, Readout
 from lab.model.batching import to_device
 from lab.records import Text
-from lab.run import latency_rounds, other_data, zero_shot
+from lab.run import benchmarks, latency_rounds, other_data, zero_shot
 from lab.run.accounting import visual_tokens
 from lab.run.assembly import reload
 from lab.run.other_data import Other
@@ -79,8 +79,13 @@ def evaluate(
             examples = encoded[name] if control == name else control_examples(control, encoded["dev"], x.seed)
             if not len(examples):
                 continue
-            part = runs.part_file(path, wanted_of(x)[name])
-            predictions.write(path, asking.ask(vlm, examples, readout, section, name, report, part=part))
+            reasons = [reason for _, reason in facts["data"]["skipped_records"]]
+            if name == "dev" and benchmarks.is_one(x.data):
+                rows = benchmarks.ask(x, vlm, examples, x.data, section, run_dir, x.data.name, report)
+                out |= benchmarks.mark(x.data, x.data.name, examples, reasons, rows, run_dir)
+            else:
+                rows = asking.ask(vlm, examples, readout, section, name, report, part=runs.part_file(path, wanted_of(x)[name]))
+            predictions.write(path, rows)
         if path.exists():
             tables[name] = predictions.read(path)
         if name in tables and (anew or name in wanted):

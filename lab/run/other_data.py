@@ -16,7 +16,8 @@ from lab.evaluation import asking
 from lab.host.progress import Report
 from lab.model import Vlm
 from lab.model.encoding import Encoder
-from lab.records import Part, Splits
+from lab.records import Choice, Part, Splits, Text
+from lab.run import benchmarks
 from lab.run.assembly import check_clips
 from lab.statistics import rules, summary
 from lab.store import runs
@@ -78,8 +79,10 @@ def mixture_of(splits: Splits, encoded: Mapping[str, Examples], section: Evaluat
 
 
 def section_of(section: EvaluationSection, own: str, kind: str) -> EvaluationSection:
-    """How answers of a kind are asked beside a run whose own are of another: `max_new_tokens` was said of those."""
-    return section if kind == own else replace(section, max_new_tokens=None)
+    """How answers of a kind are asked beside a run whose own are of another: `max_new_tokens` was said of those, or of words where they are
+    none that are written.
+    """
+    return section if kind == own or (own, kind) == (Choice.kind, Text.kind) else replace(section, max_new_tokens=None)
 
 
 def ask(x: Experiment, vlm: Vlm, other: Other, own: Encoder, run_dir: Path, report: Report, digest: str) -> tuple[dict[str, float], dict[str, Any]]:
@@ -93,8 +96,12 @@ def ask(x: Experiment, vlm: Vlm, other: Other, own: Encoder, run_dir: Path, repo
     for split, examples in other.examples.items():
         path, name = runs.predictions_file(run_dir, part.name, split), f"{part.name}/{split}"
         if len(examples):
-            kept = runs.part_file(path, digest)
-            predictions.write(path, asking.ask(vlm, examples, readout, section, name, report, part=kept))
+            if split == "dev" and benchmarks.is_one(dial):
+                rows = benchmarks.ask(x, vlm, examples, dial, section, run_dir, part.name, report)
+                out |= benchmarks.mark(dial, part.name, examples, [one.reason for one in part.splits.skipped], rows, run_dir)
+            else:
+                rows = asking.ask(vlm, examples, readout, section, name, report, part=runs.part_file(path, digest))
+            predictions.write(path, rows)
             out |= summary.of_split(name, predictions.read(path), section.bootstrap)
     dev = predictions.read(runs.predictions_file(run_dir, part.name, "dev"))
     numbers, lines = rules.evaluated(vars(dial), dev)

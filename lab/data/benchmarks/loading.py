@@ -48,7 +48,8 @@ def opened(dial: DataDial) -> Benchmark:
     spec = SPECS[dial.name]
     root = local(dial.root or spec.hub, spec, legal_split(spec, dial.split))
     found = read(spec, dial.name, root, dial.subset, dial.split)
-    chosen = choose(found.questions, dial.num_dev, "num_dev", dial.seed, lambda question: question.cluster)
+    most = None if dial.num_dev is None else min(dial.num_dev, len(found.questions))  # a limit: a set that has fewer is asked whole
+    chosen = choose(found.questions, most, "num_dev", dial.seed, lambda question: question.cluster)
     return found._replace(questions=with_clusters(chosen, spec, found))
 
 

@@ -23,6 +23,7 @@ from lab.data.benchmarks.questions import Question
 from lab.data.benchmarks.specs import ALIASES, SPECS, Spec
 from lab.data.faults import BadRecord, shown
 from lab.errors import ConfigError, DataError, did_you_mean
+from lab.records import Skipped
 from lab.statistics import proportions
 from lab.statistics.intervals import LEVEL
 from lab.statistics.marking import RULES, Marked
@@ -30,6 +31,7 @@ from lab.statistics.resampling import LEAST_RESAMPLES, cluster_sums, drawn_sums,
 
 Counts = np.ndarray
 """What a number is made of, of each question, float [n, k]."""
+NONE: Mapping[str, str] = {}
 SHOWN = 3
 """Ids that an error names."""
 
@@ -88,10 +90,14 @@ def within(metrics: Mapping[str, float], name: str) -> str:
     return f" [{metrics[f'{name}_low']:.4f}, {metrics[f'{name}_high']:.4f}]" if f"{name}_low" in metrics else ""
 
 
-def result(dial: DataDial, replies: Mapping[str, str]) -> dict[str, Any]:
-    """What replies by id come to, as a record holds it. Raises `DataError` for questions without a reply, and for replies to none."""
+def result(dial: DataDial, replies: Mapping[str, str], untaken: Mapping[str, str] = NONE) -> dict[str, Any]:
+    """What replies by id come to, as a record holds it. untaken: questions that a model could not be asked, with the reason.
+
+    Raises `DataError` for questions without a reply, and for replies to none.
+    """
     spec, found = SPECS[dial.name], opened(dial)
-    questions = found.questions
+    questions = [question for question in found.questions if question.name not in untaken]
+    lost = [Skipped(question.name, untaken[question.name]) for question in found.questions if question.name in untaken]
     complete([question.name for question in questions], replies, {skipped.source for skipped in found.left_out})
     profile, rule = dial.profile or "ours", RULES[spec.rule]
     marked = [rule(replies[question.name], question.references, profile, question.asked) for question in questions]
@@ -106,7 +112,7 @@ def result(dial: DataDial, replies: Mapping[str, str]) -> dict[str, Any]:
         "unparsed": sum(each.read_as is None for each in marked) / len(marked),
         "metrics": numbers(spec, questions, marked, profile),
         "remarks": [rule.remarks[profile]] if profile in rule.remarks else [],
-        "left_out": [{"id": skipped.source, "reason": skipped.reason} for skipped in found.left_out],
+        "left_out": [{"id": skipped.source, "reason": skipped.reason} for skipped in (*found.left_out, *lost)],
         "rows": [{"id": one.name, "reply": replies[one.name], "read_as": each.read_as, "score": each.score} for one, each in rows],
     }
 

@@ -1,0 +1,55 @@
+"""`evaluation.also_root` and `evaluation.max_samples` written into the options of `evaluation.also` that are benchmarks. Light."""
+
+from __future__ import annotations
+
+import functools
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from lab import paths
+from lab.errors import ConfigError
+
+
+def placed(also: Sequence[str], root: str | None, max_samples: int | None) -> list[str]:
+    """The options with `root=` and `num_dev=` behind those benchmarks that say nothing of them, so that a record says where and how many.
+
+    root: the folder with a folder for each. Raises `ConfigError` for one that has none there, or for an option that cannot be read.
+    """
+    return [of_one(spelled, root, max_samples) for spelled in also]
+
+
+def of_one(spelled: str, root: str | None, max_samples: int | None) -> str:
+    """One option, as `placed` has it."""
+    try:
+        name, *keys = shlex.split(spelled) or [""]
+    except ValueError as error:
+        raise ConfigError(f"evaluation.also=[{spelled}]: it cannot be read ({error}).") from None
+    given, benchmark = {key.partition("=")[0] for key in keys}, benchmark_of(name)
+    if benchmark is None:
+        return spelled
+    more = []
+    if root is not None and "root" not in given:
+        folder = Path(root) / benchmark
+        if not folder.is_dir():
+            raise ConfigError(
+                f"evaluation.also_root={root}: it has no folder {benchmark} for evaluation.also=[{spelled}]. Put the set there, as "
+                f"data.root of data={benchmark} takes it, or give '{name} root=FOLDER'."
+            )
+        more.append(shlex.quote(f"root={folder}"))
+    if max_samples is not None and "num_dev" not in given:
+        more.append(f"num_dev={max_samples}")
+    return " ".join((spelled, *more))
+
+
+@functools.cache
+def benchmark_of(name: str) -> str | None:
+    """The benchmark that a data option is, by its own name or another spelling; None for other data. What has a `profile` is one."""
+    file = paths.shipped("conf") / "data" / f"{name}.yaml"
+    if not name.isidentifier() or not file.is_file():
+        return None
+    text = file.read_text(encoding="utf-8")
+    if other := re.search(r"^defaults:\n\s+- (\w+)$", text, re.MULTILINE):
+        return benchmark_of(other[1])
+    return name if re.search(r"^profile:", text, re.MULTILINE) else None

@@ -1,0 +1,121 @@
+"""Benchmarks asked by one command: answers kept as they come, numbers by each set's rule, nothing asked twice."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import benchmark_twins as twins
+import pytest
+from kills import PowerCut
+
+from lab import run as running
+from lab.config import Experiment, identity
+from lab.data.benchmarks.specs import SPECS
+from lab.errors import ConfigError
+from lab.evaluation.answers_file import AnswersFile
+from lab.store import runs
+
+pytestmark = pytest.mark.usefixtures("nominal_costs")
+
+SMALL = (
+    "data=ai2d", "data.num_dev=3", "lora=none", "trainer.max_steps=0", "evaluation.verify=false", "evaluation.latency_examples=0",
+    "tracking.enabled=false", "evaluation.batch_size=4", "evaluation.max_new_tokens=3", "evaluation.splits=[dev]",
+)  # fmt: skip
+ALSO = tuple(name for name in SPECS if name != "ai2d")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("sets")
+    for name in SPECS:
+        twins.seeded(folder, name, 20)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def asked(composer, tiny_folder, tmp_path_factory, root):
+    """Composes the command over folders of its own."""
+
+    def make(*more: str, also: tuple[str, ...] = ALSO) -> Experiment:
+        folder = tmp_path_factory.mktemp("asked")
+        places = (f"model.path={tiny_folder}", f"tracking.runs_dir={folder / 'runs'}", f"tracking.cache_dir={folder / 'cache'}")
+        return composer(*SMALL, f"data.root={root / 'ai2d'}", *places, f"evaluation.also={json.dumps(also)}", f"evaluation.also_root={root}", *more)
+
+    return make
+
+
+def left(x: Experiment) -> dict[str, bytes]:
+    """What a command leaves of answers, by file."""
+    folder = runs.folder(Path(x.tracking.runs_dir), identity(x))
+    files = [path for part in ("answers", "predictions", "evaluations") for path in sorted((folder / part).iterdir())]
+    return {f"{path.parent.name}/{path.name}": path.read_bytes() for path in files}
+
+
+def test_thirteen_sets_are_asked_by_one_command_and_three_kills_leave_the_same_bytes(asked, monkeypatch) -> None:
+    whole, x = asked(), asked()
+    run = running.run_alone(whole, "command", time.time())
+    added = {"lines": 0}
+    add = AnswersFile.add
+
+    def cut_off(self, found) -> None:
+        add(self, found)
+        added["lines"] += 1
+        if added["lines"] in (3, 21, 40):
+            with self.path.open("ab") as file:
+                file.write(b'{"id": "hal')
+            raise PowerCut
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AnswersFile, "add", cut_off)
+        for _ in range(3):
+            with pytest.raises(PowerCut):
+                running.run_alone(x, "command", time.time())
+    again = running.run_alone(x, "command", time.time())
+    files = left(whole)
+    assert left(x) == files
+    assert {name for name in files if name.endswith(".jsonl")} == {f"answers/{name}.jsonl" for name in SPECS}
+    for name in SPECS:
+        lines = [json.loads(line) for line in files[f"answers/{name}.jsonl"].splitlines()]
+        found = json.loads(files[f"evaluations/{name}.json"])
+        assert [*lines[0]] == ["id", "reply", "scores", "picture"]
+        assert found["n"] == len(lines) and found["n_official"] > 100 and found["rule"]["name"] == SPECS[name].rule
+        assert {"profile", "unparsed", "metrics", "left_out", "cut", "prompt"} <= found.keys()
+        headline = f"{name}/{SPECS[name].headline}"
+        assert run.metrics[headline] == again.metrics[headline] == found["metrics"][SPECS[name].headline]
+    assert 0 < sum("video" in one["reason"] for one in json.loads(files["evaluations/seed.json"])["left_out"]) < 20
+
+
+def test_a_limit_is_a_sample_of_whole_pictures_and_another_takes_the_place_of_its_numbers(asked, monkeypatch) -> None:
+    x = asked("evaluation.max_samples=5", also=("gqa",))
+    run = running.run_alone(x, "command", time.time())
+    assert run.config["evaluation"]["also"] == [f"gqa root={x.evaluation.also_root}/gqa num_dev=5"]
+    few = left(x)
+    ids = [json.loads(line)["id"] for line in few["answers/gqa.jsonl"].splitlines()]
+    assert len(ids) == 5 and ids != [str(k) for k in range(5)] and json.loads(few["evaluations/gqa.json"])["n"] == 5
+    more = asked("evaluation.max_samples=1000", f"tracking.runs_dir={x.tracking.runs_dir}", also=("gqa",))
+    after = running.run_alone(more, "command", time.time())
+    assert json.loads(left(x)["evaluations/gqa.json"])["n"] == 20 and after.metrics["gqa/n"] == 20
+    assert after.config["evaluation"]["also"] == more.evaluation.also and not running.unasked(more, after) and running.unasked(x, after)
+    asked_now: list[str] = []
+    monkeypatch.setattr("lab.evaluation.asking.ask", lambda *a, **k: asked_now.append(a[4]))
+    running.run_alone(more, "command", time.time())
+    assert not asked_now
+
+
+def test_other_weights_or_limits_are_asked_anew(asked, root, caplog) -> None:
+    x = asked(also=("textvqa",))
+    running.run_alone(x, "command", time.time())
+    first = left(x)
+    longer = asked(f"tracking.runs_dir={x.tracking.runs_dir}", "evaluation.max_new_tokens=5", also=("textvqa",))
+    running.run_alone(longer, "command", time.time())
+    then = left(x)
+    assert then["answers/textvqa.jsonl"] != first["answers/textvqa.jsonl"] and then["answers/textvqa.asked"] != first["answers/textvqa.asked"]
+
+
+def test_a_folder_that_lacks_a_set_is_refused_before_anything_loads(asked, root, tmp_path: Path) -> None:
+    assert asked(also=("science_qa",)).evaluation.also == [f"science_qa root={root}/scienceqa"]
+    with pytest.raises(ConfigError, match="evaluation.also_root=.*it has no folder gqa"):
+        asked(f"evaluation.also_root={tmp_path}", also=("gqa",))
+    assert asked("evaluation.also_root=null", also=("winoground root=/w",)).evaluation.also == ["winoground root=/w"]
