@@ -193,8 +193,9 @@ def save(family: str, folder: Path, seed: int = 0, tied: bool = True) -> ModelDi
     """Write a random checkpoint of the family; return the dial that loads it."""
     import beside_checkpoints
     import inline_checkpoints
+    import reference_checkpoints
 
-    makers = {"vit_gpt2": make_vit_gpt2, **beside_checkpoints.MAKERS, **inline_checkpoints.MAKERS}
+    makers = {"vit_gpt2": make_vit_gpt2, **beside_checkpoints.MAKERS, **inline_checkpoints.MAKERS, **reference_checkpoints.MAKERS}
     model, processor = makers[family](seed) if family in makers else make(family, seed, tied)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)

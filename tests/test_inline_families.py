@@ -13,6 +13,7 @@ import pytest
 import torch
 from inline_checkpoints import MAKERS
 from kills import require_cut_ends_as
+from reference_checkpoints import MAKERS as REFERENCES
 from test_families import CLOSE, move, picture
 from test_vqa_families import SAMPLES, arms_of, batch_of, load, loss, predict, require_learned_and_written_back, sample
 
@@ -226,7 +227,7 @@ def test_ten_pairs_are_learned_and_written_back_with_their_end(folder: Path) -> 
     require_learned_and_written_back(vlm, samples, lora.trainable(vlm).values(), 5e-3)
 
 
-OTHERS = ("vit_gpt2", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+OTHERS = ("vit_gpt2", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", *REFERENCES)
 """Inline families that have tests of their own."""
 BARS = ("blip2_opt_2_7b", "instructblip_vicuna_7b", "git_base_vqav2")
 """What trains as the first does, and whose every computation is compared above."""

@@ -16,10 +16,11 @@ from lab.cli import process_started
 from lab.config import as_dict
 from lab.store import runs
 
+ELSEWHERE = ("assembled", "vilt_nlvr2", "paligemma_3b_nlvr2")
+"""What is assembled has no checkpoint of its own: tests/test_assembled.py. Those for comparison: tests/test_reference_families.py."""
 OPTIONS = sorted(
-    (path for path in (Path(__file__).parents[1] / "conf" / "model").glob("*.yaml") if path.stem != "assembled"), key=lambda path: path.stem
+    (path for path in (Path(__file__).parents[1] / "conf" / "model").glob("*.yaml") if path.stem not in ELSEWHERE), key=lambda path: path.stem
 )
-"""What is assembled has no checkpoint of its own: tests/test_assembled.py."""
 NOT_KEPT = ("path", "defaults")
 """`defaults` names the option that this one changes."""
 BARS = ("qwen2_vl_7b", "qwen2_5_vl_7b", "blip2_flan_t5_xl", "instructblip_flan_t5_xl", "instructblip_vicuna_7b") + (

@@ -143,6 +143,9 @@ def padded_right(vlm: Vlm, encoder: Encoder, examples: Sequence[Example], refere
     """The probe padded on the side where evaluation does not pad."""
     if encoder.architecture.padding_side == "right":
         return Check("right padding", None, None, len(examples), None, None, "its prompts are padded on the right anyway")
+    if not encoder.architecture.causal and not isinstance(encoder.readout, Readout):
+        note = "its answers are not read as its prompts are"
+        return Check("right padding", None, None, len(examples), None, None, note)
     return against("right padding", reference, probe(vlm, encoder, examples, padding_side="right"), tolerance)
 
 
@@ -150,7 +153,7 @@ def exported(vlm: Vlm, asked: Asked, reference: Probe, plain: Callable[[], tuple
     """Merge, export, run by Transformers alone, and compare; an answer in words also with what Transformers' `generate` writes."""
     number = len(asked.samples)
     why = exportable(vlm)
-    if not asked.encoder.inline and any(len(sample.images) != 1 for sample in asked.samples):
+    if not asked.encoder.inline and asked.encoder.labels is None and any(len(sample.images) != 1 for sample in asked.samples):
         why = why or "plain Transformers shows such a model one image a prompt"
     if why is not None:
         return Check("plain folder", None, None, number, None, None, why)

@@ -153,8 +153,8 @@ def plain_labels(model: Any, processor: Any, asked: Asked) -> tuple[Probe, list[
     parts, told = [], []
     for sample, example in zip(asked.samples, asked.examples, strict=True):
         chat = asked.encoder.chat(sample)
-        inputs = processor(text=asked.encoder.architecture.question(chat), images=decode(sample.images[0]), return_tensors="pt")
-        logits = model(**inputs).logits
+        architecture, images = asked.encoder.architecture, [decode(sample.images[i]) for i in chat.image_order]
+        logits = model(**architecture.plain(processor, [architecture.question(chat)], [chat], images)).logits
         if isinstance(asked.encoder.readout, Readout):
             parts.append(of_logits(logits, asked.encoder.readout))
             continue

@@ -49,21 +49,24 @@ class Architecture(Protocol):
     """What the laboratory must know of a kind of model beyond Transformers' common interface.
 
     in_prompt: an image stands in the prompt, as tokens. beside_grid: tokens of an image beside those of its grid (a class token).
-    padding_side: of prompts, in the checkpoint's tokenizer too. most_images: of a sample, or None.
+    padding_side: of prompts, in the checkpoint's tokenizer too. fewest_images, most_images: of a sample, the latter or None.
     again: inputs of the reader that it must be given again with every further token, beside its cache.
     reads_question: the features of an image depend on the question, of which `Media.pixels` then holds `second_ids` too.
     position_axes: numbers of a position, 3 with M-RoPE. template: it has a chat template, which frames several turns.
+    causal: a prompt is read from left to right, as its answer is.
     adds_special_tokens: the tokenizer adds its own to a prompt, as a call of it does unasked.
     """
 
     in_prompt: bool
     beside_grid: int
     padding_side: str
+    fewest_images: int
     most_images: int | None
     again: tuple[str, ...]
     reads_question: bool
     position_axes: int
     template: bool
+    causal: bool
     adds_special_tokens: bool
 
     @property
@@ -208,11 +211,13 @@ class Architecture(Protocol):
 class OneTokenizer:
     """What of an `Architecture` is alike wherever one tokenizer and one call of the processor make the inputs, and nothing must be mended."""
 
+    fewest_images: int = 0
     most_images: int | None = None
     again: tuple[str, ...] = ()
     reads_question = False
     position_axes = 1
     template = False
+    causal = True
     adds_special_tokens = False
 
     @property

@@ -1,8 +1,9 @@
-"""The architecture of ViLT (Kim et al. 2021, 2102.03334): one encoder reads words and patches, and a head chooses among labels."""
+"""The architectures of ViLT (Kim et al. 2021, 2102.03334): one encoder reads words and patches, and a head chooses among labels."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lab.model.architecture import OneTokenizer, tower_output
@@ -149,3 +150,33 @@ class Vilt(OneTokenizer):
         side = max(1, round(tokens**0.5))
         number = min(images, 1)
         return ExampleSize(min(text, config.max_position_embeddings), ((1, side, side),) * number, (side * side + 1,) * number)
+
+
+class ViltPair(Vilt):
+    """ViLT for two pictures: the encoder reads the words with each of them, marked as first or second, and a head reads both."""
+
+    fewest_images = 2
+    most_images: int | None = 2
+
+    def plain(self, processor: Any, prompts: Sequence[str], chats: Sequence[Chat], images: Sequence[Image]) -> Any:
+        """By one call of the processor, its pictures two by two."""
+        inputs = super().plain(processor, prompts, chats, images)
+        return {name: value.unflatten(0, (-1, 2)) if name.startswith("pixel") else value for name, value in inputs.items()}
+
+    def predict(self, vlm: Vlm, batch: Batch) -> torch.Tensor:
+        """Logits of the labels, [B, 1, labels]."""
+        import torch
+
+        media = batch.media
+        features = vlm.encode_images(media.pixels) if media.pixels is not None else media.features or ()
+        pooled = []
+        for place in range(2):
+            one = replace(media, pixels=None, features=tuple(features[place::2]), counts=(1,) * len(media.counts))
+            inputs = self.inputs(vlm, replace(batch, media=one))
+            pooled.append(vlm.reader(**inputs, image_token_type_idx=place + 1).pooler_output)
+        return self.head(vlm.bare)(torch.cat(pooled, dim=-1))[:, None]
+
+    def planned_size(self, config: PretrainedConfig, text: int, images: int, tokens: int) -> ExampleSize:
+        """Two images."""
+        one = super().planned_size(config, text, 1, tokens)
+        return ExampleSize(one.length, one.grids * 2, one.tokens * 2)

@@ -228,6 +228,9 @@ class Encoder:
             if self.positions_of_text is not None and length > self.positions_of_text:
                 reason = f"its {what} {length} tokens of text, and the model has {self.positions_of_text} positions"
                 raise BadRecord(f"sample {sample.sample_id}", reason)
+        if number < self.architecture.fewest_images:
+            reason = f"it shows {number} images, and the model compares {self.architecture.fewest_images}"
+            raise BadRecord(f"sample {sample.sample_id}", reason)
         if self.architecture.most_images is not None and number > self.architecture.most_images:
             reason = f"it shows {number} images, and the model takes {self.architecture.most_images} at once"
             raise BadRecord(f"sample {sample.sample_id}", reason)

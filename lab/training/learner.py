@@ -17,7 +17,7 @@ from lab.records import Batch, Rows
 from lab.training import devices, loss_scaling, optimization
 from lab.training.datamodule import DataModule
 from lab.training.fast.fused_step import FusedStep
-from lab.training.objective import LOSSES, WATCHED_SPLITS, objective
+from lab.training.objective import WATCHED_SPLITS, loss_of, objective
 
 
 class Learner(L.LightningModule):
@@ -35,7 +35,7 @@ class Learner(L.LightningModule):
         self.steps, self.epoch = steps, epoch
         self.scaled = loss_scaling.needed(vlm)
         self.fused = FusedStep(vlm)
-        self.objective = objective(reads, LOSSES[vlm.family.answers])
+        self.objective = objective(reads, loss_of(vlm.family))
 
     def train(self, mode: bool = True) -> Learner:
         """Parts of which nothing trains stay in evaluation mode, so that their dropout is off at every step."""

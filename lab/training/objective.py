@@ -12,6 +12,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibratio
 
 from lab.model.answers import AnyReadout, Readout, RegionsReadout
 from lab.model.batching import IGNORED
+from lab.model.family import Family
 from lab.records import Choice, Regions, Text
 from lab.statistics.functional import NUM_BINS
 from lab.statistics.metrics import KINDS
@@ -37,6 +38,11 @@ def class_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 LOSSES = {"inline": answer_loss, "beside": answer_loss, "classes": class_loss}
 """By where the answers of a `Family` stand."""
+
+
+def loss_of(family: Family) -> Loss:
+    """What a family's training minimises."""
+    return answer_loss if family.one_of else LOSSES[family.answers]
 
 
 def of_labels(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

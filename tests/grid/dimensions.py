@@ -47,6 +47,8 @@ CONVERSATIONS = tuple(name for name in NAMES if named(name).asks == "conversatio
 """Conversations, which take their own prompt alone; they go through tests/test_conversations_data.py."""
 BENCHMARKS = (*SPECS, *ALIASES)
 """Data of which nothing is learned, all read and asked by one module; they go through tests/test_benchmarks.py."""
+PROMPTS_ELSEWHERE = ("conversation", "statement", "paligemma")
+"""The first is of conversations; the others frame as declarative does, for models of tests/test_reference_families.py."""
 MIXED = ("mixture",)
 """What is made of other data; it goes through tests/test_mixture.py."""
 TEXT = tuple(name for name in NAMES if named(name).asks == "question" and name not in (*BOXES, *BENCHMARKS))
@@ -130,7 +132,7 @@ DIMENSIONS: dict[str, dict[str, Overrides]] = {
         "plain": (), "dora": ("lora.use_dora=true",), "rslora": ("lora.use_rslora=true",), "dropout": ("lora.lora_dropout=0.1",),
     },
     "start": each("lora.init_lora_weights", (*INITS, "pissa_niter_4")),
-    "prompt": {"own": (), **{name: (f"prompt={name}",) for name in options("prompt") if name != "conversation"}},
+    "prompt": {"own": (), **{name: (f"prompt={name}",) for name in options("prompt") if name not in PROMPTS_ELSEWHERE}},
     "post": each("prompt.post", RULES),
     "image order": each("prompt.image_order", ImageOrder),
     "numbered": switch("prompt.numbered"),

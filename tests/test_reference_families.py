@@ -1,0 +1,140 @@
+"""Families for comparison, asked as they were trained: two pictures and a statement. One property, every family."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import checkpoints
+import pytest
+import torch
+from reference_checkpoints import MAKERS
+from test_families import CLOSE, move, picture
+from test_vqa_families import batch_of, labels_of, load, predict, sample
+
+from lab import lora
+from lab import run as running
+from lab.cli import process_started
+from lab.config import LoraDial, PromptDial
+from lab.data.faults import BadRecord
+from lab.data.images import decode
+from lab.evaluation import generation
+from lab.model import Vlm
+from lab.model.batching import IGNORED
+from lab.model.encoding import Encoder
+from lab.records import AnswerSpace, Text
+from lab.training.objective import loss_of
+
+pytestmark = pytest.mark.usefixtures("nominal_costs")
+
+PROMPT = PromptDial(name="bare", template="{question}")
+TEXTS = ("it is red", "there is a dark blue circle in the picture", "no?")
+SAMPLES = [
+    sample(i, text=text, images=(picture(i, 64 + 24 * i), picture(9 + i, 48, 80)), answer=Text((("True", "False")[i % 2],)))
+    for i, text in enumerate(TEXTS)
+]
+"""Pairs of pictures of several sizes."""
+
+
+@pytest.fixture(scope="module", params=MAKERS)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("reference") / request.param
+    checkpoints.save(request.param, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def vlm(folder: Path) -> Vlm:
+    return load(folder)
+
+
+def plain_inputs(vlm: Vlm, one, answered: bool) -> dict:
+    """By Transformers' processor and the text of the prompt."""
+    encoder = Encoder(vlm, PROMPT, answers=AnswerSpace("text", ()))
+    architecture, chat, images = encoder.architecture, encoder.chat(one), [decode(each) for each in one.images]
+    if vlm.family.answers == "classes":
+        return dict(architecture.plain(vlm.processor, [architecture.question(chat)], [chat], images))
+    prompt, answer = architecture.frame(vlm.processor, chat, False)
+    return dict(architecture.plain(vlm.processor, [prompt + answer * answered], [chat], images))
+
+
+def test_what_is_computed_is_what_plain_transformers_computes(vlm: Vlm) -> None:
+    """Ids and pixels of a prompt, the logits of its answer, and what is written greedily; each row of a padded batch and alone."""
+    with torch.inference_mode():
+        written = generation.texts(vlm, generation.write(vlm, batch_of(vlm, SAMPLES, answered=False), 5))
+        alone = [predict(vlm, [one]) for one in SAMPLES]
+        assert torch.allclose(predict(vlm, SAMPLES), torch.cat(alone), **CLOSE)
+        for one, text, found in zip(SAMPLES, written, alone, strict=True):
+            inputs, labels = plain_inputs(vlm, one, answered=True), batch_of(vlm, [one]).target.labels[0]
+            logits = vlm.bare(**inputs).logits
+            if vlm.family.answers == "classes":
+                assert text == vlm.bare.config.id2label[int(logits.argmax())] and torch.allclose(found, logits, **CLOSE)
+                continue
+            assert torch.allclose(found, logits[0, -len(labels) - 1 : -1], rtol=0, atol=1e-4)
+            assert inputs["input_ids"][0, -len(labels) :].tolist() == labels.tolist()
+            prompt, batch = plain_inputs(vlm, one, answered=False), batch_of(vlm, [one], answered=False).prompt
+            assert batch.ids[batch.mask.bool()].tolist() == prompt["input_ids"][0].tolist()
+            told = vlm.bare.generate(**prompt, do_sample=False, max_new_tokens=5)[:, prompt["input_ids"].shape[1] :]
+            assert text == vlm.processor.batch_decode(told, skip_special_tokens=True)[0]
+
+
+def own_loss(vlm: Vlm, one, number: int) -> float:
+    """Transformers' own, of an answer of so many tokens or of a label."""
+    inputs = plain_inputs(vlm, one, answered=True)
+    if vlm.family.answers == "classes":
+        labels = torch.tensor([vlm.bare.config.label2id[one.answer.text]])
+    else:
+        labels = torch.full_like(inputs["input_ids"], IGNORED)
+        labels[:, -number:] = inputs["input_ids"][:, -number:]
+    with torch.no_grad():
+        return float(vlm.bare(**inputs, labels=labels).loss)
+
+
+def test_each_picture_their_order_and_the_question_change_the_score(vlm: Vlm) -> None:
+    one = SAMPLES[0]
+    for changes in ({"images": (picture(90), one.images[1])}, {"images": one.images[::-1]}, {"text": "is it green?"}):
+        assert (predict(vlm, [dataclasses.replace(one, **changes)]) - predict(vlm, [one])).abs().max() > 1e-3
+
+
+def test_presets_name_every_linear_layer_and_all_adapters_learn(folder: Path) -> None:
+    vlm = load(folder)
+    assert {vlm.family.part_of(name) for name, _ in vlm.model.named_parameters()} <= {"vision", "projector", "llm"}
+    linears = {name for name, module in vlm.bare.named_modules() if isinstance(module, torch.nn.Linear)}
+    heads = {name for name, module in vlm.bare.named_modules() if module is vlm.bare.get_output_embeddings()}
+    where = [name for name in ("vision", "projector", "llm") if vlm.family.parts[name].targets("all-linear")]
+    assert set(lora.target_names(vlm, LoraDial(where=where, target_modules="all-linear"))) == linears - heads
+    lora.attach(vlm, LoraDial(r=2, where=where))
+    move(vlm)
+    batch = batch_of(vlm, SAMPLES)
+    value = loss_of(vlm.family)(vlm.predict(batch), labels_of(batch))
+    numbers = [batch_of(vlm, [one]).target.tokens for one in SAMPLES]
+    own = [own_loss(vlm, one, number) * number for one, number in zip(SAMPLES, numbers, strict=True)]
+    assert float(value.detach()) == pytest.approx(sum(own) / sum(numbers), abs=1e-4)
+    value.backward()
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in lora.trainable(vlm).values())
+
+
+def test_vilt_compares_two_pictures_alone(tmp_path: Path) -> None:
+    checkpoints.save("vilt_nlvr2", tmp_path / "vilt_nlvr2")
+    encoder = Encoder(load(tmp_path / "vilt_nlvr2"), PROMPT, answers=AnswerSpace("text", ()))
+    for number in (1, 3):
+        with pytest.raises(BadRecord, match=f"sample s0: it shows {number} images, and the model (compares|takes) 2"):
+            encoder.text(sample(0, images=(picture(0),) * number))
+
+
+@pytest.mark.parametrize(("option", "prompt"), [("vilt_nlvr2", "statement"), ("paligemma_3b_nlvr2", "paligemma")])
+def test_an_arm_trains_is_read_again_and_passes_the_gate(option: str, prompt: str, composer, tmp_path: Path) -> None:
+    x = composer(f"model={option}")
+    checkpoints.save(x.model.family, tmp_path / "checkpoint")
+    x = composer(
+        f"model={option}", f"model.path={tmp_path}/checkpoint", f"prompt={prompt}", "data.num_train=8",
+        "data.num_minival=4", "data.num_dev=4", "trainer.max_steps=2", "trainer.batch_size=2", "evaluation.probe_examples=2",
+        "evaluation.latency_examples=1", "evaluation.latency_warmup=0", "tracking.enabled=false", f"tracking.runs_dir={tmp_path}/runs",
+        f"tracking.cache_dir={tmp_path}/cache",
+    )  # fmt: skip
+    record = running.run_alone(x, "test", process_started())
+    checks = {check["name"]: check["passed"] for check in record.facts["verify"]}
+    padded = None if option == "vilt_nlvr2" else True
+    assert checks == {"reloaded": True, "batch of one": True, "right padding": padded, "plain folder": True, "generate": True}
+    assert math.isfinite(record.metrics["train/loss"]) and 0 < record.metrics["dev/captured_mass"] < 1 + 1e-6
