@@ -22,8 +22,10 @@ from lab.host.files import values_hash
 from lab.records import Chat, Choice, Clip, Medium, Sample, Turn
 
 ASKS = {
-    "statement": "prompt=declarative, prompt=qa or prompt=statement", "question": "prompt=question or prompt=boxes", "conversation": "prompt=conversation",
-}  # fmt: skip
+    "statement": "prompt=declarative, prompt=qa or prompt=statement",
+    "question": "prompt=question or prompt=boxes",
+    "conversation": "prompt=conversation",
+}
 """What a template may frame, and the shipped prompts that do. Around a conversation there is nothing: its template is its name alone."""
 
 

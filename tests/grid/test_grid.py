@@ -20,6 +20,7 @@ from grid.dimensions import (
     FAMILIES,
     FIRST,
     MIXED,
+    PROMPTS_ELSEWHERE,
     Row,
     family_of,
     options,
@@ -70,7 +71,7 @@ def test_every_option_and_every_value_of_an_enum_is_in_the_grid() -> None:
     outside = (*BOXES, *BENCHMARKS, *CONVERSATIONS, *MIXED)
     inside = {
         "model": lambda option: family_of(option) in FAMILIES, "data": lambda option: option not in outside,
-        "prompt": lambda option: option != "conversation",
+        "prompt": lambda option: option not in PROMPTS_ELSEWHERE,
     }  # fmt: skip
     options_given = {f"{dial}={option}" for dial in DIALS for option in options(dial) if dial not in inside or inside[dial](option)}
     elsewhere = {"sweep.race", "tracking.also", "model.projector_init"}  # a race needs three arms; rows track nothing; of two sources
