@@ -8,8 +8,8 @@ from typing import Any
 from beside_checkpoints import SPREAD, bert_tokenizer, drawn
 from inline_checkpoints import merges
 
-TOWER = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "initializer_range": SPREAD}
-DECODER = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+TOWER: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "initializer_range": SPREAD}
+DECODER: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
 DECODER |= {"initializer_range": SPREAD}
 
 
@@ -46,4 +46,43 @@ def paligemma(seed: int = 0) -> tuple[Any, Any]:
     return drawn(hf.PaliGemmaForConditionalGeneration, hf.PaliGemmaConfig(vision_config=tower, text_config=text, **image), seed), processor
 
 
-MAKERS: dict[str, Callable[..., tuple[Any, Any]]] = {"vilt_nlvr2": vilt_nlvr2, "paligemma": paligemma}
+IDEFICS_TEMPLATE = (
+    "<|im_start|>{% for message in messages %}{{ message['role'] | capitalize }}{% if message['content'][0]['type'] == 'image' %}{{ ':' }}"
+    "{% else %}{{ ': ' }}{% endif %}{% for line in message['content'] %}{% if line['type'] == 'text' %}{{ line['text'] }}"
+    "{% elif line['type'] == 'image' %}{{ '<image>' }}{% endif %}{% endfor %}<end_of_utterance>\n{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+)
+"""As HuggingFaceM4/Idefics3-8B-Llama3 and HuggingFaceTB/SmolVLM-Instruct have it."""
+
+
+def idefics3(seed: int = 0, kind: str = "Idefics3") -> tuple[Any, Any]:
+    """Tiles of 32 pixels, up to 64 of the longest edge, each of four tokens, before a Llama."""
+    import transformers as hf
+    from tokenizers import pre_tokenizers
+
+    specials = ["<unk>", "<|im_start|>", "<|im_end|>", "<end_of_utterance>"]
+    pieces = merges(pre_tokenizers.ByteLevel(add_prefix_space=False), specials, pre_tokenizers.ByteLevel.alphabet(), sentencepiece=False)
+    ends = {"bos_token": "<|im_start|>", "eos_token": "<end_of_utterance>", "unk_token": "<unk>", "pad_token": "<|im_end|>"}
+    tokenizer = hf.GPT2Tokenizer(**pieces, **ends)
+    places = [f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)]
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<fake_token_around_image>", "<image>", "<global-img>", *places]})
+    steps = {"max_image_size": {"longest_edge": 32}, "size": {"longest_edge": 64}}
+    parts = [getattr(hf, f"{kind}ImageProcessor")(**steps), tokenizer]
+    if kind == "SmolVLM":
+        parts.append(hf.SmolVLMVideoProcessor(max_image_size={"longest_edge": 32}, size={"longest_edge": 32}))
+    processor = getattr(hf, f"{kind}Processor")(*parts, image_seq_len=4, chat_template=IDEFICS_TEMPLATE)
+    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    text = hf.LlamaConfig(vocab_size=len(tokenizer), **ids, **DECODER)
+    shape = {"scale_factor": 2, "image_token_id": tokenizer.convert_tokens_to_ids("<image>")}
+    config = getattr(hf, f"{kind}Config")(vision_config={"image_size": 32, "patch_size": 8, **TOWER}, text_config=text, **shape)
+    return drawn(getattr(hf, f"{kind}ForConditionalGeneration"), config, seed), processor
+
+
+def smolvlm(seed: int = 0) -> tuple[Any, Any]:
+    """The same by SmolVLM2's classes."""
+    return idefics3(seed, "SmolVLM")
+
+
+MAKERS: dict[str, Callable[..., tuple[Any, Any]]] = {
+    "vilt_nlvr2": vilt_nlvr2, "paligemma": paligemma, "idefics3": idefics3, "smolvlm": smolvlm,
+}  # fmt: skip

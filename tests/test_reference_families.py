@@ -5,24 +5,28 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
+from typing import Any
 
 import checkpoints
 import pytest
 import torch
+from PIL import Image
 from reference_checkpoints import MAKERS
-from test_families import CLOSE, move, picture
+from test_families import move, picture
 from test_vqa_families import batch_of, labels_of, load, predict, sample
 
-from lab import lora
+from lab import lora, model
 from lab import run as running
 from lab.cli import process_started
 from lab.config import LoraDial, PromptDial
 from lab.data.faults import BadRecord
 from lab.data.images import decode
+from lab.errors import ModelError
 from lab.evaluation import generation
 from lab.model import Vlm
 from lab.model.batching import IGNORED
 from lab.model.encoding import Encoder
+from lab.model.tiles import Tiled
 from lab.records import AnswerSpace, Text
 from lab.training.objective import loss_of
 
@@ -39,6 +43,8 @@ SAMPLES = [
 
 @pytest.fixture(scope="module", params=MAKERS)
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if request.param == "smolvlm":
+        pytest.importorskip("num2words")
     path = tmp_path_factory.mktemp("reference") / request.param
     checkpoints.save(request.param, path)
     return path
@@ -49,10 +55,13 @@ def vlm(folder: Path) -> Vlm:
     return load(folder)
 
 
+NEAR: dict[str, Any] = {"rtol": 0, "atol": 1e-4}
+
+
 def plain_inputs(vlm: Vlm, one, answered: bool) -> dict:
     """By Transformers' processor and the text of the prompt."""
     encoder = Encoder(vlm, PROMPT, answers=AnswerSpace("text", ()))
-    architecture, chat, images = encoder.architecture, encoder.chat(one), [decode(each) for each in one.images]
+    architecture, chat, images = encoder.architecture, encoder.chat(one, plain=True), [decode(each) for each in one.images]
     if vlm.family.answers == "classes":
         return dict(architecture.plain(vlm.processor, [architecture.question(chat)], [chat], images))
     prompt, answer = architecture.frame(vlm.processor, chat, False)
@@ -64,17 +73,17 @@ def test_what_is_computed_is_what_plain_transformers_computes(vlm: Vlm) -> None:
     with torch.inference_mode():
         written = generation.texts(vlm, generation.write(vlm, batch_of(vlm, SAMPLES, answered=False), 5))
         alone = [predict(vlm, [one]) for one in SAMPLES]
-        assert torch.allclose(predict(vlm, SAMPLES), torch.cat(alone), **CLOSE)
+        assert torch.allclose(predict(vlm, SAMPLES), torch.cat(alone), **NEAR)
         for one, text, found in zip(SAMPLES, written, alone, strict=True):
-            inputs, labels = plain_inputs(vlm, one, answered=True), batch_of(vlm, [one]).target.labels[0]
+            inputs, labels = plain_inputs(vlm, one, answered=True), labels_of(batch_of(vlm, [one]))[0]
             logits = vlm.bare(**inputs).logits
             if vlm.family.answers == "classes":
-                assert text == vlm.bare.config.id2label[int(logits.argmax())] and torch.allclose(found, logits, **CLOSE)
+                assert text == vlm.bare.config.id2label[int(logits.argmax())] and torch.allclose(found, logits, **NEAR)
                 continue
-            assert torch.allclose(found, logits[0, -len(labels) - 1 : -1], rtol=0, atol=1e-4)
+            assert torch.allclose(found, logits[0, -len(labels) - 1 : -1], **NEAR)
             assert inputs["input_ids"][0, -len(labels) :].tolist() == labels.tolist()
             prompt, batch = plain_inputs(vlm, one, answered=False), batch_of(vlm, [one], answered=False).prompt
-            assert batch.ids[batch.mask.bool()].tolist() == prompt["input_ids"][0].tolist()
+            assert batch.mask is not None and batch.ids[batch.mask.bool()].tolist() == prompt["input_ids"][0].tolist()
             told = vlm.bare.generate(**prompt, do_sample=False, max_new_tokens=5)[:, prompt["input_ids"].shape[1] :]
             assert text == vlm.processor.batch_decode(told, skip_special_tokens=True)[0]
 
@@ -123,7 +132,28 @@ def test_vilt_compares_two_pictures_alone(tmp_path: Path) -> None:
             encoder.text(sample(0, images=(picture(0),) * number))
 
 
-@pytest.mark.parametrize(("option", "prompt"), [("vilt_nlvr2", "statement"), ("paligemma_3b_nlvr2", "paligemma")])
+def test_tiles_are_those_that_the_processor_makes(tmp_path: Path) -> None:
+    """Of any size, before the picture is decoded; without num2words SmolVLM2 says so before anything loads."""
+    checkpoints.save("idefics3", tmp_path / "idefics3")
+    encoder = Encoder(load(tmp_path / "idefics3"), PROMPT, answers=AnswerSpace("text", ()))
+    images = encoder.processor.image_processor
+    assert isinstance(encoder.architecture, Tiled)
+    for edge in (64, 100, 32):
+        images.size = {"longest_edge": edge}
+        for size in ((40, 30), (33, 50), (64, 64), (999, 400), (17, 223), (3, 200), (31, 33), (65, 64)):
+            made = images([[Image.new("RGB", size)]], return_row_col_info=True)
+            rows, columns = made["rows"][0][0], made["cols"][0][0]
+            assert encoder.architecture.cut(images, size) == (rows, columns)
+            assert encoder.architecture.grid(encoder.processor, encoder.config, size)[0] == len(made["pixel_values"][0])
+
+
+def test_what_a_processor_needs_is_said_before_anything_loads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lab.model.importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ModelError, match="model.family=smolvlm: its processor needs num2words, .* pip install num2words"):
+        model.check(checkpoints.ModelDial(name="smolvlm", family="smolvlm", path="there/is-none"))
+
+
+@pytest.mark.parametrize(("option", "prompt"), [("vilt_nlvr2", "statement"), ("paligemma_3b_nlvr2", "paligemma"), ("smolvlm", "declarative")])
 def test_an_arm_trains_is_read_again_and_passes_the_gate(option: str, prompt: str, composer, tmp_path: Path) -> None:
     x = composer(f"model={option}")
     checkpoints.save(x.model.family, tmp_path / "checkpoint")

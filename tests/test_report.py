@@ -869,3 +869,13 @@ def test_a_name_is_a_sweep_or_a_run_and_two_are_the_most(two_sweeps: Path, capsy
     for wrong in (["plain", "asked", "run1"], ["plain", "--run", "run1"]):
         assert main([*where, *wrong]) == 2
         assert "takes one name or two" in capsys.readouterr().err
+
+
+def test_what_authors_say_of_a_checkpoint_stands_beside_ours_with_its_source(tmp_path: Path) -> None:
+    """Only where it is asked as it is, on the data of that figure; a trained arm of it is another model."""
+    untrained = {"model.path": "dandelin/vilt-b32-finetuned-nlvr2", "data.name": "nlvr2", "lora.r": 0}
+    few(tmp_path, {**untrained, "trainer.max_steps": 0, "trainer.max_epochs": None}, {**untrained, "lora.r": 4})
+    page = (write_report(choose(tmp_path), tmp_path / "report") / "report.md").read_text()
+    table = page.partition("## Ours and the published")[2].partition("\n## ")[0]
+    assert table.count("dandelin/vilt-b32-finetuned-nlvr2") == 2 and table.count("EVAL.md") == 2
+    assert "75.65 (dev)" in table and "76.52 (test)" in table and "has no test" in table

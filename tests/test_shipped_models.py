@@ -16,7 +16,7 @@ from lab.cli import process_started
 from lab.config import as_dict
 from lab.store import runs
 
-ELSEWHERE = ("assembled", "vilt_nlvr2", "paligemma_3b_nlvr2")
+ELSEWHERE = ("assembled", "vilt_nlvr2", "paligemma_3b_nlvr2", "idefics3_8b", "smolvlm", "smolvlm2_2_2b")
 """What is assembled has no checkpoint of its own: tests/test_assembled.py. Those for comparison: tests/test_reference_families.py."""
 OPTIONS = sorted(
     (path for path in (Path(__file__).parents[1] / "conf" / "model").glob("*.yaml") if path.stem not in ELSEWHERE), key=lambda path: path.stem

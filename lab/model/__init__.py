@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import importlib.util
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -171,6 +172,9 @@ def check(dial: ModelDial) -> Family:
     from lab.model import precision
 
     kind = family(dial.family)
+    if missing := [name for name in kind.packages if importlib.util.find_spec(name) is None]:
+        names = " ".join(missing)
+        raise ModelError(f"model.family={kind.name}: its processor needs {names}, which is not installed. Type pip install {names}.")
     require_one_origin(dial)
     if dial.path is None and dial.llm_from is None:
         raise ModelError(

@@ -54,6 +54,7 @@ class Architecture(Protocol):
     reads_question: the features of an image depend on the question, of which `Media.pixels` then holds `second_ids` too.
     position_axes: numbers of a position, 3 with M-RoPE. template: it has a chat template, which frames several turns.
     causal: a prompt is read from left to right, as its answer is.
+    tiled: a picture stands in the prompt as several runs of tokens, one for each tile (`written`).
     adds_special_tokens: the tokenizer adds its own to a prompt, as a call of it does unasked.
     """
 
@@ -67,6 +68,7 @@ class Architecture(Protocol):
     position_axes: int
     template: bool
     causal: bool
+    tiled: bool
     adds_special_tokens: bool
 
     @property
@@ -115,6 +117,14 @@ class Architecture(Protocol):
 
     def plain(self, processor: Any, prompts: Sequence[str], chats: Sequence[Chat], images: Sequence[Image]) -> Any:
         """Texts of prompts with their images as keyword arguments of Transformers' model, without the laboratory's own collation."""
+        ...
+
+    def written(self, processor: Any, size: tuple[int, int]) -> str | None:
+        """What stands in a prompt for a picture of (width, height) pixels, a placeholder for each of its tiles; None: one placeholder."""
+        ...
+
+    def tiles(self, grid: Grid) -> int:
+        """How many placeholders, of as many tokens each, stand for a picture of this grid in a prompt."""
         ...
 
     def second_ids(self, processor: Any, chat: Chat) -> list[int]:
@@ -218,6 +228,7 @@ class OneTokenizer:
     position_axes = 1
     template = False
     causal = True
+    tiled = False
     adds_special_tokens = False
 
     @property
@@ -260,6 +271,14 @@ class OneTokenizer:
     def seen(self, output: ModelOutput, media: Media) -> dict[str, ModelOutput]:
         """All are pictures."""
         return {"image": output}
+
+    def written(self, processor: Any, size: tuple[int, int]) -> str | None:
+        """None: the placeholder that the chat template writes."""
+        return None
+
+    def tiles(self, grid: Grid) -> int:
+        """One."""
+        return 1
 
     def second_ids(self, processor: Any, chat: Chat) -> list[int]:
         """None: there is one tokenizer."""

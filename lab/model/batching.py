@@ -123,7 +123,7 @@ def costs(encoder: Encoder, example: Example) -> list[int]:
     found = []
     for grid, step in zip(example.grids if encoder.architecture.in_prompt else (), steps_of([example]) or itertools.repeat(0.0), strict=False):
         clips = encoder.architecture.clips if step else None
-        runs = 1 if clips is None else clips.runs(grid)
+        runs = encoder.architecture.tiles(grid) if clips is None else clips.runs(grid)
         found += [encoder.tokens(grid) // runs if encoder.prefix else 0] * runs
     return found
 

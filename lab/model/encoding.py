@@ -39,13 +39,13 @@ def wordless(turns: Sequence[Turn]) -> tuple[Turn, ...]:
     return tuple(replace(turn, parts=tuple("x" if isinstance(part, str) else part for part in turn.parts)) for turn in turns)
 
 
-def with_clips(chat: Chat, written: Sequence[str]) -> Chat:
-    """The chat that says of each clip in order what stands for it in the prompt's text, for `Interleaved.render`."""
+def with_written(chat: Chat, written: Sequence[str | None]) -> Chat:
+    """The chat that says of each picture or clip in order what stands for it in the prompt's text, where that is more than a placeholder."""
     behind = iter(written)
-    marked = [
-        {**message, "content": [part | {"written": next(behind)} if part["type"] == "video" else part for part in message["content"]]}
-        for message in chat.messages
-    ]
+    marked = []
+    for message in chat.messages:
+        found = [(part, None if part["type"] == "text" else next(behind)) for part in message["content"]]
+        marked.append({**message, "content": [part if text is None else part | {"written": text} for part, text in found]})
     return replace(chat, messages=tuple(marked))
 
 
@@ -171,11 +171,11 @@ class Encoder:
         return f"{', '.join(map(repr, names))} {'is a special token' if len(names) == 1 else 'are special tokens'}"
 
     def chat(self, sample: Sample, plain: bool = False) -> Chat:
-        """A sample as messages. plain: without what stands for its clips, which the checkpoint's own processor writes by itself."""
+        """A sample as messages. plain: without what stands for its clips and tiles, which the checkpoint's own processor writes by itself."""
         target = self.boxes_text(sample.answer) if isinstance(sample.answer, Regions) else None
         chat = to_chat(sample, self.prompt, self.seed, self.frame, target)
-        written = [] if plain else [self.written(image) for i in chat.image_order if isinstance(image := sample.images[i], Clip)]
-        return with_clips(chat, written) if written else chat
+        written = [] if plain else [self.written(sample.images[i]) for i in chat.image_order]
+        return with_written(chat, written) if any(written) else chat
 
     def resized(self, size: tuple[int, int]) -> tuple[int, int] | None:
         """(width, height) of a picture of such a size as the model is shown it; None where there is no such size."""
@@ -350,9 +350,11 @@ class Encoder:
             )
         return self.clips.sampled(self.processor, clip)
 
-    def written(self, clip: Clip) -> str:
-        """What stands in a prompt for a clip."""
-        sampled = self.sampled(clip)
+    def written(self, medium: Medium) -> str | None:
+        """What stands in a prompt for a clip, or for a picture that is cut in tiles; None of others."""
+        if not isinstance(medium, Clip):
+            return self.architecture.written(self.processor, size_of(medium)) if self.architecture.tiled else None
+        sampled = self.sampled(medium)
         assert self.clips is not None
         return self.clips.written(self.processor, sampled)
 
@@ -364,8 +366,10 @@ class Encoder:
         return self.clips.frames(processor, medium, self.clips.sampled(processor, medium))
 
     def runs(self, medium: Medium) -> int:
-        """How many runs of tokens a clip is in a prompt; 0 for a picture."""
-        return 0 if isinstance(medium, Picture) or self.clips is None else self.clips.runs(self.sampled(medium).grid)
+        """How many runs of tokens a clip or a picture is in a prompt; 0 for one that its placeholder stands for."""
+        if not isinstance(medium, Clip):
+            return self.architecture.tiles(self.check(medium)) if self.architecture.tiled else 0
+        return 0 if self.clips is None else self.clips.runs(self.sampled(medium).grid)
 
     def check(self, picture: Medium) -> tuple[int, int, int]:
         """The patch grid of an image of this size, or of a clip. Raises `BadRecord` if the processor does not take it, or a picture only at

@@ -125,6 +125,7 @@ class Family:
     answers: where an answer's tokens stand: inline (behind the prompt, in its row), beside (in a decoder of their own), or nowhere,
     for classes. abilities: of `ABILITIES`. refuses: of `FEATURES`, why.
     boxes: how its checkpoints learned to write a box (`lab.answers.box_formats`); this laboratory's own format where they did not.
+    packages: what its processor needs beside Transformers.
     one_of: its labels exclude each other, so that they are learned by cross-entropy, and not each by itself.
     whole: full names of modules that can train whole beside its parts, by their names in `lora.full`. last: of the layer of labels, where
     there is one.
@@ -145,6 +146,7 @@ class Family:
     architecture: Architecture = field(default_factory=Interleaved)
     whole: dict[str, str] = field(default_factory=dict)
     last: str = ""
+    packages: tuple[str, ...] = ()
     one_of: bool = False
     unused: str = ""
     surplus: str = ""

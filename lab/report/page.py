@@ -22,6 +22,7 @@ from lab.report.kinds import page_of
 from lab.report.matching import ledger_table, matched
 from lab.report.measure import Measured
 from lab.report.protocol import protocol_blocks
+from lab.report.published import checkpoint_blocks
 from lab.report.race import race_blocks
 from lab.report.sources import source_blocks
 from lab.statistics.metrics import KINDS, Kind
@@ -117,7 +118,7 @@ def blocks(findings: Findings, drawn: Mapping[str, Drawing], folder: Path, num_c
         page += [Heading(2, "Over seeds"), Paragraph("Mean ± standard deviation."), seeds] if seeds else []
         page += own.calibration(findings, figure)
         page += [Heading(2, capital(kind.main.title_with("by subset"))), subsets] if subsets else []
-        page += source_blocks(findings) + other_data(findings)
+        page += source_blocks(findings) + other_data(findings) + checkpoint_blocks(findings)
         page += diagnostics.controls_blocks(findings) + own.diagnostics(findings) + benchmark_blocks(findings) + diagnostics.gate_blocks(measured)
         page += gallery_blocks(findings, num_cases)
         page += [Heading(2, "Cost"), tables.best_table(tables.COST, measured)]

@@ -1,4 +1,8 @@
-"""`ours / published`: the arms of a sweep beside the figures of the study that it repeats, where `sweeps/<name>.published.csv` has some."""
+"""Published figures beside ours, each with its source, and never mixed with ours.
+
+Arms of a sweep stand beside the study that it repeats, where `sweeps/<name>.published.csv` has figures; checkpoints that are asked as they are,
+beside what their authors say of them (`conf/model/published.csv`).
+"""
 
 from __future__ import annotations
 
@@ -65,3 +69,25 @@ def counterpart(row: Mapping[str, str], results: Sequence[Result]) -> tuple[Meas
 def both(metric: Metric, ours: float | None, published: str) -> str:
     """`74.2 / 76.2`."""
     return f"{number(metric, ours)} / {number(metric, float(published)) if published else NONE}"
+
+
+def checkpoint_blocks(findings: Findings) -> list[Block]:
+    """Of arms whose untrained checkpoint has published figures on their data: ours, and each published one with its split and source."""
+    with (shipped("conf") / "model" / "published.csv").open(encoding="utf-8", newline="") as file:
+        published = list(csv.DictReader(file))
+    cells, runs = [], []
+    for result in findings.measured:
+        config = result.arm.run.config
+        asked = (config["data"]["name"], config.get("model", {}).get("path")) if result.arm.zero_shot else None
+        split = config["data"].get("split") or "dev"
+        for row in published:
+            if asked != (row["data"], row["checkpoint"]):
+                continue
+            ours = f"{100 * result.metrics[result.kind.headline]:.2f} ({split})"
+            cells.append((row["checkpoint"], ours, f"{100 * float(row['accuracy']):.2f} ({row['split']})", row["source"], row["remark"]))
+            runs.append((result.arm.run.identity,))
+    if not cells:
+        return []
+    said = "Accuracy in %, with the split. The published have no intervals and were asked by other code, so that a difference has no test."
+    table = Table(("checkpoint", "ours", "published", "source", "of the published"), tuple(cells), frozenset(), runs=tuple(runs))
+    return [Heading(2, "Ours and the published"), Paragraph(said), table]
