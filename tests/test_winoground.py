@@ -166,15 +166,19 @@ def asked(sample_id: str, s: float) -> Prediction:
     return predicted(Sample(sample_id, "t", (), Choice.truth(caption[1] == image[1]), name, f"{name}-{caption}"), s)
 
 
-def drawn(root: Path, count: int = 6) -> Path:
-    """A folder in the official schema whose captions tell its drawings apart."""
+TIED = 2
+"""Examples whose two images are the same, so that no model tells them apart."""
+
+
+def drawn(root: Path, count: int = 40) -> Path:
+    """A folder in the official schema whose captions tell its drawings apart, but for the first `TIED`."""
     folder = make(root, count)
     path = folder / "data" / "test-00000-of-00001.parquet"
     table = pq.read_table(path)
     cell = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     colours = ("red", "blue")
     for i in (0, 1):
-        images = [{"bytes": two_things(colours[i], colours[1 - i], k), "path": None} for k in range(count)]
+        images = [{"bytes": two_things(*(colours[::-1] if i and k >= TIED else colours), k % 8), "path": None} for k in range(count)]
         table = table.set_column(table.schema.get_field_index(f"image_{i}"), f"image_{i}", pa.array(images, cell))
         texts = [f"There is a {colours[i]} circle and a {colours[1 - i]} square."] * count
         table = table.set_column(table.schema.get_field_index(f"caption_{i}"), f"caption_{i}", pa.array(texts))
@@ -215,8 +219,9 @@ def test_through_the_doors(small, tmp_path: Path, capsys, caplog) -> None:
     runs_dir = tmp_path / "runs"
     wanted = by_hand(runs_dir / zero.identity / "predictions" / "winoground.dev.parquet")
     assert {name: zero.metrics[f"dev/winoground/{name}"] for name in wanted} == wanted
+    assert max(wanted["image"], wanted["group"]) <= 1 - TIED / 40, "ties lose"
     assert zero.metrics["dev/winoground/image_low"] <= wanted["image"] <= zero.metrics["dev/winoground/image_high"]
-    assert f"winoground text  {wanted['text']:.4f} [" in caplog.text and "(chance 0.2500, 6 examples)" in caplog.text
+    assert f"winoground text  {wanted['text']:.4f} [" in caplog.text and "(chance 0.2500, 40 examples)" in caplog.text
 
     trained = running.run_alone(small("trainer.max_steps=2", *common), "python -m lab.train", time.time())
     given = ["--run", trained.identity, "--runs-dir", str(runs_dir), "--name", "wino", "data=winoground", root]
@@ -231,4 +236,4 @@ def test_through_the_doors(small, tmp_path: Path, capsys, caplog) -> None:
     section = page.partition("## Winoground (diagnostic)")[2].partition("\n## ")[0]
     rows = [line for line in section.splitlines() if line.startswith("| ")]
     assert len(rows) == 2 + 2 + 1 and rows[-1] == "| chance | – | 25.0 | 25.0 | 16.7 |"
-    assert f"| 6 | {100 * wanted['text']:.1f} [" in section
+    assert f"| 40 | {100 * wanted['text']:.1f} [" in section
