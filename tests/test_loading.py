@@ -10,6 +10,7 @@ from pathlib import Path
 import checkpoints
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lab import lora, model
 from lab.config import DType, LoraDial, ModelDial, Quantisation
@@ -97,3 +98,28 @@ def test_a_layer_without_scales_is_refused(dial: ModelDial) -> None:
     layer.weight = torch.nn.Parameter(torch.zeros(96, 64, dtype=torch.bfloat16), requires_grad=False)
     with pytest.raises(ModelError, match=r"1 layers are quantised by its config.json and not in its files .first: .*layers\.0\.mlp\.up_proj"):
         precision.require_scales(dial, vlm.bare)
+
+
+class Products(TorchDispatchMode):
+    """Notes which products are made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.made += [func.overloadpacket.__name__] if func.overloadpacket.__name__ in ("mm", "bmm", "addmm") else []
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_head_in_16_bits_reads_the_last_positions_of_all_rows_as_one_matrix(tmp_path) -> None:
+    """And not with a copy of the vocabulary for each row; over float32 as it was, to the bit."""
+    saved = checkpoints.save("qwen2_vl", tmp_path)
+    for dtype, made in ((DType.bfloat16, ["mm"]), (DType.float32, ["bmm"])):
+        vlm = model.load(replace(saved, dtype=dtype))
+        head = vlm.family.architecture.head(vlm.bare)
+        states = torch.randn(3, 5, head.in_features, dtype=head.weight.dtype)
+        with Products() as products, torch.no_grad():
+            found = head(states[:, -2:])
+        assert products.made == made
+        assert torch.allclose(found, torch.nn.functional.linear(states, head.weight)[:, -2:], atol=1e-1 if dtype is DType.bfloat16 else 1e-5)

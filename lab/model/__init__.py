@@ -247,6 +247,8 @@ def load(dial: ModelDial, cache_dir: Path | None = None, report: Report = silent
     model.eval()
     if dial.fp32_layernorms:
         precision.norms_in_float32(model)
+    if not precision.exact(dial):
+        precision.read_in_one_piece(kind.architecture.head(model))
     processor.tokenizer.padding_side = kind.architecture.padding_side
     processor.tokenizer.init_kwargs["padding_side"] = kind.architecture.padding_side  # which an exported folder then says too
     base = {"path": dial.path, "revision": dial.revision, "dtype": dial.dtype.value}
