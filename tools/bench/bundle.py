@@ -61,8 +61,9 @@ def write(x: Experiment, prepared: running.Prepared, folder: Path) -> Path:
         adapter.save(vlm, folder / "adapter")
         vlm.processor.save_pretrained(folder / "processor")
     seen = steps * x.trainer.batch_size * x.trainer.accumulate_grad_batches
-    order = list(SeededOrder(len(encoded["train"]), x.seed, -(-seen // len(encoded["train"]))))[:seen]
-    rows(encoded["train"], order).save_to_disk(folder / "train")
+    train = encoded["train"]
+    order = list(SeededOrder(len(train), x.seed, -(-seen // len(train)), blocks=train.blocks(x.data)))[:seen]
+    rows(train, order).save_to_disk(folder / "train")
     rows(encoded["dev"], range(len(encoded["dev"]))).save_to_disk(folder / "dev")
     (folder / "spec.json").write_text(json.dumps(spec(x, steps), indent=1) + "\n", encoding="utf-8")
     return folder

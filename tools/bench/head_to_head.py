@@ -90,6 +90,12 @@ def ratios(ours: Measured, theirs: Measured, name: str) -> list[Figure]:
     return [Figure(f"{name} / ours, {what}", how(theirs.seconds) / how(ours.seconds), "times", note) for what, how in ways]
 
 
+def gap(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """The largest relative difference of the losses of the first steps; infinite where one is no number."""
+    pairs = list(zip(ours, theirs, strict=False))[:COMPARED]
+    return max(abs(a - b) / max(abs(a), 1e-3) if math.isfinite(a) and math.isfinite(b) else math.inf for a, b in pairs)
+
+
 def require_same_losses(ours: Sequence[float], theirs: Sequence[float], name: str) -> float:
     """The largest difference. Raises `BenchError` if it is above `TOLERANCE` or not a number: the arms did not do the same work."""
     pairs = list(zip(ours, theirs, strict=False))[:COMPARED]

@@ -88,10 +88,10 @@ def write_block(folder: Path, split: str, number: int, block: int) -> list[dict[
     return records
 
 
-def processor() -> ProcessorMixin:
-    """The tiny base's tokenizer and template with image steps of the real patch size."""
+def processor(most: int = MAX_TOKENS) -> ProcessorMixin:
+    """The tiny base's tokenizer and template with image steps of the real patch size. most: tokens of a picture."""
     tiny, side = AutoProcessor.from_pretrained(model.locate("tiny_base")), (PATCH * MERGE) ** 2
-    size = {"shortest_edge": MIN_TOKENS * side, "longest_edge": MAX_TOKENS * side}
+    size = {"shortest_edge": MIN_TOKENS * side, "longest_edge": most * side}
     steps = {"patch_size": PATCH, "merge_size": MERGE, "temporal_patch_size": 2, "size": size}
     return Qwen2VLProcessor(
         image_processor=Qwen2VLImageProcessor(**steps),

@@ -16,10 +16,11 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from lab import run as running
 from lab.bench import steps
-from lab.bench.results import BenchError, Figure
+from lab.bench.results import BenchError, Figure, Round
 from lab.config import Experiment
 from lab.errors import ConfigError
 from lab.host.progress import Report, silent
@@ -60,11 +61,41 @@ def our_sweep(overrides: Sequence[str], scratch: Path, when: str) -> float:
     return train + seconds_of(["-m", "lab.report", "--runs-dir", places["runs_dir"], "--out", f"{scratch}/report-{when}"])
 
 
+def interleaved(x: Experiment, overrides: Sequence[str], rounds: int, report: Report = silent) -> dict[str, Any]:
+    """Rounds of our sweep with an empty cache, of one arm of TRL's at its defaults and of one at its best, times twelve."""
+    bundle.require_plain(x)
+    with tempfile.TemporaryDirectory(prefix="lab-bench-") as scratch:
+        (files,), settings, tried, ours = peers(x, Path(scratch), 1, report)
+        gap = max(head_to_head.gap(ours.losses, one.losses) for one in tried.values())
+        ratios: dict[str, list[float]] = {name: [] for name in settings}
+        seconds: dict[str, list[float]] = {name: [] for name in ("ours", *settings)}
+        for done in range(rounds):
+            place = Path(scratch) / f"round-{done}"
+            place.mkdir()
+            seconds["ours"].append(our_sweep(overrides, place, "cold"))
+            for name, each in settings.items():
+                seconds[name].append(seconds_of(trl_baseline.command(files, each, place)))
+                ratios[name].append(len(GRID) * seconds[name][-1] / seconds["ours"][-1])
+            report("rounds of twelve arms", done + 1, rounds, "")
+    return {"ratios": ratios, "loss_gap": gap, "seconds": seconds, "best": settings["best"].name}
+
+
 def their_arms(x: Experiment, scratch: Path, num_arms: int, report: Report) -> dict[str, list[float]]:
     """Seconds of arms through TRL, alone on all cores, at its defaults and at the fastest of the settings tried.
 
     Raises `BenchError` before any of them runs if the losses of their first steps are not ours.
     """
+    files, settings, tried, ours = peers(x, scratch, num_arms, report)
+    for name, one in tried.items():
+        head_to_head.require_same_losses(ours.losses, one.losses, name)
+    names = {"default": "TRL, defaults", "best": f"TRL, best ({settings['best'].workers} workers, {settings['best'].threads} threads)"}
+    return {names[name]: [seconds_of(trl_baseline.command(one, each, scratch)) for one in files] for name, each in settings.items()}
+
+
+def peers(
+    x: Experiment, scratch: Path, num_arms: int, report: Report
+) -> tuple[list[Path], dict[str, trl_baseline.Settings], dict[str, Round], Round]:
+    """Bundles of the first arms, TRL's settings `default` and `best`, first steps in all settings that were tried, and ours."""
     cores = len(os.sched_getaffinity(0))
     plain = dataclasses.replace(x, trainer=dataclasses.replace(x.trainer, feature_cache=False))  # TRL has no use for features
     prepared = running.prepare(plain, report)
@@ -78,11 +109,8 @@ def their_arms(x: Experiment, scratch: Path, num_arms: int, report: Report) -> d
     del prepared
     defaults, candidates = trl_baseline.defaults(cores), trl_baseline.candidates(tuple(sorted({1, cores})))
     tried = head_to_head.try_all(files[0], [defaults, *candidates], CALIBRATION_STEPS, report)
-    for each, measured in tried.items():
-        head_to_head.require_same_losses(ours.losses, measured.rounds[0].losses, each.name)
-    best = head_to_head.fastest({each: tried[each] for each in candidates})
-    settings = {"TRL, defaults": defaults, f"TRL, best ({best.workers} workers, {best.threads} threads)": best}
-    return {name: [seconds_of(trl_baseline.command(one, each, scratch)) for one in files] for name, each in settings.items()}
+    settings = {"default": defaults, "best": head_to_head.fastest({each: tried[each] for each in candidates})}
+    return files, settings, {each.name: measured.rounds[0] for each, measured in tried.items()}, ours
 
 
 def makespans(ours: dict[str, float], theirs: dict[str, list[float]], num_arms: int) -> list[Figure]:

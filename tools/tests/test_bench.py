@@ -7,15 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import Qwen2VLForConditionalGeneration
 
 from lab import data, model
 from lab import run as running
 from lab.bench import steps
 from lab.bench.results import BenchError, Round
 from lab.config import Experiment
+from lab.curation.sources.drawn import Design
 from lab.errors import ConfigError
 from lab.model.encoding import Encoder
-from tools.bench import bundle, head_to_head, inputs, interleaved_runs, sweep, trl_baseline
+from tools.bench import bundle, head_to_head, inputs, interleaved_runs, plain_baseline, products, rows, sweep, trl_baseline
 from tools.bench.__main__ import own_inputs
 from tools.bench.interleaved_runs import Measured
 from tools.tests.sleeper import Sleeper
@@ -148,3 +150,42 @@ def test_own_inputs_give_way() -> None:
     """The benchmark's own checkpoint and pictures unless others are chosen, no warm-up unless one is."""
     chosen = ["model=tiny", "data=pairs", "optim.warmup_fraction=0.1"]
     assert own_inputs(chosen) == ["optim.warmup_fraction=0", *chosen]
+
+
+def test_a_plain_loop_learns_the_same(tiny, tmp_path) -> None:
+    """PEFT and Transformers alone: labels at the completions, the losses of ours."""
+    x, prepared = tiny
+    ours = steps.through_lightning(x, prepared, 1)
+    files = bundle.write(steps.lasting(x, 1), prepared, tmp_path / "bundle")
+    theirs = plain_baseline.one_round(files, 1)
+    assert head_to_head.require_same_losses(ours.losses, theirs.losses, "plain") <= head_to_head.TOLERANCE and len(theirs.seconds) == 1
+
+
+def test_rows_are_written_as_they_are_found_and_count_by_their_losses(monkeypatch, capsys) -> None:
+    """Each by its letter; one whose losses part is shown and does not count; an unknown one is named."""
+    made = {"c": {"ratios": {"default": [4.0, 6.0, 5.0]}, "loss_gap": 0.01}, "d": {"ratios": {"plain": [5.0]}, "memory_ratio": 0.3, "loss_gap": 0.2}}
+    monkeypatch.setattr(rows, "ROWS", {name: lambda *_, name=name: made[name] for name in made})
+    published = []
+    found = rows.run("c,d", [], 1, 1, lambda *_: None, lambda known: published.append(list(known)))
+    assert published == [["c"], ["c", "d"]] and {name: row["counts"] for name, row in found.items()} == {"c": True, "d": False}
+    said = capsys.readouterr().out
+    assert "5.00 times as long (4.00 to 6.00)" in said and "this row does not count" in said and "0.30 of plain" in said
+    with pytest.raises(ConfigError, match="there is no row e"):
+        rows.chosen("c,e")
+
+
+def test_losses_are_held_to_each_other_by_their_size() -> None:
+    assert head_to_head.gap([2.0, 1.0], [2.0, 1.1]) == pytest.approx(0.1)
+    assert head_to_head.gap([1.0], [float("nan")]) == float("inf")
+
+
+def test_products_are_asked_so_many_questions_a_picture(composer, tmp_path) -> None:
+    """Four and five in turn, which an order by image brings together; the wide model has the 2B's widths."""
+    products.write(tmp_path, products.SMALL, (4, 5), {"train": 4, "minival": 2, "dev": 2})
+    x = composer("data=questions", f"data.path={tmp_path}/questions.jsonl", "data.kind=text")
+    splits = data.load(x.data, tmp_path / "cache")
+    assert [len(split) for split in (splits.train, splits.minival, splits.dev)] == [18, 9, 9] and splits.kind == "text"
+    assert len(products.questions(Design("red", "circle", 2, "solid", 0))) == 8
+    with torch.device("meta"):
+        sizes = sum(one.numel() for one in Qwen2VLForConditionalGeneration(products.config()).parameters())
+    assert sizes == 401_918_976, "of the vocabulary 233 M, of two blocks 94 M and 39 M, of the merger 34 M"
