@@ -112,7 +112,7 @@ def fixed(seconds: float) -> Interval:
 def is_lean(x: Experiment, counts: Counts, machine: Machine) -> bool:
     """Whether a step goes through `lab.training.fast.fused_step`, whose conditions these are."""
     in_float32 = x.model.dtype is DType.float32 and not machine.overlaps
-    otherwise = counts.recomputes or counts.questions > 1 or x.trainer.packing or x.lora.lora_dropout or x.lora.use_dora
+    otherwise = counts.recomputes or x.trainer.packing or x.lora.lora_dropout or x.lora.use_dora
     plain = not (otherwise or {"llm", "head"} & set(x.lora.full))
     return in_float32 and plain and model.family(x.model.family).offers("fast_step")
 
