@@ -189,6 +189,10 @@ WORDS: dict[str, Words] = {
             "lora_ga": "it needs gradients of training data before the adapter exists",
         },
     ),
+    "trainer.strategy": Words(
+        ("auto", "ddp", "fsdp"),
+        refused={"deepspeed": "it is not used here. fsdp shards weights, gradients and optimizer state, as ZeRO's stage 3 does"},
+    ),
     "trainer.accelerator": Words(("auto", "cpu", "gpu", "cuda", "mps")),
     "trainer.max_time": Words((), also=r"\d{1,6}:[0-5]\d:[0-5]\d", also_told="hours, minutes, seconds, as in 11:45:00"),
     "prompt.post": Words(("none", "lower", "squad", "vqa", "blip", "llava", "qwen")),

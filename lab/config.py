@@ -332,6 +332,7 @@ class TrainerSection:
     layout: how the samples of a forward are laid out, which moves rounding alone: a row each, or as trees of those with the same images,
     several to a row of at most `token_budget` tokens (`lab.model.trees`); auto: as trees where that is exact and saves enough.
     log_every: optimizer steps between two rows of `curves.jsonl`.
+    strategy: of several devices; ddp: each has all, as auto; fsdp: weights, gradients and optimizer state lie in shares (`lab.training.sharding`).
     """
 
     max_steps: int | None = None
@@ -351,12 +352,18 @@ class TrainerSection:
     threads: int = 1
     accelerator: str = "auto"
     devices: int = 1
+    strategy: str = "auto"
     if_finished: IfFinished = IfFinished.reuse
     if_unfinished: IfUnfinished = IfUnfinished.resume
     save_every: int | None = 100
     keep_checkpoints: int = 2
     restore_best: bool = False
     max_time: str | None = None
+
+    @property
+    def sharded(self) -> bool:
+        """Whether what trains lies in shares on the devices."""
+        return self.strategy == "fsdp"
 
     @property
     def samples_per_step(self) -> int:
@@ -513,7 +520,7 @@ ROLES: dict[str, str] = {
     ), ASKED),
     **dict.fromkeys((
         "model.device_map", "data.profile",
-        "trainer.layout", "trainer.token_budget",
+        "trainer.layout", "trainer.token_budget", "trainer.strategy",
         "trainer.num_workers", "trainer.threads", "trainer.accelerator", "trainer.devices", "trainer.feature_cache", "trainer.if_finished",
         "trainer.if_unfinished", "trainer.log_every", "trainer.save_every", "trainer.keep_checkpoints", "trainer.max_time", "evaluation.batch_size",
         "evaluation.also_root", "evaluation.max_samples",

@@ -24,14 +24,23 @@ def trainable(vlm: Vlm) -> dict[str, torch.nn.Parameter]:
     return {name: parameter for name, parameter in parameters(vlm).items() if parameter.requires_grad}
 
 
+def seeing(vlm: Vlm) -> dict[str, torch.nn.Parameter]:
+    """Those that a batch without pictures may leave out: of any part but the language model, and of added modules."""
+    return {name: one for name, one in trainable(vlm).items() if part_of(vlm, name) != "llm"}
+
+
+def part_of(vlm: Vlm, name: str) -> str:
+    """The part of a trainable parameter; `added` for modules that dials have added."""
+    if name.split(".")[0] in vlm.extras:
+        return "added"
+    of = vlm.family.part_of if ".lora_" in name else vlm.family.owner
+    return of(name.removeprefix("base_model.model."))
+
+
 def learning_rate(vlm: Vlm, name: str, optim: Optim) -> float:
     """The peak rate of a trainable parameter: that of its part (of a whole head `optim.lr_extras`), times `optim.lr_b_ratio` for an adapter's B."""
-    if name.split(".")[0] in vlm.extras:
-        own = optim.lr_extras
-    else:
-        part_of = vlm.family.part_of if ".lora_" in name else vlm.family.owner
-        of_parts = {"vision": optim.lr_vision, "projector": optim.lr_projector, "llm": optim.lr_llm, "head": optim.lr_extras}
-        own = of_parts.get(part_of(name.removeprefix("base_model.model.")))
+    of_parts = {"vision": optim.lr_vision, "projector": optim.lr_projector, "llm": optim.lr_llm, "head": optim.lr_extras, "added": optim.lr_extras}
+    own = of_parts.get(part_of(vlm, name))
     rate = optim.lr if own is None else own
     return rate * optim.lr_b_ratio if ".lora_B." in name else rate
 

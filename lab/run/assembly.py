@@ -33,13 +33,14 @@ def check(x: Experiment) -> None:
 
     `lab.freezing.check` says what needs no family. Raises `ConfigError` or `ModelError` with the keys.
     """
-    from lab.training import devices, optimization, tree_rows
+    from lab.training import devices, optimization, sharding, tree_rows
 
     family = model.check(x.model)
     data.check_dial(x.data, trains(x))
     first, *parts = data.parts_of(x.data) or [data.Option("", x.data.name, x.data)]
     check_data(first.dial, family, x)
-    if kind := first.dial.kind or data.named(first.dial.name).kind:
+    kind = first.dial.kind or data.named(first.dial.name).kind
+    if kind:
         asking.check(kind, first.dial.name, family, x.evaluation)
     prompt.check(x.prompt, first.dial.name, data.named(first.dial.name).asks)
     others = [*parts, *(data.option(spelled) for spelled in x.evaluation.also)]
@@ -80,6 +81,8 @@ def check(x: Experiment) -> None:
     lora.check(x.lora, x.model.quantisation.value, family)
     start.check(x)
     optimization.check(x.optim, devices.on_gpu(x.trainer))
+    if x.trainer.sharded:
+        sharding.check(x, kind)
     if trains(x) and x.model.quantisation is Quantisation.int8 and "llm" in lora.reached(family, x.lora):
         check_scales(x)
 

@@ -1,10 +1,12 @@
-"""Several devices for one arm: Lightning's DDP, one process a device, `trainer.batch_size` samples shared out among them.
+"""Several devices for one arm: Lightning's DDP, or its `ModelParallelStrategy` over shares of the model (`lab.training.sharding`), one
+process a device, `trainer.batch_size` samples shared out among them.
 
 The process that asked for the training is rank 0; `lab.run.ranks` starts the others. Only rank 0 writes.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Iterator
@@ -12,7 +14,7 @@ from itertools import islice
 
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy, Strategy
 from torch.utils.data import Sampler
 
 from lab.config import TrainerSection
@@ -28,6 +30,22 @@ def world() -> int:
     """How many processes train one arm together, once they have met."""
     met = torch.distributed.is_available() and torch.distributed.is_initialized()
     return torch.distributed.get_world_size() if met else 1
+
+
+def apart(holds: bool, device: torch.device) -> bool:
+    """Whether something holds on some of the processes that train one arm and not on others; all must ask at once."""
+    number = torch.tensor(int(holds), device=device)
+    torch.distributed.all_reduce(number)
+    return 0 < int(number) < world()
+
+
+def of_all(names: list[str]) -> list[str]:
+    """The names that any of the processes has, each once; all must ask at once."""
+    if world() == 1:
+        return names
+    every: list[list[str]] = [[] for _ in range(world())]
+    torch.distributed.all_gather_object(every, names)
+    return list(dict.fromkeys(itertools.chain.from_iterable(every)))
 
 
 def on_gpu(section: TrainerSection) -> bool:
@@ -70,14 +88,21 @@ class Spread(SingleDeviceStrategy):
         self.accelerator.teardown()
 
 
-def strategy(section: TrainerSection, spread: torch.device | None = None) -> Strategy | str:
+def strategy(section: TrainerSection, spread: torch.device | None = None, idle: bool = False) -> Strategy | str:
     """Lightning's strategy; with several devices the other processes are there already (`LOCAL_RANK` says so).
 
-    spread: where a model begins that lies on several GPUs.
+    spread: where a model begins that lies on several GPUs. idle: something trains that the samples of one process may leave out and those
+    of another not.
     """
     if spread is not None:
         return Spread(spread)
-    return "auto" if section.devices == 1 else DDPStrategy(cluster_environment=LightningEnvironment())
+    if section.sharded:
+        made = ModelParallelStrategy(data_parallel_size=section.devices, tensor_parallel_size=1)
+        made.cluster_environment = LightningEnvironment()
+        return made
+    if section.devices == 1:
+        return "auto"
+    return DDPStrategy(cluster_environment=LightningEnvironment(), find_unused_parameters=idle)
 
 
 class Share(Sampler[int]):

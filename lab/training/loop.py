@@ -16,7 +16,9 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping
+from lightning.pytorch.strategies import Strategy
 
+from lab import lora
 from lab.config import Experiment, TrainerSection, augments
 from lab.errors import ContractError, ModelError, TrainingError
 from lab.host.progress import Report, silent
@@ -28,7 +30,7 @@ from lab.training.allocation import keep_freed_memory
 from lab.training.callbacks import CurveLogger, Progress, RequireEightBits, StopOnNonFiniteLoss
 from lab.training.checkpoints import Checkpoint
 from lab.training.datamodule import DataModule, Examples
-from lab.training.learner import Learner
+from lab.training.learner import Learner, worker
 from lab.training.loss_scaling import LossScaling
 from lab.training.optimization import EIGHT_BITS
 from lab.training.resuming import CheckpointCallback, put_weights, trained
@@ -44,6 +46,7 @@ REMARKS = (
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning's own call of PyTorch
     r"The number of training batches \(\d+\) is smaller than the logging interval",  # a run of fewer steps than `trainer.log_every`
     r"Found \d+ module\(s\) in eval mode at the start of training",  # parts of which nothing trains
+    r"FSDP2-wrapped module \(.*\) returned a view tensor",  # in which nothing is written
     r"Detected call of `lr_scheduler.step\(\)` before `optimizer.step\(\)`",  # a first step that `LossScaling` left out
 )
 """What Lightning says of every run here."""
@@ -195,24 +198,19 @@ def fit(
         callbacks += [RequireEightBits()] if x.optim.optimizer in EIGHT_BITS else []
         with quiet_lightning():
             scaling = LossScaling("cuda" if devices.on_gpu(section) else "cpu") if learner.scaled else None
-            spread = learner.vlm.device if learner.vlm.spread else None
-            trainer = lightning_trainer(section, micro[1], steps, len(splits["minival"]) > 0, logger, callbacks, scaling, spread)
-        prepare_model(x, learner)
-        size = micro[0] // section.devices
-        settled = tree_rows.settle(x, learner, data, size)
-        data.layout, packing = settled.layout, settled.metrics
-        facts |= {"layout": {"asked": section.layout, "used": settled.layout, **settled.facts}} if settled.facts else {}
-        if section.packing:
-            packing = packed_rows.rehearse(learner, splits["train"].encoder, data.upcoming(REHEARSED), size)
-        device = learner.vlm.device
-        try:
+            strategy = devices.strategy(section, learner.vlm.device if learner.vlm.spread else None, idle=bool(lora.seeing(learner.vlm)))
+            trainer = lightning_trainer(section, micro[1], steps, len(splits["minival"]) > 0, logger, callbacks, scaling, strategy)
+        with worker(learner, section.sharded) as working:
+            prepare_model(x, working)
+            size = micro[0] // section.devices
+            settled = tree_rows.settle(x, working, data, size)
+            data.layout, packing = settled.layout, settled.metrics
+            facts |= {"layout": {"asked": section.layout, "used": settled.layout, **settled.facts}} if settled.facts else {}
+            if section.packing:
+                packing = packed_rows.rehearse(working, splits["train"].encoder, data.upcoming(REHEARSED), size)
             with deferred(), quiet_lightning():
-                trainer.fit(learner, datamodule=data)
-                last = keeper.keep(trainer, learner, ended=True)
-        finally:
-            if not learner.vlm.spread:
-                learner.to(device)  # Lightning leaves a model on the CPU
-            capacity.recompute(learner.vlm, False)
+                trainer.fit(working, datamodule=data)
+                last = keeper.keep(trainer, working, ended=True)
     else:
         put_weights(learner, resumed)
         last = resumed.facts
@@ -254,14 +252,14 @@ def lightning_trainer(
     logger: CurveLogger,
     callbacks: list[Callback],
     scaling: LossScaling | None,
-    spread: torch.device | None,
+    strategy: Strategy | str,
 ) -> L.Trainer:
-    """Lightning's Trainer for one arm; checkpoints are the `CheckpointCallback`'s. spread: as in `devices.strategy`."""
+    """Lightning's Trainer for one arm; checkpoints are the `CheckpointCallback`'s."""
     validates = section.val_every is not None and has_minival
     return L.Trainer(
         accelerator=section.accelerator,
         devices=section.devices,
-        strategy=devices.strategy(section, spread),
+        strategy=strategy,
         use_distributed_sampler=False,
         precision=None if scaling else "32-true",  # the base has its dtype already, and adapters stay float32 beside it
         plugins=[scaling] if scaling else None,

@@ -20,7 +20,7 @@ from lab.config import TrainerSection
 from lab.errors import ContractError, TrainingError
 from lab.host.stopping import REQUEST, Stopped, seconds
 from lab.store import curve_files
-from lab.training import checkpoints, loss_scaling
+from lab.training import checkpoints, devices, loss_scaling, sharding
 from lab.training.callbacks import CurveLogger
 from lab.training.checkpoints import Checkpoint
 from lab.training.learner import Learner
@@ -119,9 +119,10 @@ class CheckpointCallback(Callback):
         moved = trainer.global_step > loss_scaling.left_out(trainer)
         if self.section.restore_best and moved and (self.best is None or ahead(value, self.best[watched], pl_module.objective.better)):
             self.best = {watched: value, "step": trainer.global_step}
+            weights = sharding.gathered(trained(pl_module))
             if trainer.is_global_zero:
                 path = checkpoints.folder(self.run_dir) / checkpoints.BEST
-                checkpoints.write(path, Checkpoint({f"weights.{k}": v for k, v in trained(pl_module).items()}, dict(self.best)))
+                checkpoints.write(path, Checkpoint({f"weights.{k}": v for k, v in weights.items()}, dict(self.best)))
 
     def keep(self, trainer: L.Trainer, module: L.LightningModule, ended: bool) -> dict[str, Any]:
         """Write a checkpoint of this moment and return its facts. ended: no step is left to take."""
@@ -163,7 +164,7 @@ def trained(module: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 def require_finite(module: L.LightningModule, step: int) -> None:
     """Raise a `TrainingError` if a parameter that trains holds what is no number: no later step mends it."""
-    broken = [name for name, parameter in trained(module).items() if not torch.isfinite(parameter).all()]
+    broken = devices.of_all([name for name, parameter in trained(module).items() if not torch.isfinite(sharding.local(parameter)).all()])
     if broken:
         raise TrainingError(
             f"{len(broken)} trained tensors are not finite after optimizer step {step} (first: {broken[0]}). Lower optim.lr or "
@@ -174,9 +175,10 @@ def require_finite(module: L.LightningModule, step: int) -> None:
 def capture_state(trainer: L.Trainer, module: L.LightningModule) -> Checkpoint:
     """Weights, optimizer, schedule and RNG of this moment."""
     optimizer = trainer.optimizers[0].state_dict()
-    tensors = {f"weights.{name}": value for name, value in trained(module).items()}
+    tensors = {f"weights.{name}": value for name, value in sharding.gathered(trained(module)).items()}
     state = {f"optimizer.{index}.{key}": value for index, one in optimizer["state"].items() for key, value in flat(one).items()}
-    tensors |= {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
+    of_state = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
+    tensors |= sharding.gathered(of_state)
     tensors["rng.cpu"] = torch.get_rng_state()
     if module.device.type == "cuda":
         tensors["rng.cuda"] = torch.cuda.get_rng_state(module.device)
@@ -184,7 +186,7 @@ def capture_state(trainer: L.Trainer, module: L.LightningModule) -> Checkpoint:
     facts = {
         "step": trainer.global_step,
         "optimizer": optimizer["param_groups"],
-        "counts": {name: value for name, value in state.items() if name not in tensors},
+        "counts": {name: value for name, value in state.items() if name not in of_state},
         "schedule": trainer.lr_scheduler_configs[0].scheduler.state_dict(),
         "loss": None if loss is None else float(loss),
         "scaling": trainer.precision_plugin.state_dict() or None,
@@ -210,7 +212,7 @@ def put_weights(module: torch.nn.Module, checkpoint: Checkpoint) -> None:
         )
     with torch.no_grad():
         for name, parameter in own.items():
-            parameter.copy_(kept[name])
+            parameter.copy_(sharding.shared_out(kept[name], parameter))
 
 
 def restore_state(trainer: L.Trainer, module: L.LightningModule, checkpoint: Checkpoint, accumulate: int) -> None:
@@ -230,11 +232,13 @@ def restore_state(trainer: L.Trainer, module: L.LightningModule, checkpoint: Che
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, checkpoint: Checkpoint) -> None:
     """Give an optimizer the state and the groups that were taken."""
+    parameters = [each for group in optimizer.param_groups for each in group["params"]]
     state: dict[int, dict[str, Any]] = {}
     counts = {name.removeprefix("optimizer."): value for name, value in checkpoint.facts.get("counts", {}).items()}
     for name, value in (checkpoint.group("optimizer") | counts).items():
         index, _, key = name.partition(".")
-        state.setdefault(int(index), {})[key] = value
+        like = parameters[int(index)]
+        state.setdefault(int(index), {})[key] = sharding.shared_out(value, like) if isinstance(value, torch.Tensor) else value
     optimizer.load_state_dict({"state": state, "param_groups": checkpoint.facts["optimizer"]})
     if getattr(optimizer, "is_paged", False):
         paged(optimizer)

@@ -67,6 +67,9 @@ def why_not(x: Experiment, family: Family) -> str | None:
         "conditioning=prefix": x.conditioning.name != "prefix",
         "model.quantisation=int8: bitsandbytes looks at all of a row for numbers that it does not round, so one question moves what is computed of "
         "another. Set model.quantisation=nf4": x.model.quantisation.value == "int8",
+        "trainer.strategy=fsdp: one device has more rows of a forward than another, and all must gather weights as often. Set trainer.strategy=ddp": (
+            x.trainer.sharded
+        ),
         "trainer.packing=true: it lays the same rows out otherwise; trees are packed without it. Set trainer.packing=false": x.trainer.packing,
     }
     return next((reason for reason, holds in reasons.items() if holds), None)

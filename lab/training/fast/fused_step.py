@@ -8,7 +8,7 @@
 Only while training: validation, scoring and every saved file know nothing of it. It is written for float32 alone: over a model
 that computes in 16 bits the step is PEFT's and Transformers' own. A layer that is not plain LoRA (dropout, DoRA, a quantised
 base) keeps PEFT's forward; with gradient checkpointing, whose second forward comes after the step's, and where the language model trains
-whole (`lora.full`), nothing is changed at all. Where a row holds several samples (`trainer.packing`),
+whole (`lora.full`) or the model lies in shares on several devices, nothing is changed at all. Where a row holds several samples (`trainer.packing`),
 attention and rows are Transformers' own; a row of trees (`trainer.layout=trees`) goes by `lab.training.fast.tree_step`, in every dtype.
 Equality with the plain step, in every dtype: tests/test_lean.py.
 """
@@ -38,13 +38,13 @@ Forward = tuple[nn.Module, Callable[..., torch.Tensor]]
 
 
 class FusedStep:
-    """What of a model can be trained leanly, found once."""
+    """What of a model can be trained leanly, found once; nothing where it is not to be."""
 
-    def __init__(self, vlm: Vlm) -> None:
+    def __init__(self, vlm: Vlm, lean: bool = True) -> None:
         self.vlm = vlm
         self.checkpointed = [module for module in vlm.bare.modules() if hasattr(module, "gradient_checkpointing")]
         reads_whole = any(own.trains and vlm.family.part_of(name) == "llm" for name, own in vlm.full.items())
-        known = computes_in(vlm) == torch.float32 and not vlm.spread and not reads_whole
+        known = lean and computes_in(vlm) == torch.float32 and not vlm.spread and not reads_whole
         modules = list(vlm.bare.modules()) if known else []
         self.layers = {module: factors(module) for module in modules if is_fusable(module)}
         self.forwards: list[Forward] = [(module, partial(layer_forward, layer)) for module, layer in self.layers.items()]
