@@ -366,6 +366,11 @@ class TrainerSection:
         return self.strategy == "fsdp"
 
     @property
+    def shares(self) -> int:
+        """Devices on which weights and what trains lie in equal parts."""
+        return self.devices if self.sharded else 1
+
+    @property
     def samples_per_step(self) -> int:
         """Samples of one optimizer step."""
         return self.batch_size * self.accumulate_grad_batches

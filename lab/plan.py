@@ -260,11 +260,13 @@ def cost(x: Experiment, given: argparse.Namespace, tokens: int, num_train: int |
 def memory_table(x: Experiment, found: Plan, memory: float, device: str) -> str:
     """What a step of training keeps, and what writing one answer does; GB."""
     quantised = "" if x.model.quantisation.value == "none" else f", blocks in {x.model.quantisation.value}"
+    of = f", a share of {found.shares}" if found.shares > 1 else ""
     rows = [
-        ("weights", found.weight_bytes, f"{x.model.dtype.value}{quantised}"),
-        ("trains", found.adapter_bytes, "adapters and whole parts, float32"),
-        ("gradients", found.gradient_bytes, "float32"),
-        (f"optimizer ({x.optim.optimizer})", found.optimizer_bytes, "its state"),
+        ("weights", found.weight_bytes / found.shares, f"{x.model.dtype.value}{quantised}{of}"),
+        ("trains", found.adapter_bytes / found.shares, f"adapters and whole parts, float32{of}"),
+        ("gradients", found.gradient_bytes / found.shares, f"float32{of}"),
+        (f"optimizer ({x.optim.optimizer})", found.optimizer_bytes / found.shares, f"its state{of}"),
+        *([("gathered", found.gathered_bytes, "whole at once, with gradients: all but blocks, and two blocks")] if of else []),
         ("activations", found.activation_bytes, f"of {x.trainer.batch_size // x.trainer.devices} examples"),
         ("training", found.memory_bytes, f"together, of {memory / 1e9:.0f} on {device}"),
         ("inference", found.inference_bytes, "weights, adapters, keys and values of one answer"),

@@ -17,6 +17,7 @@ from transformers import Qwen2VLForConditionalGeneration
 
 from lab import run as running
 from lab.config import Experiment, identity
+from lab.costs import planning
 from lab.errors import ConfigError
 from lab.store import curve_files, runs
 from lab.training import resuming
@@ -175,6 +176,18 @@ def test_what_two_held_in_shares_one_goes_on_with(
     require_equal(resumed(compose, one_picture, "fewer", SHARES, (), monkeypatch), alone)
 
 
+def test_a_plan_divides_what_lies_in_shares(composer: Compose) -> None:
+    """Full training of the 7B in bfloat16: 18 bytes a weight, the base's own among them; a quarter of them on each of four."""
+    keys = ["model=qwen2_vl_7b", "model.path=Qwen/Qwen2-VL-7B-Instruct", "lora=full", "trainer.gradient_checkpointing=true", "trainer.batch_size=8"]
+    one, four = (planning.plan(composer(*keys, *more), 256, 1, 64) for more in ((), ("trainer.devices=4", "trainer.strategy=fsdp")))
+    weights = one.weight_bytes / 2
+    for plan in (one, four):
+        assert (plan.adapter_bytes, plan.gradient_bytes, plan.optimizer_bytes) == (4 * weights, 4 * weights, 8 * weights)
+    assert (one.shares, one.gathered_bytes, four.shares) == (1, 0.0, 4)
+    assert four.memory_bytes == 18 * weights / 4 + four.gathered_bytes + four.activation_bytes and four.activation_bytes == one.activation_bytes / 4
+    assert four.gathered_bytes < 8 * weights / 3 and four.memory_bytes < 80e9 < one.memory_bytes
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
@@ -191,3 +204,69 @@ def test_what_two_held_in_shares_one_goes_on_with(
 def test_what_cannot_be_shared_out_is_refused_before_anything_loads(composer: Compose, keys: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         running.check(composer(*SHARES, *keys))
+
+
+BOTH = {"alone": (), "ddp": ("trainer.devices=2",), "fsdp": SHARES}
+
+
+@pytest.mark.bar
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ["trainer.gradient_checkpointing=true", "trainer.accumulate_grad_batches=2"],
+        ["lora=llm_projector", "lora.r=4", "lora.use_dora=true"],
+        ["lora=all", "lora.r=4", "lora.lora_dropout=0", "lora.init_lora_weights=pissa"],
+        ["lora=stage2", "model.dtype=bfloat16"],
+        ["lora=llm", "vision_tokens=resampler", "vision_tokens.budget=2"],
+        ["lora=llm", "conditioning=cross_attention"],
+        ["lora=stage2", "trainer.val_every=2", "trainer.restore_best=true", "evaluation.verify=true", "evaluation.probe_examples=2"],
+    ],
+    ids="-".join,
+)
+def test_every_way_of_training_is_shared_out(compose: Compose, one_picture: Path, tmp_path: Path, keys: list[str], fast_python: str) -> None:
+    """Whatever trains, beside whatever does not: as in one process, and every tensor of every block has moved."""
+    one, two = (compose(f"{tmp_path.name}-{name}", one_picture, *keys, *BOTH[name]) for name in ("alone", "fsdp"))
+    run_of(one)
+    run = run_of(two)
+    coarse = "bfloat16" in keys[-1]  # the sums of which are rounded to 8 bits
+    require_equal(two, one, loss=2e-2 if coarse else 1e-4, weights=1e-2 if coarse else 2e-3)
+    assert all(check["passed"] for check in run.facts.get("verify", ()))
+    if keys[0] == "lora=all" or "use_dora" in keys[-1]:
+        assert all(value.any() for name, value in learned(two).items() if "lora_B" in name)
+
+
+@pytest.mark.bar
+def test_resumed_with_as_many_processes_it_is_the_undisturbed_run_to_the_bit(
+    compose: Compose, one_picture: Path, monkeypatch: pytest.MonkeyPatch, fast_python: str
+) -> None:
+    whole = compose("whole", one_picture, *SHARES)
+    run_of(whole)
+    own, others = learned(resumed(compose, one_picture, "cut", SHARES, SHARES, monkeypatch)), learned(whole)
+    assert own.keys() == others.keys() and all(torch.equal(value, others[name]) for name, value in own.items())
+    require_equal(resumed(compose, one_picture, "more", (), SHARES, monkeypatch), whole)
+
+
+@pytest.mark.bar
+@pytest.mark.parametrize("packing", [False, True])
+def test_however_a_step_is_cut_up_answers_of_1_and_200_tokens_weigh_by_their_tokens(
+    compose: Compose, tmp_path: Path, packing: bool, fast_python: str
+) -> None:
+    """1 x 8 = 8 x 1 = 2 processes x 4 rows, each whole or in shares: losses of each step to 1e-6 and weights after four of SGD, in float32."""
+    manifest, found = written(tmp_path, [i % 3 == 0 for i in range(16)], words=(1, 200)), {}
+    ways = {"1 x 8": (8, ()), "8 x 1": (1, ()), "2 x 4": (8, BOTH["ddp"]), "2 x 4 in shares": (8, SHARES)}
+    for way, (size, keys) in ways.items():
+        if packing and keys == SHARES:
+            continue  # which is refused
+        x = compose(
+            f"{packing}-{way}", manifest, "lora=llm", "lora.r=4", "trainer.log_every=1", f"trainer.batch_size={size}", f"trainer.packing={packing}",
+            f"trainer.accumulate_grad_batches={8 // size}", "optim.optimizer=SGD", "optim.lr=0.5", *keys,
+        )  # fmt: skip
+        run_of(x)
+        found[way] = losses(x), learned(x)
+    curve, weights = found["1 x 8"]
+    assert len(curve) == 4 and max(curve.values()) > 1.01 * min(curve.values())
+    for way, (theirs, others) in found.items():
+        gap = max(float((value - others[name]).abs().max()) for name, value in weights.items())
+        apart = max(abs(theirs[step] - value) for step, value in curve.items()) if way != "8 x 1" else 0.0  # whose curve is of its last forward
+        print(f"packing {packing}, {way}: difference of a loss {apart:.1e}, of a weight {gap:.1e}")
+        assert apart < 1e-6 and gap < 1e-6, way

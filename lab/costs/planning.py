@@ -25,6 +25,7 @@ from lab import conditioning, data, lora, model, vision_tokens
 from lab.config import Experiment, ModelDial, Optim, TrainerSection, augments, trains
 from lab.costs.counting import CostModel, Kept
 from lab.costs.estimate import Counts
+from lab.costs.shares import gathered_bytes
 from lab.data.images import size_of
 from lab.errors import ConfigError
 from lab.model import labels, precision
@@ -54,7 +55,8 @@ class Plan:
     """An experiment's size. tokens: positions of the language model; image_tokens: of one image; FLOPs of one example; bytes.
 
     adapter_bytes: of all that trains. recomputes: with gradient checkpointing. plain_bytes: what activations would take without it.
-    cache_bytes: of keys and values while one answer is written. counts: of which a machine's time follows.
+    cache_bytes: of keys and values while one answer is written. counts: of which a machine's time follows. shares: devices on which weights and
+    what trains lie in equal parts. gathered_bytes: what of it a device holds whole at once.
     """
 
     ledger: list[lora.LedgerRow]
@@ -71,11 +73,15 @@ class Plan:
     cache_bytes: float
     recomputes: bool
     counts: Counts
+    shares: int
+    gathered_bytes: float
 
     @property
     def memory_bytes(self) -> float:
-        """Everything that training keeps on the device."""
-        return self.weight_bytes + self.adapter_bytes + self.gradient_bytes + self.optimizer_bytes + self.activation_bytes
+        """Everything that training keeps on a device; of a model in shares no less than all weights, which lie on it whole before and after."""
+        fixed = self.weight_bytes + self.adapter_bytes + self.gradient_bytes + self.optimizer_bytes
+        step = fixed / self.shares + self.gathered_bytes + self.activation_bytes
+        return step if self.shares == 1 else max(step, self.weight_bytes + self.adapter_bytes)
 
     @property
     def inference_bytes(self) -> float:
@@ -213,7 +219,8 @@ def plan(
     step = costs.cost(learned)
     kept = Kept(*(each / trees.number for each in vars(step.kept).values()))
     trained = float(trainable) if trains(x) else 0.0
-    on = recomputes(x.trainer, weight_bytes + trainable_bytes(x.optim) * trained, kept, memory)
+    gathered = gathered_bytes(vlm, x.lora) if x.trainer.sharded else 0.0
+    on = recomputes(x.trainer, (weight_bytes + trainable_bytes(x.optim) * trained) / x.trainer.shares + gathered, kept, memory)
     passes, asked = passes_of(x, ledger, on), costs.cost(size)
     timed = CostModel(on_meta(x, "sdpa"), x.lora) if "sdpa" in vlm.family.attention else costs  # as devices compute it
     return Plan(
@@ -231,6 +238,8 @@ def plan(
         cache_bytes=cache_bytes(config, size.length + x.evaluation.most_tokens(data.named(data.lead(x.data).name).kind), BYTES[x.model.dtype.value]),
         recomputes=on,
         counts=Counts(timed.cost(learned).work, timed.cost(size).work, passes, trained, tensors_of(ledger), on, trees.number),
+        shares=x.trainer.shares,
+        gathered_bytes=gathered,
     )
 
 

@@ -20,6 +20,7 @@ from lab import lora
 from lab.config import Experiment, LoraDial, Optim, TrainerSection
 from lab.costs import planning
 from lab.costs.counting import CostModel
+from lab.costs.shares import gathered_bytes
 from lab.model import Vlm
 from lab.training.datamodule import Examples
 
@@ -63,7 +64,9 @@ def choose(section: TrainerSection, optim: Optim, vlm: Vlm, train: Examples, dia
     weights = sum(parameter.nbytes for parameter in vlm.bare.parameters() if not parameter.requires_grad)
     weights += sum(own.base.nbytes for own in vlm.full.values())  # which is kept for the next arm
     plain, checkpointed = (planning.activation_bytes(section, kept, on) for on in (False, True))
-    fixed, there = weights + planning.trainable_bytes(optim) * trainable, total(vlm.device, section.devices)
+    fixed = (weights + planning.trainable_bytes(optim) * trainable) / section.shares
+    fixed += gathered_bytes(vlm, dial) if section.sharded else 0.0
+    there = total(vlm.device, section.devices)
     on, asked = planning.recomputes(section, fixed, kept, there), section.gradient_checkpointing is not None
     return Choice(on, asked, fixed, plain, checkpointed, there)
 
