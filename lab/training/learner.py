@@ -93,7 +93,7 @@ class Learner(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         groups = parameter_groups(self.vlm, self.section)
-        optimizer = optimization.optimizer(groups, self.section, self.scaled)
+        optimizer = optimization.optimizer(groups, self.section, self.scaled, self.shares)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, optimization.factor(self.section, self.steps, self.epoch))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -271,6 +271,7 @@ def lightning_trainer(
         check_val_every_n_epoch=None,
         limit_val_batches=1.0 if validates else 0,
         num_sanity_val_steps=0,
+        inference_mode=not section.sharded,  # in which shares cannot be gathered
         log_every_n_steps=section.log_every,
         logger=logger,
         callbacks=callbacks,

@@ -33,6 +33,7 @@ GIVEN = (
 )  # fmt: skip
 """Arguments that are keys of their own, or follow from the training."""
 FUSED = ("AdamW", "Adam", "SGD")
+FUSED_IN_SHARES = ("AdamW", "Adam")
 PAGED = ("PagedAdamW", "PagedAdamW8bit")
 BITSANDBYTES = ("AdamW8bit", *PAGED)
 EIGHT_BITS = ("AdamW8bit", "PagedAdamW8bit")
@@ -76,11 +77,13 @@ def check_names(key: str, name: str, given: dict[str, Any], function: Callable[.
             raise ConfigError(f"optim.{key}_kwargs.{argument}: optim.{key}={name} takes no such argument. Legal: {', '.join(legal) or 'none'}.")
 
 
-def optimizer(groups: Sequence[dict[str, Any]], optim: Optim, scaled: bool = False) -> torch.optim.Optimizer:
-    """The optimizer over groups of parameters. scaled: gradients are, by a factor that is taken out before it sees them."""
+def optimizer(groups: Sequence[dict[str, Any]], optim: Optim, scaled: bool = False, shares: bool = False) -> torch.optim.Optimizer:
+    """The optimizer over groups of parameters. scaled: gradients are, by a factor that is taken out before it sees them. shares: parameters lie
+    in shares on several devices.
+    """
     kind = kind_of(optim.optimizer)
     given: dict[str, Any] = {"betas": tuple(optim.betas)} if "betas" in inspect.signature(kind).parameters else {}
-    if optim.optimizer in FUSED and not scaled:
+    if optim.optimizer in (FUSED_IN_SHARES if shares else FUSED) and not scaled:
         given["fused"] = True  # one pass over each parameter instead of a dozen
     return kind(groups, lr=optim.lr, weight_decay=optim.weight_decay, **given, **optim.optimizer_kwargs)
 
