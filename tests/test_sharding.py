@@ -253,7 +253,7 @@ def test_resumed_with_as_many_processes_it_is_the_undisturbed_run_to_the_bit(
 def test_however_a_step_is_cut_up_answers_of_1_and_200_tokens_weigh_by_their_tokens(
     compose: Compose, tmp_path: Path, packing: bool, fast_python: str
 ) -> None:
-    """1 x 8 = 8 x 1 = 2 processes x 4 rows, each whole or in shares: losses of each step to 1e-6 of themselves and weights after four of SGD, in float32."""
+    """1 x 8 = 8 x 1 = 2 processes x 4 rows, each whole or in shares: losses of each step and weights after four."""
     manifest, found = written(tmp_path, [i % 3 == 0 for i in range(16)], words=(1, 200)), {}
     ways = {"1 x 8": (8, ()), "8 x 1": (1, ()), "2 x 4": (8, BOTH["ddp"]), "2 x 4 in shares": (8, SHARES)}
     for way, (size, keys) in ways.items():

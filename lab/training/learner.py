@@ -75,8 +75,12 @@ class Learner(L.LightningModule):
         return loss if loss.requires_grad or not torch.is_grad_enabled() else sharding.with_zeros(loss, trainable(self.vlm))
 
     def predict(self, batch: Batch) -> torch.Tensor:
-        """As `Vlm.predict`."""
-        return self.vlm.predict(batch) if self.sharded is None else self.sharded(batch)
+        """As `Vlm.predict`, of which no backward will be asked."""
+        if self.sharded is None:
+            return self.vlm.predict(batch)
+        logits = self.sharded(batch)
+        self.sharded.reshard()  # FSDP's own method: what a backward would do
+        return logits
 
     def training_step(self, batch: Batch | Rows, batch_idx: int) -> torch.Tensor:
         data: DataModule = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]  # Lightning sets it unannounced
