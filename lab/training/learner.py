@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import torch
+from torch.distributed.fsdp import FSDPModule
 
 from lab.config import Optim
 from lab.lora import parameter_groups, resting, trainable
@@ -79,7 +80,7 @@ class Learner(L.LightningModule):
         if self.sharded is None:
             return self.vlm.predict(batch)
         logits = self.sharded(batch)
-        self.sharded.reshard()  # FSDP's own method: what a backward would do
+        cast(FSDPModule, self.sharded).reshard()  # as a backward would
         return logits
 
     def training_step(self, batch: Batch | Rows, batch_idx: int) -> torch.Tensor:
