@@ -1,10 +1,16 @@
-"""lab evaluate RUN: score a finished run again, on other data if asked, under its contract. Light until it starts."""
+"""lab evaluate: score what is there, under the contract it was trained by. Light until it starts.
+
+    lab evaluate RUN data=winoground ...                    a finished run on other data, beside its record
+    lab evaluate RUN evaluation.also=[gqa,mmmu]             benchmarks, as part of its record
+    lab evaluate model=MODEL evaluation.also=[gqa,mmmu]     the same of a checkpoint without a run, whose record is then one
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import logging
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from lab import paths, plugins
 from lab.cli import add_max_time, add_run, compose_config, explain, program, run_stoppable, set_up_logging, take_run
+from lab.errors import ConfigError
 from lab.host.files import values_hash, write_atomically
 from lab.host.progress import silent
 
@@ -34,11 +41,13 @@ def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     made = argparse.ArgumentParser(
         prog=program("lab.evaluate"),
-        usage="%(prog)s RUN [KEY=VALUE ...] [options]",
+        usage="%(prog)s RUN [KEY=VALUE ...] [options], or %(prog)s model=MODEL [model.path=PATH] evaluation.also=[SET,...] [KEY=VALUE ...]",
         description="Rebuild a run's base, dials and adapter from runs/ID/run.json, check them against the adapter's contract, "
         "score a split, and write runs/ID/evaluations/NAME.parquet with NAME.json beside it.",
         epilog="KEY=VALUE changes one value of the run's config and GROUP=OPTION takes conf/GROUP/OPTION.yaml, as in lab train: "
-        "data=winoground, data.num_dev=400, trainer.accelerator=cpu. A change that the contract forbids is refused.",
+        "data=winoground, data.num_dev=400, trainer.accelerator=cpu. A change that the contract forbids is refused. With evaluation.also=[gqa,mmmu] "
+        "evaluation.also_root=FOLDER benchmarks are asked as part of the run's record, or, without RUN, of a checkpoint's own: replies in "
+        "runs/ID/answers (an output_dir elsewhere is tracking.runs_dir, a verbose log is not needed: each reply is a line there).",
     )
     add_run(made)
     made.add_argument("--split", choices=SPLITS, default="dev", help="what to score (default: dev)")
@@ -72,7 +81,6 @@ def changed(run: Run, overrides: Sequence[str]) -> Experiment:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from lab.errors import ConfigError
     from lab.freezing import freeze, from_dict
 
     from_dict(run.config, f"run.json of {run.identity}")
@@ -82,13 +90,12 @@ def changed(run: Run, overrides: Sequence[str]) -> Experiment:
         raise ConfigError(explain(error, list(overrides))) from None
 
 
-def merged(run: Run, overrides: Sequence[str]) -> Any:
-    """The stored config with the changes in it, not yet checked against the schema."""
+def merged(run: Run, overrides: Sequence[str], trains: bool = False) -> Any:
+    """The stored config with the changes in it, not yet checked against the schema. trains: its steps stay in it."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from omegaconf import OmegaConf
 
     from lab.config import DIALS
-    from lab.errors import ConfigError
     from lab.sweeping.launcher import register
 
     config: Any = OmegaConf.create(run.config)
@@ -103,8 +110,64 @@ def merged(run: Run, overrides: Sequence[str]) -> Any:
             raise ConfigError(f"{key}: an evaluation does not train. Legal here: {', '.join(DIALS)} and {', '.join(FREE[1:])}.")
         else:
             OmegaConf.update(config, key, override.value(), force_add=True)
-    config.trainer.max_steps, config.trainer.max_epochs = 0, None
+    if not trains:
+        config.trainer.max_steps, config.trainer.max_epochs = 0, None
     return config
+
+
+def untrained(overrides: Sequence[str], runs_dir: Path) -> Experiment:
+    """A checkpoint asked as it is: the first set of `evaluation.also` is its own data, the rest is asked beside. Raises `ConfigError`."""
+    from lab import data
+    from lab.cli import compose
+    from lab.sweeping.launcher import register
+
+    register()
+    words = [f"tracking.runs_dir={runs_dir}", *overrides, "lora=none", "trainer.max_steps=0", "trainer.max_epochs=null"]
+    asked = compose(words).evaluation.also
+    if not asked:
+        raise ConfigError("evaluation.also: a checkpoint without a run is asked the sets that it names, as in evaluation.also=[ai2d,chartqa].")
+    if any(word.startswith("data=") for word in overrides):
+        return compose(words)
+    own, (_, *keys) = data.option(asked[0]), shlex.split(asked[0])
+    if own.name != own.dial.name:
+        raise ConfigError(f"evaluation.also=[{asked[0]}]: the first set is kept by its own name. Put it behind one without as=.")
+    chosen = [f"data={own.dial.name}", *([f"prompt={own.prompt}"] if own.prompt else [])]
+    chosen += [f"data.{key}={value}" for key, _, value in (word.partition("=") for word in keys) if key != "prompt"]
+    left = [word for word in words if not word.startswith("evaluation.also=")]
+    return compose([*left, *chosen, f"evaluation.also={json.dumps(asked[1:])}"])
+
+
+def asked_more(run: Run, overrides: Sequence[str], runs_dir: Path) -> Experiment:
+    """The run's config with more asked of it, its steps as they were. Raises `ConfigError` for keys by which it would be another run."""
+    from lab.config import identity
+    from lab.freezing import freeze
+
+    words = [*overrides, f"tracking.runs_dir={runs_dir}", "trainer.if_finished=reuse"]
+    free = ("evaluation", "tracking", "plugins", "trainer")
+    if wrong := [word for word in overrides if word.partition("=")[0].partition(".")[0] not in free]:
+        raise ConfigError(f"{wrong[0]}: evaluation.also is asked as part of the run's record, whose own keys stand. Take it out, or evaluation.also.")
+    x = freeze(merged(run, words, trains=True))
+    if identity(x) != run.identity:
+        raise ConfigError(f"run {run.identity}: its record is of another version, under which it has another name. Give data=SET data.root=FOLDER.")
+    return x
+
+
+def ask(x: Experiment, command: str) -> int:
+    """Ask what is missing, deliver it to the trackers, and print what each benchmark comes to."""
+    from lab.cli import process_started
+    from lab.config import identity
+    from lab.data.benchmarks import marks
+    from lab.host.progress import bars
+    from lab.report.rescoring import stored
+    from lab.store import runs
+    from lab.train import run_alone
+
+    record, _ = run_alone(x, command, process_started(), bars())
+    folder = runs.folder(Path(x.tracking.runs_dir), identity(x))
+    for found in stored(folder).values():
+        print("\n".join(marks.lines(found)), flush=True)
+    print(f"written to {folder / 'evaluations'}, replies to {folder / 'answers'}", flush=True)
+    return 0 if record.status == runs.FINISHED else 1
 
 
 def evaluate(
@@ -198,7 +261,15 @@ def told(path: Path, facts: dict[str, Any], table: PredictionTable, num_resample
 def act(given: argparse.Namespace) -> int:
     """Evaluate and print."""
     plugins.load(plugins.named(given.overrides))
+    command = f"python -m lab.evaluate {shlex.join(sys.argv[1:])}"
+    also = any(word.startswith("evaluation.also=") for word in given.overrides)
+    if also and (given.name or given.break_contract or given.split != SPLITS[0]):
+        raise ConfigError("--name, --split, --break-contract: they are of one set, data=SET. Take them out, or evaluation.also.")
+    if given.run is None:
+        return ask(untrained(given.overrides, given.runs_dir), command)
     run = find(given.runs_dir, given.run)
+    if also:
+        return ask(asked_more(run, given.overrides, given.runs_dir), command)
     if lacking := plugins.missing(run.config):
         log.warning("run %s was made with plugins=%s, not imported here; add plugins=[...] if they are needed", run.identity, lacking)
     x = changed(run, given.overrides)
@@ -215,7 +286,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Command-line entry point; 2 if the user must act."""
     arguments_of = parser()
     given = arguments_of.parse_intermixed_args(arguments)
-    take_run(arguments_of, given, given.overrides)
+    if given.run is not None or not any(word.startswith("model=") for word in given.overrides) or "=" not in given.overrides[0]:
+        take_run(arguments_of, given, given.overrides)
     set_up_logging()
     return run_stoppable(lambda: act(given), given.max_time)
 

@@ -10,11 +10,13 @@ import benchmark_twins as twins
 import pytest
 from kills import PowerCut
 
+from lab import evaluate
 from lab import run as running
 from lab.config import Experiment, identity
 from lab.data.benchmarks.specs import SPECS
 from lab.errors import ConfigError
 from lab.evaluation.answers_file import AnswersFile
+from lab.report import rescoring
 from lab.store import runs
 
 pytestmark = pytest.mark.usefixtures("nominal_costs")
@@ -119,3 +121,29 @@ def test_a_folder_that_lacks_a_set_is_refused_before_anything_loads(asked, root,
     with pytest.raises(ConfigError, match="evaluation.also_root=.*it has no folder gqa"):
         asked(f"evaluation.also_root={tmp_path}", also=("gqa",))
     assert asked("evaluation.also_root=null", also=("winoground root=/w",)).evaluation.also == ["winoground root=/w"]
+
+
+QUICK = (
+    "evaluation.verify=false", "evaluation.latency_examples=0", "tracking.enabled=false", "evaluation.max_new_tokens=3", "evaluation.max_samples=4",
+)  # fmt: skip
+
+
+def test_a_checkpoint_without_a_run_is_asked_by_the_same_command(tiny_folder, root, tmp_path: Path, capsys) -> None:
+    words = ["model=tiny", f"model.path={tiny_folder}", f"evaluation.also_root={root}", f"tracking.cache_dir={tmp_path / 'cache'}", *QUICK]
+    given = [*words, "evaluation.also=[ai2d,mmmu]", "--runs-dir", str(tmp_path / "runs")]
+    assert evaluate.main(given) == 0
+    said = capsys.readouterr().out
+    assert "ai2d (test): n=4 (officially 3088)" in said and "mmmu (validation): n=4" in said
+    (folder,) = [path.parent for path in (tmp_path / "runs").glob("*/run.json")]
+    run = runs.load(tmp_path / "runs", folder.name)
+    assert run is not None and run.status == runs.FINISHED and {"ai2d/accuracy", "mmmu/accuracy"} <= run.metrics.keys()
+    before = (folder / "answers" / "ai2d.jsonl").read_bytes()
+    more = ["--run", folder.name, "--runs-dir", str(tmp_path / "runs"), "evaluation.also=[mmmu,gqa]", f"evaluation.also_root={root}", *QUICK[2:]]
+    assert evaluate.main(more) == 0 and "gqa (testdev_balanced testdev): n=4" in capsys.readouterr().out
+    after = runs.load(tmp_path / "runs", folder.name)
+    assert after is not None and {"gqa/accuracy", "mmmu/accuracy"} <= after.metrics.keys() and len([*(folder / "answers").glob("*.jsonl")]) == 3
+    assert (folder / "answers" / "ai2d.jsonl").read_bytes() == before and len([*(tmp_path / "runs").glob("*/run.json")]) == 1
+    numbers = [(path, path.read_bytes()) for path in (folder / "evaluations").iterdir()]
+    assert rescoring.rescore(tmp_path / "runs", [], None, tmp_path / "out")[1] == 3 and [(path, path.read_bytes()) for path, _ in numbers] == numbers
+    assert evaluate.main(["model=tiny", "--runs-dir", str(tmp_path / "runs")]) == 2
+    assert evaluate.main([*more, "lora.r=2"]) == 2 and "whose own keys stand" in capsys.readouterr().err

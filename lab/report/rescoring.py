@@ -78,7 +78,7 @@ def marked(runs_dir: Path, run: Run, name: str, dial: DataDial, replies: Mapping
     untaken = {one["id"]: one["reason"] for one in (before or {}).get("left_out", ()) if one["id"] not in replies}
     found = marks.result(dial, replies, untaken)
     del found["rows"]
-    found = {key: value for key, value in (before or {}).items() if key not in found} | found  # what is known of the asking, not of the rule
+    found |= {key: value for key, value in (before or {}).items() if key not in found}  # what is known of the asking, not of the rule
     if keep:
         with runs.held(folder):
             write_atomically(place, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
