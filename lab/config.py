@@ -630,7 +630,8 @@ def asked(x: Experiment) -> dict[str, str]:
     of_dev = ("dev", *(f"dev_{control}" for control in section.controls), *section.ask[1:], *(["swap"] if section.swap else []))
     explicit = ["explicit"] if section.max_new_tokens == MOST_TOKENS["text"] else []  # which is the default of text, and of no other kind
     keys = [section.shared_prefix, section.most_tokens("text"), *explicit, *(["repair"] if section.repair else [])]
-    things: dict[str, list[Any]] = dict.fromkeys((*section.splits, *(f"also {option}" for option in section.also)), keys)
+    things: dict[str, list[Any]] = dict.fromkeys(section.splits, keys)
+    things |= dict.fromkeys((f"also {option}" for option in section.also), [*keys, *section.ask[1:]])
     things |= dict.fromkeys((f"part {option}" for option in x.data.parts[1:]), [*keys, section.splits])
     things |= dict.fromkeys(of_dev, [*keys, x.data.num_dev, x.data.rule]) | {"post": [x.prompt.post]}
     return {name: values_hash(keys, 10) for name, keys in things.items()}

@@ -139,14 +139,14 @@ def untrained(overrides: Sequence[str], runs_dir: Path) -> Experiment:
 
 def asked_more(run: Run, overrides: Sequence[str], runs_dir: Path) -> Experiment:
     """The run's config with more asked of it, its steps as they were. Raises `ConfigError` for keys by which it would be another run."""
-    from lab.config import identity
+    from lab.config import IfFinished, identity
     from lab.freezing import freeze
 
-    words = [*overrides, f"tracking.runs_dir={runs_dir}", "trainer.if_finished=reuse"]
     free = ("evaluation", "tracking", "plugins", "trainer")
     if wrong := [word for word in overrides if word.partition("=")[0].partition(".")[0] not in free]:
         raise ConfigError(f"{wrong[0]}: evaluation.also is asked as part of the run's record, whose own keys stand. Take it out, or evaluation.also.")
-    x = freeze(merged(run, words, trains=True))
+    x = freeze(merged(run, [*overrides, f"tracking.runs_dir={runs_dir}"], trains=True))
+    x = replace(x, trainer=replace(x.trainer, if_finished=IfFinished.reuse))
     if identity(x) != run.identity:
         raise ConfigError(f"run {run.identity}: its record is of another version, under which it has another name. Give data=SET data.root=FOLDER.")
     return x

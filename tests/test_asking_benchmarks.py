@@ -147,3 +147,15 @@ def test_a_checkpoint_without_a_run_is_asked_by_the_same_command(tiny_folder, ro
     assert rescoring.rescore(tmp_path / "runs", [], None, tmp_path / "out")[1] == 3 and [(path, path.read_bytes()) for path, _ in numbers] == numbers
     assert evaluate.main(["model=tiny", "--runs-dir", str(tmp_path / "runs")]) == 2
     assert evaluate.main([*more, "lora.r=2"]) == 2 and "whose own keys stand" in capsys.readouterr().err
+
+
+def test_both_ways_of_asking_a_choice_are_held_against_each_other_question_by_question(asked) -> None:
+    x = asked("evaluation.ask=[score,generate]", "data.num_dev=6", also=("mmstar",))
+    run = running.run_alone(x, "command", time.time())
+    folder = runs.folder(Path(x.tracking.runs_dir), identity(x))
+    for name, number in {"ai2d": 6, "mmstar": 20}.items():
+        found = json.loads((folder / "evaluations" / f"{name}.json").read_text())["generate"]
+        assert sum(found["right"].values()) == number and len(found["differing"]) == round(found["differ"] * number)
+        share = (found["right"]["both"] + found["right"]["generate_only"]) / number
+        assert run.metrics[f"{name}/generate_accuracy"] == pytest.approx(share)
+        assert len((folder / "answers" / f"{name}.generate.jsonl").read_text().splitlines()) == number

@@ -17,6 +17,7 @@ from lab.data.benchmarks.loading import opened
 from lab.data.benchmarks.specs import SPECS
 from lab.evaluation import asking
 from lab.evaluation.answers_file import AnswersFile
+from lab.evaluation.generation import Generated
 from lab.host.files import file_hash, values_hash, write_atomically
 from lab.host.progress import Report
 from lab.model import Vlm
@@ -107,3 +108,26 @@ def shown(examples: Examples) -> dict[str, Any]:
     encoder = examples.encoder
     text = encoder.tokenizer.decode(list(examples.text(0).prompt_ids), skip_special_tokens=False)
     return {"hash": values_hash([prompt.describe(encoder.prompt), encoder.processor.chat_template]), "first": text}
+
+
+def hold_against(dial: DataDial, name: str, rows: list[Prediction], texts: list[Generated], run_dir: Path) -> dict[str, float]:
+    """Put what was generated beside what was scored, question by question, into `evaluations/<name>.json` under `generate`.
+
+    Replies go to `answers/<name>.generate.jsonl`. Returns `<name>/generate_<number>`: the headline by the same rule, `unparsed`, and `differ`,
+    the share of questions that the two ways do not answer with the same option.
+    """
+    place, headline = run_dir / "evaluations" / f"{name}.json", SPECS[dial.name].headline
+    found = json.loads(place.read_text(encoding="utf-8"))
+    left_out = {one["id"]: one["reason"] for one in found["left_out"]}
+    scored = {row["id"]: row for row in marks.result(dial, {row.sample_id: reply_of(row) for row in rows}, left_out)["rows"]}
+    generated = marks.result(dial, {text.sample_id: text.text for text in texts}, left_out)
+    pairs = [(scored[row["id"]], row) for row in generated["rows"]]
+    differing = [row["id"] for one, row in pairs if one["read_as"] != row["read_as"]]
+    right = {"both": (1, 1), "score_only": (1, 0), "generate_only": (0, 1), "neither": (0, 0)}
+    counts = {key: sum((one["score"], row["score"]) == each for one, row in pairs) for key, each in right.items()}
+    numbers = {headline: generated["metrics"][headline], "unparsed": generated["unparsed"], "differ": len(differing) / len(pairs)}
+    found["generate"] = {**numbers, "right": counts, "differing": differing}
+    lines = (json.dumps({"id": text.sample_id, "reply": text.text}) + "\n" for text in texts)
+    write_atomically(run_dir / "answers" / f"{name}.generate.jsonl", "".join(lines))
+    write_atomically(place, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    return {f"{name}/generate_{key}": value for key, value in numbers.items()}

@@ -97,6 +97,9 @@ def evaluate(
     if "generate" in wanted:
         texts = asking.ask(vlm, encoded["dev"], readout, section, "dev", report, "generate")
         out |= {f"dev/{key}": value for key, value in generation.compare(texts, dev).items()}
+        if benchmarks.is_one(x.data):
+            rows = predictions.rows(runs.predictions_file(run_dir, x.data.name, "dev"))
+            out |= benchmarks.hold_against(x.data, x.data.name, rows, texts, run_dir)
     if "swap" in wanted:
         out |= swapped(x, vlm, encoded["dev"], dev, readout, run_dir, report)
     if {"minival", "dev"} <= tables.keys() and (anew or {"minival", "dev"} & set(wanted)):

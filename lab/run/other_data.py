@@ -99,6 +99,9 @@ def ask(x: Experiment, vlm: Vlm, other: Other, own: Encoder, run_dir: Path, repo
             if split == "dev" and benchmarks.is_one(dial):
                 rows = benchmarks.ask(x, vlm, examples, dial, section, run_dir, part.name, report)
                 out |= benchmarks.mark(dial, part.name, examples, [one.reason for one in part.splits.skipped], rows, run_dir)
+                if "generate" in section.ask and readout.kind == Choice.kind:
+                    texts = asking.ask(vlm, examples, readout, section, name, report, "generate")
+                    out |= benchmarks.hold_against(dial, part.name, rows, texts, run_dir)
             else:
                 rows = asking.ask(vlm, examples, readout, section, name, report, part=runs.part_file(path, digest))
             predictions.write(path, rows)
