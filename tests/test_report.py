@@ -879,3 +879,9 @@ def test_what_authors_say_of_a_checkpoint_stands_beside_ours_with_its_source(tmp
     table = page.partition("## Ours and the published")[2].partition("\n## ")[0]
     assert table.count("dandelin/vilt-b32-finetuned-nlvr2") == 2 and table.count("EVAL.md") == 2
     assert "75.65 (dev)" in table and "76.52 (test)" in table and "has no test" in table
+
+
+def test_a_sweep_may_have_a_longer_name_than_a_file() -> None:
+    from lab.report.published import rows_of
+
+    assert rows_of("lora.r=8 " * 60) == [] and rows_of("product_vqa")

@@ -22,8 +22,9 @@ def rows_of(sweep: str) -> list[dict[str, str]]:
 
     Columns: published as; model and trained (yes or no), which find the arm; checkpoint; one for each metric, by its name; remark.
     """
-    path = shipped("sweeps") / f"{sweep}.published.csv"
-    if not path.is_file():
+    folder = shipped("sweeps")
+    path = folder / f"{sweep}.published.csv"
+    if path not in folder.glob("*.published.csv"):  # a name may be longer than a file's
         return []
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
