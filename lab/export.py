@@ -78,7 +78,7 @@ def export_run(runs_dir: Path, name: str, to: Path, merge: bool = False, step: i
                 "otherwise than the run. `lab verify` says whether the run itself still answers as measured."
             )
         lines = told(x, done)
-        write_card(run, arm, done, folder, lines, step, runs.own_predictions(run, runs.folder(runs_dir, run.identity), "dev"))
+        write_card(run, arm, done, folder, lines, step, runs.folder(runs_dir, run.identity))
         script = serving(run, arm, done, to)
         os.replace(folder, to)
         beside.write_text(script, encoding="utf-8")
@@ -100,13 +100,16 @@ def told(x: Experiment, done: Exported) -> list[str]:
     return [*lines, f"reloaded by Transformers and PEFT alone: {equal} of {done.plain.num_examples} answers equal"]
 
 
-def write_card(run: Run, arm: Exporting, done: Exported, folder: Path, lines: list[str], step: int | None, predictions: Path) -> None:
-    """Write the folder's README.md."""
+def write_card(run: Run, arm: Exporting, done: Exported, folder: Path, lines: list[str], step: int | None, run_dir: Path) -> None:
+    """Write the folder's README.md. run_dir: where the run's answers lie."""
     from lab.answers import predictions as tables
     from lab.artifacts import card
+    from lab.report import rescoring
+    from lab.store import runs
 
-    dev = tables.read(predictions) if predictions.is_file() else None
-    text = card.text(run, done.vlm, arm.described, bool(done.whole), lines, step, dev)
+    answers = runs.own_predictions(run, run_dir, "dev")
+    dev = tables.read(answers) if answers.is_file() else None
+    text = card.text(run, done.vlm, arm.described, bool(done.whole), lines, step, dev, rescoring.stored(run_dir))
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 

@@ -64,6 +64,8 @@ def require_card(card: str, run: Run, library: str) -> None:
     """It says task, data, metrics with intervals, contract and licence."""
     head = yaml.safe_load(card.split("---\n")[1])
     assert head["library_name"] == library and "base_model" not in head, "a folder is no checkpoint of the hub"
+    (found,) = head["model-index"][0]["results"]
+    assert found["dataset"]["name"] == "pairs" and {"type": "accuracy", "name": "accuracy", "value": run.metrics["dev/accuracy"]} in found["metrics"]
     assert re.search(rf"\| accuracy \| {run.metrics['dev/accuracy']:.4f} \| 0\.\d+ to 0\.\d+ \|", card)
     for said in ("True", json.dumps(run.config["prompt"]["template"])[1:-1], "32 of 32", "40 dev", "licence"):
         assert said in card

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import yaml
 
 from lab import __version__
 from lab.answers.predictions import PredictionTable
+from lab.data.benchmarks.specs import SPECS
 from lab.errors import LabError
 from lab.host.redaction import without_secrets
 from lab.model import Vlm, locate
@@ -20,13 +22,20 @@ from lab.statistics.metrics import KINDS
 from lab.store.runs import Run
 
 
-def text(run: Run, vlm: Vlm, described: Mapping[str, Any], merged: bool, told: Sequence[str], step: int | None, dev: PredictionTable | None) -> str:
-    """The card as Markdown. merged: it holds the whole model. told: what was measured of the export. dev: the run's answers."""
+def text(
+    run: Run, vlm: Vlm, described: Mapping[str, Any], merged: bool, told: Sequence[str], step: int | None, dev: PredictionTable | None,
+    benchmarks: Mapping[str, Mapping[str, Any]],
+) -> str:  # fmt: skip
+    """The card as Markdown. merged: it holds the whole model. told: what was measured of the export. dev: the run's answers.
+
+    benchmarks: what its replies to each came to, as `RUN/evaluations/<set>.json` holds it.
+    """
     base, licence = vlm.base["path"], licence_of(vlm)
     contract = {key: described.get(key) for key in ("prompt", "answers", "processor", "base")}
+    measured = model_index(run, dev, benchmarks) if step is None else {}
     unknown = f"The base's licence was not found beside it. Look at `{base}` before you pass this on."
     paragraphs = [
-        f"---\n{yaml.safe_dump(head(vlm, merged, licence), sort_keys=False)}---",
+        f"---\n{yaml.safe_dump(head(vlm, merged, licence) | measured, sort_keys=False)}---",
         f"# {run.name}",
         f"{'A whole model' if merged else 'A LoRA adapter'} of `{base}`, trained and exported by vlm-lab {__version__}"
         f"{'' if step is None else f', as it was after {step} optimizer steps of a training that went on'}.",
@@ -51,6 +60,29 @@ def head(vlm: Vlm, merged: bool, licence: str | None) -> dict[str, Any]:
         "pipeline_tag": "image-text-to-text" if vlm.family.answers == "inline" else "visual-question-answering",
         "tags": ["vlm-lab"],
     }
+
+
+def model_index(run: Run, dev: PredictionTable | None, benchmarks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What was measured as a hub reads it (https://github.com/huggingface/hub-docs/blob/main/modelcard.md): a result for each data set."""
+    results = []
+    if dev is not None:
+        kind = KINDS[dev.kind]
+        values = [(name, metric.header, metric.of(dev)) for name in kind.shown if (metric := kind.metrics[name]).only(dev)]
+        results.append(result(run.config["data"]["name"], "vlm-lab", {"split": "dev"}, values))
+    for name, found in benchmarks.items():
+        spec, rule = SPECS[found["data"]], found["rule"]
+        said = f"{spec.headline}, rule {rule['name']} version {rule['version']}, profile {found['profile']}, n={found['n']} of {found['n_official']}"
+        where = {"config": found["source"].partition(" ")[0], "split": found["source"].rpartition(" ")[2]}
+        values = [(spec.headline, said, found["metrics"][spec.headline])]
+        results.append(result(spec.title if name == found["data"] else name, spec.hub, where, values))
+    return {"model-index": [{"name": run.name, "results": results}]} if any(one["metrics"] for one in results) else {}
+
+
+def result(name: str, data: str, where: Mapping[str, str], metrics: Sequence[tuple[str, str, float]]) -> dict[str, Any]:
+    """One data set of a model index; metrics: type, name and value, of which undefined ones are left out."""
+    found = [{"type": kind, "name": said, "value": float(value)} for kind, said, value in metrics if math.isfinite(value)]
+    task = {"type": "visual-question-answering", "name": "Visual Question Answering"}
+    return {"task": task, "dataset": {"name": name, "type": data, **where}, "metrics": found}
 
 
 def use(vlm: Vlm, described: Mapping[str, Any], merged: bool) -> str:

@@ -33,6 +33,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--rescore", action="store_true", help="mark stored replies to benchmarks anew, without a model: OUT/rescored.md")
     profile = "by whose rule --rescore marks (default: as the run has data.profile)"
     made.add_argument("--profile", choices=WORDS["data.profile"].legal, help=profile)
+    logged = "stored replies to benchmarks as lmms-eval logs samples, without a model: OUT/samples/RUN/<date>_samples_<task>.jsonl"
+    made.add_argument("--log-samples", "--log_samples", action="store_true", help=logged)
     made.add_argument("--plugins", nargs="+", action="extend", default=[], metavar="FOLDER", help=plugins.HELP)
     return made
 
@@ -49,6 +51,18 @@ def rescored(given: argparse.Namespace) -> int:
     return 0
 
 
+def logged(given: argparse.Namespace) -> int:
+    """Write samples and tell where they are. Raises `LabError`."""
+    if given.rescore or given.profile or given.sweep or len(given.names) > 1:
+        raise LabError("--log-samples: it goes with --run, or with no name for all runs. Type: lab report --log-samples --run RUN")
+
+    from lab.report.samples import log_samples
+
+    written = log_samples(given.runs_dir, [*given.names, *given.run], given.out)
+    print(f"{len(written)} files of samples written below {given.out / 'samples'}, the last {written[-1]}")
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command-line entry point; 2 if the user must act."""
     given = parser().parse_args(arguments)
@@ -59,6 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         plugins.load(given.plugins)
+        if given.log_samples:
+            return logged(given)
         if given.rescore or given.profile:
             return rescored(given)
         if given.names and (given.sweep or given.run) or len(given.names) > 2:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 from lab.answers import predictions
 from lab.report import rescoring
@@ -27,14 +28,22 @@ def benchmark_blocks(findings: Findings) -> list[Block]:
 
 def marked_blocks(findings: Findings) -> list[Block]:
     """What the replies of every arm to benchmarks come to, and which version of which rule says so; nothing if none were marked."""
-    marked = [(m, found) for m in best(findings.measured) for found in rescoring.stored(m.arm.folder).values()]
-    if not marked:
+    if not (marked := marked_of(findings)):
         return []
-    rows = tuple((Mono(m.arm.label), *rescoring.cells(found)) for m, found in marked)
-    columns = ("arm", *rescoring.COLUMNS)
     remarks = tuple(dict.fromkeys(f"{found['data']}: {remark}" for _, found in marked for remark in found.get("remarks", ())))
     says = Paragraph(f"{rescoring.SAYS} {' '.join(f'{remark}.' for remark in remarks)}".strip())
-    return [Heading(2, "Benchmarks"), says, Table(columns, rows, frozenset(range(2, 6)), caption=shown_of(len(findings.measured)))]
+    return [Heading(2, "Benchmarks"), says, marked_table(findings)]
+
+
+def marked_of(findings: Findings) -> list[tuple[Measured, dict[str, Any]]]:
+    """Arms with the results of their marked replies."""
+    return [(m, found) for m in best(findings.measured) for found in rescoring.stored(m.arm.folder).values()]
+
+
+def marked_table(findings: Findings) -> Table:
+    """One row an arm and set."""
+    rows = tuple((Mono(m.arm.label), *rescoring.cells(found)) for m, found in marked_of(findings))
+    return Table(("arm", *rescoring.COLUMNS), rows, frozenset(range(2, 6)), caption=shown_of(len(findings.measured)))
 
 
 def rule_blocks(findings: Findings, name: str, rule: Rule) -> list[Block]:

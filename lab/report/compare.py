@@ -231,18 +231,24 @@ def started(group: Group) -> bool:
 def with_own_bases(pairs: list[tuple[Group, Group]], every: Sequence[Group], notes: list[str]) -> list[tuple[Group, Group]]:
     """Where arms have several bases, the pairs and each trained group beside its own base as it is."""
 
-    def base(group: Group) -> str:
-        model = group.members[0].arm.run.config.get("model", {})
-        return str(model.get("path") or model.get("name"))
-
-    untrained = {base(group): group for group in every if group.zero_shot}
     there = {frozenset((first.label, second.label)) for first, second in pairs}
-    more = [(group, untrained[base(group)]) for group in every if not group.zero_shot and base(group) in untrained]
-    more = [pair for pair in more if frozenset((pair[0].label, pair[1].label)) not in there]
-    if len({base(group) for group in every}) == 1 or not more:
+    more = [pair for pair in beside_bases(every) if frozenset((pair[0].label, pair[1].label)) not in there]
+    if len({base_of(group) for group in every}) == 1 or not more:
         return pairs
     notes.append("Each trained arm is compared with its own base as it is, too.")
     return pairs + more
+
+
+def base_of(group: Group) -> str:
+    """What a group was trained from."""
+    model = group.members[0].arm.run.config.get("model", {})
+    return str(model.get("path") or model.get("name"))
+
+
+def beside_bases(every: Sequence[Group]) -> list[tuple[Group, Group]]:
+    """Each trained group, and its own base as it is, where that was asked too."""
+    untrained = {base_of(group): group for group in reversed(every) if group.zero_shot}
+    return [(group, untrained[base_of(group)]) for group in every if not group.zero_shot and base_of(group) in untrained]
 
 
 def paired_tables(
@@ -259,6 +265,12 @@ def paired_tables(
             tables[name] = predictions.read(member.path, tuple(wanted) or (*INDEX, *columns()))
         return tables[name]
 
+    one, other = paired_members(first, second)
+    return [load(member) for member in one], [load(member) for member in other]
+
+
+def paired_members(first: Group, second: Group) -> tuple[list[Measured], list[Measured]]:
+    """The runs of both under the seeds they share, in one order. Raises `LabError` where they share none."""
     one, other = first.by_seed, second.by_seed
     if first.zero_shot and len(one) == 1:
         one = dict.fromkeys(other, first.members[0])
@@ -267,7 +279,7 @@ def paired_tables(
     seeds = sorted(one.keys() & other.keys())
     if not seeds:
         raise LabError(f"{first.label} and {second.label} are not compared: they share no seed ({sorted(one)}, {sorted(other)}).")
-    return [load(one[seed]) for seed in seeds], [load(other[seed]) for seed in seeds]
+    return [one[seed] for seed in seeds], [other[seed] for seed in seeds]
 
 
 def _seed(member: Measured) -> int:

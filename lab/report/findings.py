@@ -11,6 +11,7 @@ from lab.report.checks import different_questions, remarks
 from lab.report.compare import Compared, compare_all
 from lab.report.measure import Measured, Result, Unmeasured, measure_all
 from lab.report.select_runs import Selection
+from lab.report.transfer import Transfer, study_transfer
 from lab.statistics.metrics import KINDS, Kind
 from lab.statistics.resampling import LEAST_RESAMPLES
 
@@ -19,7 +20,7 @@ from lab.statistics.resampling import LEAST_RESAMPLES
 class Findings:
     """What is known of the arms of a selection, in its order. remarks: what a reader must know first, in sentences.
 
-    others: the same of each other data set that arms were asked (`evaluation.also`), by its name.
+    others: the same of each other data set that arms were asked (`evaluation.also`), by its name. transfer: what moved there.
     """
 
     selection: Selection
@@ -28,6 +29,7 @@ class Findings:
     remarks: tuple[str, ...]
     num_resamples: int
     others: Mapping[str, Findings] = field(default_factory=dict)
+    transfer: Transfer = Transfer()
 
     @property
     def measured(self) -> list[Measured]:
@@ -53,7 +55,8 @@ def study(
     compared = compare_all(results, num_resamples, report)
     names = sorted({name for arm in selection.finished for name in arm.others})
     others = {name: study_other(selection, name, num_resamples, report, workers) for name in names}
-    return Findings(selection, tuple(results), compared, tuple(remarks(selection, results)), num_resamples, others)
+    transfer = study_transfer(others, num_resamples)
+    return Findings(selection, tuple(results), compared, tuple(remarks(selection, results)), num_resamples, others, transfer)
 
 
 def study_other(selection: Selection, data: str, num_resamples: int, report: Report, workers: int) -> Findings:

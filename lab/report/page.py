@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lab.errors import LabError
-from lab.report import confidence_figures, diagnostics, drawing, figures, searching, speed, stages, tables
+from lab.report import confidence_figures, diagnostics, drawing, figures, overlap, searching, speed, stages, tables, transfer
 from lab.report.benchmarks import benchmark_blocks
 from lab.report.checks import account, fact
 from lab.report.definitions import definitions
@@ -118,7 +118,8 @@ def blocks(findings: Findings, drawn: Mapping[str, Drawing], folder: Path, num_c
         page += [Heading(2, "Over seeds"), Paragraph("Mean ± standard deviation."), seeds] if seeds else []
         page += own.calibration(findings, figure)
         page += [Heading(2, capital(kind.main.title_with("by subset"))), subsets] if subsets else []
-        page += source_blocks(findings) + other_data(findings) + checkpoint_blocks(findings)
+        page += source_blocks(findings) + transfer.blocks(findings.transfer) + overlap.blocks(findings) + other_data(findings)
+        page += checkpoint_blocks(findings)
         page += diagnostics.controls_blocks(findings) + own.diagnostics(findings) + benchmark_blocks(findings) + diagnostics.gate_blocks(measured)
         page += gallery_blocks(findings, num_cases)
         page += [Heading(2, "Cost"), tables.best_table(tables.COST, measured)]
@@ -152,7 +153,7 @@ def opening(findings: Findings) -> list[Block]:
     states = Counter(tables.state_of(r) for r in findings.unmeasured)
     ended = [f"{len(findings.measured)} finished", *(f"{number} {state.lower()}" for state, number in sorted(states.items()))]
     page.append(Paragraph((Strong(f"{arms(len(findings.results))}:"), " ", ", ".join(ended) + ".", *data_of(findings))))
-    page += searching.blocks(selection) + stages.blocks(findings)
+    page += searching.blocks(selection) + stages.blocks(findings) + transfer.opening(findings.transfer)
     if findings.unmeasured:
         page.append(Heading(3, "Arms without numbers"))
         page.append(

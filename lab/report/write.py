@@ -13,7 +13,9 @@ from pathlib import Path
 from lab.errors import LabError
 from lab.host.files import text_hash, write_atomically
 from lab.host.progress import Report, silent
-from lab.report.document import Block, Text, plain
+from lab.report import transfer
+from lab.report.benchmarks import marked_table
+from lab.report.document import Block, Table, Text, plain
 from lab.report.findings import Findings, study
 from lab.report.formatting import shorten
 from lab.report.markdown import to_markdown
@@ -27,6 +29,7 @@ from lab.report.webpage import to_html
 from lab.statistics.resampling import LEAST_RESAMPLES
 
 COMMENTS = {".md": "<!-- {} -->", ".html": "<!-- {} -->", ".tex": "% {}"}
+LATEX = ("table.tex", "transfer.tex", "benchmarks.tex")
 HEAD = 4096
 """Bytes in which the mark of a figure is looked for."""
 
@@ -37,17 +40,21 @@ def write_report(
 ) -> Path:
     """Write `out/<selection>/report.md`, `report.html`, `table.tex` and `figures/*.png`; return the folder.
 
+    `transfer.tex` and `benchmarks.tex` are there where the report has these tables.
     num_cases: most in the gallery, whose pictures are read from the runs' data set; 0: no gallery, and nothing but run folders is read.
     findings: of the selection, where they are known.
     """  # fmt: skip
     folder = out / selection.name
     places = figure_places(folder, drawing_names())
-    refuse_foreign([*(folder / name for name in ("report.md", "report.html", "table.tex")), *places.values()])
+    refuse_foreign([*(folder / name for name in ("report.md", "report.html", *LATEX)), *places.values()])
     findings = findings or study(selection, num_resamples, report, workers)
     drawn = drawings(pictures_of(findings))
     write_figures(drawn, places)
     page = blocks(findings, drawn, folder, num_cases)
-    write_texts(folder, page, f"Report {selection.name}", {"table.tex": to_latex(findings)})
+    tables = {"table.tex": to_latex(findings)} | more_to_latex(findings)
+    write_texts(folder, page, f"Report {selection.name}", tables)
+    for name in set(LATEX) - tables.keys():
+        (folder / name).unlink(missing_ok=True)
     return folder
 
 
@@ -137,6 +144,24 @@ def to_latex(findings: Findings) -> str:
     return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"]) + "\n"
 
 
+def more_to_latex(findings: Findings) -> dict[str, str]:
+    """Further tables by the name of their file: what else moved, and benchmarks; of none where there are no rows."""
+    moved, marked = transfer.table_of(findings.transfer), marked_table(findings)
+    says = {
+        "transfer.tex": ("arms beside their base on data that they were not trained on; Holm over all rows", moved),
+        "benchmarks.tex": ("replies marked by each benchmark's rule", marked),
+    }
+    return {name: latex_of(*one) for name, one in says.items() if one[1].rows}
+
+
+def latex_of(says: str, table: Table) -> str:
+    """A table as a `booktabs` tabular."""
+    letters = "".join("r" if place in table.numeric else "l" for place in range(len(table.columns)))
+    head, *rows = (" & ".join(map(latex, row)) + r" \\" for row in (table.columns, *table.rows))
+    lines = [f"% {says}; needs \\usepackage{{booktabs}}", f"\\begin{{tabular}}{{{letters}}}", "\\toprule", head, "\\midrule", *rows]
+    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"]) + "\n"
+
+
 def latex_row(columns: Sequence[Column], result: Result) -> str:
     """One arm; one without numbers says why across the columns."""
     if isinstance(result, Measured):
@@ -148,7 +173,7 @@ def latex_row(columns: Sequence[Column], result: Result) -> str:
 def latex(text: Text) -> str:
     """Escape what LaTeX would act on."""
     special = {
-        "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "…": r"\dots{}",
+        "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "…": r"\dots{}", "→": r"$\to$",
         **{character: f"\\{character}" for character in "&%$#_{}"},
     }  # fmt: skip
     escaped = "".join(special.get(character, character) for character in plain(text))

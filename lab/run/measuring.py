@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from lab import data, lora
 from lab.answers import learned, predictions
 from lab.artifacts import contract, export
-from lab.config import DataDial, EvaluationSection, Experiment, asked
+from lab.config import DataDial, EvaluationSection, Experiment, asked, trains
 from lab.data.controls import ControlSplit
 from lab.errors import DataError, ModelError
 from lab.evaluation import asking, equivalence, generation, latency, probing, scoring, swap
@@ -23,10 +23,10 @@ from lab.model import Vlm
 from lab.model.answers import AnyReadout, Readout
 from lab.model.batching import to_device
 from lab.records import Text
-from lab.run import benchmarks, latency_rounds, other_data, zero_shot
+from lab.run import benchmarks, latency_rounds, other_data, overlap, zero_shot
 from lab.run.accounting import visual_tokens
 from lab.run.assembly import reload
-from lab.run.other_data import Other
+from lab.run.other_data import OTHERS, Other
 from lab.statistics import rules, summary
 from lab.statistics.metrics import KINDS
 from lab.store import runs
@@ -108,6 +108,10 @@ def evaluate(
         numbers, asked_of = other_data.ask(x, vlm, other, encoded["dev"].encoder, run_dir, report, wanted_of(x)[other.asked])
         out |= numbers
         facts["also"] = facts.get("also", {}) | asked_of
+        if trains(x) and other.asked.startswith(OTHERS[0]):
+            asked_of[other.part.name]["overlap"] = overlap.look(
+                x, encoded["train"].split, other.examples["dev"].split, other.part.name, run_dir, report
+            )
     for name, path in runs.other_predictions(run_dir, x.data.name).items() if anew else ():
         out |= summary.of_split(f"{name}/dev", predictions.read(path), section.bootstrap)
     return out if todo is not None else out | speed(section, vlm, encoded["dev"], interleaved, report)

@@ -105,7 +105,11 @@ def resolution(
     second, cluster, metric = aligned(first, second), clusters(first), KINDS[first.kind].main
     if metric.each is None:
         raise LabError(f"power analysis: {metric.name} is no mean over examples, so what a comparison can see is not known.")
-    d = metric.each(first).astype(np.float64) - metric.each(second)
+    return resolution_of(metric.each(first).astype(np.float64) - metric.each(second), cluster, power=power, alpha=alpha)
+
+
+def resolution_of(d: np.ndarray, cluster: np.ndarray, *, power: float = POWER, alpha: float = ALPHA) -> Resolution:
+    """The same from the difference of each example and the number of its cluster, two of [n]."""
     error, num_clusters = cluster_error(d, cluster), int(cluster.max()) + 1
     freedom, alone = num_clusters - 1, d.var(ddof=1) / len(d)
     return Resolution(
