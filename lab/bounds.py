@@ -58,6 +58,7 @@ MACHINES = 2**10
 SEED = 2**32 - 1
 """PyTorch's generator on the CPU keeps 32 bits of a seed: a larger one would draw what a smaller one draws."""
 RATE = Bounds(0.0, 1e6)
+MONEY = Bounds(0.0, 1e9)
 SHARE = Bounds(0.0, 1.0, open_above=True)
 
 BOUNDS: Mapping[str, Bounds] = {
@@ -125,6 +126,10 @@ BOUNDS: Mapping[str, Bounds] = {
     "evaluation.latency_warmup": Bounds(0, COUNT),
     "evaluation.latency_examples": Bounds(0, COUNT),
     "evaluation.probe_examples": Bounds(1, COUNT),
+    "evaluation.judge.workers": Bounds(1, MACHINES),
+    "evaluation.judge.budget": MONEY,
+    "evaluation.judge.prices.input_per_million": MONEY,
+    "evaluation.judge.prices.output_per_million": MONEY,
     "sweep.replicates": Bounds(1, 1000),
     "race.rungs": Bounds(0.01, 1.0, open_above=True),
     "race.alpha": Bounds(0.001, 1.0, open_above=True),

@@ -8,6 +8,7 @@ One dataclass per dial (`model data lora prompt vision_tokens conditioning`), th
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -381,6 +382,30 @@ MOST_TOKENS = {"text": 16, "regions": 512}
 
 
 @dataclass
+class Prices:
+    """Money for a million tokens, in the currency of the budget beside them."""
+
+    input_per_million: float | None = None
+    output_per_million: float | None = None
+
+
+@dataclass
+class Endpoint:
+    """A model behind the OpenAI protocol, `POST base_url/chat/completions`. base_url None: none is asked.
+
+    api_key_env: name of the environment variable that holds the key; None: no key is sent. workers: requests at the same time.
+    budget: money, by `prices`, that all requests ever noted in one store may cost.
+    """
+
+    base_url: str | None = None
+    model: str | None = None
+    api_key_env: str | None = None
+    workers: int = 8
+    budget: float | None = None
+    prices: Prices = field(default_factory=Prices)
+
+
+@dataclass
 class EvaluationSection:
     """What is measured after training. Batch size and repeats never change a score, only its cost.
 
@@ -390,6 +415,7 @@ class EvaluationSection:
     max_new_tokens: of an answer of the run's own kind, and of words beside a choice; None, and of others: `MOST_TOKENS`.
     repair: boxes with swapped corners or beyond the picture are mended before they are kept, as they are not by default.
     zero_shot: the base itself answers dev, once for all arms over it; None: where the data set says so.
+    judge: a language model that marks replies to benchmarks beside the exact rule (`lab.judge`).
     shared_prefix: questions about the same images share what the model made of them; scores agree to rounding, not to the bit.
     """
 
@@ -410,6 +436,7 @@ class EvaluationSection:
     zero_shot: bool | None = None
     verify: bool = True
     probe_examples: int = 8
+    judge: Endpoint = field(default_factory=Endpoint)
 
     def most_tokens(self, kind: str | None) -> int:
         """Tokens that a written answer may have, by kind; None: not known."""
@@ -530,7 +557,7 @@ ROLES: dict[str, str] = {
         "trainer.if_unfinished", "trainer.log_every", "trainer.save_every", "trainer.keep_checkpoints", "trainer.max_time", "evaluation.batch_size",
         "evaluation.also_root", "evaluation.max_samples",
         "evaluation.bootstrap", "evaluation.latency_warmup", "evaluation.latency_examples", "evaluation.verify",
-        "evaluation.probe_examples", "sweep", "race", "tracking", "plugins",
+        "evaluation.probe_examples", "evaluation.judge", "sweep", "race", "tracking", "plugins",
     ), NEITHER),
 }  # fmt: skip
 """What each key, or each key of a section, says of a run: what made its weights, what was measured of them, or neither."""
@@ -557,7 +584,10 @@ NAMELESS = (
 """Keys that are younger than runs of the others, whose names they leave as they are while nobody sets them."""
 
 
-ADDRESSES = (("tracking", "uri"), ("model", "path"), ("model", "vision_from"), ("model", "llm_from"), ("data", "root"), ("data", "path"))
+ADDRESSES = (
+    ("tracking", "uri"), ("model", "path"), ("model", "vision_from"), ("model", "llm_from"), ("data", "root"), ("data", "path"),
+    ("evaluation", "judge", "base_url"),
+)  # fmt: skip
 """Keys that may hold an address, and in it a password."""
 
 
@@ -579,9 +609,10 @@ def trains(x: Experiment) -> bool:
 def as_dict(x: Experiment) -> dict[str, Any]:
     """The experiment as plain JSON values: dicts, lists, strings, numbers, None. Credentials in an address are `***`."""
     values = json.loads(json.dumps(dataclasses.asdict(x), default=lambda value: value.value))
-    for section, key in ADDRESSES:
-        if values[section][key] is not None:
-            values[section][key] = without_secrets(values[section][key])
+    for *sections, key in ADDRESSES:
+        section = functools.reduce(lambda within, name: within[name], sections, values)
+        if section[key] is not None:
+            section[key] = without_secrets(section[key])
     values["data"]["parts"] = [without_secrets(option) for option in values["data"]["parts"]]
     return values
 

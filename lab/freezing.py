@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lab import bounds, paths, plugins
+from lab import bounds, paths, plugins, services
 from lab.config import Experiment, IfFinished, IfUnfinished, LoraDial, Optim, Schedule, TrainerSection, adds_modules, trains
 from lab.errors import ConfigError, did_you_mean
 from lab.host.files import annotations_hash, file_hash, text_hash
@@ -196,6 +196,7 @@ def check(x: Experiment) -> None:
     check_optim(x.optim)
     check_device_map(x)
     check_race(x)
+    services.check("evaluation.judge", x.evaluation.judge)
     if x.seed + x.sweep.replicates - 1 > bounds.SEED:
         raise ConfigError(
             f"sweep.replicates={x.sweep.replicates}: the last would have seed {x.seed + x.sweep.replicates - 1}, and {bounds.SEED} is "

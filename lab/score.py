@@ -10,7 +10,7 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ from lab.learned_metrics import PARTS, bartscore, bertscore, cosine
 
 if TYPE_CHECKING:
     from lab.answers.learned import Origin
+    from lab.config import DataDial
     from lab.host.progress import Report
     from lab.learned_metrics.scorers import Scorer
     from lab.store.runs import Run
@@ -31,6 +32,8 @@ __all__ = ["bartscore", "bertscore", "cosine", "main", "score"]
 log = logging.getLogger(__name__)
 
 SPLITS = ("dev", "minival")
+JUDGING = ("evaluation.judge.", "tracking.runs_dir=")
+"""What keys of a judge begin with where replies are marked, and of the folder in which its verdicts are kept."""
 MARKED_OFFICIALLY = ("nlvr", "nlvr2")
 """Data marked by the authors' accuracy and consistency."""
 
@@ -68,7 +71,9 @@ def marking_parser() -> argparse.ArgumentParser:
         usage="%(prog)s data=SET data.root=FOLDER [data.split=SPLIT] [data.profile=PROFILE] --answers FILE --out FILE.json",
         description="Mark replies of any origin to a benchmark, to NLVR or to NLVR2 by its own rule, without a model; NLVR and NLVR2 without "
         "pictures. A split without labels gives the official submission beside the result.",
-        epilog=f"Sets: {', '.join((*SPECS, *MARKED_OFFICIALLY))}. What lmms-eval or VLMEvalKit would print: data.profile=lmms or vlmevalkit.",
+        epilog=f"Sets: {', '.join((*SPECS, *MARKED_OFFICIALLY))}. What lmms-eval or VLMEvalKit would print: data.profile=lmms or vlmevalkit. "
+        "A language model as judge beside the rule: evaluation.judge.base_url=URL evaluation.judge.model=NAME; its verdicts are kept in "
+        "tracking.runs_dir/judge. Exit code with a judge: 1, some replies are not judged yet; 3, a limit stopped it; the same command goes on.",
     )
     made.add_argument("keys", nargs="+", metavar="KEY=VALUE", help="data=SET and keys of it, such as data.root=FOLDER")
     made.add_argument("--answers", type=paths.argument, required=True, metavar="FILE", help='JSON Lines of {"id": ..., "reply": ...}')
@@ -81,16 +86,51 @@ def mark(given: argparse.Namespace) -> int:
     from lab.data.benchmarks import marks, official
     from lab.host.files import write_atomically
 
-    dial = marks.dial_of(given.keys)
+    judging = [word for word in given.keys if word.startswith(JUDGING)]
+    dial = marks.dial_of([word for word in given.keys if word not in judging])
+    judge = judge_of(judging, dial.name) if judging else None
     replies = marks.replies_of(given.answers)
-    found = (official if dial.name in MARKED_OFFICIALLY else marks).result(dial, replies)
     marks.refuse_to_replace(given.out)
+    if judge is not None:
+        return judge(dial, replies, given.out)
+    found = (official if dial.name in MARKED_OFFICIALLY else marks).result(dial, replies)
     if not found["metrics"]:
         found["submission"] = str(given.out.with_suffix(".csv"))
         official.submission(found, given.out.with_suffix(".csv"))
     write_atomically(given.out, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     print("\n".join(marks.lines(found)), f"\nwritten to {given.out}", flush=True)
     return 0
+
+
+def judge_of(words: Sequence[str], name: str) -> Callable[[DataDial, dict[str, str], Path], int] | None:
+    """What marks replies by the exact rule and by a judge, and writes both; None: no judge is named. Raises `ConfigError`."""
+    from lab.cli import compose_config
+    from lab.freezing import freeze
+    from lab.host.files import write_atomically
+    from lab.host.progress import bars
+    from lab.sweeping.launcher import register
+
+    register()
+    x = freeze(compose_config(list(words)))
+    if x.evaluation.judge.base_url is None:
+        return None
+    if name in MARKED_OFFICIALLY:
+        raise ConfigError(f"{words[0]}: the answer to a statement of {name} is one of two words, which a judge has nothing to add to. Leave it out.")
+
+    from lab.data.benchmarks import marks
+    from lab.judge import verdicts
+
+    verdicts.service_of(x.evaluation.judge)
+
+    def act(dial: DataDial, replies: dict[str, str], out: Path) -> int:
+        opened = marks.opened(dial)
+        found = marks.result(dial, replies, found=opened)
+        judged = verdicts.mark(x.evaluation.judge, opened.questions, found["rows"], Path(x.tracking.runs_dir), out.with_suffix(""), bars())
+        write_atomically(out, json.dumps(found | {"judge": judged.facts}, indent=1, ensure_ascii=False) + "\n")
+        print("\n".join([*marks.lines(found), *verdicts.lines(judged.facts)]), f"\nwritten to {out}", flush=True)
+        return verdicts.exit_code(judged)
+
+    return act
 
 
 def find(runs_dir: Path, name: str) -> list[Run]:

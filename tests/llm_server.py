@@ -72,22 +72,24 @@ class Handler(BaseHTTPRequestHandler):
     server: Server
     protocol_version = "HTTP/1.1"
     FAULTS = (
-        "429", "429 date", "429 long", "quota", "500", "slow", "cut", "html", "nonsense", "empty", "length", "length empty", "filter",
-        "blocked", "bad", "key", "no usage", "quotes",
+        "429", "429 date", "429 long", "quota", "402", "500", "slow", "cut", "html", "nonsense", "empty", "length", "length empty", "filter",
+        "blocked", "bad", "key", "no usage", "quotes", "unsure",
     )
 
     def do_POST(self) -> None:
         came = time.time()
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        content = body["messages"][0]["content"]
-        text = next(part["text"] for part in content if part["type"] == "text")
-        image = base64.b64decode(next(part["image_url"]["url"] for part in content if part["type"] == "image_url").partition(",")[2])
+        content = body["messages"][-1]["content"]
+        parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        text = "\n".join(part["text"] for part in parts if part["type"] == "text")
+        images = [base64.b64decode(part["image_url"]["url"].partition(",")[2]) for part in parts if part["type"] == "image_url"]
         fault = self.server.fault()
         answer, reason = written(text, fault)
         tokens = {"prompt_tokens": 80 + len(text) // 4, "completion_tokens": max(1, len(answer) // 4)}
-        paid = fault not in ("429", "429 date", "429 long", "quota", "500", "html", "blocked", "bad", "key")
+        paid = fault not in ("429", "429 date", "429 long", "quota", "402", "500", "html", "blocked", "bad", "key")
         self.server.note(
-            came=came, fault=fault, paid=paid, picture=hashlib.sha256(image).hexdigest(), model=body["model"], body={**body, "messages": None},
+            came=came, fault=fault, paid=paid, picture=hashlib.sha256(b"".join(images)).hexdigest(), text=text, model=body["model"],
+            body={**body, "messages": None},
             authorization=self.headers.get("Authorization"), **(tokens if paid else {}),
         )  # fmt: skip
         time.sleep(self.server.delay + (3.0 if fault == "slow" else 0.0))
@@ -98,7 +100,7 @@ class Handler(BaseHTTPRequestHandler):
         error = {
             "429": (429, "rate limit", {"Retry-After": str(SHORT_S)}), "quota": (429, "You exceeded your current quota, please check your plan.", {}),
             "429 date": (429, "rate limit", {"Retry-After": email.utils.formatdate(time.time() + 2, usegmt=True)}),
-            "429 long": (429, "come back later", {"Retry-After": "150"}), "500": (500, "internal error", {}),
+            "402": (402, "payment required", {}), "429 long": (429, "come back later", {"Retry-After": "150"}), "500": (500, "internal error", {}),
             "blocked": (400, "blocked by policy", {}), "bad": (400, "image too odd", {}),
             "key": (401, f"Incorrect API key: {self.headers.get('Authorization')}", {}),
         }.get(fault)  # fmt: skip
@@ -137,6 +139,9 @@ def written(text: str, fault: str) -> tuple[str, str]:
         return "", "length" if fault == "length empty" else "stop"
     if fault == "filter":
         return "", "content_filter"
+    if (judged := re.search(r"<correct>\n(.*?)\n</correct>\n\n<answer>\n(.*?)\n</answer>", text, re.DOTALL)) is not None:
+        verdict = f"Score: {int(judged[2].strip().lower() in judged[1].lower().splitlines())}"
+        return (f"{verdict}, I think" if fault == "unsure" else f"It says so.\n{verdict}\n"), "stop"
     lines = [line.partition(": ") for line in text.splitlines()]
     known = {name: value.split(", ")[0].lower() for name, _, value in lines if re.fullmatch(r"[a-z_]+", name) and name != "product_type"}
     draw = random.Random(hashlib.sha256(text.encode()).hexdigest())

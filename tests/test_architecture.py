@@ -19,13 +19,14 @@ from lab.data.benchmarks.specs import ALIASES
 ROOT = Path(__file__).parents[1]
 FLOW = (
     "errors host",
-    "records config bounds paths placing plugins freezing keys key_index manual",
+    "records config bounds paths placing plugins services freezing keys key_index manual",
     "answers",
     "statistics",
     "store",
     "cli cloning starting",
+    "llm",
     "data",
-    "curation",
+    "curation judge",
     "prompt",
     "model",
     "vision_tokens conditioning",

@@ -21,10 +21,11 @@ import pytest
 
 from lab import curate, data
 from lab.config import DataDial
-from lab.curation import asking, config, limits, review, run
+from lab.curation import config, review, run
 from lab.curation.manifest import Entry
 from lab.errors import ConfigError, DataError
 from lab.host.stopping import Stopped
+from lab.llm import asking, limits
 from lab.run import run_alone
 from lab.store import runs
 

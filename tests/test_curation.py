@@ -21,15 +21,16 @@ import pytest
 from PIL import Image, ImageDraw
 
 from lab import bounds, curate, keys, manual
-from lab.curation import client, config, likeness, limits, parsing, preview, quality, request, review, selection, sources
-from lab.curation.answers import State, Store
-from lab.curation.asking import Waits
+from lab.curation import config, likeness, parsing, preview, quality, request, review, selection, sources
 from lab.curation.catalogue import Catalogue, Product
-from lab.curation.client import Client, Passing, retry_after
 from lab.curation.config import NUMBERS, PATHS, WORDS, Curation, Quality, Selection
 from lab.curation.manifest import Entry
-from lab.curation.request import Usage
 from lab.errors import BusyError, ConfigError, DataError
+from lab.llm import client, limits
+from lab.llm.asking import Waits
+from lab.llm.client import Client, Passing, retry_after
+from lab.llm.request import Usage
+from lab.llm.store import State, Store
 from lab.records import Picture
 
 ROOT = Path(__file__).parents[1]
@@ -281,13 +282,13 @@ def test_an_answer_is_kept_under_all_that_it_depends_on(tmp_path) -> None:
 
 def test_the_bytes_sent_are_the_file_unless_it_must_be_made_smaller(tmp_path) -> None:
     catalogue = products(tmp_path, [("p", noise(1, 100)), ("q", noise(2, 900))])
-    small, large = (request.of(product, catalogue, made("source=drawn")) for product in catalogue.products)
-    assert small.image == (tmp_path / "0.png").read_bytes() and small.mime == "image/png"
-    assert Image.open(io.BytesIO(large.image)).size == (768, 768) and large.mime == "image/jpeg"
+    small, large = (request.of(product, catalogue, made("source=drawn")).pictures[0] for product in catalogue.products)
+    assert small.data == (tmp_path / "0.png").read_bytes() and small.mime == "image/png"
+    assert Image.open(io.BytesIO(large.data)).size == (768, 768) and large.mime == "image/jpeg"
     turned = Image.Exif()
     turned[274] = 6
     noise(3, 100).resize((100, 50)).save(tmp_path / "0.png", exif=turned)
-    assert Image.open(io.BytesIO(request.of(catalogue.products[0], catalogue, made("source=drawn")).image)).size == (50, 100)
+    assert Image.open(io.BytesIO(request.of(catalogue.products[0], catalogue, made("source=drawn")).pictures[0].data)).size == (50, 100)
 
 
 LINES = {
@@ -394,7 +395,7 @@ class Clock:
 def test_a_minute_a_day_and_a_restart(tmp_path) -> None:
     """No window of a minute has more requests or tokens than its limit; those before a restart count; a day's limit does not wait."""
     store, clock, stop = Store(tmp_path / "a.sqlite"), Clock(), threading.Event()
-    meter = limits.Meter(made("source=drawn", "limits.requests_per_minute=5", "limits.requests_per_day=13"), store, stop, clock)
+    meter = limits.Meter(made("source=drawn", "limits.requests_per_minute=5", "limits.requests_per_day=13").service, store, stop, clock)
     meter.changed.wait = lambda seconds: setattr(clock, "now", clock.now + seconds)  # type: ignore[method-assign]
     for _ in range(13):
         meter.begin(Usage(10, 10))
@@ -410,14 +411,14 @@ def test_a_minute_a_day_and_a_restart(tmp_path) -> None:
 def test_an_attempt_without_an_end_counts_at_the_most_it_may_cost(tmp_path) -> None:
     x = made("source=drawn", "limits.budget=0.0005", "limits.prices.input_per_million=1", "limits.prices.output_per_million=1")
     store = Store(tmp_path / "a.sqlite")
-    with pytest.raises(BusyError, match="another lab.curate is at work there"):
+    with pytest.raises(BusyError, match="another command is asking a model there"):
         Store(tmp_path / "a.sqlite")
     catalogue = products(tmp_path, [("p", noise(1))])
     store.begin(request.of(catalogue.products[0], catalogue, x), Usage(300, 100), 0.0004)
     store.close()  # as a kill would
     again = Store(tmp_path / "a.sqlite")
     with pytest.raises(limits.LimitReached, match="limits.budget=0.0005: 0.0004 is spent, and the next request may cost 0.0002"):
-        limits.Meter(x, again, threading.Event()).begin(Usage(100, 100))
+        limits.Meter(x.service, again, threading.Event()).begin(Usage(100, 100))
     again.close()
 
 
@@ -476,7 +477,7 @@ def test_what_a_response_means(name: str) -> None:
     """A failure is never an empty answer; what passes is tried again, a quota or a key ends the run with the provider's words."""
     status, body, wanted = RESPONSES[name]
     text = body if isinstance(body, str) else json.dumps(body)
-    act = lambda: Client(made("source=drawn").llm).reply(httpx.Response(status, text=text), Usage(50, 60))  # noqa: E731
+    act = lambda: Client(made("source=drawn").service).reply(httpx.Response(status, text=text), Usage(50, 60))  # noqa: E731
     if isinstance(wanted, State):
         reply = act()
         assert reply.answer.state is wanted and reply.answer.body == text

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 from lab import __version__
 from lab.curation import catalogue as catalogues
-from lab.curation.answers import State, Totals
 from lab.curation.catalogue import Catalogue, Refusal
 from lab.curation.config import Curation
 from lab.curation.manifest import MANIFEST, Entry
-from lab.curation.request import parameters
 from lab.curation.selection import SPLITS
 from lab.host.redaction import without_secrets
+from lab.llm.request import parameters
+from lab.llm.store import State, Totals
 
 
 def text(

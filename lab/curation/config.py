@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lab import bounds, freezing, paths
 from lab.bounds import COUNT, MACHINES, SEED, Bounds, Words
 from lab.config import MISSING
 from lab.errors import ConfigError
 from lab.keys import Schema
+from lab.llm.config import Limits, Llm, Service
+from lab.llm.config import check as check_service
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -43,50 +43,6 @@ class PromptOption:
 
     name: str = MISSING
     text: str = MISSING
-
-
-@dataclass
-class Llm:
-    """A model behind the OpenAI protocol (`POST base_url/chat/completions`). A parameter that is None is not sent.
-
-    api_key_env: name of the environment variable that holds the key; None: no key is sent. extra_body: further fields of the request.
-    timeout_s, give_up_s: seconds one attempt, and all attempts about one picture, may take.
-    """
-
-    base_url: str = MISSING
-    model: str = MISSING
-    api_key_env: str | None = "OPENAI_API_KEY"
-    workers: int = 8
-    temperature: float | None = 0.0
-    top_p: float | None = 1.0
-    top_k: int | None = None
-    seed: int | None = 42
-    max_output_tokens: int | None = 256
-    extra_body: dict[str, Any] = field(default_factory=dict)
-    image_side: int = 768
-    timeout_s: float = 120.0
-    give_up_s: float = 1800.0
-
-
-@dataclass
-class Prices:
-    """Money for a million tokens, in the currency of `limits.budget`."""
-
-    input_per_million: float | None = None
-    output_per_million: float | None = None
-
-
-@dataclass
-class Limits:
-    """What may be used. None: no limit. All but max_time count every attempt ever made into one folder."""
-
-    requests_per_minute: int | None = None
-    requests_per_day: int | None = None
-    tokens_per_minute: int | None = None
-    tokens: int | None = None
-    budget: float | None = None
-    max_time: str | None = None
-    prices: Prices = field(default_factory=Prices)
 
 
 @dataclass
@@ -137,6 +93,11 @@ class Curation:
     to: str = "curated"
     preview: str = "true"
     cache_dir: str = "cache"
+
+    @property
+    def service(self) -> Service:
+        """The model that is asked."""
+        return Service(self.llm, self.limits)
 
 
 NUMBERS: Mapping[str, Bounds] = {
@@ -196,31 +157,4 @@ def check(config: Curation) -> None:
         raise ConfigError("prompt.text: it must hold {metadata}, in whose place the attributes of a product are put.")
     if not config.curation.split[0]:
         raise ConfigError(f"curation.split={bounds.told(config.curation.split)}: train, the first, must have a share above 0.")
-    prices, limits = config.limits.prices, config.limits
-    if limits.budget is not None and None in (prices.input_per_million, prices.output_per_million):
-        raise ConfigError(
-            f"limits.budget={limits.budget}: money is counted by prices, which are not given. Add limits.prices.input_per_million=PRICE "
-            "and limits.prices.output_per_million=PRICE in the same currency."
-        )
-    if config.llm.max_output_tokens is None and not (limits.budget is None and limits.tokens is None):
-        raise ConfigError("llm.max_output_tokens=null: without it no request has a highest price, and a limit of money or tokens cannot hold.")
-    if not re.match(r"https?://[^/\s]", config.llm.base_url):
-        raise ConfigError("llm.base_url: it must begin with http:// or https://, as in llm.base_url=http://localhost:11434/v1.")
-    api_key(config.llm)
-
-
-def api_key(llm: Llm) -> str | None:
-    """The key out of the environment. Raises `ConfigError` that never shows what might be the key itself."""
-    name = llm.api_key_env
-    if name is None:
-        return None
-    if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", name):
-        raise ConfigError(
-            "llm.api_key_env: it takes the NAME of an environment variable in capitals, not a key (what was given is not shown). Type "
-            "export MY_KEY=..., then llm.api_key_env=MY_KEY."
-        )
-    if not os.environ.get(name):
-        raise ConfigError(
-            f"llm.api_key_env={name}: this variable is not set. Type export {name}=..., or llm.api_key_env=null for a server without keys."
-        )
-    return os.environ[name]
+    check_service(config.service)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from scipy import stats
 
 from lab.curation.config import Curation
-from lab.curation.request import Usage
+from lab.llm.request import Usage
 
 PICTURES = 20
 """That are asked first; their answers are kept."""
@@ -50,7 +50,7 @@ def lines(usages: Sequence[Usage], attempts: Sequence[int], remaining: int, spen
     if prices.input_per_million is None:
         rows.append(("money", "not known: give limits.prices.input_per_million and limits.prices.output_per_million"))
     else:
-        money = Estimate.of_sum([one.cost(config) for one in usages], remaining)
+        money = Estimate.of_sum([one.cost(prices) for one in usages], remaining)
         rows.append(("money", f"{money.told('.4f')} after {spent:.4f} so far"))
         if config.limits.budget is not None and spent + money.high > config.limits.budget:
             rows.append(("", f"limits.budget={config.limits.budget:g} may stop it before the end; the same command goes on with a higher one"))

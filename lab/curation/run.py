@@ -10,19 +10,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lab.curation import answers, card, client, manifest, parsing, preview, quality, request, review, selection, sources
-from lab.curation.answers import Answer, State, Store
-from lab.curation.asking import Asker, ask_all
+from lab.curation import card, manifest, parsing, preview, quality, request, review, selection, sources
 from lab.curation.catalogue import Catalogue, Refusal, counts
 from lab.curation.config import Curation
-from lab.curation.limits import LimitReached, Meter
-from lab.curation.request import Request
 from lab.curation.selection import Choice, Chosen
 from lab.errors import DataError
 from lab.host.files import write_atomically
 from lab.host.progress import Report, bars
 from lab.host.redaction import without_secrets
 from lab.host.stopping import Stopped, limited, stoppable
+from lab.llm import client, store
+from lab.llm.asking import Asker, ask_all
+from lab.llm.limits import LimitReached, Meter
+from lab.llm.request import Request
+from lab.llm.store import Answer, State, Store
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +45,8 @@ def curate(config: Curation, started: float) -> int:
     catalogue = sources.read(config)
     choice = selection.choose(catalogue, config, report)
     say(f"{catalogue.name}: {len(choice.chosen)} products chosen of {len(catalogue.products) + len(catalogue.refusals)} listings")
-    with answers.opened(folder / MARK) as store, stoppable(), limited(config.limits.max_time, "limits.max_time", started):
-        work = Work(config, catalogue, choice, store, report)
+    with store.opened(folder / MARK) as kept, stoppable(), limited(config.limits.max_time, "limits.max_time", started):
+        work = Work(config, catalogue, choice, kept, report)
         try:
             ended = work.ask()
         except (Stopped, KeyboardInterrupt):
@@ -78,9 +79,9 @@ class Work:
     def ask(self) -> Exception | None:
         """Ask what has not been asked; return what ended it early."""
         stop = threading.Event()
-        meter = Meter(self.config, self.store, stop)
-        speaking = client.Client(self.config.llm)
-        asker = Asker(self.config, self.store, speaking, meter, stop)
+        meter = Meter(self.config.service, self.store, stop)
+        speaking = client.Client(self.config.service)
+        asker = Asker(self.config.service, self.store, speaking, meter, stop)
         chosen = list(self.choice.chosen)
         try:
             if self.config.preview != "false":

@@ -19,7 +19,7 @@ from lab import data, paths
 from lab.config import DataDial
 from lab.data import manifest
 from lab.data.benchmarks.loading import opened
-from lab.data.benchmarks.questions import Question
+from lab.data.benchmarks.questions import Benchmark, Question
 from lab.data.benchmarks.specs import ALIASES, SPECS, Spec
 from lab.data.faults import BadRecord, shown
 from lab.errors import ConfigError, DataError, did_you_mean
@@ -90,12 +90,12 @@ def within(metrics: Mapping[str, float], name: str) -> str:
     return f" [{metrics[f'{name}_low']:.4f}, {metrics[f'{name}_high']:.4f}]" if f"{name}_low" in metrics else ""
 
 
-def result(dial: DataDial, replies: Mapping[str, str], untaken: Mapping[str, str] = NONE) -> dict[str, Any]:
+def result(dial: DataDial, replies: Mapping[str, str], untaken: Mapping[str, str] = NONE, found: Benchmark | None = None) -> dict[str, Any]:
     """What replies by id come to, as a record holds it. untaken: questions that a model could not be asked, with the reason.
 
-    Raises `DataError` for questions without a reply, and for replies to none.
+    found: the questions, where they are open already. Raises `DataError` for questions without a reply, and for replies to none.
     """
-    spec, found = SPECS[dial.name], opened(dial)
+    spec, found = SPECS[dial.name], found or opened(dial)
     questions = [question for question in found.questions if question.name not in untaken]
     lost = [Skipped(question.name, untaken[question.name]) for question in found.questions if question.name in untaken]
     complete([question.name for question in questions], replies, {skipped.source for skipped in found.left_out})

@@ -8,9 +8,9 @@ from collections import deque
 from collections.abc import Callable
 from itertools import takewhile
 
-from lab.curation.answers import Store
-from lab.curation.config import Curation
-from lab.curation.request import Usage
+from lab.llm.config import Service
+from lab.llm.request import Usage
+from lab.llm.store import Store
 
 MINUTE_S, DAY_S = 60.0, 86400.0
 MARGIN_S = 0.5
@@ -21,6 +21,10 @@ class LimitReached(Exception):
     """A limit stops the run; its text is the sentence for the person."""
 
 
+class QuotaUsedUp(LimitReached):
+    """The provider's limit of money, not one of ours."""
+
+
 class Interrupted(Exception):
     """The run is to end; nothing new is begun."""
 
@@ -28,9 +32,8 @@ class Interrupted(Exception):
 class Meter:
     """Lets requests begin, from several threads. now: Unix time; wait(seconds): sleeps, or returns earlier where the run ends."""
 
-    def __init__(self, config: Curation, store: Store, stop: threading.Event, now: Callable[[], float] = time.time) -> None:
-        self.config, self.stop, self.now = config, stop, now
-        self.limits = config.limits
+    def __init__(self, service: Service, store: Store, stop: threading.Event, now: Callable[[], float] = time.time) -> None:
+        self.limits, self.section, self.stop, self.now = service.limits, service.limits_keys, stop, now
         self.changed = threading.Condition()
         self.recent = deque(store.began_since(now() - DAY_S))
         before = store.totals()
@@ -56,7 +59,7 @@ class Meter:
             self.in_flight += 1
             self.attempts += 1
             self.tokens += reserved.input + reserved.output
-            self.cost += reserved.cost(self.config)
+            self.cost += reserved.cost(self.limits.prices)
             self.recent.append((self.now(), reserved.input + reserved.output))
             return reserved
 
@@ -66,7 +69,7 @@ class Meter:
             self.in_flight -= 1
             self.measured = self.measured or (used.input > 0 and used != reserved)
             self.tokens += used.input + used.output - reserved.input - reserved.output
-            self.cost += used.cost(self.config) - reserved.cost(self.config)
+            self.cost += used.cost(self.limits.prices) - reserved.cost(self.limits.prices)
             self.excess = max(self.excess, 1.1 * used.input / max(1, most.input) if used.input > reserved.input else 1.0)
             self.changed.notify_all()
 
@@ -82,10 +85,10 @@ class Meter:
             self.recent.popleft()
         if limits.requests_per_day is not None and len(self.recent) >= limits.requests_per_day:
             raise LimitReached(
-                f"limits.requests_per_day={limits.requests_per_day}: {len(self.recent)} requests were made within 24 hours. "
+                f"{self.section}.requests_per_day={limits.requests_per_day}: {len(self.recent)} requests were made within 24 hours. "
                 f"The same command goes on from {time.strftime('%H:%M', time.localtime(self.recent[0][0] + DAY_S))}, or with a higher limit."
             )
-        tokens, cost = reserved.input + reserved.output, reserved.cost(self.config)
+        tokens, cost = reserved.input + reserved.output, reserved.cost(self.limits.prices)
         full = limits.tokens is not None and self.tokens + tokens > limits.tokens
         dear = limits.budget is not None and self.cost + cost > limits.budget
         unmeasured = not self.measured and not (limits.tokens is None and limits.budget is None)
@@ -93,13 +96,13 @@ class Meter:
             return 1.0  # what ends gives back what it had reserved too much
         if full:
             raise LimitReached(
-                f"limits.tokens={limits.tokens}: {self.tokens} are used, and the next request may take {tokens}. Give the same command a "
+                f"{self.section}.tokens={limits.tokens}: {self.tokens} are used, and the next request may take {tokens}. Give the same command a "
                 "higher limit."
             )
         if dear:
             raise LimitReached(
-                f"limits.budget={limits.budget:g}: {self.cost:.6g} is spent, and the next request may cost {cost:.6g}. Give the same command a "
-                "higher limit."
+                f"{self.section}.budget={limits.budget:g}: {self.cost:.6g} is spent, and the next request may cost {cost:.6g}. Give the same "
+                "command a higher limit."
             )
         return max(self.not_before - now, self.until_minute(now, tokens))
 

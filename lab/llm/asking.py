@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 import tenacity
 from tenacity.wait import wait_base
 
-from lab.curation.answers import Answer, State, Store
-from lab.curation.client import NO_CONNECTION, Client, Passing
-from lab.curation.config import Curation
-from lab.curation.limits import Interrupted, LimitReached, Meter
-from lab.curation.request import Request, Usage
 from lab.errors import ConfigError
 from lab.host.progress import Report
+from lab.llm.client import NO_CONNECTION, Client, Passing
+from lab.llm.config import Service
+from lab.llm.limits import Interrupted, LimitReached, Meter
+from lab.llm.request import Request, Usage
+from lab.llm.store import Answer, State, Store
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 60.0
 """Of a random wait that doubles, where the server asks for none."""
@@ -45,19 +45,21 @@ class Waits(wait_base):
 class Asker:
     """Asks one request at a time in each of its threads."""
 
-    config: Curation
+    service: Service
     store: Store
     client: Client
     meter: Meter
     stop: threading.Event
     answered: bool = False
+    good: Callable[[Answer], bool] = lambda answer: answer.state is not State.failed
+    """Whether an answer that is kept is taken; another is asked for again."""
 
     def ask(self, request: Request) -> Answer:
         """The answer that is kept, or one that is asked for and then kept. Raises `Interrupted`, `LimitReached` or `ConfigError`."""
         kept = self.store.answer(request.key)
-        if kept is not None and kept.state is not State.failed:
+        if kept is not None and self.good(kept):
             return kept
-        llm = self.config.llm
+        llm = self.service.llm
         retrying = tenacity.Retrying(
             wait=Waits(), stop=lambda state: self.nobody_there(state) or tenacity.stop_before_delay(llm.give_up_s)(state),
             retry=tenacity.retry_if_exception_type(Passing), sleep=self.sleep, reraise=True,
@@ -70,7 +72,7 @@ class Asker:
         except Passing as error:
             if error.outcome == NO_CONNECTION and not self.answered:
                 raise ConfigError(f"{error} Is the server running?") from None
-            answer = Answer(State.failed, "", f"given up after llm.give_up_s={llm.give_up_s:g}: {error}")
+            answer = Answer(State.failed, "", f"given up after {self.service.seconds('give_up_s')}: {error}")
             self.store.keep(request, answer)
             return answer
 
@@ -78,7 +80,7 @@ class Asker:
         """Send it once, within the limits; keep its answer and note what it took."""
         most = request.at_most()
         reserved = self.meter.begin(most)
-        number = self.store.begin(request, reserved, reserved.cost(self.config))
+        number = self.store.begin(request, reserved, reserved.cost(self.service.limits.prices))
         used, outcome, answer = reserved, "error", None
         try:
             reply = self.client.ask(request, reserved)
@@ -87,8 +89,8 @@ class Asker:
             return answer
         except Passing as error:
             used, outcome = error.used, error.outcome
-            if error.wait_s and error.wait_s > self.config.llm.give_up_s:
-                patience = f"llm.give_up_s={self.config.llm.give_up_s:g}"
+            if error.wait_s and error.wait_s > self.service.llm.give_up_s:
+                patience = self.service.seconds("give_up_s")
                 raise LimitReached(f"{self.client.shown()} asks to wait {error.wait_s:.0f} s, longer than {patience}. It says: {error}") from None
             self.meter.hold(error.wait_s or 0.0)
             raise
@@ -96,7 +98,7 @@ class Asker:
             used, outcome = Usage(0, 0), "refused"
             raise
         finally:
-            self.store.end(number, outcome, used, used.cost(self.config), request, answer)
+            self.store.end(number, outcome, used, used.cost(self.service.limits.prices), request, answer)
             self.meter.end(most, reserved, used)
 
     def nobody_there(self, state: tenacity.RetryCallState) -> bool:
@@ -115,14 +117,14 @@ class Progress:
     """What stands beside the bar."""
 
     meter: Meter
-    config: Curation
+    service: Service
     began: float = field(default_factory=time.monotonic)
     states: Counter[State] = field(default_factory=Counter)
 
     def note(self, done: int) -> str:
         """Rate, money, what is left of it, bad answers."""
         rate = f"{60 * done / max(time.monotonic() - self.began, 1e-3):.0f}/min"
-        budget, priced = self.config.limits.budget, self.config.limits.prices.input_per_million is not None
+        budget, priced = self.service.limits.budget, self.service.limits.prices.input_per_million is not None
         spent = f"{self.meter.cost:.4g} spent" if priced else f"{self.meter.tokens:,} tokens"
         left = f"{max(0.0, budget - self.meter.cost):.4g} left" if budget is not None else ""
         bad = ", ".join(f"{number} {state.name}" for state, number in self.states.items() if state is not State.answered)
@@ -137,14 +139,14 @@ def ask_all(
     On SIGTERM, a limit of time or an interrupt nothing new is begun, and what is in flight is waited for and kept.
     """
     answers: dict[int, Answer] = {}
-    progress = Progress(asker.meter, asker.config)
+    progress = Progress(asker.meter, asker.service)
     fatal: Exception | None = None
     queue = iter(range(len(requests)))
     waiting: dict[Future[Answer], int] = {}
-    with ThreadPoolExecutor(asker.config.llm.workers) as pool:
+    with ThreadPoolExecutor(asker.service.llm.workers) as pool:
         try:
             while True:
-                while fatal is None and len(waiting) < 2 * asker.config.llm.workers and (place := next(queue, None)) is not None:
+                while fatal is None and len(waiting) < 2 * asker.service.llm.workers and (place := next(queue, None)) is not None:
                     waiting[pool.submit(lambda at: asker.ask(requests[at]()), place)] = place
                 if not waiting:
                     break
@@ -170,4 +172,5 @@ def refused(states: Counter[State], answers: dict[int, Answer], asker: Asker) ->
         return None
     asker.stop.set()
     first = next(answer.detail for answer in answers.values() if answer.state is State.failed)
-    return ConfigError(f"llm.base_url={asker.client.shown()}: the first {states[State.failed]} requests all failed, none was answered: {first}")
+    server = f"{asker.service.llm_keys}.base_url={asker.client.shown()}"
+    return ConfigError(f"{server}: the first {states[State.failed]} requests all failed, none was answered: {first}")

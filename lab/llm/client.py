@@ -1,4 +1,4 @@
-"""One attempt over the OpenAI protocol: what a response means. It never tries again by itself (`lab.curation.asking` does)."""
+"""One attempt over the OpenAI protocol: what a response means. It never tries again by itself (`lab.llm.asking` does)."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 
 import httpx
 
-from lab.curation.answers import Answer, State
-from lab.curation.config import Llm, api_key
-from lab.curation.limits import LimitReached
-from lab.curation.request import Request, Usage
 from lab.errors import ConfigError
 from lab.host.redaction import hide, without_secrets
+from lab.llm.config import Service
+from lab.llm.limits import QuotaUsedUp
+from lab.llm.request import Request, Usage
+from lab.llm.store import Answer, State
 
 QUOTA = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "quota_exceeded", "PerDay")
 """Words of a 429 that no waiting mends: OpenAI's codes, and a quotaId of Gemini such as GenerateRequestsPerDayPerProjectPerModel."""
@@ -48,13 +48,13 @@ class Reply:
 class Client:
     """A server; used by several threads."""
 
-    def __init__(self, llm: Llm) -> None:
+    def __init__(self, service: Service) -> None:
         """Raises `ConfigError` for a key that is not there."""
-        key = api_key(llm)
+        key, llm = service.api_key(), service.llm
         if key is not None:
             hide(key)
         pool = httpx.Limits(max_connections=llm.workers, max_keepalive_connections=llm.workers)
-        self.llm = llm
+        self.service, self.llm, self.section = service, llm, service.llm_keys
         self.url = f"{llm.base_url.rstrip('/')}/chat/completions"
         self.http = httpx.Client(timeout=llm.timeout_s, limits=pool, headers={"Authorization": f"Bearer {key}"} if key else {})
 
@@ -65,14 +65,14 @@ class Client:
     def ask(self, request: Request, most: Usage) -> Reply:
         """Send a request once. most: what it may use, taken for the truth where the server does not say.
 
-        Raises `Passing`, `LimitReached` for a quota that is used up, `ConfigError` for what no request to this server can get past.
+        Raises `Passing`, `QuotaUsedUp` for a quota that is used up, `ConfigError` for what no request to this server can get past.
         """
         try:
             response = self.http.post(self.url, json=request.body())
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            raise Passing(NO_CONNECTION, f"llm.base_url={self.shown()}: no connection ({error}).") from None
+            raise Passing(NO_CONNECTION, f"{self.section}.base_url={self.shown()}: no connection ({error}).") from None
         except httpx.TimeoutException:
-            raise Passing("timeout", f"no answer within llm.timeout_s={self.llm.timeout_s:g}", most) from None
+            raise Passing("timeout", f"no answer within {self.service.seconds('timeout_s')}", most) from None
         except httpx.TransportError as error:
             raise Passing("cut connection", f"the connection was cut ({error or type(error).__name__})", most) from None
         return self.reply(response, most)
@@ -82,14 +82,15 @@ class Client:
         status, text = response.status_code, without_secrets(response.text)
         told = sentence(text) or response.reason_phrase
         if status == 402 or (status == 429 and any(word in text for word in QUOTA)):
-            raise LimitReached(f"{self.shown()}: the quota is used up. The provider says: {told}")
+            raise QuotaUsedUp(f"{self.shown()}: the quota is used up. The provider says: {told}")
         if status in PASSING:
             raise Passing(str(status), f"{status}: {told}", wait_s=retry_after(response.headers.get("retry-after")))
         if status in (400, 413, 422):
             blocked = any(word in text for word in BLOCKED)
             return Reply(Answer(State.filtered if blocked else State.failed, "", f"{status}: {told}", text), str(status), Usage(0, 0))
         if status != 200:
-            raise ConfigError(f"llm.base_url={self.shown()} llm.model={self.llm.model}: the server refuses every request: {status}: {told}")
+            keys = f"{self.section}.base_url={self.shown()} {self.section}.model={self.llm.model}"
+            raise ConfigError(f"{keys}: the server refuses every request: {status}: {told}")
         try:
             body = json.loads(text)
             choice = body["choices"][0]

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from lab.curation.request import Request, Usage
 from lab.errors import BusyError, DataError
+from lab.llm.request import Request, Usage
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS answers (
-    key TEXT PRIMARY KEY, state TEXT NOT NULL, text TEXT NOT NULL, detail TEXT NOT NULL, body TEXT NOT NULL, product TEXT NOT NULL,
+    key TEXT PRIMARY KEY, state TEXT NOT NULL, text TEXT NOT NULL, detail TEXT NOT NULL, body TEXT NOT NULL, about TEXT NOT NULL,
     model TEXT NOT NULL, asked_at REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS attempts (
     id INTEGER PRIMARY KEY, key TEXT NOT NULL, began REAL NOT NULL, ended REAL, outcome TEXT NOT NULL, input INTEGER NOT NULL,
@@ -71,7 +71,7 @@ class Store:
             fcntl.flock(self.lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             os.close(self.lock_file)
-            raise BusyError(f"to={path.parent}: another lab.curate is at work there. Wait for it, or name another folder.") from None
+            raise BusyError(f"{path.parent}: another command is asking a model there. Wait for it, or name another folder.") from None
         self.guard = threading.Lock()
         try:
             self.connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
@@ -116,7 +116,7 @@ class Store:
 
     def insert(self, request: Request, answer: Answer) -> None:
         """One row of answers; `guard` is held."""
-        row = (request.key, answer.state.name, answer.text, answer.detail, answer.body, request.product, request.llm.model, time.time())
+        row = (request.key, answer.state.name, answer.text, answer.detail, answer.body, request.about, request.llm.model, time.time())
         self.connection.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
 
     def began_since(self, moment: float) -> list[tuple[float, int]]:
