@@ -232,7 +232,9 @@ def explain(error: Exception, arguments: list[str], door: Door = TRAIN) -> str:
         key, equals, value = error.override.partition("=")
         if not equals:
             return f"{key}: it is given no value. Type {key}=VALUE; `{door.command} --help` lists groups and keys."
-        return f"{error.override}: Hydra cannot read it. Put what it would take apart in quotes of its own, as in \"{key}='{value}'\"."
+        items = value[1:-1].split(",") if value[:1] + value[-1:] == "[]" else []
+        quoted = f"[{','.join(repr(item.strip()) for item in items)}]" if items else f"'{value}'"
+        return f"{error.override}: Hydra cannot read it. Put what it would take apart in quotes of its own, as in \"{key}={quoted}\"."
     root: BaseException = error
     while root.__cause__ is not None:
         root = root.__cause__

@@ -82,3 +82,22 @@ def test_flags_may_stand_among_overrides() -> None:
 def test_an_error_of_the_command_line_ends_with_what_helps(monkeypatch, capsys, words: list[str], sentence: str) -> None:
     code, printed = ran(monkeypatch, capsys, train.main, "lab train", *words)
     assert code == 2 and printed.startswith("error: ") and sentence in printed and printed.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("hydra.sweeper.arms=[lora=none,lora.r=4 optim.lr=1e-4]", ["lora=none", "lora.r=4 optim.lr=1e-4"]),
+        ("data.path=a, b.csv=c", "a, b.csv=c"),
+    ],
+)
+def test_what_hydra_cannot_read_is_told_with_what_to_type(given: str, meant: object) -> None:
+    """The line that the sentence says to type is read, and as what was meant."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import OverrideParseException
+
+    parser = OverridesParser.create()
+    with pytest.raises(OverrideParseException) as raised:
+        parser.parse_overrides([given])
+    typed = cli.explain(raised.value, [given]).rpartition(', as in "')[2].removesuffix('".')
+    assert parser.parse_override(typed).value() == meant

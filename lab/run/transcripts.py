@@ -84,7 +84,8 @@ def transcript(encoder: Encoder, sample: Sample) -> Transcript:
     marks = [mark for medium, picture in zip(shown, pictures, strict=True) for mark in (picture, *[None] * (encoder.runs(medium) - 1))]
     found = list(of_row(encoder, example, marks)) if encoder.inline else [*pictures, *of_texts(encoder, sample)]
     size = encoder.size(example, answered=True)
-    title = f" {size.length:,} tokens, {sum(size.tokens):,} of {len(shown)} images, {text.targets:,} learned"
+    of_images = f" ({sum(size.tokens):,} of {len(shown)} image{'s' * (len(shown) > 1)})" if shown else ""
+    title = f" {size.length:,} tokens{of_images}, {text.targets:,} learned"
     return Transcript((Mono(sample.sample_id), title), tuple(found))
 
 
