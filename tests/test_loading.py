@@ -60,8 +60,11 @@ def test_a_quantised_checkpoint_is_read_as_it_was_written(dial: ModelDial, kind:
     packed = [{name: type(layer).__name__ for name, layer in vlm.bare.named_modules()} for vlm in (first, again)]
     assert packed[0] == packed[1] and {"Linear4bit", "Linear8bitLt"} & set(packed[0].values())
     ids = torch.arange(5, 25)[None]
+    stored = [layer.weight.data.clone() for layer in first.bare.modules() if type(layer).__name__ == "Linear4bit"]
     with torch.inference_mode():
         assert torch.equal(*(vlm.bare(input_ids=ids, mm_token_type_ids=torch.zeros_like(ids)).logits for vlm in (first, again)))
+    kept = [layer.weight.data for layer in first.bare.modules() if type(layer).__name__ == "Linear4bit"]
+    assert all(map(torch.equal, stored, kept)), "answers come from other weights than training's"
     lora.attach(again, LoraDial(r=2))
     with pytest.raises(ConfigError, match=f"is quantised already. Give model.quantisation={kind.value}"):
         model.load(replace(asked, quantisation=Quantisation.none))

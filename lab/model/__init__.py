@@ -240,6 +240,7 @@ def load(dial: ModelDial, cache_dir: Path | None = None, report: Report = silent
     require_whole(dial, kind, info)
     require_head(dial, where, model)
     precision.require_scales(dial, model)
+    precision.one_layout(model)
     kind.architecture.repair(model)
     if dial.untied_head:
         untie(model, kind.architecture.head(model))

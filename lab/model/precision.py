@@ -148,6 +148,17 @@ def require_scales(dial: ModelDial, model: torch.nn.Module) -> None:
         )
 
 
+def one_layout(model: torch.nn.Module) -> None:
+    """Have 4-bit layers answer from the weights that training reads.
+
+    On a CPU with bfloat16 instructions bitsandbytes lays them out anew at the first answer, with scales rounded to bfloat16, and fails where
+    a weight's row is no multiple of its 64 numbers a scale.
+    """
+    for layer in model.modules():
+        if type(layer).__name__ == "Linear4bit":
+            layer.support_avx512bf16_for_cpu = False
+
+
 def bytes_a_weight(dial: ModelDial) -> float | None:
     """Bytes of one weight of a quantised layer, its share of the scales included; None where nothing is quantised.
 

@@ -79,8 +79,9 @@ def checkpoint_blocks(findings: Findings) -> list[Block]:
     cells, runs = [], []
     for result in findings.measured:
         config = result.arm.run.config
-        asked = (config["data"]["name"], config.get("model", {}).get("path")) if result.arm.zero_shot else None
-        split = config["data"].get("split") or "dev"
+        data = config.get("data", {})
+        asked = (data.get("name"), config.get("model", {}).get("path")) if result.arm.zero_shot else None
+        split = data.get("split") or "dev"
         for row in published:
             if asked != (row["data"], row["checkpoint"]):
                 continue
