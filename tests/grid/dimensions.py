@@ -15,6 +15,8 @@ from lab.data import NAMES, named
 from lab.data.benchmarks.specs import ALIASES, SPECS
 from lab.lora import INITS
 
+DRAWN = ("drawn_signs", "drawn_charts", "drawn_diagrams")
+"""Data answered in words, drawn where they are asked for."""
 Overrides = tuple[str, ...]
 Row = dict[str, str]
 """A value's name for each dimension."""
@@ -34,9 +36,11 @@ SIZES = {
     "winoground": ("data.num_dev=2",),
     "easy_vqa": ("data.num_train=16", "data.num_minival=4", "data.num_dev=8"),
     "questions": ("data.kind=text",),
+    **{name: ("data.num_train=16", "data.num_minival=4", "data.num_dev=8") for name in DRAWN},
 }
 """Few examples."""
 PLACES = {"pairs": (), "easy_vqa": (), "questions": ("data.path={root}/data/questions.csv",), "abo_vqa": ("data.path={root}/data/questions.csv",)}
+PLACES |= dict.fromkeys(DRAWN, ())
 """Where data lie, if not in a folder of their own."""
 QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 FAMILIES = (*QWEN, "vit_gpt2")
@@ -219,7 +223,6 @@ REFUSALS = (
     Refusal("a question is framed", {"data": but("data", *TEXT), "prompt": ("question", "boxes", "benchmark")}),
     Refusal("int8 looks at a whole row", {"quantisation": ("int8",), "packing": ("true",), "training": TRAINED}),
     Refusal("images of a row are read together", {"conditioning": but("conditioning", "prefix"), "packing": ("true",), "training": TRAINED}),
-    Refusal("no trees without a chat template", {"model": of_family("vit_gpt2"), "layout": ("trees",), "training": TRAINED}),
     Refusal("int8 looks at a whole row", {"quantisation": ("int8",), "layout": ("trees",), "training": TRAINED}),
     Refusal("questions would share a draw", {"adapter": ("dropout",), "layout": ("trees",), "training": TRAINED, "lora": but("lora", *WITHOUT)}),
     Refusal("images of a row are read together", {"conditioning": but("conditioning", "prefix"), "layout": ("trees",), "training": TRAINED}),

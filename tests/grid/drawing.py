@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
-from grid.dimensions import family_of, options
+from grid.dimensions import FAMILIES, family_of, options
 
 SHAPES = ((96, 64), (64, 48), (64, 96))
 """Width and height [px]: more tokens than `BUDGET`, in grids that differ."""
@@ -32,7 +32,7 @@ def picture(seed: str, size: tuple[int, int]) -> Image.Image:
 def draw(root: Path) -> None:
     """Everything that a row may ask for, below `root`."""
     for number, option in enumerate(options("model")):
-        if option != "tiny" and family_of(option) != "auto":  # which is put together of two
+        if option != "tiny" and family_of(option) in FAMILIES:
             checkpoints.save(family_of(option), root / "checkpoints" / option, number, tied=not option.endswith("_7b"))
     nlvr2(root / "data" / "nlvr2")
     nlvr(root / "data" / "nlvr")
