@@ -99,6 +99,7 @@ def merged(run: Run, overrides: Sequence[str], trains: bool = False) -> Any:
     from lab.sweeping.launcher import register
 
     config: Any = OmegaConf.create(run.config)
+    config.evaluation.pop("judge", None)  # who judges is said by each command
     for line, override in zip(overrides, OverridesParser.create().parse_overrides(list(overrides)), strict=True):
         key = override.key_or_group
         if not override.is_sweep_override() and key in DIALS:
@@ -158,16 +159,17 @@ def ask(x: Experiment, command: str) -> int:
     from lab.config import identity
     from lab.data.benchmarks import marks
     from lab.host.progress import bars
+    from lab.judge.verdicts import lines as judged
     from lab.report.rescoring import stored
     from lab.store import runs
     from lab.train import run_alone
 
-    record, _ = run_alone(x, command, process_started(), bars())
+    record, _, code = run_alone(x, command, process_started(), bars())
     folder = runs.folder(Path(x.tracking.runs_dir), identity(x))
     for found in stored(folder).values():
-        print("\n".join(marks.lines(found)), flush=True)
+        print("\n".join([*marks.lines(found), *(judged(found["judge"]) if "judge" in found else ())]), flush=True)
     print(f"written to {folder / 'evaluations'}, replies to {folder / 'answers'}", flush=True)
-    return 0 if record.status == runs.FINISHED else 1
+    return code if record.status == runs.FINISHED else 1
 
 
 def evaluate(
@@ -189,6 +191,11 @@ def evaluate(
     from lab.statistics import metrics, rules
     from lab.store import runs
 
+    if x.evaluation.judge.base_url is not None:
+        raise ConfigError(
+            f"evaluation.judge: it marks replies that are part of a run's record, and data={x.data.name} is asked beside it. Give benchmarks as "
+            "evaluation.also=[SET,...], or leave it out."
+        )
     run_dir = runs.folder(runs_dir, run.identity)
     check_data(x.data, model.family(x.model.family), x)
     own = replace(x, data=data.stored(run.config["data"]))

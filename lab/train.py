@@ -40,22 +40,29 @@ def alone(composed: DictConfig) -> int:
     from lab.tracking.links import of_run
 
     command = command_of(str(hydra_config.job.config_name), hydra_config.overrides.task)
-    record, trackers = run_alone(x, command, process_started(), bars())
+    record, trackers, code = run_alone(x, command, process_started(), bars())
     print(summary_of_run(Path(x.tracking.runs_dir), record), *of_run(trackers.mlflow, record), sep="\n", flush=True)
-    return 0 if record.status == runs.FINISHED else 1
+    return code if record.status == runs.FINISHED else 1
 
 
-def run_alone(x: Experiment, command: str, started: float, report: Report) -> tuple[Run, Trackers]:
-    """Run one experiment in this process, and deliver it to the tracker meanwhile. Raises `ConfigError` for one that is a sweep."""
+def run_alone(x: Experiment, command: str, started: float, report: Report) -> tuple[Run, Trackers, int]:
+    """Run one experiment in this process, have it judged if asked, and deliver it to the tracker meanwhile; the record, the trackers, and
+    how the command ends by the judge. Raises `ConfigError` for an experiment that is a sweep.
+    """
     from lab import run as running
     from lab.config import identity
+    from lab.run import judging
+    from lab.store import runs
     from lab.tracking.background import BackgroundSync, Trackers
 
     if x.sweep.replicates > 1:
         raise ConfigError(f"sweep.replicates={x.sweep.replicates}: replicates are arms of a sweep, and this is one run. Add -m.")
+    judging.check(x)
     trackers = Trackers(x.tracking)
     with BackgroundSync(trackers, [identity(x)]):
-        return running.run_alone(x, command, started, report), trackers
+        record = running.run_alone(x, command, started, report)
+        code = judging.judge(x, report)
+        return runs.load(Path(x.tracking.runs_dir), record.identity) or record, trackers, code
 
 
 def main() -> None:

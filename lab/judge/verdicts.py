@@ -23,6 +23,7 @@ import numpy as np
 from lab.config import Endpoint
 from lab.data.benchmarks.marks import shares, told
 from lab.data.benchmarks.questions import Question
+from lab.errors import DataError
 from lab.host.files import text_hash, write_atomically
 from lab.host.progress import Report
 from lab.host.redaction import without_secrets
@@ -70,16 +71,56 @@ def mark(judge: Endpoint, questions: Sequence[Question], rows: Sequence[Mapping[
         ended = ask(list({one.key: one for one in wanted}.values()), service, kept, report)
         verdicts = [kept.answer(one.key) for one in wanted]
     scores = [None if verdict is None else score(verdict) for verdict in verdicts]
-    told_of = [
-        {key: row[key] for key in ("id", "reply", "score")} | {"judge": given, "verdict": verdict and verdict.text}
-        for row, given, verdict in zip(rows, scores, verdicts, strict=True)
-    ]
-    write_atomically(place.with_name(f"{place.name}.verdicts.jsonl"), "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in told_of))
+    keep(rows, scores, [verdict and verdict.text for verdict in verdicts], kept_at(place))
     marks = place.with_name(f"{place.name}.marks.csv")
     offer(marks, questions, rows)
     head = {"model": judge.model, "prompt_version": prompt.VERSION, "waiting": scores.count(None)}
     numbers = compared(questions, rows, scores, marks_of(marks, rows), told_at_all=not isinstance(ended, QuotaUsedUp))
     return Judged(head | numbers | ({} if ended is None else {"stopped": without_secrets(str(ended))}), ended)
+
+
+def kept_at(place: Path) -> Path:
+    """Where the verdicts of a result lie."""
+    return place.with_name(f"{place.name}.verdicts.jsonl")
+
+
+def keep(rows: Sequence[Mapping[str, Any]], scores: Sequence[int | None], texts: Sequence[str | None], path: Path) -> None:
+    """Write the verdicts beside what the exact rule says."""
+    found = [
+        {"id": row["id"], "reply": row["reply"], "score": row["score"], "judge": given, "verdict": text}
+        for row, given, text in zip(rows, scores, texts, strict=True)
+    ]
+    write_atomically(path, "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in found))
+
+
+def held_anew(
+    before: Mapping[str, Any], questions: Sequence[Question], rows: Sequence[Mapping[str, Any]], place: Path, write: bool
+) -> dict[str, Any]:
+    """What the verdicts of a result come to beside rows that are marked anew; nobody is asked. write: also the verdicts' own file.
+
+    Verdicts on replies that are others now are out of it. Raises `DataError` where the file of verdicts cannot be read.
+    """
+    try:
+        lines = [json.loads(line) for line in kept_at(place).read_text(encoding="utf-8").splitlines()]
+        known = {(line["id"], line["reply"]): (line["judge"], line["verdict"]) for line in lines}
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise DataError(f"{kept_at(place)}: the judge's verdicts cannot be read ({error}). The command that asked writes them anew.") from None
+    by_name = {question.name: question for question in questions}
+    found = [known.get((row["id"], row["reply"]), (None, None)) for row in rows]
+    scores, marks = [given for given, _ in found], place.with_name(f"{place.name}.marks.csv")
+    if write:
+        keep(rows, scores, [text for _, text in found], kept_at(place))
+    head = {key: before[key] for key in ("model", "prompt_version", "stopped") if key in before} | {"waiting": scores.count(None)}
+    marked = marks_of(marks, rows) if marks.exists() else {}
+    return head | compared([by_name[row["id"]] for row in rows], rows, scores, marked, told_at_all=before["mean"] is not None)
+
+
+def numbers(name: str, facts: Mapping[str, Any]) -> dict[str, float]:
+    """What a run's record has of a judge: `<set>/judge_n`, `_mean`, `_agreement` and the ends of their intervals; no number of nothing."""
+    if facts["mean"] is None:
+        return {}
+    told_of = {key: value for key, value in facts.items() if key in ("n", "n_person") or isinstance(value, float)}
+    return {f"{name}/judge_{key}": float(value) for key, value in told_of.items()}
 
 
 def request(question: Question, reply: str, service: Service) -> Request:

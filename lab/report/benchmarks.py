@@ -41,9 +41,12 @@ def marked_of(findings: Findings) -> list[tuple[Measured, dict[str, Any]]]:
 
 
 def marked_table(findings: Findings) -> Table:
-    """One row an arm and set."""
-    rows = tuple((Mono(m.arm.label), *rescoring.cells(found)) for m, found in marked_of(findings))
-    return Table(("arm", *rescoring.COLUMNS), rows, frozenset(range(2, 6)), caption=shown_of(len(findings.measured)))
+    """One row an arm and set; what a judge says stands at the end, where one was asked."""
+    marked = marked_of(findings)
+    judged = any("judge" in found for _, found in marked)
+    rows = tuple((Mono(m.arm.label), *rescoring.cells(found), *(rescoring.judged(found) if judged else ())) for m, found in marked)
+    columns = ("arm", *rescoring.COLUMNS, *(rescoring.JUDGED if judged else ()))
+    return Table(columns, rows, frozenset(range(2, 6)), caption=shown_of(len(findings.measured)))
 
 
 def rule_blocks(findings: Findings, name: str, rule: Rule) -> list[Block]:

@@ -76,16 +76,23 @@ def marked(runs_dir: Path, run: Run, name: str, dial: DataDial, replies: Mapping
     place = folder / "evaluations" / f"{name}.json"
     before = stored(folder).get(name)
     untaken = {one["id"]: one["reason"] for one in (before or {}).get("left_out", ()) if one["id"] not in replies}
-    found = marks.result(dial, replies, untaken)
-    del found["rows"]
+    opened = marks.opened(dial)
+    found = marks.result(dial, replies, untaken, found=opened)
+    rows = found.pop("rows")
     found |= {key: value for key, value in (before or {}).items() if key not in found}  # what is known of the asking, not of the rule
+    by_judge: dict[str, float] = {}
+    if "judge" in found:
+        from lab.judge import verdicts
+
+        found["judge"] = verdicts.held_anew(found["judge"], opened.questions, rows, place.with_suffix(""), write=keep)
+        by_judge = verdicts.numbers(name, found["judge"])
     if keep:
         with runs.held(folder):
             write_atomically(place, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
             current = runs.load(runs_dir, run.identity)
             assert current is not None  # it was found, and is held
             numbers = {**found["metrics"], "rule_version": float(found["rule"]["version"])}
-            current.metrics |= {f"{name}/{metric}": value for metric, value in numbers.items()}
+            current.metrics |= {f"{name}/{metric}": value for metric, value in numbers.items()} | by_judge
             runs.save(runs_dir, current)
     return {"run": run.identity, "name": run.name, **found, "before": before}
 
@@ -133,6 +140,19 @@ def score(found: Mapping[str, Any] | None) -> str:
     metrics, name = found["metrics"], SPECS[found["data"]].headline
     ends = [metrics.get(f"{name}{end}") for end in ("_low", "_high")]
     return percent(metrics[name]) + ("" if None in ends else f" [{percent(ends[0])}, {percent(ends[1])}]")
+
+
+JUDGED = ("a judge's mean, % [95 %]", "judge: model, n, agreement with the rule, %")
+
+
+def judged(found: Mapping[str, Any]) -> tuple[str, str]:
+    """What a judge says beside the rule, in `JUDGED`."""
+    facts = found.get("judge")
+    if facts is None:
+        return NONE, NONE
+    ends = [facts.get(f"mean{end}") for end in ("_low", "_high")]
+    mean = percent(facts["mean"]) + ("" if None in ends else f" [{percent(ends[0])}, {percent(ends[1])}]")
+    return mean, f"{facts['model']}, {facts['n']}, {percent(facts['agreement'])}"
 
 
 def version(found: Mapping[str, Any] | None) -> str:

@@ -23,7 +23,7 @@ from lab.evaluation.watching import watchers
 from lab.host.progress import Report, silent
 from lab.host.stopping import limited, stoppable
 from lab.model import RANDOM, Vlm
-from lab.run import ranks, realised_clips, transcripts, zero_shot
+from lab.run import judging, ranks, realised_clips, transcripts, zero_shot
 from lab.run.accounting import costs
 from lab.run.assembly import assemble, attached, check, sized, trained
 from lab.run.measuring import ask_minival, evaluate, require_effect, unasked, verify, wanted_of
@@ -122,7 +122,8 @@ def ask_more(x: Experiment, prepared: Prepared, run: Run, run_dir: Path, report:
         contract.enforce(contract.load(run_dir), described, f"asking more of run {run.identity}")
         if "post" in todo:
             run.metrics = {name: value for name, value in run.metrics.items() if not summary.is_learned(name)}  # they were of another rule
-        run.metrics |= evaluate(x, vlm, encoded, reads, run_dir, report, run.facts, todo=todo, others=others)
+        numbers = evaluate(x, vlm, encoded, reads, run_dir, report, run.facts, todo=todo, others=others)
+        run.metrics = judging.without_outdated(run.metrics, numbers) | numbers
     now = {name_of_option(option) for option in x.evaluation.also}
     before = {name: digest for name, digest in run.facts.get("asked", {}).items() if name_of_option(name.partition("also ")[2]) not in now}
     run.facts["asked"] = before | wanted_of(x)

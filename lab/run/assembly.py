@@ -89,11 +89,6 @@ def check(x: Experiment) -> None:
 
 def check_data(dial: DataDial, family: Family, x: Experiment) -> None:
     """Say which of the answers and questions of a data option the family does not know."""
-    if x.evaluation.judge.base_url is not None:
-        raise ConfigError(
-            "evaluation.judge: a run asks no judge by itself. Leave it out here, and give it to lab score data=SET data.root=FOLDER --answers "
-            "RUN/answers/SET.jsonl --out FILE.json once the run has answered."
-        )
     data_set = data.named(dial.name)
     kind = dial.kind or data_set.kind
     if kind:

@@ -183,9 +183,11 @@ def waits(record: runs.Run) -> bool:
 def checked(arms: list[Arm]) -> list[Arm]:
     """The arms, whose dials can be had together. Raises `LabError`."""
     from lab import run as running
+    from lab.run import judging
 
     for arm in arms:
         running.check(arm.experiment)
+        judging.check(arm.experiment)
     return arms
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lab.config import Experiment, Tracking, identity
 from lab.host.files import text_hash
+from lab.host.progress import bars
 from lab.host.stopping import EXIT_CODE, Stopped, limited, requeue, stoppable
 from lab.store import runs
 from lab.store.runs import Run, Sweep
@@ -31,11 +32,13 @@ def run_sweep(arms: Sequence[Arm], origin: SweepSource, max_arms: int | None = N
     race, and `ConfigError` before any arm trains if arms differ in what `sweep.require` names; 1 if it shows only at the end.
     """
     from lab import run as running
+    from lab.run import judging
     from lab.sweeping import chaining, ledger, race
 
     arms = drop_duplicates(arms)
     for arm in arms:
         running.check(arm.experiment)
+        judging.check(arm.experiment)
     races = any(arm.experiment.sweep.race is not None for arm in arms)
     if races:
         race.check(arms, shared=launch is None)
@@ -59,13 +62,16 @@ def run_batches(
 
     alone: an error before training ends a sweep whose arms share one base; else it ends the arm that it is of.
     """
+    from lab.run import judging
+
     trackers = Trackers(section)
-    stopped_here = False
+    stopped_here, judged = False, 0
     with BackgroundSync(trackers, sweep.arms, sweep.identity), stoppable():
         try:
             for arms in batches:
                 with limited(arms[0].experiment.trainer.max_time, "trainer.max_time", origin.started):
                     run_missing(arms, sweep, origin, bases, max_arms, launch, alone)
+                judged = max(judged, judging.judge_all([arm.experiment for arm in arms], bars()))
         except Stopped as stopped:
             log.warning("%s", stopped)
             requeue()
@@ -74,7 +80,7 @@ def run_batches(
             sweep.ended = runs.now()
             runs.save_sweep(Path(section.runs_dir), sweep)
     code = conclude(sweep, trackers, origin.started)
-    return EXIT_CODE if code and stopped_here else code
+    return EXIT_CODE if code and stopped_here else code or judged
 
 
 def run_missing(
