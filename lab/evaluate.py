@@ -43,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
         prog=program("lab.evaluate"),
         usage="%(prog)s RUN [KEY=VALUE ...] [options], or %(prog)s model=MODEL [model.path=PATH] evaluation.also=[SET,...] [KEY=VALUE ...]",
         description="Rebuild a run's base, dials and adapter from runs/ID/run.json, check them against the adapter's contract, "
-        "score a split, and write runs/ID/evaluations/NAME.parquet with NAME.json beside it.",
+        "score a split, and write runs/ID/evaluations/NAME.parquet with NAME.json beside it; of NLVR or NLVR2 without labels the official CSV.",
         epilog="KEY=VALUE changes one value of the run's config and GROUP=OPTION takes conf/GROUP/OPTION.yaml, as in lab train: "
         "data=winoground, data.num_dev=400, trainer.accelerator=cpu. A change that the contract forbids is refused. With evaluation.also=[gqa,mmmu] "
         "evaluation.also_root=FOLDER benchmarks are asked as part of the run's record, or, without RUN, of a checkpoint's own: replies in "
@@ -85,9 +85,12 @@ def changed(run: Run, overrides: Sequence[str]) -> Experiment:
 
     from_dict(run.config, f"run.json of {run.identity}")
     try:
-        return freeze(merged(run, overrides))
+        x = freeze(merged(run, overrides))
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error, list(overrides))) from None
+    if x.evaluation.judge.base_url is not None:
+        raise ConfigError("evaluation.judge: it marks benchmarks that are asked as evaluation.also=[SET,...]. Name them so, or leave it out.")
+    return x
 
 
 def merged(run: Run, overrides: Sequence[str], trains: bool = False) -> Any:
@@ -191,11 +194,6 @@ def evaluate(
     from lab.statistics import metrics, rules
     from lab.store import runs
 
-    if x.evaluation.judge.base_url is not None:
-        raise ConfigError(
-            f"evaluation.judge: it marks replies that are part of a run's record, and data={x.data.name} is asked beside it. Give benchmarks as "
-            "evaluation.also=[SET,...], or leave it out."
-        )
     run_dir = runs.folder(runs_dir, run.identity)
     check_data(x.data, model.family(x.model.family), x)
     own = replace(x, data=data.stored(run.config["data"]))
@@ -283,7 +281,12 @@ def act(given: argparse.Namespace) -> int:
 
     from lab.answers import predictions
     from lab.host.progress import bars
+    from lab.run import submitting
 
+    if given.split == SPLITS[0] and submitting.unlabelled(x.data):
+        path = submitting.submit(run, x, given.runs_dir, given.name, given.break_contract, bars())
+        print(f"data={x.data.name} has no labels here: the official submission of run {run.identity} is {path}", flush=True)
+        return 0
     path, facts = evaluate(run, x, given.runs_dir, given.split, given.overrides, given.name, given.break_contract, bars())
     print(told(path, facts, predictions.read(path), x.evaluation.bootstrap), flush=True)
     return 0

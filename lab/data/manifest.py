@@ -53,6 +53,10 @@ class Row:
         """Say whether the key is there and not null."""
         return self.fields.get(key) is not None
 
+    def with_value(self, key: str, value: Any) -> Row:
+        """The same record with another value of one key."""
+        return Row(self.source, {**self.fields, key: value})
+
     def text(self, key: str) -> str:
         """Return a string that is not blank and is valid Unicode."""
         if key not in self.fields:

@@ -82,6 +82,15 @@ def load(dial: DataDial, cache_dir: Path) -> Splits:
     return finish(samples, faults, dial, cache_dir, notes, absent)
 
 
+def unlabelled(dial: DataDial, path: Path, split: str, cache_dir: Path) -> Splits:
+    """The statements of an official file without labels as dev, each with an answer that stands in for one that nobody knows."""
+    layout = one_of("image_layout", dial.image_layout or "whole", ("whole", "boxes"))
+    root = manifest.Root(path.parent.parent if path.parent.name == split else path.parent)
+    statements, faults = manifest.read(path, lambda row: _statement(row.with_value("label", True), split, root), lambda each: each.name)
+    samples = {"train": [], "minival": [], "dev": [_sample(each, k, layout) for each in statements for k in range(PERMUTATIONS)]}
+    return finish(samples, faults, dial, cache_dir, [])
+
+
 def find(root: str | None) -> Path:
     """Return the folder that holds `dev/dev.json` and the like: `data.root` or `nlvr` in it."""
     if root is None:

@@ -104,6 +104,14 @@ def load(dial: DataDial, cache_dir: Path) -> Splits:
     return finish(samples, faults, dial, cache_dir, notes + more, absent)
 
 
+def unlabelled(dial: DataDial, path: Path, split: str, cache_dir: Path) -> Splits:
+    """The statements of an official file without labels as dev, each with an answer that stands in for one that nobody knows."""
+    statements, faults = manifest.read(path, lambda row: _official(row.with_value("label", True), split), lambda each: each.name)
+    placed, unplaced = _placed(statements, split, manifest.Root(Path(dial.root or "")))
+    samples = {"train": [], "minival": [], "dev": [_sample(each, "") for each in placed]}
+    return finish(samples, [*faults, *unplaced], dial, cache_dir, [])
+
+
 def record(row: manifest.Row, text: str = "sentence", answer: str = "label") -> Statement:
     """Make a statement of a record; text, answer: what its source calls the sentence and the label."""
     found = row.match("identifier", IDENTIFIER, IDENTIFIER_FORM)
@@ -189,7 +197,7 @@ def _sample(statement: Statement, subset: str) -> Sample:
         answer=Choice.truth(statement.label),
         image_set=statement.image_set,
         question_group=f"{split}-{image_set}--{sentence}",
-        subset=subset,
+        subset=subset or None,
     )
 
 
