@@ -27,8 +27,9 @@ def drawn(path: Path, size: tuple[int, int]) -> None:
 
 
 def test_a_run_writes_the_official_submission_of_an_unlabelled_split(composer, tiny_folder, tmp_path: Path, capsys) -> None:
-    small = ("data.num_dev=4", "lora=none", "trainer.max_steps=0", "evaluation.verify=false", "evaluation.latency_examples=0", "tracking.enabled=false")
-    x = composer(*small, f"model.path={tiny_folder}", f"tracking.runs_dir={tmp_path}/runs", f"tracking.cache_dir={tmp_path}/cache")
+    small = ("data.num_dev=4", "lora=none", "trainer.max_steps=0", "evaluation.verify=false", "evaluation.latency_examples=0")
+    small += ("tracking.enabled=false", f"model.path={tiny_folder}")
+    x = composer(*small, f"tracking.runs_dir={tmp_path}/runs", f"tracking.cache_dir={tmp_path}/cache")
     run = running.run_alone(x, "test", process_started())
     folder, statements = tmp_path / "runs" / run.identity, [{"identifier": f"test2-{k}-0-0", "sentence": f"There are {k} boxes."} for k in range(3)]
     manifest(tmp_path / "nlvr2" / "test2.json", statements)
