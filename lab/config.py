@@ -377,6 +377,9 @@ class TrainerSection:
         return self.batch_size * self.accumulate_grad_batches
 
 
+ENDPOINT = "endpoint"
+"""The family of `model=endpoint`: a model behind a server, whose weights are not here."""
+
 MOST_TOKENS = {"text": 16, "regions": 512}
 """`evaluation.max_new_tokens` where it is None, by kind of answer."""
 
@@ -514,6 +517,8 @@ class Tracking:
 
 @dataclass
 class Experiment:
+    """All keys. endpoint: the server and the name of the model that `model=endpoint` asks."""
+
     model: ModelDial = field(default_factory=ModelDial)
     data: DataDial = field(default_factory=DataDial)
     lora: LoraDial = field(default_factory=LoraDial)
@@ -523,6 +528,7 @@ class Experiment:
     optim: Optim = field(default_factory=Optim)
     trainer: TrainerSection = field(default_factory=TrainerSection)
     evaluation: EvaluationSection = field(default_factory=EvaluationSection)
+    endpoint: Endpoint = field(default_factory=Endpoint)
     sweep: SweepSection = field(default_factory=SweepSection)
     race: RaceSection = field(default_factory=RaceSection)
     tracking: Tracking = field(default_factory=Tracking)
@@ -543,7 +549,7 @@ ROLES: dict[str, str] = {
         *(f"data.video.{key.name}" for key in dataclasses.fields(VideoSampling)),
         "trainer.max_steps", "trainer.max_epochs", "trainer.batch_size", "trainer.accumulate_grad_batches", "trainer.gradient_clip_val",
         "trainer.val_every", "trainer.patience",
-        "trainer.gradient_checkpointing", "trainer.packing", "trainer.restore_best",
+        "trainer.gradient_checkpointing", "trainer.packing", "trainer.restore_best", "endpoint.base_url", "endpoint.model",
     ), TRAINED),
     **dict.fromkeys((
         "prompt.post", "data.num_dev", "data.rule", "evaluation.ask", "evaluation.max_new_tokens", "evaluation.repair",
@@ -557,7 +563,7 @@ ROLES: dict[str, str] = {
         "trainer.if_unfinished", "trainer.log_every", "trainer.save_every", "trainer.keep_checkpoints", "trainer.max_time", "evaluation.batch_size",
         "evaluation.also_root", "evaluation.max_samples",
         "evaluation.bootstrap", "evaluation.latency_warmup", "evaluation.latency_examples", "evaluation.verify",
-        "evaluation.probe_examples", "evaluation.judge", "sweep", "race", "tracking", "plugins",
+        "evaluation.probe_examples", "evaluation.judge", "endpoint", "sweep", "race", "tracking", "plugins",
     ), NEITHER),
 }  # fmt: skip
 """What each key, or each key of a section, says of a run: what made its weights, what was measured of them, or neither."""
@@ -579,14 +585,14 @@ NAMELESS = (
     "optim.gamma", "optim.optimizer", "optim.warmup_steps", "model.untied_head", "model.labels", "model.start",
     "lora.full", "optim.lr_llm", "prompt.boxes",
     "trainer.packing",
-    "model.vision_from", "model.llm_from", "model.projector_init", "model.vision_feature_layer",
+    "model.vision_from", "model.llm_from", "model.projector_init", "model.vision_feature_layer", "endpoint.base_url", "endpoint.model",
 )  # fmt: skip
 """Keys that are younger than runs of the others, whose names they leave as they are while nobody sets them."""
 
 
 ADDRESSES = (
     ("tracking", "uri"), ("model", "path"), ("model", "vision_from"), ("model", "llm_from"), ("data", "root"), ("data", "path"),
-    ("evaluation", "judge", "base_url"),
+    ("evaluation", "judge", "base_url"), ("endpoint", "base_url"),
 )  # fmt: skip
 """Keys that may hold an address, and in it a password."""
 

@@ -166,8 +166,14 @@ def checkpoints(x: Experiment) -> Iterator[Finding]:
     """Where the checkpoint of each model option is; only the chosen one's has to be there, or to be fetched."""
     import yaml
 
-    options = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")).get("path") for path in shipped("conf").glob("model/*.yaml")}
-    for option, path in sorted((options | {x.model.name: x.model.path}).items(), key=lambda item: (item[0] != x.model.name, item[0])):
+    from lab.config import ENDPOINT
+
+    files = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in shipped("conf").glob("model/*.yaml")}
+    options = {option: values.get("path") for option, values in files.items() if values.get("family") != ENDPOINT}
+    chosen = {} if x.model.family == ENDPOINT else {x.model.name: x.model.path}
+    if x.model.family == ENDPOINT:
+        yield Finding("checkpoint", "model=endpoint has no weights here; type lab evaluate model=endpoint endpoint.base_url=URL", FAIL)
+    for option, path in sorted((options | chosen).items(), key=lambda item: (item[0] != x.model.name, item[0])):
         sources = [x.model.vision_from, x.model.llm_from] if option == x.model.name and x.model.llm_from else [path]
         places = [place(each) for each in sources if each]
         where = " and ".join(filter(None, places)) if places and all(places) else None

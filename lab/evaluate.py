@@ -3,6 +3,7 @@
     lab evaluate RUN data=winoground ...                    a finished run on other data, beside its record
     lab evaluate RUN evaluation.also=[gqa,mmmu]             benchmarks, as part of its record
     lab evaluate model=MODEL evaluation.also=[gqa,mmmu]     the same of a checkpoint without a run, whose record is then one
+    lab evaluate model=endpoint endpoint.base_url=URL endpoint.model=NAME evaluation.also=[gqa,mmmu]     the same of a model behind a server
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lab import paths, plugins
+from lab import paths, plugins, services
 from lab.cli import add_max_time, add_run, compose_config, explain, program, run_stoppable, set_up_logging, take_run
 from lab.errors import ConfigError
 from lab.host.files import values_hash, write_atomically
@@ -33,7 +34,7 @@ log = logging.getLogger(__name__)
 
 SPLITS = ("dev", "minival")
 SPEED = ("threads", "accelerator", "feature_cache", "num_workers")
-FREE = ("data", "evaluation", "tracking", "plugins", *(f"trainer.{key}" for key in SPEED))
+FREE = ("data", "evaluation", "endpoint", "tracking", "plugins", *(f"trainer.{key}" for key in SPEED))
 """Keys that say what is evaluated, where and how fast; the six dials beside `data` are held to the contract."""
 
 
@@ -59,8 +60,8 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def find(runs_dir: Path, given: str, finished: bool = True) -> Run:
-    """The run of an identity or of its first digits. finished: it must be. Raises `DataError` unless there is exactly one such run."""
+def find(runs_dir: Path, given: str, finished: bool = True, weights: bool = True) -> Run:
+    """The run of an identity or of its first digits. finished: it must be; weights: it must have some. Raises `DataError` unless there is one."""
     from lab.errors import DataError, did_you_mean
     from lab.store import runs
 
@@ -73,6 +74,8 @@ def find(runs_dir: Path, given: str, finished: bool = True) -> Run:
     assert run is not None
     if finished and run.status != runs.FINISHED:
         raise DataError(f"--run {given}: it is {run.status}; only a finished run has an adapter and a contract to evaluate.")
+    if weights:
+        services.require_weights(run.config.get("model", {}).get("family", ""))
     return run
 
 
@@ -127,6 +130,8 @@ def untrained(overrides: Sequence[str], runs_dir: Path) -> Experiment:
 
     register()
     words = [f"tracking.runs_dir={runs_dir}", *overrides, "lora=none", "trainer.max_steps=0", "trainer.max_epochs=null"]
+    if "model=endpoint" in overrides:
+        services.refuse_unread(overrides)
     asked = compose(words).evaluation.also
     if not asked:
         raise ConfigError("evaluation.also: a checkpoint without a run is asked the sets that it names, as in evaluation.also=[ai2d,chartqa].")
@@ -146,7 +151,7 @@ def asked_more(run: Run, overrides: Sequence[str], runs_dir: Path) -> Experiment
     from lab.config import IfFinished, identity
     from lab.freezing import freeze
 
-    free = ("evaluation", "tracking", "plugins", "trainer")
+    free = ("evaluation", "endpoint", "tracking", "plugins", "trainer")
     if wrong := [word for word in overrides if word.partition("=")[0].partition(".")[0] not in free]:
         raise ConfigError(f"{wrong[0]}: evaluation.also is asked as part of the run's record, whose own keys stand. Take it out, or evaluation.also.")
     x = freeze(merged(run, [*overrides, f"tracking.runs_dir={runs_dir}"], trains=True))
@@ -159,20 +164,26 @@ def asked_more(run: Run, overrides: Sequence[str], runs_dir: Path) -> Experiment
 def ask(x: Experiment, command: str) -> int:
     """Ask what is missing, deliver it to the trackers, and print what each benchmark comes to."""
     from lab.cli import process_started
-    from lab.config import identity
+    from lab.config import ENDPOINT, identity
     from lab.data.benchmarks import marks
     from lab.host.progress import bars
-    from lab.judge.verdicts import lines as judged
+    from lab.judge.verdicts import lines
     from lab.report.rescoring import stored
+    from lab.run import asked_endpoint, judging
     from lab.store import runs
     from lab.train import run_alone
 
-    record, _, code = run_alone(x, command, process_started(), bars())
+    if x.model.family == ENDPOINT:
+        judging.check(x)
+        code = asked_endpoint.run_delivered(x, command, bars()) or judging.judge(x, bars())
+    else:
+        record, _, judged = run_alone(x, command, process_started(), bars())
+        code = judged if record.status == runs.FINISHED else 1
     folder = runs.folder(Path(x.tracking.runs_dir), identity(x))
     for found in stored(folder).values():
-        print("\n".join([*marks.lines(found), *(judged(found["judge"]) if "judge" in found else ())]), flush=True)
+        print("\n".join([*marks.lines(found), *(lines(found["judge"]) if "judge" in found else ())]), flush=True)
     print(f"written to {folder / 'evaluations'}, replies to {folder / 'answers'}", flush=True)
-    return code if record.status == runs.FINISHED else 1
+    return code
 
 
 def evaluate(
@@ -214,12 +225,7 @@ def evaluate(
     predictions.write(path, scored)
     table = predictions.read(path)
     facts = {
-        "run": run.identity,
-        "split": split,
-        "n": len(scored),
-        "contract_broken": bool(reasons),
-        "differences": reasons,
-        "remarks": remarks,
+        "run": run.identity, "split": split, "n": len(scored), "contract_broken": bool(reasons), "differences": reasons, "remarks": remarks,
         "overrides": list(overrides),
         "data": {"name": x.data.name, "rule": x.data.rule, "samples": data.fingerprint(getattr(splits, split))},
         "prompt": prompt.describe(again.asked(x.data, splits.answers).prompt),
@@ -228,7 +234,7 @@ def evaluate(
         "metrics": metrics.summarise(table) | rules.evaluated(vars(data.lead(x.data)), table)[0],
         "contract": now,
         "ended": runs.now(),
-    }
+    }  # fmt: skip
     write_atomically(path.with_suffix(".json"), json.dumps(facts, indent=1) + "\n")
     return path, facts
 
@@ -272,7 +278,7 @@ def act(given: argparse.Namespace) -> int:
         raise ConfigError("--name, --split, --break-contract: they are of one set, data=SET. Take them out, or evaluation.also.")
     if given.run is None:
         return ask(untrained(given.overrides, given.runs_dir), command)
-    run = find(given.runs_dir, given.run)
+    run = find(given.runs_dir, given.run, weights=not also)
     if also:
         return ask(asked_more(run, given.overrides, given.runs_dir), command)
     if lacking := plugins.missing(run.config):

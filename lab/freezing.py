@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lab import bounds, paths, plugins, services
-from lab.config import Experiment, IfFinished, IfUnfinished, LoraDial, Optim, Schedule, TrainerSection, adds_modules, trains
+from lab.config import ENDPOINT, Experiment, IfFinished, IfUnfinished, LoraDial, Optim, Schedule, TrainerSection, adds_modules, trains
 from lab.errors import ConfigError, did_you_mean
 from lab.host.files import annotations_hash, file_hash, text_hash
 from lab.placing import placed
@@ -197,6 +197,9 @@ def check(x: Experiment) -> None:
     check_device_map(x)
     check_race(x)
     services.check("evaluation.judge", x.evaluation.judge)
+    services.check("endpoint", x.endpoint)
+    if x.endpoint.base_url is not None and x.model.family != ENDPOINT:
+        raise ConfigError(f"endpoint.base_url: model={x.model.name} is no model behind a server. Choose model=endpoint, or leave it out.")
     if x.seed + x.sweep.replicates - 1 > bounds.SEED:
         raise ConfigError(
             f"sweep.replicates={x.sweep.replicates}: the last would have seed {x.seed + x.sweep.replicates - 1}, and {bounds.SEED} is "

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lab import paths
+from lab import paths, services
 from lab.cli import compose, program, run_cli, set_up_logging
 from lab.errors import ConfigError, DataError
 
@@ -61,6 +61,7 @@ def act(given: argparse.Namespace) -> int:
     if given.multirun or given.config_name != "train":
         return plan_sweep(given)
     x = compose(given.overrides, given.config_name)
+    services.require_weights(x.model.family)
     splits = data_of(x)
     print(visible(splits))
     tokens, how = tokens_per_image(x, given, splits)
@@ -87,6 +88,7 @@ def plan_sweep(given: argparse.Namespace) -> int:
     data: dict[str, Splits | None] = {}
     rows, too_large = [("arm", "trainable", "memory, GB", "GFLOP an example", "training, s")], []
     for x in experiments:
+        services.require_weights(x.model.family)
         if repr(x.data) not in data:
             data[repr(x.data)] = splits = data_of(x)
             print(visible(splits), end="\n\n")

@@ -534,7 +534,16 @@ class Located:
     log_p: float
 
 
-Said = Scored | Written | Located
+@dataclass(frozen=True, slots=True)
+class Replied:
+    """What a model wrote that tells no probabilities; fields as of `Written`."""
+
+    text: str
+    post: str
+    ended: bool
+
+
+Said = Scored | Written | Located | Replied
 
 
 @dataclass(frozen=True, slots=True)

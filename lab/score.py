@@ -140,7 +140,7 @@ def find(runs_dir: Path, name: str) -> list[Run]:
 
     sweeps = [sweep for sweep in runs.all_sweeps(runs_dir) if name in (sweep.identity, sweep.name)]
     if not sweeps:
-        return [evaluate.find(runs_dir, name)]
+        return [evaluate.find(runs_dir, name, weights=False)]
     arms = [runs.look(runs_dir, identity) for identity in dict.fromkeys(sweeps[-1].arms)]
     finished = [run for run in arms if run is not None and run.status == runs.FINISHED]
     if not finished:

@@ -4,9 +4,34 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 
-from lab.config import Endpoint, Prices
+from lab.config import ENDPOINT, Endpoint, Prices
 from lab.errors import ConfigError
+
+OF_ENDPOINT = ("endpoint", "data", "prompt", "tracking", "plugins", "seed")
+OF_ENDPOINT_EVALUATION = ("also", "also_root", "max_samples", "max_new_tokens", "bootstrap")
+"""Sections, and keys of `evaluation`, that say something of a model behind a server."""
+
+
+def refuse_unread(overrides: Sequence[str]) -> None:
+    """Raise a `ConfigError` for the first key that means nothing to `model=endpoint`: it would be dropped in silence."""
+    for word in overrides:
+        key = word.partition("=")[0].lstrip("+")
+        section, _, name = key.partition(".")
+        if word == "model=endpoint" or section in OF_ENDPOINT or (section == "evaluation" and name in OF_ENDPOINT_EVALUATION):
+            continue
+        legal = ", ".join((*OF_ENDPOINT, *(f"evaluation.{each}" for each in OF_ENDPOINT_EVALUATION)))
+        raise ConfigError(f"{key}: model=endpoint has no weights here, and a server does not read it. Legal beside it: {legal}.")
+
+
+def require_weights(family: str) -> None:
+    """Raise a `ConfigError` for `model=endpoint`, of a command that needs weights."""
+    if family == ENDPOINT:
+        raise ConfigError(
+            "model=endpoint: its weights are behind a server, and this needs them here. It is asked by lab evaluate model=endpoint "
+            "endpoint.base_url=URL endpoint.model=NAME evaluation.also=[SET,...]."
+        )
 
 
 def check(section: str, endpoint: Endpoint) -> None:

@@ -142,6 +142,8 @@ def written(text: str, fault: str) -> tuple[str, str]:
     if (judged := re.search(r"<correct>\n(.*?)\n</correct>\n\n<answer>\n(.*?)\n</answer>", text, re.DOTALL)) is not None:
         verdict = f"Score: {int(judged[2].strip().lower() in judged[1].lower().splitlines())}"
         return (f"{verdict}, I think" if fault == "unsure" else f"It says so.\n{verdict}\n"), "stop"
+    if (options := re.findall(r"^([A-Z])\. ", text, re.MULTILINE)) and "bullet_point" not in text:
+        return f"({options[0]})", "length" if fault == "length" else "stop"
     lines = [line.partition(": ") for line in text.splitlines()]
     known = {name: value.split(", ")[0].lower() for name, _, value in lines if re.fullmatch(r"[a-z_]+", name) and name != "product_type"}
     draw = random.Random(hashlib.sha256(text.encode()).hexdigest())

@@ -28,7 +28,7 @@ TEXTS = {
     "data.parts": "options of data, composed before anything loads",
     "data.question": "words",
     "data.aliases": "names of classes in a user's file",
-    **dict.fromkeys((f"evaluation.judge.{key}" for key in ("base_url", "model", "api_key_env")), "lab.services"),
+    **dict.fromkeys((f"{one}.{key}" for one in ("evaluation.judge", "endpoint") for key in ("base_url", "model", "api_key_env")), "lab.services"),
     "data.subset": "of a benchmark, as its files have it",
     "data.split": "of a benchmark or of NLVR2, as its files have it",
     "data.source": "lab.data.sets.nlvr2 says why some are refused, before a model is loaded",

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from grid.dimensions import options
 from packaging.requirements import Requirement
 
 from lab import doctor
@@ -47,7 +48,7 @@ def test_a_folder_that_cannot_be_made_fails(tmp_path: Path) -> None:
 def test_only_the_chosen_checkpoint_must_be_there(composer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = list(doctor.checkpoints(composer()))
     assert found[0].state == OK and "model=tiny: " in found[0].text and "tiny_base" in found[0].text
-    assert len(found) == len(list(Path("conf/model").glob("*.yaml"))) and FAIL not in {one.state for one in found}
+    assert len(found) == len(options("model")) and FAIL not in {one.state for one in found}
     missing = list(doctor.checkpoints(composer(f"model.path={tmp_path}")))
     assert missing[0].state == FAIL and "model.path=FOLDER" in missing[0].text
 

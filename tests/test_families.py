@@ -11,6 +11,7 @@ import checkpoints
 import numpy as np
 import pytest
 import torch
+from grid.dimensions import options
 from PIL import Image
 
 from lab import lora, model
@@ -76,8 +77,8 @@ def test_every_family_has_its_options() -> None:
     """A family is a module of lab/model and at least one file of conf/model, nothing else."""
     import yaml
 
-    options = Path(__file__).parents[1] / "conf" / "model"
-    named = {yaml.safe_load(path.read_text())["family"] for path in options.glob("*.yaml")}
+    folder = Path(__file__).parents[1] / "conf" / "model"
+    named = {yaml.safe_load((folder / f"{option}.yaml").read_text())["family"] for option in options("model")}
     assert set(checkpoints.FAMILIES) <= set(model.FAMILIES)
     assert set(checkpoints.FAMILIES) <= named <= {*model.FAMILIES, AUTO}
 

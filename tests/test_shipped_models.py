@@ -8,6 +8,7 @@ from pathlib import Path
 import published
 import pytest
 import yaml
+from grid.dimensions import options
 from PIL import Image
 
 from lab import model
@@ -18,9 +19,7 @@ from lab.store import runs
 
 ELSEWHERE = ("assembled", "vilt_nlvr2", "paligemma_3b_nlvr2", "idefics3_8b", "smolvlm", "smolvlm2_2_2b")
 """What is assembled has no checkpoint of its own: tests/test_assembled.py. Those for comparison: tests/test_reference_families.py."""
-OPTIONS = sorted(
-    (path for path in (Path(__file__).parents[1] / "conf" / "model").glob("*.yaml") if path.stem not in ELSEWHERE), key=lambda path: path.stem
-)
+OPTIONS = [Path(__file__).parents[1] / "conf" / "model" / f"{option}.yaml" for option in options("model") if option not in ELSEWHERE]
 NOT_KEPT = ("path", "defaults")
 """`defaults` names the option that this one changes."""
 BARS = ("qwen2_vl_7b", "qwen2_5_vl_7b", "blip2_flan_t5_xl", "instructblip_flan_t5_xl", "instructblip_vicuna_7b") + (

@@ -21,14 +21,14 @@ from lab.answers import learned
 from lab.answers.choice import ChoiceTable
 from lab.answers.regions import RegionsTable
 from lab.answers.table import PredictionTable
-from lab.answers.text import ConversationTable, TextTable, VotedTable
+from lab.answers.text import ConversationTable, RepliedTable, TextTable, VotedTable
 from lab.errors import DataError, did_you_mean
 from lab.host.files import write_atomically
 from lab.records import Choice, Prediction
 
 SCHEMA_VERSION = 2
 VERSION_KEY, KIND_KEY = b"vlm_lab.predictions", b"vlm_lab.kind"
-TABLES = (ChoiceTable, TextTable, VotedTable, ConversationTable, RegionsTable)
+TABLES = (ChoiceTable, TextTable, VotedTable, ConversationTable, RepliedTable, RegionsTable)
 KINDS: dict[str, type[PredictionTable]] = {table.kind: table for table in TABLES}
 COLUMNS = tuple(dict.fromkeys(name for table in KINDS.values() for name in table.names()))
 VERSION_1 = {

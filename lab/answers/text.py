@@ -13,7 +13,7 @@ from lab.answers import learned
 from lab.answers.normalise import RULES
 from lab.answers.table import PredictionTable, read_only
 from lab.errors import DataError
-from lab.records import Answer, Prediction, Said, Text, Written
+from lab.records import Answer, Prediction, Replied, Said, Text, Written
 
 TOLERANCE = 1e-4
 """Rounding allowed to a log-probability computed in float32."""
@@ -42,6 +42,8 @@ class TextTable(PredictionTable):
 
     @classmethod
     def of(cls, rows: Sequence[Prediction]) -> type[PredictionTable]:
+        if any(isinstance(row.said, Replied) for row in rows):
+            return RepliedTable
         if any(isinstance(row.said, Written) and row.said.turns_tokens for row in rows):
             return ConversationTable
         return VotedTable if any(isinstance(row.answer, Text) and row.answer.votes for row in rows) else TextTable
@@ -112,6 +114,22 @@ class TextTable(PredictionTable):
     def confidence_per_token(self) -> np.ndarray:
         """Its geometric mean over the tokens, [n]."""
         return read_only(np.exp(np.minimum(self.log_p, 0.0) / self.tokens))
+
+
+class RepliedTable(TextTable):
+    """A table of replies without probabilities; `confidence` is NaN."""
+
+    kind = "replied"
+    FIELDS = tuple(field for field in TextTable.FIELDS if field.name in ("references", "votes", "text", "post", "ended"))
+
+    @classmethod
+    def answer_of(cls, row: Mapping[str, Any]) -> tuple[Answer, Said]:
+        return Text(tuple(row["references"]), tuple(row["votes"])), Replied(row["text"], row["post"], row["ended"])
+
+    @cached_property
+    def confidence(self) -> np.ndarray:
+        """Not told, [n]."""
+        return read_only(np.full(len(self), np.nan))
 
 
 class VotedTable(TextTable):

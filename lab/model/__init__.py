@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lab import services
 from lab.config import ModelDial, Quantisation, Tracking
 from lab.errors import ConfigError, LabError, ModelError, did_you_mean
 from lab.host.progress import Report, silent
@@ -143,6 +144,7 @@ ELSEWHERE = {
 
 def family(name: str) -> Family:
     """The family called `name`; a `ModelError` lists the legal ones, or says why one cannot be had."""
+    services.require_weights(name)
     if name in ELSEWHERE:
         raise ModelError(f"model.family={name}: {ELSEWHERE[name]}.")
     if name not in FAMILIES:

@@ -15,6 +15,7 @@ from lab.report.document import Block, Heading, Mono, Paragraph, Table, Text
 from lab.report.findings import Findings
 from lab.report.formatting import NONE, count, percent
 from lab.report.measure import Measured
+from lab.report.select_runs import Row
 from lab.report.tables import best, shown_of
 from lab.statistics.rules import RULES, Rule, rule_of
 
@@ -35,16 +36,17 @@ def marked_blocks(findings: Findings) -> list[Block]:
     return [Heading(2, "Benchmarks"), says, marked_table(findings)]
 
 
-def marked_of(findings: Findings) -> list[tuple[Measured, dict[str, Any]]]:
-    """Arms with the results of their marked replies."""
-    return [(m, found) for m in best(findings.measured) for found in rescoring.stored(m.arm.folder).values()]
+def marked_of(findings: Findings) -> list[tuple[Row, dict[str, Any]]]:
+    """Arms with the results of their marked replies, those too that answer in another form than the page is about."""
+    arms = [m.arm for m in best(findings.measured)] + [other.arm for other in findings.unmeasured if other.arm.finished]
+    return [(arm, found) for arm in arms for found in rescoring.stored(arm.folder).values()]
 
 
 def marked_table(findings: Findings) -> Table:
     """One row an arm and set; what a judge says stands at the end, where one was asked."""
     marked = marked_of(findings)
     judged = any("judge" in found for _, found in marked)
-    rows = tuple((Mono(m.arm.label), *rescoring.cells(found), *(rescoring.judged(found) if judged else ())) for m, found in marked)
+    rows = tuple((Mono(arm.label), *rescoring.cells(found), *(rescoring.judged(found) if judged else ())) for arm, found in marked)
     columns = ("arm", *rescoring.COLUMNS, *(rescoring.JUDGED if judged else ()))
     return Table(columns, rows, frozenset(range(2, 6)), caption=shown_of(len(findings.measured)))
 

@@ -69,10 +69,14 @@ class Measured:
 
 @dataclass(frozen=True)
 class Unmeasured:
-    """An arm without numbers, and why: it failed, was killed, still runs, or its predictions cannot be read."""
+    """An arm without numbers, and why: it failed, was killed, still runs, or its predictions cannot be read or are of another form.
+
+    state: of one that has finished, as a table says it.
+    """
 
     arm: Row
     reason: str
+    state: str = "NO PREDICTIONS"
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,10 +122,10 @@ def measure_batch(arms: Sequence[Row], num_resamples: int = 2000, data: str | No
     """Measure some arms; those that were asked the same share the draws behind their intervals."""
     reader = Reader()
     opened = [_open(arm, reader, data) for arm in arms]
-    groups: dict[int, list[Opened]] = {}
+    groups: dict[tuple[int, str], list[Opened]] = {}
     for one in opened:
         if isinstance(one, Opened):
-            groups.setdefault(id(one.questions), []).append(one)
+            groups.setdefault((id(one.questions), one.table.kind), []).append(one)
     shared: dict[str, tuple[dict[str, Interval], str | None]] = {}
     for members in groups.values():
         tables = [one.table for one in members]

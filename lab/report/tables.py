@@ -152,7 +152,7 @@ def other_table(measured: Sequence[Measured], kind: Kind, data: str) -> Table:
 
 def state_of(result: Unmeasured) -> str:
     """The status of an arm without numbers, as a table says it."""
-    return "NO PREDICTIONS" if result.arm.finished else result.arm.run.status
+    return result.state if result.arm.finished else result.arm.run.status
 
 
 def seeds_table(every: Sequence[Group], kind: Kind) -> Table | None:

@@ -10,7 +10,7 @@ import yaml
 
 from lab.answers.normalise import RULES
 from lab.cli import shipped
-from lab.config import DType, IfFinished, IfUnfinished, ImageOrder, MatchOn, OnBad, PruneRule, Quantisation, Schedule
+from lab.config import ENDPOINT, DType, IfFinished, IfUnfinished, ImageOrder, MatchOn, OnBad, PruneRule, Quantisation, Schedule
 from lab.data import NAMES, named
 from lab.data.benchmarks.specs import ALIASES, SPECS
 from lab.lora import INITS
@@ -59,9 +59,13 @@ TEXT = tuple(name for name in NAMES if named(name).asks == "question" and name n
 """Data answered in words."""
 
 
+WITHOUT_WEIGHTS = (ENDPOINT,)
+"""Options of `model` that have no weights here, so that nothing is drawn, trained or loaded of them; tests/test_endpoint_model.py asks one."""
+
+
 def options(dial: str) -> list[str]:
-    """The options of a dial, as `conf/` has them."""
-    return sorted(path.stem for path in (shipped("conf") / dial).glob("*.yaml"))
+    """The options of a dial, as `conf/` has them, but for models without weights."""
+    return sorted(path.stem for path in (shipped("conf") / dial).glob("*.yaml") if dial != "model" or path.stem not in WITHOUT_WEIGHTS)
 
 
 def family_of(option: str) -> str:
