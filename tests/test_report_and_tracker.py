@@ -99,6 +99,7 @@ NOT_OF_A_RUN = {
     "first": "a comparison of two arms: difference, p, Holm over all pairs, smallest detectable",
     "experiment": "mean and spread over the seeds of several runs",
     "run": "provenance: dates and commands",
+    "data": "what else moved: an arm against its base on other data, with p and verdict",
 }
 """Tables whose rows are no arms, by their first column, and what they hold."""
 NO_NUMBER = {"run": "the identity", "samples (first digits of their hash)": "a hash"}

@@ -6,7 +6,8 @@ reference, and the answers are the likeliest tokens at these places.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ class Probe:
 def probe(vlm: Vlm, encoder: Encoder, examples: Sequence[Example], padding_side: str | None = None) -> Probe:
     """Of examples in one batch from pixels, computed as in evaluation."""
     vlm.model.eval()
-    with torch.inference_mode():
+    with at_rest(vlm.model), torch.inference_mode():
         if isinstance(encoder.readout, Readout):
             batch = encoder.collate(examples, with_answers=False, padding_side=padding_side)
             return of_logits(answer_logits(vlm, to_device(batch, vlm.device)), encoder.readout)
@@ -47,6 +48,19 @@ def probe(vlm: Vlm, encoder: Encoder, examples: Sequence[Example], padding_side:
         assert batch.target.labels is not None
         log_p, likeliest = of_labels(vlm.predict(batch), batch.target.labels)
         return Probe(log_p.cpu(), likeliest.clamp(min=0).cpu())
+
+
+@contextlib.contextmanager
+def at_rest(model: torch.nn.Module) -> Iterator[None]:
+    """Within, no weight asks for a gradient: PyTorch multiplies several rows by one that does in another way, with other rounding."""
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in learning:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)
 
 
 def of_logits(logits: torch.Tensor, readout: Readout) -> Probe:

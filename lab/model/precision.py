@@ -156,7 +156,7 @@ def one_layout(model: torch.nn.Module) -> None:
     """
     for layer in model.modules():
         if type(layer).__name__ == "Linear4bit":
-            layer.support_avx512bf16_for_cpu = False
+            layer.support_avx512bf16_for_cpu = False  # type: ignore[assignment]  # torch's modules name tensors and modules alone
 
 
 def bytes_a_weight(dial: ModelDial) -> float | None:

@@ -79,8 +79,8 @@ def evaluate(
             examples = encoded[name] if control == name else control_examples(control, encoded["dev"], x.seed)
             if not len(examples):
                 continue
-            reasons = [reason for _, reason in facts["data"]["skipped_records"]]
             if name == "dev" and benchmarks.is_one(x.data):
+                reasons = [reason for _, reason in facts["data"]["skipped_records"]]
                 rows = benchmarks.ask(x, vlm, examples, x.data, section, run_dir, x.data.name, report)
                 out |= benchmarks.mark(x.data, x.data.name, examples, reasons, rows, run_dir)
             else:

@@ -22,7 +22,7 @@ from lab.model import Vlm
 from lab.model.batching import IGNORED, to_device
 from lab.model.encoding import Encoder
 from lab.model.family import Family
-from lab.model.trees import Tree, lay_out, row_of, trees_of
+from lab.model.trees import Tree, row_of, trees_of
 from lab.records import Batch
 from lab.training.datamodule import DataModule
 from lab.training.learner import Learner
@@ -153,7 +153,7 @@ def held_to_rows(learner: Learner, encoder: Encoder, trees: Sequence[Tree]) -> d
             alone = torch.cat([log_p(learner, batch) for tree in some for batch in tree.alone])
             examples = [example for tree in some for example in tree.examples]
             padded = log_p(learner, encoder.collate(examples, with_answers=True, learned=True))
-            laid = torch.cat([log_p(learner, row) for row in lay_out(encoder, examples, None).batches])
+            laid = log_p(learner, row_of(encoder, some))  # not laid out anew, which would join trees of one picture from two forwards
         finally:
             learner.train(training)
     gap, among = ((one - alone).abs().max().item() for one in (laid, padded))

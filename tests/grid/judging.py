@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from grid.dimensions import BUDGET, TEXT, Row
+from grid.dimensions import BUDGET, Row
 from lab import data
 from lab import run as running
 from lab.answers import predictions
@@ -33,7 +33,7 @@ def faults(row: Row, known: Run, runs_dir: Path) -> list[str]:
     if known.status != runs.FINISHED:
         return [f"{known.status}: {known.error}"]
     x = from_dict(known.config)
-    kind = KINDS["text" if row["data"] in TEXT else "choice"]
+    kind = KINDS[predictions.read(runs.predictions_file(runs.folder(runs_dir, known.identity), x.data.name, "dev"), ["sample_id"]).kind]
     wanted = [f"dev/{name}" for name in (kind.headline, kind.watched)]
     found = [f"{key}={known.metrics[key]}" for key in wanted if not math.isfinite(known.metrics[key])]
     if x.evaluation.verify and known.metrics["verify/passed"] != 1.0:
