@@ -119,6 +119,7 @@ def judge_of(words: Sequence[str], name: str) -> Callable[[DataDial, dict[str, s
 
     from lab.data.benchmarks import marks
     from lab.judge import verdicts
+    from lab.llm.limits import exit_code
 
     verdicts.service_of(x.evaluation.judge)
 
@@ -128,7 +129,7 @@ def judge_of(words: Sequence[str], name: str) -> Callable[[DataDial, dict[str, s
         judged = verdicts.mark(x.evaluation.judge, opened.questions, found["rows"], Path(x.tracking.runs_dir), out.with_suffix(""), bars())
         write_atomically(out, json.dumps(found | {"judge": judged.facts}, indent=1, ensure_ascii=False) + "\n")
         print("\n".join([*marks.lines(found), *verdicts.lines(judged.facts)]), f"\nwritten to {out}", flush=True)
-        return verdicts.exit_code(judged)
+        return exit_code(judged.ended, judged.facts["waiting"])
 
     return act
 

@@ -281,7 +281,7 @@ def test_what_the_model_leaves_out_is_told_by_product(tmp_path, catalogue: Path,
 def test_a_limit_stops_before_it_is_passed_and_a_higher_one_goes_on(limit: str, tmp_path, catalogue: Path, capsys, quick) -> None:
     """By the server's own log, with faults that are paid for; nothing is asked twice; the exit code is the limit's own."""
     with llm_server.running(tmp_path, {"500": 0.15, "cut": 0.1}, seed=3) as (address, log):
-        assert ran(*words(tmp_path / "to", address, catalogue, limit)) == run.AT_A_LIMIT == 3
+        assert ran(*words(tmp_path / "to", address, catalogue, limit)) == limits.AT_A_LIMIT == 3
         key, _, most = limit.partition("=")
         entries = llm_server.read(log)
         spent = {

@@ -17,20 +17,15 @@ from lab.curation.selection import Choice, Chosen
 from lab.errors import DataError
 from lab.host.files import write_atomically
 from lab.host.progress import Report, bars
-from lab.host.redaction import without_secrets
 from lab.host.stopping import Stopped, limited, stoppable
 from lab.llm import client, store
 from lab.llm.asking import Asker, ask_all
-from lab.llm.limits import LimitReached, Meter
+from lab.llm.limits import Meter, exit_code
 from lab.llm.request import Request
 from lab.llm.store import Answer, State, Store
 
 log = logging.getLogger(__name__)
 
-AT_A_LIMIT = 3
-"""Exit code of a run that a limit has stopped, its own or the provider's."""
-INCOMPLETE = 1
-"""Exit code of a run that has asked for everything and lacks some answers."""
 NO_ANSWER, NO_QUESTION = "no answer", "no question"
 MARK = "answers.sqlite"
 """By which a folder is known as one of this command's."""
@@ -54,13 +49,7 @@ def curate(config: Curation, started: float) -> int:
             raise
         if work.ends_with_preview:
             return 0
-        lacking = work.write(folder)
-        if isinstance(ended, LimitReached):
-            print(f"stopped: {without_secrets(str(ended))}", file=sys.stderr)
-            return AT_A_LIMIT
-        if ended is not None:
-            raise ended
-        return INCOMPLETE if lacking else 0
+        return exit_code(ended, work.write(folder))
 
 
 @dataclass

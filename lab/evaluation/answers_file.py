@@ -86,7 +86,12 @@ def line_of(row: Prediction, examples: Examples, place: int) -> str:
     else:
         assert isinstance(said, Written)
         reply, scores = said.text, {name: getattr(said, name) for name in OF_WORDS}
-    return json.dumps({"id": row.sample_id, "reply": reply, "scores": scores, "picture": picture_of(examples, place)}) + "\n"
+    return written(row.sample_id, reply, scores, picture_of(examples, place))
+
+
+def written(name: str, reply: str, scores: dict[str, Any], picture: str) -> str:
+    """The line of an answer from what stands in it."""
+    return json.dumps({"id": name, "reply": reply, "scores": scores, "picture": picture}) + "\n"
 
 
 def picture_of(examples: Examples, place: int) -> str:

@@ -11,7 +11,6 @@ asked for again, here `TRIES` times and by every later command. What is not judg
 from __future__ import annotations
 
 import json
-import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,7 +32,7 @@ from lab.llm import config, store
 from lab.llm.asking import Asker, ask_all
 from lab.llm.client import Client
 from lab.llm.config import Service
-from lab.llm.limits import LimitReached, Meter, QuotaUsedUp
+from lab.llm.limits import Meter, QuotaUsedUp
 from lab.llm.request import Request
 from lab.llm.store import Answer, State, Store
 
@@ -197,17 +196,3 @@ def lines(facts: Mapping[str, Any]) -> list[str]:
 def within(facts: Mapping[str, Any], name: str) -> str:
     """The interval behind a number, where it has one."""
     return f" [{facts[f'{name}_low']:.4f}, {facts[f'{name}_high']:.4f}]" if f"{name}_low" in facts else ""
-
-
-AT_A_LIMIT, INCOMPLETE = 3, 1
-"""Exit codes: a limit, ours or the provider's, has stopped it; some replies have no verdict yet."""
-
-
-def exit_code(judged: Judged) -> int:
-    """How a command ends whose result is written. Raises what stopped the judge, where that was no limit."""
-    if isinstance(judged.ended, LimitReached):
-        print(f"stopped: {without_secrets(str(judged.ended))}", file=sys.stderr)
-        return AT_A_LIMIT
-    if judged.ended is not None:
-        raise judged.ended
-    return INCOMPLETE if judged.facts["waiting"] else 0

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from itertools import takewhile
 
+from lab.host.redaction import without_secrets
 from lab.llm.config import Service
 from lab.llm.request import Usage
 from lab.llm.store import Store
@@ -23,6 +25,23 @@ class LimitReached(Exception):
 
 class QuotaUsedUp(LimitReached):
     """The provider's limit of money, not one of ours."""
+
+
+AT_A_LIMIT, INCOMPLETE = 3, 1
+"""Exit codes: a limit, ours or the provider's, has stopped the command; it has asked for everything and lacks some answers."""
+
+
+def exit_code(ended: Exception | None, lacking: int) -> int:
+    """How a command ends whose results are written. ended: what stopped the asking early. lacking: answers that are not there.
+
+    Raises what stopped it, where that was no limit.
+    """
+    if isinstance(ended, LimitReached):
+        print(f"stopped: {without_secrets(str(ended))}", file=sys.stderr)
+        return AT_A_LIMIT
+    if ended is not None:
+        raise ended
+    return INCOMPLETE if lacking else 0
 
 
 class Interrupted(Exception):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class FixedSize:
-    """The half of an `Architecture` that looks at images, of such a tower with a class token; no image stands in a prompt."""
+    """The half of an `Architecture` that looks at images, of such a tower; by default it has a class token, and no image stands in a prompt."""
 
     in_prompt = False
     beside_grid = 1
@@ -82,7 +82,8 @@ class FixedSize:
     def planned_size(self, config: PretrainedConfig, text: int, images: int, tokens: int) -> ExampleSize:
         """Images cost what the tower makes of them, whatever is asked for."""
         grid = self.square(config)
-        return ExampleSize(text, (grid,) * images, (math.prod(grid) + self.beside_grid,) * images)
+        number = math.prod(grid) + self.beside_grid
+        return ExampleSize(text + images * number * self.in_prompt, (grid,) * images, (number,) * images)
 
 
 def side_of(images: Any) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from lab.errors import ModelError
 from lab.model.architecture import Placeholders, joint_ids
 from lab.model.fixed_size import FixedSize, counted, side_of
-from lab.records import Chat, ExampleSize
+from lab.records import Chat
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -98,12 +98,6 @@ class Llava(Placeholders, FixedSize):
     def positions(self, vlm: Vlm) -> Positions:
         """Counted from the first real token, reduced images as so many tokens."""
         return counted
-
-    def planned_size(self, config: PretrainedConfig, text: int, images: int, tokens: int) -> ExampleSize:
-        """Images cost what the tower makes of them, whatever is asked for."""
-        grid = self.square(config)
-        number = grid[1] * grid[2]
-        return ExampleSize(text + images * number, (grid,) * images, (number,) * images)
 
 
 def images_first(content: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from lab.errors import ModelError
 from lab.model.architecture import Placeholders, tower_output
-from lab.model.fixed_size import FixedSize
+from lab.model.fixed_size import FixedSize, counted
 from lab.model.labels import IGNORED
-from lab.records import Batch, Chat, ExampleSize, Media
+from lab.records import Batch, Chat, Media
 
 if TYPE_CHECKING:
     import torch
@@ -91,20 +91,7 @@ class PaliGemma(Placeholders, FixedSize):
             types = (places > places[:, -1:] - number).long()
         return super().inputs(vlm, batch) | {"token_type_ids": types}
 
-    def planned_size(self, config: PretrainedConfig, text: int, images: int, tokens: int) -> ExampleSize:
-        """Images cost what the tower makes of them, whatever is asked for."""
-        grid = self.square(config)
-        number = grid[1] * grid[2]
-        return ExampleSize(text + images * number, (grid,) * images, (number,) * images)
 
-
-def from_one(
-    ids: torch.Tensor,
-    types: torch.Tensor,
-    grids: torch.Tensor | None,
-    attention: torch.Tensor | None,
-    steps: Sequence[float] = (),
-) -> torch.Tensor:
-    """Positions int64 [B, T] of real tokens from 1; padding stands at 1 too."""
-    assert attention is not None
-    return attention.cumsum(1).clamp(min=1)
+def from_one(*given: Any, **named: Any) -> torch.Tensor:
+    """Positions int64 [B, T] of real tokens from 1; padding stands at 1 too. given, named: as of `counted`."""
+    return counted(*given, **named) + 1

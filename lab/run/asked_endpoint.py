@@ -9,8 +9,6 @@ asked by the same command. Every set is answered in words, a multiple choice too
 
 from __future__ import annotations
 
-import io
-import json
 import logging
 import sys
 import threading
@@ -19,17 +17,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from PIL import Image
-
 from lab import data, prompt
 from lab.answers import predictions
 from lab.config import ENDPOINT, DataDial, Experiment, PromptDial, also_asked, as_dict, identity
-from lab.curation.request import MIME, ORIENTATION
+from lab.curation.request import encoded
 from lab.data.benchmarks import marks
 from lab.data.benchmarks.specs import SPECS
-from lab.data.files import open_regular
-from lab.data.images import FORMATS, decode
+from lab.data.images import decode
 from lab.errors import ConfigError
+from lab.evaluation import answers_file
 from lab.host.files import text_hash, values_hash, write_atomically
 from lab.host.progress import Report, silent
 from lab.host.redaction import without_secrets
@@ -37,10 +33,11 @@ from lab.llm import config, store
 from lab.llm.asking import Asker, ask_all
 from lab.llm.client import Client
 from lab.llm.config import Service
-from lab.llm.limits import LimitReached, Meter
+from lab.llm.limits import Meter, exit_code
 from lab.llm.request import Encoded, Request
 from lab.llm.store import Answer, State, Store
-from lab.records import Medium, Picture, Prediction, Replied, Sample, Splits, Text
+from lab.records import Medium, Prediction, Replied, Sample, Splits, Text
+from lab.run import benchmarks
 from lab.run.arm import fail, new_run, versions
 from lab.statistics import summary
 from lab.store import runs
@@ -51,8 +48,6 @@ log = logging.getLogger(__name__)
 
 HIDDEN = "***"
 """In an address, where a record has left out a password."""
-AT_A_LIMIT, INCOMPLETE = 3, 1
-"""Exit codes: a limit, ours or the provider's, has stopped it; some questions have no reply yet."""
 
 
 @dataclass(frozen=True)
@@ -150,10 +145,9 @@ def finish(x: Experiment, record: Run, lacking: int, ended: Exception | None) ->
     runs.save(Path(x.tracking.runs_dir), record)
     if whole:
         return record, 0
-    if ended is not None and not isinstance(ended, LimitReached):
-        raise ended
-    print(f"stopped: {without_secrets(str(ended or why))}", file=sys.stderr)
-    return record, INCOMPLETE if ended is None else AT_A_LIMIT
+    if ended is None:
+        print(f"stopped: {why}", file=sys.stderr)
+    return record, exit_code(ended, lacking)
 
 
 def ask_sets(
@@ -200,7 +194,7 @@ def maker(x: Experiment, one: Asked, place: int, service: Service) -> Callable[[
 def request(sample: Sample, dial: PromptDial, seed: int, service: Service) -> Request:
     """A question as it is put to any model, its pictures in their places."""
     chat = prompt.to_chat(sample, dial, seed)
-    shown = iter([encoded(sample.images[place]) for place in chat.image_order])
+    shown = iter([shown_whole(sample.images[place]) for place in chat.image_order])
     system: list[str] = []
     parts: list[str | Encoded] = []
     for message in chat.messages:
@@ -217,21 +211,10 @@ def request(sample: Sample, dial: PromptDial, seed: int, service: Service) -> Re
     return Request(sample.sample_id, tuple(part for part in worded if part), service.llm, "\n".join(system) or None)
 
 
-def encoded(picture: Medium) -> Encoded:
-    """A picture's file as it is where servers take it, else as PNG: upright, cropped, in full size."""
-    assert isinstance(picture, Picture)  # clips are no benchmark's
-    if picture.data is None:
-        with open_regular(picture.source) as file:
-            content = file.read()
-    else:
-        content = picture.data
-    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-        if image.format in MIME and picture.crop is None and image.getexif().get(ORIENTATION, 1) == 1:
-            decode(picture)  # which refuses what is no whole picture
-            return Encoded(content, MIME[image.format], image.size)
-    made, buffer = decode(picture), io.BytesIO()
-    made.save(buffer, "PNG")
-    return Encoded(buffer.getvalue(), MIME["PNG"], made.size)
+def shown_whole(picture: Medium) -> Encoded:
+    """A picture as it is sent, in full size. Raises `BadRecord` for one that does not decode."""
+    decode(picture)
+    return encoded(picture, None)
 
 
 def keep(x: Experiment, one: Asked, samples: Sequence[Sample], replies: Sequence[Answer], record: Run, run_dir: Path) -> None:
@@ -239,7 +222,9 @@ def keep(x: Experiment, one: Asked, samples: Sequence[Sample], replies: Sequence
     if len(replies) < len(samples):
         return
     rows = [row_of(sample, reply, one.prompt, x.seed) for sample, reply in zip(samples, replies, strict=True)]
-    lines = [line_of(sample, reply, one.shown[place]) for place, (sample, reply) in enumerate(zip(samples, replies, strict=True))]
+    scores = [{"ended": reply.state is not State.cut} for reply in replies]  # a server tells no probabilities
+    known = enumerate(zip(samples, replies, scores, strict=True))
+    lines = [answers_file.written(sample.sample_id, reply.text, ended, one.shown[place]) for place, (sample, reply, ended) in known]
     write_atomically(run_dir / "answers" / f"{one.name}.jsonl", "".join(lines))
     path = runs.predictions_file(run_dir, one.name, "dev")
     predictions.write(path, rows)
@@ -249,9 +234,7 @@ def keep(x: Experiment, one: Asked, samples: Sequence[Sample], replies: Sequence
     described, first = prompt.describe(one.prompt), prompt.to_chat(samples[0], one.prompt, x.seed)
     found |= {"cut": states[State.cut.name] / len(replies), "states": dict(states)}
     found |= {"prompt": {"hash": values_hash([described]), "first": list(first.messages)}}
-    write_atomically(run_dir / "evaluations" / f"{one.name}.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
-    numbers = {**found["metrics"], "cut": found["cut"], "n": float(found["n"]), "rule_version": float(found["rule"]["version"])}
-    record.metrics |= {f"{one.name}/{metric}": value for metric, value in numbers.items()}
+    record.metrics |= benchmarks.keep(found, run_dir, one.name)
     name = "dev" if one.spelled is None else f"{one.name}/dev"
     record.metrics |= summary.of_split(name, predictions.read(path), x.evaluation.bootstrap)
     facts = {"examples": len(samples), "notes": list(one.splits.notes), "skipped": len(one.splits.skipped), "baselines": {}}
@@ -268,9 +251,3 @@ def row_of(sample: Sample, reply: Answer, dial: PromptDial, seed: int) -> Predic
     said = Replied(reply.text, dial.post, reply.state is not State.cut)
     order = prompt.image_order(sample, dial, seed)
     return Prediction(sample.sample_id, sample.image_set, sample.question_group, sample.subset, sample.answer, said, order, ())
-
-
-def line_of(sample: Sample, reply: Answer, picture: str) -> str:
-    """The line of an answer, as of `lab.evaluation.answers_file`; a server tells no probabilities."""
-    scores = {"ended": reply.state is not State.cut}
-    return json.dumps({"id": sample.sample_id, "reply": reply.text, "scores": scores, "picture": picture}) + "\n"

@@ -84,7 +84,11 @@ def mark(dial: DataDial, name: str, examples: Examples, reasons: Sequence[str], 
     untaken = {question.name: why(question.name, reasons) for question in opened(dial).questions if question.name not in asked}
     found = marks.result(dial, {row.sample_id: reply_of(row) for row in rows}, untaken)
     del found["rows"]
-    found |= {"cut": cut_share(rows), "prompt": shown(examples)}
+    return keep(found | {"cut": cut_share(rows), "prompt": shown(examples)}, run_dir, name)
+
+
+def keep(found: dict[str, Any], run_dir: Path, name: str) -> dict[str, float]:
+    """Write what a benchmark comes to as `evaluations/<name>.json`; return its numbers as `<name>/<metric>`."""
     write_atomically(run_dir / "evaluations" / f"{name}.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     cut = {} if found["cut"] is None else {"cut": found["cut"]}
     numbers = {**found["metrics"], **cut, "n": float(found["n"]), "rule_version": float(found["rule"]["version"])}

@@ -65,13 +65,14 @@ def judge(x: Experiment, report: Report) -> int:
     if x.evaluation.judge.base_url is None or known is None or known.status != FINISHED:
         return 0
     from lab.judge import verdicts
+    from lab.llm.limits import exit_code
 
     try:
         with runs.held(run_dir):
             for name, dial in sets_of(x).items():
                 judged = mark(x, name, dial, run_dir, report)
                 log.info("%s: %s", name, "\n".join(verdicts.lines(judged.facts)))
-                code = max(code, verdicts.exit_code(judged))
+                code = max(code, exit_code(judged.ended, judged.facts["waiting"]))
                 if judged.ended is not None:
                     break
     except LabError as error:
