@@ -18,8 +18,8 @@ from lab.paths import PACKAGE, shipped
 if TYPE_CHECKING:
     from lab.keys import Schema
 
-MODULES = ("config.py", "bounds.py", "keys.py", "paths.py", "curation/config.py")
-"""What `lab.keys` is made of beside the YAML files."""
+MODULES = ("config/*.py", "bounds.py", "keys.py", "paths.py", "curation/config.py")
+"""What `lab.keys` is made of beside the YAML files, as patterns."""
 
 
 class Door(NamedTuple):
@@ -76,5 +76,6 @@ def folder() -> Path:
 
 def sources() -> dict[str, list[int]]:
     """Time and size of every file that the index is made of."""
-    files = [*(path for name in ("conf", "sweeps") for path in shipped(name).rglob("*.yaml")), *(PACKAGE / name for name in MODULES)]
+    options = (path for name in ("conf", "sweeps") for path in shipped(name).rglob("*.yaml"))
+    files = [*options, *(path for name in MODULES for path in PACKAGE.glob(name))]
     return {str(path): [(found := path.stat()).st_mtime_ns, found.st_size] for path in sorted(files)}

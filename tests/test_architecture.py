@@ -86,7 +86,8 @@ def test_one_dial_is_one_folder_one_dataclass_one_module() -> None:
     assert folders == {*DIALS, RECIPE, "curation"}, "and what lab.curate composes"
     for dial in DIALS:
         assert (ROOT / "lab" / f"{dial}.py").is_file() or (ROOT / "lab" / dial / "__init__.py").is_file(), dial
-        assert hasattr(config, "".join(word.capitalize() for word in dial.split("_")) + "Dial"), dial
+        dataclass = getattr(config, "".join(word.capitalize() for word in dial.split("_")) + "Dial")
+        assert dataclass.__module__ == f"lab.config.{dial}", dial
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "conf").rglob("*.yaml")) + sorted((ROOT / "sweeps").glob("*.yaml")), ids=lambda p: p.name)
@@ -185,7 +186,7 @@ def test_the_manual_answers_at_once(arguments: list[str], most_s: float, absent:
     assert heavy == "[]" and min(spent) <= limit, spent
 
 
-WORDS_AT_HOME = ("lab/config.py", "lab/records.py", "lab/data/manifest.py")
+WORDS_AT_HOME = ("lab/config/prompt.py", "lab/records.py", "lab/data/manifest.py")
 """Where the two words of a True/False question stand: as defaults of the prompt, as the options of a truth, as data files write them."""
 
 

@@ -44,7 +44,7 @@ PAIRS = "pairs num_train=8 num_minival=4 num_dev=8"
 def few_tokens():
     """Boxes of a model with random weights do not end by themselves."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lab.config.MOST_TOKENS", {"text": 4, "regions": 8})
+        patch.setattr("lab.config.evaluation.MOST_TOKENS", {"text": 4, "regions": 8})
         yield
 
 

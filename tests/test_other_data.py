@@ -30,7 +30,7 @@ SMALL = (
 def few_tokens():
     """Boxes of a model with random weights do not end by themselves."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lab.config.MOST_TOKENS", {"text": 4, "regions": 8})
+        patch.setattr("lab.config.evaluation.MOST_TOKENS", {"text": 4, "regions": 8})
         yield
 
 
