@@ -186,7 +186,7 @@ def test_the_manual_answers_at_once(arguments: list[str], most_s: float, absent:
     assert heavy == "[]" and min(spent) <= limit, spent
 
 
-WORDS_AT_HOME = ("lab/config/prompt.py", "lab/records.py", "lab/data/manifest.py")
+WORDS_AT_HOME = ("lab/config/prompt.py", "lab/records/answers.py", "lab/data/manifest.py")
 """Where the two words of a True/False question stand: as defaults of the prompt, as the options of a truth, as data files write them."""
 
 

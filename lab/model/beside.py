@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lab.model.architecture import TextDecoder, tower_output
 from lab.model.fixed_size import FixedSize, counted, joined
+from lab.model.text_decoder import TextDecoder, tower_output
 from lab.records import Batch, Chat
 
 if TYPE_CHECKING:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from lab.model.architecture import OneTokenizer, tower_output
 from lab.model.fixed_size import counted, joined
 from lab.model.labels import Labels
+from lab.model.one_tokenizer import OneTokenizer
+from lab.model.text_decoder import tower_output
 from lab.records import Batch, Chat, ExampleSize, Tokens
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lab.errors import ModelError
-from lab.model.architecture import TextDecoder, tower_output
 from lab.model.fixed_size import FixedSize, counted
+from lab.model.text_decoder import TextDecoder, tower_output
 from lab.records import Batch, Chat
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lab.errors import ModelError
-from lab.model.architecture import Placeholders
 from lab.model.clips import Clips, Frames
+from lab.model.text_decoder import Placeholders
 from lab.records import Batch, Chat, ExampleSize, Media, Tokens
 
 if TYPE_CHECKING:

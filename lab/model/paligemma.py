@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lab.errors import ModelError
-from lab.model.architecture import Placeholders, tower_output
 from lab.model.fixed_size import FixedSize, counted
 from lab.model.labels import IGNORED
+from lab.model.text_decoder import Placeholders, tower_output
 from lab.records import Batch, Chat, Media
 
 if TYPE_CHECKING:

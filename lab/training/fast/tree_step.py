@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn import functional as F
 
-from lab.model.architecture import added
+from lab.model.text_decoder import added
 from lab.records import Batch
 from lab.training.fast.autograd_ops import Gated
 from lab.training.fast.packing import pairs
