@@ -201,7 +201,7 @@ def test_positions_by_which_samples_would_be_kept_apart_lose_the_picture(qwen: V
     row = row_of(encoder, made)
     right = learner.loss(row).item()
     monkeypatch.setattr(Interleaved, "words", words)
-    monkeypatch.setattr("lab.model.architecture.added", lambda mask, dtype: None)
+    monkeypatch.setattr("lab.model.text_decoder.added", lambda mask, dtype: None)
     assert abs(learner.loss(row).item() - right) > 1e-3 * right
     with pytest.raises(ModelError, match=r"log p of an answer's token is another than in a row of its own"):
         tree_rows.held_to_rows(learner, encoder, made)
