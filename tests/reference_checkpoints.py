@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from beside_checkpoints import SPREAD, bert_tokenizer, drawn
-from inline_checkpoints import merges
+from inline_checkpoints import llama_tokenizer, merges
 
 TOWER: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "initializer_range": SPREAD}
 DECODER: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
@@ -25,7 +25,7 @@ def vilt_nlvr2(seed: int = 0) -> tuple[Any, Any]:
     return drawn(hf.ViltForImagesAndTextClassification, config, seed), processor
 
 
-def paligemma(seed: int = 0) -> tuple[Any, Any]:
+def paligemma(seed: int = 0, kind: str = "Gemma", **text_only: Any) -> tuple[Any, Any]:
     """A SigLIP tower of 4 x 4 patches before a Gemma."""
     import string
 
@@ -40,10 +40,15 @@ def paligemma(seed: int = 0) -> tuple[Any, Any]:
     processor: Any = hf.PaliGemmaProcessor(images, hf.GemmaTokenizer(**pieces, add_bos_token=True))
     tokenizer = processor.tokenizer
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
-    text = hf.GemmaConfig(vocab_size=len(tokenizer), head_dim=16, **ids, **DECODER)
+    text = getattr(hf, f"{kind}Config")(vocab_size=len(tokenizer), head_dim=16, **ids, **DECODER, **text_only)
     tower = hf.SiglipVisionConfig(image_size=32, patch_size=8, projection_dim=64, vision_use_head=False, **TOWER)
     image = {"image_token_index": processor.image_token_id, "projection_dim": 64, "hidden_size": 64}
     return drawn(hf.PaliGemmaForConditionalGeneration, hf.PaliGemmaConfig(vision_config=tower, text_config=text, **image), seed), processor
+
+
+def paligemma2(seed: int = 0) -> tuple[Any, Any]:
+    """The same before a Gemma 2, whose every second block sees the last eight tokens alone."""
+    return paligemma(seed, "Gemma2", sliding_window=8, query_pre_attn_scalar=16)
 
 
 IDEFICS_TEMPLATE = (
@@ -53,6 +58,24 @@ IDEFICS_TEMPLATE = (
     "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
 )
 """As HuggingFaceM4/Idefics3-8B-Llama3 and HuggingFaceTB/SmolVLM-Instruct have it."""
+
+
+def idefics2(seed: int = 0) -> tuple[Any, Any]:
+    """Pictures of 24 to 48 pixels a side and their quarters, each of four tokens, before a Mistral."""
+    import transformers as hf
+
+    tokenizer = llama_tokenizer()
+    images = hf.Idefics2ImageProcessor(size={"shortest_edge": 24, "longest_edge": 48}, do_image_splitting=True)
+    template = IDEFICS_TEMPLATE.removeprefix("<|im_start|>")
+    processor: Any = hf.Idefics2Processor(images, tokenizer, image_seq_len=4, chat_template=template)
+    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    text = hf.MistralConfig(vocab_size=len(tokenizer), sliding_window=None, **ids, **DECODER)
+    latents = {"resampler_n_latents": 4, "resampler_depth": 2, "resampler_n_heads": 4, "resampler_head_dim": 16, "num_key_value_heads": 2}
+    parts: dict[str, Any] = {"vision_config": {"image_size": 56, "patch_size": 8, **TOWER}, "text_config": text}
+    parts |= {"perceiver_config": {"hidden_size": 64, **latents}, "image_token_id": processor.image_token_id}
+    model = drawn(hf.Idefics2ForConditionalGeneration, hf.Idefics2Config(**parts), seed)
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<end_of_utterance>")]
+    return model, processor
 
 
 def idefics3(seed: int = 0, kind: str = "Idefics3") -> tuple[Any, Any]:
@@ -84,5 +107,5 @@ def smolvlm(seed: int = 0) -> tuple[Any, Any]:
 
 
 MAKERS: dict[str, Callable[..., tuple[Any, Any]]] = {
-    "vilt_nlvr2": vilt_nlvr2, "paligemma": paligemma, "idefics3": idefics3, "smolvlm": smolvlm,
+    "vilt_nlvr2": vilt_nlvr2, "paligemma": paligemma, "paligemma2": paligemma2, "idefics2": idefics2, "idefics3": idefics3, "smolvlm": smolvlm,
 }  # fmt: skip

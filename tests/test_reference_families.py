@@ -147,18 +147,44 @@ def test_tiles_are_those_that_the_processor_makes(tmp_path: Path) -> None:
             assert encoder.architecture.grid(encoder.processor, encoder.config, size)[0] == len(made["pixel_values"][0])
 
 
+def test_pictures_of_idefics2_are_those_that_the_processor_makes(tmp_path: Path) -> None:
+    """Whole and split, of any size; but for pixels of patches that are not whole, which the tower does not see."""
+    checkpoints.save("idefics2", tmp_path / "idefics2")
+    encoder = Encoder(load(tmp_path / "idefics2"), PROMPT, answers=AnswerSpace("text", ()))
+    images = encoder.processor.image_processor
+    for images.do_image_splitting in (True, False):
+        for size in ((40, 30), (33, 50), (999, 400), (400, 999), (17, 223), (2, 20), (48, 24)):
+            image = Image.effect_noise(size, 90).convert("RGB")
+            made = images([[image]], return_tensors="pt")
+            pixels, grids = encoder.architecture.pixels(encoder.processor, encoder.config, [image])
+            assert grids == [encoder.architecture.grid(encoder.processor, encoder.config, size)]
+            ours = encoder.architecture.stack(pixels, grids)
+            height, width = ours["pixel_values"].shape[-2:]
+            whole = ours["pixel_attention_mask"].bool().unsqueeze(2)
+            assert torch.equal(ours["pixel_values"], made["pixel_values"][..., :height, :width] * whole)
+    images.do_image_splitting = True
+    with pytest.raises(BadRecord, match="does not take its 1 x 40 pixels .a side of one pixel cannot be split"):
+        encoder.text(sample(0, images=(picture(0, 1, 40),)))
+
+
 def test_what_a_processor_needs_is_said_before_anything_loads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lab.model.importlib.util.find_spec", lambda name: None)
     with pytest.raises(ModelError, match="model.family=smolvlm: its processor needs num2words, .* pip install num2words"):
         model.check(checkpoints.ModelDial(name="smolvlm", family="smolvlm", path="there/is-none"))
 
 
-@pytest.mark.parametrize(("option", "prompt"), [("vilt_nlvr2", "statement"), ("paligemma_3b_nlvr2", "paligemma"), ("smolvlm", "declarative")])
-def test_an_arm_trains_is_read_again_and_passes_the_gate(option: str, prompt: str, composer, tmp_path: Path) -> None:
+ASKED_BY = {"vilt_nlvr2": "statement", "paligemma_3b_nlvr2": "paligemma", "paligemma2_3b": "paligemma"}
+ARMS = ("vilt_nlvr2", "paligemma2_3b", "idefics2_8b")
+BARS = ("paligemma_3b_nlvr2", "idefics3_8b", "smolvlm", "smolvlm2_2_2b")
+"""Of their architectures, or of one that extends it."""
+
+
+@pytest.mark.parametrize("option", [*ARMS, *(pytest.param(option, marks=pytest.mark.bar) for option in BARS)])
+def test_an_arm_trains_is_read_again_and_passes_the_gate(option: str, composer, tmp_path: Path) -> None:
     x = composer(f"model={option}")
     checkpoints.save(x.model.family, tmp_path / "checkpoint")
     x = composer(
-        f"model={option}", f"model.path={tmp_path}/checkpoint", f"prompt={prompt}", "data.num_train=8",
+        f"model={option}", f"model.path={tmp_path}/checkpoint", f"prompt={ASKED_BY.get(option, 'declarative')}", "data.num_train=8",
         "data.num_minival=4", "data.num_dev=4", "trainer.max_steps=2", "trainer.batch_size=2", "evaluation.probe_examples=2",
         "evaluation.latency_examples=1", "evaluation.latency_warmup=0", "tracking.enabled=false", f"tracking.runs_dir={tmp_path}/runs",
         f"tracking.cache_dir={tmp_path}/cache",
