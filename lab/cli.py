@@ -217,7 +217,7 @@ def explain(error: Exception, arguments: list[str], door: Door = TRAIN) -> str:
     """Say what Hydra or OmegaConf found wrong: the key, what was given, what is legal or what to type."""
     from hydra.errors import MissingConfigException, OverrideParseException
 
-    from lab.freezing import legal_keys
+    from lab.freezing.schema import legal_keys
 
     if isinstance(error, MissingConfigException) and error.options is not None:
         asked = str(error.missing_cfg_file)

@@ -18,7 +18,7 @@ from lab.paths import PACKAGE, shipped
 if TYPE_CHECKING:
     from lab.keys import Schema
 
-MODULES = ("config/*.py", "bounds.py", "keys.py", "paths.py", "curation/config.py")
+MODULES = ("config/*.py", "bounds/*.py", "keys.py", "paths.py", "curation/config.py")
 """What `lab.keys` is made of beside the YAML files, as patterns."""
 
 

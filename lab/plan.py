@@ -162,12 +162,12 @@ def data_of(x: Experiment) -> Splits | None:
     """The data as the experiment would use them, if they are here; a plan can do without."""
     from lab import data
     from lab.config import trains
-    from lab.costs import planning
+    from lab.costs import without_weights
     from lab.training.screening import screen
 
     try:
         splits = data.load(x.data, Path(x.tracking.cache_dir))
-        encoder = planning.encoder_of(x)
+        encoder = without_weights.encoder_of(x)
         parts = ("train", "minival", "dev") if trains(x) else ("minival", "dev")
         return splits if encoder is None else screen(splits, parts, encoder, x.data)[0]
     except DataError as error:
@@ -215,11 +215,11 @@ def race(x: Experiment, num_arms: int, splits: Splits | None) -> str:
 
 def tokens_per_image(x: Experiment, given: argparse.Namespace, splits: Splits | None) -> tuple[int, str]:
     """Tokens of an image: as asked, as `vision_tokens` budgets, as the processor makes them of dev's first sample; else a guess."""
-    from lab.costs import planning
+    from lab.costs import without_weights
 
     if asked := given.tokens_per_image or x.vision_tokens.budget:
         return asked, ""
-    seen = planning.seen_tokens(x.model, splits.dev[0]) if splits is not None else None
+    seen = without_weights.seen_tokens(x.model, splits.dev[0]) if splits is not None else None
     if seen:
         return seen, f"\ntokens per image: {seen}, as the processor makes them of the first sample of dev"
     return GUESS, f"\ntokens per image: {GUESS} is a guess, as data or processor are not here; say --tokens-per-image N"

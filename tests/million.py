@@ -106,7 +106,8 @@ def loader_of(splits: Any, folder: Path, read_only: bool) -> Any:
     from lab import model
     from lab.config import TrainerSection
     from lab.model.encoding import Encoder
-    from lab.training.datamodule import DataModule, Examples
+    from lab.training.datamodule import DataModule
+    from lab.training.examples import Examples
 
     x = composed(folder)
     examples = Examples(splits.train, Encoder(model.load(x.model), x.prompt, answers=splits.answers), splits.sources)

@@ -16,7 +16,7 @@ from lab import run as running
 from lab.answers import predictions
 from lab.config import ASKED, MOST_TOKENS, NEITHER, ROLES, TRAINED, EvaluationSection, Experiment, asked, identity, role
 from lab.errors import ConfigError
-from lab.freezing import legal_keys
+from lab.freezing.schema import legal_keys
 from lab.run.measuring import wanted_of
 from lab.statistics.metrics import KINDS, Metric, register
 from lab.store import runs

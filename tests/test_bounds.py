@@ -15,7 +15,8 @@ from lab import bounds, paths
 from lab.bounds import BOUNDS, WORDS
 from lab.config import Experiment, TrainerSection, as_dict
 from lab.errors import ConfigError
-from lab.freezing import from_dict, legal_keys
+from lab.freezing import from_dict
+from lab.freezing.schema import legal_keys
 from lab.training import devices
 
 TEXTS = {

@@ -24,7 +24,7 @@ from lab.report.document import Case, Gallery
 from lab.report.gallery import answers_gallery
 from lab.report.webpage import to_html
 from lab.statistics.metrics import KINDS, summarise
-from lab.training.datamodule import Examples
+from lab.training.examples import Examples
 
 SAID = ("yes", "no?", "It is red.")
 

@@ -23,7 +23,8 @@ from lab.model.encoding import Encoder, Example
 from lab.model.turns import answers_in
 from lab.records import AnswerSpace, Batch, Sample, Splits, Text, Turn
 from lab.training import devices
-from lab.training.datamodule import DataModule, Examples
+from lab.training.datamodule import DataModule
+from lab.training.examples import Examples
 from lab.training.fast.fused_step import FusedStep
 from lab.training.objective import answer_loss
 from lab.training.screening import screen

@@ -25,10 +25,11 @@ from lab.data.conversation_file.record import Form
 from lab.data.sets import conversations, drawn_conversations
 from lab.data.splits import PARTS
 from lab.errors import ConfigError, DataError
-from lab.freezing import sources_of
+from lab.freezing.files import sources_of
 from lab.model.encoding import Encoder
 from lab.records import Clip, Picture, Sample, Splits, Text
-from lab.training.datamodule import DataModule, Examples
+from lab.training.datamodule import DataModule
+from lab.training.examples import Examples
 from lab.training.ordering import realised
 from lab.training.screening import screen
 

@@ -18,7 +18,7 @@ from lab import data, model, vision_tokens
 from lab.model.encoding import Encoder, TokenizedPrompt
 from lab.records import Picture
 from lab.training import eviction, features
-from lab.training.datamodule import Texts
+from lab.training.examples import Texts
 from lab.training.features import FeatureStore
 from lab.training.shards import Names, image_key
 

@@ -20,7 +20,7 @@ from lab import lora, model
 from lab import run as running
 from lab.artifacts import adapter, contract, export
 from lab.config import DType, Experiment, LoraDial, ModelDial, Optim
-from lab.costs import planning
+from lab.costs import device_memory, planning
 from lab.errors import ConfigError, ContractError, ModelError
 from lab.model import Vlm
 from lab.model.families import qwen2_vl
@@ -28,7 +28,7 @@ from lab.records import Batch
 from lab.run.assembly import attached
 from lab.run.sharing import Prepared
 from lab.training import capacity, loop
-from lab.training.datamodule import Examples
+from lab.training.examples import Examples
 from lab.training.learner import Learner
 
 pytestmark = pytest.mark.usefixtures("nominal_costs")
@@ -266,5 +266,5 @@ def test_the_plan_counts_master_weights_gradients_and_optimizer_state(compose: C
     whole = sum(size for name, size in sizes.items() if prepared.vlm.family.part_of(name) in ("projector", "llm"))
     plan = planning.plan(x, 16, 2, 20)
     assert (plan.adapter_bytes, plan.gradient_bytes, plan.optimizer_bytes) == (4 * whole, 4 * whole, 8 * whole)
-    assert plan.weight_bytes == planning.BYTES[dtype.value] * sum(sizes.values()), "the base's own stay for the next arm"
+    assert plan.weight_bytes == device_memory.BYTES[dtype.value] * sum(sizes.values()), "the base's own stay for the next arm"
     assert sum(row.trainable for row in plan.ledger) == whole

@@ -27,7 +27,7 @@ from lab.records import Batch, Tokens
 from lab.run import latency_rounds
 from lab.run.assembly import attached
 from lab.store import runs
-from lab.training.datamodule import Examples
+from lab.training.examples import Examples
 
 pytestmark = pytest.mark.usefixtures("nominal_costs")
 

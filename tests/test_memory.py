@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lab import run as running
-from lab.costs import planning
+from lab.costs import device_memory
 from lab.run import memory
 from lab.training import capacity
 
@@ -67,7 +67,7 @@ def test_the_memory_of_the_device_decides_on_gradient_checkpointing(given, compo
     assert not roomy.on and not roomy.asked and roomy.there == capacity.total(torch.device("cpu"))
     assert roomy.checkpointed < roomy.plain
     need = roomy.fixed + roomy.plain
-    for there, on in ((need / planning.FILLS * 1.01, False), (need / planning.FILLS * 0.99, True)):
+    for there, on in ((need / device_memory.FILLS * 1.01, False), (need / device_memory.FILLS * 0.99, True)):
         monkeypatch.setattr(capacity, "total", lambda device, processes, there=there: there)
         assert choice().on == on
         assert choice("trainer.gradient_checkpointing=true").on and not choice("trainer.gradient_checkpointing=false").on

@@ -15,7 +15,7 @@ from lightning.pytorch.plugins.precision import Precision
 from lab import run as running
 from lab.bounds import WORDS
 from lab.config import Optim, Schedule, identity
-from lab.costs import planning
+from lab.costs import device_memory
 from lab.errors import ConfigError, ModelError, TrainingError
 from lab.evaluation import generation, scoring
 from lab.store import runs
@@ -137,7 +137,7 @@ def test_a_plan_counts_the_bytes_that_an_optimizer_holds(name: str) -> None:
     (state,) = (resuming.flat(one) for one in optimizer.state_dict()["state"].values()) if optimizer.state else ({},)
     held = sum(value.nbytes for key, value in state.items() if isinstance(value, torch.Tensor) and not key.startswith("qmap"))
     number = module.layer.weight.numel()
-    assert held / number == pytest.approx(planning.state_bytes(optim), rel=0.02, abs=0.05)
+    assert held / number == pytest.approx(device_memory.state_bytes(optim), rel=0.02, abs=0.05)
     if name in optimization.EIGHT_BITS:
         assert optimization.in_8_bits(optimizer) == (number, 0)
         state["state1"], optimizer.state[module.layer.weight]["state1"] = None, torch.zeros(1)

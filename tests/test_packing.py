@@ -22,7 +22,8 @@ from lab.model.encoding import Encoder, Example
 from lab.model.interleaved import Interleaved
 from lab.records import Batch, Sample, Tokens
 from lab.run import assembly
-from lab.training.datamodule import DataModule, Examples
+from lab.training.datamodule import DataModule
+from lab.training.examples import Examples
 from lab.training.learner import Learner
 from lab.training.objective import answer_loss
 from lab.training.packed_rows import rehearse

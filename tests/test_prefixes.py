@@ -13,7 +13,7 @@ from lab.errors import ConfigError
 from lab.evaluation import scoring, shared_prefix
 from lab.model.answers import readout
 from lab.model.encoding import Encoder
-from lab.training.datamodule import Examples
+from lab.training.examples import Examples
 
 
 @pytest.fixture(scope="module")

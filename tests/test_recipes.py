@@ -16,7 +16,7 @@ from test_vqa_families import SAMPLES, predict
 from lab import lora, model
 from lab.artifacts import export
 from lab.config import LoraDial
-from lab.costs import planning
+from lab.costs import planning, without_weights
 from lab.model import Vlm
 
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -45,7 +45,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 """Of each recipe's checkpoint, what its published config.json says of sizes."""
-CONFIGS["seed002"] = json.loads(planning.PUBLISHED.read_text())["Qwen/Qwen2-VL-7B-Instruct"]
+CONFIGS["seed002"] = json.loads(without_weights.PUBLISHED.read_text())["Qwen/Qwen2-VL-7B-Instruct"]
 COUNTED = {
     "seed001_blip": (10_552_256, 395_224_828),
     "seed001_qwen": (51_824_640, 8_343_991_296),
@@ -72,7 +72,7 @@ def counted(vlm: Vlm, dial: LoraDial) -> tuple[int, int]:
 def test_a_recipe_trains_what_the_study_counted(recipe: str, folder: Path, composer) -> None:
     """Of LLaVA also what PEFT's all-linear attaches, which leaves the head out."""
     x = composer(f"recipe={recipe}", f"model.path={folder}")
-    vlm = planning.on_meta(x)
+    vlm = without_weights.on_meta(x)
     assert counted(vlm, x.lora) == COUNTED[recipe]
     if recipe == "seed001_llava":
         assert counted(vlm, replace(x.lora, target_modules="all-linear"))[0] == 47_267_840

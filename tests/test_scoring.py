@@ -13,7 +13,7 @@ from lab.evaluation import fast_inference, scoring
 from lab.host.stopping import Stopped
 from lab.model.answers import readout
 from lab.model.encoding import Encoder
-from lab.training.datamodule import Examples
+from lab.training.examples import Examples
 from lab.training.fast.fused_step import instead
 
 

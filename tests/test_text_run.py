@@ -27,7 +27,8 @@ from lab.run import zero_shot
 from lab.run.assembly import attached
 from lab.store import curve_files, runs
 from lab.training import devices
-from lab.training.datamodule import DataModule, Examples
+from lab.training.datamodule import DataModule
+from lab.training.examples import Examples
 from lab.training.learner import Learner
 from lab.training.objective import objective
 

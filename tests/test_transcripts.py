@@ -15,7 +15,7 @@ from lab.data import check
 from lab.data.splits import Records
 from lab.model import Vlm
 from lab.run import transcripts
-from lab.training.datamodule import Examples
+from lab.training.examples import Examples
 
 SAID = ("Say yes", "yes", "What is it? <b>Tell</b> me & mine.", "请拿起红色方块。")
 

@@ -17,7 +17,7 @@ from lab.model import Vlm
 from lab.model.answers import Readout
 from lab.model.batching import ROWS, to_device
 from lab.records import Batch
-from lab.training.datamodule import Examples
+from lab.training.examples import Examples
 from lab.training.fast.fused_step import instead
 
 

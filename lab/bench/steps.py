@@ -25,7 +25,8 @@ from lab.model.batching import to_device
 from lab.records import Batch
 from lab.run.assembly import attached
 from lab.training import capacity, loop
-from lab.training.datamodule import DataModule, Examples
+from lab.training.datamodule import DataModule
+from lab.training.examples import Examples
 from lab.training.learner import Learner
 
 PARTS = ("data", "forward", "backward", "optimizer")

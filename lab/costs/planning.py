@@ -14,40 +14,36 @@ whether gradient checkpointing is on where `trainer.gradient_checkpointing` is n
 
 from __future__ import annotations
 
-import json
 import math
-import re
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from lab import conditioning, data, lora, model, vision_tokens
-from lab.config import Experiment, ModelDial, Optim, TrainerSection, augments, trains
+from lab import data, lora
+from lab.config import Experiment, augments, trains
 from lab.costs.counting import CostModel, Kept
+from lab.costs.device_memory import (
+    BYTES,
+    FLOAT32,
+    activation_bytes,
+    cache_bytes,
+    norm_bytes,
+    recomputes,
+    saved_bytes,
+    state_bytes,
+    trainable_bytes,
+)
 from lab.costs.estimate import Counts
 from lab.costs.shares import gathered_bytes
-from lab.data.images import size_of
-from lab.errors import ConfigError
-from lab.model import labels, precision
-from lab.model.assembled.draft import draft
-from lab.model.encoding import Encoder
-from lab.model.tying import untie
-from lab.records import ExampleSize, Medium, Picture, Sample
+from lab.costs.without_weights import on_meta
+from lab.records import ExampleSize
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, ProcessorMixin
 
-    from lab.model.architecture import Architecture, Grid
+    pass
 
-PUBLISHED = Path(__file__).with_name("published.json")
-"""Sizes of some checkpoints by their hub ids, of their config.json there: a plan needs no hub."""
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-FLOAT32 = 4.0
-"""Bytes of a trainable parameter, and of its gradient."""
+
 ANSWER_ROWS = 3
 """Positions of an example whose logits a step computes: an answer of one token, the end of its turn, and the one before them."""
-FILLS = 0.9
-"""Share of a device's memory that a step may plan with: the rest is the driver's, the allocator's gaps, and what we do not count."""
 
 
 @dataclass(frozen=True)
@@ -87,96 +83,6 @@ class Plan:
     def inference_bytes(self) -> float:
         """Everything that writing one answer keeps there."""
         return self.weight_bytes + self.adapter_bytes + self.cache_bytes
-
-
-def on_meta(x: Experiment, attention: str = "eager") -> model.Vlm:
-    """The model of an experiment without its weights, with what `vision_tokens` and `conditioning` add; no adapter yet.
-
-    attention: Transformers' implementation; none keeps more than eager.
-    """
-    import torch
-
-    family = model.family(x.model.family)
-    config = config_of(x.model)
-    family.require(f"vision_tokens={x.vision_tokens.name}")
-    with torch.device("meta"):
-        config = labels.relabelled(config, x.model.labels)
-        bare = family.model_class(config)._from_config(config, attn_implementation=attention, dtype=getattr(torch, x.model.dtype.value))
-        bare.requires_grad_(False)
-        family.architecture.repair(bare)
-        if x.model.untied_head:
-            untie(bare, family.architecture.head(bare))
-        vlm = model.Vlm(bare, None, family)  # no processor is needed to count
-        if x.vision_tokens.name == "resampler":
-            vision_tokens.install(vlm, x.vision_tokens)
-        conditioning.install(vlm, x.conditioning)
-    return vlm
-
-
-def config_of(dial: ModelDial) -> PretrainedConfig:
-    """A checkpoint's config; where a hub is out of reach, what `published.json` says of its sizes. Raises `ConfigError` without either."""
-    from transformers import AutoConfig
-
-    if dial.llm_from is not None:
-        return draft(dial).config
-    if dial.path is None:
-        raise ConfigError(f"model.path=null: give your checkpoint's folder; conf/model/{dial.name}.yaml says of what kind.")
-    try:
-        return AutoConfig.from_pretrained(model.locate(dial.path), revision=dial.revision)
-    except OSError as error:
-        published = json.loads(PUBLISHED.read_text(encoding="utf-8"))
-        if dial.path in published:
-            return AutoConfig.for_model(**published[dial.path])
-        first = str(error).strip().split("\n")[0]
-        raise ConfigError(f"model.path={dial.path}: its config.json cannot be read ({first}).") from None
-
-
-def processor_of(dial: ModelDial) -> tuple[ProcessorMixin, PretrainedConfig] | None:
-    """The checkpoint's processor and config, if they lie on this machine."""
-    from transformers import AutoConfig
-
-    if dial.llm_from is not None:
-        assembled = draft(dial)
-        return assembled.processor, assembled.config
-    if dial.path is None:
-        return None
-    options = {"revision": dial.revision, "local_files_only": True}
-    where = model.locate(dial.path)
-    try:
-        config = AutoConfig.from_pretrained(where, **options)
-        return model.family(dial.family).architecture.processor(where, config, options), config
-    except OSError:
-        return None
-
-
-def encoder_of(x: Experiment) -> Encoder | None:
-    """The encoder of an experiment without the weights, if the checkpoint's processor lies on this machine."""
-    known = processor_of(x.model)
-    if known is None:
-        return None
-    vlm = on_meta(x)
-    vlm.processor = known[0]
-    if x.vision_tokens.name != "resampler":  # which is there already
-        vision_tokens.install(vlm, x.vision_tokens)
-    return Encoder(vlm, x.prompt, x.seed)
-
-
-def seen_tokens(dial: ModelDial, sample: Sample) -> int | None:
-    """Tokens of the largest image of a sample, if the checkpoint's processor lies on this machine."""
-    known = processor_of(dial)
-    if known is None:
-        return None
-    architecture = model.family(dial.family).architecture
-    grids = [grid_of(architecture, *known, image) for image in sample.images]
-    return max((math.prod(architecture.merged(known[1], grid)) + architecture.beside_grid for grid in grids), default=None)
-
-
-def grid_of(architecture: Architecture, processor: Any, config: Any, image: Medium) -> Grid:
-    """The patch grid of a picture or a clip."""
-    if isinstance(image, Picture):
-        return architecture.grid(processor, config, size_of(image))
-    assert architecture.clips is not None
-    return architecture.clips.sampled(processor, image).grid
 
 
 @dataclass(frozen=True)
@@ -255,65 +161,3 @@ def passes_of(x: Experiment, ledger: list[lora.LedgerRow], recomputing: bool) ->
     passes |= dict.fromkeys(("vision", "projector"), passes["llm"] if trained_tower else 0 if x.trainer.feature_cache and not augments(x) else 1)
     whole = {"head": {"llm", "head"}} | {part: {part} for part in ("vision", "projector", "llm")}
     return {**passes, **{part: passes[part] + 1 for part, names in whole.items() if names & set(x.lora.full)}}
-
-
-def trainable_bytes(optim: Optim) -> float:
-    """Bytes of a number that trains: itself, its gradient, and the optimizer's state."""
-    return 2 * FLOAT32 + state_bytes(optim)
-
-
-def state_bytes(optim: Optim) -> float:
-    """Bytes of an optimizer's state for each number that trains, small tensors of 8-bit ones left out."""
-    momentum = optim.optimizer_kwargs.get("momentum")
-    match optim.optimizer:
-        case "SGD":
-            return 4.0 if momentum else 0.0
-        case "AdamW8bit" | "PagedAdamW8bit":
-            return 2.0 * (1.0 + 4.0 / 256)  # a float32 scale for 256 numbers
-        case "Adagrad":
-            return 4.0
-        case "RMSprop":
-            return 4.0 + (4.0 if momentum else 0.0) + (4.0 if optim.optimizer_kwargs.get("centered") else 0.0)
-        case "Adafactor":
-            return 0.0  # rows and columns of a matrix
-        case _:
-            return 12.0 if optim.optimizer_kwargs.get("amsgrad") else 8.0
-
-
-def cache_bytes(config: PretrainedConfig, length: int, size: int) -> float:
-    """Bytes of keys and values of so many positions, numbers of so many bytes."""
-    text = config.get_text_config(decoder=True)
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    return 2.0 * text.num_hidden_layers * heads * width * length * size
-
-
-def saved_bytes(dial: ModelDial, vlm: model.Vlm) -> float:
-    """Bytes that quantisation takes from the weights of a model without adapters: it is the language model's blocks that are quantised."""
-    size = precision.bytes_a_weight(dial)
-    if size is None:
-        return 0.0
-    block = re.compile(vlm.family.parts["llm"].block + r"\.")
-    weights = sum(math.prod(lora.features(each)) for name, each in vlm.bare.named_modules() if block.match(name) and lora.is_linear(each))
-    return weights * (BYTES[dial.dtype.value] - size)
-
-
-def norm_bytes(dial: ModelDial, vlm: model.Vlm) -> float:
-    """Bytes that `model.fp32_layernorms` adds."""
-    norms = [module for module in vlm.bare.modules() if dial.fp32_layernorms and precision.is_norm(module)]
-    return sum(parameter.numel() for norm in norms for parameter in norm.parameters()) * (FLOAT32 - BYTES[dial.dtype.value])
-
-
-def activation_bytes(section: TrainerSection, kept: Kept, recomputing: bool) -> float:
-    """Bytes that one forward on one device keeps for its backward. kept: of one example."""
-    return section.batch_size // section.devices * (kept.checkpointed if recomputing else kept.plain)
-
-
-def recomputes(section: TrainerSection, fixed: float, kept: Kept, memory: float) -> bool:
-    """Whether a training runs with gradient checkpointing: as asked, else where a step would not fit without.
-
-    fixed: bytes of weights and of all that belongs to adapters. memory: bytes of the device.
-    """
-    asked = section.gradient_checkpointing
-    return fixed + activation_bytes(section, kept, False) > FILLS * memory if asked is None else asked
-

@@ -18,7 +18,7 @@ from lab.data.question_only import question_only
 from lab.data.sets import boxes, conversations, questions
 from lab.data.splits import PARTS, Records
 from lab.errors import ConfigError, DataError, did_you_mean
-from lab.freezing import legal_keys
+from lab.freezing.schema import legal_keys
 from lab.host.progress import bars
 from lab.records import Sample
 

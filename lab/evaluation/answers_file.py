@@ -23,7 +23,7 @@ from typing import Any
 from lab.errors import DataError
 from lab.host.files import write_atomically
 from lab.records import Choice, Prediction, Said, Sample, Scored, Written
-from lab.training.datamodule import Examples
+from lab.training.examples import Examples
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from lab.model import Vlm
 from lab.model.answers import AnyReadout
 from lab.model.family import Family
 from lab.records import Choice, Regions, Text
-from lab.training.datamodule import Examples
+from lab.training.examples import Examples
 
 WAYS: dict[str, dict[str, Callable[..., list[Any]]]] = {
     Choice.kind: {"score": scoring.score, "generate": generation.generate},

@@ -19,7 +19,8 @@ from lab.model import Vlm
 from lab.model.answers import Readout
 from lab.model.batching import to_device
 from lab.records import Batch, Choice
-from lab.training.datamodule import Examples, eval_batches
+from lab.training.datamodule import eval_batches
+from lab.training.examples import Examples
 
 MAX_NEW_TOKENS = 3
 """An answer word, the end of the turn, and one to spare."""

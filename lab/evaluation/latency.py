@@ -30,8 +30,8 @@ from lab.evaluation import stages
 from lab.model import Vlm
 from lab.model.batching import to_device
 from lab.records import Batch
-from lab.training.datamodule import Examples
 from lab.training.devices import now
+from lab.training.examples import Examples
 
 if TYPE_CHECKING:
     from transformers.utils.generic import ModelOutput

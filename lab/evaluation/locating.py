@@ -19,7 +19,7 @@ from lab.model.answers import RegionsReadout
 from lab.model.batching import to_device
 from lab.model.encoding import Encoder, Example
 from lab.records import Batch, Located, Prediction, Regions, Sample
-from lab.training.datamodule import Examples
+from lab.training.examples import Examples
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

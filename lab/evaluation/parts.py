@@ -13,7 +13,7 @@ from lab.answers import predictions
 from lab.evaluation.answers_file import AnswersFile
 from lab.host.stopping import Stopped
 from lab.records import Prediction
-from lab.training.datamodule import Examples
+from lab.training.examples import Examples
 
 log = logging.getLogger(__name__)
 

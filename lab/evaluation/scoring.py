@@ -22,7 +22,8 @@ from lab.model import Vlm
 from lab.model.answers import Readout
 from lab.model.batching import ROWS, to_device
 from lab.records import Batch, Choice, Prediction, Said, Sample, Scored
-from lab.training.datamodule import Examples, eval_batches
+from lab.training.datamodule import eval_batches
+from lab.training.examples import Examples
 from lab.training.fast.fused_step import instead
 
 CPU_PART = 8

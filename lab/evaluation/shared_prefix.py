@@ -19,7 +19,7 @@ from lab.model import Vlm
 from lab.model.batching import to_device
 from lab.model.encoding import Example, TokenizedPrompt
 from lab.records import Batch
-from lab.training.datamodule import Examples
+from lab.training.examples import Examples
 
 
 def grouped(examples: Examples) -> list[list[int]]:

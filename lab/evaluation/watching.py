@@ -13,7 +13,7 @@ from lab.errors import DataError
 from lab.evaluation import locating
 from lab.model.answers import RegionsReadout
 from lab.records import Regions
-from lab.training.datamodule import Examples
+from lab.training.examples import Examples
 from lab.training.learner import Learner
 from lab.training.objective import RegionsObjective
 

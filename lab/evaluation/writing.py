@@ -24,7 +24,7 @@ from lab.model.answers import TextReadout
 from lab.model.batching import IGNORED, pack, to_device
 from lab.model.encoding import Encoder, Example
 from lab.records import Batch, Prediction, Said, Sample, Written
-from lab.training.datamodule import Examples
+from lab.training.examples import Examples
 from lab.training.fast.fused_step import instead
 from lab.training.objective import of_labels
 

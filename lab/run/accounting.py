@@ -11,7 +11,7 @@ from lab.model import Vlm
 from lab.records import ExampleSize
 from lab.run.assembly import assemble
 from lab.run.sharing import Prepared
-from lab.training.datamodule import Examples
+from lab.training.examples import Examples
 
 LOOKED_AT, COUNTED = 16, 4
 """Examples that are looked at where no feature is cached, so that images must be decoded to know their size; of these, how many first

@@ -37,7 +37,7 @@ from lab.store import curve_files, runs
 from lab.store.runs import Run
 from lab.training import checkpoints, loop, ordering
 from lab.training.capacity import Choice
-from lab.training.datamodule import Examples
+from lab.training.examples import Examples
 from lab.training.resuming import Paused
 
 log = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ from lab.host.progress import Report
 from lab.model import Vlm
 from lab.records import Prediction, Written
 from lab.statistics.marking import RULES
-from lab.training.datamodule import Examples
+from lab.training.examples import Examples
 
 
 class Running:

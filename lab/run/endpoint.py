@@ -20,7 +20,7 @@ from lab.answers.agreement import texts
 from lab.answers.predictions import PredictionTable
 from lab.artifacts import contract
 from lab.config import Experiment
-from lab.costs.planning import encoder_of
+from lab.costs.without_weights import encoder_of
 from lab.data.images import decode
 from lab.errors import ConfigError, ContractError, DataError
 from lab.evaluation.equivalence import TOLERANCE, Check

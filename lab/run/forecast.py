@@ -12,7 +12,7 @@ import numpy as np
 
 from lab import model
 from lab.config import DType, Experiment, trains
-from lab.costs import machines, planning
+from lab.costs import machines, planning, without_weights
 from lab.costs.estimate import Estimate, Sizes, estimate
 from lab.costs.machines import HERE, Machine
 from lab.costs.planning import ALONE, Plan, Trees
@@ -219,7 +219,7 @@ class Words:
 
 def words_of(x: Experiment, splits: Splits | None) -> Words:
     """How long questions and answers are, as the checkpoint's processor makes tokens of them; a guess where data or processor are not here."""
-    encoder = None if splits is None else planning.encoder_of(x)
+    encoder = None if splits is None else without_weights.encoder_of(x)
     if splits is None or encoder is None:
         kind = Choice.kind if splits is None else splits.kind
         return Words(TEXT_TOKENS, OWN_TOKENS, UNKNOWN_ANSWER.get(kind) or float(x.evaluation.most_tokens(kind)))

@@ -22,7 +22,7 @@ from lab.run.assembly import trained
 from lab.run.sharing import Prepared, encoding_key
 from lab.store import runs
 from lab.store.runs import Run
-from lab.training.datamodule import Examples
+from lab.training.examples import Examples
 
 if TYPE_CHECKING:
     import torch

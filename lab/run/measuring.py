@@ -31,7 +31,8 @@ from lab.statistics import rules, summary
 from lab.statistics.metrics import KINDS
 from lab.store import runs
 from lab.store.runs import Run
-from lab.training.datamodule import Examples, eval_batches
+from lab.training.datamodule import eval_batches
+from lab.training.examples import Examples
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from lab.run import benchmarks
 from lab.run.assembly import check_clips
 from lab.statistics import rules, summary
 from lab.store import runs
-from lab.training.datamodule import Examples
+from lab.training.examples import Examples
 from lab.training.screening import screen
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from lab.run.assembly import assemble
 from lab.run.sharing import Prepared
 from lab.training import loop
 from lab.training.capacity import Choice
-from lab.training.datamodule import Examples
+from lab.training.examples import Examples
 
 FACT = "planned"
 

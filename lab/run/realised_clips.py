@@ -10,7 +10,7 @@ from lab.model.clips import clips_of
 from lab.model.encoding import Encoder
 from lab.records import Clip
 from lab.store import clip_files
-from lab.training.datamodule import Examples
+from lab.training.examples import Examples
 
 
 def keep(encoded: Mapping[str, Examples], run_dir: Path) -> dict[str, Any]:

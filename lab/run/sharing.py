@@ -20,7 +20,7 @@ from lab.run import start
 from lab.run.assembly import assemble, check_clips, load_base, rehearse, sized
 from lab.run.other_data import Other, of_also, of_parts
 from lab.training import devices, eviction
-from lab.training.datamodule import Examples
+from lab.training.examples import Examples
 from lab.training.features import FeatureStore
 from lab.training.screening import screen
 

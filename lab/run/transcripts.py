@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from lab.config import Experiment
-from lab.costs.planning import encoder_of
+from lab.costs.without_weights import encoder_of
 from lab.data import video
 from lab.data.faults import BadRecord
 from lab.data.images import decode
@@ -25,7 +25,7 @@ from lab.records import Clip, Medium, Sample
 from lab.report.document import Block, Heading, Mono, Paragraph, Stretch, Transcript
 from lab.report.gallery import MOST_FRAMES, thumbnail
 from lab.report.webpage import to_html
-from lab.training.datamodule import Examples
+from lab.training.examples import Examples
 
 NUMBER = 3
 """Samples on the page of a run's folder."""

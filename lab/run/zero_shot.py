@@ -28,7 +28,7 @@ from lab.run.other_data import OTHERS, Other, section_of
 from lab.statistics import summary
 from lab.statistics.metrics import KINDS
 from lab.store import runs
-from lab.training.datamodule import Examples
+from lab.training.examples import Examples
 
 log = logging.getLogger(__name__)
 

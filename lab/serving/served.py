@@ -31,7 +31,7 @@ from lab.records import Choice, Picture, Sample
 from lab.run.assembly import assemble
 from lab.run.measuring import require_effect
 from lab.run.rebuilt import Rebuilt, rebuild
-from lab.training.datamodule import Examples
+from lab.training.examples import Examples
 from lab.training.fast.fused_step import Forward, instead
 
 log = logging.getLogger(__name__)

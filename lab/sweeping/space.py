@@ -13,7 +13,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from lab.config import DIALS, TRAINED, Experiment, role
 from lab.errors import ConfigError
-from lab.freezing import legal_keys
+from lab.freezing.schema import legal_keys
 
 LOG = "log"
 """The one tag with a meaning: an interval is sampled by its logarithm."""

@@ -18,11 +18,11 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from lab import lora
 from lab.config import Experiment, LoraDial, Optim, TrainerSection
-from lab.costs import planning
+from lab.costs import device_memory
 from lab.costs.counting import CostModel
 from lab.costs.shares import gathered_bytes
 from lab.model import Vlm
-from lab.training.datamodule import Examples
+from lab.training.examples import Examples
 
 PROC, CGROUP = Path("/proc"), Path("/sys/fs/cgroup")
 
@@ -63,11 +63,11 @@ def choose(section: TrainerSection, optim: Optim, vlm: Vlm, train: Examples, dia
     kept = CostModel(vlm, dial).cost(train.longest).kept
     weights = sum(parameter.nbytes for parameter in vlm.bare.parameters() if not parameter.requires_grad)
     weights += sum(own.base.nbytes for own in vlm.full.values())  # which is kept for the next arm
-    plain, checkpointed = (planning.activation_bytes(section, kept, on) for on in (False, True))
-    fixed = (weights + planning.trainable_bytes(optim) * trainable) / section.shares
+    plain, checkpointed = (device_memory.activation_bytes(section, kept, on) for on in (False, True))
+    fixed = (weights + device_memory.trainable_bytes(optim) * trainable) / section.shares
     fixed += gathered_bytes(vlm, dial) if section.sharded else 0.0
     there = total(vlm.device, section.devices)
-    on, asked = planning.recomputes(section, fixed, kept, there), section.gradient_checkpointing is not None
+    on, asked = device_memory.recomputes(section, fixed, kept, there), section.gradient_checkpointing is not None
     return Choice(on, asked, fixed, plain, checkpointed, there)
 
 

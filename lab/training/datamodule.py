@@ -1,269 +1,32 @@
-"""Examples in batches: the datasets behind an arm, and the LightningDataModule that serves them.
-
-An `Examples` is built once per base and prompt, and shared by every arm that trains on it: prompts are tokenised once,
-features of the frozen tower come from the store.
-"""
+"""Examples in batches: the LightningDataModule that serves an arm, and the batches that scoring reads."""
 
 from __future__ import annotations
 
-import collections
-import hashlib
 import itertools
-import json
-import logging
-import math
-from array import array
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
-import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from lab import data
-from lab.config import Augment, DataDial, TrainerSection
-from lab.data.faults import BadRecord
-from lab.host.progress import Report, silent
-from lab.model import Vlm
+from lab.config import Augment, TrainerSection
 from lab.model.batching import pack
-from lab.model.encoding import Encoder, Example, TokenizedPrompt
+from lab.model.encoding import Example
 from lab.model.trees import lay_out
-from lab.model.turns import answers_in
-from lab.records import Batch, ExampleSize, Medium, Rows, Sample, Source, Split
+from lab.records import Batch, Rows
 from lab.training import devices
-from lab.training.features import FeatureStore
-from lab.training.ordering import Blocks, SeededOrder, places
-from lab.training.shards import Names, image_key
+from lab.training.examples import Examples
+from lab.training.ordering import Blocks, SeededOrder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from lab.training.augmentation import Views
 
-log = logging.getLogger(__name__)
 
 MOST_TRAIN = 256
 """Examples of train that are scored beside minival, at most."""
-LOOKED_AT = 16
-"""Examples whose length is looked at, to know what memory a batch takes."""
-FIRST_LOOK = 1000
-"""Examples that are looked at, evenly over a split that is too large to look at all of them before training (`lab.records.Split`)."""
-
-
-class Texts:
-    """Tokenised prompts, packed: 4 bytes a token, however many there are."""
-
-    def __init__(self, texts: Iterable[TokenizedPrompt]) -> None:
-        ids, orders, learned, steps = array("i"), array("i"), array("i"), array("d")
-        ends, order_ends, learned_ends, step_ends = array("q", [0]), array("q", [0]), array("q", [0]), array("q", [0])
-        for text in texts:
-            for part in (text.prompt_ids.tolist(), text.answer_ids.tolist(), text.second_ids):
-                ids.extend(part)
-                ends.append(len(ids))
-            orders.extend(text.image_order)
-            order_ends.append(len(orders))
-            learned.extend(itertools.chain.from_iterable(text.learned))
-            learned_ends.append(len(learned))
-            steps.extend(text.steps)
-            step_ends.append(len(steps))
-        self.ids, self.ends = np.array(ids), np.array(ends)
-        self.orders, self.order_ends = np.array(orders), np.array(order_ends)
-        self.learned, self.learned_ends = np.array(learned).reshape(-1, 2), np.array(learned_ends) // 2
-        self.steps, self.step_ends = np.array(steps), np.array(step_ends)
-
-    def __getitem__(self, index: int) -> TokenizedPrompt:
-        start, middle, end, last_end = self.ends[3 * index : 3 * index + 4]
-        first, last = self.order_ends[index : index + 2]
-        prompt, answer = self.ids[start:middle].astype(np.int64), self.ids[middle:end].astype(np.int64)
-        learned = tuple(map(tuple, self.learned[slice(*self.learned_ends[index : index + 2])].tolist()))
-        steps = tuple(self.steps[slice(*self.step_ends[index : index + 2])].tolist())
-        return TokenizedPrompt(prompt, answer, tuple(self.orders[first:last].tolist()), self.ids[end:last_end].tolist(), learned, steps)
-
-
-@dataclass(frozen=True)
-class Shown:
-    """What a split's images are to the language model. digest: of all of them in order, their features and reduced tokens.
-
-    most: tokens of the largest image before reduction. untouched: no image is made fewer tokens.
-    """
-
-    digest: str
-    most: int
-    untouched: bool
-
-
-class Examples(Dataset[Example]):
-    """A split, encoded on demand. With a store that has been filled, images cost nothing but a read. sources: as of `Splits`.
-
-    max_length: most tokens of a conversation, which loses its last turns until it fits; None: none is shortened. cut: answers so lost, by
-    place, of the samples that `unfit` has looked at.
-    """
-
-    def __init__(self, split: Split, encoder: Encoder, sources: tuple[Source, ...] = (), max_length: int | None = None) -> None:
-        self.split = split
-        self.sources = sources
-        self.encoder = encoder
-        self.max_length = max_length
-        self.cut: dict[int, int] = {}
-        self.store: FeatureStore | None = None
-        self.keys = np.empty((0, 32), dtype=np.uint8)
-        self.key_ends = np.zeros(1, dtype=np.int64)
-        self.texts: Texts | None = None
-        self.many = bool(getattr(split, "digest", ""))
-
-    def __len__(self) -> int:
-        return len(self.split)
-
-    @property
-    def alike(self) -> int:
-        """The number of first samples that are answered in one kind."""
-        return len(self)
-
-    @property
-    def epoch_length(self) -> int:
-        """Samples of one epoch of training."""
-        return sum(places(self.sources)) if self.sources else len(self)
-
-    @property
-    def first_look(self) -> Sequence[int]:
-        """The places that are looked at before training: all, or `FIRST_LOOK` of many."""
-        return np.linspace(0, len(self) - 1, FIRST_LOOK).astype(int).tolist() if self.many else range(len(self))
-
-    def sample(self, index: int, read: bool = False) -> Sample:
-        """A sample as it is learned from. read: with its images, else as many without their bytes."""
-        sample = self.split[index] if read else self.split.index(index)
-        return sample if self.max_length is None else self.encoder.shortened(sample, self.max_length)
-
-    def unfit(self, learned: bool = False, max_length: int | None = None, every: bool = False) -> dict[int, BadRecord]:
-        """What the encoder refuses of the split, by place. Prompts are tokenised on the way, and kept if there is nothing and they are not many.
-
-        learned: the split is learned from. max_length: most tokens of a prompt with its answer. every: all of many are looked at too.
-        """
-        refused: dict[int, BadRecord] = {}
-
-        def fitting() -> Iterator[TokenizedPrompt]:
-            for i in range(len(self)) if every else self.first_look:
-                whole = sample = self.split[i]
-                try:
-                    grids = [self.encoder.check(picture) for picture in whole.images]
-                    if self.max_length is not None:
-                        sample = self.encoder.shortened(whole, self.max_length)
-                        if lost := answers_in(whole) - answers_in(sample):
-                            self.cut[i] = lost
-                    if learned:
-                        self.encoder.check_learnable(sample)
-                    text = self.encoder.text(sample)
-                    if max_length is not None:
-                        self.encoder.check_length(sample.sample_id, text, [grids[place] for place in text.image_order], max_length)
-                    yield text
-                except BadRecord as fault:
-                    refused[i] = fault
-
-        texts = Texts(fitting() if not every else ())
-        collections.deque(fitting() if every else (), maxlen=0)
-        self.texts = None if refused or self.many else texts
-        return refused
-
-    def prepare(self, store: FeatureStore | None, vlm: Vlm, report: Report = silent) -> int:
-        """Tokenise every prompt and, with a store, compute what features it lacks; return how many images that were. Of many: nothing."""
-        computed = 0
-        if self.many:
-            log.info("%d samples are more than are prepared before training: prompts and features are made as each is learned from", len(self))
-            return computed
-        if store is not None:
-            keys, ends = bytearray(), array("q", [0])
-            for i in range(len(self)):
-                keys += b"".join(image_key(picture, self.encoder.clip_settings) for picture in self.split[i].images)
-                ends.append(len(keys) // 32)
-            self.keys, self.key_ends = np.frombuffer(keys, np.uint8).reshape(-1, 32), np.array(ends)
-            names = Names(self.keys)
-
-            def read(key: bytes) -> Medium:
-                position = names.find(key)
-                assert position is not None
-                sample = int(self.key_ends.searchsorted(position, side="right")) - 1
-                return self.split[sample].images[position - int(self.key_ends[sample])]
-
-            computed = store.fill(names, read, vlm, self.encoder, report)
-            self.store = store
-        if self.texts is None:
-            self.texts = Texts(self.encoder.text(self.sample(i)) for i in range(len(self)))
-        return computed
-
-    @cached_property
-    def longest(self) -> ExampleSize:
-        """The size of the longest of the first `LOOKED_AT` examples, with its answer. Arms that share examples look once."""
-        found = [self.encoder.size(self[i], answered=True) for i in range(min(LOOKED_AT, len(self)))]
-        return max(found, key=lambda shape: (shape.length, shape.grids))
-
-    @cached_property
-    def asked(self) -> str:
-        """Digest of the samples and of their prompts as tokenised: ids, answers, order of images. Of many, the prompts of `first_look`."""
-        texts = self.texts or Texts(self.text(i) for i in self.first_look)
-        digest = hashlib.sha256(data.fingerprint(self.split).encode())
-        learned = (texts.learned, texts.learned_ends) if len(texts.learned) else ()
-        for values in (texts.steps, texts.ids, texts.ends, texts.orders, texts.order_ends, *learned):
-            digest.update(np.ascontiguousarray(values).tobytes())
-        return digest.hexdigest()
-
-    @cached_property
-    def shown(self) -> Shown | None:
-        """What becomes of the images, known without reading them anew; None where no features are kept."""
-        if self.store is None:
-            return None
-        digest, most, untouched = hashlib.sha256(), 0, True
-        known: dict[bytes, bytes] = {}
-        for start, end in itertools.pairwise(self.key_ends.tolist()):
-            for key in (row.tobytes() for row in self.keys[start:end]):
-                if key not in known:
-                    crc, grid = self.store.sum_of(key)
-                    cells = math.prod(self.encoder.merged(grid))
-                    how = self.encoder.reduces(grid)
-                    most, untouched = max(most, cells), untouched and how is None
-                    known[key] = json.dumps([crc, grid, how, self.encoder.tokens(grid)]).encode()
-                digest.update(known[key])
-            digest.update(b";")
-        return Shown(digest.hexdigest(), most, untouched)
-
-    def image_keys(self, index: int) -> tuple[bytes, ...]:
-        """`image_key` of each image of a sample."""
-        if self.store is None:
-            return tuple(image_key(picture, self.encoder.clip_settings) for picture in self.split[index].images)
-        return tuple(key.tobytes() for key in self.keys[self.key_ends[index] : self.key_ends[index + 1]])
-
-    def pictured(self, index: int) -> tuple[bytes | Medium, ...]:
-        """What names the images of a sample: their contents, or of many, which are not read before training, where they lie."""
-        return self.split.index(index).images if self.many else self.image_keys(index)
-
-    @cached_property
-    def pictures(self) -> torch.Tensor:
-        """int64 [rows]: equal for samples that show the same images; one without any has a number of its own."""
-        known: dict[Any, int] = {}
-        return torch.tensor([known.setdefault(self.pictured(i) or i, len(known)) for i in range(len(self))], dtype=torch.int64)
-
-    def blocks(self, dial: DataDial) -> Blocks | None:
-        """What `data.order` shuffles; None: samples."""
-        return Blocks(self.pictures, dial.questions_per_image) if dial.order == "by_image" else None
-
-    def text(self, index: int) -> TokenizedPrompt:
-        """The tokenised prompt of a sample."""
-        return self.encoder.text(self.sample(index)) if self.texts is None else self.texts[index]
-
-    def targets(self, index: int) -> int:
-        """How many tokens are learned of a sample."""
-        return self.text(index).targets
-
-    def __getitem__(self, index: int) -> Example:
-        if self.store is None:
-            return self.encoder.example(self.sample(index, read=True))
-        text = self.text(index)
-        keys = self.image_keys(index)
-        shown = [self.store.get(keys[i]) for i in text.image_order]
-        grids = tuple(grid for _, grid in shown)
-        return Example(self.split.sample_ids[index], text, grids, features=tuple(feature for feature, _ in shown))
 
 
 def views_of(examples: Examples, augment: Augment, seed: int) -> Views:

@@ -29,7 +29,8 @@ from lab.training import capacity, checkpoints, devices, packed_rows, tree_rows
 from lab.training.allocation import keep_freed_memory
 from lab.training.callbacks import CurveLogger, Progress, RequireEightBits, StopOnNonFiniteLoss
 from lab.training.checkpoints import Checkpoint
-from lab.training.datamodule import DataModule, Examples
+from lab.training.datamodule import DataModule
+from lab.training.examples import Examples
 from lab.training.learner import Learner, worker
 from lab.training.loss_scaling import LossScaling
 from lab.training.optimization import EIGHT_BITS

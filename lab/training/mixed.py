@@ -14,7 +14,7 @@ from lab.host.progress import Report, silent
 from lab.model import Vlm
 from lab.model.encoding import Example, TokenizedPrompt
 from lab.records import ExampleSize, Medium, Part, Sample, Source
-from lab.training.datamodule import Examples, Shown
+from lab.training.examples import Examples, Shown
 from lab.training.features import FeatureStore
 from lab.training.ordering import places
 

@@ -20,7 +20,7 @@ from lab.errors import DataError
 from lab.model import clips
 from lab.model.encoding import Encoder
 from lab.records import Sample, Source, Split, Splits
-from lab.training.datamodule import Examples
+from lab.training.examples import Examples
 from lab.training.mixed import joined
 from lab.training.ordering import realised
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from lab.run import Prepared
 
 SLACK = 1.03
-"""Beyond the plan over `planning.FILLS`, which is what a plan promises: rounding of the allocator."""
+"""Beyond the plan over `device_memory.FILLS`, which is what a plan promises: rounding of the allocator."""
 
 
 def qwen2_vl_2b(scale: Scale, sheet: Sheet) -> None:
@@ -114,7 +114,7 @@ def measured(x: Experiment, prepared: Prepared, sheet: Sheet, name: str, number:
 
 def memory(sheet: Sheet, name: str, plan: Plan, peak: float | None) -> None:
     """Note a plan's bytes beside those that were allocated at most. peak: None where the device does not say."""
-    from lab.costs import planning
+    from lab.costs import device_memory
 
     sheet.add(f"{name}: memory, planned", plan.memory_bytes / 1e9, "GB", f"weights {plan.weight_bytes / 1e9:.3f}, "
               f"adapters {plan.adapter_bytes / 1e9:.3f}, activations {plan.activation_bytes / 1e9:.3f}")  # fmt: skip
@@ -123,7 +123,7 @@ def memory(sheet: Sheet, name: str, plan: Plan, peak: float | None) -> None:
         return
     sheet.add(f"{name}: memory, measured", peak / 1e9, "GB", "most that was allocated during training")
     sheet.add(f"{name}: measured over planned", peak / plan.memory_bytes, "")
-    most = SLACK * plan.memory_bytes / planning.FILLS
+    most = SLACK * plan.memory_bytes / device_memory.FILLS
     sheet.check(f"{name}: what is planned to fit fits", peak <= most, f"{peak / 1e9:.2f} of at most {most / 1e9:.2f} GB")
 
 

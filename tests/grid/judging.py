@@ -22,7 +22,8 @@ from lab.records import Prediction
 from lab.statistics.metrics import KINDS
 from lab.store import runs
 from lab.store.runs import Run
-from lab.training.datamodule import Examples, eval_batches
+from lab.training.datamodule import eval_batches
+from lab.training.examples import Examples
 
 NOISE = {"float32": 1e-3, "bfloat16": 0.25, "float16": 0.25}
 """Largest legal difference of a log-probability between features from the store and from pixels, batches of other sizes included."""

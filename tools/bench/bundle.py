@@ -24,7 +24,7 @@ from lab.errors import ConfigError
 from lab.records import Picture
 from lab.run.assembly import attached
 from lab.training import loop
-from lab.training.datamodule import Examples
+from lab.training.examples import Examples
 from lab.training.ordering import SeededOrder
 
 if TYPE_CHECKING:

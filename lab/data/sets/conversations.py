@@ -26,7 +26,7 @@ from lab.data.conversation_file.rows import Manifests, ManyRows, why_bad
 from lab.data.faults import BadRecord, raise_or_skip
 from lab.data.splits import finish, reject_unused_fields
 from lab.errors import ConfigError, DataError, did_you_mean
-from lab.freezing import sources_hash, sources_of
+from lab.freezing.files import sources_hash, sources_of
 from lab.host.memory import give_back
 from lab.host.progress import Report, bars
 from lab.records import Sample, Source, Splits, Text
