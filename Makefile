@@ -32,7 +32,7 @@ study:  ## the study of questions about products on small checkpoints: curation,
 	$(PYTHON) -m pip install $(INSTALL_FLAGS) -e '.[test,encoder]'
 	$(PYTHON) -m tools.study
 
-grid:  ## every pair of options, run and verified: about 130 rows, a bar and a table
+grid:  ## every pair of options, run and verified: about 220 rows, a bar and a table
 	$(PYTHON) -m pip install $(INSTALL_FLAGS) -e '.[test,quantised]'
 	PYTHONPATH=tests $(PYTHON) -m grid
 

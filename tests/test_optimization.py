@@ -19,7 +19,7 @@ from lab.costs import device_memory
 from lab.errors import ConfigError, ModelError, TrainingError
 from lab.evaluation import generation, scoring
 from lab.store import runs
-from lab.training import checkpoints, loop, optimization, resuming
+from lab.training import checkpoints, loop, loss_scaling, optimization, resuming
 from lab.training.loss_scaling import LossScaling
 
 pytestmark = pytest.mark.usefixtures("nominal_costs")
@@ -176,8 +176,7 @@ def test_a_step_that_overflows_is_left_out_and_counted() -> None:
 
 
 def test_steps_that_are_all_left_out_train_nothing_and_are_no_best(small, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = torch.amp.GradScaler
-    monkeypatch.setattr(torch.amp, "GradScaler", lambda device: plain(device, init_scale=2.0**60))
+    monkeypatch.setattr(loss_scaling, "START", 2.0**60)
     x = small("model.dtype=float16", "trainer.max_steps=2", "trainer.val_every=1", "trainer.restore_best=true")
     with pytest.raises(TrainingError, match="all 2 optimizer steps were left out, because their gradients overflowed float16"):
         running.run_alone(x, "test", 0.0)
