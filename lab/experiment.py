@@ -95,14 +95,14 @@ class Experiment:
 
     def evaluate(self, *overrides: str, split: str = "dev") -> pd.DataFrame:
         """The metrics of a split with their 95 % intervals; overrides: other data or ways to evaluate, as of `lab.evaluate`."""
-        from lab import evaluate
+        from lab import evaluate, finished
         from lab.answers import predictions
         from lab.store import runs
 
         run = self.run()
         path = runs.own_predictions(run, self.folder, split)
         if overrides or not path.exists():
-            path, _ = evaluate.evaluate(run, evaluate.changed(run, overrides), self.runs_dir, split, overrides, report=self.progress)
+            path, _ = evaluate.evaluate(run, finished.changed(run, overrides), self.runs_dir, split, overrides, report=self.progress)
         return with_intervals(predictions.read(path), self.config.evaluation.bootstrap)
 
     def predict(
@@ -114,7 +114,7 @@ class Experiment:
         to: a folder for what `python -m lab.predict` writes, gallery.html among it; one with files only with `overwrite`.
         """
         from lab import predict
-        from lab.evaluate import changed
+        from lab.finished import changed
 
         places = [pictures] if isinstance(pictures, str | PathLike) else pictures
         if to is not None:

@@ -49,7 +49,7 @@ def export_run(runs_dir: Path, name: str, to: Path, merge: bool = False, step: i
     anything, `ContractError` where the folder would not be used as trained, or answers otherwise.
     """
     from lab.artifacts import export
-    from lab.evaluate import find
+    from lab.finished import find
     from lab.freezing import from_dict
     from lab.host.progress import bars
     from lab.run import exporting

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from lab import paths, plugins
 from lab.cli import add_max_time, add_run, program, run_stoppable, set_up_logging, take_run
 from lab.errors import ConfigError, DataError
-from lab.evaluate import changed, find
+from lab.finished import changed, find
 from lab.host.files import write_atomically
 
 if TYPE_CHECKING:

@@ -136,12 +136,12 @@ def judge_of(words: Sequence[str], name: str) -> Callable[[DataDial, dict[str, s
 
 def find(runs_dir: Path, name: str) -> list[Run]:
     """The finished runs of a sweep of that id or name, or else the run of that identity or first digits. Raises `DataError`."""
-    from lab import evaluate
+    from lab import finished
     from lab.store import runs
 
     sweeps = [sweep for sweep in runs.all_sweeps(runs_dir) if name in (sweep.identity, sweep.name)]
     if not sweeps:
-        return [evaluate.find(runs_dir, name, weights=False)]
+        return [finished.find(runs_dir, name, weights=False)]
     arms = [runs.look(runs_dir, identity) for identity in dict.fromkeys(sweeps[-1].arms)]
     finished = [run for run in arms if run is not None and run.status == runs.FINISHED]
     if not finished:

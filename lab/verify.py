@@ -46,7 +46,7 @@ def verify_endpoint(given: argparse.Namespace) -> int:
 
     Raises `ConfigError` for a server that does not answer, `ContractError` where it has no such model.
     """
-    from lab.evaluate import find
+    from lab.finished import find
     from lab.freezing import from_dict
     from lab.store import runs
 
@@ -78,7 +78,7 @@ def verify(runs_dir: Path, name: str, folder: Path | None = None, own: Sequence[
 
     Raises `DataError` if there is no such finished run, `ContractError` if its files would not be used as they were trained.
     """
-    from lab.evaluate import find
+    from lab.finished import find
     from lab.store import runs
 
     plugins.load(own)

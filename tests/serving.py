@@ -22,7 +22,7 @@ from lab import predict
 from lab import run as running
 from lab.artifacts.adapter import PEFT_WEIGHTS
 from lab.config import Experiment
-from lab.evaluate import changed, find
+from lab.finished import changed, find
 from lab.host.progress import silent
 from lab.predict import Predicted
 

@@ -38,7 +38,7 @@ FLOW = (
     "tracking",
     "run",
     "sweeping",
-    "train curate evaluate score predict serving serve verify export plan bench sync commands completion doctor __main__",
+    "train curate finished evaluate score predict serving serve verify export plan bench sync commands completion doctor __main__",
     "experiment",
 )
 """Rooms of lab/ from left to right; a room imports from its own place and from the left."""

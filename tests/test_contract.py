@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from lab import evaluate, model
+from lab import evaluate, finished, model
 from lab.answers import predictions
 from lab.artifacts import contract
 from lab.config import Experiment
@@ -270,7 +270,7 @@ def test_bad_changes_are_one_sentence(
 
 def test_which_run(trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
     """The first digits are enough; what is unknown, unfinished or ambiguous is said."""
-    assert evaluate.find(trained.runs_dir, trained.run.identity[:4]).identity == trained.run.identity
+    assert finished.find(trained.runs_dir, trained.run.identity[:4]).identity == trained.run.identity
     assert evaluate.main(["--run", "nothing", "--runs-dir", str(trained.runs_dir)]) == 2
     assert "there is no such run" in capsys.readouterr().err
     other = Run("f" * 10, "x", trained.run.config, "x", status=runs.FAILED)
@@ -318,7 +318,7 @@ def test_long_texts_are_shown_where_they_begin_to_differ() -> None:
 
 def test_help_is_light() -> None:
     code = (
-        "import sys\nfrom lab import evaluate\n"
+        "import sys\nfrom lab import evaluate, finished\n"
         "try:\n    evaluate.main(['--help'])\nexcept SystemExit as end:\n    assert end.code == 0\n"
         "print([name for name in ('torch', 'transformers', 'peft', 'lightning', 'hydra') if name in sys.modules])"
     )

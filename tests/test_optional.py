@@ -11,7 +11,7 @@ import pytest
 from lab.config import Tracking
 from lab.data import tables
 from lab.errors import ConfigError
-from lab.run.arm import OPTIONAL, versions
+from lab.run.facts import OPTIONAL, versions
 from lab.tracking.mlflow_sync import MlflowSync
 
 

@@ -20,7 +20,7 @@ from lab import sync
 from lab.answers import predictions
 from lab.artifacts import contract
 from lab.errors import LabError
-from lab.evaluate import changed, find
+from lab.finished import changed, find
 from lab.model.answers import TextReadout
 from lab.report import measure
 from lab.report.select_runs import choose

@@ -23,7 +23,7 @@ from PIL import Image
 from serving import Server, World, body, make_world
 
 from lab import serve, verify
-from lab.evaluate import find
+from lab.finished import find
 from lab.freezing import from_dict
 from lab.run import endpoint
 from lab.serving import app, guard, served

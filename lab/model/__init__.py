@@ -1,4 +1,4 @@
-"""Checkpoints: loading them, and the one object that every dial acts on.
+"""Checkpoints: their families, where they lie, and loading them.
 
 `load` has one path for every checkpoint, whatever its size: Transformers' own `from_pretrained` on a folder or a
 hub id. Weights are read from safetensors only.
@@ -6,13 +6,12 @@ hub id. Weights are read from safetensors only.
 
 from __future__ import annotations
 
-import copy
 import importlib
 import importlib.util
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lab import services
 from lab.config import ModelDial, Quantisation, Tracking
@@ -23,118 +22,11 @@ from lab.model.family import Family
 from lab.model.identity import RANDOM, has_random_weights, identify
 from lab.model.recognition import recognise, require_head, require_one_origin, require_whole
 from lab.model.tying import untie
-from lab.model.visual import Conditioner, Reducer, at_places, reduce_images
-from lab.records import Batch
-
-if TYPE_CHECKING:
-    import torch
+from lab.model.vlm import Vlm
 
 SHIPPED = Path(__file__).parent
 FAMILIES = tuple(sorted(path.stem for path in (SHIPPED / "families").glob("[!_]*.py")))
 """Every module of `families/`: a new family is that file and its `conf/model/*.yaml`."""
-
-
-@dataclass
-class Vlm:
-    """A vision-language model whose parts have names.
-
-    model: Transformers' model, or PEFT's wrapper around it once adapters are attached; families differ in its attributes.
-    processor: the checkpoint's own (`Architecture.processor`); `vision_tokens` may have changed its pixel budget.
-    base: what the contract stores of the checkpoint: path, revision, dtype and the hashes that stand for it (`lab.model.identity`).
-    extras: modules that dials have added (a resampler, cross-attention); they train and are saved beside the adapter.
-    full: weights of the arm's own in place of the base's, by full name (`lab.lora.full.OwnWeight`).
-    starts: how adapters, and the base weights that their initialisation has changed, began (`lab.lora.settle`).
-    budget: most tokens of one image by the dial `vision_tokens`, or None.
-    reducer, conditioner: what `vision_tokens` and `conditioning` do with image tokens; None: nothing. Where they train,
-        they are modules of `extras`.
-    """
-
-    model: Any
-    processor: Any
-    family: Family
-    base: dict[str, Any] = field(default_factory=dict)
-    extras: dict[str, torch.nn.Module] = field(default_factory=dict)
-    full: dict[str, Any] = field(default_factory=dict)
-    starts: dict[str, Any] = field(default_factory=dict)
-    budget: int | None = None
-    reducer: Reducer | None = None
-    conditioner: Conditioner | None = None
-
-    @property
-    def bare(self) -> Any:
-        """Transformers' model without PEFT's wrapper (its linear layers may still be PEFT's)."""
-        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.bare.parameters()).device
-
-    @property
-    def spread(self) -> bool:
-        """Whether its layers lie on several devices (`model.device_map`); accelerate then brings to each what it computes with."""
-        return len(set(getattr(self.bare, "hf_device_map", {}).values())) > 1
-
-    @property
-    def hidden(self) -> int:
-        """Width of the language model."""
-        return self.bare.config.get_text_config().hidden_size
-
-    def share(self) -> Vlm:
-        """A second view on the same weights, with a processor and extra modules of its own, for another arm."""
-        memo = {id(self.model): self.model, id(self.family): self.family}
-        return copy.deepcopy(self, memo)
-
-    def encode_images(self, pixels: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        """Run the tower and the projector on `Media.pixels`: float [tokens, hidden] for each image.
-
-        Raises `ModelError` for a family whose images are more than that.
-        """
-        if not self.family.separable:
-            self.family.require("feature_cache")
-        return tuple(self.family.architecture.see(self, pixels)["pooler_output"])
-
-    def condition(self, batch: Batch) -> tuple[Batch, dict[str, Any]]:
-        """What the dials make of a batch's images: the batch with reduced tokens, and the conditioner's inputs.
-
-        The features of the tower are reduced here and nowhere else, so that one feature store serves all budgets.
-        """
-        media = batch.media
-        features = media.features if media.pixels is None else self.encode_images(media.pixels)
-        if features is None:
-            return batch, {}
-        tokens, places = reduce_images(features, media.grids, self.reducer)
-        made = batch.seen(tokens)
-        if self.conditioner is None:
-            return at_places(made, places), {}
-        inputs = self.conditioner.inputs(made, places)
-        if not self.conditioner.prefix:
-            return batch.seen(None), inputs
-        return at_places(made, places) if self.reducer is not None else made, inputs
-
-    def inputs(self, batch: Batch) -> dict[str, Any]:
-        """A batch as keyword arguments of the reader. Images come as features where the batch has them, else as pixels."""
-        added: dict[str, Any] = {}
-        if self.reducer is not None or self.conditioner is not None:
-            batch, added = self.condition(batch)
-        return self.family.architecture.inputs(self, batch) | added
-
-    @property
-    def reader(self) -> torch.nn.Module:
-        """The module that reads `inputs` and gives logits, adapters in it."""
-        return self.family.architecture.reader(self)
-
-    def logits(self, batch: Batch, rows: int | torch.Tensor) -> torch.Tensor:
-        """Logits of the last `rows` positions that the reader reads, or of the positions int64 [rows]: [B, rows, vocabulary].
-
-        The head is applied nowhere else.
-        """
-        return self.reader(**self.inputs(batch), use_cache=False, logits_to_keep=rows).logits
-
-    def predict(self, batch: Batch) -> torch.Tensor:
-        """Logits of each token of `target.labels`, [B, A, vocabulary]; without labels of the one that follows the prompt, A = 1."""
-        return self.family.architecture.predict(self, batch)
-
-
 ELSEWHERE = {
     "minigpt": "MiniGPT-4 is no class of Transformers, but a repository whose own code loads its parts. model=qwen2_5_vl_7b is of its size",
     "phi3": "Phi-3-vision is no class of Transformers: code of its own, for version 4, would have to run. model=qwen2_5_vl_3b is of its size",

@@ -5,8 +5,9 @@ folder. A run alone and an arm of a sweep go through the same two functions.
 """
 
 from lab.run.accounting import foresee
-from lab.run.arm import data_facts, fail, new_run, reusable, run_alone, run_arm, warm
+from lab.run.arm import fail, new_run, reusable, run_alone, run_arm, warm
 from lab.run.assembly import assemble, check, reload, trained
+from lab.run.facts import data_facts
 from lab.run.latency_rounds import interleaved_latency, lacks_latency
 from lab.run.measuring import PROBE, evaluate, require_effect, stored_probe, unasked, verify
 from lab.run.memory import max_concurrent_arms

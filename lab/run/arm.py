@@ -3,47 +3,39 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import importlib.metadata
-import itertools
 import logging
 import os
-import platform
 import socket
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-from lab import data, lora
+from lab import lora
 from lab.artifacts import adapter, contract
-from lab.config import DataDial, Experiment, IfFinished, IfUnfinished, also_asked, as_dict, identity, name_of_option, trains
+from lab.config import Experiment, IfFinished, IfUnfinished, as_dict, identity, trains
 from lab.errors import BusyError
 from lab.evaluation import equivalence
 from lab.evaluation.watching import watchers
 from lab.host.progress import Report, silent
 from lab.host.stopping import limited, stoppable
 from lab.model import RANDOM, Vlm
-from lab.run import judging, ranks, realised_clips, transcripts, zero_shot
+from lab.run import ranks, realised_clips, transcripts, zero_shot
 from lab.run.accounting import costs
-from lab.run.assembly import assemble, attached, check, sized, trained
+from lab.run.asking_more import ask_more
+from lab.run.assembly import assemble, attached, check, sized
+from lab.run.facts import data_facts, order_facts, put_below, versions
 from lab.run.measuring import ask_minival, evaluate, require_effect, unasked, verify, wanted_of
 from lab.run.memory import checkpointing_choice
 from lab.run.other_data import mixture_of
 from lab.run.planned import planned
 from lab.run.realised import realised
-from lab.run.sharing import SPLITS, Prepared, prepare, try_out
-from lab.statistics import summary
+from lab.run.sharing import Prepared, prepare, try_out
 from lab.store import curve_files, runs
 from lab.store.runs import Run
-from lab.training import checkpoints, loop, ordering
+from lab.training import checkpoints, loop
 from lab.training.capacity import Choice
-from lab.training.examples import Examples
 from lab.training.resuming import Paused
 
 log = logging.getLogger(__name__)
-
-OPTIONAL = ("datasets", "mlflow")
-"""Libraries that a run does without where its data are no tables and `tracking.enabled` is false."""
 
 
 def new_run(x: Experiment, command: str, sweep: str | None = None) -> Run:
@@ -101,47 +93,6 @@ def pause(
         ask_minival(x, vlm, examples, examples.encoder.readout, runs.rung_file(run_dir, step), report, step)
     run.status = runs.PAUSED
     runs.save(Path(x.tracking.runs_dir), run)
-
-
-def ask_more(x: Experiment, prepared: Prepared, run: Run, run_dir: Path, report: Report = silent) -> Run:
-    """Measure of a finished run what is asked beyond its record, and add it to that; no step is taken. The folder is held.
-
-    Raises `ContractError` if its adapter would not be used as it was trained.
-    """
-    todo = unasked(x, run)
-    encoded = prepared.encoded(x, report)
-    log.info("run %s is trained; asked of it now: %s", run.identity, ", ".join(sorted(todo)))
-    others = prepared.others(x, todo, report)
-    baselines = ({} if "dev" in todo else run.facts["data"].get("baselines", {})) | dict(prepared.splits_of(x).baselines)
-    beside = prepared.others(x, zero_shot.others_of(todo), report)
-    numbers, rows = zero_shot.measure(x, prepared.vlm, encoded["dev"], beside, todo, report)
-    run.metrics |= numbers
-    with trained(x, prepared.vlm, run_dir) as vlm:
-        reads = encoded["dev"].encoder.readout
-        described = contract.describe(x, vlm, encoded["dev"].encoder, reads)
-        contract.enforce(contract.load(run_dir), described, f"asking more of run {run.identity}")
-        if "post" in todo:
-            run.metrics = {name: value for name, value in run.metrics.items() if not summary.is_learned(name)}  # they were of another rule
-        numbers = evaluate(x, vlm, encoded, reads, run_dir, report, run.facts, todo=todo, others=others)
-        run.metrics = judging.without_outdated(run.metrics, numbers) | numbers
-    now = {name_of_option(option) for option in x.evaluation.also}
-    before = {name: digest for name, digest in run.facts.get("asked", {}).items() if name_of_option(name.partition("also ")[2]) not in now}
-    run.facts["asked"] = before | wanted_of(x)
-    facts = data_facts(x, prepared, encoded)
-    run.facts["data"] |= {key: facts[key] for key in ("counts", "samples", "notes")} | {"baselines": baselines}
-    put_below(run, rows)
-    run.config["evaluation"] = as_dict(also_asked(x, run.config))["evaluation"]
-    run.config["plugins"] = list(dict.fromkeys([*run.config.get("plugins", ()), *x.plugins]))
-    run.config["prompt"]["post"] = x.prompt.post
-    run.config["data"] |= {"num_dev": x.data.num_dev, "rule": x.data.rule}
-    runs.save(Path(x.tracking.runs_dir), run)
-    return run
-
-
-def put_below(run: Run, rows: dict[str, dict[str, float]]) -> None:
-    """Record rows of numbers that reports have below the arms: of the base, by the name of the data that were asked, "" of the run's own."""
-    for name, row in rows.items():
-        (run.facts["also"][name] if name else run.facts["data"])["baselines"] |= row
 
 
 def begin_or_resume(x: Experiment, run: Run, earlier: Run | None, run_dir: Path) -> None:
@@ -221,42 +172,6 @@ def train_and_measure(
         log.info("equivalence gate\n%s", equivalence.table(checks))
 
 
-def data_facts(x: Experiment, prepared: Prepared, encoded: dict[str, Examples]) -> dict[str, Any]:
-    """Counts, hashes of samples and of their order, notes and skipped records: what makes arms comparable."""
-    steps = loop.num_steps(x.trainer, encoded["train"].epoch_length) if trains(x) else 0
-    seen = steps * x.trainer.samples_per_step
-    splits = prepared.splits_of(x)
-    return {
-        "counts": {name: len(getattr(splits, name)) for name in SPLITS},
-        "samples": {name: data.fingerprint(getattr(splits, name)) for name in SPLITS},
-        "order": drawn(x, seen),
-        "sources": ordering.facts(splits.sources, x.seed, seen),
-        "baselines": dict(splits.baselines),
-        "notes": list(splits.notes),
-        **({"parts": [part.name for part in splits.parts]} if splits.parts else {}),
-        "skipped": len(splits.skipped),
-        "skipped_records": [[record.source, record.reason] for record in splits.skipped[:200]],
-    }
-
-
-def drawn(x: Experiment, seen: int) -> dict[str, Any]:
-    """What so many samples of an order are drawn by."""
-    blocks = {} if x.data.order == DataDial.order else {"questions_per_image": x.data.questions_per_image}
-    return {"seed": x.seed, "examples_seen": seen, "order": x.data.order, **blocks}
-
-
-def order_facts(x: Experiment, train: Examples, seen: int) -> dict[str, Any]:
-    """Of so many samples in the order of training which came in which step, as a hash of their ids, and how many of each source."""
-    blocks = train.blocks(x.data)
-    epochs = -(-seen // max(train.epoch_length, 1))
-    order = itertools.islice(ordering.SeededOrder(train.epoch_length, x.seed, epochs, sources=train.sources, blocks=blocks), seen)
-    digest = ordering.hash_by_step(order, train.split.sample_ids, x.trainer.samples_per_step)
-    return {
-        "order": {**drawn(x, seen), "hash": digest},
-        "sources": ordering.facts(train.sources, x.seed, seen, blocks),
-    }
-
-
 def warm(experiments: Iterable[Experiment], prepared: Prepared) -> None:
     """Do once what every arm would, so that arms forked from this process find it done."""
     with contextlib.suppress(ImportError):  # it is no need of ours
@@ -265,17 +180,6 @@ def warm(experiments: Iterable[Experiment], prepared: Prepared) -> None:
     for x in experiments:
         costs(x, prepared)
         planned(x, prepared, checkpointing_choice(x, prepared))
-
-
-@functools.cache
-def versions() -> dict[str, str]:
-    """The libraries, the interpreter and the machine behind a run. `OPTIONAL` ones are left out where they are not installed."""
-    names = (*contract.LIBRARIES, "lightning", "datasets", "hydra-core", "mlflow", "numpy")
-    found = {}
-    for name in names:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError) if name in OPTIONAL else contextlib.nullcontext():
-            found[name] = importlib.metadata.version(name)
-    return {**found, "python": platform.python_version(), "platform": platform.platform()}
 
 
 def run_alone(x: Experiment, command: str, started: float, report: Report = silent, run: Run | None = None) -> Run:

@@ -38,7 +38,8 @@ from lab.llm.request import Encoded, Request
 from lab.llm.store import Answer, State, Store
 from lab.records import Medium, Prediction, Replied, Sample, Splits, Text
 from lab.run import benchmarks
-from lab.run.arm import fail, new_run, versions
+from lab.run.arm import fail, new_run
+from lab.run.facts import versions
 from lab.statistics import summary
 from lab.store import runs
 from lab.store.runs import Run

@@ -19,8 +19,8 @@ from lab.config import as_dict
 from lab.data.question_file.unanswered import unknown
 from lab.data.splits import Records
 from lab.errors import ConfigError
-from lab.evaluate import changed, find
 from lab.evaluation import fast_inference
+from lab.finished import changed, find
 from lab.host.files import file_hash, text_hash, values_hash
 from lab.host.progress import Report
 from lab.model import Vlm
