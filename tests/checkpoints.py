@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from lab.config import Experiment
     from lab.model import Vlm
+    from lab.model.encoded import Example
     from lab.model.encoder_decoder import Pair
-    from lab.model.encoding import Example
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 FACTOR = {"qwen2_vl": 16, "qwen2_5_vl": 16, "qwen3_vl": 32}

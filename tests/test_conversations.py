@@ -19,7 +19,8 @@ from lab.data.images import decode
 from lab.data.splits import Records
 from lab.model import Vlm
 from lab.model.batching import IGNORED
-from lab.model.encoding import Encoder, Example
+from lab.model.encoded import Example
+from lab.model.encoding import Encoder
 from lab.model.turns import answers_in
 from lab.records import AnswerSpace, Batch, Sample, Splits, Text, Turn
 from lab.training import devices

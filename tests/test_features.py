@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lab import data, model, vision_tokens
-from lab.model.encoding import Encoder, TokenizedPrompt
+from lab.model.encoded import TokenizedPrompt
+from lab.model.encoding import Encoder
 from lab.records import Picture
 from lab.training import eviction, features
 from lab.training.examples import Texts

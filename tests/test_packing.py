@@ -18,7 +18,8 @@ from lab.data.splits import Records
 from lab.errors import ConfigError, ModelError
 from lab.model import Vlm
 from lab.model.batching import IGNORED, pack
-from lab.model.encoding import Encoder, Example
+from lab.model.encoded import Example
+from lab.model.encoding import Encoder
 from lab.model.interleaved import Interleaved
 from lab.records import Batch, Sample, Tokens
 from lab.run import assembly

@@ -21,7 +21,8 @@ from lab import run as running
 from lab.config import DType, Experiment, LoraDial, Optim
 from lab.errors import ConfigError, ModelError
 from lab.model import Vlm, trees
-from lab.model.encoding import Encoder, Example
+from lab.model.encoded import Example
+from lab.model.encoding import Encoder
 from lab.model.interleaved import Interleaved
 from lab.model.trees import lay_out, row_of, trees_of
 from lab.records import AnswerSpace, Batch, Picture, Rows, Sample, Text, Tokens

@@ -16,7 +16,8 @@ from lab.config import PruneRule
 from lab.errors import ConfigError, DataError
 from lab.evaluation import scoring
 from lab.model.answers import readout
-from lab.model.encoding import Encoder, Example
+from lab.model.encoded import Example
+from lab.model.encoding import Encoder
 from lab.model.visual import grid_places
 from lab.store import runs
 from lab.training.resuming import CheckpointCallback

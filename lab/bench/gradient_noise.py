@@ -15,7 +15,8 @@ import torch
 
 from lab.host.progress import Report, silent
 from lab.model.batching import to_device
-from lab.model.encoding import Encoder, Example
+from lab.model.encoded import Example
+from lab.model.encoding import Encoder
 from lab.training.learner import Learner
 
 RESAMPLES = 2000

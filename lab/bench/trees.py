@@ -31,7 +31,8 @@ from lab.evaluation.latency import now
 from lab.host.progress import Report, silent
 from lab.model import family
 from lab.model.batching import to_device
-from lab.model.encoding import Encoder, Example
+from lab.model.encoded import Example
+from lab.model.encoding import Encoder
 from lab.model.trees import lay_out, trees_of
 from lab.records import Batch, Rows
 from lab.run.assembly import attached

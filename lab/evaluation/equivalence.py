@@ -27,7 +27,8 @@ from lab.evaluation.probing import Asked, Probe, joined, of_logits, plain_probe,
 from lab.model import Vlm
 from lab.model.answers import AnyReadout, Readout
 from lab.model.batching import IGNORED, to_device
-from lab.model.encoding import Encoder, Example
+from lab.model.encoded import Example
+from lab.model.encoding import Encoder
 from lab.records import Sample
 
 TOLERANCE = {

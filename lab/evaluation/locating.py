@@ -17,7 +17,8 @@ from lab.host.progress import Report, silent
 from lab.model import Vlm
 from lab.model.answers import RegionsReadout
 from lab.model.batching import to_device
-from lab.model.encoding import Encoder, Example
+from lab.model.encoded import Example
+from lab.model.encoding import Encoder
 from lab.records import Batch, Located, Prediction, Regions, Sample
 from lab.training.examples import Examples
 

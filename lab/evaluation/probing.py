@@ -22,7 +22,8 @@ from lab.evaluation.scoring import answer_logits
 from lab.model import Vlm, family
 from lab.model.answers import Readout
 from lab.model.batching import to_device
-from lab.model.encoding import Encoder, Example
+from lab.model.encoded import Example
+from lab.model.encoding import Encoder
 from lab.records import Sample
 from lab.training.objective import of_labels
 

@@ -17,7 +17,7 @@ import torch
 from lab.evaluation.stages import kept
 from lab.model import Vlm
 from lab.model.batching import to_device
-from lab.model.encoding import Example, TokenizedPrompt
+from lab.model.encoded import Example, TokenizedPrompt
 from lab.records import Batch
 from lab.training.examples import Examples
 

@@ -22,7 +22,8 @@ from lab.host.progress import Report, silent
 from lab.model import Vlm
 from lab.model.answers import TextReadout
 from lab.model.batching import IGNORED, pack, to_device
-from lab.model.encoding import Encoder, Example
+from lab.model.encoded import Example
+from lab.model.encoding import Encoder
 from lab.records import Batch, Prediction, Said, Sample, Written
 from lab.training.examples import Examples
 from lab.training.fast.fused_step import instead

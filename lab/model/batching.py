@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from lab.model.encoding import Encoder, Example
+    from lab.model.encoded import Example
+    from lab.model.encoding import Encoder
 
 Forward = TypeVar("Forward", bound=Batch | Rows)
 

@@ -22,7 +22,8 @@ from lab.records import Batch, Rows, Target, Tokens
 if TYPE_CHECKING:
     import torch
 
-    from lab.model.encoding import Encoder, Example
+    from lab.model.encoded import Example
+    from lab.model.encoding import Encoder
 
 
 @dataclass(frozen=True, slots=True)

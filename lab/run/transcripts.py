@@ -20,7 +20,8 @@ from lab.data.images import decode
 from lab.errors import ConfigError
 from lab.host.files import write_atomically
 from lab.model.batching import IGNORED, costs
-from lab.model.encoding import Encoder, Example
+from lab.model.encoded import Example
+from lab.model.encoding import Encoder
 from lab.records import Clip, Medium, Sample
 from lab.report.document import Block, Heading, Mono, Paragraph, Stretch, Transcript
 from lab.report.gallery import MOST_FRAMES, thumbnail

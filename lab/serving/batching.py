@@ -29,7 +29,7 @@ from lab.evaluation.stages import require_finite
 from lab.model import Vlm
 from lab.model.answers import Readout, RegionsReadout
 from lab.model.batching import to_device
-from lab.model.encoding import Example
+from lab.model.encoded import Example
 from lab.records import Batch, Choice, Located, Picture, Regions, Sample, Scored
 from lab.serving.served import Question, Served
 

@@ -25,7 +25,8 @@ from lab.host.files import file_hash, text_hash, values_hash
 from lab.host.progress import Report
 from lab.model import Vlm
 from lab.model.batching import ROWS
-from lab.model.encoding import Encoder, Example
+from lab.model.encoded import Example
+from lab.model.encoding import Encoder
 from lab.predict import Predictor
 from lab.records import Choice, Picture, Sample
 from lab.run.assembly import assemble

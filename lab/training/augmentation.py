@@ -21,7 +21,8 @@ from lab.config import Augment
 from lab.data.box_file.samples import reading_order
 from lab.data.images import decode
 from lab.errors import ConfigError
-from lab.model.encoding import Encoder, Example
+from lab.model.encoded import Example
+from lab.model.encoding import Encoder
 from lab.records import Picture, Region, Regions, Sample, Split
 
 SIDES = re.compile(r"\b(left|right)\b", re.IGNORECASE)

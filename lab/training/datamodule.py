@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from lab.config import Augment, TrainerSection
 from lab.model.batching import pack
-from lab.model.encoding import Example
+from lab.model.encoded import Example
 from lab.model.trees import lay_out
 from lab.records import Batch, Rows
 from lab.training import devices

@@ -27,7 +27,8 @@ from lab.config import DataDial
 from lab.data.faults import BadRecord
 from lab.host.progress import Report, silent
 from lab.model import Vlm
-from lab.model.encoding import Encoder, Example, TokenizedPrompt
+from lab.model.encoded import Example, TokenizedPrompt
+from lab.model.encoding import Encoder
 from lab.model.turns import answers_in
 from lab.records import ExampleSize, Medium, Sample, Source, Split
 from lab.training.features import FeatureStore

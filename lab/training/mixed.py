@@ -12,7 +12,7 @@ from lab.data.mixed import Mixed
 from lab.errors import DataError
 from lab.host.progress import Report, silent
 from lab.model import Vlm
-from lab.model.encoding import Example, TokenizedPrompt
+from lab.model.encoded import Example, TokenizedPrompt
 from lab.records import ExampleSize, Medium, Part, Sample, Source
 from lab.training.examples import Examples, Shown
 from lab.training.features import FeatureStore

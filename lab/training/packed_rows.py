@@ -15,7 +15,8 @@ import torch
 
 from lab.errors import ModelError
 from lab.model.batching import pack, to_device
-from lab.model.encoding import Encoder, Example
+from lab.model.encoded import Example
+from lab.model.encoding import Encoder
 from lab.records import Batch
 from lab.training.devices import now
 from lab.training.learner import Learner
