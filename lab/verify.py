@@ -120,7 +120,8 @@ def verify(runs_dir: Path, name: str, folder: Path | None = None, own: Sequence[
             return Path(scratch) / "export"
 
         checks, _ = equivalence.verify(
-            x.model, vlm, samples, encoder, lambda: running.reload(x, run_dir), plain, running.stored_probe(run_dir, encoder.readout)
+            x.model, vlm, samples, encoder, lambda: running.reload(x, run_dir), plain, running.stored_probe(run_dir, encoder.readout),
+            x.evaluation.shared_prefix,
         )
     print(equivalence.table(checks))
     return 0 if equivalence.passed(checks) else 1

@@ -7,12 +7,15 @@ import dataclasses
 import pytest
 import torch
 from checkpoints import FAMILIES, save
+from questions_of_pictures import samples
 
 from lab import data, model, vision_tokens
+from lab.data.splits import Records
 from lab.errors import ConfigError
-from lab.evaluation import scoring, shared_prefix
-from lab.model.answers import readout
+from lab.evaluation import locating, probing, scoring, shared_prefix, writing
+from lab.model.answers import TextReadout, readout
 from lab.model.encoding import Encoder
+from lab.records import AnswerSpace, Regions
 from lab.training.examples import Examples
 
 
@@ -30,14 +33,14 @@ def scores(vlm, examples, x, **section):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("batch_size", [1, 7, 64])
-def test_answers_are_those_of_whole_prompts(splits, tmp_path, family, batch_size) -> None:
+def test_answers_are_those_of_whole_prompts(splits, tmp_path, family) -> None:
     x, found = splits
     vlm = model.load(save(family, tmp_path))
     examples = Examples(found.dev, Encoder(vlm, x.prompt))
     plain = scores(vlm, examples, x)
     assert plain.std() > 1e-3
-    assert (scores(vlm, examples, x, shared_prefix=True, batch_size=batch_size) - plain).abs().max() < 2e-5
+    for batch_size in (1, 7, 64):
+        assert (scores(vlm, examples, x, shared_prefix=True, batch_size=batch_size) - plain).abs().max() < 2e-5
 
 
 @pytest.mark.parametrize("dials", [["pool", 4], ["resize", 9], ["merge", 4]])
@@ -69,8 +72,39 @@ def test_images_are_read_once_a_batch(splits, monkeypatch) -> None:
     assert words + rest >= max(len(examples.text(i).prompt_ids) for i in range(len(examples)))
 
 
+@pytest.mark.parametrize("family", [*FAMILIES, "llava"])
+def test_words_and_boxes_are_those_of_whole_prompts(family: str, composer, tmp_path, monkeypatch) -> None:
+    """log p of references and of what is written, and every word of it, at any size of a batch; images of a batch are read once."""
+    x = composer("data=easy_vqa", "evaluation.max_new_tokens=6")
+    vlm = model.load(save(family, tmp_path))
+    asked = samples()
+    examples = Examples(Records(asked), Encoder(vlm, x.prompt, answers=AnswerSpace("text", ())))
+
+    def said(**section) -> tuple[list[str], torch.Tensor]:
+        found = writing.answer(vlm, examples, TextReadout("none"), dataclasses.replace(x.evaluation, **section), "dev")
+        assert [row.sample_id for row in found] == [one.sample_id for one in asked]
+        return [row.said.text for row in found], torch.tensor([[row.said.log_p, row.said.log_p_reference] for row in found])
+
+    words, plain = said()
+    shown: list[int] = []
+    real = vlm.family.architecture.inputs
+    monkeypatch.setattr(type(vlm.family.architecture), "inputs", lambda self, vlm, batch: shown.append(sum(batch.media.counts)) or real(vlm, batch))
+    for size in (3, 64):
+        shared_words, shared = said(shared_prefix=True, batch_size=size)
+        assert shared_words == words and (shared - plain).abs().max() < 2e-5 and plain.std() > 1e-3
+    assert shown[-1] == 5  # three pictures alone and a pair, of 13 that ten questions show
+    gate = [way(vlm, examples.encoder, [examples[i] for i in range(len(asked))]) for way in (probing.probe, probing.shared_probe)]
+    assert (gate[0].numbers - gate[1].numbers).abs().max() < 2e-5 and gate[0].answers.equal(gate[1].answers)
+    placed = dataclasses.replace(asked[0], answer=Regions((), asked[0].images[0].size))
+    boxes = [
+        [(row.text, row.tokens) for row in locating.locate(vlm, examples.encoder, [examples[0]], [placed], "qwen2", 6, False, read)]
+        for read in (None, shared_prefix.prefixes(vlm, examples.encoder, [examples[0]]))
+    ]
+    assert boxes[0] == boxes[1]
+
+
 def test_packing_divides_what_does_not_fit() -> None:
-    assert list(shared_prefix.packed([[0, 1, 2], [3], [4, 5]], 2)) == [[[0, 1]], [[2], [3]], [[4, 5]]]
+    assert list(shared_prefix.packed([[0, 1, 2], [3], [4, 5]], 2)) == [[0, 1], [2, 3], [4, 5]]
     assert list(shared_prefix.packed([], 2)) == []
 
 

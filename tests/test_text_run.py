@@ -208,7 +208,7 @@ def test_the_watched_number_is_the_mean_over_tokens() -> None:
 
 
 def test_what_words_cannot_be_asked_is_refused(compose) -> None:
-    for override in ("evaluation.swap=true", "evaluation.shared_prefix=true", "evaluation.ask=[score,generate]"):
+    for override in ("evaluation.swap=true", "evaluation.ask=[score,generate]"):
         with pytest.raises(ConfigError, match="data=mine is answered in words"):
             asking.check(Text.kind, "mine", qwen2_vl.FAMILY, compose(override).evaluation)
         asking.check(Choice.kind, "mine", qwen2_vl.FAMILY, compose(override).evaluation)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import re
 import time
@@ -10,11 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import checkpoints
-import numpy as np
 import pytest
 import torch
 from kills import require_cut_ends_as
-from PIL import Image
+from questions_of_pictures import samples
 
 from lab import lora, model, vision_tokens
 from lab import run as running
@@ -25,30 +23,12 @@ from lab.model.encoded import Example
 from lab.model.encoding import Encoder
 from lab.model.interleaved import Interleaved
 from lab.model.trees import lay_out, row_of, trees_of
-from lab.records import AnswerSpace, Batch, Picture, Rows, Sample, Text, Tokens
+from lab.records import AnswerSpace, Batch, Rows, Tokens
 from lab.run import assembly
 from lab.training import capacity, tree_rows
 from lab.training.learner import Learner
 
-ASKED = (("what is it?", "a red chair"), ("how many legs has it?", "4"), ("where?", "in a hall behind a small table"), ("what is it?", "wood"))
 FAMILIES = (*checkpoints.FAMILIES, "llava")
-
-
-def picture(seed: int, size: tuple[int, int]) -> Picture:
-    out = io.BytesIO()
-    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)).save(out, format="PNG")
-    return Picture(f"drawn {seed}", out.getvalue(), size=size)
-
-
-def samples() -> list[Sample]:
-    """Four questions about one picture, three about another, two about a pair, one about a third: in turn, so that no two of one are neighbours."""
-    wide, tall, third = picture(0, (96, 64)), picture(1, (64, 128)), picture(2, (64, 64))
-    found = [
-        Sample(f"{name}{i}", question, shown, Text((answer,)), name, f"{name}{i}")
-        for name, shown, number in (("wide", (wide,), 4), ("tall", (tall,), 3), ("pair", (tall, wide), 2), ("third", (third,), 1))
-        for i, (question, answer) in enumerate(ASKED[:number])
-    ]
-    return [found[i] for i in np.random.default_rng(0).permutation(len(found))]
 
 
 def vlm_of(family: str, folder, attention: str = "sdpa", **dial) -> Vlm:

@@ -40,7 +40,6 @@ def check(kind: str, data: str, family: Family, section: EvaluationSection) -> N
     refused = {
         "evaluation.ask=[score,generate]": ("generate" in section.ask, "such answers are generated already"),
         "evaluation.swap=true": (section.swap, "only answers to choose from are compared after the images are swapped"),
-        "evaluation.shared_prefix=true": (section.shared_prefix, "only answers to choose from share the reading of their images"),
     }
     for key, (given, why) in refused.items():
         if given:

@@ -5,6 +5,7 @@
     right padding   padded on the other side, read at each row's last real position
     plain folder    merged, exported, and run by Transformers alone with the processor's own call
     generate        what free generation reads first, over a cache; and the words it goes on to write
+    shared prefix   examples of equal images over one reading of them, where `evaluation.shared_prefix` asks so
 
 Each is held against the model in memory: the largest gap and the number of flipped answers, against a stated tolerance. The
 probe is kept in `probe.safetensors`, so that `python -m lab.verify RUN` can do it again.
@@ -23,7 +24,7 @@ from lab.artifacts.export import exportable
 from lab.config import ModelDial, Quantisation
 from lab.errors import ContractError, ModelError
 from lab.evaluation.generation import MAX_NEW_TOKENS, Continuation, likelihood, texts, write
-from lab.evaluation.probing import Asked, Probe, joined, of_logits, plain_probe, probe
+from lab.evaluation.probing import Asked, Probe, joined, of_logits, plain_probe, probe, shared_probe
 from lab.model import Vlm
 from lab.model.answers import AnyReadout, Readout
 from lab.model.batching import IGNORED, to_device
@@ -34,9 +35,11 @@ from lab.records import Sample
 TOLERANCE = {
     torch.float32: {
         "reloaded": 0.0, "batch of one": 1e-5, "right padding": 1e-4, "plain folder": 1e-3, "generate": 1e-4, "stored": 1e-4,
+        "shared prefix": 1e-4,
     },
     torch.bfloat16: {
         "reloaded": 0.0, "batch of one": 0.25, "right padding": 0.25, "plain folder": 0.5, "generate": 0.25, "stored": 0.25,
+        "shared prefix": 0.25,
     },
 }  # fmt: skip
 """Largest legal gap between two numbers, by dtype of the base; float16 is held to bfloat16's."""
@@ -113,11 +116,12 @@ def verify(
     reload: Callable[[], Vlm],
     plain: Callable[[Vlm], Path],
     stored: Probe | None = None,
+    shared: bool = False,
 ) -> tuple[list[Check], Probe]:
     """Compute the probe every way; return the checks and the probe of the model in memory.
 
     reload: loads base, dials and adapter anew. plain: exports what was loaded, which it may change, to a folder.
-    stored: the probe as training left it.
+    stored: the probe as training left it. shared: evaluation shares the reading of images.
     """
     int8 = dial.quantisation is Quantisation.int8
     tolerance = INT8 if int8 else TOLERANCE.get(getattr(torch, dial.dtype.value), TOLERANCE[torch.bfloat16])
@@ -137,6 +141,8 @@ def verify(
     asked = Asked(samples, examples, encoder, told, most)
     checks.append(exported(again, asked, reference, lambda: plain_probe(plain(again), asked, dial), tolerance["plain folder"]))
     checks.append(generated(written, told, examples, reference, encoder.readout, tolerance["generate"]))
+    if shared:
+        checks.append(against("shared prefix", reference, shared_probe(vlm, encoder, examples), tolerance["shared prefix"]))
     return checks, reference
 
 

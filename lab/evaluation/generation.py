@@ -64,13 +64,15 @@ class Continuation:
     ended: torch.Tensor
 
 
-def steps(vlm: Vlm, batch: Batch, number: int = MAX_NEW_TOKENS) -> Iterator[Step]:
+def steps(vlm: Vlm, batch: Batch, number: int = MAX_NEW_TOKENS, read: stages.Read | None = None) -> Iterator[Step]:
     """Greedy continuation of every prompt of a left-padded batch, token by token: `number` at most, fewer if all rows end.
+
+    read: the batch, where that has been done (`lab.evaluation.shared_prefix`).
 
     Raises `TrainingError` where a probability is no number.
     """
-    seen = stages.encode_images(vlm, batch)
-    read = stages.prefill(vlm, batch, seen)
+    seen = stages.encode_images(vlm, batch) if read is None else None
+    read = read or stages.prefill(vlm, batch, seen)
     padding, ends = vlm.processor.tokenizer.pad_token_id, torch.tensor(end_ids(vlm), device=read.logits.device)
     logits, token = read.logits, read.logits.argmax(dim=1)
     log_p, ended = likelihood(logits, token), torch.isin(token, ends)
@@ -86,9 +88,9 @@ def steps(vlm: Vlm, batch: Batch, number: int = MAX_NEW_TOKENS) -> Iterator[Step
         batch = stages.grown(batch, token)
 
 
-def write(vlm: Vlm, batch: Batch, number: int = MAX_NEW_TOKENS) -> Continuation:
-    """Greedy continuation of every prompt of a left-padded batch by at most `number` tokens."""
-    written = list(steps(vlm, batch, number))
+def write(vlm: Vlm, batch: Batch, number: int = MAX_NEW_TOKENS, read: stages.Read | None = None) -> Continuation:
+    """Greedy continuation of every prompt of a left-padded batch by at most `number` tokens. read: as of `steps`."""
+    written = list(steps(vlm, batch, number, read))
     first, last = written[0], written[-1]
     log_p = sum((step.log_p for step in written), torch.zeros_like(first.log_p))
     lengths = sum((~step.ended for step in written[:-1]), torch.ones_like(first.token))

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, cast
 
 from lab.answers import regions
 from lab.config import EvaluationSection
-from lab.evaluation.generation import write
+from lab.evaluation import shared_prefix
 from lab.evaluation.parts import Part, first_answers
+from lab.evaluation.shared_prefix import Prefixes
 from lab.evaluation.writing import in_batches
 from lab.host.progress import Report, silent
 from lab.model import Vlm
 from lab.model.answers import RegionsReadout
-from lab.model.batching import to_device
 from lab.model.encoded import Example
 from lab.model.encoding import Encoder
 from lab.records import Batch, Located, Prediction, Regions, Sample
@@ -33,22 +33,23 @@ def answer(
     part: Part = None,
 ) -> list[Prediction]:
     """Answer every example of a split; predictions are in file order. part: as of `lab.evaluation.writing.answer`."""
-    most = section.most_tokens(readout.kind)
-
+    most, part = section.most_tokens(readout.kind), None if section.shared_prefix else part
     if section.repair:
         log.warning("evaluation.repair=true: in %s swapped corners are sorted and boxes clamped to the picture before they are kept", split)
 
     def say(items: Sequence[Example], samples: Sequence[Sample], batch: Batch) -> list[Located]:
-        return locate(vlm, examples.encoder, items, samples, readout.boxes, most, section.repair)
+        read = shared_prefix.prefixes(vlm, examples.encoder, items) if section.shared_prefix else None
+        return locate(vlm, examples.encoder, items, samples, readout.boxes, most, section.repair, read)
 
     return in_batches(vlm, examples, section, split, report, part, first_answers(part, examples, section.batch_size), say, answered=False)
 
 
 def locate(
-    vlm: Vlm, encoder: Encoder, items: Sequence[Example], samples: Sequence[Sample], boxes: str, most: int, repair: bool = False
+    vlm: Vlm, encoder: Encoder, items: Sequence[Example], samples: Sequence[Sample], boxes: str, most: int, repair: bool = False,
+    read: Prefixes | None = None,
 ) -> list[Located]:
-    """What is written for some examples in at most so many tokens; an answer that the limit cut off is partial."""
-    written = write(vlm, to_device(encoder.collate(items, with_answers=False), vlm.device), most)
+    """What is written for some examples in at most so many tokens; an answer that the limit cut off is partial. read: what begins their prompts."""
+    written = shared_prefix.written(vlm, encoder.collate(items, with_answers=False), most, read)
     rows = zip(written.tokens.tolist(), written.each.tolist(), written.lengths.tolist(), written.ended.tolist(), samples, strict=True)
     return [located(encoder, one, boxes, ids[:length], log_p[:length], ended, repair) for ids, log_p, length, ended, one in rows]
 

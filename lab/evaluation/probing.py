@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from lab.config import ModelDial
 from lab.data.images import decode
+from lab.evaluation import shared_prefix
 from lab.evaluation.scoring import answer_logits
 from lab.model import Vlm, family
 from lab.model.answers import Readout
@@ -48,6 +49,19 @@ def probe(vlm: Vlm, encoder: Encoder, examples: Sequence[Example], padding_side:
         batch = to_device(encoder.collate(examples, with_answers=True, padding_side=padding_side), vlm.device)
         assert batch.target.labels is not None
         log_p, likeliest = of_labels(vlm.predict(batch), batch.target.labels)
+        return Probe(log_p.cpu(), likeliest.clamp(min=0).cpu())
+
+
+def shared_probe(vlm: Vlm, encoder: Encoder, examples: Sequence[Example]) -> Probe:
+    """Of examples in one batch, those with the same images over one reading of them (`evaluation.shared_prefix`)."""
+    vlm.model.eval()
+    with at_rest(vlm.model), torch.inference_mode():
+        read = shared_prefix.prefixes(vlm, encoder, examples)
+        if isinstance(encoder.readout, Readout):
+            return of_logits(read.begin(encoder.collate(examples, with_answers=False))[1].logits, encoder.readout)
+        batch = to_device(encoder.collate(examples, with_answers=True), vlm.device)
+        assert batch.target.labels is not None
+        log_p, likeliest = of_labels(read.predict(batch), batch.target.labels)
         return Probe(log_p.cpu(), likeliest.clamp(min=0).cpu())
 
 

@@ -6,17 +6,18 @@ gives this reference; all other prompts are written on from, token by token (`la
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
 import torch
 
 from lab.config import EvaluationSection
-from lab.evaluation import fast_inference
-from lab.evaluation.generation import end_ids, texts, write
+from lab.evaluation import fast_inference, shared_prefix
+from lab.evaluation.generation import end_ids, texts
 from lab.evaluation.parts import Part, first_answers, kept
 from lab.evaluation.scoring import rows_of
+from lab.evaluation.shared_prefix import Prefixes
 from lab.evaluation.stages import require_finite
 from lab.host.progress import Report, silent
 from lab.model import Vlm
@@ -34,12 +35,17 @@ def answer(
     vlm: Vlm, examples: Examples, readout: TextReadout, section: EvaluationSection, split: str, report: Report = silent,
     part: Part = None,
 ) -> list[Prediction]:
-    """Answer every example of a split; predictions are in file order. part: a file of the first answers, kept while there are more to come."""
+    """Answer every example of a split; predictions are in file order.
+
+    part: a file of the first answers, kept while there are more to come; not with a shared prefix.
+    """
+    part = None if section.shared_prefix else part
     found = [replace(row, said=replace(cast(Written, row.said), post=readout.post)) for row in first_answers(part, examples, section.batch_size)]
     most = section.most_tokens(readout.kind)
 
     def say(items: Sequence[Example], samples: Sequence[Sample], batch: Batch) -> list[Written]:
-        return answers(vlm, examples.encoder, items, batch, readout.post, most)
+        read = shared_prefix.prefixes(vlm, examples.encoder, items) if section.shared_prefix else None
+        return answers(vlm, examples.encoder, items, batch, readout.post, most, read)
 
     return in_batches(vlm, examples, section, split, report, part, found, say, answered=True)
 
@@ -48,26 +54,34 @@ def in_batches(
     vlm: Vlm, examples: Examples, section: EvaluationSection, split: str, report: Report, part: Part, found: list[Prediction],
     say: Callable[[Sequence[Example], Sequence[Sample], Batch], Sequence[Said]], answered: bool,
 ) -> list[Prediction]:
-    """The answers of a split behind those that were found, batch by batch. say: what is said of a batch; answered: it has the references."""
+    """The answers of a split behind those that were found, batch by batch, in file order; with a shared prefix those of equal images together.
+
+    say: what is said of a batch; answered: it has the references.
+    """
+    number, size = len(examples), section.batch_size
+    order = list(range(len(found)))
+    in_file: Iterable[Sequence[int]] = (range(start, min(start + size, number)) for start in range(len(found), number, size))
     vlm.model.eval()
     with torch.inference_mode(), instead(fast_inference.forwards(vlm)), kept(part, found) as keep:
-        for start in range(len(found), len(examples), section.batch_size):
-            indices = range(start, min(start + section.batch_size, len(examples)))
+        for indices in shared_prefix.packed(shared_prefix.grouped(examples), size) if section.shared_prefix else in_file:
             items = [examples[i] for i in indices]
             batch = examples.encoder.collate(items, with_answers=answered)
             samples = [examples.split.index(i) for i in indices]
+            order += indices
             found += rows_of(batch, samples, say(items, samples, batch))
             keep()
-            report(f"answering {split} (examples)", len(found), len(examples), "")
-    return found
+            report(f"answering {split} (examples)", len(found), number, "")
+    return [row for _, row in sorted(zip(order, found, strict=True), key=lambda placed: placed[0])]
 
 
-def answers(vlm: Vlm, encoder: Encoder, items: Sequence[Example], batch: Batch, post: str, most: int) -> list[Written]:
-    """What is written for some examples, which are the batch with answers, in at most so many tokens."""
+def answers(
+    vlm: Vlm, encoder: Encoder, items: Sequence[Example], batch: Batch, post: str, most: int, read: Prefixes | None = None
+) -> list[Written]:
+    """What is written for some examples, which are the batch with answers, in at most so many tokens. read: what begins their prompts, if it is."""
     batch = to_device(batch, vlm.device)
     labels = batch.target.labels
     assert labels is not None
-    each, likeliest = of_labels(vlm.predict(batch), labels)
+    each, likeliest = of_labels(vlm.predict(batch) if read is None else read.predict(batch), labels)
     require_finite(each, batch.sample_ids, "probabilities")
     log_p, sizes = each.double().sum(dim=1).tolist(), [int((item.text.answer_ids != IGNORED).sum()) for item in items]
     ends = torch.isin(labels[:, -1], torch.tensor(end_ids(vlm), device=labels.device))
@@ -77,7 +91,7 @@ def answers(vlm: Vlm, encoder: Encoder, items: Sequence[Example], batch: Batch, 
     said = [Written(text, post, size, True, p, p, size) for text, p, size in zip(references, log_p, sizes, strict=True)]
     if open_ones:
         prompts = encoder.collate([items[b] for b in open_ones], with_answers=False)
-        written = write(vlm, to_device(prompts, vlm.device), most)
+        written = shared_prefix.written(vlm, prompts, most, None if read is None else read.of(open_ones))
         values = zip(texts(vlm, written), written.lengths.tolist(), written.ended.tolist(), written.log_p.tolist(), strict=True)
         for b, (text, tokens, ended, p) in zip(open_ones, values, strict=True):
             said[b] = Written(text, post, tokens, ended, p, log_p[b], sizes[b])

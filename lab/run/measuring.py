@@ -180,7 +180,7 @@ def verify(x: Experiment, vlm: Vlm, examples: Examples, run_dir: Path) -> list[e
             return folder
 
         checks, reference = equivalence.verify(
-            x.model, vlm, samples, examples.encoder, lambda: reload(x, run_dir, vlm.device), plain
+            x.model, vlm, samples, examples.encoder, lambda: reload(x, run_dir, vlm.device), plain, shared=x.evaluation.shared_prefix
         )
     save_file({"logits": reference.numbers.contiguous(), "answers": reference.answers.contiguous()}, run_dir / PROBE)
     return checks
