@@ -1,4 +1,4 @@
-"""The equivalence gate: one trained arm, computed six ways on a probe set (`lab.evaluation.probing`), must give the same numbers and answers.
+"""The equivalence gate: one trained arm, computed in several ways on a probe set (`lab.evaluation.probing`), must give the same numbers and answers.
 
     reloaded        the adapter from its files on a base loaded anew
     batch of one    every example alone
