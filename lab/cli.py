@@ -14,8 +14,8 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from lab import key_index, plugins
-from lab.errors import ConfigError, LabError, did_you_mean
+from lab import plugins
+from lab.errors import ConfigError, LabError
 from lab.host.progress import say
 from lab.host.redaction import Formatter, without_secrets
 from lab.host.stopping import EXIT_CODE, Stopped, limited, requeue, stoppable
@@ -202,6 +202,8 @@ def run_cli(act: Callable[[], int | None], door: Door = TRAIN) -> int:
 
         if not isinstance(error, HydraException | OmegaConfBaseException):
             raise
+        from lab.explaining import explain
+
         print(f"error: {without_secrets(explain(error, sys.argv[1:], door))}", file=sys.stderr)
     return 2
 
@@ -211,43 +213,3 @@ def refuse_endless_numbers(arguments: list[str]) -> None:
     for argument in arguments:
         if re.search(r"\d{300,}", argument):
             raise ConfigError(f"{argument.partition('=')[0]}: it is given a number of 300 digits or more, which no key takes.")
-
-
-def explain(error: Exception, arguments: list[str], door: Door = TRAIN) -> str:
-    """Say what Hydra or OmegaConf found wrong: the key, what was given, what is legal or what to type."""
-    from hydra.errors import MissingConfigException, OverrideParseException
-
-    from lab.freezing.schema import legal_keys
-
-    if isinstance(error, MissingConfigException) and error.options is not None:
-        asked = str(error.missing_cfg_file)
-        dial, _, option = asked.rpartition("/")
-        legal = ", ".join(error.options)
-        said = f"{dial}={option}: there is no such option.{did_you_mean(option, error.options)} Legal: {legal}."
-        return f"{said} `{door.command} --help {dial}` says what each is." if dial in key_index.load(door)["groups"] else said
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file is not None:
-        sweeps = key_index.load()["sweeps"]
-        return f"-cn {error.missing_cfg_file}: there is no such sweep.{did_you_mean(error.missing_cfg_file, sweeps)} Legal: {', '.join(sweeps)}."
-    if isinstance(error, OverrideParseException):
-        key, equals, value = error.override.partition("=")
-        if not equals:
-            return f"{key}: it is given no value. Type {key}=VALUE; `{door.command} --help` lists groups and keys."
-        items = value[1:-1].split(",") if value[:1] + value[-1:] == "[]" else []
-        quoted = f"[{','.join(repr(item.strip()) for item in items)}]" if items else f"'{value}'"
-        return f"{error.override}: Hydra cannot read it. Put what it would take apart in quotes of its own, as in \"{key}={quoted}\"."
-    root: BaseException = error
-    while root.__cause__ is not None:
-        root = root.__cause__
-    sentence = " ".join(line.strip() for line in str(root).splitlines() if line.strip()).split(" full_key:")[0]
-    legal_here = legal_keys(door.schema().root)
-    for argument in arguments:
-        key = argument.lstrip("+~").partition("=")[0]
-        if "=" in argument and key not in legal_here and key.partition(".")[0] != "hydra" and "/" not in key:
-            return f"{key}: there is no such key.{did_you_mean(key, legal_here)} `{door.command} --help` lists them all."
-        if "=" in argument and key in str(error) and sentence.startswith("Ambiguous value"):
-            value = argument.partition("=")[2]
-            return f"{argument}: several values make a sweep. Add -m to the command, or type {key}=[{value}] where one list is meant."
-        if "=" in argument and key in str(error):
-            told = key_index.load(door)["keys"].get(key, {"told": ""})["told"]
-            return f"{argument}: {sentence}.{f' Legal: {told}.' if told else ''}"
-    return f"{sentence}."

@@ -45,8 +45,8 @@ def parser() -> argparse.ArgumentParser:
         "score a split, and write runs/ID/evaluations/NAME.parquet with NAME.json beside it; of NLVR or NLVR2 without labels the official CSV.",
         epilog="KEY=VALUE changes one value of the run's config and GROUP=OPTION takes conf/GROUP/OPTION.yaml, as in lab train: "
         "data=winoground, data.num_dev=400, trainer.accelerator=cpu. A change that the contract forbids is refused. With evaluation.also=[gqa,mmmu] "
-        "evaluation.also_root=FOLDER benchmarks are asked as part of the run's record, or, without RUN, of a checkpoint's own: replies in "
-        "runs/ID/answers (an output_dir elsewhere is tracking.runs_dir, a verbose log is not needed: each reply is a line there).",
+        "evaluation.also_root=FOLDER benchmarks are asked as part of the run's record, or, without RUN, of a checkpoint's own: each reply a "
+        "line of runs/ID/answers/SET.jsonl (tracking.runs_dir=FOLDER for another place than runs).",
     )
     add_run(made)
     made.add_argument("--split", choices=SPLITS, default="dev", help="what to score (default: dev)")

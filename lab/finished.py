@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lab import services
-from lab.cli import compose_config, explain
+from lab.cli import compose_config
 from lab.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def changed(run: Run, overrides: Sequence[str]) -> Experiment:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
+    from lab.explaining import explain
     from lab.freezing import freeze, from_dict
 
     from_dict(run.config, f"run.json of {run.identity}")

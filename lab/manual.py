@@ -99,20 +99,25 @@ def keys(index: Mapping[str, Any], values: Mapping[str, Any], width: int, main: 
             yield ""
             yield from [f"{section}={option}"] if option else []
         for key, value in shown.items():
-            yield from entry(f"{key}={written(value)}", described(index["keys"], key, option, main), width)
+            yield from entry(f"{key}={written(value)}", described(index["keys"], key, option, main, every=only == key), width)
 
 
-def described(known: Mapping[str, Any], key: str, option: str | None, main: str) -> str:
-    """A key's comment, with the option it belongs to where that is not the chosen one, and what is legal for it."""
+def described(known: Mapping[str, Any], key: str, option: str | None, main: str, every: bool = False) -> str:
+    """A key's comment and what is legal for it. Where the chosen option has no such key: what most others say of it, or every one of them."""
     while key not in known and "." in key:
         key = key.rpartition(".")[0]  # what stands in a mapping, as data.columns.image
     if key not in known:
         return ""
     comments, legal = known[key]["comments"], known[key]["told"]
-    others = [one for one, comment in comments.items() if comment]
-    comment = comments.get(option or main) or (comments[others[0]] if others else "")
-    if option and others and option not in comments:
-        comment = f"({', '.join(others)}) {comment}"
+    said: dict[str, list[str]] = {}
+    for one, text in comments.items():
+        said.setdefault(text, []).append(one)
+    said.pop("", None)
+    comment = comments.get(option or main) or next(iter(said), "")
+    if option and said and option not in comments:
+        most = sorted(said, key=lambda text: -len(said[text]))[: None if every else 1]
+        comment = "; ".join(f"({', '.join(said[text])}) {text}" for text in most)
+        comment += "" if len(most) == len(said) else f"; in others: --help {key}"
     unsaid = set(re.findall(r"[\w-]+", legal)) - set(re.findall(r"[\w-]+", comment)) - {"or", "list", "of"}
     return f"{comment} [{unbroken(legal)}]".strip() if unsaid else comment
 

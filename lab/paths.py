@@ -71,6 +71,13 @@ def path(given: str, key: str) -> Path:
     return Path(expanded(given, key))
 
 
+def absent(key: str, given: str | os.PathLike[str], what: str = "file") -> str:
+    """The sentence about a path that leads nowhere. key: as it was spelled."""
+    text = os.fspath(given)
+    begins = "" if os.path.isabs(text) else f"; a relative path begins in {os.getcwd()}"
+    return f"{key}={text}: there is no such {what}. Give one that is there{begins}."
+
+
 AUTO = "auto"
 """`model.family` of an assembled model: its tower says which it is."""
 

@@ -33,7 +33,7 @@ def sync(runs_dir: str, uri: str | None, experiment: str | None) -> int:
     """Deliver every run and sweep; 1 if the tracker is away or refuses."""
     runs_dir = paths.expanded(runs_dir, "--runs-dir")
     if not Path(runs_dir).is_dir():
-        raise DataError(f"--runs-dir {runs_dir}: there is no such folder.")
+        raise DataError(paths.absent("--runs-dir", runs_dir, "folder"))
 
     from lab.store import runs
 

@@ -80,7 +80,10 @@ def act() -> int | None:
 
     import hydra
 
+    from lab.explaining import refuse_misread
     from lab.sweeping.launcher import register
+
+    refuse_misread(sys.argv[1:])
 
     register()
     sys.argv[1:] = overrides_last(sys.argv[1:])

@@ -18,12 +18,12 @@ from lab.data.benchmarks.specs import ALIASES
 
 ROOT = Path(__file__).parents[1]
 FLOW = (
-    "errors host",
+    "errors other_names host",
     "records config bounds paths placing plugins services freezing keys key_index manual",
     "answers",
     "statistics",
     "store",
-    "cli cloning starting",
+    "cli explaining cloning starting",
     "llm",
     "data",
     "curation judge",
@@ -109,6 +109,7 @@ OPTIONS = [path for path in sorted((ROOT / "conf").glob("*/*.yaml")) if path.par
 @pytest.mark.parametrize("path", OPTIONS, ids=lambda p: f"{p.parent.name}={p.stem}")
 def test_every_option_composes(path: Path, composer) -> None:
     needs = {"lora=none": "trainer.max_steps=0", "data=questions": "data.path=q.csv", "data=boxes": "data.path=q.json"}
+    needs |= {"data=conversations": f"data.sources=[{__file__}]", "data=mixture": "data.parts=[pairs]"}
     needs["model=assembled"] = "model.vision_from=v model.llm_from=l model.family=llava"
     option = f"{path.parent.name}={path.stem}"
     dial = path.parent.name

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hydra.errors import HydraException
 
 from lab import cli, commands, evaluate, train, verify
+from lab.config import DIALS, Experiment
+from lab.errors import ConfigError
+from lab.explaining import explain
+from lab.freezing.needed import needed, require_given
+from lab.freezing.schema import legal_keys
+from lab.other_names import KEYS, OTHER_NAMES
+from lab.paths import shipped
+from lab.sweeping.launcher import register
+
+register()
 
 
 def ran(monkeypatch: pytest.MonkeyPatch, capsys, act, *words: str) -> tuple[int, str]:
@@ -72,7 +84,9 @@ def test_flags_may_stand_among_overrides() -> None:
     ("words", "sentence"),
     [
         (["lora=foo"], "llm, llm_projector, mlp, none, projector, stage1, stage2, vision. `lab train --help lora` says what each is."),
-        (["lora.r=foo"], "could not be converted to Integer. Legal: 0 to 65536."),
+        (["lora.r=foo"], "lora.r=foo: it must be a whole number. Legal: 0 to 65536."),
+        (["hydra.launcher=joblib"], "it would choose nothing, since options are chosen with a slash. Type hydra/launcher=joblib."),
+        (["--learning_rate", "1e-4"], "there is no such flag. Values are given as KEY=VALUE, without dashes. Did you mean 'optim.lr'?"),
         (["lora.r=8,16"], "lora.r=8,16: several values make a sweep. Add -m to the command, or type lora.r=[8,16] where one list is meant."),
         (["lora.r"], "lora.r: it is given no value. Type lora.r=VALUE; `lab train --help` lists groups and keys."),
         (["lora.rr=3"], "lora.rr: there is no such key. Did you mean 'lora.r'? `lab train --help` lists them all."),
@@ -82,6 +96,46 @@ def test_flags_may_stand_among_overrides() -> None:
 def test_an_error_of_the_command_line_ends_with_what_helps(monkeypatch, capsys, words: list[str], sentence: str) -> None:
     code, printed = ran(monkeypatch, capsys, train.main, "lab train", *words)
     assert code == 2 and printed.startswith("error: ") and sentence in printed and printed.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ("lora.target_modules=[q_proj,v_proj]", "a list is given, and one text is legal. Legal: attention, mlp, all-linear, or a regular expr"),
+        ("lora.where=llm", "lora.where=llm: it must be a list, as in lora.where=[llm]. Legal: list of vision, projector or llm."),
+        ("model.dtype=bf16", "model.dtype=bf16: there is no such word. Did you mean 'bfloat16'? Legal: float32, bfloat16 or float16."),
+        ("optim=adamw", "optim is a section of keys, not a group with options. Did you mean 'optim.optimizer'? Its keys: optim.lr, "),
+        ("data.columns=x", "data.columns=x: it has keys of its own, as in data.columns.NAME=VALUE."),
+        ("~lora.r", "~lora.r: a key cannot be taken away. Give it a value. Legal: 0 to 65536."),
+        ("foo/bar=x", "foo/bar: there is no such group."),
+        ("trainer.precision=bf16", "trainer.precision: there is no such key. Did you mean 'model.dtype'?"),
+        ("data=questions", "data.path: no value is given, and data=questions needs one: CSV, TSV, JSON, "),
+    ],
+)  # fmt: skip
+def test_a_value_of_another_kind_is_told_with_what_is_legal(given: str, sentence: str) -> None:
+    with pytest.raises((ConfigError, HydraException)) as raised:
+        cli.compose([given])
+    told = str(raised.value) if isinstance(raised.value, ConfigError) else explain(raised.value, [given])
+    assert told.startswith(given.partition("=")[0]) and sentence in told
+
+
+def test_names_of_other_libraries_lead_to_keys_that_there_are() -> None:
+    """Each stands once, and none in place of a key of ours."""
+    legal = legal_keys(Experiment)
+    assert set(KEYS) <= set(legal) and sum(map(len, KEYS.values())) == len(OTHER_NAMES)
+    assert OTHER_NAMES.keys() & {key.rpartition(".")[2] for key in legal} == {"alpha", "optim", "max_pixels"}, "of other sections"
+
+
+def test_every_key_that_an_option_leaves_to_the_user_is_asked_for() -> None:
+    """OmegaConf drops `???` where the schema has a default."""
+    keys = [(path.parent.name, path.stem, key) for path in sorted(shipped("conf").glob("*/*.yaml")) for key in needed(path.parent.name, path.stem)]
+    asked = [(dial, option, key) for dial, option, key in keys if dial in DIALS]
+    assert len(asked) >= 6
+    for dial, option, key in asked:
+        x = Experiment()
+        setattr(x, dial, replace(getattr(x, dial), name=option, **{**dict.fromkeys(needed(dial, option), "x"), key: None}))
+        with pytest.raises(ConfigError, match=rf"^{dial}\.{key}: no value is given, and {dial}={option} needs one: \w"):
+            require_given(x)
 
 
 @pytest.mark.parametrize(
@@ -99,5 +153,5 @@ def test_what_hydra_cannot_read_is_told_with_what_to_type(given: str, meant: obj
     parser = OverridesParser.create()
     with pytest.raises(OverrideParseException) as raised:
         parser.parse_overrides([given])
-    typed = cli.explain(raised.value, [given]).rpartition(', as in "')[2].removesuffix('".')
+    typed = explain(raised.value, [given]).rpartition(', as in "')[2].removesuffix('".')
     assert parser.parse_override(typed).value() == meant

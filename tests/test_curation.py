@@ -116,7 +116,7 @@ def test_numbers_are_held_to_their_bounds(key: str) -> None:
         ("prompt.text=hello", "prompt.text: it must hold {metadata}"),
         ("limits.budgt=1", "no such key.*Did you mean 'limits.budget'.*lab curate --help"),
         ("source=table", "source.path: no value is given"),
-        ("curation.products=many", "could not be converted to Integer.*Legal: 1 or more"),
+        ("curation.products=many", "it must be a whole number. Legal: 1 or more"),
         ("-m", "-m: lab curate takes KEY=VALUE"),
     ],
 )

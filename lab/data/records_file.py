@@ -20,6 +20,7 @@ from lab.data.faults import BadRecord, shown
 from lab.data.files import mark_length, open_regular
 from lab.data.manifest import Row
 from lab.errors import ConfigError, DataError
+from lab.paths import absent
 from lab.records import Picture
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -46,7 +47,7 @@ def read(path: str, images: Sequence[str], cache_dir: Path, key: str = "data.pat
     """Read a whole file. images: names of the columns that may hold pictures. key: that names it. Raises `ConfigError` or `DataError`."""
     ending = Path(path).suffix.lower()
     if ending in (*DELIMITERS, *JSON, ".parquet") and not Path(path).is_file():
-        raise DataError(f"{key}={path}: there is no such file.")
+        raise DataError(absent(key, path))
     if ending in DELIMITERS:
         return collected(delimited(Path(path), DELIMITERS[ending]))
     if ending in JSON:

@@ -21,6 +21,7 @@ from lab.data.faults import BadRecord, shown
 from lab.data.manifest import Row
 from lab.data.verified import Stamp
 from lab.errors import ConfigError, DataError, LabError
+from lab.paths import absent
 from lab.records import Medium
 
 HUB_ID = re.compile(r"(?P<path>[A-Za-z0-9][\w.-]*/[\w.-]+)(@(?P<revision>[\w./-]+))?")
@@ -151,7 +152,7 @@ def open_arrow(root: str, key: str = "data.root", single: str = "dev") -> dict[s
 
     folder = Path(root)
     if not folder.is_dir():
-        raise DataError(f"{key}={root}: no such folder; one written by save_to_disk is needed.")
+        raise DataError(absent(key, root, "folder of save_to_disk"))
     try:
         loaded = datasets.load_from_disk(str(folder))
     except Exception as error:  # a broken folder raises whatever its JSON or Arrow reader raises

@@ -16,6 +16,7 @@ from lab.config import Experiment
 from lab.errors import ConfigError
 from lab.freezing.combinations import check
 from lab.freezing.files import sources_hash, sources_of, with_hash
+from lab.freezing.needed import require_given
 from lab.freezing.schema import checked
 from lab.host.files import annotations_hash
 from lab.placing import placed
@@ -28,6 +29,7 @@ def freeze(composed: DictConfig) -> Experiment:
     `ConfigError`; `OmegaConf.to_object` alone would drop the first in silence.
     """
     experiment = checked(composed, Experiment, bounds.BOUNDS)
+    require_given(experiment)
     for key, when in paths.PATHS.items():
         section, name = key.split(".")
         spelled = getattr(getattr(experiment, section), name)

@@ -23,6 +23,7 @@ from lab.model.identity import RANDOM, has_random_weights, identify
 from lab.model.recognition import recognise, require_head, require_one_origin, require_whole
 from lab.model.tying import untie
 from lab.model.vlm import Vlm
+from lab.paths import absent
 
 SHIPPED = Path(__file__).parent
 FAMILIES = tuple(sorted(path.stem for path in (SHIPPED / "families").glob("[!_]*.py")))
@@ -53,7 +54,7 @@ def locate(path: str, key: str = "model.path") -> str:
     if "/" not in path.rstrip("/") and (SHIPPED / path / "config.json").is_file():
         return str(SHIPPED / path)
     if path.startswith((".", "/", "~")):
-        raise ModelError(f"{key}={path}: there is no such folder.")
+        raise ModelError(absent(key, path, "folder"))
     return path
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from lab.config import DIALS, differing, identity_values
 from lab.errors import LabError, did_you_mean
 from lab.host.files import text_hash, values_hash
+from lab.paths import absent
 from lab.store import runs
 from lab.store.runs import FINISHED, STOPPED, UNREADABLE, Run, Sweep
 
@@ -80,7 +81,7 @@ def choose(runs_dir: Path, sweep: str | None = None, run_ids: Sequence[str] = ()
     With neither `sweep` nor `run_ids`: the latest sweep, or all finished runs if no sweep was ever asked for.
     """
     if not runs_dir.is_dir():
-        raise LabError(f"--runs-dir={runs_dir}: there is no such folder. Train first: python -m lab.train.")
+        raise LabError(f"{absent('--runs-dir', runs_dir, 'folder')} Or train first: python -m lab.train.")
     record = find_sweep(runs_dir, sweep) if sweep is not None or not run_ids else None
     if record is None and not run_ids:
         found = sorted((r for r in runs.all_runs(runs_dir) if r.status == FINISHED), key=lambda r: (r.started, r.identity))

@@ -11,6 +11,7 @@ from lab.data.faults import BadRecord
 from lab.data.manifest import Row
 from lab.data.records_file import RecordsFile
 from lab.errors import ConfigError, did_you_mean
+from lab.paths import absent
 from lab.records import Picture
 
 
@@ -20,7 +21,7 @@ def read(config: Curation) -> Catalogue:
     if source.path is None:
         raise ConfigError("source.path: no value is given, and it has no default. Give the table as source.path=FILE.")
     if not Path(source.path).exists():
-        raise ConfigError(f"source.path={source.path}: there is no such file.")
+        raise ConfigError(absent("source.path", source.path))
     file = records_file.read(source.path, (source.image,), Path(config.cache_dir), "source.path")
     texts = columns(file, source)
     folder = Path(source.root) if source.root else Path(source.path).parent

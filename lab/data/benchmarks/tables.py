@@ -25,6 +25,7 @@ from lab.data.benchmarks.specs import Spec
 from lab.data.faults import BadRecord, shown
 from lab.data.verified import Stamp
 from lab.errors import ConfigError, DataError, did_you_mean
+from lab.paths import absent
 from lab.records import Medium
 
 SHARD = re.compile(r"(?P<split>.+?)(-[0-9]{5}-of-[0-9]{5}(-[0-9a-f]{16})?)?\.parquet")
@@ -106,7 +107,7 @@ def files_of(root: Path, spec: Spec, subset: str | None, split: str) -> list[Pat
     if root.is_file():
         return [root]
     if not root.is_dir():
-        raise DataError(f"data.root={root}: there is no such file or folder.")
+        raise DataError(absent("data.root", root, "file or folder"))
     tsvs = [path for path in sorted(root.glob("*.tsv")) if path.stem.removesuffix("_local") in spec.tsv] or sorted(root.glob("*.tsv"))
     shards = sorted(path for pattern in ("*.parquet", "*/*.parquet") for path in root.glob(pattern))
     if tsvs and shards:

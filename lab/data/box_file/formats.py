@@ -72,7 +72,7 @@ def read(dial: DataDial) -> tuple[str, Reading]:
     """The format of the file that `data.path` names, and all of it. Raises `ConfigError` or `DataError`."""
     path = Path(str(dial.path)).resolve()
     if not path.exists():
-        raise DataError(f"data.path={dial.path}: there is no such file or folder.")
+        raise DataError(paths.absent("data.path", str(dial.path), "file or folder"))
     name = format_of(path)
     if name is None:
         unpack = " Unpack it first." if path.suffix.lower() in (".zip", ".tar", ".gz", ".tgz") else ""

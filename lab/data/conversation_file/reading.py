@@ -23,6 +23,7 @@ from lab.data.faults import BadRecord, shown
 from lab.data.files import mark_length, open_regular
 from lab.data.manifest import BLANK, MAX_RECORD
 from lab.errors import ConfigError, DataError
+from lab.paths import absent
 
 DECODER = msgspec.json.Decoder()
 JSON = (".json", ".jsonl", ".ndjson")
@@ -280,6 +281,6 @@ def open_file(path: str, names: Mapping[str, str], cache_dir: Path) -> File:
     if ending not in ENDINGS:
         raise ConfigError(f"data.sources: {path}: legal endings are {', '.join(ENDINGS)}.")
     if not Path(path).is_file():
-        raise DataError(f"data.sources: {path}: there is no such file.")
+        raise DataError(absent("data.sources", path))
     pictures = {column: names[column] for column in ("image", "images")}
     return TableFile(path, pictures, cache_dir) if ending == ".parquet" else JsonFile(path, names.values())
