@@ -200,11 +200,12 @@ def run_cli(act: Callable[[], int | None], door: Door = TRAIN) -> int:
         from hydra.errors import HydraException
         from omegaconf.errors import OmegaConfBaseException
 
-        if not isinstance(error, HydraException | OmegaConfBaseException):
-            raise
-        from lab.explaining import explain
+        from lab.explaining import explain, of_machine
 
-        print(f"error: {without_secrets(explain(error, sys.argv[1:], door))}", file=sys.stderr)
+        told = explain(error, sys.argv[1:], door) if isinstance(error, HydraException | OmegaConfBaseException) else of_machine(error)
+        if told is None:
+            raise
+        print(f"error: {without_secrets(told)}", file=sys.stderr)
     return 2
 
 

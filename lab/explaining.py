@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -55,6 +56,23 @@ def explain(error: Exception, arguments: Sequence[str], door: Door = TRAIN) -> s
             return f"{argument}: several values make a sweep. Add -m to the command, or type {key}=[{value}] where one list is meant."
         return f"{argument}: {of_type(sentence, key, value, key_index.load(door)['keys'])}"
     return f"{sentence}."
+
+
+def of_machine(error: BaseException) -> str | None:
+    """The sentence for a disk that is full or a place that cannot be written to; None for any other error."""
+    number = error.errno if isinstance(error, OSError) else None
+    place = error.filename if isinstance(error, OSError) and error.filename is not None else "the disk"
+    if number in (errno.ENOSPC, errno.EDQUOT) or any(full in str(error) for full in FULL):
+        return f"{place}: no space is left. Free some, or name another place (tracking.runs_dir, tracking.cache_dir); the same command then goes on."
+    if number in UNUSABLE and isinstance(error, OSError):
+        return f"{place}: it cannot be used ({error.strerror}). Name a place that you may write to."
+    return None
+
+
+FULL = ("No space left on device", "database or disk is full")
+"""What libraries say of a full disk whose errors carry no number."""
+UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
+"""What a system says of a path that cannot be written to, or not as what it is."""
 
 
 def no_option(asked: str, options: Sequence[str], door: Door) -> str:

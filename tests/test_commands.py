@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -117,6 +118,19 @@ def test_a_value_of_another_kind_is_told_with_what_is_legal(given: str, sentence
         cli.compose([given])
     told = str(raised.value) if isinstance(raised.value, ConfigError) else explain(raised.value, [given])
     assert told.startswith(given.partition("=")[0]) and sentence in told
+
+
+def test_a_full_disk_and_a_place_that_cannot_be_written_to_are_told(tmp_path: Path, capsys) -> None:
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "runs/1a/run.json")
+
+    (tmp_path / "file").touch()
+    assert cli.run_cli(full) == cli.run_cli(lambda: (tmp_path / "file" / "out").mkdir()) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("error: runs/1a/run.json: no space is left. Free some, or name another place")
+    assert second == f"error: {tmp_path}/file/out: it cannot be used (Not a directory). Name a place that you may write to."
+    with pytest.raises(FileNotFoundError):
+        cli.run_cli(lambda: (tmp_path / "nowhere").rmdir())
 
 
 def test_names_of_other_libraries_lead_to_keys_that_there_are() -> None:

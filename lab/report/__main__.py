@@ -90,7 +90,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             folder = write_report(selections[0], given.out, given.bootstrap, bars(), workers, max(0, given.gallery))
     except (LabError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        from lab.explaining import of_machine
+
+        print(f"error: {of_machine(error) or error}", file=sys.stderr)
         return 2
     finished = " and ".join(f"{len(one.finished)} of {len(one.arms)}" for one in selections)
     print(f"{finished} arms finished. Read {folder / 'report.html'} or {folder / 'report.md'}")
