@@ -70,7 +70,20 @@ def register_schema() -> None:
                 search_path.append("lab", f"file://{folder}")
 
     Plugins.instance().register(Sweeps)
-    ConfigStore.instance().store(name="experiment_schema", node=Experiment, provider="lab")
+    ConfigStore.instance().store(name="experiment_schema", node=hydra_schema(Experiment), provider="lab")
+
+
+def hydra_schema(kind: type) -> DictConfig:
+    """A dataclass as Hydra's schema, in whose mappings (`data.columns`, `optim.optimizer_kwargs`) a key of one's own needs no `+`."""
+    from omegaconf import DictConfig, OmegaConf
+
+    def opened(node: DictConfig) -> DictConfig:
+        for value in (node._get_node(key) for key in node):
+            if isinstance(value, DictConfig) and not value._is_none():
+                opened(value) if OmegaConf.get_type(value) is not dict else OmegaConf.set_struct(value, False)
+        return node
+
+    return opened(OmegaConf.structured(kind))
 
 
 def compose(overrides: Sequence[str], config_name: str = "train") -> Experiment:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lab import manual
-from lab.cli import hydra_of_conf, process_started, run_cli, set_up_logging
+from lab.cli import hydra_of_conf, hydra_schema, process_started, run_cli, set_up_logging
 from lab.errors import ConfigError
 from lab.key_index import Door
 
@@ -54,7 +54,7 @@ def compose(overrides: Sequence[str], config_name: str = "curate") -> DictConfig
 
     from lab.curation.config import Curation
 
-    ConfigStore.instance().store(name="curation_schema", node=Curation, provider="lab")
+    ConfigStore.instance().store(name="curation_schema", node=hydra_schema(Curation), provider="lab")
     with hydra_of_conf(CURATE.folder):
         return compose(config_name, overrides=list(overrides))
 

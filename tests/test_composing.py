@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import composing
 import pytest
+from omegaconf import DictConfig, OmegaConf
 
 from lab import cli
+from lab.config import Experiment
+from lab.data.conversation_file import record
+from lab.data.sets import questions
 from lab.sweeping.launcher import register
 
 GIVEN = [
@@ -13,6 +19,7 @@ GIVEN = [
     ("lora.r=8", "lora.lora_dropout=0.1", "lora.r=4"),
     ("lora=attention", "lora.target_modules='(q|k)_proj'", "conditioning=cross_attention", "conditioning.every=null", "conditioning.layers=[1,0]"),
     ("data=questions", "data.path='a b.csv'", "data.columns.question=Frage", "+data.columns.note=Anmerkung"),
+    ("data=boxes", "data.path=a", "data.columns.split=part", "data.columns.id=nr", "data.aliases.fett=fat", "optim.optimizer_kwargs.momentum=0.9"),
     ("prompt.template='{statement} True or False?'", "optim.betas=[0.1,0.2]", "trainer.max_epochs=0.5", "trainer.max_steps=null"),
     ("model=qwen2_5_vl_7b", "data=nlvr2", "lora=all", "prompt=qa", "vision_tokens=resampler", "conditioning=cross_attention", "lora.r=2"),
     ("hydra.job.name=x", "evaluation.ask=[score,generate]", "model.dtype=bfloat16"),
@@ -41,3 +48,19 @@ def test_an_error_is_the_doors(override: str) -> None:
 def test_a_sweep_is_the_doors() -> None:
     register()
     assert composing.compose("lora.r=2", config_name="rank") == cli.compose(["lora.r=2"], "rank")
+
+
+def test_a_mapping_takes_a_key_as_it_is_typed() -> None:
+    def mappings(node: DictConfig, prefix: str = "") -> Iterator[str]:
+        for key in node:
+            if isinstance(value := node._get_node(key), DictConfig) and not value._is_none():
+                yield from [f"{prefix}{key}"] if OmegaConf.get_type(value) is dict else mappings(value, f"{prefix}{key}.")
+
+    register()
+    found = list(mappings(OmegaConf.structured(Experiment)))
+    assert {"data.columns", "data.aliases", "optim.optimizer_kwargs", "optim.schedule_kwargs"} <= set(found)
+    composed = cli.compose_config([f"{key}.own=1" for key in found])
+    assert [str(OmegaConf.select(composed, f"{key}.own")) for key in found] == ["1"] * len(found)
+    for columns in (questions.COLUMNS, record.COLUMNS):
+        composed = cli.compose_config([f"data.columns.{column}=own" for column in columns])
+        assert composed.data.columns == dict.fromkeys(columns, "own")

@@ -189,7 +189,7 @@ def test_an_arm_over_a_float16_base_trains_with_a_scaled_loss_and_resumes(small,
     from lab.run.assembly import attached
     from lab.training.resuming import Paused
 
-    x = small("model.dtype=float16", "trainer.max_steps=4", "optim.lr=1e-3", "optim.optimizer=SGD", "+optim.optimizer_kwargs.momentum=0.9")
+    x = small("model.dtype=float16", "trainer.max_steps=4", "optim.lr=1e-3", "optim.optimizer=SGD", "optim.optimizer_kwargs.momentum=0.9")
     record = running.run_alone(x, "test", 0.0)
     assert record.status == runs.FINISHED and record.metrics["train/steps_left_out"] == 0
     folder = runs.folder(tmp_path / "runs", identity(x))

@@ -53,7 +53,7 @@ def compose(composer: Compose, base: Path, tmp_path_factory: pytest.TempPathFact
 
     def make(where: str, manifest: Path, *overrides: str) -> Experiment:
         return composer(
-            "data=conversations", f"data.sources=[{manifest}]", f"data.root={manifest.parent}", "+data.columns.split=split", "prompt=conversation",
+            "data=conversations", f"data.sources=[{manifest}]", f"data.root={manifest.parent}", "data.columns.split=split", "prompt=conversation",
             f"model.path={base}", "lora=full", "trainer.batch_size=4", "optim.weight_decay=0.1", "trainer.max_steps=4",
             "optim.lr=1e-3", "optim.warmup_fraction=0",
             "trainer.feature_cache=false", "evaluation.latency_examples=0", "evaluation.verify=false", "evaluation.splits=[dev]",
