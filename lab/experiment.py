@@ -29,8 +29,8 @@ from lab.sweeping.launcher import foreseen, register
 if TYPE_CHECKING:
     import pandas as pd
 
-    from lab.predict import Predictor
     from lab.report.findings import Findings
+    from lab.run.predicting import Predictor
     from lab.store.runs import Run
 
 log = logging.getLogger(__name__)
@@ -115,13 +115,14 @@ class Experiment:
         """
         from lab import predict
         from lab.finished import changed
+        from lab.run import predicting
 
         places = [pictures] if isinstance(pictures, str | PathLike) else pictures
         if to is not None:
             predict.require_room(Path(to), overwrite)
         run = self.run()
         if self._predictor is None or self._predictor.run != run:  # it was trained again since
-            self._predictor = predict.Predictor(self.runs_dir, run, changed(run, []))
+            self._predictor = predicting.Predictor(self.runs_dir, run, changed(run, []))
         questions = self._predictor.questions([Path(place).expanduser() for place in places], question)
         answers = self._predictor.answer(questions, self.progress)
         if to is not None:

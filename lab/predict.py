@@ -8,10 +8,8 @@ import logging
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lab import paths, plugins
 from lab.cli import add_max_time, add_run, program, run_stoppable, set_up_logging, take_run
@@ -22,11 +20,7 @@ from lab.host.files import write_atomically
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from lab.answers.predictions import PredictionTable
-    from lab.config import Experiment
-    from lab.host.progress import Report
-    from lab.records import AnswerSpace, Splits
-    from lab.run.rebuilt import Rebuilt
+    from lab.run.predicting import Predicted
     from lab.store.runs import Run
 
 log = logging.getLogger(__name__)
@@ -43,15 +37,17 @@ def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     made = argparse.ArgumentParser(
         prog=program("lab.predict"),
-        description="Ask a finished run about pictures: one question about each, or the questions of a file. Its own prompt, dials and "
+        description="Ask a finished run about pictures or clips: one question about each, or the questions of a file. Its own prompt, dials and "
         "adapter answer, under its contract, as in its evaluation. Writes FOLDER/predictions.csv and .parquet (image, question, answer, "
         "probability), gallery.html, prediction.json, and failed.csv where a picture or question is bad; the exit code is then 1.",
-        epilog="A file is CSV, TSV, JSON, JSON Lines or Parquet with columns image (or images, as a.png|b.png), question, and choices "
-        "where they differ; data.columns.question=Frage names yours. Other KEY=VALUE change how it runs: evaluation.batch_size=8.",
+        epilog="A file is CSV, TSV, JSON, JSON Lines or Parquet with columns image (or images, as a.png|b.png), video or videos, question, and "
+        "choices where they differ; data.columns.question=Frage names yours. Of a run over conversations it may be a manifest too, each asked "
+        "for its last answer. Other KEY=VALUE change how it runs: evaluation.batch_size=8.",
     )
-    made.add_argument("words", nargs="+", metavar="RUN PICTURES", help="a run's identity or its first digits; pictures, folders, or one file")
+    made.add_argument("words", nargs="+", metavar="RUN PICTURES", help="a run's identity or its first digits; pictures, clips, folders, or one file")
     add_run(made)
-    made.add_argument("--question", metavar="TEXT", help="what is asked of every picture, or stated where the run's prompt has statements")
+    made.add_argument("--question", metavar="TEXT", help="what is asked of every picture or clip, or stated where the run's prompt has "
+                      "statements; over conversations <image> and <video> in it say where they stand")  # fmt: skip
     made.add_argument("--to", type=paths.argument, default=Path("predictions"), metavar="FOLDER", help="where to write (default: predictions)")
     made.add_argument("--format", type=formats, metavar="NAME,...", help=f"files of boxes for labelling tools (default: {','.join(FORMATS)}; "
                       "also fiftyone), most doubtful pictures first")  # fmt: skip
@@ -65,103 +61,6 @@ def parser() -> argparse.ArgumentParser:
 def formats(given: str) -> list[str]:
     """`coco,yolo` as a list."""
     return [name.strip() for name in given.split(",") if name.strip()]
-
-
-class Predictor:
-    """A finished run that answers; its model is loaded with the first questions and kept."""
-
-    def __init__(self, runs_dir: Path, run: Run, x: Experiment) -> None:
-        from lab.store import runs
-
-        self.run, self.x = run, x
-        self.run_dir = runs.folder(runs_dir, run.identity)
-        self.rebuilt: Rebuilt | None = None
-
-    @cached_property
-    def answers(self) -> AnswerSpace:
-        """What it answers with."""
-        from lab.artifacts import contract
-
-        return contract.answers_of(contract.load(self.run_dir), self.x.prompt)
-
-    @cached_property
-    def numbers(self) -> set[int]:
-        """How many pictures its questions have."""
-        from lab.answers import predictions
-        from lab.store import runs
-
-        path = runs.own_predictions(self.run, self.run_dir, "dev")
-        return {len(order) for order in predictions.read(path, ["image_order"]).image_order}
-
-    def questions(self, places: Sequence[Path], question: str | None, keys: Sequence[str] = ()) -> Splits:
-        """What is to be asked, every picture looked at. keys: of the data dial, for a file. Raises `ConfigError` or `DataError`."""
-        from lab import data
-        from lab.data.question_file import unanswered
-
-        cache = Path(self.x.tracking.cache_dir)
-        if len(places) == 1 and not places[0].is_dir() and places[0].suffix.lower() in unanswered.FILES:
-            columns = self.x.data.columns if self.x.data.name == "questions" else {}
-            own = [f"columns.{column}={name}" for column, name in columns.items() if column in unanswered.READ]
-            dial = data.dial_of("questions", [*own, *keys], " ".join(keys) or "data=questions", path=str(places[0]))
-            found = unanswered.of_file(dial, question, cache)
-        elif keys:
-            raise ConfigError(f"data.{keys[0]}: it is read for one file of questions, and pictures are given. Leave it out.")
-        elif question is None:
-            raise ConfigError('--question: nothing is asked of these pictures. Give --question "...", or one file with a column question.')
-        else:
-            found = unanswered.of_pictures(places, question, self.numbers)
-        return unanswered.splits_of(found, self.answers, self.numbers, cache)
-
-    def answer(self, questions: Splits, report: Report) -> Predicted:
-        """What the run says. Raises `ContractError` if its adapter would not be used as it was trained."""
-        from lab import data
-        from lab.answers import predictions
-        from lab.config import OnBad
-        from lab.run.rebuilt import rebuild
-        from lab.store import runs
-
-        if self.rebuilt is None:
-            self.rebuilt = rebuild(self.run, self.run_dir, self.x, self.answers, "this prediction", report)
-        dial = replace(data.lead(self.x.data), on_bad=OnBad.skip)
-        part = runs.part_file(self.run_dir / "evaluations" / "predict", data.fingerprint(questions.dev)[:10])
-        splits, rows = self.rebuilt.ask(questions, "dev", dial, report, part)
-        return Predicted(self.run, splits, predictions.table(rows), self.rebuilt.contract)
-
-
-@dataclass(frozen=True)
-class Predicted:
-    """splits: what was asked as dev, and what was skipped. table: its answers in order. contract: that they were given under."""
-
-    run: Run
-    splits: Splits
-    table: PredictionTable
-    contract: dict[str, Any]
-
-    def arrow(self) -> pa.Table:
-        """One row a question: image (several: a.png|b.png), question, answer, the boxes that it reads as, its probability, id."""
-        import pyarrow as pa
-
-        from lab.answers.regions import RegionsTable
-
-        samples = [self.splits.dev.index(row) for row in range(len(self.splits.dev))]
-        boxes = ("regions", "scores", "status", "width", "height") if isinstance(self.table, RegionsTable) else ()
-        return pa.table({
-            "image": ["|".join(picture.source for picture in sample.images) for sample in samples],
-            "question": [sample.text for sample in samples],
-            "answer": self.table.answered.tolist(),
-            **{name: cells(self.table, name) for name in boxes},
-            "probability": self.table.confidence,
-            "id": self.table.sample_id.tolist(),
-        })  # fmt: skip
-
-
-def cells(table: PredictionTable, name: str) -> pa.Array:
-    """A column as Arrow has it in a file of answers."""
-    import pyarrow as pa
-
-    values = getattr(table, name)
-    listed = [[region._asdict() for region in row] for row in values] if name == "regions" else values.tolist()
-    return pa.array(listed, table.fields()[name].type)
 
 
 def flat(rows: pa.Table) -> pa.Table:
@@ -246,7 +145,7 @@ def require_boxes(run: Run, runs_dir: Path, formats: Sequence[str] | None) -> No
 def told(predicted: Predicted, folder: Path) -> str:
     """The lines that a person reads."""
     first = predicted.arrow().slice(0, 5).to_pylist()
-    shown = [f"  {row['image']}  {row['question']}  {row['answer']} ({100 * row['probability']:.0f} %)" for row in first]
+    shown = [f"  {row['image'] or row.get('video', '')}  {row['question']}  {row['answer']} ({100 * row['probability']:.0f} %)" for row in first]
     skipped = predicted.splits.skipped
     bad = [f"skipped: {one.source}: {one.reason}" for one in skipped[:MOST_SHOWN]]
     bad += [f"skipped: and {len(skipped) - MOST_SHOWN} more, all in {folder / 'failed.csv'}"] if len(skipped) > MOST_SHOWN else []
@@ -261,6 +160,8 @@ def act(given: argparse.Namespace) -> int:
         raise ConfigError("PICTURES: none are given. Name a run, then pictures, a folder of them, or a file of questions.")
     require_room(given.to, given.overwrite)
     plugins.load(plugins.named(given.overrides))
+    from lab.run.predicting import Predictor
+
     run = find(given.runs_dir, given.run)
     require_boxes(run, given.runs_dir, given.format)
     keys = [one.removeprefix("data.") for one in given.overrides if one.startswith("data.")]

@@ -18,13 +18,13 @@ import httpx
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from lab import predict
 from lab import run as running
 from lab.artifacts.adapter import PEFT_WEIGHTS
 from lab.config import Experiment
 from lab.finished import changed, find
 from lab.host.progress import silent
-from lab.predict import Predicted
+from lab.run import predicting
+from lab.run.predicting import Predicted
 
 COLOURS = ("red", "green", "blue")
 SMALL = (
@@ -56,9 +56,9 @@ class World:
     def url(self, number: int) -> str:
         return f"data:image/png;base64,{base64.b64encode(self.picture(number)).decode()}"
 
-    def predictor(self, identity: str) -> predict.Predictor:
+    def predictor(self, identity: str) -> predicting.Predictor:
         run = find(self.root / "runs", identity)
-        return predict.Predictor(self.root / "runs", run, changed(run, []))
+        return predicting.Predictor(self.root / "runs", run, changed(run, []))
 
     def predicted(self, identity: str, question: str, numbers: Sequence[int]) -> Predicted:
         """What `lab predict` says about some pictures."""

@@ -23,6 +23,7 @@ from lab.data.box_file.writing import Drawn
 from lab.data.splits import Records
 from lab.errors import ConfigError
 from lab.records import AnswerSpace, Located, Picture, Prediction, Region, Regions, Sample, Splits
+from lab.run.predicting import Predicted
 from lab.store.runs import Run
 
 SIZES = ((60, 40), (33, 77), (50, 50))
@@ -145,7 +146,7 @@ def test_a_prediction_writes_boxes_in_a_table_a_page_and_files_for_labelling(box
         samples.append(Sample(str(i), "where?", (Picture(str(one.path)),), answer, str(i), str(i)))
     splits = Splits(Records(()), Records(()), Records(samples), answers=AnswerSpace(Regions.kind, ()))
     run = Run("1a2b", "an arm", {}, "python -m lab.train")
-    predict.write(predict.Predicted(run, splits, predictions.table(rows), {}), tmp_path / "out", 10)
+    predict.write(Predicted(run, splits, predictions.table(rows), {}), tmp_path / "out", 10)
     with (tmp_path / "out" / "predictions.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
     assert list(table[0]) == ["image", "question", "answer", "regions", "scores", "status", "width", "height", "probability", "id"]

@@ -29,9 +29,9 @@ from lab.errors import ConfigError, ModelError
 from lab.evaluation import asking, locating
 from lab.export import export_run
 from lab.host.stopping import Stopped
-from lab.predict import Predictor
 from lab.records import Region, Regions
 from lab.run import endpoint
+from lab.run.predicting import Predictor
 from lab.store import curve_files, runs
 
 pytestmark = pytest.mark.usefixtures("nominal_costs", "blank_figures")

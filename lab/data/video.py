@@ -80,12 +80,12 @@ def listed(source: str, frames: Sequence[str], rule: Sampling, fps: float | None
     return Clip(source, frames=tuple(frames), times=tuple(second - seconds[0] for second in seconds), sampling=rule)
 
 
-def footage(clip: Clip) -> Footage:
-    """What a clip holds; where that is not known yet, all of it is decoded. Raises `BadRecord` for one that is not whole."""
+def footage(clip: Clip, limit_s: float = LIMIT_S) -> Footage:
+    """What a clip holds; where that is not known yet, all of it is decoded. Raises `BadRecord` for one that is not whole, or takes longer."""
     if clip.footage is not None:
         return clip.footage
     number, last, size, rate = 0, 0.0, (0, 0), 0.0
-    for moment in moments(clip):
+    for moment in moments(clip, limit_s):
         if number and moment.size != size:
             raise BadRecord(clip.source, f"its frames change from {size[0]} x {size[1]} to {moment.size[0]} x {moment.size[1]} pixels")
         number, last, size, rate = number + 1, moment.second, moment.size, moment.rate
@@ -125,9 +125,9 @@ def digest(clip: Clip) -> bytes:
     return name.digest()
 
 
-def moments(clip: Clip) -> Iterator[Moment]:
-    """All frames in order. Raises `BadRecord`."""
-    yield from of_pictures(clip) if clip.frames else of_file(clip)
+def moments(clip: Clip, limit_s: float = LIMIT_S) -> Iterator[Moment]:
+    """All frames in order, within so many seconds. Raises `BadRecord`."""
+    yield from of_pictures(clip) if clip.frames else of_file(clip, limit_s)
 
 
 def of_pictures(clip: Clip) -> Iterator[Moment]:
@@ -147,7 +147,7 @@ def opened(clip: Clip) -> BinaryIO:
         raise BadRecord(clip.source, why_unreadable(error)) from None
 
 
-def of_file(clip: Clip) -> Iterator[Moment]:
+def of_file(clip: Clip, limit_s: float) -> Iterator[Moment]:
     """The frames of a video file."""
     import av
     from av.error import FFmpegError
@@ -158,16 +158,16 @@ def of_file(clip: Clip) -> Iterator[Moment]:
         file.seek(0)
         try:
             with av.open(file, options={"format_whitelist": FORMATS}) as container:
-                yield from decoded(clip.source, container)
+                yield from decoded(clip.source, container, limit_s)
         except FFmpegError as error:
             raise BadRecord(clip.source, f"the clip cannot be decoded ({error.strerror})") from None
 
 
-def decoded(source: str, container: Any) -> Iterator[Moment]:
+def decoded(source: str, container: Any, limit_s: float) -> Iterator[Moment]:
     """The frames of an open container's first video stream. Raises `BadRecord` if they are fewer than it declares, or take too long."""
     if not container.streams.video:
         raise BadRecord(source, "the file holds no video")
-    stream, deadline = container.streams.video[0], time.monotonic() + LIMIT_S
+    stream, deadline = container.streams.video[0], time.monotonic() + limit_s
     rate = float(stream.average_rate or 0)
     stream.codec_context.thread_count = 1
     begins: float | None = None
@@ -178,7 +178,7 @@ def decoded(source: str, container: Any) -> Iterator[Moment]:
             raise BadRecord(source, f"the clip is damaged or cut off: a frame after {second:.2f} s is incomplete")
         for frame in frames:
             if time.monotonic() > deadline:
-                raise BadRecord(source, f"decoding the clip took more than {LIMIT_S:g} s (lab.data.video.LIMIT_S)")
+                raise BadRecord(source, f"decoding the clip took more than {limit_s:g} s, after which it is given up")
             begins = frame.time if begins is None else begins
             if frame.time is None or begins is None:
                 raise BadRecord(source, "its frames have no times")

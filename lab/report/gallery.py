@@ -115,11 +115,10 @@ def question_of(sample: Sample) -> str:
 
 
 def turns_of(sample: Sample) -> tuple[tuple[str, str], ...]:
-    """The messages of a conversation before the answer, each image named where it stands."""
-    return tuple(
-        (turn.role, shorten("".join(part if isinstance(part, str) else f"[image {part + 1}]" for part in turn.parts), LONGEST))
-        for turn in sample.turns
-    )
+    """The messages of a conversation before the answer, each picture and clip named where it stands."""
+    names = [f"[{'clip' if isinstance(each, Clip) else 'image'} {place}]" for place, each in enumerate(sample.images, 1)]
+    said = ("".join(part if isinstance(part, str) else names[part] for part in turn.parts) for turn in sample.turns)
+    return tuple((turn.role, shorten(text, LONGEST)) for turn, text in zip(sample.turns, said, strict=True))
 
 
 def aligned(tables: Sequence[PredictionTable]) -> list[PredictionTable]:

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 from lab import conditioning, data, lora, model, prompt, vision_tokens
 from lab.artifacts import adapter
 from lab.config import DataDial, Experiment, Quantisation, adds_modules, trains
+from lab.data.video import sampling
 from lab.errors import ConfigError, ModelError
 from lab.evaluation import asking
 from lab.host.progress import Report, silent
 from lab.model import Vlm
 from lab.model.family import FEATURES, Family
-from lab.records import Regions
+from lab.records import Regions, Sampling
 from lab.run import start
 
 if TYPE_CHECKING:
@@ -108,22 +109,33 @@ def check_boxes(x: Experiment, family: Family) -> None:
         log.info("prompt.boxes=%s: model.family=%s learned to write boxes as %s, and is taught another way", boxes, family.name, family.boxes)
 
 
-def check_clips(x: Experiment, name: str) -> None:
-    """Refuse the clips of a data option to a family that takes none, and to dials that make something of a picture's tokens where a clip has frames.
+def clip_rule(x: Experiment) -> Sampling:
+    """How the contract of a finished run samples a clip that it is asked about. Raises `ModelError` or `ConfigError` for one that takes none."""
+    own = data.lead(x.data)
+    check_clips(x, "a clip")
+    if not data.named(own.name).clips:
+        raise ConfigError(
+            f"a clip: the run learned from data={own.name}, which has none, so its contract has no rule by which frames are chosen. Give pictures, "
+            "or ask a run over data=conversations."
+        )
+    return sampling(own.video)
 
-    Raises `ModelError` and `ConfigError`.
+
+def check_clips(x: Experiment, source: str) -> None:
+    """Refuse clips to a family that takes none, and to dials that make something of a picture's tokens where a clip has frames.
+
+    source: where they come from, as `data=conversations`. Raises `ModelError` and `ConfigError`.
     """
     family = model.family(x.model.family)
-    family.require("clips", f"data={name}")
+    family.require("clips", source)
     if x.vision_tokens.name not in ("native", "resize"):
         raise ConfigError(
-            f"vision_tokens={x.vision_tokens.name}: data={name} has clips, and it makes fewer tokens of pictures alone. Choose "
+            f"vision_tokens={x.vision_tokens.name}: {source}: it makes fewer tokens of pictures alone, and not of clips. Choose "
             "vision_tokens=native, and fewer frames or pixels by data.video.num_frames, data.video.fps or data.video.max_pixels."
         )
     if x.conditioning.name == "cross_attention":
         raise ConfigError(
-            f"conditioning=cross_attention: data={name} has clips, and it tells places of a picture apart, not times of a clip. "
-            "Choose conditioning=prefix."
+            f"conditioning=cross_attention: {source}: it tells places of a picture apart, and not times of a clip. Choose conditioning=prefix."
         )
 
 

@@ -51,7 +51,7 @@ def of_also(x: Experiment, encoder: Encoder, wanted: Iterable[str]) -> Iterator[
         if (asked := f"also {spelled}") in wanted:
             part = data.option(spelled).load(Path(x.tracking.cache_dir))
             if part.splits.clips:
-                check_clips(x, part.dial.name)
+                check_clips(x, f"data={part.dial.name}")
             splits, examples = screen(part.splits, ("dev",), encoder.of_data(part.dial, part.splits.answers, part.prompt), part.dial)
             for note in splits.notes:
                 log.info("data: %s", note)

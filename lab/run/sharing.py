@@ -152,7 +152,7 @@ def prepare(x: Experiment, report: Report = silent) -> Prepared:
     splits = data.load(x.data, Path(x.tracking.cache_dir))
     asking.check(splits.kind, data.lead(x.data).name, model.family(x.model.family), x.evaluation)
     if splits.clips:
-        check_clips(x, x.data.name)
+        check_clips(x, f"data={x.data.name}")
     for note in splits.notes:
         log.info("data: %s", note)
     if splits.skipped:

@@ -24,8 +24,9 @@ from lab.serving.batching import Answered, Batching, Ended, Full, Job
 from lab.serving.guard import Limits, error_body
 from lab.serving.metrics import Metrics
 from lab.serving.pieces import Pieces
-from lab.serving.protocol import ChatRequest, Refused, Reply, answer_of, checked, most_tokens, prediction_of, question_of
-from lab.serving.served import Question, Served
+from lab.serving.protocol import Reply, answer_of, prediction_of
+from lab.serving.requests import ChatRequest, Refused, checked, lone, most_tokens, question_of
+from lab.serving.served import Question, Served, Upload
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ OPEN, OPEN_FILES = ("/", "/health", "/docs", "/openapi.json"), "/static-offline-
 """Paths that need no token: they say nothing of runs."""
 NAME = re.compile(r"\w{1,40}", re.ASCII)
 """What of a request may be repeated as the name of a field."""
-FORM = ("image", "question", "model")
+FORM = ("image", "video", "question", "model")
 T = TypeVar("T")
 
 
@@ -161,7 +162,7 @@ def refused(error: BaseException, question: Question) -> Refused:
     """What is wrong with a question, by its field, without a word of the question itself; or that it was not asked any more."""
     if not isinstance(error, BadRecord):
         return Refused(503, None, "the server ends.")
-    field = error.source if error.source in dict(question.pictures) else question.text_field
+    field = error.source if error.source in [one.field for one in question.media] else question.text_field
     return Refused(400, field, re.sub(r"its text .* must not", "it must not", error.reason))
 
 
@@ -238,16 +239,18 @@ def add_answers(app: FastAPI, serving: Serving) -> None:
     @app.post("/predict")
     async def predict(
         request: Request,
-        image: Annotated[list[UploadFile], File(description="As many as the run was trained on, in their order.")],
         question: Annotated[str, Form()],
+        image: Annotated[list[UploadFile] | None, File(description="Pictures, as many as the run was trained on, in their order.")] = None,
+        video: Annotated[list[UploadFile] | None, File(description="Clips, of a run that takes them; they follow the pictures.")] = None,
         model: Annotated[str | None, Form(description="May be left out where one model is served.")] = None,
     ) -> dict[str, Any]:
-        """A question as a form: the answer with probabilities, or as text. `frames` are the pixels of each picture as shown."""
+        """A question as a form: the answer with probabilities, or as text. `frames` are the pixels of each picture and clip as shown."""
         served = serving.model(model, request)
         if unknown := [key for key in await request.form() if key not in FORM]:
             raise Refused(422, named(("", unknown[0])), f"there is no such field. Legal: {', '.join(FORM)}.")
-        pictures = tuple([(f"image.{i}", await one.read()) for i, one in enumerate(image)])
-        asked = checked(Question(served.encoder.frame.inside(question), "question", pictures), served, "image")
+        media = [Upload(f"image.{i}", await one.read()) for i, one in enumerate(image or ())]
+        media += [Upload(f"video.{i}", await one.read(), True) for i, one in enumerate(video or ())]
+        asked = checked(lone(question, "question", media, served), served, "image")
         most = min(served.most_tokens, serving.limits.tokens)
         return prediction_of(served, await serving.answer(Job(served, asked, most), request))
 
@@ -256,7 +259,8 @@ def add_page(app: FastAPI) -> None:
     """A page to drop a picture on. It takes nothing from elsewhere, and runs no script but its own."""
     text = PAGE.read_text(encoding="utf-8")
     script = text.partition("<script>")[2].partition("</script>")[0]
-    policy = f"default-src 'none'; connect-src 'self'; img-src blob: data:; style-src 'unsafe-inline'; script-src {script_source(script)}"
+    media = "img-src blob: data:; media-src blob:"
+    policy = f"default-src 'none'; connect-src 'self'; {media}; style-src 'unsafe-inline'; script-src {script_source(script)}"
 
     @app.get("/", include_in_schema=False)
     async def page() -> HTMLResponse:

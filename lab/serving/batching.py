@@ -30,7 +30,7 @@ from lab.model import Vlm
 from lab.model.answers import Readout, RegionsReadout
 from lab.model.batching import to_device
 from lab.model.encoded import Example
-from lab.records import Batch, Choice, Located, Picture, Regions, Sample, Scored
+from lab.records import Batch, Choice, Clip, Located, Picture, Regions, Sample, Scored
 from lab.serving.served import Question, Served
 
 log = logging.getLogger(__name__)
@@ -253,10 +253,17 @@ def encode(job: Job) -> Encoded:
     """A question as the model takes it. Raises `BadRecord`."""
     sample = job.served.sample(job.question)
     example, length = job.served.example(sample)
-    frames = tuple(frame_of(picture) for picture in sample.images if isinstance(picture, Picture))
+    frames = tuple(frame_of(one) if isinstance(one, Picture) else shown_of(one, job.served) for one in sample.images)
     if isinstance(sample.answer, Regions):
         sample = replace(sample, answer=replace(sample.answer, size=(frames[0]["width"], frames[0]["height"])))
     return Encoded(sample, example, length, frames)
+
+
+def shown_of(clip: Clip, served: Served) -> dict[str, Any]:
+    """What is shown of a clip: pixels of its upright frames, how many it has and at what rate, and the places of those that are shown."""
+    shown = served.encoder.sampled(clip)
+    held = shown.footage
+    return {"width": held.size[0], "height": held.size[1], "frames": held.frames, "fps": held.fps, "shown": list(shown.indices)}
 
 
 def frame_of(picture: Picture) -> dict[str, Any]:

@@ -7,16 +7,18 @@ import io
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 
 from lab import lora
 from lab.artifacts.adapter import FILES
 from lab.config import as_dict
-from lab.data.question_file.unanswered import unknown
+from lab.data import video
+from lab.data.faults import BadRecord
+from lab.data.question_file.unanswered import clip_of, unknown
 from lab.data.splits import Records
 from lab.errors import ConfigError
 from lab.evaluation import fast_inference
@@ -27,10 +29,10 @@ from lab.model import Vlm
 from lab.model.batching import ROWS
 from lab.model.encoded import Example
 from lab.model.encoding import Encoder
-from lab.predict import Predictor
-from lab.records import Choice, Picture, Sample
+from lab.records import Choice, Clip, Picture, Sample, Sampling, Turn
 from lab.run.assembly import assemble
 from lab.run.measuring import require_effect
+from lab.run.predicting import Predictor
 from lab.run.rebuilt import Rebuilt, rebuild
 from lab.training.examples import Examples
 from lab.training.fast.fused_step import Forward, instead
@@ -41,13 +43,28 @@ PROBE = (224, 224)
 """Pixels of the grey picture about which every adapter is asked once at the start."""
 
 
+MOST_PIXELS = 512 * 1024 * 1024
+"""Of all frames of a clip that are shown, decoded at once: 1.5 GB."""
+DECODING_S = 20.0
+"""Seconds after which decoding a clip is given up: less than its own user's clips have (`lab.data.video.LIMIT_S`)."""
+
+
+class Upload(NamedTuple):
+    """An encoded picture or clip, and the field that it came in."""
+
+    field: str
+    data: bytes
+    is_clip: bool = False
+
+
 @dataclass(frozen=True)
 class Question:
-    """What a request asks: encoded pictures with the field each came in, a text, and the field that it came in."""
+    """What a request asks: encoded pictures and clips, a text, and the field that it came in. turns: of a conversation, as of `Sample`."""
 
     text: str
     text_field: str
-    pictures: tuple[tuple[str, bytes], ...]
+    media: tuple[Upload, ...]
+    turns: tuple[Turn, ...] = ()
 
 
 class Served:
@@ -59,14 +76,15 @@ class Served:
 
     def __init__(self, predictor: Predictor, rebuilt: Rebuilt) -> None:
         self.run, self.x, self.numbers = predictor.run, predictor.x, sorted(predictor.numbers)
+        self.rule, self.turns, self.converses = predictor.rule, predictor.turns, predictor.converses
         self.answers, self.rebuilt, self.vlm = predictor.answers, rebuilt, rebuilt.vlm
         self.encoder, self.readout = rebuilt.encoder, rebuilt.encoder.readout
         self.adapter = adapter_hash(predictor.run_dir / "adapter")
         self.encoders = threading.local()
         grey = io.BytesIO()
         Image.new("RGB", PROBE, (128, 128, 128)).save(grey, "PNG")
-        question = Question("x", "", tuple(("", grey.getvalue()) for _ in range(self.numbers[0])))
-        examples = Examples(Records([self.sample(question)]), self.encoder)
+        probe = tuple(Upload("", grey.getvalue()) for _ in range(self.numbers[0]))
+        examples = Examples(Records([self.sample(Question("x", "", probe))]), self.encoder)
         if rebuilt.adapted:
             require_effect(self.vlm, assemble(self.x, rebuilt.base), examples)
         self.vlm.model.eval()
@@ -90,10 +108,21 @@ class Served:
         return self.x.evaluation.most_tokens(self.kind)
 
     def sample(self, question: Question) -> Sample:
-        """A question as a record, whose answer nobody knows."""
-        pictures = tuple(Picture(field, data) for field, data in question.pictures)
-        name = text_hash(question.text, *(values_hash(data.hex()) for _, data in question.pictures), digits=16)
-        return Sample(name, question.text, pictures, unknown(self.answers, (), PROBE), name, name)
+        """A question as a record, whose answer nobody knows. Raises `BadRecord` for a clip that is not whole, or too large."""
+        media = tuple(self.clip(one) if one.is_clip else Picture(one.field, one.data) for one in question.media)
+        name = text_hash(question.text, repr(question.turns), *(values_hash(one.data.hex()) for one in question.media), digits=16)
+        return Sample(name, question.text, media, unknown(self.answers, (), PROBE), name, name, turns=question.turns)
+
+    def clip(self, upload: Upload) -> Clip:
+        """A clip, looked at once. Raises `BadRecord`."""
+        clip = clip_of(upload.field, self.rule)
+        clip = replace(clip, data=upload.data)
+        clip = replace(clip, footage=video.footage(clip, DECODING_S))
+        shown, (width, height) = self.encoder.sampled(clip), clip.footage.size
+        if len(shown.indices) * width * height > MOST_PIXELS:
+            reason = f"{len(shown.indices)} frames of {width} x {height} pixels would be shown, more than this server holds. Send a smaller clip"
+            raise BadRecord(upload.field, reason)
+        return clip
 
     def example(self, sample: Sample) -> tuple[Example, int]:
         """Encode a question with a tokenizer of this thread's own; the tokens of its prompt. Raises `BadRecord`."""
@@ -117,7 +146,8 @@ class Served:
         """What a client may know of it."""
         prompt = self.rebuilt.contract["prompt"]
         return {
-            "kind": self.kind, "options": list(self.answers.options), "pictures": self.numbers, "adapter": self.adapter,
+            "kind": self.kind, "options": list(self.answers.options), "pictures": self.numbers,
+            "clips": isinstance(self.rule, Sampling), "adapter": self.adapter,
             "asks": self.encoder.frame.asks, "template": prompt["template"], "system": prompt["system"],
             "max_tokens": self.most_tokens,
         }  # fmt: skip

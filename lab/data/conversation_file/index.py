@@ -262,13 +262,14 @@ def number_of(data: bytes) -> int:
     return xxhash.xxh3_64_intdigest(data)
 
 
-def media_sources(index: Index, row: int, media: Sequence[Medium]) -> Iterator[tuple[Medium, str, tuple[str, ...]]]:
-    """Each medium of a row with its source, and the sources of its frames. Raises `BadRecord`."""
-    place = index.source(row)
+def media_sources(
+    file: File, folder: Folder, place: str, offset: int, media: Sequence[Medium]
+) -> Iterator[tuple[Medium, str, tuple[str, ...]]]:
+    """Each medium of a record with its source, and the sources of its frames. place: of the record. Raises `BadRecord`."""
     for one in media:
         if one.place is not None:
-            assert isinstance(index.file, TableFile)
-            yield one, index.file.source(int(index.columns["offset"][row]), one.file, one.place), ()
+            assert isinstance(file, TableFile)
+            yield one, file.source(offset, one.file, one.place), ()
         else:
-            frames = tuple(index.folder.file(name, place) for name in one.frames)
-            yield one, frames[0] if frames else index.folder.file(one.file, place), frames
+            frames = tuple(folder.file(name, place) for name in one.frames)
+            yield one, frames[0] if frames else folder.file(one.file, place), frames

@@ -46,9 +46,11 @@ class Conversation(NamedTuple):
 
 
 class Form:
-    """How records of a manifest are read. columns: `data.columns`. split: the record says which part it is in."""
+    """How records of a manifest are read. columns: `data.columns`. split: the record says which part it is in. answered: it ends with the
+    assistant's answer; else that may be missing."""
 
-    def __init__(self, columns: Mapping[str, str]) -> None:
+    def __init__(self, columns: Mapping[str, str], answered: bool = True) -> None:
+        self.answered = answered
         self.names = {column: columns.get(column, column) for column in COLUMNS}
         self.known = frozenset(self.names.values())
         self.split = "split" in columns
@@ -208,6 +210,8 @@ class Form:
                 before = f"after a turn of {roles[first + number - 1]}" if number else "at the beginning"
                 what = "a system turn stands first" if role == "system" else f"a turn of {wanted} belongs there"
                 raise Fault(name, f"turn {first + number + 1} is of {role} {before}; {what}")
+        if not self.answered:
+            return
         if "assistant" not in roles:
             raise Fault(name, "no turn is of the assistant, so there is nothing to learn")
         if roles[-1] != "assistant":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from lab.data import images, video
 from lab.data.conversation_file.index import Index, media_sources, number_of
+from lab.data.conversation_file.media import Medium as Named
 from lab.data.conversation_file.record import Conversation
 from lab.data.faults import BadRecord
 from lab.data.tables import Table, Tables
@@ -100,13 +101,19 @@ class Manifests:
 
     def shown(self, index: Index, own: int, conversation: Conversation) -> Iterator[Medium]:
         """The media of a row. Raises `BadRecord`."""
-        for one, source, frames in media_sources(index, own, conversation.media):
-            if one.kind == "image":
-                yield Picture(source)
-            elif one.frames:
-                yield video.listed(source, frames, self.sampling, one.fps, one.times or None)
-            else:
-                yield Clip(source, sampling=self.sampling)
+        offset = int(index.columns["offset"][own])
+        return media_of(media_sources(index.file, index.folder, index.source(own), offset, conversation.media), lambda: self.sampling)
+
+
+def media_of(sources: Iterable[tuple[Named, str, tuple[str, ...]]], sampling: Callable[[], Sampling]) -> Iterator[Medium]:
+    """What `media_sources` gives as pictures and clips. sampling: how these are sampled. Raises `BadRecord`."""
+    for one, source, frames in sources:
+        if one.kind == "image":
+            yield Picture(source)
+        elif one.frames:
+            yield video.listed(source, frames, sampling(), one.fps, one.times or None)
+        else:
+            yield Clip(source, sampling=sampling())
 
 
 class Ids(Sequence[str]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from lab.data.faults import BadRecord, shown
 from lab.data.manifest import Row
 from lab.data.records_file import RecordsFile
 from lab.errors import ConfigError
-from lab.records import Picture
+from lab.records import Clip, Medium, Picture, Turn
 
 PART_OF = {
     "train": "train", "training": "train", "minival": "minival", "val": "minival", "valid": "minival", "validation": "minival",
@@ -24,23 +24,24 @@ PART_OF = {
 
 @dataclass(frozen=True)
 class Record:
-    """One row. part: of a given split, or None. choices: () where there are none."""
+    """One row. part: of a given split, or None. choices: () where there are none. turns: of a conversation, as of `Sample`."""
 
     source: str
     name: str
     question: str
-    pictures: tuple[Picture, ...]
+    pictures: tuple[Medium, ...]
     answers: tuple[str, ...]
     choices: tuple[str, ...]
     group: str | None
     subset: str | None
     part: str | None
+    turns: tuple[Turn, ...] = ()
 
 
 def records_of(
-    file: RecordsFile, names: Mapping[str, str], dial: DataDial, answered: bool = True
+    file: RecordsFile, names: Mapping[str, str], dial: DataDial, clip: Callable[[str], Clip] | None = None
 ) -> tuple[list[Record], list[BadRecord]]:
-    """The records of the good rows, and what is wrong with the others. answered: else answer and split are not read."""
+    """The records of the good rows, and what is wrong with the others. clip: of a file; where given, clips are read, answer and split not."""
     if dial.root and file.tables:
         raise ConfigError(f"data.root={dial.root}: {dial.path} holds its pictures itself; leave it out.")
     path = Path(str(dial.path))
@@ -51,7 +52,7 @@ def records_of(
     seen: dict[str, str] = {}
     for row in file.rows:
         try:
-            record = record_of(row, names, root, file.splits.get(row.source), answered)
+            record = record_of(row, names, root, file.splits.get(row.source), clip)
             if record.name in seen:
                 row.fail(names["id"], f"{shown(record.name)} is given a second time; first in {seen[record.name]}")
             seen[record.name] = row.source
@@ -61,9 +62,9 @@ def records_of(
     return records, faults
 
 
-def record_of(row: Row, names: Mapping[str, str], root: manifest.Root, split: str | None, answered: bool) -> Record:
-    """One record. split: of the file's own. Raises `BadRecord` naming place and column."""
-    pictures = one_or_several(row, names["image"], names["images"])
+def record_of(row: Row, names: Mapping[str, str], root: manifest.Root, split: str | None, clip: Callable[[str], Clip] | None) -> Record:
+    """One record. split: of the file's own. clip: as of `records_of`. Raises `BadRecord` naming place and column."""
+    answered = clip is None
     given = (text_or_none(row, names["split"]) or split) if answered else None
     if given and given.lower() not in PART_OF:
         row.fail(names["split"], f"{shown(given)} is given; legal: {', '.join(PART_OF)}")
@@ -74,13 +75,24 @@ def record_of(row: Row, names: Mapping[str, str], root: manifest.Root, split: st
         source=row.source,
         name=text_or_none(row, names["id"]) or Path(row.source).name,
         question=text_or_none(row, names["question"]) or row.fail(names["question"], "it is empty"),
-        pictures=tuple(each if isinstance(each, Picture) else Picture(str(root.file(each, row.source))) for each in pictures),
+        pictures=tuple(media_of(row, names, root, clip)),
         answers=one_or_several(row, names["answer"], names["answers"]) if answered else (),
         choices=choices,
         group=text_or_none(row, names["group"]),
         subset=text_or_none(row, names["subset"]),
         part=PART_OF[given.lower()] if given else None,
     )
+
+
+def media_of(row: Row, names: Mapping[str, str], root: manifest.Root, clip: Callable[[str], Clip] | None) -> Iterator[Medium]:
+    """The pictures of a row, then its clips; at least one. Raises `BadRecord`."""
+    clips = clip is not None and any(row.has(names[column]) for column in ("video", "videos"))
+    if not clips or any(row.has(names[column]) for column in ("image", "images")):
+        for each in one_or_several(row, names["image"], names["images"]):
+            yield each if isinstance(each, Picture) else Picture(str(root.file(each, row.source)))
+    if clip is not None and clips:
+        for each in one_or_several(row, names["video"], names["videos"]):
+            yield clip(str(root.file(each, row.source)))
 
 
 def text_or_none(row: Row, key: str) -> str | None:

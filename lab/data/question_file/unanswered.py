@@ -1,13 +1,13 @@
 """Questions without answers about one's own pictures: what `lab.predict` asks of a finished run.
 
-Either one question about pictures and folders of them, or a file as `data=questions` reads it (`lab.data.sets.questions`), of which
-the columns image or images, question, id and choices are read. What is bad is a fault that leaves the others alone.
+Either one question about pictures, clips and folders of them, or a file as `data=questions` reads it (`lab.data.sets.questions`), of which
+the columns image or images, video or videos, question, id and choices are read. What is bad is a fault that leaves the others alone.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,15 +18,26 @@ from lab.data.manifest import Row
 from lab.data.question_file.rows import Record, records_of
 from lab.data.sets.questions import COLUMNS, check_columns
 from lab.data.splits import Records, sized
-from lab.data.tables import Tables
-from lab.errors import ConfigError, DataError
-from lab.records import Answer, AnswerSpace, Choice, Picture, Regions, Sample, Skipped, Splits, Text
+from lab.errors import ConfigError, DataError, LabError
+from lab.records import Answer, AnswerSpace, Choice, Clip, Medium, Picture, Regions, Sample, Sampling, Skipped, Splits, Text, Turn
 
 FILES = (*records_file.DELIMITERS, *records_file.JSON, ".parquet")
 """Endings of a file of questions."""
 PICTURES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".mpo")
 """Endings of the files that are taken from a folder; one that is named itself may have any."""
-READ = ("image", "images", "question", "id", "choices")
+CLIPS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".flv", ".ogv", ".3gp", ".wmv")
+"""Endings of the files that are clips."""
+READ = ("image", "images", "video", "videos", "question", "id", "choices")
+Rule = Sampling | LabError
+"""How a run samples clips, or why it takes none."""
+
+
+Turns = Callable[[str, Sequence[Medium]], tuple[Turn, ...]]
+
+
+def alone(question: str, media: Sequence[Medium]) -> tuple[Turn, ...]:
+    """The turns of a question that is no conversation: none."""
+    return ()
 
 
 @dataclass(frozen=True)
@@ -36,14 +47,33 @@ class Unanswered:
     records: list[Record]
     faults: list[BadRecord]
     notes: list[str]
-    tables: Tables | None = None
+    tables: images.Tables | None = None
 
 
-def of_pictures(paths: Sequence[Path], question: str, numbers: Collection[int]) -> Unanswered:
-    """One question about every picture; or, where a question is about several, about these files together.
+def clip_of(source: str, rule: Rule) -> Clip:
+    """A clip. Raises the reason where the run takes none."""
+    if isinstance(rule, LabError):
+        raise rule
+    return Clip(source, sampling=rule)
 
-    numbers: of pictures that a question may have. Raises `ConfigError` where they are other, `DataError` for a path of nothing.
+
+def medium_of(path: Path, rule: Rule) -> Medium:
+    """A file by its ending: a clip, or else a picture. Raises as `clip_of`."""
+    return clip_of(str(path), rule) if path.suffix.lower() in CLIPS else Picture(str(path))
+
+
+def of_pictures(paths: Sequence[Path], question: str, numbers: Collection[int], rule: Rule, turns: Turns = alone) -> Unanswered:
+    """One question about every picture and clip; or, where a question is about several, about these files together.
+
+    numbers: of pictures and clips that a question may have. turns: what a question and its media are in a conversation.
+    Raises `ConfigError` where they are other, `DataError` for a path of nothing, and as `clip_of`.
     """
+    endings = PICTURES if isinstance(rule, LabError) else (*PICTURES, *CLIPS)
+
+    def record_of(*paths: Path) -> Record:
+        name, media = "|".join(map(str, paths)), tuple(medium_of(path, rule) for path in paths)
+        return Record(name, name, question, media, (), (), None, None, None, turns(question, media))
+
     folders = [path for path in paths if path.is_dir()]
     if 1 not in numbers:
         if folders or len(paths) not in numbers:
@@ -52,37 +82,35 @@ def of_pictures(paths: Sequence[Path], question: str, numbers: Collection[int]) 
                 f"{paths[0]}: this run answers questions about {wanted} pictures at once. Give that many files, in their order, or a file of "
                 "questions with a column images, such as a.png|b.png."
             )
-        return Unanswered([record_of(paths, question)], [], [])
+        return Unanswered([record_of(*paths)], [], [])
     found, others = [], Counter()
     for path in paths:
         inside = sorted(each for each in path.rglob("*") if each.is_file()) if path in folders else [path]
-        found += [each for each in inside if path not in folders or each.suffix.lower() in PICTURES]
-        others.update(each.suffix or each.name for each in inside if path in folders and each.suffix.lower() not in PICTURES)
+        found += [each for each in inside if path not in folders or each.suffix.lower() in endings]
+        others.update(each.suffix or each.name for each in inside if path in folders and each.suffix.lower() not in endings)
     if not found:
-        raise DataError(f"{', '.join(map(str, paths))}: there is no picture in it. Legal endings are {', '.join(PICTURES)}.")
-    endings = ", ".join(f"{number} {ending}" for ending, number in others.most_common(5))
-    notes = [f"files of other endings, which are not read: {others.total()} ({endings})."] if others else []
-    return Unanswered([record_of([path], question) for path in dict.fromkeys(found)], [], notes)
+        raise DataError(f"{', '.join(map(str, paths))}: there is no picture in it. Legal endings are {', '.join(endings)}.")
+    told = ", ".join(f"{number} {ending}" for ending, number in others.most_common(5))
+    notes = [f"files of other endings, which are not read: {others.total()} ({told})."] if others else []
+    return Unanswered([record_of(path) for path in dict.fromkeys(found)], [], notes)
 
 
-def record_of(paths: Sequence[Path], question: str) -> Record:
-    """A question about some files together."""
-    name = "|".join(map(str, paths))
-    return Record(name, name, question, tuple(Picture(str(path)) for path in paths), (), (), None, None, None)
+def of_file(dial: DataDial, question: str | None, cache_dir: Path, rule: Rule, turns: Turns = alone) -> Unanswered:
+    """The questions of a file, or one question about the pictures of each of its rows. turns: as of `of_pictures`.
 
-
-def of_file(dial: DataDial, question: str | None, cache_dir: Path) -> Unanswered:
-    """The questions of a file, or one question about the pictures of each of its rows. Raises `ConfigError` or `DataError`."""
+    Raises `ConfigError` or `DataError`, and as `clip_of`.
+    """
     assert dial.path is not None
-    names = {column: dial.columns.get(column, column) for column in COLUMNS}
+    names = {column: dial.columns.get(column, column) for column in (*COLUMNS, "video", "videos")}
     file = records_file.read(dial.path, (names["image"], names["images"]), cache_dir)
     if question is not None:
         if names["question"] in file.columns:
             raise ConfigError(f"--question: {dial.path} has questions of its own in column {names['question']!r}. Leave one of the two out.")
         rows = [Row(row.source, {**row.fields, names["question"]: question}) for row in file.rows]
         file = replace(file, rows=rows, columns=(*file.columns, names["question"]))
-    check_columns(file, names, dial, (("image", "images"), ("question",)))
-    records, faults = records_of(file, names, dial, answered=False)
+    check_columns(file, names, dial, (("image", "images", "video", "videos"), ("question",)))
+    records, faults = records_of(file, names, dial, lambda source: clip_of(source, rule))
+    records = [replace(record, turns=turns(record.question, record.pictures)) for record in records]
     ignored = [column for column in file.columns if column not in [names[each] for each in READ]]
     notes = [f"columns that are not read: {', '.join(ignored)}."] if ignored else []
     return Unanswered(records, [*file.faults, *faults], notes, file.tables)
@@ -104,17 +132,23 @@ def splits_of(found: Unanswered, answers: AnswerSpace, numbers: Collection[int],
             faults.append(BadRecord(record.source, reason))
             continue
         shared = "|".join(picture.source for picture in record.pictures)
-        (size, *_) = [outcome.size for picture in record.pictures if not isinstance(outcome := outcomes[picture.source], str)]
+        size = next((outcome.size for picture in record.pictures if not isinstance(outcome := outcomes[picture.source], str)), (0, 0))
         answer = unknown(answers, record.choices, size)
-        samples.append(sized(Sample(record.name, record.question, record.pictures, answer, shared, record.name), outcomes, sizes))
+        sample = Sample(record.name, record.question, record.pictures, answer, shared or record.name, record.name, turns=record.turns)
+        samples.append(sized(sample, outcomes, sizes))
     if not samples:
         raise DataError(f"no question is left to ask; bad ones: {len(faults)}, the first: {faults[0]}")
     skipped = tuple(Skipped(fault.source, fault.reason) for fault in faults)
-    return Splits(Records(()), Records(()), Records(samples, tables=found.tables), skipped, tuple(found.notes), answers=answers)
+    clips = any(isinstance(each, Clip) for sample in samples for each in sample.images)
+    asked = Records(samples, tables=found.tables)
+    return Splits(Records(()), Records(()), asked, skipped, tuple(found.notes), answers=answers, clips=clips)
 
 
 def unaskable(record: Record, options: tuple[str, ...], numbers: Collection[int]) -> str:
     """Why a run of these options and numbers of pictures has no answer to a question; empty where it has one."""
+    shows = {part for turn in record.turns for part in turn.parts if isinstance(part, int)}
+    if record.turns and shows != {*range(len(record.pictures))}:
+        return f"{len(record.pictures)} files are given, and <image> and <video> in its question name others: each stands for one, of its kind"
     if len(record.pictures) not in numbers:
         return f"it has {len(record.pictures)} pictures, and the run answers questions about {' or '.join(map(str, sorted(numbers)))}"
     odd = [choice for choice in record.choices if choice not in options] if options else []

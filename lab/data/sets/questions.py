@@ -98,9 +98,9 @@ def check_unchanged(dial: DataDial) -> None:
 
 def check_columns(file: RecordsFile, names: Mapping[str, str], dial: DataDial, needed: Sequence[tuple[str, ...]] = NEEDED) -> None:
     """Raise a `ConfigError` for a name of no column, or where all alternatives for a needed one are missing."""
-    unknown = sorted(set(dial.columns) - set(COLUMNS))
+    unknown = sorted(set(dial.columns) - set(names))
     if unknown:
-        raise ConfigError(f"data.columns.{unknown[0]}: legal are {', '.join(COLUMNS)}.{did_you_mean(unknown[0], COLUMNS)}")
+        raise ConfigError(f"data.columns.{unknown[0]}: legal are {', '.join(names)}.{did_you_mean(unknown[0], names)}")
     if not file.columns:
         return
     there = ", ".join(file.columns)
