@@ -117,8 +117,9 @@ class Served:
         """A clip, looked at once. Raises `BadRecord`."""
         clip = clip_of(upload.field, self.rule)
         clip = replace(clip, data=upload.data)
-        clip = replace(clip, footage=video.footage(clip, DECODING_S))
-        shown, (width, height) = self.encoder.sampled(clip), clip.footage.size
+        held = video.footage(clip, DECODING_S)
+        clip, (width, height) = replace(clip, footage=held), held.size
+        shown = self.encoder.sampled(clip)
         if len(shown.indices) * width * height > MOST_PIXELS:
             reason = f"{len(shown.indices)} frames of {width} x {height} pixels would be shown, more than this server holds. Send a smaller clip"
             raise BadRecord(upload.field, reason)
