@@ -132,6 +132,17 @@ def test_the_package_imports_no_tools() -> None:
     assert not [path for path in modules() if "from tools" in path.read_text() or "import tools" in path.read_text()]
 
 
+def test_files_and_functions_are_short() -> None:
+    """Of lab/ and tools/: at most 300 lines in a file, at most 55 in a function, its docstring among them."""
+    files = {path: path.read_text() for top in ("lab", "tools") for path in (ROOT / top).rglob("*.py")}
+    functions = {
+        f"{path.relative_to(ROOT)} {node.name}": (node.end_lineno or 0) - node.lineno + 1
+        for path, text in files.items() for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }  # fmt: skip
+    assert not {str(path.relative_to(ROOT)) for path, text in files.items() if text.count("\n") > 300}
+    assert not {name: lines for name, lines in functions.items() if lines > 55}
+
+
 def test_no_drawers() -> None:
     assert not [path for path in modules() if path.stem in FORBIDDEN or path.parent.name in FORBIDDEN]
 

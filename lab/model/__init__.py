@@ -115,21 +115,7 @@ def load(dial: ModelDial, cache_dir: Path | None = None, report: Report = silent
     kind = check(dial)
     where, assembly = whereabouts(dial, kind, cache_dir, report)
     dial = replace(dial, path=where if assembly else dial.path)
-    try:
-        model, info, processor = from_pretrained(dial, kind, where)
-    except LabError:
-        raise
-    except Exception as error:  # a broken folder raises whatever its JSON or safetensors reader raises
-        first = str(error).strip().split("\n")[0]
-        if "trust_remote_code" in str(error):
-            raise ModelError(
-                f"model.path={dial.path}: the checkpoint wants to run code of its own. Read it, and say "
-                "model.trust_remote_code=true if you trust it."
-            ) from None
-        raise ModelError(
-            f"model.path={dial.path}: the checkpoint cannot be loaded ({first}). Give a folder in Hugging Face layout "
-            "with safetensors weights, or a hub id that this machine can reach."
-        ) from None
+    model, info, processor = from_pretrained(dial, kind, where)
     if dial.labels is not None:
         info = labels.emptied(model, kind, info)
     require_whole(dial, kind, info)
@@ -169,7 +155,26 @@ def whereabouts(dial: ModelDial, kind: Family, cache_dir: Path | None, report: R
 
 
 def from_pretrained(dial: ModelDial, kind: Family, where: str) -> tuple[Any, dict[str, Any], Any]:
-    """Transformers' model, what it says of the weights that it read, and the processor."""
+    """Transformers' model, what it says of the weights that it read, and the processor. Raises `ModelError` for what cannot be read."""
+    try:
+        return read(dial, kind, where)
+    except LabError:
+        raise
+    except Exception as error:  # a broken folder raises whatever its JSON or safetensors reader raises
+        first = str(error).strip().split("\n")[0]
+        if "trust_remote_code" in str(error):
+            raise ModelError(
+                f"model.path={dial.path}: the checkpoint wants to run code of its own. Read it, and say "
+                "model.trust_remote_code=true if you trust it."
+            ) from None
+        raise ModelError(
+            f"model.path={dial.path}: the checkpoint cannot be loaded ({first}). Give a folder in Hugging Face layout "
+            "with safetensors weights, or a hub id that this machine can reach."
+        ) from None
+
+
+def read(dial: ModelDial, kind: Family, where: str) -> tuple[Any, dict[str, Any], Any]:
+    """`from_pretrained`, with the errors of Transformers as they come."""
     import torch
     from transformers import AutoConfig
     from transformers.utils import logging as transformers_logging

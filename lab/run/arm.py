@@ -144,20 +144,7 @@ def train_and_measure(
     described |= {"mixture": mixture} if (mixture := mixture_of(prepared.splits_of(x), encoded, x.evaluation)) else {}
     contract.save(run_dir, described)
     if trains(x):
-        transcripts.write(encoded["train"], run_dir / transcripts.FILE)
-        alike = {"samples": run.facts["data"]["samples"]["train"]}
-        with ranks.launch_ranks(x, run_dir, started, alike):
-            outcome = loop.train(
-                x, vlm, encoded, run_dir, started, alike, report, watchers(encoded["minival"], x.evaluation), pause_at, choice
-            )
-        run.metrics |= outcome.metrics
-        run.facts |= outcome.facts
-        seen = int(outcome.metrics["train/steps"]) * x.trainer.samples_per_step
-        run.facts["data"] |= order_facts(x, encoded["train"], seen)  # fewer than were asked for if it stopped early
-        run.metrics["train/examples_seen"] = float(seen)
-        lora.finalize_adapter(vlm)
-        require_effect(vlm, assemble(x, prepared.vlm), encoded["dev"])
-        adapter.save(vlm, run_dir / "adapter")
+        learn(x, vlm, prepared, run, run_dir, started, report, pause_at, choice)
     others = prepared.others(x, wanted_of(x))
     run.metrics |= evaluate(x, vlm, encoded, reads, run_dir, report, run.facts, interleaved, others=others)
     run.facts["asked"] = wanted_of(x)
@@ -170,6 +157,28 @@ def train_and_measure(
         run.metrics |= equivalence.summary(checks)
         run.facts["verify"] = equivalence.facts(checks)
         log.info("equivalence gate\n%s", equivalence.table(checks))
+
+
+def learn(
+    x: Experiment, vlm: Vlm, prepared: Prepared, run: Run, run_dir: Path, started: float, report: Report, pause_at: int | None,
+    choice: Choice | None,
+) -> None:
+    """Train an arm, record how it went, and save what has trained. Raises `Paused` at `pause_at`, `ModelError` if nothing has."""
+    encoded = prepared.encoded(x, report)
+    transcripts.write(encoded["train"], run_dir / transcripts.FILE)
+    alike = {"samples": run.facts["data"]["samples"]["train"]}
+    with ranks.launch_ranks(x, run_dir, started, alike):
+        outcome = loop.train(
+            x, vlm, encoded, run_dir, started, alike, report, watchers(encoded["minival"], x.evaluation), pause_at, choice
+        )
+    run.metrics |= outcome.metrics
+    run.facts |= outcome.facts
+    seen = int(outcome.metrics["train/steps"]) * x.trainer.samples_per_step
+    run.facts["data"] |= order_facts(x, encoded["train"], seen)  # fewer than were asked for if it stopped early
+    run.metrics["train/examples_seen"] = float(seen)
+    lora.finalize_adapter(vlm)
+    require_effect(vlm, assemble(x, prepared.vlm), encoded["dev"])
+    adapter.save(vlm, run_dir / "adapter")
 
 
 def warm(experiments: Iterable[Experiment], prepared: Prepared) -> None:

@@ -54,12 +54,7 @@ def check(x: Experiment) -> None:
             f"evaluation.also={x.evaluation.also}: data={twice[0]} would be asked twice, and a run keeps one answer of each. Give one of "
             "them another name, as in 'winoground root=/data/w as=other'."
         )
-    switches = {
-        "numbered": x.prompt.numbered, "shared_prefix": x.evaluation.shared_prefix, "generate": "generate" in x.evaluation.ask,
-        "packing": trains(x) and x.trainer.packing,
-    }  # fmt: skip
-    for feature in (name for name, on in switches.items() if on):
-        family.require(feature)
+    check_switches(x, family)
     if x.model.labels is not None and not (trains(x) and "head" in x.lora.full):
         raise ConfigError(
             f"model.labels={list(x.model.labels)}: the head begins with nothing about these labels, so it must train whole. Add "
@@ -67,6 +62,25 @@ def check(x: Experiment) -> None:
         )
     vision_tokens.check(x.vision_tokens, family)
     conditioning.check(x.conditioning, family)
+    if trains(x):
+        tree_rows.check(x, family)
+    lora.check(x.lora, x.model.quantisation.value, family)
+    start.check(x)
+    optimization.check(x.optim, devices.on_gpu(x.trainer))
+    if x.trainer.sharded:
+        sharding.check(x, kind)
+    if trains(x) and x.model.quantisation is Quantisation.int8 and "llm" in lora.reached(family, x.lora):
+        check_scales(x)
+
+
+def check_switches(x: Experiment, family: Family) -> None:
+    """Refuse features that are asked for to a family that has none, and packed rows to dials that would mix their samples."""
+    switches = {
+        "numbered": x.prompt.numbered, "shared_prefix": x.evaluation.shared_prefix, "generate": "generate" in x.evaluation.ask,
+        "packing": trains(x) and x.trainer.packing,
+    }  # fmt: skip
+    for feature in (name for name, on in switches.items() if on):
+        family.require(feature)
     if switches["packing"] and x.conditioning.name != "prefix":
         raise ConfigError(
             f"trainer.packing=true, conditioning={x.conditioning.name}: cross-attention reads the images of a row, and a row of several samples "
@@ -77,15 +91,6 @@ def check(x: Experiment) -> None:
             "trainer.packing=true, model.quantisation=int8: bitsandbytes looks at all of a row for numbers that it does not round, so a token "
             "of one sample moves what is computed of the next. Set trainer.packing=false, or model.quantisation=nf4."
         )
-    if trains(x):
-        tree_rows.check(x, family)
-    lora.check(x.lora, x.model.quantisation.value, family)
-    start.check(x)
-    optimization.check(x.optim, devices.on_gpu(x.trainer))
-    if x.trainer.sharded:
-        sharding.check(x, kind)
-    if trains(x) and x.model.quantisation is Quantisation.int8 and "llm" in lora.reached(family, x.lora):
-        check_scales(x)
 
 
 def check_data(dial: DataDial, family: Family, x: Experiment) -> None:

@@ -64,43 +64,26 @@ def evaluate(
     interleaved: latency will be measured again with other arms in turn (`lab.run.latency_rounds`), so that a quick one will do.
     todo: the names of `asked` that are wanted, of a run whose speed is known; None: all, and the speed.
     """  # fmt: skip
-    out: dict[str, float] = {}
     section, wanted = x.evaluation, wanted_of(x).keys() if todo is None else todo
     reread = readout.kind == Text.kind and todo is not None and "post" in todo
-    put_otherwise = [f"{name}." for name, other in facts.get("also", {}).items() if not other.get("own_prompt", True)]
-    for path in (run_dir / "predictions").glob("*.parquet") if reread else ():
-        if not learned.is_scores(path) and not path.name.startswith(tuple(put_otherwise)):
-            predictions.rewrite(path, "post", x.prompt.post)
+    if reread:
+        set_post(x, run_dir, facts)
     anew = reread or any(name.startswith(METRIC) for name in wanted)  # numbers of predictions that are there
+    out: dict[str, float] = {}
     tables: dict[str, predictions.PredictionTable] = {}
     for name in (*section.splits, *(f"dev_{control}" for control in section.controls)):
         path = runs.predictions_file(run_dir, x.data.name, name)
-        control = name.removeprefix("dev_")
         if name in wanted:
-            examples = encoded[name] if control == name else control_examples(control, encoded["dev"], x.seed)
-            if not len(examples):
-                continue
-            if name == "dev" and benchmarks.is_one(x.data):
-                reasons = [reason for _, reason in facts["data"]["skipped_records"]]
-                rows = benchmarks.ask(x, vlm, examples, x.data, section, run_dir, x.data.name, report)
-                out |= benchmarks.mark(x.data, x.data.name, examples, reasons, rows, run_dir)
-            else:
-                rows = asking.ask(vlm, examples, readout, section, name, report, part=runs.part_file(path, wanted_of(x)[name]))
-            predictions.write(path, rows)
+            out |= ask_split(x, vlm, encoded, readout, run_dir, name, path, facts, report)
         if path.exists():
             tables[name] = predictions.read(path)
-        if name in tables and (anew or name in wanted):
-            out |= summary.of_split(name, tables[name], section.bootstrap)
+            out |= summary.of_split(name, tables[name], section.bootstrap) if anew or name in wanted else {}
     dev = tables["dev"]
     if "dev" in wanted or reread:
         out |= {**visual_tokens(dev.visual_tokens), **by_rule("dev", data.lead(x.data), dev), **summary.of_subsets(dev)}
         out |= {"answers/tokens": float(dev.tokens.mean())} if "tokens" in dev.columns else {}
     if "generate" in wanted:
-        texts = asking.ask(vlm, encoded["dev"], readout, section, "dev", report, "generate")
-        out |= {f"dev/{key}": value for key, value in generation.compare(texts, dev).items()}
-        if benchmarks.is_one(x.data):
-            rows = predictions.rows(runs.predictions_file(run_dir, x.data.name, "dev"))
-            out |= benchmarks.hold_against(x.data, x.data.name, rows, texts, run_dir)
+        out |= generated(x, vlm, encoded["dev"], dev, readout, run_dir, report)
     if "swap" in wanted:
         out |= swapped(x, vlm, encoded["dev"], dev, readout, run_dir, report)
     if {"minival", "dev"} <= tables.keys() and (anew or {"minival", "dev"} & set(wanted)):
@@ -116,6 +99,46 @@ def evaluate(
     for name, path in runs.other_predictions(run_dir, x.data.name).items() if anew else ():
         out |= summary.of_split(f"{name}/dev", predictions.read(path), section.bootstrap)
     return out if todo is not None else out | speed(section, vlm, encoded["dev"], interleaved, report)
+
+
+def set_post(x: Experiment, run_dir: Path, facts: dict[str, Any]) -> None:
+    """Write `prompt.post` into predictions that are there, but for those of other data that are put by prompts of their own."""
+    put_otherwise = tuple(f"{name}." for name, other in facts.get("also", {}).items() if not other.get("own_prompt", True))
+    for path in (run_dir / "predictions").glob("*.parquet"):
+        if not learned.is_scores(path) and not path.name.startswith(put_otherwise):
+            predictions.rewrite(path, "post", x.prompt.post)
+
+
+def ask_split(
+    x: Experiment, vlm: Vlm, encoded: dict[str, Examples], readout: AnyReadout, run_dir: Path, name: str, path: Path,
+    facts: dict[str, Any], report: Report,
+) -> dict[str, float]:
+    """Ask a split, or dev with a control, and write its predictions; return the marks of a benchmark. Nothing of an empty one."""
+    control = name.removeprefix("dev_")
+    examples = encoded[name] if control == name else control_examples(control, encoded["dev"], x.seed)
+    if not len(examples):
+        return {}
+    if name != "dev" or not benchmarks.is_one(x.data):
+        part = runs.part_file(path, wanted_of(x)[name])
+        predictions.write(path, asking.ask(vlm, examples, readout, x.evaluation, name, report, part=part))
+        return {}
+    reasons = [reason for _, reason in facts["data"]["skipped_records"]]
+    rows = benchmarks.ask(x, vlm, examples, x.data, x.evaluation, run_dir, x.data.name, report)
+    numbers = benchmarks.mark(x.data, x.data.name, examples, reasons, rows, run_dir)
+    predictions.write(path, rows)
+    return numbers
+
+
+def generated(
+    x: Experiment, vlm: Vlm, examples: Examples, dev: predictions.PredictionTable, readout: AnyReadout, run_dir: Path, report: Report
+) -> dict[str, float]:
+    """Have dev's answers written, and hold them against those of the record."""
+    texts = asking.ask(vlm, examples, readout, x.evaluation, "dev", report, "generate")
+    out = {f"dev/{key}": value for key, value in generation.compare(texts, dev).items()}
+    if benchmarks.is_one(x.data):
+        rows = predictions.rows(runs.predictions_file(run_dir, x.data.name, "dev"))
+        out |= benchmarks.hold_against(x.data, x.data.name, rows, texts, run_dir)
+    return out
 
 
 def speed(section: EvaluationSection, vlm: Vlm, dev: Examples, interleaved: bool, report: Report) -> dict[str, float]:

@@ -46,6 +46,14 @@ class Choice:
         """Bytes that a training needs as chosen."""
         return self.fixed + (self.checkpointed if self.on else self.plain)
 
+    @property
+    def told(self) -> str:
+        """Why it is on where nobody asked for it."""
+        return (
+            f"memory: a step would need {(self.fixed + self.plain) / 1e9:.1f} GB of {self.there / 1e9:.1f} GB, so gradient checkpointing is on, "
+            "which takes about a third more compute. trainer.gradient_checkpointing=false says otherwise."
+        )
+
     def facts(self) -> dict[str, object]:
         """The choice as plain values for `run.json`, memory in GB."""
         sizes = {"fixed": self.fixed, "activations": self.plain, "activations_with": self.checkpointed, "device": self.there}

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import json
 import logging
+import math
 import time
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping
-from lightning.pytorch.strategies import Strategy
 
 from lab import lora
 from lab.config import Experiment, TrainerSection, augments
@@ -32,6 +29,7 @@ from lab.training.checkpoints import Checkpoint
 from lab.training.datamodule import DataModule
 from lab.training.examples import Examples
 from lab.training.learner import Learner, worker
+from lab.training.lightning_trainer import lightning_trainer, quiet_lightning
 from lab.training.loss_scaling import LossScaling
 from lab.training.optimization import EIGHT_BITS
 from lab.training.resuming import CheckpointCallback, put_weights, trained
@@ -41,16 +39,6 @@ log = logging.getLogger(__name__)
 
 REHEARSED = 4
 """Forwards whose lengths say what `trainer.packing` saves."""
-REMARKS = (
-    r".*does not have many workers",  # trainer.num_workers
-    r".*You have overridden `transfer_batch_to_device`",  # a `Batch` is no tensor, so it must be
-    r".*`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning's own call of PyTorch
-    r"The number of training batches \(\d+\) is smaller than the logging interval",  # a run of fewer steps than `trainer.log_every`
-    r"Found \d+ module\(s\) in eval mode at the start of training",  # parts of which nothing trains
-    r"FSDP2-wrapped module \(.*\) returned a view tensor",  # in which nothing is written
-    r"Detected call of `lr_scheduler.step\(\)` before `optimizer.step\(\)`",  # a first step that `LossScaling` left out
-)
-"""What Lightning says of every run here."""
 
 
 def num_steps(section: TrainerSection, num_train: int) -> int:
@@ -103,6 +91,17 @@ def out_of_memory(error: BaseException) -> bool:
     )
 
 
+def require_smaller(section: TrainerSection, micro: tuple[int, int], error: BaseException) -> None:
+    """Raise a `ModelError` where no smaller batch is tried after an allocator's error: of several devices, and of one sample."""
+    if section.devices > 1:
+        raise ModelError(
+            f"trainer.devices={section.devices}: one of them is out of memory ({str(error)[:200]}). Lower trainer.batch_size "
+            "and raise trainer.accumulate_grad_batches by the same factor."
+        ) from None
+    if micro[0] == 1:
+        raise ModelError(f"trainer.batch_size: one sample does not fit into memory ({str(error)[:200]}).") from None
+
+
 def train(
     x: Experiment,
     vlm: Vlm,
@@ -127,10 +126,7 @@ def train(
     keep_freed_memory()
     choice = choice or capacity.choose(x.trainer, x.optim, vlm, splits["train"])
     if choice.on and not choice.asked:
-        log.warning(
-            "memory: a step would need %.1f GB of %.1f GB, so gradient checkpointing is on, which takes about a third more compute. "
-            "trainer.gradient_checkpointing=false says otherwise.", (choice.fixed + choice.plain) / 1e9, choice.there / 1e9,
-        )  # fmt: skip
+        log.warning("%s", choice.told)
     x = capacity.settled(x, choice.on)
     number = splits["train"].epoch_length
     learner = Learner(vlm, x.optim, splits["train"].encoder.readout, num_steps(x.trainer, number), epoch_steps(x.trainer, number))
@@ -151,13 +147,7 @@ def train(
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
-            if x.trainer.devices > 1:
-                raise ModelError(
-                    f"trainer.devices={x.trainer.devices}: one of them is out of memory ({str(error)[:200]}). Lower trainer.batch_size "
-                    "and raise trainer.accumulate_grad_batches by the same factor."
-                ) from None
-            if micro[0] == 1:
-                raise ModelError(f"trainer.batch_size: one sample does not fit into memory ({str(error)[:200]}).") from None
+            require_smaller(x.trainer, micro, error)
         micro = smaller(micro)
         facts.setdefault("out_of_memory", []).append({"batch_size": micro[0], "accumulate_grad_batches": micro[1]})
         log.warning("out of memory: going on with batch_size=%d, accumulate_grad_batches=%d", *micro)
@@ -182,7 +172,7 @@ def fit(
     facts: dict[str, Any],
 ) -> dict[str, float]:
     """One go at the steps that are left; return `train/*` summary numbers. facts: to which it adds how samples were laid out."""
-    steps, effective, section = learner.steps, micro[0] * micro[1], x.trainer
+    section = x.trainer
     if devices.rank() == 0:
         curve_files.cut(run_dir, resumed.facts["curve_rows"] if resumed else 0)
     logger = CurveLogger(run_dir, started)
@@ -191,38 +181,62 @@ def fit(
     watched = f"minival/{learner.objective.watched}"
     early = None if section.patience is None else EarlyStopping(watched, patience=section.patience, mode=learner.objective.better)
     keeper = CheckpointCallback(run_dir, section, micro, alike, early, resumed, logger, started, pause_at)
-    packing: dict[str, float] = {}
-    if resumed is None or not resumed.facts["ended"]:
-        data = DataModule(splits["train"], splits["minival"], section, micro, x.seed, steps, resumed.step if resumed else 0,
-                          x.data.augment if augments(x) else None, splits["train"].blocks(x.data))  # fmt: skip
-        callbacks = [Progress(steps, effective, report), StopOnNonFiniteLoss(run_dir), *([early] if early else []), keeper, *watchers]
-        callbacks += [RequireEightBits()] if x.optim.optimizer in EIGHT_BITS else []
-        with quiet_lightning():
-            scaling = LossScaling("cuda" if devices.on_gpu(section) else "cpu") if learner.scaled else None
-            strategy = devices.strategy(section, learner.vlm.device if learner.vlm.spread else None, idle=bool(lora.seeing(learner.vlm)))
-            trainer = lightning_trainer(section, micro[1], steps, len(splits["minival"]) > 0, logger, callbacks, scaling, strategy)
-        with worker(learner, section.sharded) as working:
-            prepare_model(x, working)
-            size = micro[0] // section.devices
-            settled = tree_rows.settle(x, working, data, size)
-            data.layout, packing = settled.layout, settled.metrics
-            facts |= {"layout": {"asked": section.layout, "used": settled.layout, **settled.facts}} if settled.facts else {}
-            if section.packing:
-                packing = packed_rows.rehearse(working, splits["train"].encoder, data.upcoming(REHEARSED), size)
-            with deferred(), quiet_lightning():
-                trainer.fit(working, datamodule=data)
-                last = keeper.keep(trainer, working, ended=True)
-    else:
+    if resumed is not None and resumed.facts["ended"]:
         put_weights(learner, resumed)
-        last = resumed.facts
+        last, saved = resumed.facts, {}
+    else:
+        callbacks = [Progress(learner.steps, math.prod(micro), report), StopOnNonFiniteLoss(run_dir), *([early] if early else []), keeper]
+        callbacks += [*watchers, *([RequireEightBits()] if x.optim.optimizer in EIGHT_BITS else [])]
+        last, saved = take_steps(x, learner, splits, micro, resumed, logger, keeper, callbacks, facts)
+    out = summary(last, micro) | saved
+    if last["best"] is not None and devices.rank() == 0:
+        put_weights(learner, checkpoints.read(checkpoints.folder(run_dir) / checkpoints.BEST))
+        out["train/best_step"] = float(last["best"]["step"])
+    return out
+
+
+def take_steps(
+    x: Experiment,
+    learner: Learner,
+    splits: dict[str, Examples],
+    micro: tuple[int, int],
+    resumed: Checkpoint | None,
+    logger: CurveLogger,
+    keeper: CheckpointCallback,
+    callbacks: list[Callback],
+    facts: dict[str, Any],
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """Train from where it stands to the end: the facts of the last checkpoint, and what packing or trees have saved."""
+    section, steps = x.trainer, learner.steps
+    augment, blocks = x.data.augment if augments(x) else None, splits["train"].blocks(x.data)
+    done = 0 if resumed is None else resumed.step
+    data = DataModule(splits["train"], splits["minival"], section, micro, x.seed, steps, done, augment, blocks)
+    with quiet_lightning():
+        scaling = LossScaling("cuda" if devices.on_gpu(section) else "cpu") if learner.scaled else None
+        strategy = devices.strategy(section, learner.vlm.device if learner.vlm.spread else None, idle=bool(lora.seeing(learner.vlm)))
+        trainer = lightning_trainer(section, micro[1], steps, len(splits["minival"]) > 0, logger, callbacks, scaling, strategy)
+    with worker(learner, section.sharded) as working:
+        prepare_model(x, working)
+        size = micro[0] // section.devices
+        settled = tree_rows.settle(x, working, data, size)
+        data.layout, saved = settled.layout, settled.metrics
+        facts |= {"layout": {"asked": section.layout, "used": settled.layout, **settled.facts}} if settled.facts else {}
+        if section.packing:
+            saved = packed_rows.rehearse(working, splits["train"].encoder, data.upcoming(REHEARSED), size)
+        with deferred(), quiet_lightning():
+            trainer.fit(working, datamodule=data)
+            return keeper.keep(trainer, working, ended=True), saved
+
+
+def summary(last: dict[str, Any], micro: tuple[int, int]) -> dict[str, float]:
+    """`train/*` numbers of the last checkpoint's facts. Raises `TrainingError` where float16 has let no step pass."""
     out = {
         "train/steps": float(last["step"]),
         "train/seconds": last["seconds"],
-        "train/examples_per_second": last["step"] * effective / last["seconds"],
+        "train/examples_per_second": last["step"] * math.prod(micro) / last["seconds"],
         "train/loss": last["loss"],
         "train/batch_size": float(micro[0]),
         "time/first_metric_s": last["first_metric_s"],
-        **packing,
     }
     if last.get("scaling") is not None:
         out["train/steps_left_out"] = float(last["scaling"]["left_out"])
@@ -231,9 +245,6 @@ def fit(
                 f"all {last['step']} optimizer steps were left out, because their gradients overflowed float16: nothing was trained. Each "
                 "halves the factor of the loss, so raise trainer.max_steps, or take model.dtype=bfloat16."
             )
-    if last["best"] is not None and devices.rank() == 0:
-        put_weights(learner, checkpoints.read(checkpoints.folder(run_dir) / checkpoints.BEST))
-        out["train/best_step"] = float(last["best"]["step"])
     return out
 
 
@@ -243,51 +254,3 @@ def prepare_model(x: Experiment, learner: Learner) -> None:
     torch.manual_seed(x.seed)
     learner.train()
     capacity.recompute(learner.vlm, x.trainer.gradient_checkpointing)
-
-
-def lightning_trainer(
-    section: TrainerSection,
-    accumulate: int,
-    steps: int,
-    has_minival: bool,
-    logger: CurveLogger,
-    callbacks: list[Callback],
-    scaling: LossScaling | None,
-    strategy: Strategy | str,
-) -> L.Trainer:
-    """Lightning's Trainer for one arm; checkpoints are the `CheckpointCallback`'s."""
-    validates = section.val_every is not None and has_minival
-    return L.Trainer(
-        accelerator=section.accelerator,
-        devices=section.devices,
-        strategy=strategy,
-        use_distributed_sampler=False,
-        precision=None if scaling else "32-true",  # the base has its dtype already, and adapters stay float32 beside it
-        plugins=[scaling] if scaling else None,
-        max_steps=steps,
-        max_epochs=-1,
-        accumulate_grad_batches=accumulate,
-        gradient_clip_val=section.gradient_clip_val or None,
-        val_check_interval=section.val_every * accumulate if validates and section.val_every else None,
-        check_val_every_n_epoch=None,
-        limit_val_batches=1.0 if validates else 0,
-        num_sanity_val_steps=0,
-        inference_mode=not section.sharded,  # in which shares cannot be gathered
-        log_every_n_steps=section.log_every,
-        logger=logger,
-        callbacks=callbacks,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-    )
-
-
-@contextlib.contextmanager
-def quiet_lightning() -> Iterator[None]:
-    """Within, Lightning keeps its remarks on devices, loader workers and short curves to itself: the config says all three."""
-    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        for remark in REMARKS:
-            warnings.filterwarnings("ignore", message=remark)
-        yield
