@@ -218,7 +218,7 @@ def cells(result: Any) -> dict[str, Any]:
     """One row of `Results.table`."""
     from lab.report.measure import Measured
     from lab.report.tables import state_of
-    from lab.tracking.shape import COSTS
+    from lab.tracking.naming import COSTS
 
     row: dict[str, Any] = {"arm": result.arm.label, "run": result.arm.run.identity}
     if not isinstance(result, Measured):

@@ -22,15 +22,13 @@ FREE = ("data", "evaluation", "endpoint", "tracking", "plugins", *(f"trainer.{ke
 
 def find(runs_dir: Path, given: str, finished: bool = True, weights: bool = True) -> Run:
     """The run of an identity or of its first digits. finished: it must be; weights: it must have some. Raises `DataError` unless there is one."""
-    from lab.errors import DataError, did_you_mean
+    from lab.errors import DataError
     from lab.store import runs
 
-    known = sorted(path.parent.name for path in runs_dir.glob("*/run.json"))
-    fitting = [name for name in known if name == given] or [name for name in known if given and name.startswith(given)]
-    if len(fitting) != 1:
-        what = f"{len(fitting)} runs begin with it" if fitting else f"there is no such run.{did_you_mean(given, known)}"
-        raise DataError(f"--run {given}: {what} {runs_dir} holds: {', '.join(known) or 'none'}.")
-    run = runs.load(runs_dir, fitting[0])
+    try:
+        run = runs.load(runs_dir, runs.identity_of(runs_dir, given))
+    except LookupError as error:
+        raise DataError(f"--run {given}: {error}") from None
     assert run is not None
     if finished and run.status != runs.FINISHED:
         raise DataError(f"--run {given}: it is {run.status}; only a finished run has an adapter and a contract to evaluate.")

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from lab import paths
 from lab.config import Experiment
-from lab.errors import ConfigError, did_you_mean
+from lab.errors import ConfigError
+from lab.store import runs
 
 ARM = re.compile(r"arm:([1-9]\d*)")
 """The n-th arm of a sweep file, at the same point of its grid and of the same seed (`lab.sweeping.launcher`)."""
@@ -32,14 +33,12 @@ def beginning_with(x: Experiment, start: str) -> Experiment:
 def named(start: str, runs_dir: Path) -> str:
     """The run that a text names."""
     folder = paths.path(start, "model.start")
-    known = sorted(path.parent.name for path in runs_dir.glob("*/run.json"))
-    fitting = [name for name in known if name == start] or [name for name in known if name.startswith(start)]
     if (folder / "run.json").is_file():
         name = json.loads((folder / "run.json").read_text(encoding="utf-8")).get("identity")
         if name != folder.resolve().name:
             raise ConfigError(f"model.start={start}: the folder holds run {name}, and a run's folder bears its name. Rename it.")
         return name if folder.resolve().parent == runs_dir.resolve() else str(folder.resolve())
-    if len(fitting) != 1:
-        what = f"{len(fitting)} runs begin with it." if fitting else f"there is no such run.{did_you_mean(start, known)}"
-        raise ConfigError(f"model.start={start}: {what} Give a run's name or folder; {runs_dir} holds {', '.join(known) or 'none'}.")
-    return fitting[0]
+    try:
+        return runs.identity_of(runs_dir, start)
+    except LookupError as error:
+        raise ConfigError(f"model.start={start}: {error} Give a run's name or folder.") from None

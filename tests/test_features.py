@@ -20,8 +20,8 @@ from lab.model.encoding import Encoder
 from lab.records import Picture
 from lab.training import eviction, features
 from lab.training.examples import Texts
+from lab.training.feature_shards import Names, image_key
 from lab.training.features import FeatureStore
-from lab.training.shards import Names, image_key
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from lab.config import Tracking
 from lab.errors import ConfigError
 from lab.store import runs
 from lab.store.runs import Run, Sweep
-from lab.sweeping import elsewhere
+from lab.sweeping import other_launchers
 from lab.sweeping.arms import Arm
 from lab.sweeping.launcher import grid
 from lab.tracking.mlflow_sync import MlflowSync
@@ -132,12 +132,12 @@ def test_a_launcher_that_gives_up_leaves_true_statuses(composer, tmp_path, caplo
     killed, waiting = Arm(x, ("lora.r=2",)), Arm(composer("lora.r=3", f"tracking.runs_dir={tmp_path}"), ("lora.r=3",))
     runs.save(tmp_path, Run("killed", "killed", {}, "command", status=runs.RUNNING, process={"pid": 1, "host": "gone"}))
     with caplog.at_level(logging.ERROR):
-        elsewhere.record_exit(killed, Run("killed", "lora.r=2", {}, "command"))
-        elsewhere.record_exit(waiting, Run("waiting", "lora.r=3", {}, "command"))
+        other_launchers.record_exit(killed, Run("killed", "lora.r=2", {}, "command"))
+        other_launchers.record_exit(waiting, Run("waiting", "lora.r=3", {}, "command"))
     assert runs.load(tmp_path, "killed").status == runs.KILLED and runs.load(tmp_path, "waiting") is None
     assert caplog.messages == ["arm lora.r=2 was killed", "arm lora.r=3 has not started"]
-    assert elsewhere.handed_on_override("tracking.uri=http://me:secret@host") == "tracking.uri=http://***@host"
-    assert elsewhere.handed_on_override("prompt.template=see http://a:b@c {statement}").endswith("a:b@c {statement}")
+    assert other_launchers.handed_on_override("tracking.uri=http://me:secret@host") == "tracking.uri=http://***@host"
+    assert other_launchers.handed_on_override("prompt.template=see http://a:b@c {statement}").endswith("a:b@c {statement}")
 
 
 def test_a_grid_is_every_combination() -> None:

@@ -27,7 +27,7 @@ from lab.report.write import write_report
 from lab.store import curve_files, runs
 from lab.store.runs import Sweep
 from lab.store.sync_state import NOTE
-from lab.tracking import links, shape
+from lab.tracking import links, naming
 from lab.tracking.background import Trackers
 from lab.tracking.mlflow_sync import MlflowSync
 
@@ -105,10 +105,10 @@ def test_final_numbers_stand_at_step_0_and_the_headline_is_that_of_the_record(pu
         assert {f"arm/{key}" for key in HEADLINE} == {key for key in run.data.metrics if key.startswith("arm/")}
         assert run.data.metrics["arm/accuracy_low"] == record.metrics["dev/accuracy_low"] < run.data.metrics["arm/accuracy"]
         rows = curve_files.read(runs.folder(published.folder / "runs", name))
-        curves = {shape.curve_name(key) for row in rows for key in row.keys() - {"step", "seconds"}}
+        curves = {naming.curve_name(key) for row in rows for key in row.keys() - {"step", "seconds"}}
         history = {key: published.client.get_metric_history(run.info.run_id, key) for key in run.data.metrics}
         assert {key for key, points in history.items() if [point.step for point in points] != [0]} <= curves
-        assert not curves & shape.final(record).keys() and min(run.data.metrics) == "arm/accuracy"
+        assert not curves & naming.final(record).keys() and min(run.data.metrics) == "arm/accuracy"
         params = run.data.params
         assert params["lora.r"] == str(flat(record.config)["lora.r"]) and "None" not in params.values()
         files = {file.path for file in published.client.list_artifacts(run.info.run_id)}
@@ -215,7 +215,7 @@ def test_what_an_earlier_version_logged_below_a_parent_is_made_right(tmp_path: P
     (summary,) = client.search_runs([experiment], "tags.`lab.role` = 'sweep'")
     assert (there.info.run_id, summary.info.run_id) == (arm, parent) and "mlflow.parentRunId" not in there.data.tags
     steps = {key: [point.step for point in client.get_metric_history(arm, key)] for key in there.data.metrics}
-    assert steps == {**dict.fromkeys(run.metrics, [300]), **dict.fromkeys(shape.headline(run.metrics), [0])}
+    assert steps == {**dict.fromkeys(run.metrics, [300]), **dict.fromkeys(naming.headline(run.metrics), [0])}
     assert "mlflow.note.content" in summary.data.tags and len(client.search_runs([experiment])) == 2
 
 

@@ -20,7 +20,7 @@ from lab.model import Vlm
 from lab.model.batching import IGNORED, pack
 from lab.model.encoded import Example
 from lab.model.encoding import Encoder
-from lab.model.interleaved import Interleaved
+from lab.model.qwen_vl import QwenVL
 from lab.records import Batch, Sample, Tokens
 from lab.run import assembly
 from lab.training.datamodule import DataModule
@@ -144,10 +144,10 @@ def test_training_gives_packed_rows_the_weights_of_unpacked_ones(qwen: Vlm) -> N
 def leaking(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A Transformers that takes three rows of positions for one sample."""
 
-    def words(self: Interleaved, tokens: Tokens) -> dict:
+    def words(self: QwenVL, tokens: Tokens) -> dict:
         return {"input_ids": tokens.ids, "attention_mask": tokens.mask, "position_ids": tokens.positions}
 
-    monkeypatch.setattr(Interleaved, "words", words)
+    monkeypatch.setattr(QwenVL, "words", words)
     yield
 
 

@@ -42,8 +42,8 @@ from lab.report.markdown import markdown_block, markdown_text
 from lab.report.measure import POOL_FROM, Unmeasured, measure_all
 from lab.report.palette import NARROW, STYLE, WIDTH
 from lab.report.select_runs import choose
+from lab.report.side_by_side import compare_sweeps
 from lab.report.summary import summary, summary_of_run
-from lab.report.versus import compare_sweeps
 from lab.report.webpage import SCRIPT, css_width, html_block
 from lab.report.write import is_ours, latex, write_report
 from lab.statistics import calibration, functional

@@ -28,7 +28,7 @@ from lab.errors import ConfigError
 from lab.store import curve_files, runs
 from lab.store.runs import Run, Sweep
 from lab.store.sync_state import NOTE
-from lab.tracking import shape
+from lab.tracking import naming
 from lab.tracking.background import BackgroundSync, Trackers
 from lab.tracking.mlflow_store import copy_migrated_schema
 from lab.tracking.mlflow_sync import MlflowSync
@@ -139,10 +139,10 @@ def arms_at_once(section: Tracking, rows: int | None = None, killed: str | None 
 def logged(runs_dir: Path, name: str) -> Counter:
     """Every point that a run has logged: (key, step, value); final numbers stand at step 0."""
     rows = curve_files.read(runs.folder(runs_dir, name))
-    points = [(shape.curve_name(key), row["step"], row[key]) for row in rows for key in row if key not in ("step", "seconds")]
+    points = [(naming.curve_name(key), row["step"], row[key]) for row in rows for key in row if key not in ("step", "seconds")]
     run = runs.load(runs_dir, name)
     assert run is not None
-    return Counter(points) + Counter((key, 0, value) for key, value in shape.final(run).items())
+    return Counter(points) + Counter((key, 0, value) for key, value in naming.final(run).items())
 
 
 def stored(database: Path) -> dict[str, Counter]:

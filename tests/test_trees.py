@@ -21,7 +21,7 @@ from lab.errors import ConfigError, ModelError
 from lab.model import Vlm, trees
 from lab.model.encoded import Example
 from lab.model.encoding import Encoder
-from lab.model.interleaved import Interleaved
+from lab.model.qwen_vl import QwenVL
 from lab.model.trees import lay_out, row_of, trees_of
 from lab.records import AnswerSpace, Batch, Rows, Tokens
 from lab.run import assembly
@@ -169,9 +169,9 @@ def test_positions_by_which_samples_would_be_kept_apart_lose_the_picture(qwen: V
     """Transformers takes a fourth row of positions without a mask as rows packed one behind another."""
     learner, encoder, examples = encoded(qwen, composer)
     learner.fused.of_trees = []
-    real = Interleaved.words
+    real = QwenVL.words
 
-    def words(self: Interleaved, tokens: Tokens) -> dict:
+    def words(self: QwenVL, tokens: Tokens) -> dict:
         if tokens.mask is None or tokens.mask.ndim < 4:
             return real(self, tokens)
         begins = [0, *(tokens.mask[0, 0].diagonal(-1).logical_not().nonzero()[:, 0] + 1).tolist(), tokens.ids.shape[1]]
@@ -181,7 +181,7 @@ def test_positions_by_which_samples_would_be_kept_apart_lose_the_picture(qwen: V
     made = trees_of(encoder, examples)
     row = row_of(encoder, made)
     right = learner.loss(row).item()
-    monkeypatch.setattr(Interleaved, "words", words)
+    monkeypatch.setattr(QwenVL, "words", words)
     monkeypatch.setattr("lab.model.text_decoder.added", lambda mask, dtype: None)
     assert abs(learner.loss(row).item() - right) > 1e-3 * right
     with pytest.raises(ModelError, match=r"log p of an answer's token is another than in a row of its own"):

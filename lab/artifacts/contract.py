@@ -92,6 +92,13 @@ def describe_trained(vlm: Vlm, run_dir: Path) -> dict[str, Any]:
     return {"trained": {**held, "sha256": file_hash(run_dir / "adapter" / adapter.TRAINED)}}
 
 
+def of_base(described: dict[str, Any]) -> dict[str, Any]:
+    """What of `describe` the answers of the base depend on, wherever it lies: neither the adapter, nor the rule that reads answers."""
+    base = {key: value for key, value in described["base"].items() if key not in ("path", "revision")}
+    answers = {key: value for key, value in described["answers"].items() if key != "post"}
+    return {key: value for key, value in described.items() if key not in ("lora", "libraries", "start")} | {"base": base, "answers": answers}
+
+
 def save(run_dir: Path, contract: dict[str, Any]) -> None:
     """Write `contract.json`."""
     write_atomically(run_dir / "contract.json", json.dumps(contract, indent=1) + "\n")

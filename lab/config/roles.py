@@ -47,7 +47,7 @@ def role(key: str) -> str:
     return ROLES.get(key, NEITHER)
 
 
-NAMELESS = (
+ONLY_WHEN_SET = (
     *(f"data.augment.{key.name}" for key in dataclasses.fields(Augment)),
     *(f"data.video.{key.name}" for key in dataclasses.fields(VideoSampling)),
     "data.path", "data.sha256", "data.kind", "data.answer_format", "data.allow_shared_images", "data.question", "data.exif",
@@ -58,4 +58,4 @@ NAMELESS = (
     "trainer.packing",
     "model.vision_from", "model.llm_from", "model.projector_init", "model.vision_feature_layer", "endpoint.base_url", "endpoint.model",
 )  # fmt: skip
-"""Keys that are younger than runs of the others, whose names they leave as they are while nobody sets them."""
+"""Keys that count in a run's name only when they are set: they are younger than runs of the others, which keep their names."""

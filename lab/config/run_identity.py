@@ -8,7 +8,7 @@ from typing import Any
 
 from lab.config import evaluation
 from lab.config.experiment import Experiment
-from lab.config.roles import NAMELESS, TRAINED, role
+from lab.config.roles import ONLY_WHEN_SET, TRAINED, role
 from lab.config.values import as_dict, flat
 from lab.host.files import values_hash
 
@@ -18,7 +18,7 @@ def identity_values(values: dict[str, Any]) -> dict[str, Any]:
     unset = flat(as_dict(Experiment()))
     kept = {
         key: value for key, value in flat(values).items()
-        if role(key) == TRAINED and (key not in NAMELESS or (value and value != unset[key]))
+        if role(key) == TRAINED and (key not in ONLY_WHEN_SET or (value and value != unset[key]))
     }  # fmt: skip
     if "data.order" not in kept:
         kept.pop("data.questions_per_image", None)  # a random order has no blocks

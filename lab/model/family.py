@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from lab.bounds import WORDS
 from lab.errors import ModelError
 from lab.model.architecture import Architecture
-from lab.model.interleaved import Interleaved
+from lab.model.qwen_vl import QwenVL
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -143,7 +143,7 @@ class Family:
     boxes: str = "json"
     refuses: dict[str, str] = field(default_factory=dict)
     components: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    architecture: Architecture = field(default_factory=Interleaved)
+    architecture: Architecture = field(default_factory=QwenVL)
     whole: dict[str, str] = field(default_factory=dict)
     last: str = ""
     packages: tuple[str, ...] = ()
@@ -173,7 +173,7 @@ class Family:
             return f"it {' and '.join(ABILITIES[ability] for ability in self.abilities)}, and does nothing else"
         if FEATURES[feature].inline and self.answers != "inline":
             return "its answer does not follow the prompt in one row"
-        if feature == "boxes=qwen2_5" and not isinstance(self.architecture, Interleaved):
+        if feature == "boxes=qwen2_5" and not isinstance(self.architecture, QwenVL):
             return "they are in pixels of the picture as it is resized, and it makes one square of every picture"
         if feature == "conversations" and not self.architecture.template:
             return "its checkpoints have no chat template, which frames turns"

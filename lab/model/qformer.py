@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lab.errors import ModelError
-from lab.model.beside import Beside
+from lab.model.blip import Beside
 from lab.model.fixed_size import FixedSize, counted
 from lab.model.one_tokenizer import OneTokenizer, joint_ids
 from lab.model.text_decoder import TextDecoder

@@ -23,7 +23,7 @@ from lab.errors import DataError
 from lab.host.files import write_atomically
 from lab.report.formatting import NONE, percent
 from lab.store import runs
-from lab.store.runs import FINISHED, Run
+from lab.store.runs import Run
 
 log = logging.getLogger(__name__)
 
@@ -36,13 +36,8 @@ SAYS = (
 
 def rescore(runs_dir: Path, names: Sequence[str], profile: str | None, out: Path) -> tuple[Path, int]:
     """Mark the stored replies of some runs, or of all; return the table's path and how many sets were marked. Raises `DataError` for none."""
-    if absent := [name for name in names if runs.look(runs_dir, name) is None]:
-        raise DataError(f"--run {absent[0]}: there is no such run in {runs_dir}.")
-    chosen = [runs.look(runs_dir, name) for name in names] if names else runs.all_runs(runs_dir)
     rows: list[dict[str, Any]] = []
-    for run in chosen:
-        if run is None or run.status != FINISHED:
-            continue
+    for run in runs.finished_runs(runs_dir, names):
         for name, dial, replies in answered(run, runs.folder(runs_dir, run.identity)):
             asked = dial if profile is None else replace(dial, profile=profile)
             rows.append(marked(runs_dir, run, name, asked, replies, keep=asked.profile == dial.profile))

@@ -24,7 +24,7 @@ from lab.host.files import text_hash, write_atomically
 from lab.report.rescoring import answered
 from lab.statistics.marking import RULES
 from lab.store import runs
-from lab.store.runs import FINISHED, Run
+from lab.store.runs import Run
 
 TASKS = {
     "scienceqa": "scienceqa_img", "textvqa": "textvqa_val", "mmmu": "mmmu_val", "seed": "seedbench", "mathvista": "mathvista_testmini",
@@ -35,17 +35,13 @@ TASKS = {
 
 def log_samples(runs_dir: Path, names: Sequence[str], out: Path) -> list[Path]:
     """Write the files of some runs, or of all; return them. Raises `DataError` where there is nothing to write."""
-    if absent := [name for name in names if runs.look(runs_dir, name) is None]:
-        raise DataError(f"--run {absent[0]}: there is no such run in {runs_dir}.")
-    chosen = [runs.look(runs_dir, name) for name in names] if names else runs.all_runs(runs_dir)
     written = []
-    for run in chosen:
-        if run is not None and run.status == FINISHED:
-            for name, dial, replies in answered(run, runs.folder(runs_dir, run.identity)):
-                place = out / "samples" / run.identity / f"{date_of(run)}_samples_{task_of(name, dial)}.jsonl"
-                lines = [json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples_of(dial, replies)]
-                write_atomically(place, "".join(lines))
-                written.append(place)
+    for run in runs.finished_runs(runs_dir, names):
+        for name, dial, replies in answered(run, runs.folder(runs_dir, run.identity)):
+            place = out / "samples" / run.identity / f"{date_of(run)}_samples_{task_of(name, dial)}.jsonl"
+            lines = [json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples_of(dial, replies)]
+            write_atomically(place, "".join(lines))
+            written.append(place)
     if not written:
         raise DataError(f"--log-samples: no finished run in {runs_dir} has answered any of {', '.join(SPECS)}.")
     return written

@@ -22,9 +22,9 @@ from lab.report.markdown import to_markdown
 from lab.report.measure import Measured, Result
 from lab.report.page import MARK, Drawing, blocks, drawing_names, drawings, pictures_of
 from lab.report.select_runs import Selection
+from lab.report.side_by_side import NAMES as VERSUS_NAMES
+from lab.report.side_by_side import compare_sweeps, versus_blocks, versus_pictures
 from lab.report.tables import Column, main_columns, state_of, with_baselines
-from lab.report.versus import NAMES as VERSUS_NAMES
-from lab.report.versus import compare_sweeps, versus_blocks, versus_pictures
 from lab.report.webpage import to_html
 from lab.statistics.resampling import LEAST_RESAMPLES
 

@@ -69,10 +69,7 @@ def ask(
 
 def digest(x: Experiment, vlm: Vlm, examples: Examples, section: EvaluationSection, run_dir: Path) -> str:
     """Of all that answers depend on beside the questions: bytes of weights, processor, prompt, what becomes of pictures, how it is asked."""
-    described = contract.describe(replace(x, evaluation=section), vlm, examples.encoder, examples.encoder.readout)
-    base = {key: value for key, value in described["base"].items() if key not in ("path", "revision")}
-    answers = {key: value for key, value in described["answers"].items() if key != "post"}
-    kept = {key: value for key, value in described.items() if key not in ("lora", "libraries", "start")} | {"base": base, "answers": answers}
+    kept = contract.of_base(contract.describe(replace(x, evaluation=section), vlm, examples.encoder, examples.encoder.readout))
     weights = [file_hash(path) for path in sorted((run_dir / "adapter").glob("*.safetensors"))] if trains(x) else []
     seed = x.seed if examples.encoder.prompt.image_order is ImageOrder.random else None
     return values_hash([kept, weights, seed, section.shared_prefix], 32)

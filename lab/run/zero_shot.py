@@ -12,7 +12,6 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from lab import data
 from lab.answers import predictions
@@ -96,10 +95,7 @@ def measure_one(
 
 def place(x: Experiment, vlm: Vlm, dev: Examples) -> Path:
     """Where the predictions lie."""
-    described: dict[str, Any] = contract.describe(x, vlm, dev.encoder, dev.encoder.readout)
-    base = {key: value for key, value in described["base"].items() if key not in ("path", "revision")}
-    answers = {key: value for key, value in described["answers"].items() if key != "post"}
-    kept = {key: value for key, value in described.items() if key not in ("lora", "libraries", "start")} | {"base": base, "answers": answers}
+    kept = contract.of_base(contract.describe(x, vlm, dev.encoder, dev.encoder.readout))
     seed = x.seed if dev.encoder.prompt.image_order is ImageOrder.random else None
     digest = values_hash([kept, seed, data.fingerprint(dev.split), asked(x)["dev"]], 10)
     return Path(x.tracking.runs_dir) / NAME / digest / "dev.parquet"

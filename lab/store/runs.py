@@ -33,7 +33,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lab.errors import BusyError, DataError
+from lab.errors import BusyError, DataError, did_you_mean
 from lab.host.files import write_atomically
 from lab.host.redaction import without_secrets
 from lab.store.parsing import parsed
@@ -230,6 +230,24 @@ def all_runs(runs_dir: Path) -> list[Run]:
         if reason := why_no_record(path):
             log.warning("%s It is left out.", reason)
     return _readable(load, runs_dir, (path.parent.name for path in runs_dir.glob("*/run.json")))
+
+
+def finished_runs(runs_dir: Path, names: Iterable[str]) -> list[Run]:
+    """The finished ones of some runs, or of all where none is named. Raises `DataError` for a name that no run has."""
+    found = {name: look(runs_dir, name) for name in names}
+    if absent := [name for name, run in found.items() if run is None]:
+        raise DataError(f"--run {absent[0]}: there is no such run in {runs_dir}.")
+    return [run for run in (found.values() if found else all_runs(runs_dir)) if run is not None and run.status == FINISHED]
+
+
+def identity_of(runs_dir: Path, given: str) -> str:
+    """The identity of the run of this name, or of the only one that begins with it. Raises `LookupError` with a sentence if there is none."""
+    known = sorted(path.parent.name for path in runs_dir.glob("*/run.json"))
+    fitting = [name for name in known if name == given] or [name for name in known if given and name.startswith(given)]
+    if len(fitting) == 1:
+        return fitting[0]
+    what = f"{len(fitting)} runs begin with it." if fitting else f"there is no such run.{did_you_mean(given, known)}"
+    raise LookupError(f"{what} {runs_dir} holds {', '.join(known) or 'none'}.")
 
 
 def all_sweeps(runs_dir: Path) -> list[Sweep]:

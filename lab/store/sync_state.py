@@ -19,7 +19,7 @@ from lab.store.parsing import parsed
 NOTE = "delivered.json"
 LOCK = ".delivery"
 SHAPE = 2
-"""Of what a tracker shows of a run (`lab.tracking.shape`); 1: arms below a parent, final numbers at the last step."""
+"""Of what a tracker shows of a run (`lab.tracking.naming`); 1: arms below a parent, final numbers at the last step."""
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 `arms` composes every arm first, so that an illegal one is told before any trains; `optuna` the ends of what it searches.
 `shared` runs arms over shared bases (`lab.sweeping.sweep`); any other launcher of Hydra's gets one job an arm
-(`lab.sweeping.elsewhere`).
+(`lab.sweeping.other_launchers`).
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ class LabSweeper(Sweeper):
 
     def how(self) -> tuple[SweepSource, int | None, Launch | None]:
         """Where the sweep comes from, how many arms ride together, and what launches them where it is not `shared`."""
-        from lab.sweeping import elsewhere
+        from lab.sweeping import other_launchers
         from lab.sweeping.arms import SweepSource
 
         launcher = self.composition.hydra.launcher
         if launcher._target_ == SharedLauncherConfig._target_:
             return SweepSource.of(self.composition), launcher.max_arms, None
-        return SweepSource.of(self.composition), None, functools.partial(elsewhere.launch, self.context, self.composition)
+        return SweepSource.of(self.composition), None, functools.partial(other_launchers.launch, self.context, self.composition)
 
 
 class ArmsSweeper(LabSweeper):

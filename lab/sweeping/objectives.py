@@ -9,7 +9,7 @@ from typing import Any
 from lab.config import Experiment
 from lab.errors import ConfigError, did_you_mean
 from lab.store.runs import Run
-from lab.tracking import shape
+from lab.tracking import naming
 
 DIRECTIONS = ("maximize", "minimize")
 COSTS = ("latency", "parameters", "flops", "memory", "visual_tokens", "train", "time")
@@ -37,7 +37,7 @@ class Objectives:
                 raise ConfigError(f"hydra.sweeper.direction={way}: legal values are {', '.join(DIRECTIONS)}.{did_you_mean(way, DIRECTIONS)}")
         for name in names:
             check_name(name)
-        return cls([shape.COSTS.get(name, name) for name in names], ways)
+        return cls([naming.COSTS.get(name, name) for name in names], ways)
 
     def check(self, x: Experiment) -> None:
         """Raise a `ConfigError` for a metric that the experiment will not measure."""
@@ -63,7 +63,7 @@ class Objectives:
 def check_name(name: str) -> None:
     """Raise a `ConfigError` for a metric by which nothing may be chosen."""
     head = name.partition("/")[0]
-    if name in shape.COSTS or ("/" in name and head in ("minival", *COSTS)):
+    if name in naming.COSTS or ("/" in name and head in ("minival", *COSTS)):
         return
     if head.split("_")[0] == "dev":
         instead = f"minival/{name.partition('/')[2] or 'accuracy'}"

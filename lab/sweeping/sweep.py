@@ -27,7 +27,7 @@ Launch = Callable[[Sequence[Arm], dict[str, Run], Sweep, SweepSource], None]
 def run_sweep(arms: Sequence[Arm], origin: SweepSource, max_arms: int | None = None, launch: Launch | None = None) -> int:
     """Run what is missing of a sweep, deliver it to the tracker, print the summary; 0 if every arm finished, else 1.
 
-    launch: runs arms in another way than over shared bases (`lab.sweeping.elsewhere`).
+    launch: runs arms in another way than over shared bases (`lab.sweeping.other_launchers`).
     Raises `ConfigError` or `ModelError` before anything is loaded for an arm whose dials cannot be had together or arms that cannot
     race, and `ConfigError` before any arm trains if arms differ in what `sweep.require` names; 1 if it shows only at the end.
     """

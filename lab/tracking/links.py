@@ -7,7 +7,7 @@ from urllib.parse import quote, urlencode
 
 from lab.store import runs
 from lab.store.runs import Run, Sweep
-from lab.tracking import shape
+from lab.tracking import naming
 from lab.tracking.mlflow_sync import MlflowSync
 
 DRAWN = 10
@@ -18,7 +18,7 @@ LOCAL = "http://127.0.0.1:5000"
 
 def arms_filter(sweep: Sweep) -> str:
     """The arms of a sweep in MLflow's search syntax; an arm of several sweeps has all of them in its tag."""
-    return f"tags.`lab.sweep` LIKE '%{sweep.identity}%' AND tags.`lab.role` = '{shape.ARM}'"
+    return f"tags.`lab.sweep` LIKE '%{sweep.identity}%' AND tags.`lab.role` = '{naming.ARM}'"
 
 
 def of_run(mlflow: MlflowSync, run: Run) -> list[str]:
@@ -31,9 +31,9 @@ def of_sweep(mlflow: MlflowSync, sweep: Sweep) -> list[str]:
     """How to open the arms of a sweep as bars, the best first; in words where the page would not draw them all."""
     query = {"searchFilter": arms_filter(sweep)}
     arms = [run for name in sweep.arms if (run := runs.look(mlflow.runs_dir, name)) is not None]
-    kind = next((kind for run in arms if (kind := shape.kind_of(run.metrics)) is not None), None)
+    kind = next((kind for run in arms if (kind := naming.kind_of(run.metrics)) is not None), None)
     if kind is not None:
-        query |= {"orderByKey": f"metrics.`{shape.ARM}/{kind.headline}`", "orderByAsc": str(not kind.main.higher_is_better).lower()}
+        query |= {"orderByKey": f"metrics.`{naming.ARM}/{kind.headline}`", "orderByAsc": str(not kind.main.higher_is_better).lower()}
     query |= {"compareRunsMode": "CHART", "workflowType": "machine_learning"}
     drawn = f"the best {DRAWN}" if kind is not None else f"the newest {DRAWN}"
     said = f"          (MLflow draws {DRAWN} runs, {drawn} of {len(sweep.arms)} arms; the eye at the head of its list draws all)"

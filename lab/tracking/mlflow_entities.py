@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from lab.store.runs import Run
-from lab.tracking import shape
+from lab.tracking import naming
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput, Metric
@@ -33,7 +33,7 @@ def points_of(row: dict[str, float], started: str) -> list[Metric]:
     from mlflow.entities import Metric
 
     time, step = milliseconds(started, row["seconds"]), int(row["step"])
-    return [Metric(shape.curve_name(key), float(value), time, step) for key, value in row.items() if key not in ("step", "seconds")]
+    return [Metric(naming.curve_name(key), float(value), time, step) for key, value in row.items() if key not in ("step", "seconds")]
 
 
 def final_points(run: Run, numbers: dict[str, float], curves: dict[str, float], model_id: str | None) -> list[Metric]:
@@ -48,7 +48,7 @@ def final_points(run: Run, numbers: dict[str, float], curves: dict[str, float], 
     data = {} if asked is None else {"dataset_name": asked[0], "dataset_digest": asked[1]}
     of_model = {"model_id": model_id, **data} if model_id else {}
     return [
-        Metric(key, float(value), time, last if key in curves else 0, **(of_model if key.startswith(f"{shape.ARM}/") else {}))
+        Metric(key, float(value), time, last if key in curves else 0, **(of_model if key.startswith(f"{naming.ARM}/") else {}))
         for key, value in numbers.items()
         if repr(curves.get(key)) != repr(value)
     ]

@@ -11,7 +11,7 @@ from lab.host.files import values_hash, write_atomically
 from lab.store import runs
 from lab.store.runs import Sweep
 from lab.store.sync_state import LOCK, SHAPE, one_at_a_time
-from lab.tracking import shape
+from lab.tracking import naming
 from lab.tracking.mlflow_entities import LONGEST_NAME, LONGEST_TAG, cut, milliseconds
 from lab.tracking.mlflow_sync import MlflowSync
 
@@ -45,11 +45,11 @@ class MlflowSweeps:
             return None
         client = self.sync.client()
         with one_at_a_time(self.runs_dir / "sweeps" / LOCK):
-            found = self._search(f"tags.`lab.sweep` = '{identity}' and tags.`lab.role` = '{shape.SWEEP}'")
+            found = self._search(f"tags.`lab.sweep` = '{identity}' and tags.`lab.role` = '{naming.SWEEP}'")
             found = found or [run for run in self._search(f"tags.`lab.sweep` = '{identity}'") if "lab.role" not in run.data.tags]
             run_id = found[0].info.run_id if found else self._create(sweep)
             if found and "lab.role" not in found[0].data.tags:  # of an earlier version
-                client.set_tag(run_id, "lab.role", shape.SWEEP)
+                client.set_tag(run_id, "lab.role", naming.SWEEP)
             status = self._status_of(sweep)
             if sweep.ended:
                 client.set_terminated(run_id, status, milliseconds(sweep.ended))
@@ -61,7 +61,7 @@ class MlflowSweeps:
         return self.sync.client().search_runs([self.sync.store.experiment()], filter_string=tags)
 
     def _create(self, sweep: Sweep) -> str:
-        tags = {"lab.sweep": sweep.identity, "lab.role": shape.SWEEP, "lab.command": cut(sweep.command, LONGEST_TAG)}
+        tags = {"lab.sweep": sweep.identity, "lab.role": naming.SWEEP, "lab.command": cut(sweep.command, LONGEST_TAG)}
         tags["lab.dials"] = ", ".join(sweep.dials)
         if sweep.question:
             tags["mlflow.note.content"] = sweep.question

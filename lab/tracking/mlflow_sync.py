@@ -21,7 +21,7 @@ from lab.host.redaction import without_secrets
 from lab.store import curve_files, runs, sync_state
 from lab.store.runs import Run
 from lab.store.sync_state import LOCK, SHAPE, Delivered, one_at_a_time
-from lab.tracking import shape
+from lab.tracking import naming
 from lab.tracking.delivery import Delivery
 from lab.tracking.mlflow_entities import (
     LONGEST_NAME,
@@ -125,7 +125,7 @@ class MlflowSync(Delivery):
         found = self.client().search_runs([self.store.experiment()], filter_string=tags, max_results=1)
         run_id = found[0].info.run_id if found else self._create(run)
         there = found[0].data.params if found else {}
-        wanted = {key: cut(value, LONGEST_PARAM) for key, value in shape.parameters(run.config).items()}
+        wanted = {key: cut(value, LONGEST_PARAM) for key, value in naming.parameters(run.config).items()}
         params = [Param(key, value) for key, value in wanted.items() if key not in there]
         for start in range(0, len(params), PARAMS_A_CALL):
             self.client().log_batch(run_id, params=params[start : start + PARAMS_A_CALL])
@@ -138,16 +138,16 @@ class MlflowSync(Delivery):
 
     def _tags(self, run: Run) -> dict[str, str]:
         tags = {"lab.identity": run.identity, "lab.started": run.started, "lab.command": cut(run.command, LONGEST_TAG)}
-        tags |= {"lab.role": shape.ARM, "lab.run_folder": str(runs.folder(self.runs_dir, run.identity))}
-        tags["lab.replicate_group"] = shape.replicate_group(run.config)
+        tags |= {"lab.role": naming.ARM, "lab.run_folder": str(runs.folder(self.runs_dir, run.identity))}
+        tags["lab.replicate_group"] = naming.replicate_group(run.config)
         return tags | ({"lab.sweep": run.sweep} if run.sweep is not None else {})
 
     def _create(self, run: Run) -> str:
         """A new MLflow run; those of earlier starts are no arms of a sweep any longer."""
-        tags = f"tags.`lab.identity` = '{run.identity}' and tags.`lab.role` = '{shape.ARM}'"
+        tags = f"tags.`lab.identity` = '{run.identity}' and tags.`lab.role` = '{naming.ARM}'"
         for earlier in self.client().search_runs([self.store.experiment()], filter_string=tags):
-            self.client().set_tag(earlier.info.run_id, "lab.role", shape.REPLACED)
-        name = cut(shape.name_of(run), LONGEST_NAME)
+            self.client().set_tag(earlier.info.run_id, "lab.role", naming.REPLACED)
+        name = cut(naming.name_of(run), LONGEST_NAME)
         created = self.client().create_run(self.store.experiment(), milliseconds(run.started), self._tags(run), run_name=name)
         return created.info.run_id
 
@@ -169,7 +169,7 @@ class MlflowSync(Delivery):
         if note.shape < SHAPE:
             self._reshape(run, run_dir, note)
         curves = self._curves(run, run_dir, note)
-        final = shape.final(run) if run.status == runs.FINISHED else {}
+        final = naming.final(run) if run.status == runs.FINISHED else {}
         new = {key: value for key, value in final.items() if key not in note.metrics}
         self._tell_changed(run, note)
         if not new and run.status == note.status:
@@ -198,7 +198,7 @@ class MlflowSync(Delivery):
             self._send(run_dir, note, [point for name, point in fresh.items() if name not in sent])
             note.points, note.system = len(rows), len(samples)
             note.keep(run_dir)
-        return {shape.curve_name(key): value for row in rows for key, value in row.items() if key not in ("step", "seconds")}
+        return {naming.curve_name(key): value for row in rows for key, value in row.items() if key not in ("step", "seconds")}
 
     def _tell_changed(self, run: Run, note: Delivered) -> None:
         """Say once which numbers of a run are no longer those that MLflow was sent."""
@@ -249,10 +249,10 @@ class MlflowSync(Delivery):
         note.keep(run_dir)
 
     def _create_model(self, run: Run, run_id: str) -> LoggedModel:
-        name = re.sub(r"[/:.%\"']", "_", cut(shape.name_of(run), LONGEST_NAME))
+        name = re.sub(r"[/:.%\"']", "_", cut(naming.name_of(run), LONGEST_NAME))
         return self.client().create_logged_model(
             self.store.experiment(), name, source_run_id=run_id, tags={"lab.identity": run.identity},
-            params=shape.parameters(run.config), model_type="lora",
+            params=naming.parameters(run.config), model_type="lora",
         )  # fmt: skip
 
     def _artifacts(self, run: Run, run_dir: Path, run_id: str) -> None:

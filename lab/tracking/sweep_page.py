@@ -20,7 +20,7 @@ from lab.report.select_runs import choose
 from lab.report.tables import best, main_columns, shown_of, table_of
 from lab.report.write import write_report
 from lab.store.runs import Sweep
-from lab.tracking.shape import replicate_group
+from lab.tracking.naming import replicate_group
 
 NOTE_ROWS, NOTE_CLAIMS = 12, 6
 """Most arms and most comparisons in the note, of which MLflow keeps 8,000 characters."""

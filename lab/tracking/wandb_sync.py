@@ -17,7 +17,7 @@ from lab.host.files import text_hash
 from lab.store import curve_files, runs, sync_state
 from lab.store.runs import Run
 from lab.store.sync_state import LOCK, SHAPE, Delivered, one_at_a_time
-from lab.tracking import shape
+from lab.tracking import naming
 from lab.tracking.delivery import Delivery
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class WandbSync(Delivery):
             note = sync_state.read(run_dir, "wandb", self.section.experiment, run.started, NOTE)
             name = f"{identity}-{text_hash(run.started, digits=6)}"
             note = note or Delivered("wandb", self.section.experiment, run.started, name, shape=SHAPE)
-            final = shape.final(run) if run.status == runs.FINISHED else {}
+            final = naming.final(run) if run.status == runs.FINISHED else {}
             if run.status in (runs.RUNNING, runs.PAUSED) or (run.status == note.status and final.keys() <= note.metrics.keys()):
                 return
             rows = list(curve_files.read(run_dir))
@@ -79,14 +79,14 @@ class WandbSync(Delivery):
         settings = wandb.Settings(silent=True, console="off", disable_git=True, save_code=False, x_disable_stats=True, init_timeout=ANSWER_S)
         try:
             sent = wandb.init(
-                project=self.section.experiment, id=note.run_id, name=shape.name_of(run), group=run.sweep, job_type=shape.ARM,
+                project=self.section.experiment, id=note.run_id, name=naming.name_of(run), group=run.sweep, job_type=naming.ARM,
                 config=run.config, notes=run.command, resume="allow", reinit="create_new", settings=settings,
             )  # fmt: skip
             sent.define_metric("*", step_metric="step")
             for row in rows:
-                values = {shape.curve_name(key): value for key, value in row.items() if key not in ("step", "seconds")}
+                values = {naming.curve_name(key): value for key, value in row.items() if key not in ("step", "seconds")}
                 sent.log(finite(values) | {"step": row["step"]})
-            sent.summary.update(finite(final) | {"lab.replicate_group": shape.replicate_group(run.config)})
+            sent.summary.update(finite(final) | {"lab.replicate_group": naming.replicate_group(run.config)})
             if run.status == runs.FINISHED and not note.metrics:
                 sent.log_artifact(artifact(run, run_dir))
             sent.finish(exit_code=0 if run.status == runs.FINISHED else 1)

@@ -31,9 +31,9 @@ from lab.model.encoded import Example, TokenizedPrompt
 from lab.model.encoding import Encoder
 from lab.model.turns import answers_in
 from lab.records import ExampleSize, Medium, Sample, Source, Split
+from lab.training.feature_shards import Names, image_key
 from lab.training.features import FeatureStore
 from lab.training.ordering import Blocks, places
-from lab.training.shards import Names, image_key
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -31,7 +31,7 @@ from lab.model import Vlm
 from lab.model.encoding import Encoder
 from lab.records import Medium
 from lab.training import eviction
-from lab.training.shards import Names, Shard, checksum, open_shard
+from lab.training.feature_shards import Names, Shard, checksum, open_shard
 
 if TYPE_CHECKING:
     import torch

@@ -4,7 +4,7 @@ The output head shares its weights with the decoder's word embeddings. The prese
 pattern of one's own may name it, and it is untied before it is merged.
 """
 
-from lab.model.beside import Blip
+from lab.model.blip import Blip
 from lab.model.family import NOTHING, Family, Part, all_but
 
 ATTENTION = ("self.query", "self.key", "self.value", "output.dense")

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from lab.model.clips import TimedClips
 from lab.model.families import qwen2_vl
-from lab.model.interleaved import Interleaved
+from lab.model.qwen_vl import QwenVL
 
 LLAMA_MLP = qwen2_vl.FAMILY.parts["llm"].mlp
 VISION = replace(qwen2_vl.FAMILY.parts["vision"], mlp=LLAMA_MLP)
@@ -14,6 +14,6 @@ FAMILY = replace(
     model_type="qwen2_5_vl",
     classes=("Qwen2_5_VLForConditionalGeneration",),
     boxes="qwen2_5",
-    architecture=Interleaved(TimedClips()),
+    architecture=QwenVL(TimedClips()),
     parts=qwen2_vl.FAMILY.parts | {"vision": VISION},
 )

@@ -9,7 +9,7 @@ from dataclasses import replace
 from lab.model.clips import CaptionedClips
 from lab.model.families import qwen2_vl
 from lab.model.family import Family, Part, all_but
-from lab.model.interleaved import Interleaved
+from lab.model.qwen_vl import QwenVL
 
 QWEN2 = qwen2_vl.FAMILY.parts
 DEEPSTACK = "its tower speaks to several blocks of the language model (DeepStack), so one tensor does not stand for an image"
@@ -19,7 +19,7 @@ FAMILY = Family(
     model_type="qwen3_vl",
     classes=("Qwen3VLForConditionalGeneration",),
     boxes="qwen3",
-    architecture=Interleaved(CaptionedClips()),
+    architecture=QwenVL(CaptionedClips()),
     refuses={
         "feature_cache": DEEPSTACK,
         "fast_step": "its blocks normalise queries and keys, as Llama's do not",

@@ -5,8 +5,8 @@ It says whether a statement is true of a left and a right picture, as one of the
 
 from dataclasses import replace
 
-from lab.model.classes import ViltPair
 from lab.model.families import vilt_vqa
+from lab.model.vilt import ViltPair
 
 FAMILY = replace(
     vilt_vqa.FAMILY,

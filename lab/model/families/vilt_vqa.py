@@ -3,8 +3,8 @@
 It chooses among the labels of its config, 3,129 frequent answers of VQAv2, and writes nothing.
 """
 
-from lab.model.classes import Vilt
 from lab.model.family import NOTHING, Family, Part, all_but
+from lab.model.vilt import Vilt
 
 FAMILY = Family(
     name="vilt_vqa",

@@ -26,7 +26,7 @@ KNOWN_ROWS = 1024
 """Kinds of rows whose positions are kept at most: some megabytes."""
 
 
-class Interleaved(Placeholders):
+class QwenVL(Placeholders):
     """`lab.model.architecture.Architecture` of such models: M-RoPE, a chat template, patches that a projector merges.
 
     A clip is a picture of several temporal patches to the tower, and a kind of its own in the prompt.
