@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import functools
-import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from lab import paths
+from lab.benchmark_specs import ALIASES, SPECS
 from lab.errors import ConfigError
 
 
@@ -43,13 +41,7 @@ def of_one(spelled: str, root: str | None, max_samples: int | None) -> str:
     return " ".join((spelled, *more))
 
 
-@functools.cache
 def benchmark_of(name: str) -> str | None:
-    """The benchmark that a data option is, by its own name or another spelling; None for other data. What has a `profile` is one."""
-    file = paths.shipped("conf") / "data" / f"{name}.yaml"
-    if not name.isidentifier() or not file.is_file():
-        return None
-    text = file.read_text(encoding="utf-8")
-    if other := re.search(r"^defaults:\n\s+- (\w+)$", text, re.MULTILINE):
-        return benchmark_of(other[1])
-    return name if re.search(r"^profile:", text, re.MULTILINE) else None
+    """The benchmark that a data option is, by its own name or another spelling; None for other data."""
+    name = ALIASES.get(name, name)
+    return name if name in SPECS else None

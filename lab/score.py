@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 from lab import paths
 from lab.answers.learned import COLUMNS
+from lab.benchmark_specs import SPECS
 from lab.cli import add_max_time, add_run, program, run_stoppable, set_up_logging, take_run
-from lab.data.benchmarks.specs import SPECS
 from lab.errors import ConfigError, DataError
 from lab.learned_metrics import PARTS, bartscore, bertscore, cosine
 

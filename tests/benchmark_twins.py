@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from lab.data.benchmarks.specs import SPECS
+from lab.benchmark_specs import SPECS
 
 IMAGE = "<image>"
 """Stands for an encoded picture, another one in each place."""

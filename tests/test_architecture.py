@@ -13,13 +13,13 @@ import composing
 import pytest
 import yaml
 
+from lab.benchmark_specs import ALIASES
 from lab.config import DIALS, RECIPE, as_dict, flat
-from lab.data.benchmarks.specs import ALIASES
 
 ROOT = Path(__file__).parents[1]
 FLOW = (
     "errors other_names host",
-    "records config bounds paths placing plugins services freezing keys key_index manual",
+    "records benchmark_specs config bounds paths placing plugins services freezing keys key_index manual",
     "answers",
     "statistics",
     "store",
@@ -77,6 +77,10 @@ def test_imports_follow_the_flow(path: Path) -> None:
     assert here in PLACE, f"lab/{here} has no place in the flow"
     for other in imported_rooms(path):
         assert PLACE[other] <= PLACE[here], f"{path}: {here} imports {other}, which stands to its right"
+
+
+def test_the_drawing_for_contributors_is_this_one() -> None:
+    assert " -> ".join(FLOW) in " ".join((ROOT / "CONTRIBUTING.md").read_text().split())
 
 
 def test_one_dial_is_one_folder_one_dataclass_one_module() -> None:

@@ -12,8 +12,8 @@ from kills import PowerCut
 
 from lab import evaluate
 from lab import run as running
+from lab.benchmark_specs import SPECS
 from lab.config import Experiment, identity
-from lab.data.benchmarks.specs import SPECS
 from lab.errors import ConfigError
 from lab.evaluation.answers_file import AnswersFile
 from lab.report import rescoring

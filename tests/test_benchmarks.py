@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from lab import data
+from lab.benchmark_specs import ALIASES, SPECS
 from lab.config import DataDial
 from lab.data import images
-from lab.data.benchmarks.specs import ALIASES, SPECS
 from lab.errors import ConfigError, DataError
 from lab.records import Choice, Splits, Text
 from lab.statistics.marking import RULES

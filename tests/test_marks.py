@@ -14,8 +14,8 @@ import official_rules
 import pytest
 
 from lab import score
+from lab.benchmark_specs import SPECS
 from lab.data.benchmarks import marks
-from lab.data.benchmarks.specs import SPECS
 from lab.statistics.marking import PROFILES
 
 SHARED = Path(__file__).parents[2] / "shared"

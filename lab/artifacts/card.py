@@ -12,7 +12,7 @@ import yaml
 
 from lab import __version__
 from lab.answers.predictions import PredictionTable
-from lab.data.benchmarks.specs import SPECS
+from lab.benchmark_specs import SPECS
 from lab.errors import LabError
 from lab.host.redaction import without_secrets
 from lab.model import Vlm, locate

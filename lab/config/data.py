@@ -52,7 +52,7 @@ class DataDial:
 
     path, columns, kind, answer_format, allow_shared_images: of `questions`, a file of one's own (`lab.data.sets.questions`). sha256: of that
     file; None: as it is now, which `lab.freezing` writes down, so that a changed file is another run. subset, split, profile: of benchmarks
-    (`lab.data.benchmarks.specs`): which questions, and by whose rule replies are marked. question, exif, empty, aliases: of
+    (`lab.benchmark_specs`): which questions, and by whose rule replies are marked. question, exif, empty, aliases: of
     `boxes`, a file of boxes (`lab.data.sets.boxes`). parts: of `mixture`, data options in one text each (`lab.data.Option`). max_length:
     most tokens of prompt and answer together, of a sample of train;
     a conversation loses its last turns until it fits. order, questions_per_image: by_image: at most so many questions of one picture, or of

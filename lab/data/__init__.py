@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lab import bounds, paths, plugins
-from lab.data.benchmarks.specs import ALIASES, SPECS
+from lab.benchmark_specs import ALIASES, SPECS
 from lab.errors import ConfigError, DataError, LabError, did_you_mean
 from lab.records import Part, Regions
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     Loader = Callable[[DataDial, Path], Splits]
 
 NAMES = tuple(sorted({path.stem for path in (Path(__file__).parent / "sets").glob("[!_]*.py")} | {*SPECS}))
-"""Every module of `sets/`, and every benchmark of `benchmarks.specs`: a new one is that file, or that entry, and its `conf/data/*.yaml`."""
+"""Every module of `sets/`, and every benchmark of `lab.benchmark_specs`: a new one is that file, or that entry, and its `conf/data/*.yaml`."""
 
 
 @dataclasses.dataclass(frozen=True)

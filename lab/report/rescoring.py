@@ -16,9 +16,9 @@ from typing import Any
 
 from lab import data
 from lab.answers import predictions
+from lab.benchmark_specs import SPECS
 from lab.config import DataDial
 from lab.data.benchmarks import marks
-from lab.data.benchmarks.specs import SPECS
 from lab.errors import DataError
 from lab.host.files import write_atomically
 from lab.report.formatting import NONE, percent

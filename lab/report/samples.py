@@ -16,9 +16,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lab.benchmark_specs import SPECS
 from lab.config import DataDial
 from lab.data.benchmarks.loading import opened
-from lab.data.benchmarks.specs import SPECS
 from lab.errors import DataError
 from lab.host.files import text_hash, write_atomically
 from lab.report.rescoring import answered

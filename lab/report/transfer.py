@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lab.answers.predictions import PredictionTable
+from lab.benchmark_specs import SPECS
 from lab.data.benchmarks.loading import opened
 from lab.data.benchmarks.questions import Question
-from lab.data.benchmarks.specs import SPECS
 from lab.errors import LabError
 from lab.report import rescoring
 from lab.report.checks import fact

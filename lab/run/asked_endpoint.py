@@ -19,10 +19,10 @@ from pathlib import Path
 
 from lab import data, prompt
 from lab.answers import predictions
+from lab.benchmark_specs import SPECS
 from lab.config import ENDPOINT, DataDial, Experiment, PromptDial, also_asked, as_dict, identity
 from lab.curation.request import encoded
 from lab.data.benchmarks import marks
-from lab.data.benchmarks.specs import SPECS
 from lab.data.images import decode
 from lab.errors import ConfigError
 from lab.evaluation import answers_file

@@ -11,10 +11,10 @@ from typing import Any
 
 from lab import prompt
 from lab.artifacts import contract
+from lab.benchmark_specs import SPECS
 from lab.config import DataDial, EvaluationSection, Experiment, ImageOrder, trains
 from lab.data.benchmarks import marks
 from lab.data.benchmarks.loading import opened
-from lab.data.benchmarks.specs import SPECS
 from lab.evaluation import asking
 from lab.evaluation.answers_file import AnswersFile
 from lab.evaluation.generation import Generated

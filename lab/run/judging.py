@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lab import data
+from lab.benchmark_specs import SPECS
 from lab.config import DataDial, Experiment, identity
 from lab.data.benchmarks import marks
-from lab.data.benchmarks.specs import SPECS
 from lab.errors import ConfigError, LabError
 from lab.host.files import write_atomically
 from lab.host.progress import Report

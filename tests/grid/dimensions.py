@@ -9,10 +9,10 @@ from enum import Enum
 import yaml
 
 from lab.answers.normalise import RULES
+from lab.benchmark_specs import ALIASES, SPECS
 from lab.cli import shipped
 from lab.config import ENDPOINT, DType, IfFinished, IfUnfinished, ImageOrder, MatchOn, OnBad, PruneRule, Quantisation, Schedule
 from lab.data import NAMES, named
-from lab.data.benchmarks.specs import ALIASES, SPECS
 from lab.lora import INITS
 
 DRAWN = ("drawn_signs", "drawn_charts", "drawn_diagrams")

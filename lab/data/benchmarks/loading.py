@@ -7,10 +7,10 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
+from lab.benchmark_specs import SPECS, Spec
 from lab.config import DataDial
 from lab.data import DataSet
 from lab.data.benchmarks.questions import Benchmark, Question, read
-from lab.data.benchmarks.specs import SPECS, Spec
 from lab.data.benchmarks.tables import legal_split
 from lab.data.splits import Records, choose, one_of, reject_unused_fields
 from lab.data.tables import HUB_ID

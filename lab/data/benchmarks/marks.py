@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 
 from lab import data, paths
+from lab.benchmark_specs import ALIASES, SPECS, Spec
 from lab.config import DataDial
 from lab.data import manifest
 from lab.data.benchmarks.loading import opened
 from lab.data.benchmarks.questions import Benchmark, Question
-from lab.data.benchmarks.specs import ALIASES, SPECS, Spec
 from lab.data.faults import BadRecord, shown
 from lab.errors import ConfigError, DataError, did_you_mean
 from lab.records import Skipped

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from lab.data.benchmarks.specs import OFFICIAL_SUBSETS, WORD, Spec
+from lab.benchmark_specs import OFFICIAL_SUBSETS, WORD, Spec
 from lab.data.benchmarks.tables import Cells, Pictures, files_of, legal_split, listed, rows_of
 from lab.errors import DataError
 from lab.records import Choice, Picture, Sample, Skipped, Text, Turn

@@ -21,7 +21,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lab.data.benchmarks.specs import Spec
+from lab.benchmark_specs import Spec
 from lab.data.faults import BadRecord, shown
 from lab.data.verified import Stamp
 from lab.errors import ConfigError, DataError, did_you_mean
