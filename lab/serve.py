@@ -47,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="where to listen (default: 127.0.0.1, this machine alone)")
     made.add_argument("--port", type=int, default=8000, metavar="N", help="port (default: 8000; 0: any that is free)")
     made.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="a name or address that clients call this server by")
+    made.add_argument("--allow-media-domain", action="append", default=[], metavar="NAME", help="a host that pictures may be fetched from")
     made.add_argument("--queue", type=int, default=256, metavar="N", help="questions that wait at most; more get 429 (default: 256)")
     made.add_argument("--max-body", type=int, default=20, metavar="MB", help="largest request (default: 20)")
     made.add_argument("--max-tokens", type=int, default=1024, metavar="N", help="longest answer that can be asked for (default: 1024)")
@@ -58,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
 
 def limits_of(given: argparse.Namespace) -> Limits:
     """What the server takes. Raises `ConfigError` for a number that is none, and for a bind that needs a token."""
+    from lab.serving.fetching import Fetching
     from lab.serving.guard import Limits
 
     for name in ("queue", "max_body", "max_tokens", "timeout"):
@@ -73,7 +75,10 @@ def limits_of(given: argparse.Namespace) -> Limits:
     if token is not None:
         hide(token)
     own = () if loopback(given.host) or given.host in ("0.0.0.0", "::", "") else (given.host,)
-    return Limits((*own, *given.allow_host), token, given.max_body * 1024 * 1024, given.queue, given.max_tokens, given.timeout)
+    media = tuple(given.allow_media_domain)
+    limits = Limits((*own, *given.allow_host), token, given.max_body * 1024 * 1024, given.queue, given.max_tokens, given.timeout, media)
+    Fetching(limits.media, limits.body)
+    return limits
 
 
 def loopback(host: str) -> bool:

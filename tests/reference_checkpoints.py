@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from beside_checkpoints import SPREAD, bert_tokenizer, drawn
-from inline_checkpoints import llama_tokenizer, merges
+from inline_checkpoints import LLAVA_TEMPLATE, llama_config, llama_tokenizer, merges
 
 TOWER: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "initializer_range": SPREAD}
 DECODER: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
@@ -106,6 +106,22 @@ def smolvlm(seed: int = 0) -> tuple[Any, Any]:
     return idefics3(seed, "SmolVLM")
 
 
+def llava_next(seed: int = 0) -> tuple[Any, Any]:
+    """Tiles of 32 pixels, two or three of a picture, beside the whole; the tower's last block but one is read."""
+    import transformers as hf
+
+    tokenizer = llama_tokenizer()
+    canvases = [[32, 64], [64, 32], [64, 64], [96, 32]]
+    images = hf.LlavaNextImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}, image_grid_pinpoints=canvases)
+    kept = {"patch_size": 8, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
+    processor = hf.LlavaNextProcessor(images, tokenizer, chat_template=LLAVA_TEMPLATE, **kept)
+    vision = hf.CLIPVisionConfig(image_size=32, patch_size=8, **TOWER | {"num_hidden_layers": 3})
+    ids = {"image_token_index": tokenizer.convert_tokens_to_ids("<image>"), "image_grid_pinpoints": canvases}
+    config = hf.LlavaNextConfig(vision_config=vision, text_config=llama_config(tokenizer), **ids)
+    return drawn(hf.LlavaNextForConditionalGeneration, config, seed), processor
+
+
 MAKERS: dict[str, Callable[..., tuple[Any, Any]]] = {
     "vilt_nlvr2": vilt_nlvr2, "paligemma": paligemma, "paligemma2": paligemma2, "idefics2": idefics2, "idefics3": idefics3, "smolvlm": smolvlm,
+    "llava_next": llava_next,
 }  # fmt: skip

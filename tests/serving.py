@@ -66,14 +66,17 @@ class World:
         return predictor.answer(predictor.questions([self.root / f"{number}.png" for number in numbers], question), silent)
 
 
-def make_world(composer: Callable[..., Experiment], base: Path, root: Path) -> World:
-    """Train two arms: colours in words, and whether a picture is red, as a choice. The sibling has another adapter of the first's names."""
+def make_world(composer: Callable[..., Experiment], base: Path, root: Path, *keys: str) -> World:
+    """Train two arms: colours in words, and whether a picture is red, as a choice. The sibling has another adapter of the first's names.
+
+    keys: KEY=VALUE of all of them.
+    """
     splits = ["train"] * 8 + ["minival"] * 2 + ["dev"] * 2
     for i in range(12):
         Image.new("RGB", (56 + 4 * i, 56), COLOURS[i % 3]).save(root / f"{i}.png")
     words = [f"{i}.png,what colour is {i}?,{COLOURS[i % 3]},{split}" for i, split in enumerate(splits)]
     red = [f"{i}.png,is {i} red?,{'no' if i % 3 else 'yes'},{split}" for i, split in enumerate(splits)]
-    places = (f"model.path={base}", f"tracking.runs_dir={root}/runs", f"tracking.cache_dir={root}/cache")
+    places = (f"model.path={base}", f"tracking.runs_dir={root}/runs", f"tracking.cache_dir={root}/cache", *keys)
     identities = []
     for name, rows in (("words", words), ("red", red)):
         (root / f"{name}.csv").write_text("\n".join(["image,question,answer,split", *rows]))

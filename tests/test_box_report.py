@@ -14,6 +14,7 @@ from synthetic_runs import write_boxes
 
 from lab.records import Picture, Sample
 from lab.report import gallery as galleries
+from lab.report.box_classes import class_counts, name_notes
 from lab.report.box_gallery import gallery
 from lab.report.document import BoxGallery
 from lab.report.select_runs import choose
@@ -71,6 +72,16 @@ def test_what_a_reader_must_know_first(page):
 def test_pairs_are_tested_in_what_all_arms_have(page):
     said = section(page["md"], "Calibration") + page["md"]
     assert "Pairs in each metric" in said and "F1 by picture [95 %], p" in said
+
+
+def test_another_spelling_of_a_class_and_what_aliases_read_are_told():
+    said = [("nutrition table", 10, 10, 50, 50), ("barcode", 60, 60, 90, 90)]
+    table = box_tables.table([prediction("dev-1", [("nutrition-table", 10, 10, 50, 50)], said, text="code(1,2),(3,4)code(5,6),(7,8)", boxes="qwen2")])
+    notes = name_notes(table, class_counts(table), {"code": "barcode", "other": "x"})
+    assert notes == [
+        "2 boxes that it calls code are read as barcode by data.aliases.",
+        "1 boxes of the invented class nutrition table may be nutrition-table; data.aliases={nutrition table: nutrition-table} reads them so.",
+    ]
 
 
 def test_classes_invented_and_confused(page):

@@ -18,6 +18,7 @@ from box_texts import check_round_trip
 from kills import require_cut_ends_as
 from PIL import Image, ImageDraw
 
+from lab import data
 from lab import run as running
 from lab.answers import predictions, regions
 from lab.answers.box_formats import WRITTEN
@@ -193,6 +194,20 @@ def test_boxes_are_mended_on_request_without_a_step(shared, compose, monkeypatch
     table = predictions.read(runs.predictions_file(folder(x), "boxes", "dev"))
     assert all(len(one) == 1 and one[0].valid((w, h)) for one, w, h in zip(table.regions, table.width, table.height, strict=True))
     assert "evaluation.repair=true: in dev swapped corners are sorted" in caplog.text
+
+
+def test_a_predicted_label_is_read_by_the_aliases_of_the_data(shared, compose) -> None:
+    """A model that calls a class otherwise is not counted as wrong for the name; the text stays as written, and the contract says so."""
+    x = compose("data.aliases={Nutrition table: table}")
+    splits, encoder = data.load(x.data, Path(x.tracking.cache_dir)), shared[2].encoded(shared[0][0])["train"].encoder
+    encoder = encoder.of_data(x.data, splits.answers)
+    sample = splits.train[1]
+    text = regions.write([Region(label, 10, 20, 30, 40) for label in ("Nutrition table", "Tables")], "qwen2", size=sample.answer.size)
+    ids = encoder.tokenizer(text, add_special_tokens=False)["input_ids"]
+    found = locating.located(encoder, sample, "qwen2", ids, [-0.1] * len(ids), True)
+    assert [region.label for region in found.regions] == ["table", "Tables"] and "Nutrition table" in found.text
+    assert contract.answers_of({"answers": encoder.readout.describe()}, x.prompt) == splits.answers
+    assert "aliases" not in shared[2].encoded(shared[0][0])["train"].encoder.readout.describe(), "a run without any keeps its contract"
 
 
 def test_labels_never_write_special_tokens_and_are_read_back(shared, compose) -> None:

@@ -17,7 +17,9 @@ from lab.cli import process_started
 from lab.config import as_dict
 from lab.store import runs
 
-ELSEWHERE = ("assembled", "vilt_nlvr2", "paligemma_3b_nlvr2", "paligemma2_3b", "idefics2_8b", "idefics3_8b", "smolvlm") + ("smolvlm2_2_2b",)
+ELSEWHERE = ("assembled", "vilt_nlvr2", "paligemma_3b_nlvr2", "paligemma2_3b", "idefics2_8b", "idefics3_8b", "smolvlm") + (
+    "smolvlm2_2_2b", "llava_next_mistral_7b",
+)  # fmt: skip
 """What is assembled has no checkpoint of its own: tests/test_assembled.py. Those for comparison: tests/test_reference_families.py."""
 OPTIONS = [Path(__file__).parents[1] / "conf" / "model" / f"{option}.yaml" for option in options("model") if option not in ELSEWHERE]
 NOT_KEPT = ("path", "defaults")

@@ -26,6 +26,7 @@ from lab.config import Experiment, LoraDial, PromptDial, Quantisation
 from lab.costs import planning
 from lab.data.faults import BadRecord
 from lab.data.images import decode
+from lab.data.splits import Records
 from lab.errors import ConfigError, DataError, ModelError
 from lab.evaluation import generation
 from lab.export import export_run
@@ -34,8 +35,11 @@ from lab.model.answers import Readout
 from lab.model.batching import IGNORED
 from lab.model.encoding import Encoder
 from lab.records import AnswerSpace, Batch, Sample, Text
+from lab.run.assembly import check
 from lab.training import capacity
-from lab.training.objective import LOSSES
+from lab.training.datamodule import Examples
+from lab.training.learner import Learner
+from lab.training.objective import LOSSES, require_votes
 
 pytestmark = pytest.mark.usefixtures("nominal_costs")
 
@@ -442,6 +446,32 @@ def test_an_answer_that_is_no_label_is_nothing_to_learn_from(vilt: Path, compose
                  f"tracking.cache_dir={tmp_path}/cache")  # fmt: skip
     with pytest.raises(DataError, match="its answer 'maroon' is none of the checkpoint's 8 labels, so nothing can be learned from it"):
         running.prepare(x)
+
+
+def test_soft_targets_are_what_annotators_voted_by_vqas_rule(vilt: Path, composer) -> None:
+    """As ViLT's authors trained it: .3, .6, .9 and 1 of one, two, three and more of ten; Transformers' loss of such labels."""
+    vlm = load(vilt)
+    voted = sample(0, answer=Text(("red", "Dark Blue", "maroon", "no", "green"), (4, 3, 1, 1, 1)))
+    batch = batch_of(vlm, [voted, sample(1, answer=Text(("no",)))])
+    wanted = torch.zeros(2, len(LABELS))
+    for name, share in {"red": 1, "dark blue": 0.9, "no": 0.3, "green": 0.3}.items():
+        wanted[0, LABELS.index(name)] = share
+    wanted[1, LABELS.index("no")] = 1
+    assert batch.target.shares is not None and torch.allclose(batch.target.shares, wanted)
+    assert batch_of(vlm, SAMPLES).target.shares is None and batch_of(vlm, [voted], answered=False).target.shares is None
+    x = composer("optim.soft_targets=true", "trainer.max_steps=1")
+    encoder = Encoder(vlm, PROMPT, answers=AnswerSpace("text", ()))
+    learner, one = Learner(vlm, x.optim, encoder.readout, 1), batch_of(vlm, [voted])
+    vlm.model.eval()
+    with torch.no_grad():
+        expected = vlm.bare(**plain_inputs(vlm, voted), labels=wanted[:1]).loss
+        assert torch.isclose(learner.loss(one), expected, rtol=1e-4)
+        learner.section = dataclasses.replace(x.optim, soft_targets=False)
+        assert torch.isclose(learner.loss(one), LOSSES["classes"](vlm.predict(one), labels_of(one))), "without the key the commonest alone"
+    with pytest.raises(ModelError, match="optim.soft_targets=true: model.family=qwen2_vl does not take it"):
+        check(x)
+    with pytest.raises(ConfigError, match="no answer of data.train has votes"):
+        require_votes(x.optim, Examples(Records(SAMPLES), encoder))
 
 
 def test_labels_of_ones_own_begin_with_nothing_and_train(vilt: Path, composer, tmp_path: Path) -> None:

@@ -69,6 +69,16 @@ def write(regions: Sequence[Region], boxes: str = "qwen2_5", *, size: tuple[int,
     return one.write([(region.label, numbers_of(region, one, size, grid)) for region in regions])
 
 
+def labels_of(text: str, boxes: str) -> list[str]:
+    """The labels that an answer gives its boxes, as it writes them."""
+    return [mark.label for mark in format_of(boxes).scan(text).marks]
+
+
+def plain(label: str) -> str:
+    """A label without capitals, signs and an s at its end: equal for names that may be one class."""
+    return "".join(filter(str.isalnum, label.lower())).removesuffix("s")
+
+
 def format_of(boxes: str) -> Format:
     """A format by name."""
     if boxes not in FORMATS:

@@ -127,7 +127,8 @@ def answers_of(trained: dict[str, Any], dial: PromptDial) -> AnswerSpace:
     """What an adapter answers with; its options are in their own words, or True and False."""
     answers = trained["answers"]
     words = tuple(spellings[0] for spellings in answers.get("options", ()))
-    return AnswerSpace(answers["kind"], Choice.truth(True).options if words == tuple(dial.words.values()) else words)
+    aliases = tuple(sorted(answers.get("aliases", {}).items()))
+    return AnswerSpace(answers["kind"], Choice.truth(True).options if words == tuple(dial.words.values()) else words, aliases)
 
 
 def compare(trained: dict[str, Any], now: dict[str, Any]) -> tuple[list[str], list[str]]:

@@ -30,6 +30,7 @@ class Optim:
     lr_b_ratio: B matrices learn this many times faster than their A; LoRA+ (Hayou et al. 2024, 2402.12354).
     warmup_steps: optimizer steps of the warm-up, in place of `warmup_fraction`, a share of all.
     milestones: passes over data.train after each of which `schedule=steps` multiplies the rate by `gamma`.
+    soft_targets: of a family that chooses among labels: learn the VQA accuracy of every label that annotators gave, not the commonest alone.
     optimizer_kwargs, schedule_kwargs: further arguments of the optimizer, and of Transformers' schedule.
     """
 
@@ -47,5 +48,6 @@ class Optim:
     schedule_kwargs: dict[str, Any] = field(default_factory=dict)
     milestones: list[float] = field(default_factory=lambda: [1.0])
     gamma: float = 0.1
+    soft_targets: bool = False
     optimizer: str = "AdamW"
     optimizer_kwargs: dict[str, Any] = field(default_factory=dict)

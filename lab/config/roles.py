@@ -53,7 +53,7 @@ ONLY_WHEN_SET = (
     "data.path", "data.sha256", "data.kind", "data.answer_format", "data.allow_shared_images", "data.question", "data.exif",
     "data.subset", "data.split", "data.empty", "data.max_length", "data.sources", "data.parts", "data.loss_on", "data.order",
     "data.questions_per_image", "optim.milestones",
-    "optim.gamma", "optim.optimizer", "optim.warmup_steps", "model.untied_head", "model.labels", "model.start",
+    "optim.gamma", "optim.optimizer", "optim.warmup_steps", "optim.soft_targets", "model.untied_head", "model.labels", "model.start",
     "lora.full", "optim.lr_llm", "prompt.boxes",
     "trainer.packing",
     "model.vision_from", "model.llm_from", "model.projector_init", "model.vision_feature_layer", "endpoint.base_url", "endpoint.model",

@@ -143,6 +143,9 @@ class Work:
         say(f"left out: {left_out}: {folder / manifest.REFUSED}")
         if lacking:
             say(f"{lacking} of {len(chosen)} products have no answer yet; the same command asks for them")
+        elif rows:
+            page = f"look through {folder / 'review.html'}, then " if config.review.pictures else ""
+            say(f"next: {page}python -m lab.train data=abo_vqa data.path={folder / manifest.MANIFEST}")
         return lacking
 
     def without_questions(self, asked: set[str]) -> list[Refusal]:

@@ -139,7 +139,7 @@ def finish(
         log.warning("data=%s: left out under data.on_bad=skip: %d", dial.name, len(skipped))
     reasons = {part: why_empty(part, parts, kept, faults, lost) or absent for part in PARTS}
     splits = {part: Records(kept[part], reasons[part], tables) for part in PARTS}
-    answers = AnswerSpace.of(sample.answer for part in PARTS for sample in kept[part])
+    answers = AnswerSpace.of((sample.answer for part in PARTS for sample in kept[part]), dial.aliases)
     share = None if answers.kind == Regions.kind else question_only(splits["train"], splits["dev"])
     baselines = {} if share is None else {NAME: share}
     named = (splits["train"], splits["minival"], splits["dev"])

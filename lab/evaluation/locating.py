@@ -57,13 +57,15 @@ def locate(
 def located(
     encoder: Encoder, sample: Sample, boxes: str, ids: Sequence[int], log_p: Sequence[float], ended: bool, repair: bool = False
 ) -> Located:
-    """What tokens that were written for a sample read as. log_p: of each; ended: the last is the end of the turn."""
+    """What tokens that were written for a sample read as, labels by `data.aliases`. log_p: of each; ended: the last is the end of the turn."""
     answer = cast(Regions, sample.answer)
     text, ends = text_of(encoder.tokenizer, ids[: len(ids) - ended])
     reading = regions.read(text, boxes, size=answer.size, resized=encoder.resized(answer.size), repair=repair)
     status = "partial" if reading.status == "ok" and not ended else reading.status
     scores = tuple(probability(log_p, ends, span) for span in reading.spans)
-    return Located(text, boxes, status, reading.regions or reading.points, scores, len(ids), ended, sum(log_p))
+    aliases = dict(encoder.answers.aliases)
+    found = tuple(region._replace(label=aliases.get(region.label, region.label)) for region in reading.regions or reading.points)
+    return Located(text, boxes, status, found, scores, len(ids), ended, sum(log_p))
 
 
 def texts(tokenizer: PreTrainedTokenizerBase, rows: list[list[int]]) -> list[str]:

@@ -75,14 +75,15 @@ class TextReadout:
 
 @dataclass(frozen=True)
 class RegionsReadout:
-    """Reads `Regions` from what was written. boxes: of `lab.answers.box_formats`."""
+    """Reads `Regions` from what was written. boxes: of `lab.answers.box_formats`. aliases: as of `AnswerSpace`."""
 
     boxes: str
+    aliases: tuple[tuple[str, str], ...] = ()
     kind: str = Regions.kind
 
     def describe(self) -> dict[str, Any]:
         """For the contract, as plain values."""
-        return {"kind": self.kind, "boxes": self.boxes}
+        return {"kind": self.kind, "boxes": self.boxes} | ({"aliases": dict(self.aliases)} if self.aliases else {})
 
 
 AnyReadout = Readout | TextReadout | RegionsReadout
@@ -97,7 +98,7 @@ def readout(
     lead: what stands between a prompt and its answer (`Architecture.lead`). boxes: the format of boxes.
     """
     if answers.kind == Regions.kind:
-        return RegionsReadout(boxes)
+        return RegionsReadout(boxes, answers.aliases)
     return choice_readout(tokenizer, dial, answers.options, lead) if answers.options else TextReadout(dial.post)
 
 

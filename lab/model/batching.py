@@ -58,6 +58,7 @@ def collate(
         target=Target(
             ending_together(targets, IGNORED)[0] if with_answers else None, computed,
             sum(one.text.targets for one in examples) if learned else sum(map(len, answers)),
+            shares=shares_of(encoder, examples) if with_answers else None,
         ),
         media_order=tuple(example.text.image_order for example in examples),
         shared=max(0, min(opening(prompts, encoder.media_ids), *(len(row) - computed for row in rows))) if together else 0,
@@ -146,6 +147,19 @@ def labels_of(encoder: Encoder, example: Example) -> np.ndarray:
     labels = turns.labels(text.prompt_ids, text.learned, int(text.answer_ids[-1]), IGNORED)
     labels = np.repeat(labels, repeats(text.prompt_ids, encoder.media_ids, costs(encoder, example)))
     return np.concatenate([labels[int((labels != IGNORED).argmax()) :], text.answer_ids])
+
+
+def shares_of(encoder: Encoder, examples: Sequence[Example]) -> torch.Tensor | None:
+    """`Target.shares`: of an answer without votes 1 for its label, if it has one; None where nobody voted."""
+    import torch
+
+    if encoder.labels is None or not any(one.text.shares for one in examples):
+        return None
+    shares = torch.zeros(len(examples), len(encoder.labels.names))
+    for row, one in zip(shares, examples, strict=True):
+        for place, share in one.text.shares or [(int(label), 1.0) for label in one.text.answer_ids if label != IGNORED]:
+            row[place] = share
+    return shares
 
 
 def padded(

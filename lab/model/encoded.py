@@ -29,7 +29,8 @@ class TokenizedPrompt:
 
     second_ids: of the prompt by a second tokenizer, of models that have one. learned: (first, behind the last) of its tokens that are
     learned too; the last of each is labelled with the end of turn. steps: of each image as shown the seconds from one temporal patch of
-    a clip to the next, 0 of a picture; () where none is a clip.
+    a clip to the next, 0 of a picture; () where none is a clip. shares: of an answer that annotators voted on, by a model that chooses among
+    labels, `lab.model.labels.Labels.shares`; else ().
     """
 
     prompt_ids: np.ndarray
@@ -38,6 +39,7 @@ class TokenizedPrompt:
     second_ids: Sequence[int] = ()
     learned: tuple[Span, ...] = ()
     steps: tuple[float, ...] = ()
+    shares: tuple[tuple[int, float], ...] = ()
 
     @property
     def targets(self) -> int:

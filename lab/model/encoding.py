@@ -149,7 +149,8 @@ class Encoder(MediaEncoder):
         learned = self.learned(sample, chat, texts, prompt_ids) if chat.learned else ()
         steps = tuple(self.sampled(shown).step if isinstance(shown := sample.images[i], Clip) else 0.0 for i in chat.image_order)
         return TokenizedPrompt(
-            prompt_ids, np.asarray(answer, dtype=np.int64), chat.image_order, second, learned, steps if any(steps) else ()
+            prompt_ids, np.asarray(answer, dtype=np.int64), chat.image_order, second, learned, steps if any(steps) else (),
+            () if self.labels is None else self.labels.shares(sample.answer),
         )
 
     def learned(self, sample: Sample, chat: Chat, texts: tuple[str, str], prompt_ids: np.ndarray) -> tuple[Span, ...]:

@@ -104,6 +104,7 @@ FEATURES = {
     "numbered": Feature("prompt.numbered=true", "Set it to false."),
     "olora": Feature("lora.init_lora_weights=olora", "Choose another initialisation."),
     "labels": Feature("model.labels", "Set model.labels=null."),
+    "soft_targets": Feature("optim.soft_targets=true", "Leave it out, or choose model=vilt_vqa.", needs=("classify",)),
     "clips": Feature("data", "Choose data without clips, or a model of Qwen-VL."),
     "export": Feature("export", "Load the adapter over its base."),
 }
@@ -173,6 +174,8 @@ class Family:
             return f"it {' and '.join(ABILITIES[ability] for ability in self.abilities)}, and does nothing else"
         if FEATURES[feature].inline and self.answers != "inline":
             return "its answer does not follow the prompt in one row"
+        if feature == "soft_targets" and self.one_of:
+            return "its labels exclude each other"
         if feature == "boxes=qwen2_5" and not isinstance(self.architecture, QwenVL):
             return "they are in pixels of the picture as it is resized, and it makes one square of every picture"
         if feature == "conversations" and not self.architecture.template:

@@ -7,6 +7,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from lab.errors import ConfigError
+from lab.records import Answer, Text
+from lab.statistics.text_scores import vqa_accuracy
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -68,6 +70,15 @@ class Labels:
     def taught(self, answer: str) -> list[int]:
         """What is learned of an answer: its label, or that there is none."""
         return self.encode(answer) or [IGNORED]
+
+    def shares(self, answer: Answer) -> tuple[tuple[int, float], ...]:
+        """Labels among the references with the VQA accuracy that annotators' votes give each, above 0; spellings of one label are one."""
+        if not isinstance(answer, Text) or not answer.votes:
+            return ()
+        places = [next(iter(self.encode(each)), IGNORED) for each in answer.references]
+        names = list(map(str, places))
+        found = {place: vqa_accuracy(str(place), names, answer.votes) for place in places if place != IGNORED}
+        return tuple((place, share) for place, share in found.items() if share > 0)
 
     def decode(self, row: Sequence[int]) -> str:
         """The label in a row of one; empty where there is none."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -105,18 +105,21 @@ Answer = Choice | Text | Regions
 class AnswerSpace:
     """What all questions of a data set are answered with.
 
-    kind: of `Answer`. options: of a `Choice`, all that any question has, each once; else ().
+    kind: of `Answer`. options: of a `Choice`, all that any question has, each once; else (). aliases: of `Regions`, pairs of a label that is
+    predicted and the class that it is read as.
     """
 
     kind: str = Choice.kind
     options: tuple[str, ...] = Choice.truth(True).options
+    aliases: tuple[tuple[str, str], ...] = ()
 
     @classmethod
-    def of(cls, answers: Iterable[Answer]) -> AnswerSpace:
+    def of(cls, answers: Iterable[Answer], aliases: Mapping[str, str] | None = None) -> AnswerSpace:
         """That of some answers; `Text` of none."""
         answers = list(answers)
         options = tuple(dict.fromkeys(option for answer in answers if isinstance(answer, Choice) for option in answer.options))
-        return cls(Choice.kind if options else next((answer.kind for answer in answers), Text.kind), options)
+        kind = Choice.kind if options else next((answer.kind for answer in answers), Text.kind)
+        return cls(kind, options, tuple(sorted((aliases or {}).items())))
 
 
 TRUE_FALSE = AnswerSpace()

@@ -54,12 +54,14 @@ class Target:
 
     rows: the last positions of every row whose logits are computed. tokens: how many labels count. Labels end together.
     places: of a row that holds several samples, int64 [A], the positions whose logits predict the labels; else None.
+    shares: of labels that annotators voted on, float32 [B, C], what each of C labels is learned to be; else None.
     """
 
     labels: torch.Tensor | None
     rows: int
     tokens: int = 0
     places: torch.Tensor | None = None
+    shares: torch.Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)

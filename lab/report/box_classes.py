@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from lab.answers import predictions
 from lab.answers.predictions import PredictionTable
+from lab.answers.regions import labels_of, plain
 from lab.report.document import Block, Heading, Mono, Paragraph, Table, Text
 from lab.report.formatting import NONE, count, percent
 from lab.report.measure import Measured
@@ -20,12 +21,13 @@ ALONE = "–"
 
 def read(m: Measured) -> PredictionTable:
     """The columns that say where boxes are and which."""
-    return predictions.read(m.path, (*BOXES, "scores"))
+    return predictions.read(m.path, (*BOXES, "scores", "text"))
 
 
 def class_blocks(measured: Sequence[Measured]) -> list[Block]:
     """A row for each class of each arm: boxes, hits, AP; classes that no reference has among them."""
     shown, rows, runs, cut = best(measured, MOST_ARMS), [], [], 0
+    notes: list[Block] = []
     for m in shown:
         table = read(m)
         counted = class_counts(table)
@@ -35,11 +37,28 @@ def class_blocks(measured: Sequence[Measured]) -> list[Block]:
         for name in kept[:MOST_CLASSES]:
             rows.append((label_of(m), (Mono(name),), *class_cells(counted[name], by_class.get(name))))
             runs.append((m.arm.run.identity,))
+        aliases = m.arm.run.config["data"].get("aliases") or {}
+        notes += [Paragraph((Mono(m.arm.label), f": {note}")) for note in name_notes(table, counted, aliases)]
     headers = ("arm", "class", "references", "predicted", "hits", "recall, %", "precision, %", "AP, %", "AP50, %", "AP75, %")
     said = "A class that no reference has is marked as invented: it is in no mean over classes, and its boxes are false positives."
     more = f" {cut} more classes are not shown." if cut > 0 else ""
     table = Table(headers, tuple(rows), frozenset(range(2, 10)), shown_of(len(measured), MOST_ARMS), tuple(runs))
-    return [Heading(2, "By class"), Paragraph(said + more), table]
+    return [Heading(2, "By class"), Paragraph(said + more), table, *notes]
+
+
+def name_notes(table: PredictionTable, counted: Mapping[str, Counter[str]], aliases: Mapping[str, str]) -> list[str]:
+    """How many predicted labels `data.aliases` has read as another, and which invented ones may be another spelling of a class."""
+    written = Counter[str]()
+    for text, boxes in zip(table.text, table.boxes, strict=True) if aliases else ():
+        written.update(labels_of(text, boxes))
+    read = [(name, to) for name, to in sorted(aliases.items()) if written[name]]
+    notes = [f"{count(written[name])} boxes that it calls {name} are read as {to} by data.aliases." for name, to in read]
+    classes = {plain(name): name for name, found in counted.items() if found["references"]}
+    for name, found in counted.items():
+        if not found["references"] and (right := classes.get(plain(name))):
+            key = f"data.aliases={{{name}: {right}}}"
+            notes.append(f"{count(found['predicted'])} boxes of the invented class {name} may be {right}; {key} reads them so.")
+    return notes
 
 
 def class_counts(table: PredictionTable) -> dict[str, Counter[str]]:

@@ -77,7 +77,7 @@ def check_switches(x: Experiment, family: Family) -> None:
     """Refuse features that are asked for to a family that has none, and packed rows to dials that would mix their samples."""
     switches = {
         "numbered": x.prompt.numbered, "shared_prefix": x.evaluation.shared_prefix, "generate": "generate" in x.evaluation.ask,
-        "packing": trains(x) and x.trainer.packing,
+        "packing": trains(x) and x.trainer.packing, "soft_targets": trains(x) and x.optim.soft_targets,
     }  # fmt: skip
     for feature in (name for name, on in switches.items() if on):
         family.require(feature)

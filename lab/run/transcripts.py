@@ -142,9 +142,10 @@ def seen(encoder: Encoder, number: int, medium: Medium, grid: tuple[int, int, in
 
 
 def resized(encoder: Encoder, image: Image.Image) -> Image.Image:
-    """A picture as the tower reads it: brought to its size, or cut to the one square that all are; of tiles the last, which has all of it."""
+    """A picture as the tower reads it: brought to its size, or cut to the one square that all are; of tiles the one that has all of it."""
     if (size := encoder.resized(image.size)) is not None:
         return image.resize(size, Image.Resampling.BICUBIC)
     made = encoder.processor.image_processor(images=[image], do_normalize=False, do_rescale=False, return_tensors="np")["pixel_values"]
-    whole = np.asarray(made[0][-1] if encoder.architecture.tiled else made[0])
+    shown = np.asarray(made[0])
+    whole = shown if shown.ndim == 3 else shown[-1 if encoder.architecture.tiled else 0]
     return Image.fromarray(whole.clip(0, 255).astype(np.uint8).transpose(1, 2, 0))

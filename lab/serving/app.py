@@ -21,11 +21,12 @@ from lab import __version__
 from lab.data.faults import BadRecord
 from lab.host.files import script_source
 from lab.serving.batching import Answered, Batching, Ended, Full, Job
+from lab.serving.fetching import Fetching, NotFetched
 from lab.serving.guard import Limits, error_body
 from lab.serving.metrics import Metrics
 from lab.serving.pieces import Pieces
 from lab.serving.protocol import Reply, answer_of, prediction_of
-from lab.serving.requests import ChatRequest, Refused, checked, lone, most_tokens, question_of
+from lab.serving.requests import ChatRequest, Fetch, Refused, checked, lone, most_tokens, question_of, with_pictures
 from lab.serving.served import Question, Served, Upload
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ class Serving:
     def __init__(self, served: Mapping[str, Served], limits: Limits) -> None:
         self.served, self.limits, self.started = served, limits, int(time.time())
         self.batching = Batching(limits.queue, lambda model, number: self.metrics.batches.labels(model.identity).observe(number))
+        self.fetching = Fetching(limits.media, limits.body)
         self.routes: set[str] = set()
         self.metrics = Metrics(self.routes, served, lambda: len(self.batching.waiting))
 
@@ -56,6 +58,17 @@ class Serving:
             raise Refused(404, "model", f"there is no such model. Legal: {', '.join(self.served)}.", "model_not_found")
         request.state.model = name
         return self.served[name]
+
+    def fetcher(self, request: Request) -> Fetch:
+        """What gives the bytes at an address, counted among those of a request. Raises `Refused`."""
+
+        async def fetch(url: str, field: str) -> bytes:
+            try:
+                return await self.until(self.fetching.fetch(url, request.state.held), request)
+            except NotFetched as error:
+                raise Refused(error.status, field, error.reason) from None
+
+        return fetch
 
     def add(self, job: Job) -> Job:
         """Put a question in the queue. Raises `Refused`."""
@@ -228,9 +241,10 @@ def add_answers(app: FastAPI, serving: Serving) -> None:
 
     @app.post("/v1/chat/completions")
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
-        """A question by the OpenAI protocol, pictures as data URLs."""
+        """A question by the OpenAI protocol, pictures as data URLs, or by an address at a host that is listed."""
         served = serving.model(body.model, request)
-        question, most = question_of(body, served), most_tokens(body, served, serving.limits.tokens)
+        most = most_tokens(body, served, serving.limits.tokens)
+        question = question_of(await with_pictures(body, served, serving.fetcher(request)), served)
         reply = Reply(body, served)
         if body.stream:
             return await serving.streamed(question, most, reply, request)

@@ -2,7 +2,8 @@
 
 It takes the model of the oldest question and as many of its questions as one evaluation of the run takes at once, puts the adapter on the
 base, asks, and takes it off: no adapter is ever active beside another, and nothing is kept from one question for the next. Pictures are
-decoded and texts tokenised by other threads, for two batches at most, so that pixels of a long queue take no memory.
+decoded and texts tokenised by other threads, for two batches at most, so that pixels of a long queue take no memory, and one fewer than
+there are processors, so that the thread that takes requests and says /health has its turn.
 """
 
 from __future__ import annotations
@@ -120,7 +121,7 @@ class Batching:
         self.waiting: deque[Job] = deque()
         self.changed = threading.Condition()
         self.ending = False
-        self.pool = ThreadPoolExecutor(max(2, min(8, os.cpu_count() or 1)), "lab-encode")
+        self.pool = ThreadPoolExecutor(max(1, min(8, len(os.sched_getaffinity(0)) - 1)), "lab-encode")
         self.thread = threading.Thread(target=self.work, name="lab-ask", daemon=True)
         self.thread.start()
 

@@ -33,7 +33,10 @@ BUSY: Refusal = (429, None, "other requests hold as much as this server keeps at
 
 @dataclass(frozen=True)
 class Limits:
-    """What the server takes. hosts: names it answers to beside loopback. token: of `Authorization: Bearer`; None: none is asked for."""
+    """What the server takes.
+
+    hosts: names it answers to beside loopback. token: of `Authorization: Bearer`; None: none is asked for. media: hosts it fetches from.
+    """
 
     hosts: tuple[str, ...] = ()
     token: str | None = None
@@ -41,6 +44,7 @@ class Limits:
     queue: int = 256
     tokens: int = 1024
     seconds: float = 120.0
+    media: tuple[str, ...] = ()
 
 
 def error_body(field: str | None, reason: str, code: str | None = None) -> bytes:
@@ -93,6 +97,7 @@ class Guard:
             if refusal is not None:
                 await refuse(sending, *refusal)
                 return
+            scope.setdefault("state", {})["held"] = held
             await self.app(scope, first(body, receive), sending)
         finally:
             held.release()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,6 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from lab.errors import LabError
 from lab.records import Clip, Picture, Turn
 from lab.serving.served import Question, Served, Upload
+
+Fetch = Callable[[str, str], Awaitable[bytes]]
+"""The bytes at an address, that stands in a field."""
 
 
 class Refused(Exception):
@@ -33,7 +36,7 @@ class Strict(BaseModel):
 
 
 class ImageUrl(Strict):
-    """A picture as `data:image/png;base64,...`."""
+    """A picture as `data:image/png;base64,...`, or where a host is listed for it, as its http or https address."""
 
     url: str
     detail: Literal["auto"] = "auto"
@@ -101,6 +104,19 @@ class ChatRequest(Strict):
     frequency_penalty: float | None = Field(None, ge=0, le=0)
     seed: int | None = None
     user: str | None = None
+
+
+async def with_pictures(body: ChatRequest, served: Served, fetch: Fetch) -> ChatRequest:
+    """A request with the pictures that it names by an address in it, as data URLs. Raises `Refused`, of too many before any is fetched."""
+    named = [
+        (part.image_url, f"messages.{i}.content.{j}.image_url.url") for i, message in enumerate(body.messages)
+        for j, part in enumerate(parts_of(message)) if isinstance(part, ImagePart) and not part.image_url.url.startswith("data:")
+    ]  # fmt: skip
+    if len(named) > (most := max(served.numbers)):
+        raise Refused(400, named[most][1], f"it names {len(named)} pictures, and this run answers questions about {most} at most.")
+    for image, field in named:
+        image.url = f"data:image/png;base64,{base64.b64encode(await fetch(image.url, field)).decode()}"
+    return body
 
 
 def question_of(body: ChatRequest, served: Served) -> Question:
@@ -184,7 +200,7 @@ def data_of(url: str, field: str, kind: str) -> bytes:
     name = "picture" if kind.startswith("image") else "clip"
     head, comma, data = url.partition(",")
     if not head.startswith("data:"):
-        raise Refused(400, field, f"this server fetches nothing. Send the {name} itself, as data:{kind};base64,...")
+        raise Refused(400, field, f"this server fetches no {name} from there. Send the {name} itself, as data:{kind};base64,...")
     if not comma or not head.endswith(";base64"):
         raise Refused(400, field, f"it is no data URL in base64. Write data:{kind};base64, and then the {name}.")
     try:

@@ -29,7 +29,7 @@ from lab.host.files import values_hash, write_atomically
 from lab.host.progress import Report, silent
 from lab.model import Vlm
 from lab.model.encoding import Encoder
-from lab.records import Medium
+from lab.records import Medium, on_tensors
 from lab.training import eviction
 from lab.training.feature_shards import Names, Shard, checksum, open_shard
 
@@ -248,5 +248,5 @@ def compute(batch: Sequence[Loaded], vlm: Vlm) -> list[Loaded]:
 
     pixels = vlm.family.architecture.stack([pixels for _, pixels, _ in batch], [grid for _, _, grid in batch])
     with torch.inference_mode():
-        features = vlm.encode_images({name: each.to(vlm.device) for name, each in pixels.items()})
+        features = vlm.encode_images(on_tensors(lambda each: each.to(vlm.device), pixels))
     return [(key, feature.cpu().clone(), grid) for (key, _, grid), feature in zip(batch, features, strict=True)]

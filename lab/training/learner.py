@@ -20,7 +20,7 @@ from lab.records import Batch, Rows
 from lab.training import capacity, devices, loss_scaling, optimization, sharding
 from lab.training.datamodule import DataModule
 from lab.training.fast.fused_step import FusedStep
-from lab.training.objective import WATCHED_SPLITS, loss_of, objective
+from lab.training.objective import WATCHED_SPLITS, loss_of, objective, shares_loss
 from lab.training.sharding import Sharded
 
 
@@ -72,7 +72,10 @@ class Learner(L.LightningModule):
             return torch.stack([self.loss(row) * (row.targets / batch.targets) for row in batch.batches]).sum()
         assert batch.target.labels is not None
         predict = self.fused.predict if self.sharded is None else self.sharded
-        loss = self.objective.loss(predict(batch), batch.target.labels)
+        if self.section.soft_targets and batch.target.shares is not None:
+            loss = shares_loss(predict(batch), batch.target.shares)
+        else:
+            loss = self.objective.loss(predict(batch), batch.target.labels)
         return loss if loss.requires_grad or not torch.is_grad_enabled() else sharding.with_zeros(loss, trainable(self.vlm))
 
     def predict(self, batch: Batch) -> torch.Tensor:

@@ -31,6 +31,7 @@ from lab.training.examples import Examples
 from lab.training.learner import Learner, worker
 from lab.training.lightning_trainer import lightning_trainer, quiet_lightning
 from lab.training.loss_scaling import LossScaling
+from lab.training.objective import require_votes
 from lab.training.optimization import EIGHT_BITS
 from lab.training.resuming import CheckpointCallback, put_weights, trained
 
@@ -124,6 +125,7 @@ def train(
     sample does not fit into memory, `Stopped` where the run is asked to stop, `Paused` at `pause_at`.
     """
     keep_freed_memory()
+    require_votes(x.optim, splits["train"])
     choice = choice or capacity.choose(x.trainer, x.optim, vlm, splits["train"])
     if choice.on and not choice.asked:
         log.warning("%s", choice.told)

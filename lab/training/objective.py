@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -10,6 +11,8 @@ from torch.nn import functional as F
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
+from lab.config import Optim
+from lab.errors import ConfigError
 from lab.model.answers import AnyReadout, Readout, RegionsReadout
 from lab.model.batching import IGNORED
 from lab.model.family import Family
@@ -17,6 +20,9 @@ from lab.records import Choice, Regions, Text
 from lab.statistics.functional import NUM_BINS
 from lab.statistics.metrics import KINDS
 from lab.training.box_metrics import BoxMetric
+
+if TYPE_CHECKING:
+    from lab.training.datamodule import Examples
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 WATCHED_SPLITS = ("minival", "train_slice")
@@ -34,6 +40,12 @@ def class_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     counts = labels[:, 0] != IGNORED
     chosen = F.one_hot(labels[counts, 0], logits.shape[-1]).float()
     return F.binary_cross_entropy_with_logits(logits[counts, 0].float(), chosen) * logits.shape[-1]
+
+
+def shares_loss(logits: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
+    """`class_loss` where each of C labels is to be a share [B, C]; as ViLT was trained on VQAv2 (`vqa_targets`)."""
+    counts = shares.any(dim=1)
+    return F.binary_cross_entropy_with_logits(logits[counts, 0].float(), shares[counts]) * logits.shape[-1]
 
 
 LOSSES = {"inline": answer_loss, "beside": answer_loss, "classes": class_loss}
@@ -127,3 +139,12 @@ def objective(reads: AnyReadout, loss: Loss = answer_loss) -> ChoiceObjective | 
     if isinstance(reads, RegionsReadout):
         return RegionsObjective(reads.boxes, loss)
     return ChoiceObjective(reads, loss) if isinstance(reads, Readout) else TextObjective(loss)
+
+
+def require_votes(section: Optim, train: Examples) -> None:
+    """Raise a `ConfigError` for soft targets of answers that nobody voted on."""
+    if section.soft_targets and not any(getattr(train.split.index(i).answer, "votes", ()) for i in range(len(train))):
+        raise ConfigError(
+            "optim.soft_targets=true: no answer of data.train has votes of annotators, so its only target is its label. Leave it out, or give "
+            "data whose rows hold every annotator's answer."
+        )

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from lab.answers import regions
 from lab.data.box_file.records import Reading
 from lab.records import Regions
 
@@ -42,7 +43,7 @@ def classes(answers: Sequence[Regions], reading: Reading, aliases: Mapping[str, 
     notes += [f"classes that are declared and have no box: {', '.join(never)}."] if never else []
     alike: dict[str, list[str]] = {}
     for label in sorted(found):
-        alike.setdefault("".join(filter(str.isalnum, label.lower())).removesuffix("s"), []).append(label)
+        alike.setdefault(regions.plain(label), []).append(label)
     notes += [
         f"classes that may be one: {', '.join(names)}; data.aliases.{names[1]}={names[0]} makes them one."
         for names in alike.values() if len(names) > 1
