@@ -137,7 +137,9 @@ def label_points(axes: Axes, points: Sequence[tuple[float, float]], labels: Sequ
         boxes = np.concatenate([middles - half, middles + half], axis=1)
         meets = (boxes[:, None, :2] < taken[None, :, 2:]).all(-1) & (boxes[:, None, 2:] > taken[None, :, :2]).all(-1)
         outside = (boxes[:, :2] < frame[:2]).any(-1) | (boxes[:, 2:] > frame[2:]).any(-1)
-        best = int(np.argmin(meets.sum(axis=1) + 50 * outside))  # of equal ones the nearest
+        gaps = np.linalg.norm(np.maximum(0, np.maximum(boxes[:, None, :2] - at, at - boxes[:, None, 2:])), axis=-1)
+        of_others = (gaps < np.linalg.norm(middles - (x, y), axis=1)[:, None]).sum(axis=1) - 1  # that it could be taken to name
+        best = int(np.argmin(meets.sum(axis=1) + 50 * outside + 0.5 * of_others))  # of equal ones the nearest
         taken = np.concatenate([taken, boxes[best : best + 1]])
         stands_apart = best >= 2 * len(AROUND)
         line = {"arrowstyle": "-", "color": QUIET, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 2} if stands_apart else None

@@ -113,9 +113,10 @@ def html_table(table: Table) -> str:
 
     caption = f"<caption>{html_text(table.caption)}</caption>" if table.caption else ""
     runs = table.runs or ((),) * len(table.rows)
+    head = row(table.columns, "th").replace(" %", "&nbsp;%")
     body = "\n".join(row(cells, "td", about(names, table.anchored)) for cells, names in zip(table.rows, runs, strict=True))
     return (
-        f'<div class="scroll" tabindex="0"><table>{caption}\n<thead>{row(table.columns, "th")}</thead>\n<tbody>\n{body}\n'
+        f'<div class="scroll" tabindex="0"><table>{caption}\n<thead>{head}</thead>\n<tbody>\n{body}\n'
         "</tbody></table></div>"
     )
 
