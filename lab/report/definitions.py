@@ -6,7 +6,7 @@ from lab.report.kinds import KindPage
 from lab.statistics.metrics import KINDS
 
 SOURCE = (
-    "Every number of quality is recomputed from the per-example predictions of the dev split (predictions/dev.parquet of the "
+    "Every number of quality is recomputed from the per-example predictions of the dev split (predictions/DATA.dev.parquet of the "
     "named run). Parameters, seconds, latency and memory are what the run recorded."
 )
 INTERVALS = (
