@@ -25,6 +25,7 @@ BARS = {
     "free text on easy-VQA": "python -m lab.train data=easy_vqa lora.r=4,16 -m",
     "coverage of intervals by exact sums": f"{PYTEST}/test_proportions.py -k exact_sums",
     "a million conversations: index, first steps, memory": f"python {TESTS}/million.py",
+    "what lab.plan says against what it takes, six configurations": f"python {TESTS}/plans.py",
     "properties of configs, 1,000 examples each": f"{PYTEST}/test_properties_config.py",
     "properties of run folders, 1,000 examples each": f"{PYTEST}/test_properties_runs.py",
     "properties of data, 1,000 examples each": f"{PYTEST}/test_properties_data.py",

@@ -36,25 +36,30 @@ def trained(x: Experiment) -> tuple[runs.Run, dict[int, float], dict[str, torch.
 
 @pytest.mark.usefixtures("nominal_costs")
 def test_two_processes_are_as_one_at_the_same_global_batch(small, tmp_path, fast_python) -> None:
-    """Losses to 1e-5 after 20 steps, accumulation and a minival look included; the identity is the same, so is every answer."""
+    """Losses to 1e-5 after 20 steps, accumulation and a minival look included; the identity is the same, so is every answer.
+
+    Of trees each process has those of its own samples, whole; questions of one picture that two processes have are two trees.
+    """
     options = [
         "model.path=tiny_base", f"trainer.max_steps={STEPS}", "trainer.accumulate_grad_batches=2", "trainer.val_every=10",
-        "evaluation.verify=false",
+        "evaluation.verify=false", "data.order=by_image",
     ]
-    one, two = small(*options), small(*options, "trainer.devices=2", f"tracking.runs_dir={tmp_path}/two")
-    assert identity(one) == identity(two)
-    run_of_one, curve, weights = trained(one)
-    run_of_two, curve_of_two, weights_of_two = trained(two)
-    assert list(curve) == list(curve_of_two) == [9, 19]
-    largest = max(abs(curve[step] - curve_of_two[step]) for step in curve)
-    print(f"largest difference of a loss after {STEPS} steps: {largest:.2e}")
-    assert largest < 1e-5
-    for name, tensor in weights.items():
-        assert torch.allclose(tensor, weights_of_two[name], atol=1e-3), name  # AdamW makes steps of gradients near 0 too
-    assert run_of_two.status == runs.FINISHED and run_of_two.facts["data"] == run_of_one.facts["data"]
-    for key in ("dev/accuracy", "train/steps"):
-        assert run_of_two.metrics[key] == run_of_one.metrics[key]
-    assert run_of_two.metrics["minival/nll"] == pytest.approx(run_of_one.metrics["minival/nll"], abs=1e-4)
+    run_of_one, curve, weights = trained(one := small(*options))
+    for layout in ("rows", "trees"):
+        two = small(*options, "trainer.devices=2", f"trainer.layout={layout}", f"tracking.runs_dir={tmp_path}/{layout}")
+        assert identity(one) == identity(two)
+        run_of_two, curve_of_two, weights_of_two = trained(two)
+        assert list(curve) == list(curve_of_two) == [9, 19]
+        largest = max(abs(curve[step] - curve_of_two[step]) for step in curve)
+        print(f"{layout}: largest difference of a loss after {STEPS} steps: {largest:.2e}")
+        assert largest < 1e-5
+        for name, tensor in weights.items():
+            assert torch.allclose(tensor, weights_of_two[name], atol=1e-3), name  # AdamW makes steps of gradients near 0 too
+        assert run_of_two.status == runs.FINISHED and run_of_two.facts["data"] == run_of_one.facts["data"]
+        assert run_of_two.facts.get("layout", {"used": "rows"})["used"] == layout
+        for key in ("dev/accuracy", "train/steps"):
+            assert run_of_two.metrics[key] == run_of_one.metrics[key]
+        assert run_of_two.metrics["minival/nll"] == pytest.approx(run_of_one.metrics["minival/nll"], abs=1e-4)
     assert "LOCAL_RANK" not in os.environ and not torch.distributed.is_initialized()
 
 

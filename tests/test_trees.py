@@ -207,7 +207,6 @@ def test_bfloat16_differs_as_rows_do_and_checkpointing_not_at_all(composer, tmp_
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        (("lora.lora_dropout=0.1",), r"lora.lora_dropout=0.1: .*one draw"),
         (("model.attn_implementation=flash_attention_2",), r"model.attn_implementation=flash_attention_2: it takes no mask"),
         (("conditioning=cross_attention",), r"conditioning=cross_attention: .*has those of all"),
         (("model.quantisation=int8",), r"model.quantisation=int8: bitsandbytes"),
@@ -219,6 +218,50 @@ def test_what_is_not_exact_is_refused_before_anything_loads(given: tuple[str, ..
     with pytest.raises(ConfigError, match=f"^trainer.layout=trees, {sentence}.* or trainer.layout=rows"):
         assembly.check(x)
     assert tree_rows.why_not(composer("trainer.layout=auto", *given), model.family("qwen2_vl")) is not None
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_with_dropout_they_are_rows_of_the_same_draws(family: str, composer, tmp_path, monkeypatch) -> None:
+    """A mask stated for each token, one of what a picture's questions share: then loss and gradients are those of rows. It is told, never chosen."""
+    vlm = model.load(checkpoints.save(family, tmp_path))
+    lora.attach(vlm, LoraDial(name="llm", r=4, lora_dropout=0.5), seed=0)
+    learner, encoder, examples = encoded(checkpoints.moved(vlm), composer)
+    made, places, now = trees_of(encoder, examples), itertools.count(), {}
+    drops = {module: torch.Generator().manual_seed(i) for i, module in enumerate(m for n, m in vlm.model.named_modules() if ".lora_dropout." in n)}
+    table = {module: torch.rand(600, 600, generator=drawn) for module, drawn in drops.items()}
+
+    def dropped(module: torch.nn.Dropout, x: torch.Tensor) -> torch.Tensor:
+        if module not in table or not module.training:
+            return x
+        tokens = now["tokens"] if x.shape[1] == len(now["tokens"]) else now["tokens"][now["places"]]
+        return x * (table[module][tokens, : x.shape[-1]] >= module.p) / (1 - module.p)
+
+    monkeypatch.setattr(torch.nn.Dropout, "forward", dropped)
+    row, alone = [], []
+    for tree in made:
+        trunk = [next(places) for _ in range(tree.shared)]
+        own = [[next(places) for _ in range(batch.prompt.ids.shape[1] - tree.shared)] for batch in tree.alone]
+        row += trunk + [place for branch in own for place in branch[:-1]]
+        alone += [(batch, torch.tensor(trunk + branch)) for batch, branch in zip(tree.alone, own, strict=True)]
+    assert next(places) <= 600
+    learner.train()
+    laid = row_of(encoder, made)
+    trained = [value for value in vlm.model.parameters() if value.requires_grad]
+    now |= {"tokens": torch.tensor(row), "places": laid.target.places}
+    loss = learner.loss(laid)
+    gradient = torch.cat([each.flatten() for each in torch.autograd.grad(loss, trained)])
+    assert not torch.equal(loss, learner.eval().loss(laid))
+    learner.train()
+    rows = torch.zeros(())
+    for batch, tokens in alone:
+        now["tokens"] = tokens
+        rows = rows + learner.objective.loss(vlm.predict(batch), part(batch.target.labels)) * (batch.targets / laid.targets)
+    wanted = torch.cat([each.flatten() for each in torch.autograd.grad(rows, trained)])
+    assert loss.item() == pytest.approx(rows.item(), rel=1e-6) and (gradient - wanted).norm() < 5e-6 * wanted.norm()
+    x = composer("lora.lora_dropout=0.5", "trainer.layout=trees")
+    assembly.check(x)
+    told = [tree_rows.why_rows(one, vlm.family) for one in (x, composer("lora.lora_dropout=0.5", "trainer.layout=auto"))]
+    assert told[0] is None and "share one draw" in str(told[1])
 
 
 @pytest.mark.parametrize("method", ["pool", "merge", "prune", "resampler", "resize"])

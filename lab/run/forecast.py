@@ -242,7 +242,7 @@ def trees_of(x: Experiment, splits: Splits | None, length: int, own: int) -> Tre
     length: of an example. own: of its tokens that no other shares.
     """
     family = model.family(x.model.family)
-    if x.trainer.layout == "rows" or x.data.order != "by_image" or tree_rows.why_not(x, family) is not None:
+    if x.trainer.layout == "rows" or x.data.order != "by_image" or tree_rows.why_rows(x, family) is not None:
         return ALONE
     mean = math.inf if splits is None else len(splits.train) / max(1, shown_in(splits.train))
     number = round(min(mean, x.data.questions_per_image or mean, x.trainer.batch_size // x.trainer.devices))

@@ -61,8 +61,6 @@ def why_not(x: Experiment, family: Family) -> str | None:
         f"model.attn_implementation={attention}: it takes no mask of which token reads which. Set model.attn_implementation=sdpa": (
             attention not in MASKED
         ),
-        f"lora.lora_dropout={x.lora.lora_dropout:g}: the questions of a picture would share one draw of what is dropped of it, where rows draw for "
-        "each. Set lora.lora_dropout=0": x.lora.lora_dropout > 0 and x.lora.r > 0,
         f"conditioning={x.conditioning.name}: cross-attention reads the images of a row, and a row of several trees has those of all. Set "
         "conditioning=prefix": x.conditioning.name != "prefix",
         "model.quantisation=int8: bitsandbytes looks at all of a row for numbers that it does not round, so one question moves what is computed of "
@@ -73,6 +71,22 @@ def why_not(x: Experiment, family: Family) -> str | None:
         "trainer.packing=true: it lays the same rows out otherwise; trees are packed without it. Set trainer.packing=false": x.trainer.packing,
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+def one_draw(x: Experiment) -> str | None:
+    """What is another draw, of equal expectation, than in rows, so that `auto` takes rows; None where nothing is drawn."""
+    if not (x.lora.lora_dropout > 0 and x.lora.r > 0):
+        return None
+    return (
+        f"lora.lora_dropout={x.lora.lora_dropout:g}: the questions of a picture share one draw of what is dropped of it, where rows draw for each; "
+        "the expected gradient is that of rows"
+    )
+
+
+def why_rows(x: Experiment, family: Family) -> str | None:
+    """Why rows are taken whatever the data, known before anything loads."""
+    drawn = one_draw(x) if x.trainer.layout == "auto" else None
+    return why_not(x, family) or (None if drawn is None else f"{drawn}: trainer.layout=trees takes it so")
 
 
 def check(x: Experiment, family: Family) -> None:
@@ -88,8 +102,8 @@ def drops(vlm: Vlm) -> str | None:
     config = vlm.bare.config.get_text_config()
     if "sliding_attention" in (getattr(config, "layer_types", None) or ()):
         return "its language model reads a window of the last tokens, which a row of several questions would shift"
-    random = any(isinstance(module, nn.Dropout) and module.p > 0 and module.training for module in vlm.model.modules())
-    if random or getattr(config, "attention_dropout", 0.0):
+    own = [module for name, module in vlm.model.named_modules() if isinstance(module, nn.Dropout) and ".lora_dropout" not in name]
+    if any(module.p > 0 and module.training for module in own) or getattr(config, "attention_dropout", 0.0):
         return "the checkpoint has dropout of its own, of which the questions of a picture would share one draw"
     return None
 
@@ -102,7 +116,7 @@ def settle(x: Experiment, learner: Learner, data: DataModule, size: int) -> Sett
     if x.trainer.layout == "rows":
         return Settled()
     family = learner.vlm.family
-    why = why_not(x, family) or drops(learner.vlm)
+    why, drawn = why_rows(x, family) or drops(learner.vlm), one_draw(x)
     examples = [] if why else data.upcoming(FORWARDS, first=True)
     forwards = [trees_of(data.train.encoder, examples[start : start + size]) for start in range(0, len(examples), size)]
     saved = tokens_saved(forwards) if forwards else 1.0
@@ -113,6 +127,7 @@ def settle(x: Experiment, learner: Learner, data: DataModule, size: int) -> Sett
         if why is None and x.trainer.layout == "auto" and saved < least:
             why = f"trees would have {saved:.2f} times fewer tokens, and pay from {least:g} on{idle}"
         if why is None:
+            found.facts |= {"one_draw": drawn} if drawn else {}
             found.facts |= held_to_rows(learner, data.train.encoder, list(itertools.chain(*forwards)))
     except ModelError as error:
         if x.trainer.layout == "trees":
@@ -123,6 +138,8 @@ def settle(x: Experiment, learner: Learner, data: DataModule, size: int) -> Sett
             raise ConfigError(f"trainer.layout=trees: {why}. Set trainer.layout=rows.")
         log.info("trainer.layout=auto: a row for each question. %s.", why)
         return Settled(why=why, facts={"why": why, **found.facts})
+    if drawn:
+        log.warning("trainer.layout=trees, %s.", drawn)
     log.info(
         "trainer.layout=%s: trees, %.2f times fewer tokens in the first %d forwards%s; log p of answers is that of rows to %.1e (rows among "
         "themselves: %.1e)",

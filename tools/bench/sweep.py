@@ -24,7 +24,8 @@ from lab.bench.results import BenchError, Figure, Round
 from lab.config import Experiment
 from lab.errors import ConfigError
 from lab.host.progress import Report, silent
-from tools.bench import bundle, head_to_head, trl_baseline
+from tools.bench import bundle, head_to_head, plain_baseline, trl_baseline
+from tools.bench.interleaved_runs import interleave
 
 RANKS = (4, 8, 16, 32)
 RATES = (2e-4, 6e-4, 1.2e-3)
@@ -62,19 +63,22 @@ def our_sweep(overrides: Sequence[str], scratch: Path, when: str) -> float:
 
 
 def interleaved(x: Experiment, overrides: Sequence[str], rounds: int, report: Report = silent) -> dict[str, Any]:
-    """Rounds of our sweep with an empty cache, of one arm of TRL's at its defaults and of one at its best, times twelve."""
+    """Rounds of our sweep with an empty cache, of one arm of TRL's at its defaults, of one at its best and of one of a plain loop, times twelve."""
     bundle.require_plain(x)
     with tempfile.TemporaryDirectory(prefix="lab-bench-") as scratch:
         (files,), settings, tried, ours = peers(x, Path(scratch), 1, report)
-        gap = max(head_to_head.gap(ours.losses, one.losses) for one in tried.values())
-        ratios: dict[str, list[float]] = {name: [] for name in settings}
-        seconds: dict[str, list[float]] = {name: [] for name in ("ours", *settings)}
+        threads = settings["best"].threads
+        plain = interleave({"plain": plain_baseline.PlainArm(files, threads)}, 1, CALIBRATION_STEPS, report)["plain"].rounds
+        gap = max(head_to_head.gap(ours.losses, one.losses) for one in [*tried.values(), *plain])
+        ratios: dict[str, list[float]] = {name: [] for name in (*settings, "plain")}
+        seconds: dict[str, list[float]] = {name: [] for name in ("ours", *ratios)}
         for done in range(rounds):
             place = Path(scratch) / f"round-{done}"
             place.mkdir()
             seconds["ours"].append(our_sweep(overrides, place, "cold"))
-            for name, each in settings.items():
-                seconds[name].append(seconds_of(trl_baseline.command(files, each, place)))
+            arms = {name: trl_baseline.command(files, each, place) for name, each in settings.items()}
+            for name, command in {**arms, "plain": plain_baseline.command(files, threads, place)}.items():
+                seconds[name].append(seconds_of(command))
                 ratios[name].append(len(GRID) * seconds[name][-1] / seconds["ours"][-1])
             report("rounds of twelve arms", done + 1, rounds, "")
     return {"ratios": ratios, "loss_gap": gap, "seconds": seconds, "best": settings["best"].name}

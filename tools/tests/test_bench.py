@@ -159,6 +159,8 @@ def test_a_plain_loop_learns_the_same(tiny, tmp_path) -> None:
     files = bundle.write(steps.lasting(x, 1), prepared, tmp_path / "bundle")
     theirs = plain_baseline.one_round(files, 1)
     assert head_to_head.require_same_losses(ours.losses, theirs.losses, "plain") <= head_to_head.TOLERANCE and len(theirs.seconds) == 1
+    assert 0 < plain_baseline.whole_arm(files, 1, tmp_path / "adapter")["eval_loss"] < 20
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
 
 
 def test_rows_are_written_as_they_are_found_and_count_by_their_losses(monkeypatch, capsys) -> None:
