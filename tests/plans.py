@@ -17,8 +17,8 @@ from pathlib import Path
 
 TESTS = Path(__file__).parent
 MOST = 0.25
-TINY = "trainer.max_steps=100 data.num_minival=8 data.num_dev=8"
-WIDE = "model=qwen2_vl_2b model.path=wide trainer.max_steps=6 trainer.batch_size=8 data.num_train=96 data.num_minival=4 data.num_dev=4"
+TINY = "trainer.max_steps=100 data.num_minival=8 data.num_dev=64"
+WIDE = "model=qwen2_vl_2b model.path=wide trainer.max_steps=6 trainer.batch_size=8 data.num_train=96 data.num_minival=4 data.num_dev=32"
 TREES = "data.order=by_image trainer.layout=trees"
 CONFIGS = {
     "tiny": TINY,
