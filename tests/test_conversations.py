@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conversations import PROMPT, SAID, THOUGHT, conversation, said_by, shown
+from tokenized_alike import require_alike
 
 from lab import model
 from lab.config import TrainerSection
@@ -238,3 +239,7 @@ def test_what_is_cut_is_told_with_counts_and_what_does_not_fit_is_left_out(qwen:
         assert encoder.length(example.text, example.grids) <= most
         assert under_loss(encoder, encoder.collate([example], with_answers=True, learned=True)) == [ended(qwen, train.sample(i))]
         assert train.targets(i) == example.text.targets
+
+
+def test_prompts_and_pictures_of_many_are_those_of_each(vlm: Vlm) -> None:
+    require_alike(encoder_of(vlm), [conversation(seed, 2, 4) for seed in range(6)])

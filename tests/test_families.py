@@ -13,6 +13,7 @@ import pytest
 import torch
 from grid.dimensions import options
 from PIL import Image
+from tokenized_alike import require_alike
 
 from lab import lora, model
 from lab.artifacts import adapter
@@ -242,3 +243,7 @@ def test_gradients_reach_every_adapter(folder: Path) -> None:
     answer_loss(vlm.predict(batch), batch.target.labels).backward()
     dead = [name for name, p in lora.trainable(vlm).items() if "lora_B" in name and not p.grad.any()]
     assert not dead
+
+
+def test_prompts_and_pictures_of_many_are_those_of_each(vlm: Vlm) -> None:
+    require_alike(Encoder(vlm, PROMPT), [sample(index, ragged=True) for index in range(4)])

@@ -16,6 +16,7 @@ from kills import require_cut_ends_as
 from reference_checkpoints import MAKERS as REFERENCES
 from test_families import CLOSE, move, picture
 from test_vqa_families import SAMPLES, arms_of, batch_of, load, loss, predict, require_learned_and_written_back, sample
+from tokenized_alike import require_alike
 
 from lab import lora, model
 from lab import run as running
@@ -261,3 +262,7 @@ def test_an_arm_alone_and_cut_off_ends_as_the_shared_one(shared, compose, monkey
 def test_every_family_is_here() -> None:
     """Of one picture's size and inline."""
     assert set(MAKERS) == {name for name in model.FAMILIES if model.family(name).answers == "inline" and name not in OTHERS}
+
+
+def test_prompts_and_pictures_of_many_are_those_of_each(vlm: Vlm) -> None:
+    require_alike(Encoder(vlm, PROMPT, answers=AnswerSpace("text", ())), SAMPLES)

@@ -15,6 +15,7 @@ from PIL import Image
 from reference_checkpoints import MAKERS
 from test_families import move, picture
 from test_vqa_families import batch_of, labels_of, load, predict, sample
+from tokenized_alike import require_alike
 
 from lab import lora, model
 from lab import run as running
@@ -212,3 +213,7 @@ def test_an_arm_trains_is_read_again_and_passes_the_gate(option: str, composer, 
     padded = None if option == "vilt_nlvr2" else True
     assert checks == {"reloaded": True, "batch of one": True, "right padding": padded, "plain folder": True, "generate": True}
     assert math.isfinite(record.metrics["train/loss"]) and 0 < record.metrics["dev/captured_mass"] < 1 + 1e-6
+
+
+def test_prompts_and_pictures_of_many_are_those_of_each(vlm: Vlm) -> None:
+    require_alike(Encoder(vlm, PROMPT, answers=AnswerSpace("text", ())), SAMPLES)

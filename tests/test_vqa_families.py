@@ -17,6 +17,7 @@ from beside_checkpoints import LABELS, MAKERS
 from kills import require_cut_ends_as
 from PIL import Image
 from test_families import CLOSE, move, picture
+from tokenized_alike import require_alike
 
 from lab import lora, model
 from lab import run as running
@@ -515,3 +516,7 @@ def test_the_head_alone_can_train(vilt: Path, tmp_path: Path) -> None:
     lora.detach(vlm)
     assert torch.equal(predict(base, SAMPLES), before)
     assert not any(name.startswith("classifier") for name in lora.target_names(vlm, LoraDial(r=2, full=["head"])))
+
+
+def test_prompts_and_pictures_of_many_are_those_of_each(vlm: Vlm) -> None:
+    require_alike(Encoder(vlm, PROMPT, answers=AnswerSpace("text", ())), SAMPLES)

@@ -108,8 +108,8 @@ class Architecture(Protocol):
         """What its chat template is given; None where it has none."""
         ...
 
-    def ids(self, processor: Any, prompt: str, answer: str) -> tuple[list[int], list[int]]:
-        """The ids of a prompt and of the answer behind it, of their texts by `frame`."""
+    def ids(self, processor: Any, texts: Sequence[tuple[str, str]]) -> list[tuple[list[int], list[int]]]:
+        """The ids of several prompts, each with the answer behind it, of their texts by `frame`."""
         ...
 
     def plain(self, processor: Any, prompts: Sequence[str], chats: Sequence[Chat], images: Sequence[Image]) -> Any:

@@ -22,6 +22,7 @@ from lab.model.batching import ALIGN, collate, labels_of
 from lab.model.encoded import Example, Framed, TokenizedPrompt
 from lab.model.labels import Labels
 from lab.model.media_encoding import MediaEncoder
+from lab.model.one_tokenizer import tokenized
 from lab.model.text_checks import check_text
 from lab.model.turns import Span
 from lab.model.vlm import Vlm
@@ -118,15 +119,25 @@ class Encoder(MediaEncoder):
     def framed(self, sample: Sample) -> Framed:
         """A sample as messages, texts and ids. Raises `BadRecord` for a conversation whose answer the chat template changes."""
         chat = self.chat(sample)
+        texts = self.frame_of(sample, chat)
+        [(prompt, answer)] = self.ids_of([texts])
+        return Framed(chat, texts, prompt, answer)
+
+    def frame_of(self, sample: Sample, chat: Chat) -> tuple[str, str]:
+        """The texts of prompt and answer. Raises `BadRecord` as `framed` does."""
         try:
-            prompt, answer = texts = self.architecture.frame(self.processor, chat, self.prompt.numbered)
+            return self.architecture.frame(self.processor, chat, self.prompt.numbered)
         except ModelError as error:
             if sample.turns:
                 raise BadRecord(f"sample {sample.sample_id}", str(error).removeprefix("model: ").rstrip(".")) from None
             raise
-        if self.labels is not None:
-            return Framed(chat, texts, self.ids(prompt), self.labels.taught(answer))
-        return Framed(chat, texts, *self.architecture.ids(self.processor, prompt, answer))
+
+    def ids_of(self, texts: Sequence[tuple[str, str]]) -> list[tuple[list[int], list[int]]]:
+        """The ids of several prompts, each with its answer, tokenised in one call."""
+        if self.labels is None:
+            return self.architecture.ids(self.processor, texts)
+        prompts = tokenized(self.tokenizer, [prompt for prompt, _ in texts])
+        return [(ids, self.labels.taught(answer)) for ids, (_, answer) in zip(prompts, texts, strict=True)]
 
     def text(self, sample: Sample) -> TokenizedPrompt:
         """Frame and tokenise. The answer ends with the end-of-turn token, which is trained too.
@@ -134,9 +145,14 @@ class Encoder(MediaEncoder):
         Raises `BadRecord` as `check_text` does, and `ModelError` if the chat template does not write one placeholder for each image
         that stands in the prompt.
         """
+        return self.tokenized(sample, *self.framed(sample))
+
+    def tokenized(
+        self, sample: Sample, chat: Chat, texts: tuple[str, str], prompt: Sequence[int], answer: Sequence[int]
+    ) -> TokenizedPrompt:
+        """What `framed` makes of a sample as a tokenised prompt, checked. Raises as `text` does."""
         import numpy as np
 
-        chat, texts, prompt, answer = self.framed(sample)
         check_text(self, sample, prompt, answer)
         prompt_ids = np.asarray(prompt, dtype=np.int64)
         placeholders = int(np.isin(prompt_ids, self.media_ids).sum())

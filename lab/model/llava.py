@@ -88,9 +88,9 @@ class Llava(Placeholders, FixedSize):
         """LLaVA-1.5's own does not."""
         return bool(self.around(processor, ASKED, self.render(processor, self.messages(ASKED), False), False)[1])
 
-    def ids(self, processor: Any, prompt: str, answer: str) -> tuple[list[int], list[int]]:
+    def ids(self, processor: Any, texts: Sequence[tuple[str, str]]) -> list[tuple[list[int], list[int]]]:
         """Together, as the processor's own call would have them."""
-        return joint_ids(processor.tokenizer, prompt, answer)
+        return joint_ids(processor.tokenizer, texts)
 
     def offsets(self, processor: Any, prompt: str) -> list[Span]:
         """With the tokens that begin a text."""

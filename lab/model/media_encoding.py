@@ -132,11 +132,18 @@ class MediaEncoder:
 
     def picture(self, picture: Medium) -> tuple[torch.Tensor, tuple[int, int, int]]:
         """Decode and process one image or clip. Raises `BadRecord` for one that `decode` or `check` refuses."""
-        if isinstance(picture, Clip):
-            sampled = self.sampled(picture)
-            assert self.clips is not None
-            return self.clips.pixels(self.processor, picture, sampled), sampled.grid
-        image = decode(picture)
-        self.check(replace(picture, crop=None, size=image.size))
-        pixels, grids = self.pixels([image])
-        return pixels[0], grids[0]
+        return self.pictures([picture])[0]
+
+    def pictures(self, media: Sequence[Medium]) -> list[tuple[torch.Tensor, tuple[int, int, int]]]:
+        """The same of several, the images by one call of the image processor."""
+        images = {place: decode(picture) for place, picture in enumerate(media) if not isinstance(picture, Clip)}
+        for place, image in images.items():
+            self.check(replace(media[place], crop=None, size=image.size))
+        made = dict(zip(images, zip(*self.pixels(list(images.values())), strict=True), strict=True)) if images else {}
+        return [self.clip(medium) if isinstance(medium, Clip) else made[place] for place, medium in enumerate(media)]
+
+    def clip(self, clip: Clip) -> tuple[torch.Tensor, tuple[int, int, int]]:
+        """Decode and process one clip."""
+        sampled = self.sampled(clip)
+        assert self.clips is not None
+        return self.clips.pixels(self.processor, clip, sampled), sampled.grid

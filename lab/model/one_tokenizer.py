@@ -60,10 +60,10 @@ class OneTokenizer:
         """By one call of the processor."""
         return processor(text=list(prompts), images=list(images) or None, padding=True, return_tensors="pt")
 
-    def ids(self, processor: Any, prompt: str, answer: str) -> tuple[list[int], list[int]]:
+    def ids(self, processor: Any, texts: Sequence[tuple[str, str]]) -> list[tuple[list[int], list[int]]]:
         """Each by itself: the texts write their special tokens."""
-        prompt_ids, answer_ids = (processor.tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, answer))
-        return prompt_ids, answer_ids
+        flat = tokenized(processor.tokenizer, [text for pair in texts for text in pair])
+        return list(zip(flat[::2], flat[1::2], strict=True))
 
     def resized(self, processor: Any, config: PretrainedConfig, size: tuple[int, int]) -> tuple[int, int] | None:
         """None: the tower has a size of its own."""
@@ -90,12 +90,22 @@ class OneTokenizer:
         return {}
 
 
-def joint_ids(tokenizer: Any, prompt: str, answer: str) -> tuple[list[int], list[int]]:
-    """The ids of a prompt, as the tokenizer itself begins it, and of what it makes of the answer behind it.
+def tokenized(tokenizer: Any, texts: Sequence[str], special: bool = False) -> list[list[int]]:
+    """The ids of several texts in one call, equal ones tokenised once. special: with what the tokenizer itself puts around a text."""
+    different = list(dict.fromkeys(texts))
+    ids = dict(zip(different, tokenizer(different, add_special_tokens=special)["input_ids"], strict=True)) if different else {}
+    return [ids[text] for text in texts]
+
+
+def joint_ids(tokenizer: Any, texts: Sequence[tuple[str, str]]) -> list[tuple[list[int], list[int]]]:
+    """The ids of each prompt, as the tokenizer itself begins it, and of what it makes of the answer behind it.
 
     SentencePiece writes a word otherwise alone than behind another. Raises `ModelError` if the two texts share a token.
     """
-    before, whole = tokenizer(prompt)["input_ids"], tokenizer(prompt + answer)["input_ids"]
-    if whole[: len(before)] != before:
-        raise ModelError("model: the checkpoint's tokenizer joins the end of a prompt and its answer in one token, so neither stands alone.")
-    return before, whole[len(before) :]
+    flat = tokenized(tokenizer, [text for prompt, answer in texts for text in (prompt, prompt + answer)], special=True)
+    found = []
+    for before, whole in zip(flat[::2], flat[1::2], strict=True):
+        if whole[: len(before)] != before:
+            raise ModelError("model: the checkpoint's tokenizer joins the end of a prompt and its answer in one token, so neither stands alone.")
+        found.append((before, whole[len(before) :]))
+    return found

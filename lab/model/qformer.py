@@ -173,11 +173,11 @@ class QFormerDecoder(QFormer, TextDecoder):
         """A space."""
         return " "
 
-    def ids(self, processor: Any, prompt: str, answer: str) -> tuple[list[int], list[int]]:
+    def ids(self, processor: Any, texts: Sequence[tuple[str, str]]) -> list[tuple[list[int], list[int]]]:
         """Of the text as the tokenizer begins it, behind the images."""
-        text = prompt.replace("<image>", "")
-        before, behind = joint_ids(processor.tokenizer, text, answer)
-        return [self.image_id(processor)] * ((len(prompt) - len(text)) // len("<image>")) + before, behind
+        found = joint_ids(processor.tokenizer, [(prompt.replace("<image>", ""), answer) for prompt, answer in texts])
+        images = [[self.image_id(processor)] * prompt.count("<image>") for prompt, _ in texts]
+        return [(shown + before, behind) for shown, (before, behind) in zip(images, found, strict=True)]
 
     def positions(self, vlm: Vlm) -> Positions:
         """Counted from the first real token."""

@@ -29,6 +29,7 @@ from lab.host.progress import Report, silent
 from lab.model import Vlm
 from lab.model.encoded import Example, TokenizedPrompt
 from lab.model.encoding import Encoder
+from lab.model.tokenizing import TOGETHER, PromptTokenizer
 from lab.model.turns import answers_in
 from lab.records import ExampleSize, Medium, Sample, Source, Split
 from lab.training.feature_shards import Names, image_key
@@ -136,29 +137,49 @@ class Examples(Dataset[Example]):
         learned: the split is learned from. max_length: most tokens of a prompt with its answer. every: all of many are looked at too.
         """
         refused: dict[int, BadRecord] = {}
+        places = range(len(self)) if every else self.first_look
 
         def fitting() -> Iterator[TokenizedPrompt]:
-            for i in range(len(self)) if every else self.first_look:
-                whole = sample = self.split[i]
-                try:
-                    grids = [self.encoder.check(picture) for picture in whole.images]
-                    if self.max_length is not None:
-                        sample = self.encoder.shortened(whole, self.max_length)
-                        if lost := answers_in(whole) - answers_in(sample):
-                            self.cut[i] = lost
-                    if learned:
-                        self.encoder.check_learnable(sample)
-                    text = self.encoder.text(sample)
-                    if max_length is not None:
-                        self.encoder.check_length(sample.sample_id, text, [grids[place] for place in text.image_order], max_length)
-                    yield text
-                except BadRecord as fault:
-                    refused[i] = fault
+            tokenizer = PromptTokenizer(self.encoder)
+            for first in range(0, len(places), TOGETHER):
+                looked = {i: self.looked_at(i, learned) for i in places[first : first + TOGETHER]}
+                refused.update({i: one for i, one in looked.items() if isinstance(one, BadRecord)})
+                fine = {i: one for i, one in looked.items() if not isinstance(one, BadRecord)}
+                for (i, (sample, grids)), text in zip(fine.items(), tokenizer.texts([sample for sample, _ in fine.values()]), strict=True):
+                    try:
+                        yield self.checked(sample, grids, text, max_length)
+                    except BadRecord as fault:
+                        refused[i] = fault
 
         texts = Texts(fitting() if not every else ())
         collections.deque(fitting() if every else (), maxlen=0)
         self.texts = None if refused or self.many else texts
-        return refused
+        return dict(sorted(refused.items()))
+
+    def looked_at(self, index: int, learned: bool) -> tuple[Sample, list[tuple[int, int, int]]] | BadRecord:
+        """A sample as it is learned from and the grids of its images, or why it cannot be taken. Answers cut off are counted."""
+        whole = sample = self.split[index]
+        try:
+            grids = [self.encoder.check(picture) for picture in whole.images]
+            if self.max_length is not None:
+                sample = self.encoder.shortened(whole, self.max_length)
+                if lost := answers_in(whole) - answers_in(sample):
+                    self.cut[index] = lost
+            if learned:
+                self.encoder.check_learnable(sample)
+        except BadRecord as fault:
+            return fault
+        return sample, grids
+
+    def checked(
+        self, sample: Sample, grids: Sequence[tuple[int, int, int]], text: TokenizedPrompt | BadRecord, max_length: int | None
+    ) -> TokenizedPrompt:
+        """A prompt that is no longer than `data.max_length`. Raises the `BadRecord` that it is, or one for its length."""
+        if isinstance(text, BadRecord):
+            raise text
+        if max_length is not None:
+            self.encoder.check_length(sample.sample_id, text, [grids[place] for place in text.image_order], max_length)
+        return text
 
     def prepare(self, store: FeatureStore | None, vlm: Vlm, report: Report = silent) -> int:
         """Tokenise every prompt and, with a store, compute what features it lacks; return how many images that were. Of many: nothing."""
@@ -183,8 +204,16 @@ class Examples(Dataset[Example]):
             computed = store.fill(names, read, vlm, self.encoder, report)
             self.store = store
         if self.texts is None:
-            self.texts = Texts(self.encoder.text(self.sample(i)) for i in range(len(self)))
+            self.texts = Texts(self.tokenized())
         return computed
+
+    def tokenized(self) -> Iterator[TokenizedPrompt]:
+        """The prompts of all samples. Raises `BadRecord` for one that is refused."""
+        tokenizer = PromptTokenizer(self.encoder)
+        for first in range(0, len(self), TOGETHER):
+            samples = [self.sample(i) for i in range(first, min(first + TOGETHER, len(self)))]
+            for sample, text in zip(samples, tokenizer.texts(samples), strict=True):
+                yield self.checked(sample, (), text, None)
 
     @cached_property
     def longest(self) -> ExampleSize:

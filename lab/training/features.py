@@ -29,7 +29,7 @@ from lab.host.files import values_hash, write_atomically
 from lab.host.progress import Report, silent
 from lab.model import Vlm
 from lab.model.encoding import Encoder
-from lab.records import Medium, on_tensors
+from lab.records import Clip, Medium, on_tensors
 from lab.training import eviction
 from lab.training.feature_shards import Names, Shard, checksum, open_shard
 
@@ -45,6 +45,10 @@ WORTH_A_PROCESS = 128
 """Images that a process more must have to itself."""
 BATCH_PATCHES = 16384
 """Patches that go through the tower at once at most."""
+CPU_PATCHES = 1024
+"""The same on a CPU: as many as its caches hold the activations of."""
+DECODED_PIXELS = 1 << 18
+"""Pixels of pictures that are decoded and processed at once: one photograph, or many small pictures, whose calls take longer than they."""
 
 
 class FeatureStore:
@@ -183,7 +187,8 @@ class FeatureStore:
     ) -> None:
         """Compute these images and write them. count: of images done by all who work on the `total`, shared by their processes."""
         shard: list[Loaded] = []
-        for batch in batches(((key, read(key)) for key in keys), encoder):
+        most = min(BATCH_PATCHES, CPU_PATCHES) if vlm.device.type == "cpu" else BATCH_PATCHES
+        for batch in batches(((key, read(key)) for key in keys), encoder, most):
             shard += compute(batch, vlm)
             with count.get_lock():
                 count.value += len(batch)
@@ -227,19 +232,37 @@ def num_workers(vlm: Vlm, images: int) -> int:
 Loaded = tuple[bytes, "torch.Tensor", tuple[int, int, int]]
 
 
-def batches(pictures: Iterable[tuple[bytes, Medium]], encoder: Encoder) -> Iterator[list[Loaded]]:
-    """Decode and process images; group them until `BATCH_PATCHES` patches are reached."""
+def batches(pictures: Iterable[tuple[bytes, Medium]], encoder: Encoder, most: int) -> Iterator[list[Loaded]]:
+    """Decode and process images; group them until so many patches are reached."""
     batch: list[Loaded] = []
     patches = 0
-    for key, picture in pictures:
-        pixels, grid = encoder.picture(picture)
-        if batch and patches + math.prod(grid) > BATCH_PATCHES:
+    for key, pixels, grid in processed(pictures, encoder):
+        if batch and patches + math.prod(grid) > most:
             yield batch
             batch, patches = [], 0
         batch.append((key, pixels, grid))
         patches += math.prod(grid)
     if batch:
         yield batch
+
+
+def processed(pictures: Iterable[tuple[bytes, Medium]], encoder: Encoder) -> Iterator[Loaded]:
+    """Decode and process images, `DECODED_PIXELS` and more at once."""
+    held: list[tuple[bytes, Medium]] = []
+    area = 0
+    for key, picture in pictures:
+        held.append((key, picture))
+        area += DECODED_PIXELS if isinstance(picture, Clip) or picture.size is None else math.prod(picture.size)
+        if area >= DECODED_PIXELS:
+            yield from together(held, encoder)
+            held, area = [], 0
+    yield from together(held, encoder)
+
+
+def together(held: Sequence[tuple[bytes, Medium]], encoder: Encoder) -> Iterator[Loaded]:
+    """Images by one call of their processor."""
+    for (key, _), (pixels, grid) in zip(held, encoder.pictures([picture for _, picture in held]), strict=True):
+        yield key, pixels, grid
 
 
 def compute(batch: Sequence[Loaded], vlm: Vlm) -> list[Loaded]:
