@@ -49,6 +49,10 @@ def run_alone(x: Experiment, command: str, started: float, report: Report) -> tu
     """Run one experiment in this process, have it judged if asked, and deliver it to the tracker meanwhile; the record, the trackers, and
     how the command ends by the judge. Raises `ConfigError` for an experiment that is a sweep.
     """
+    from lab.data import ahead
+
+    ahead.begin([x])
+
     from lab import run as running
     from lab.config import identity
     from lab.run import judging

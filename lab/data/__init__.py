@@ -33,6 +33,7 @@ class DataSet:
 
     kind: of its answers (`Splits.kind`); None: each file decides. asks: what a prompt must frame, of `lab.prompt.ASKS`; None: either.
     diagnostic: nothing is learned from it. clips: it may have any, which `data.video` samples. zero_shot: what `evaluation.zero_shot=null` comes to.
+    make: draws what the cache lacks and `load` reads (`lab.data.ahead`); None: nothing is drawn beforehand.
     """
 
     load: Loader
@@ -41,6 +42,7 @@ class DataSet:
     diagnostic: bool = False
     clips: bool = False
     zero_shot: bool = False
+    make: Callable[[DataDial, Path], object] | None = None
 
 
 NAME = "[a-z][a-z0-9_]*"
@@ -120,7 +122,10 @@ def load(dial: DataDial, cache_dir: Path) -> Splits:
     cache_dir: where made tables and the list of verified images are kept (`tracking.cache_dir`).
     Raises `ConfigError` for an illegal value of the dial, `DataError` for data that is missing or bad.
     """
+    from lab.data import ahead
+
     check_dial(dial, trains=False)
+    ahead.finish()
     for key in ("root", "path"):
         if (spelled := getattr(dial, key)) is not None:
             dial = dataclasses.replace(dial, **{key: paths.expanded(spelled, f"data.{key}")})

@@ -186,9 +186,13 @@ def warm(experiments: Iterable[Experiment], prepared: Prepared) -> None:
     with contextlib.suppress(ImportError):  # it is no need of ours
         import pandas  # noqa: F401 (pyarrow imports it with its first table)
     versions()
+    kinds: dict[str, list[Experiment]] = {}
     for x in experiments:
-        costs(x, prepared)
-        planned(x, prepared, checkpointing_choice(x, prepared))
+        kinds.setdefault(repr((x.model, x.data, x.lora, x.prompt, x.vision_tokens, x.conditioning)), []).append(x)
+    for alike in kinds.values():
+        if len(alike) > 1:  # an arm of a kind of its own counts beside the others
+            costs(alike[0], prepared)
+            planned(alike[0], prepared, checkpointing_choice(alike[0], prepared))
 
 
 def run_alone(x: Experiment, command: str, started: float, report: Report = silent, run: Run | None = None) -> Run:

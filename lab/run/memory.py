@@ -21,16 +21,20 @@ GATE_COPIES = 2
 """Of the base, in the equivalence gate: loaded again and merged, and loaded from what was merged."""
 
 
-def max_concurrent_arms(arms: Sequence[Experiment], prepared: Prepared, limit: int) -> int:
-    """How many arms of one shared base run at once: `limit`, or fewer where memory has no room for so many, but one."""
+def max_concurrent_arms(arms: Sequence[Experiment], prepared: Prepared, limit: int, wanted: int | None = None) -> int:
+    """How many arms of one shared base run at once: `limit`, or fewer where memory has no room for so many, but one.
+
+    wanted: so many at least, or it is told that memory has no room for them; None: `limit`.
+    """
+    wanted = limit if wanted is None else wanted
     kinds = {repr((x.lora, x.prompt, x.vision_tokens, x.conditioning, x.trainer, x.evaluation)): x for x in arms}
     need = max(own_bytes(x, prepared) for x in kinds.values())
     there = capacity.room()
     fitting = max(1, int(min(limit, there // need)))
-    if fitting < limit:
+    if fitting < wanted:
         log.warning(
             "memory: an arm needs about %.1f GB of its own and %.1f GB are there: %d run at once, not %d. "
-            "hydra.launcher.max_arms=N says otherwise.", need / 1e9, there / 1e9, fitting, limit,
+            "hydra.launcher.max_arms=N says otherwise.", need / 1e9, there / 1e9, fitting, wanted,
         )  # fmt: skip
     return fitting
 

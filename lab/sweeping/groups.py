@@ -102,8 +102,9 @@ def run_group(
     if todo and on_gpu(group[0].experiment.trainer):
         one_after_another(todo, prepared, started, group[0].pause_at)
     elif todo:
-        width = max_arms or running.max_concurrent_arms([x for x, _ in todo], prepared, arms_at_once([x for x, _ in todo]))
-        side_by_side(todo, prepared, started, width, group[0].pause_at)
+        cores = arms_at_once([x for x, _ in todo])
+        most = max_arms or running.max_concurrent_arms([x for x, _ in todo], prepared, min(len(todo), 2 * cores - 1), min(len(todo), cores))
+        side_by_side(todo, prepared, started, (max_arms or min(cores, most), most), group[0].pause_at)
     ended = [(x, runs.look(Path(x.tracking.runs_dir), identity(x))) for x in (*(x for x, _ in todo), *finished_before)]
     finished = [(x, known) for x, known in ended if known is not None and known.status == runs.FINISHED]
     running.interleaved_latency(finished, prepared, bars())
@@ -159,9 +160,9 @@ def one_after_another(todo: Sequence[tuple[Experiment, Run]], prepared: Prepared
 
 
 def side_by_side(
-    todo: Sequence[tuple[Experiment, Run]], prepared: Prepared, started: float, width: int, pause_at: int | None
+    todo: Sequence[tuple[Experiment, Run]], prepared: Prepared, started: float, width: tuple[int, int], pause_at: int | None
 ) -> None:
-    """Fork one process per arm, `width` at a time; follow them until the last has ended, or has paused at a rung."""
+    """Fork one process per arm; follow them until the last has ended, or has paused at a rung. width: of `another`."""
     from lab import run as running
 
     context = multiprocessing.get_context("fork")
@@ -177,7 +178,7 @@ def side_by_side(
                 log.warning("asked to stop: the arms keep a checkpoint each")
                 for process, _, _ in living.values():
                     process.terminate()
-            while waiting and len(living) < width and not REQUEST.asked:
+            while waiting and not REQUEST.asked and another(len(waiting), [begun.get(name, (0, 0.0))[0] for name in living], *width):
                 x, record = waiting.pop(0)
                 process = context.Process(target=child, args=(x, prepared, record, started, os.getpid(), pause_at), name=record.name)
                 process.start()
@@ -188,6 +189,16 @@ def side_by_side(
                 if process.exitcode is not None:
                     record_exit(process.exitcode, x, record)
                     del living[name]
+
+
+def another(waiting: int, steps: Sequence[int], cores: int, most: int) -> bool:
+    """Whether one more arm starts beside those that run, of which each has taken so many steps.
+
+    cores: so many run at once as long as the others fill the cores again. Arms that do not, the last, start as soon as those before have
+    taken steps, so that no core is idle in the end; `most` at once.
+    """
+    last = waiting + len(steps) < 2 * cores and min(steps, default=0) > 0
+    return len(steps) < (most if last else cores)
 
 
 def record_exit(exitcode: int, x: Experiment, record: Run) -> None:

@@ -31,11 +31,16 @@ def run_sweep(arms: Sequence[Arm], origin: SweepSource, max_arms: int | None = N
     Raises `ConfigError` or `ModelError` before anything is loaded for an arm whose dials cannot be had together or arms that cannot
     race, and `ConfigError` before any arm trains if arms differ in what `sweep.require` names; 1 if it shows only at the end.
     """
+    from lab.data import ahead
+
+    arms = drop_duplicates(arms)
+    if launch is None:
+        ahead.begin(arm.experiment for arm in arms)
+
     from lab import run as running
     from lab.run import judging
     from lab.sweeping import chaining, ledger, race
 
-    arms = drop_duplicates(arms)
     for arm in arms:
         running.check(arm.experiment)
         judging.check(arm.experiment)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import signal
 from collections.abc import Sequence
 
@@ -17,6 +18,8 @@ from lab.tracking.system_metrics import SystemMetrics
 from lab.tracking.wandb_sync import WandbSync
 
 EVERY_S = 5.0
+LATER = 10
+"""Niceness of the process: it takes what time the cores have left, such as while this command imports its libraries."""
 EXIT_WARNED = 3
 """Exit code of a background process that has told the user that a tracker is away."""
 
@@ -91,15 +94,18 @@ class BackgroundSync:
         return self.identities if sweep is None else sweep.arms
 
     def _follow(self) -> None:
+        os.nice(LATER)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         self.writer.close()  # so that the pipe ends with the parent
         told, trackers = self.trackers.told, Trackers(self.trackers.section)
         trackers.told = told
         machine = SystemMetrics(trackers.mlflow.runs_dir)
-        while not self.reader.poll(self.every_s):
+        while True:
             wanted = self.wanted()
             machine.record(wanted)
             trackers.deliver_all(wanted, self.sweep)
+            if self.reader.poll(self.every_s):
+                break
         trackers.deliver_all(self.wanted(), self.sweep)
         raise SystemExit(EXIT_WARNED if trackers.told else 0)

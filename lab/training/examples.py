@@ -31,7 +31,7 @@ from lab.model.encoded import Example, TokenizedPrompt
 from lab.model.encoding import Encoder
 from lab.model.tokenizing import TOGETHER, PromptTokenizer
 from lab.model.turns import answers_in
-from lab.records import ExampleSize, Medium, Sample, Source, Split
+from lab.records import ExampleSize, Medium, Picture, Sample, Source, Split
 from lab.training.feature_shards import Names, image_key
 from lab.training.features import FeatureStore
 from lab.training.ordering import Blocks, places
@@ -158,7 +158,10 @@ class Examples(Dataset[Example]):
 
     def looked_at(self, index: int, learned: bool) -> tuple[Sample, list[tuple[int, int, int]]] | BadRecord:
         """A sample as it is learned from and the grids of its images, or why it cannot be taken. Answers cut off are counted."""
-        whole = sample = self.split[index]
+        whole = self.split.index(index)
+        if any(isinstance(medium, Picture) and medium.size is None for medium in whole.images):
+            whole = self.split[index]  # to know their sizes
+        sample = whole
         try:
             grids = [self.encoder.check(picture) for picture in whole.images]
             if self.max_length is not None:

@@ -67,11 +67,7 @@ def load(dial: DataDial, cache_dir: Path) -> Splits:
 
     Raises `ConfigError` if a value of the dial is not legal here.
     """
-    recipe = resolve(dial)
-    text = json.dumps(recipe, sort_keys=True)
-    folder = Path(cache_dir) / f"pairs-{text_hash(text, digits=16)}"
-    if not folder.is_dir():
-        _write(recipe, folder)
+    recipe, folder = resolve(dial), make(dial, cache_dir)
     try:
         splits = {name: PairsSplit(folder, name) for name in DEFAULT_SIZES}
     except (pa.ArrowException, OSError) as error:
@@ -82,6 +78,15 @@ def load(dial: DataDial, cache_dir: Path) -> Splits:
     held_back = sum(family in HELD_BACK for family in DECK) / len(DECK)
     note = f"pairs: {held_back:.0%} of the sentences are of families that the shipped tiny base was never taught"
     return Splits(splits["train"], splits["minival"], splits["dev"], notes=(note,))
+
+
+def make(dial: DataDial, cache_dir: Path) -> Path:
+    """Draw the pairs that the dial describes if the cache lacks them; their folder. Raises `ConfigError` as `load` does."""
+    recipe = resolve(dial)
+    folder = Path(cache_dir) / f"pairs-{text_hash(json.dumps(recipe, sort_keys=True), digits=16)}"
+    if not folder.is_dir():
+        _write(recipe, folder)
+    return folder
 
 
 def resolve(dial: DataDial) -> dict:
@@ -247,4 +252,4 @@ def _open(path: Path, schema: pa.Schema) -> pa.Table:
     return table
 
 
-DATA_SET = DataSet(load, kind=Choice.kind, asks="statement")
+DATA_SET = DataSet(load, kind=Choice.kind, asks="statement", make=make)
