@@ -219,3 +219,19 @@ def test_default_sizes_are_made_quickly(tmp_path):
 def test_import_is_light():
     code = "import sys, lab.data.sets.pairs; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_pairs_are_drawn_ahead_by_another_process(composer, tmp_path, monkeypatch) -> None:
+    """What is read then was not drawn here; what cannot be drawn is told where it is read, and nowhere else."""
+    from lab import data
+    from lab.data import ahead
+
+    sizes = ("data.num_train=8", "data.num_minival=4", "data.num_dev=4", f"tracking.cache_dir={tmp_path}")
+    x, wrong = composer(*sizes), composer(*sizes, "data.difficulty=none")
+    ahead.begin([x, x, wrong])
+    assert len(ahead.DRAWING) == 2
+    ahead.finish()
+    monkeypatch.setattr(pairs, "_write", None)
+    assert len(data.load(x.data, tmp_path).train) == 8 and not ahead.DRAWING
+    with pytest.raises(ConfigError, match="difficulty=none"):
+        data.load(wrong.data, tmp_path)

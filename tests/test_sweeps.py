@@ -67,3 +67,14 @@ def test_commands_survive_a_shell() -> None:
     assert shlex.split(quoted("evaluation.controls=[blank,text_only]")) == ["evaluation.controls=[blank,text_only]"]
     hard = "prompt.template='it is {statement}'; rm -rf $HOME"
     assert shlex.split(quoted(hard)) == [hard]
+
+
+def test_the_last_arms_start_beside_those_before_once_these_take_steps() -> None:
+    """Rounds of one arm a core as long as the arms fill the next; then all at once, as far as memory goes."""
+    from lab.sweeping.groups import another
+
+    assert another(3, [], 2, 3) and another(2, [0], 2, 3), "one arm a core, whatever the others do"
+    assert not another(1, [5, 0], 2, 3) and another(1, [5, 1], 2, 3), "the first number is not put off"
+    assert not another(2, [9, 9], 2, 3), "two that wait fill both cores"
+    assert another(1, [9, 1, 1, 1], 4, 7) and not another(1, [9, 1, 1, 1], 4, 4), "no more than fit"
+    assert not another(1, [9, 1], 2, 2) and not another(1, [9], 1, 1)
