@@ -227,11 +227,11 @@ def test_pairs_are_drawn_ahead_by_another_process(composer, tmp_path, monkeypatc
     from lab.data import ahead
 
     sizes = ("data.num_train=8", "data.num_minival=4", "data.num_dev=4", f"tracking.cache_dir={tmp_path}")
-    x, wrong = composer(*sizes), composer(*sizes, "data.difficulty=none")
+    x, wrong = composer(*sizes), composer(*sizes[1:], "data.num_train=6")
     ahead.begin([x, x, wrong])
     assert len(ahead.DRAWING) == 2
     ahead.finish()
     monkeypatch.setattr(pairs, "_write", None)
     assert len(data.load(x.data, tmp_path).train) == 8 and not ahead.DRAWING
-    with pytest.raises(ConfigError, match="difficulty=none"):
+    with pytest.raises(ConfigError, match="data.num_train=6"):
         data.load(wrong.data, tmp_path)
