@@ -151,6 +151,7 @@ def ignore_known_warnings() -> None:
     old = "(is_)?gradient_checkpointing(_enable|_disable)?"
     warnings.filterwarnings("ignore", message=f".*`{old}` is deprecated.*")  # by PEFT too; the new names are not in every 5.x
     warnings.filterwarnings("ignore", message="IProgress not found")  # tqdm's, of a notebook without ipywidgets
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of a kernel that it would fetch from the hub
 
 
 def program(module: str) -> str:

@@ -56,7 +56,7 @@ def act(given: argparse.Namespace) -> int:
     from lab.run.forecast import words_of
     from lab.sweeping.launcher import register
 
-    require_writable(given)
+    check_flags(given)
     register()
     if given.multirun or given.config_name != "train":
         return plan_sweep(given)
@@ -133,8 +133,12 @@ def forecast(named: list[tuple[str, Experiment]], given: argparse.Namespace, dat
     )  # fmt: skip
 
 
-def require_writable(given: argparse.Namespace) -> None:
-    """Raise a `ConfigError` for a file that would be overwritten unasked, and for a price that is none."""
+def check_flags(given: argparse.Namespace) -> None:
+    """Raise a `ConfigError` for a device that there is not, a file that would be overwritten unasked, and a price that is none."""
+    from lab.costs import machines
+
+    if given.device != machines.HERE:
+        machines.sheet(given.device)
     path, price = vars(given).get("json"), vars(given).get("price_per_hour")
     if path is not None and path.exists() and not given.force:
         raise ConfigError(f"--json {path}: the file is there already. Give another name, or --force to overwrite it.")

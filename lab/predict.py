@@ -37,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     made = argparse.ArgumentParser(
         prog=program("lab.predict"),
+        usage=f"{program('lab.predict')} RUN PICTURES ... [--question TEXT] [KEY=VALUE ...] [options]",
         description="Ask a finished run about pictures or clips: one question about each, or the questions of a file. Its own prompt, dials and "
         "adapter answer, under its contract, as in its evaluation. Writes FOLDER/predictions.csv and .parquet (image, question, answer, "
         "probability), gallery.html, prediction.json, and failed.csv where a picture or question is bad; the exit code is then 1.",
@@ -44,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
         "choices where they differ; data.columns.question=Frage names yours. Of a run over conversations it may be a manifest too, each asked "
         "for its last answer. Other KEY=VALUE change how it runs: evaluation.batch_size=8.",
     )
-    made.add_argument("words", nargs="+", metavar="RUN PICTURES", help="a run's identity or its first digits; pictures, clips, folders, or one file")
+    made.add_argument("words", nargs="*", metavar="RUN PICTURES", help="a run's identity or its first digits; pictures, clips, folders, or one file")
     add_run(made)
     made.add_argument("--question", metavar="TEXT", help="what is asked of every picture or clip, or stated where the run's prompt has "
                       "statements; over conversations <image> and <video> in it say where they stand")  # fmt: skip

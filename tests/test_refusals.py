@@ -8,8 +8,9 @@ import pytest
 
 from lab import data, model
 from lab import run as running
+from lab.config import DataDial
 from lab.data.sets import pairs
-from lab.errors import ModelError
+from lab.errors import ConfigError, ModelError
 from lab.model.families import qwen2_vl
 from lab.model.family import FEATURES, OPTIONS
 from lab.prompt import ASKS
@@ -59,6 +60,13 @@ def test_every_kind_of_answer_is_a_feature_and_every_data_set_says_what_it_knows
     assert {f"answers={kind}" for kind in kinds} == {feature for feature in FEATURES if feature.startswith("answers=")}
     for data_set in map(data.named, data.NAMES):
         assert data_set.kind in (*kinds, None) and data_set.asks in (*ASKS, None)
+
+
+@pytest.mark.parametrize("name", sorted(set(data.NAMES) - {"nlvr"}))
+def test_a_key_that_a_data_set_does_not_read_is_refused(name: str, tmp_path) -> None:
+    dial = DataDial(name=name, image_layout="whole", path=__file__ if name in ("abo_vqa", "boxes", "questions") else None)
+    with pytest.raises(ConfigError, match=f"data.image_layout=whole: data={name} does not read it. Leave it out"):
+        data.named(name).load(dial, tmp_path)
 
 
 @pytest.mark.parametrize("name", REFUSED)

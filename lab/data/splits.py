@@ -62,7 +62,8 @@ def reject_unused_fields(dial: DataDial, *fields: str) -> None:
     unset = DataDial()
     for key, value in vars(dial).items():
         if key not in (*ALL_READ, *fields) and value and value != getattr(unset, key):
-            raise ConfigError(f"data.{key}={value}: data={dial.name} does not read it; leave it out.")
+            others = f"`lab train --help data.{key}` names the options that do"
+            raise ConfigError(f"data.{key}={value}: data={dial.name} does not read it. Leave it out; {others}.")
 
 
 def one_of(key: str, given: str, legal: Sequence[str]) -> str:

@@ -9,6 +9,8 @@ WIDTH, NARROW = 7.6, 4.1
 DOTS = 150
 """Pixels per inch of the PNG files."""
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6BB1")
+ON_ANY_GROUND = tuple("#7A7A7A" if colour == "#000000" else colour for colour in COLOURS)
+"""The same where they cannot follow the page's ground, as in MLflow, whose dark page hides black."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "h")
 PAPER, INK, AXIS, QUIET, GRID, STRIP = "#ffffff", "#1a1a1a", "#444444", "#6b6b6b", "#e6e6e6", "#b9d3e6"
 VARIABLES = {colour.lower(): f"var(--c{place})" for place, colour in enumerate(COLOURS)} | {

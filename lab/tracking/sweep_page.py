@@ -15,7 +15,7 @@ from lab.report.document import Block, Bullets, Code, Lead, Paragraph, plain
 from lab.report.findings import Findings, study
 from lab.report.headline import best_group, headline
 from lab.report.markdown import to_markdown
-from lab.report.palette import COLOURS
+from lab.report.palette import ON_ANY_GROUND
 from lab.report.select_runs import choose
 from lab.report.tables import best, main_columns, shown_of, table_of
 from lab.report.write import write_report
@@ -59,7 +59,7 @@ def sweep_page(runs_dir: Path, sweep: Sweep, out: Path) -> SweepPage:
     arms = {
         arm.run.identity: ArmOnPage(
             arm.label,
-            COLOURS[places[arm.run.identity] % len(COLOURS)] if arm.run.identity in places else None,
+            ON_ANY_GROUND[places[arm.run.identity] % len(ON_ANY_GROUND)] if arm.run.identity in places else None,
             f"{arm.group_label} ({replicate_group(arm.run.config)})" if arm.run.config else arm.label,
         )
         for arm in selection.arms

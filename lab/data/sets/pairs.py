@@ -23,6 +23,7 @@ import pyarrow as pa
 from lab.config import DataDial
 from lab.data import DataSet
 from lab.data.scenes import PALETTES, SIDE, Palette, Scene, compose_pair, draw, encode_png
+from lab.data.splits import reject_unused_fields
 from lab.data.statements import HELD_BACK, Statement, propose
 from lab.errors import ConfigError, did_you_mean
 from lab.host.files import text_hash
@@ -91,6 +92,7 @@ def make(dial: DataDial, cache_dir: Path) -> Path:
 
 def resolve(dial: DataDial) -> dict:
     """Return everything that determines the rows, checked; JSON-able."""
+    reject_unused_fields(dial, "difficulty")
     difficulty = DEFAULT_DIFFICULTY if dial.difficulty is None else dial.difficulty
     if difficulty not in PALETTES:
         hint = did_you_mean(difficulty, PALETTES)
