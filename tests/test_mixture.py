@@ -161,7 +161,8 @@ def test_weights_epochs_and_caps(compose, trained, tmp_path: Path) -> None:
 def test_what_cannot_be_mixed_is_refused(compose) -> None:
     words = "questions path={words}"
     wrong = {
-        (): "parts are data options", (words, words): "two parts are called questions.*as=other", (f"{words} weight=1", PAIRS): "pairs lacks one",
+        (): "data.parts: no value is given",
+        (words, words): "two parts are called questions.*as=other", (f"{words} weight=1", PAIRS): "pairs lacks one",
         (f"{words} weight=0",): "weight=0 is no number above 0", (f"{words} cap=1.5",): "cap=1.5 is no whole number",
         (f"{words} prompt=question",): "Give prompt=question", ("boxes path={boxes} augment.flip=0.5",): "changes no picture in a mixture",
         (PAIRS, words): "prompt=question: it frames a question, and data=pairs has statements", ("mixture",): "other than mixture",

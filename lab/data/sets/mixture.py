@@ -18,13 +18,11 @@ from lab import data
 from lab.config import DataDial
 from lab.data import DataSet
 from lab.data.mixed import Mixed
-from lab.data.splits import reject_unused_fields
 from lab.records import Splits
 
 
 def load(dial: DataDial, cache_dir: Path) -> Splits:
     """Read every part. Raises `ConfigError` for what is no part, and what each part's data set raises."""
-    reject_unused_fields(dial, "parts")
     parts = tuple(option.load(cache_dir) for option in data.parts_of(dial))
     first = parts[0].splits
     train = Mixed([part.name for part in parts], [part.splits.train for part in parts])
