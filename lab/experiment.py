@@ -175,7 +175,8 @@ class Results:
         """A row for each arm: what a report shows first, with the ends of 95 % intervals; an arm without numbers says its status."""
         import pandas as pd
 
-        return pd.DataFrame([cells(result) for result in self.findings.results]).set_index("arm")
+        table = pd.DataFrame([cells(result) for result in self.findings.results]).set_index("arm")
+        return table.astype({name: "Int64" for name in table.columns if name == "trainable_parameters"})
 
     @property
     def claims(self) -> list[str]:

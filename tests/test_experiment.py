@@ -121,6 +121,7 @@ def test_a_sweep_adds_the_arms_that_are_missing(trained: Experiment, make, tmp_p
     assert table.index.tolist() == ["lora.r=2", "lora.r=4"] and set(table["status"]) == {"FINISHED"} and stamps(trained) == before
     assert table["run"].tolist() == [trained.identity, make("lora.r=4").identity]
     assert (table["accuracy_low"] <= table["accuracy"]).all() and (table["trainable_parameters"].diff()[1:] > 0).all()
+    assert table["trainable_parameters"].dtype == "Int64"
     (record,) = runs.all_sweeps(trained.runs_dir)
     assert record.command.endswith("lora.r=2,4 -m") and record.dials == ["lora.r"] and "lora.r=4" in sweep._repr_html_()
     assert len(sweep.claims) == 1 and sweep.figure().png.startswith(b"\x89PNG")
