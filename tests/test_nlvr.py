@@ -33,8 +33,10 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def splits(cache: Path) -> Splits:
-    """All statements: of those that are trained on one image of six, since reading all 11,874 takes 18 s."""
-    return load(DataDial(name="nlvr", root=str(SHARED), permutations=1), cache)
+    """All statements, as if each had one image of its six, since reading all 11,874 takes 18 s."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nlvr, "PERMUTATIONS", 1)
+        return load(DataDial(name="nlvr", root=str(SHARED)), cache)
 
 
 def statements(samples: Sequence[Sample]) -> set[str]:
@@ -84,7 +86,7 @@ def test_official_counts_and_labels(splits: Splits) -> None:
 
 @real
 def test_the_cut_by_directory(splits: Splits) -> None:
-    assert (len(splits.train), len(splits.minival), len(splits.dev)) == (6792 // 6, 864, 4218)
+    assert (len(splits.train), len(splits.minival), len(splits.dev)) == (6792 // 6, 864 // 6, 4218 // 6)
     assert where(splits) == {
         "train": {"dev/0", "dev/1", "dev/2", "dev/3", "dev/4", "dev/5", "test/0"},
         "minival": {"test/1"},
@@ -97,12 +99,14 @@ def test_the_cut_by_directory(splits: Splits) -> None:
 
 
 @real
-def test_each_statement_has_its_six_permutations_in_one_cluster(splits: Splits) -> None:
+def test_each_statement_has_its_six_permutations_in_one_cluster(splits: Splits, cache: Path) -> None:
     sample = splits.dev[0]
     assert sample.sample_id == "test-3776-0-0"
     assert sample.image_set == sample.question_group == "test-3776"
-    assert Counter(name.rpartition("-")[2] for name in splits.dev.sample_ids) == {str(k): 703 for k in range(6)}
-    assert {sample.image_set for sample in splits.dev} == {sample.question_group for sample in splits.dev}
+    few = load(DataDial(name="nlvr", root=str(SHARED), num_train=4, num_minival=4, num_dev=40), cache)
+    for part, number in ((few.train, 4), (few.minival, 4), (few.dev, 40)):
+        assert Counter(name.rpartition("-")[2] for name in part.sample_ids) == {str(k): number for k in range(6)}
+        assert {sample.image_set for sample in part} == {sample.question_group for sample in part}
 
 
 @real
@@ -127,9 +131,9 @@ def test_boxes_are_where_the_pixels_and_the_structure_say(cache: Path) -> None:
 
 @real
 def test_the_folder_above_is_found_and_a_part_is_stable(splits: Splits, cache: Path) -> None:
-    small = load(DataDial(name="nlvr", root=str(SHARED.parent), num_train=30, num_dev=40, permutations=2), cache)
-    larger = load(DataDial(name="nlvr", root=str(SHARED), num_train=60, num_dev=40), cache)
-    assert (len(small.train), len(small.dev), len(small.minival)) == (60, 240, 864)
+    small = load(DataDial(name="nlvr", root=str(SHARED.parent), num_train=30, num_minival=4, num_dev=40, permutations=2), cache)
+    larger = load(DataDial(name="nlvr", root=str(SHARED), num_train=60, num_minival=4, num_dev=40), cache)
+    assert (len(small.train), len(small.dev), len(small.minival)) == (60, 240, 24)
     assert {name.rpartition("-")[2] for name in small.train.sample_ids} == {"0", "1"}
     assert set(small.train.sample_ids) < set(larger.train.sample_ids)
     assert statements(larger.train) < statements(splits.train) and len(larger.train) == 6 * len(statements(larger.train))
@@ -146,6 +150,20 @@ def test_with_the_official_train_split_dev_is_dev_and_test(tmp_path: Path) -> No
     assert parts["train"] == {f"train/{number}" for number in range(20)} - parts["minival"]
     assert any("official dev and test-P together" in note for note in splits.notes)
     assert sum("officially" in note for note in splits.notes) == 3
+
+
+@pytest.mark.parametrize("there", [("train", "dev", "test"), ("dev", "test"), ("test",), ("hidden",)])
+def test_one_official_split_is_reported_alone(tmp_path: Path, there: tuple[str, ...]) -> None:
+    """What is trained on is the official train split; without one what else has labels."""
+    for split in there:
+        make(tmp_path, split, 4)
+    splits = load(DataDial(name="nlvr", root=str(tmp_path), split=there[-1]), tmp_path / "cache")
+    parts = where(splits)
+    assert parts["dev"] == {f"{there[-1]}/{number}" for number in range(4)}
+    assert parts["train"] | parts["minival"] == ({f"{there[0]}/{number}" for number in range(4)} if len(there) > 1 else set())
+    assert any(f"dev is the official {there[-1]}, alone" in note for note in splits.notes)
+    with pytest.raises(DataError, match="test2"):
+        load(DataDial(name="nlvr", root=str(tmp_path), split="test2"), tmp_path / "cache")
 
 
 @pytest.mark.parametrize(("directories", "sizes"), [(1, (0, 0, 1)), (2, (1, 0, 1)), (3, (1, 1, 1)), (10, (5, 1, 4))])

@@ -10,6 +10,7 @@ pooled and cut anew by image directory, as the authors ask, in the order (train,
 
     with train.json      dev = official dev and test-P; of train's directories the last tenth is minival
     without train.json   dev = the last 40 % of all directories, minival the tenth before them, train the rest
+    data.split=SPLIT     dev = that official split, alone; train and minival are of train, or without train.json of what else is labelled
 
 Dev and test alone (13 directories) give train = dev/0-5 test/0, minival = test/1, dev = test/2-6.
 
@@ -43,6 +44,7 @@ SIZE = (400, 100)
 BOXES = ((0, 0, 100, 100), (150, 0, 250, 100), (300, 0, 400, 100))
 """The three boxes (left, upper, right, lower) [px]; between them two grey gaps 50 px wide that hold nothing."""
 
+OURS = "a cut of our own over the pooled splits, so no score here compares with published NLVR numbers"
 DEV_SHARE = 0.4
 MINIVAL_SHARE = 0.1
 IDENTIFIER = re.compile(r"([0-9]{1,9})-([0-9]{1,9})")
@@ -63,14 +65,14 @@ class Statement:
 
 def load(dial: DataDial, cache_dir: Path) -> Splits:
     """Read NLVR from `data.root`. Raises `ConfigError`, or `DataError` by `data.on_bad`."""
-    reject_unused_fields(dial, "root", "image_layout", "permutations")
+    reject_unused_fields(dial, "root", "image_layout", "permutations", "split")
     layout = one_of("image_layout", dial.image_layout or "whole", ("whole", "boxes"))
     permutations = PERMUTATIONS if dial.permutations is None else dial.permutations
     if not 1 <= permutations <= PERMUTATIONS:
         raise ConfigError(f"data.permutations={permutations}: an image has six permutations; legal values are 1 to 6.")
-    folder = find(dial.root)
-    found, faults, notes = _read(folder)
-    parts, more = partition([statement for split in found.values() for statement in split], "train" in found)
+    folder = find(dial.root, dial.split)
+    found, faults, notes = _read(folder, dial.split)
+    parts, more = partition([statement for split in found.values() for statement in split], "train" in found, dial.split)
     notes += more
     samples = {}
     for part in PARTS:
@@ -91,27 +93,34 @@ def unlabelled(dial: DataDial, path: Path, split: str, cache_dir: Path) -> Split
     return finish(samples, faults, dial, cache_dir, [])
 
 
-def find(root: str | None) -> Path:
-    """Return the folder that holds `dev/dev.json` and the like: `data.root` or `nlvr` in it."""
+def find(root: str | None, reported: str | None = None) -> Path:
+    """Return the folder that holds `dev/dev.json` and the like: `data.root` or `nlvr` in it. reported: a split that may be there alone."""
     if root is None:
         raise ConfigError("data.root=null: data=nlvr needs the folder of a clone of github.com/lil-lab/nlvr.")
-    looked = [Path(root), Path(root) / "nlvr"]
+    looked, splits = [Path(root), Path(root) / "nlvr"], among(reported)
     for folder in looked:
-        if any(os.path.isfile(folder / split / f"{split}.json") for split in OFFICIAL):
+        if any(os.path.isfile(folder / split / f"{split}.json") for split in splits):
             return folder.resolve()
     files = ", ".join(f"{folder}/<split>/<split>.json" for folder in looked)
-    raise DataError(f"data.root={root}: no NLVR split found; looked for {files} with split in {', '.join(OFFICIAL)}.")
+    raise DataError(f"data.root={root}: no NLVR split found; looked for {files} with split in {', '.join(splits)}.")
 
 
-def _read(folder: Path) -> tuple[dict[str, list[Statement]], list[BadRecord], list[str]]:
-    """Read every labelled split that is there, and note where its size is not the official one."""
+def among(reported: str | None) -> list[str]:
+    """Splits that may be there, in their order, with the one that is reported."""
+    return list(dict.fromkeys([*OFFICIAL, *([reported] if reported else [])]))
+
+
+def _read(folder: Path, reported: str | None) -> tuple[dict[str, list[Statement]], list[BadRecord], list[str]]:
+    """Read every labelled split that is there, and the one that is reported, which must be; note where a size is not the official one."""
     found: dict[str, list[Statement]] = {}
     faults: list[BadRecord] = []
     notes: list[str] = []
     root = manifest.Root(folder)
-    for split, official in OFFICIAL.items():
-        path = folder / split / f"{split}.json"
+    for split in among(reported):
+        path, official = folder / split / f"{split}.json", OFFICIAL.get(split)
         if not os.path.lexists(path):
+            if split == reported:
+                raise DataError(f"data.split={split}: there is no {path}.")
             continue
         found[split], bad = manifest.read(
             root.file(f"{split}/{split}.json", str(path)),
@@ -119,7 +128,7 @@ def _read(folder: Path) -> tuple[dict[str, list[Statement]], list[BadRecord], li
             lambda statement: statement.name,
         )
         faults += bad
-        if len(found[split]) != official:
+        if official is not None and len(found[split]) != official:
             notes.append(f"nlvr: {path} has {len(found[split])} good statements; officially {split} has {official}.")
     return found, faults, notes
 
@@ -139,9 +148,11 @@ def _statement(row: manifest.Row, split: str, root: manifest.Root) -> Statement:
     )
 
 
-def partition(statements: Sequence[Statement], has_train: bool) -> tuple[dict[str, list[Statement]], list[str]]:
+def partition(
+    statements: Sequence[Statement], has_train: bool, reported: str | None = None
+) -> tuple[dict[str, list[Statement]], list[str]]:
     """Cut by image directory (see the module's docstring); a sentence group goes whole, with its first directory."""
-    rank = list(OFFICIAL).index
+    rank = among(reported).index
     home: dict[str, tuple[str, int]] = {}
     for statement in statements:
         home[statement.group] = min(
@@ -149,19 +160,28 @@ def partition(statements: Sequence[Statement], has_train: bool) -> tuple[dict[st
         )
     directories = sorted(set(home.values()), key=lambda at: (rank(at[0]), at[1]))
     official = [at for at in directories if at[0] != "train"]
-    if has_train and official:
+    if reported is not None:
+        rest = [at for at in directories if at[0] != reported and (at[0] == "train") == has_train]
+        dev = [at for at in directories if at[0] == reported]
+    elif has_train and official:
         rest, dev = [at for at in directories if at[0] == "train"], official
     else:
         cut = len(directories) - max(1, round(DEV_SHARE * len(directories)))
         rest, dev = directories[:cut], directories[cut:]
     # one directory left over is for training: early stopping can be done without, learning cannot
-    num_minival = min(len(rest) - 1, max(1, round(MINIVAL_SHARE * len(directories)))) if rest else 0
+    num_minival = min(len(rest) - 1, max(1, round(MINIVAL_SHARE * (len(rest) + len(dev))))) if rest else 0
     cut = len(rest) - num_minival
     part_of = {at: "dev" for at in dev} | {at: "minival" for at in rest[cut:]} | {at: "train" for at in rest[:cut]}
     parts: dict[str, list[Statement]] = {part: [] for part in PARTS}
     for statement in statements:
-        parts[part_of[home[statement.group]]].append(statement)
-    return parts, _notes(parts, part_of, has_train and bool(official), _straying(statements, home))
+        if (part := part_of.get(home[statement.group])) is not None:
+            parts[part].append(statement)
+    rule = OURS
+    if reported is not None:
+        rule = f"dev is the official {reported}, alone"
+    elif has_train and official:
+        rule = "dev is the official dev and test-P together"
+    return parts, _notes(parts, part_of, rule, _straying(statements, home))
 
 
 def _straying(statements: Sequence[Statement], home: dict[str, tuple[str, int]]) -> int:
@@ -169,18 +189,13 @@ def _straying(statements: Sequence[Statement], home: dict[str, tuple[str, int]])
 
 
 def _notes(
-    parts: dict[str, list[Statement]], part_of: dict[tuple[str, int], str], official: bool, straying: int
+    parts: dict[str, list[Statement]], part_of: dict[tuple[str, int], str], rule: str, straying: int
 ) -> list[str]:
     where = {part: [f"{split}/{number}" for (split, number), of in part_of.items() if of == part] for part in PARTS}
     cut = "; ".join(
         f"{part} = {len(parts[part])} statements of {len(where[part])} image directories"
         + (f" ({' '.join(where[part])})" if len(where[part]) <= 10 else "")
         for part in PARTS
-    )
-    rule = (
-        "dev is the official dev and test-P together"
-        if official
-        else "a cut of our own over the pooled splits, so no score here compares with published NLVR numbers"
     )
     notes = [f"nlvr: {cut}; {rule}."]
     strings = recurring(parts, lambda statement: (statement.sentence,))
