@@ -7,20 +7,24 @@ import json
 import time
 
 import numpy as np
+import published
 import pytest
 import torch
 from checkpoints import FAMILIES, save
-from questions_of_pictures import samples
+from kills import PowerCut
+from questions_of_pictures import picture, samples
 
 from lab import data, model, vision_tokens
 from lab import run as running
+from lab.config import DType, ModelDial
 from lab.data import scenes
 from lab.data.splits import Records
 from lab.errors import ConfigError
 from lab.evaluation import asking, locating, probing, scoring, shared_prefix, writing
+from lab.evaluation.answers_file import AnswersFile
 from lab.model.answers import TextReadout, readout
 from lab.model.encoding import Encoder
-from lab.records import AnswerSpace, Regions
+from lab.records import AnswerSpace, Regions, Sample, Text
 from lab.training.examples import Examples
 
 
@@ -108,6 +112,33 @@ def test_words_and_boxes_are_those_of_whole_prompts(family: str, composer, tmp_p
     assert boxes[0] == boxes[1]
 
 
+def test_a_kill_leaves_the_same_bytes_and_asks_no_picture_twice(composer, tmp_path, monkeypatch) -> None:
+    """Of questions that stand in any order, about pictures that each stand in one batch or more."""
+    x = composer("data=easy_vqa", "evaluation.max_new_tokens=4", "evaluation.shared_prefix=true", "evaluation.batch_size=4")
+    vlm = model.load(save("idefics2", tmp_path))
+    encoder = Encoder(vlm, x.prompt, answers=AnswerSpace("text", ()))
+    add, adds, looked = AnswersFile.add, [], []
+
+    def cut_off(self, found) -> None:
+        add(self, found)
+        adds.append(len(found))
+        if self.path.name == "cut" and 0 < len(found) < 10 and not looked:
+            raise PowerCut
+
+    def answer(name: str) -> bytes:
+        examples = Examples(Records(samples()), encoder)
+        writing.answer(vlm, examples, TextReadout("none"), x.evaluation, "dev", part=AnswersFile(tmp_path / name, "digest", examples))
+        return (tmp_path / name).read_bytes()
+
+    monkeypatch.setattr(AnswersFile, "add", cut_off)
+    whole = answer("whole")
+    with pytest.raises(PowerCut):
+        answer("cut")
+    real = Examples.__getitem__
+    monkeypatch.setattr(Examples, "__getitem__", lambda self, i: looked.append(i) or real(self, i))
+    assert answer("cut") == whole and 0 < adds[-1] == 10 and len(looked) < 10
+
+
 def test_packing_divides_what_does_not_fit() -> None:
     assert list(shared_prefix.packed([[0, 1, 2], [3], [4, 5]], 2)) == [[0, 1], [2, 3], [4, 5]]
     assert list(shared_prefix.packed([], 2)) == []
@@ -132,6 +163,37 @@ def gqa_like(folder) -> str:
         rows[-31:] = [{**row, "image": f"{number}.png", "split": "dev"} for row in rows[-31:]]
     (folder / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(folder / "questions.jsonl")
+
+
+@pytest.mark.bar
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_thirty_questions_about_a_picture_are_answered_three_times_as_fast(composer, tmp_path, dtype) -> None:
+    """From pixels, on two blocks of the 2B's widths: `pytest tests/test_prefixes.py -m bar -k thirty -s` prints the ratio of two rounds."""
+    published.save_full_width(tmp_path / "wide")
+    x = composer("data=easy_vqa", "evaluation.max_new_tokens=4", "evaluation.batch_size=30")
+    vlm = model.load(ModelDial(name="wide", family="qwen2_vl", path=str(tmp_path / "wide"), dtype=DType(dtype)))
+    things = ("the dark circle", "a red box", "the thing on the left", "what is behind it", "the small sign")
+    asked = [
+        Sample(f"{p}-{q}", f"What colour is {things[q % 5]}, number {q}? Answer with a word.", (shown,), Text(("red",)), str(p), f"{p}-{q}")
+        for p, shown in enumerate([picture(0, (448, 336)), picture(1, (448, 336))]) for q in range(30)
+    ]  # fmt: skip
+    encoder = Encoder(vlm, x.prompt, answers=AnswerSpace("text", ()))
+    seconds: dict[bool, list[float]] = {False: [], True: []}
+    said = {}
+    for part in (asked[:30], asked, asked):  # the first once more, as a warm-up
+        for shared in seconds:
+            start = time.perf_counter()
+            section = dataclasses.replace(x.evaluation, shared_prefix=shared)
+            rows = writing.answer(vlm, Examples(Records(part), encoder), TextReadout("none"), section, "dev")
+            seconds[shared].append(time.perf_counter() - start)
+            said[shared] = [row.said for row in rows]
+    pairs = list(zip(*said.values(), strict=True))
+    gap = max(abs(one.log_p_reference - other.log_p_reference) for one, other in pairs)
+    flips = sum(one.text != other.text for one, other in pairs)
+    ratios = [one / other for one, other in zip(seconds[False][1:], seconds[True][1:], strict=True)]
+    told = f"{dtype}: {len(pairs)} questions, {seconds[False][1:]} s one by one, {seconds[True][1:]} s shared, ratios {ratios}"
+    print(f"\n{told}; {flips} answers differ, log p by {gap:.1e}")
+    assert min(ratios) >= 3 and (dtype == "bfloat16" or (flips == 0 and gap < 1e-3))
 
 
 @pytest.mark.bar

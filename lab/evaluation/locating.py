@@ -33,7 +33,8 @@ def answer(
     part: Part = None,
 ) -> list[Prediction]:
     """Answer every example of a split; predictions are in file order. part: as of `lab.evaluation.writing.answer`."""
-    most, part = section.most_tokens(readout.kind), None if section.shared_prefix else part
+    most = section.most_tokens(readout.kind)
+    found = first_answers(part, examples, 1 if section.shared_prefix else section.batch_size)
     if section.repair:
         log.warning("evaluation.repair=true: in %s swapped corners are sorted and boxes clamped to the picture before they are kept", split)
 
@@ -41,7 +42,7 @@ def answer(
         read = shared_prefix.prefixes(vlm, examples.encoder, items) if section.shared_prefix else None
         return locate(vlm, examples.encoder, items, samples, readout.boxes, most, section.repair, read)
 
-    return in_batches(vlm, examples, section, split, report, part, first_answers(part, examples, section.batch_size), say, answered=False)
+    return in_batches(vlm, examples, section, split, report, part, found, say, answered=False)
 
 
 def locate(
@@ -49,7 +50,8 @@ def locate(
     read: Prefixes | None = None,
 ) -> list[Located]:
     """What is written for some examples in at most so many tokens; an answer that the limit cut off is partial. read: what begins their prompts."""
-    written = shared_prefix.written(vlm, encoder.collate(items, with_answers=False), most, read)
+    prompts = encoder.collate(items if read is None else shared_prefix.without_images(items), with_answers=False)
+    written = shared_prefix.written(vlm, prompts, most, read)
     rows = zip(written.tokens.tolist(), written.each.tolist(), written.lengths.tolist(), written.ended.tolist(), samples, strict=True)
     return [located(encoder, one, boxes, ids[:length], log_p[:length], ended, repair) for ids, log_p, length, ended, one in rows]
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from lab.answers import predictions
@@ -36,6 +36,23 @@ def first_answers(part: Part, examples: Examples, batch_size: int) -> list[Predi
         return []
     log.info("%s: %d of %d answers are kept; the rest is asked", part, len(found), len(examples))
     return found
+
+
+def in_order(
+    batches: Iterable[Sequence[int]], found: list[Prediction], answer: Callable[[Sequence[int]], Sequence[Prediction]]
+) -> Iterator[int]:
+    """Put answers behind the first of a split, which were found, each as soon as all before it are there; yields how many are answered.
+
+    batches: of the indices of all questions, in any order, and the same whatever was found: an answer is that of its batch, to the bit.
+    """
+    held: dict[int, Prediction] = {}
+    for indices in batches:
+        if max(indices) < len(found):
+            continue
+        held |= {i: row for i, row in zip(indices, answer(indices), strict=True) if i >= len(found)}
+        while len(found) in held:
+            found.append(held.pop(len(found)))
+        yield len(found) + len(held)
 
 
 @contextlib.contextmanager

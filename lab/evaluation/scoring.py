@@ -8,14 +8,13 @@ their last bits (`lab.evaluation.shared_prefix`).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import cast
 
 import torch
 
 from lab.config import EvaluationSection
 from lab.evaluation import fast_inference, shared_prefix
-from lab.evaluation.parts import Part, first_answers, kept
+from lab.evaluation.parts import Part, first_answers, in_order, kept
 from lab.evaluation.stages import require_finite
 from lab.host.progress import Report, silent
 from lab.model import Vlm
@@ -57,21 +56,30 @@ def score(
     report: Report = silent,
     part: Part = None,
 ) -> list[Prediction]:
-    """Score every example of a split; predictions are in file order. part: as in `lab.evaluation.parts`; not with a shared prefix."""
-    part = None if section.shared_prefix else part
-    found = first_answers(part, examples, part_of(section.batch_size, vlm.device))
-    order = list(range(len(found)))
-    way, rows = (shared_prefix.answers, None) if section.shared_prefix else (partial(answers, first=len(found)), ROWS)
+    """Score every example of a split; predictions are in file order. part: as in `lab.evaluation.parts`."""
+    shared = section.shared_prefix
+    found = first_answers(part, examples, 1 if shared else part_of(section.batch_size, vlm.device))
+
+    def said(indices: Sequence[int], batch: Batch, logits: torch.Tensor) -> list[Prediction]:
+        require_finite(logits, batch.sample_ids)
+        samples = [examples.split.index(i) for i in indices]
+        return rows_of(batch, samples, read(readout, logits, samples))
+
+    def in_file() -> Iterator[int]:
+        for indices, batch, logits in answers(vlm, examples, section.batch_size, first=len(found)):
+            found.extend(said(indices, batch, logits))
+            yield len(found)
+
+    def together() -> Iterator[int]:
+        batches = shared_prefix.packed(shared_prefix.grouped(examples), section.batch_size)
+        return in_order(batches, found, lambda indices: said(indices, *shared_prefix.answer(vlm, examples, indices)))
+
     vlm.model.eval()
-    with torch.inference_mode(), instead(fast_inference.forwards(vlm, rows)), kept(part, found) as keep:
-        for indices, batch, logits in way(vlm, examples, section.batch_size):
-            require_finite(logits, batch.sample_ids)
-            samples = [examples.split.index(i) for i in indices]
-            order += indices
-            found += rows_of(batch, samples, read(readout, logits, samples))
+    with torch.inference_mode(), instead(fast_inference.forwards(vlm, None if shared else ROWS)), kept(part, found) as keep:
+        for done in together() if shared else in_file():
             keep()
-            report(f"scoring {split} (examples)", len(found), len(examples), "")
-    return [row for _, row in sorted(zip(order, found, strict=True), key=lambda placed: placed[0])]
+            report(f"scoring {split} (examples)", done, len(examples), "")
+    return found
 
 
 def read(readout: Readout, logits: torch.Tensor, samples: Sequence[Sample]) -> list[Scored]:

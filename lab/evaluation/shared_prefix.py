@@ -111,13 +111,29 @@ def packed(groups: Sequence[list[int]], batch_size: int) -> Iterator[list[int]]:
         yield order[start : start + batch_size]
 
 
-def answers(vlm: Vlm, examples: Examples, batch_size: int) -> Iterator[tuple[list[int], Batch, torch.Tensor]]:
-    """Indices, their batch of whole prompts and the answer's logits [B, vocabulary], every example once."""
-    encoder = examples.encoder
-    for indices in packed(grouped(examples), batch_size):
-        items = [examples[i] for i in indices]
-        whole = encoder.collate(items, with_answers=False, align=1)
-        yield indices, whole, prefixes(vlm, encoder, items).begin(whole)[1].logits
+def looked_at(examples: Examples, indices: Sequence[int]) -> list[Example]:
+    """Examples of a split, of which those about the same images look at them once."""
+    known: dict[Hashable, Example] = {}
+    found = []
+    for i in indices:
+        text = examples.text(i)
+        shown = examples.image_keys(i), text.image_order
+        if shown not in known:
+            known[shown] = examples[i]
+        found.append(replace(known[shown], sample_id=examples.split.sample_ids[i], text=text))
+    return found
+
+
+def without_images(items: Sequence[Example]) -> list[Example]:
+    """Examples whose images have been read."""
+    return [replace(item, pixels=(), features=()) for item in items]
+
+
+def answer(vlm: Vlm, examples: Examples, indices: Sequence[int]) -> tuple[Batch, torch.Tensor]:
+    """The batch of some whole prompts and the answer's logits [B, vocabulary]."""
+    encoder, items = examples.encoder, looked_at(examples, indices)
+    whole = encoder.collate(without_images(items), with_answers=False, align=1)
+    return whole, prefixes(vlm, encoder, items).begin(whole)[1].logits
 
 
 def prefix_of(encoder: Encoder, example: Example) -> Example:

@@ -15,7 +15,7 @@ import torch
 from lab.config import EvaluationSection
 from lab.evaluation import fast_inference, shared_prefix
 from lab.evaluation.generation import end_ids, texts
-from lab.evaluation.parts import Part, first_answers, kept
+from lab.evaluation.parts import Part, first_answers, in_order, kept
 from lab.evaluation.scoring import rows_of
 from lab.evaluation.shared_prefix import Prefixes
 from lab.evaluation.stages import require_finite
@@ -35,12 +35,9 @@ def answer(
     vlm: Vlm, examples: Examples, readout: TextReadout, section: EvaluationSection, split: str, report: Report = silent,
     part: Part = None,
 ) -> list[Prediction]:
-    """Answer every example of a split; predictions are in file order.
-
-    part: a file of the first answers, kept while there are more to come; not with a shared prefix.
-    """
-    part = None if section.shared_prefix else part
-    found = [replace(row, said=replace(cast(Written, row.said), post=readout.post)) for row in first_answers(part, examples, section.batch_size)]
+    """Answer every example of a split; predictions are in file order. part: a file of the first answers, kept while there are more to come."""
+    known = first_answers(part, examples, 1 if section.shared_prefix else section.batch_size)
+    found = [replace(row, said=replace(cast(Written, row.said), post=readout.post)) for row in known]
     most = section.most_tokens(readout.kind)
 
     def say(items: Sequence[Example], samples: Sequence[Sample], batch: Batch) -> list[Written]:
@@ -58,20 +55,22 @@ def in_batches(
 
     say: what is said of a batch; answered: it has the references.
     """
-    number, size = len(examples), section.batch_size
-    order = list(range(len(found)))
-    in_file: Iterable[Sequence[int]] = (range(start, min(start + size, number)) for start in range(len(found), number, size))
+    number, size, shared = len(examples), section.batch_size, section.shared_prefix
+    in_file = (range(start, min(start + size, number)) for start in range(len(found), number, size))
+    batches: Iterable[Sequence[int]] = shared_prefix.packed(shared_prefix.grouped(examples), size) if shared else in_file
+
+    def rows(indices: Sequence[int]) -> list[Prediction]:
+        items = shared_prefix.looked_at(examples, indices) if shared else [examples[i] for i in indices]
+        batch = examples.encoder.collate(shared_prefix.without_images(items) if shared else items, with_answers=answered)
+        samples = [examples.split.index(i) for i in indices]
+        return rows_of(batch, samples, say(items, samples, batch))
+
     vlm.model.eval()
     with torch.inference_mode(), instead(fast_inference.forwards(vlm)), kept(part, found) as keep:
-        for indices in shared_prefix.packed(shared_prefix.grouped(examples), size) if section.shared_prefix else in_file:
-            items = [examples[i] for i in indices]
-            batch = examples.encoder.collate(items, with_answers=answered)
-            samples = [examples.split.index(i) for i in indices]
-            order += indices
-            found += rows_of(batch, samples, say(items, samples, batch))
+        for done in in_order(batches, found, rows):
             keep()
-            report(f"answering {split} (examples)", len(found), number, "")
-    return [row for _, row in sorted(zip(order, found, strict=True), key=lambda placed: placed[0])]
+            report(f"answering {split} (examples)", done, number, "")
+    return found
 
 
 def answers(
@@ -90,7 +89,8 @@ def answers(
     references = vlm.family.architecture.texts(vlm, [item.text.answer_ids for item in items])
     said = [Written(text, post, size, True, p, p, size) for text, p, size in zip(references, log_p, sizes, strict=True)]
     if open_ones:
-        prompts = encoder.collate([items[b] for b in open_ones], with_answers=False)
+        asked = [items[b] for b in open_ones]
+        prompts = encoder.collate(asked if read is None else shared_prefix.without_images(asked), with_answers=False)
         written = shared_prefix.written(vlm, prompts, most, None if read is None else read.of(open_ones))
         values = zip(texts(vlm, written), written.lengths.tolist(), written.ended.tolist(), written.log_p.tolist(), strict=True)
         for b, (text, tokens, ended, p) in zip(open_ones, values, strict=True):
