@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import shutil
+import signal
 import time
 from pathlib import Path
 
 import benchmark_twins as twins
+import checkpoints
+import kills
 import pytest
 from kills import PowerCut
+from safetensors.torch import load_file, save_file
 
 from lab import evaluate
 from lab import run as running
 from lab.benchmark_specs import SPECS
 from lab.config import Experiment, identity
-from lab.errors import ConfigError
+from lab.errors import ConfigError, ContractError
 from lab.evaluation.answers_file import AnswersFile
 from lab.report import rescoring
 from lab.store import runs
@@ -25,6 +30,7 @@ SMALL = (
     "data=ai2d", "data.num_dev=3", "lora=none", "trainer.max_steps=0", "evaluation.verify=false", "evaluation.latency_examples=0",
     "tracking.enabled=false", "evaluation.batch_size=4", "evaluation.max_new_tokens=3", "evaluation.splits=[dev]",
 )  # fmt: skip
+OPTIONS = {"qwen3_vl": "qwen3_vl_2b", "llava": "llava_1_5_7b"}
 ALSO = tuple(name for name in SPECS if name != "ai2d")
 
 
@@ -86,7 +92,57 @@ def test_thirteen_sets_are_asked_by_one_command_and_three_kills_leave_the_same_b
         assert {"profile", "unparsed", "metrics", "left_out", "cut", "prompt"} <= found.keys()
         headline = f"{name}/{SPECS[name].headline}"
         assert run.metrics[headline] == again.metrics[headline] == found["metrics"][SPECS[name].headline]
+    assert json.loads(files["evaluations/gqa.json"])["cut"] > 0.5  # of what three tokens cut off, which is told beside the score
     assert 0 < sum("video" in one["reason"] for one in json.loads(files["evaluations/seed.json"])["left_out"]) < 20
+
+
+ROWS = 300
+KILLS = 3
+
+
+@pytest.mark.bar
+def test_thirteen_sets_of_300_rows_are_asked_of_three_families_and_sigkill_leaves_the_same_bytes(composer, tmp_path: Path) -> None:
+    """`pytest tests/test_asking_benchmarks.py -m bar -k sigkill -s` prints the seconds of each undisturbed command; all below ten minutes."""
+    for name in SPECS:
+        twins.seeded(tmp_path / "sets", name, ROWS)
+    seconds = {}
+    for family in ("tiny", "qwen3_vl", "llava"):
+        option = ["model=tiny"] if family == "tiny" else [f"model={OPTIONS[family]}", f"model.path={tmp_path / family}", "model.dtype=float32"]
+        if family != "tiny":
+            checkpoints.save(family, tmp_path / family)
+
+        def of(folder: str, family: str = family, option: list[str] = option) -> Experiment:
+            places = [f"tracking.runs_dir={tmp_path / family / folder}", f"tracking.cache_dir={tmp_path / 'cache'}"]
+            asked = [f"data.root={tmp_path / 'sets' / 'ai2d'}", f"evaluation.also={json.dumps(ALSO)}", f"evaluation.also_root={tmp_path / 'sets'}"]
+            return composer(*SMALL, *option, *places, *asked, "data.num_dev=null", "evaluation.batch_size=64")
+
+        start = time.perf_counter()
+        process = kills.start([of("whole")])
+        process.join()
+        seconds[family] = time.perf_counter() - start
+        assert process.exitcode == 0
+        whole, x = left(of("whole")), of("killed")
+        lines = sum(content.count(b"\n") for name, content in whole.items() if name.endswith(".jsonl"))
+        assert lines > 0.9 * ROWS * len(SPECS)
+        for kill in range(KILLS):
+            process = kills.start([x])
+            while lines_of(x) < lines * (kill + 1) / (KILLS + 1):
+                assert process.is_alive()
+                time.sleep(0.05)
+            process.kill()
+            process.join()
+            assert process.exitcode == -signal.SIGKILL
+        process = kills.start([x])
+        process.join()
+        assert process.exitcode == 0 and left(x) == whole
+    print(f"\n{lines} answers each: {', '.join(f'{family} {each:.0f} s' for family, each in seconds.items())}")
+    assert sum(seconds.values()) < 600
+
+
+def lines_of(x: Experiment) -> int:
+    """Answers that lie on disk."""
+    folder = runs.folder(Path(x.tracking.runs_dir), identity(x)) / "answers"
+    return sum(path.read_bytes().count(b"\n") for path in folder.glob("*.jsonl"))
 
 
 def test_a_limit_is_a_sample_of_whole_pictures_and_another_takes_the_place_of_its_numbers(asked, monkeypatch) -> None:
@@ -114,6 +170,20 @@ def test_other_weights_or_limits_are_asked_anew(asked, root, caplog) -> None:
     running.run_alone(longer, "command", time.time())
     then = left(x)
     assert then["answers/textvqa.jsonl"] != first["answers/textvqa.jsonl"] and then["answers/textvqa.asked"] != first["answers/textvqa.asked"]
+
+
+def test_weights_that_were_overwritten_in_place_are_not_those_of_the_record(asked, tiny_folder, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_folder, tmp_path / "base")
+    x = asked(f"model.path={folder}", also=("gqa",))
+    running.run_alone(x, "command", time.time())
+    first = left(x)
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: -each for name, each in weights.items()}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ContractError, match="its weights are not those of run .* Give trainer.if_finished=again"):
+        running.run_alone(x, "command", time.time())
+    running.run_alone(asked(f"model.path={folder}", f"tracking.runs_dir={x.tracking.runs_dir}", "trainer.if_finished=again", also=("gqa",)), "c", 0.0)
+    then = left(x)
+    assert then["answers/gqa.asked"] != first["answers/gqa.asked"] and then["answers/gqa.jsonl"] != first["answers/gqa.jsonl"]
 
 
 def test_a_folder_that_lacks_a_set_is_refused_before_anything_loads(asked, root, tmp_path: Path) -> None:

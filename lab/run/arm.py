@@ -29,6 +29,7 @@ from lab.run.other_data import mixture_of
 from lab.run.planned import planned
 from lab.run.realised import realised
 from lab.run.sharing import Prepared, prepare, try_out
+from lab.run.unchanged import require_same_base
 from lab.store import curve_files, runs
 from lab.store.runs import Run
 from lab.training import checkpoints, loop
@@ -224,8 +225,11 @@ def stands(x: Experiment, known: Run) -> bool:
 
 
 def reusable(x: Experiment, known: Run | None) -> bool:
-    """Whether it does, and has also answered all that is asked."""
-    return known is not None and stands(x, known) and not unasked(x, known)
+    """Whether it does, and has also answered all that is asked. Raises `ContractError` where it is of other weights than lie there now."""
+    if known is None or not stands(x, known) or unasked(x, known):
+        return False
+    require_same_base(x)
+    return True
 
 
 def fail(x: Experiment, run: Run, error: BaseException) -> None:
