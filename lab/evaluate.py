@@ -111,7 +111,7 @@ def ask(x: Experiment, command: str) -> int:
 
     if x.model.family == ENDPOINT:
         judging.check(x)
-        code = asked_endpoint.run_delivered(x, command, bars()) or judging.judge(x, bars())
+        code = asked_endpoint.run_delivered(x, command, process_started(), bars())
     else:
         record, _, judged = run_alone(x, command, process_started(), bars())
         code = judged if record.status == runs.FINISHED else 1

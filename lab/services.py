@@ -10,7 +10,7 @@ from lab.config import ENDPOINT, Endpoint, Prices
 from lab.errors import ConfigError
 
 OF_ENDPOINT = ("endpoint", "data", "prompt", "tracking", "plugins", "seed")
-OF_ENDPOINT_EVALUATION = ("also", "also_root", "max_samples", "max_new_tokens", "bootstrap")
+OF_ENDPOINT_EVALUATION = ("also", "also_root", "max_samples", "max_new_tokens", "bootstrap", "judge")
 """Sections, and keys of `evaluation`, that say something of a model behind a server."""
 
 
@@ -19,7 +19,7 @@ def refuse_unread(overrides: Sequence[str]) -> None:
     for word in overrides:
         key = word.partition("=")[0].lstrip("+")
         section, _, name = key.partition(".")
-        if word == "model=endpoint" or section in OF_ENDPOINT or (section == "evaluation" and name in OF_ENDPOINT_EVALUATION):
+        if word == "model=endpoint" or section in OF_ENDPOINT or (section == "evaluation" and name.partition(".")[0] in OF_ENDPOINT_EVALUATION):
             continue
         legal = ", ".join((*OF_ENDPOINT, *(f"evaluation.{each}" for each in OF_ENDPOINT_EVALUATION)))
         raise ConfigError(f"{key}: model=endpoint has no weights here, and a server does not read it. Legal beside it: {legal}.")

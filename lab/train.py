@@ -65,7 +65,7 @@ def run_alone(x: Experiment, command: str, started: float, report: Report) -> tu
     trackers = Trackers(x.tracking)
     with BackgroundSync(trackers, [identity(x)]):
         record = running.run_alone(x, command, started, report)
-        code = judging.judge(x, report)
+        code = judging.judge(x, report, started)
         return runs.load(Path(x.tracking.runs_dir), record.identity) or record, trackers, code
 
 

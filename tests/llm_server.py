@@ -14,6 +14,7 @@ import base64
 import email.utils
 import hashlib
 import json
+import math
 import random
 import re
 import subprocess
@@ -73,7 +74,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     FAULTS = (
         "429", "429 date", "429 long", "quota", "402", "500", "slow", "cut", "html", "nonsense", "empty", "length", "length empty", "filter",
-        "blocked", "bad", "key", "no usage", "quotes", "unsure",
+        "blocked", "bad", "key", "no usage", "quotes", "unsure", "no logprobs",
     )
 
     def do_POST(self) -> None:
@@ -87,6 +88,7 @@ class Handler(BaseHTTPRequestHandler):
         answer, reason = written(text, fault)
         tokens = {"prompt_tokens": 80 + len(text) // 4, "completion_tokens": max(1, len(answer) // 4)}
         paid = fault not in ("429", "429 date", "429 long", "quota", "402", "500", "html", "blocked", "bad", "key")
+        paid = paid and not (fault == "no logprobs" and "logprobs" in body)
         self.server.note(
             came=came, fault=fault, paid=paid, picture=hashlib.sha256(b"".join(images)).hexdigest(), text=text, model=body["model"],
             body={**body, "messages": None},
@@ -101,6 +103,7 @@ class Handler(BaseHTTPRequestHandler):
             "429": (429, "rate limit", {"Retry-After": str(SHORT_S)}), "quota": (429, "You exceeded your current quota, please check your plan.", {}),
             "429 date": (429, "rate limit", {"Retry-After": email.utils.formatdate(time.time() + 2, usegmt=True)}),
             "402": (402, "payment required", {}), "429 long": (429, "come back later", {"Retry-After": "150"}), "500": (500, "internal error", {}),
+            "no logprobs": (400, "Unknown parameter: logprobs", {}) if "logprobs" in body else None,
             "blocked": (400, "blocked by policy", {}), "bad": (400, "image too odd", {}),
             "key": (401, f"Incorrect API key: {self.headers.get('Authorization')}", {}),
         }.get(fault)  # fmt: skip
@@ -110,8 +113,10 @@ class Handler(BaseHTTPRequestHandler):
         elif fault == "html":
             self.say(200, "<html><body>502 Bad Gateway</body></html>", {}, "text/html")
         else:
-            choice = {"index": 0, "message": {"role": "assistant", "content": answer}, "finish_reason": reason}
+            choice: dict[str, Any] = {"index": 0, "message": {"role": "assistant", "content": answer}, "finish_reason": reason}
             made = {"id": "x", "object": "chat.completion", "model": body["model"], "choices": [choice]}
+            if "logprobs" in body and re.fullmatch(r"\([A-Z]\)", answer):
+                choice["logprobs"] = {"content": [sure("(", 1.0), sure(answer[1], 0.7, {"B": 0.1, " B": 0.1, "The": 0.05}), sure(")", 1.0)]}
             made |= {} if fault == "no usage" else {"usage": tokens}
             self.say(200, json.dumps(made), {})
 
@@ -129,6 +134,12 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Print nothing."""
+
+
+def sure(token: str, p: float, others: dict[str, float] | None = None) -> dict[str, Any]:
+    """A token that was written with a probability, and those that were likeliest in its place."""
+    likely = [{"token": name, "logprob": math.log(each)} for name, each in ({token: p} | (others or {})).items()]
+    return {"token": token, "logprob": math.log(p), "top_logprobs": likely}
 
 
 def written(text: str, fault: str) -> tuple[str, str]:

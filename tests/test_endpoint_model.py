@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,42 @@ def test_a_server_is_asked_once_whatever_it_does_and_its_record_is_an_arms(sets:
     assert report() == 0
     page = (calm / "report" / "all" / "report.md").read_text()  # of arms that answer in several forms
     assert "ANOTHER FORM" in page and "letter_ai2d" in page and "AUROC" in page
+
+
+def test_a_judge_has_spoken_before_the_trackers_are_done(sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    delivered: list[dict[str, float]] = []
+
+    class Watched(asked_endpoint.BackgroundSync):
+        def __exit__(self, *error: Any) -> None:
+            delivered.extend(run.metrics for run in runs.all_runs(tmp_path / "runs"))
+            super().__exit__(*error)
+
+    monkeypatch.setattr(asked_endpoint, "BackgroundSync", Watched)
+    with llm_server.running(tmp_path) as (address, _):
+        judge = [f"evaluation.judge.base_url={address}", "evaluation.judge.model=j", "evaluation.also=[ai2d]"]
+        assert command(sets, tmp_path, address, *judge) == 0
+    assert delivered[-1]["ai2d/judge_n"] == 8
+
+
+def test_how_sure_a_server_was_is_told_where_it_tells_it(sets: Path, tmp_path: Path) -> None:
+    """Each letter has 7 of 9 parts of what is told of letters; of a server that refuses to tell, the same replies without."""
+    numbers = {}
+    for name, faults in {"told": {}, "silent": {"no logprobs": 1.0}}.items():
+        with llm_server.running(tmp_path, faults) as (address, log):
+            assert command(sets, tmp_path / name, address, "evaluation.also=[ai2d]", "endpoint.workers=1") == 0
+            assert len(paid(log)) == 8
+            log.unlink()
+        (run,) = runs.all_runs(tmp_path / name / "runs")
+        folder = runs.folder(tmp_path / name / "runs", run.identity)
+        numbers[name] = run.metrics, rescoring.stored(folder)["ai2d"], (folder / "answers" / "ai2d.jsonl").read_text()
+    metrics, found, lines = numbers["told"]
+    assert json.loads(lines.splitlines()[0])["scores"]["B"] == pytest.approx(math.log(0.2))
+    assert metrics["ai2d/confidence"] == pytest.approx(7 / 9) and found["confidence"]["n"] == 8
+    assert metrics["ai2d/ece"] == pytest.approx(abs(metrics["ai2d/accuracy"] - 7 / 9))
+    assert rescoring.rescore(tmp_path / "told" / "runs", [], None, tmp_path / "out")[1] == 1
+    assert rescoring.stored(next((tmp_path / "told").glob("runs/*/run.json")).parent)["ai2d"]["confidence"] == found["confidence"]
+    metrics, found, lines = numbers["silent"]
+    assert "ai2d/ece" not in metrics and "confidence" not in found and "the server tells none" in found["remarks"][-1]
 
 
 def test_a_limit_stops_before_it_is_passed_and_the_same_command_goes_on(sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,13 @@ import llm_server
 import pytest
 
 from lab import evaluate
+from lab.host.progress import silent
+from lab.host.stopping import Stopped
 from lab.llm import asking
 from lab.report import rescoring
 from lab.report.select_runs import choose
 from lab.report.write import write_report
+from lab.run import judging
 from lab.store import runs
 
 pytestmark = pytest.mark.usefixtures("nominal_costs", "blank_figures")
@@ -62,7 +67,14 @@ def test_a_run_has_its_replies_judged_and_no_model_answers_twice(tiny_folder, tm
         assert command(address, "m", *again) == 0 and len(llm_server.read(log)) == paid > 0
         judge = result(folder, "chartqa")["judge"]
         assert (judge["model"], judge["n"], judge["waiting"]) == ("m", 4, 0) and {"mean", "agreement"} <= judge.keys()
-        assert command(address, "other", *again) == 0 and len(llm_server.read(log)) == 2 * paid
+    log.unlink()
+    with llm_server.running(tmp_path, delay=0.4) as (address, log):
+        named = [f"evaluation.also_root={tmp_path}", f"evaluation.judge.base_url={address}", "evaluation.judge.model=other", *QUICK, again[1]]
+        x = evaluate.asked_more(first, named, runs_dir)
+        with pytest.raises(Stopped, match="stopped by trainer.max_time"):
+            judging.judge(replace(x, trainer=replace(x.trainer, max_time="00:00:01")), silent, time.time())
+        assert 0 < len(llm_server.read(log)) < paid
+        assert command(address, "other", *again) == 0 and len(llm_server.read(log)) == paid
     assert "judge other" in capsys.readouterr().out and (folder / "evaluations" / "chartqa.marks.csv").exists()
     after = runs.load(runs_dir, folder.name)
     assert after is not None and after.metrics["chartqa/judge_n"] == 4 and after.metrics["chartqa/judge_mean"] == judge["mean"]

@@ -56,6 +56,7 @@ class Client:
         pool = httpx.Limits(max_connections=llm.workers, max_keepalive_connections=llm.workers)
         self.service, self.llm, self.section = service, llm, service.llm_keys
         self.url = f"{llm.base_url.rstrip('/')}/chat/completions"
+        self.refused: frozenset[str] = frozenset()
         self.http = httpx.Client(timeout=llm.timeout_s, limits=pool, headers={"Authorization": f"Bearer {key}"} if key else {})
 
     def close(self) -> None:
@@ -67,14 +68,20 @@ class Client:
 
         Raises `Passing`, `QuotaUsedUp` for a quota that is used up, `ConfigError` for what no request to this server can get past.
         """
+        beside = {name: value for name, value in request.beside.items() if name not in self.refused}
         try:
-            response = self.http.post(self.url, json=request.body())
+            response = self.http.post(self.url, json=request.body() | beside)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise Passing(NO_CONNECTION, f"{self.section}.base_url={self.shown()}: no connection ({error}).") from None
         except httpx.TimeoutException:
             raise Passing("timeout", f"no answer within {self.service.seconds('timeout_s')}", most) from None
         except httpx.TransportError as error:
             raise Passing("cut connection", f"the connection was cut ({error or type(error).__name__})", most) from None
+        named = [name for name in beside if name in response.text] if response.status_code in (400, 422) else []
+        if named:
+            longest = max(named, key=len)  # top_logprobs may be refused without logprobs, whose name is in its own
+            self.refused |= {name for name in beside if longest in name}
+            return self.ask(request, most)
         return self.reply(response, most)
 
     def reply(self, response: httpx.Response, most: Usage) -> Reply:

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -58,6 +58,7 @@ class Request:
     """What is asked. about: a product or a question, by its name. parts: text and pictures of the user's message, in order.
 
     system: a message before it. kept_under: all that a reply depends on, where that is less than server, model, parts and parameters.
+    beside: fields on which no reply depends; they are left out once a server has refused them by name.
     """
 
     about: str
@@ -65,6 +66,7 @@ class Request:
     llm: Llm
     system: str | None = None
     kept_under: tuple[str, ...] = ()
+    beside: dict[str, Any] = field(default_factory=dict)
 
     @property
     def text(self) -> str:

@@ -18,7 +18,7 @@ from lab import data
 from lab.answers import predictions
 from lab.benchmark_specs import SPECS
 from lab.config import DataDial
-from lab.data.benchmarks import marks
+from lab.data.benchmarks import confidence, marks
 from lab.errors import DataError
 from lab.host.files import write_atomically
 from lab.report.formatting import NONE, percent
@@ -75,21 +75,29 @@ def marked(runs_dir: Path, run: Run, name: str, dial: DataDial, replies: Mapping
     found = marks.result(dial, replies, untaken, found=opened)
     rows = found.pop("rows")
     found |= {key: value for key, value in (before or {}).items() if key not in found}  # what is known of the asking, not of the rule
-    by_judge: dict[str, float] = {}
+    more: dict[str, float] = {}
+    if "confidence" in found:
+        found["confidence"] = confidence.of(scores_of(folder / "answers" / f"{name}.jsonl"), rows)
+        more = {f"{name}/{key}": value for key, value in found["confidence"].items() if key != "n"}
     if "judge" in found:
         from lab.judge import verdicts
 
         found["judge"] = verdicts.held_anew(found["judge"], opened.questions, rows, place.with_suffix(""), write=keep)
-        by_judge = verdicts.numbers(name, found["judge"])
+        more |= verdicts.numbers(name, found["judge"])
     if keep:
         with runs.held(folder):
             write_atomically(place, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
             current = runs.load(runs_dir, run.identity)
             assert current is not None  # it was found, and is held
             numbers = {**found["metrics"], "rule_version": float(found["rule"]["version"])}
-            current.metrics |= {f"{name}/{metric}": value for metric, value in numbers.items()} | by_judge
+            current.metrics |= {f"{name}/{metric}": value for metric, value in numbers.items()} | more
             runs.save(runs_dir, current)
     return {"run": run.identity, "name": run.name, **found, "before": before}
+
+
+def scores_of(path: Path) -> dict[str, dict[str, Any]]:
+    """What replies of a file say beside their words, by id."""
+    return {str(row["id"]): row["scores"] for row in map(json.loads, path.read_text(encoding="utf-8").splitlines())}
 
 
 def stored(folder: Path) -> dict[str, dict[str, Any]]:

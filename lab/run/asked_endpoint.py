@@ -4,7 +4,8 @@
     RUN/answers/<set>.jsonl, RUN/evaluations/<set>.json, RUN/predictions/<set>.dev.parquet    as of any arm, once a set is answered whole
 
 A reply is kept under server, model, words, pictures and parameters, and never paid for twice; what a limit, a fault or a kill has left out is
-asked by the same command. Every set is answered in words, a multiple choice too, since a server need not tell probabilities.
+asked by the same command. Every set is answered in words, a multiple choice too, since a server need not tell probabilities: where it does,
+they stand in `scores`, and results say how sure it was (`confidence`).
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from lab.answers import predictions
 from lab.benchmark_specs import SPECS
 from lab.config import ENDPOINT, DataDial, Experiment, PromptDial, also_asked, as_dict, identity
 from lab.curation.request import encoded
-from lab.data.benchmarks import marks
+from lab.data.benchmarks import confidence, marks
 from lab.data.images import decode
 from lab.errors import ConfigError
 from lab.evaluation import answers_file
 from lab.host.files import text_hash, values_hash, write_atomically
 from lab.host.progress import Report, silent
 from lab.host.redaction import without_secrets
-from lab.llm import config, store
+from lab.llm import config, log_probabilities, store
 from lab.llm.asking import Asker, ask_all
 from lab.llm.client import Client
 from lab.llm.config import Service
@@ -37,7 +38,7 @@ from lab.llm.limits import Meter, exit_code
 from lab.llm.request import Encoded, Request
 from lab.llm.store import Answer, State, Store
 from lab.records import Medium, Prediction, Replied, Sample, Splits, Text
-from lab.run import benchmarks
+from lab.run import benchmarks, judging
 from lab.run.arm import fail, new_run
 from lab.run.facts import versions
 from lab.statistics import summary
@@ -68,10 +69,10 @@ class Asked:
         return [self.splits.dev.index(place) for place in range(len(self.splits.dev))]
 
 
-def run_delivered(x: Experiment, command: str, report: Report) -> int:
-    """`run`, delivered to the trackers meanwhile; return the exit code."""
+def run_delivered(x: Experiment, command: str, started: float, report: Report) -> int:
+    """`run`, then its judge if one is asked for, delivered to the trackers meanwhile; return the exit code. started: as of `judging.judge`."""
     with BackgroundSync(Trackers(x.tracking), [identity(x)]):
-        return run(x, command, report)[1]
+        return run(x, command, report)[1] or judging.judge(x, report, started)
 
 
 def run(x: Experiment, command: str, report: Report = silent) -> tuple[Run, int]:
@@ -209,7 +210,7 @@ def request(sample: Sample, dial: PromptDial, seed: int, service: Service) -> Re
             else:
                 parts.append(part["text"])
     worded = [part.strip() if isinstance(part, str) else part for part in parts]  # separators alone are no text that every server takes
-    return Request(sample.sample_id, tuple(part for part in worded if part), service.llm, "\n".join(system) or None)
+    return Request(sample.sample_id, tuple(part for part in worded if part), service.llm, "\n".join(system) or None, beside=log_probabilities.ASKED)
 
 
 def shown_whole(picture: Medium) -> Encoded:
@@ -223,14 +224,20 @@ def keep(x: Experiment, one: Asked, samples: Sequence[Sample], replies: Sequence
     if len(replies) < len(samples):
         return
     rows = [row_of(sample, reply, one.prompt, x.seed) for sample, reply in zip(samples, replies, strict=True)]
-    scores = [{"ended": reply.state is not State.cut} for reply in replies]  # a server tells no probabilities
+    opened = marks.opened(one.dial)
+    options = {question.name: len(question.asked.options) for question in opened.questions}
+    scores = [
+        {"ended": reply.state is not State.cut, **log_probabilities.told(reply.body, options[sample.sample_id])}
+        for sample, reply in zip(samples, replies, strict=True)
+    ]
     known = enumerate(zip(samples, replies, scores, strict=True))
     lines = [answers_file.written(sample.sample_id, reply.text, ended, one.shown[place]) for place, (sample, reply, ended) in known]
     write_atomically(run_dir / "answers" / f"{one.name}.jsonl", "".join(lines))
     path = runs.predictions_file(run_dir, one.name, "dev")
     predictions.write(path, rows)
-    found = marks.result(one.dial, {sample.sample_id: reply.text for sample, reply in zip(samples, replies, strict=True)})
-    del found["rows"]
+    found = marks.result(one.dial, {sample.sample_id: reply.text for sample, reply in zip(samples, replies, strict=True)}, found=opened)
+    sure = confidence.of({sample.sample_id: each for sample, each in zip(samples, scores, strict=True)}, found.pop("rows"))
+    found |= {"confidence": sure} if sure else {"remarks": [*found["remarks"], confidence.UNTOLD]}
     states = Counter(reply.state.name for reply in replies)
     described, first = prompt.describe(one.prompt), prompt.to_chat(samples[0], one.prompt, x.seed)
     found |= {"cut": states[State.cut.name] / len(replies), "states": dict(states)}

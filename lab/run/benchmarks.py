@@ -88,7 +88,8 @@ def keep(found: dict[str, Any], run_dir: Path, name: str) -> dict[str, float]:
     """Write what a benchmark comes to as `evaluations/<name>.json`; return its numbers as `<name>/<metric>`."""
     write_atomically(run_dir / "evaluations" / f"{name}.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     cut = {} if found["cut"] is None else {"cut": found["cut"]}
-    numbers = {**found["metrics"], **cut, "n": float(found["n"]), "rule_version": float(found["rule"]["version"])}
+    sure = {key: value for key, value in found.get("confidence", {}).items() if key != "n"}
+    numbers = {**found["metrics"], **cut, **sure, "n": float(found["n"]), "rule_version": float(found["rule"]["version"])}
     return {f"{name}/{metric}": value for metric, value in numbers.items()}
 
 

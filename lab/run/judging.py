@@ -22,6 +22,7 @@ from lab.errors import ConfigError, LabError
 from lab.host.files import write_atomically
 from lab.host.progress import Report
 from lab.host.redaction import without_secrets
+from lab.host.stopping import limited, stoppable
 from lab.report.rescoring import facts_of
 from lab.store import runs
 from lab.store.runs import FINISHED
@@ -55,10 +56,11 @@ def check(x: Experiment) -> None:
     verdicts.service_of(x.evaluation.judge)
 
 
-def judge(x: Experiment, report: Report) -> int:
+def judge(x: Experiment, report: Report, started: float) -> int:
     """Ask for the verdicts that the finished run of `x` lacks; how the command ends by it, 0 where nothing is missing.
 
-    What stops the judge is told on standard error, and the sets after it wait for the next command.
+    What stops the judge is told on standard error, and the sets after it wait for the next command. started: Unix time of the command,
+    from which `trainer.max_time` counts; raises `Stopped` then, what was answered being kept.
     """
     runs_dir, code = Path(x.tracking.runs_dir), 0
     run_dir, known = runs.folder(runs_dir, identity(x)), runs.look(runs_dir, identity(x))
@@ -68,7 +70,7 @@ def judge(x: Experiment, report: Report) -> int:
     from lab.llm.limits import exit_code
 
     try:
-        with runs.held(run_dir):
+        with stoppable(), limited(x.trainer.max_time, "trainer.max_time", started), runs.held(run_dir):
             for name, dial in sets_of(x).items():
                 judged = mark(x, name, dial, run_dir, report)
                 log.info("%s: %s", name, "\n".join(verdicts.lines(judged.facts)))
@@ -81,11 +83,11 @@ def judge(x: Experiment, report: Report) -> int:
     return code
 
 
-def judge_all(experiments: Iterable[Experiment], report: Report) -> int:
+def judge_all(experiments: Iterable[Experiment], report: Report, started: float) -> int:
     """The same of several runs, until something stops the judge."""
     worst = 0
     for x in experiments:
-        worst = max(worst, judge(x, report))
+        worst = max(worst, judge(x, report, started))
         if worst >= AWAY:
             break
     return worst

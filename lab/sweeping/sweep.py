@@ -70,13 +70,15 @@ def run_batches(
     from lab.run import judging
 
     trackers = Trackers(section)
-    stopped_here, judged = False, 0
+    stopped_here, judged, waiting = False, 0, False
     with BackgroundSync(trackers, sweep.arms, sweep.identity), stoppable():
         try:
             for arms in batches:
                 with limited(arms[0].experiment.trainer.max_time, "trainer.max_time", origin.started):
                     run_missing(arms, sweep, origin, bases, max_arms, launch, alone)
-                judged = max(judged, judging.judge_all([arm.experiment for arm in arms], bars()))
+                waiting = True
+                judged = max(judged, judging.judge_all([arm.experiment for arm in arms], bars(), origin.started))
+                waiting = False
         except Stopped as stopped:
             log.warning("%s", stopped)
             requeue()
@@ -85,7 +87,7 @@ def run_batches(
             sweep.ended = runs.now()
             runs.save_sweep(Path(section.runs_dir), sweep)
     code = conclude(sweep, trackers, origin.started)
-    return EXIT_CODE if code and stopped_here else code or judged
+    return EXIT_CODE if stopped_here and (code or waiting) else code or judged
 
 
 def run_missing(
