@@ -76,9 +76,9 @@ def marked(runs_dir: Path, run: Run, name: str, dial: DataDial, replies: Mapping
     rows = found.pop("rows")
     found |= {key: value for key, value in (before or {}).items() if key not in found}  # what is known of the asking, not of the rule
     more: dict[str, float] = {}
-    if "confidence" in found:
-        found["confidence"] = confidence.of(scores_of(folder / "answers" / f"{name}.jsonl"), rows)
-        more = {f"{name}/{key}": value for key, value in found["confidence"].items() if key != "n"}
+    if "confidence" in found and (sure := confidence.of(scores_of(folder / "answers" / f"{name}.jsonl"), rows)) is not None:
+        found["confidence"] = sure
+        more = {f"{name}/{key}": value for key, value in sure.items() if key != "n"}
     if "judge" in found:
         from lab.judge import verdicts
 
