@@ -103,7 +103,7 @@ KILLS = 3
 @pytest.mark.bar
 @pytest.mark.parametrize("family", ["tiny", "qwen3_vl", "llava"])
 def test_thirteen_sets_of_300_rows_are_asked_in_minutes_and_sigkill_leaves_the_same_bytes(family: str, composer, tmp_path: Path) -> None:
-    """`pytest tests/test_asking_benchmarks.py -m bar -k sigkill -s` prints the seconds of each undisturbed command; of all three below ten minutes."""
+    """`pytest tests/test_asking_benchmarks.py -m bar -k sigkill -s` prints the seconds of each undisturbed command; ten minutes for all three."""
     for name in SPECS:
         twins.seeded(tmp_path / "sets", name, ROWS)
     option = ["model=tiny"]
