@@ -69,8 +69,8 @@ class Elsewhere(BaseHTTPRequestHandler):
         with contextlib.suppress(ConnectionError):
             self.wfile.write(data)
 
-    def log_message(self, *_: object) -> None:
-        pass
+    def log_message(self, format: str, *args: object) -> None:
+        """Nowhere."""
 
 
 @pytest.fixture(scope="module")
