@@ -177,6 +177,26 @@ def test_sigterm_ends_in_a_checkpoint_of_that_step(reference, monkeypatch) -> No
     assert essence(x) == whole
 
 
+def test_ctrl_c_in_training_is_one_and_can_come_again(reference, monkeypatch) -> None:
+    """Lightning answers it by exit code 1 and has it ignored from then on."""
+    whole, make = reference
+    x, real, before = make(), Learner.training_step, signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def interrupted(self, batch, batch_idx):
+        if self.trainer.global_step == 7:
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "training_step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            alone(x)
+    assert signal.signal(signal.SIGINT, before) is signal.default_int_handler
+    assert runs.load(Path(x.tracking.runs_dir), identity(x)).status == runs.KILLED
+    alone(x)
+    assert essence(x) == whole
+
+
 def test_slurm_is_asked_to_start_the_job_again(monkeypatch, tmp_path) -> None:
     """Called by its path with the job's number, and with nothing else that the environment might hold."""
     from lab.host.stopping import requeue

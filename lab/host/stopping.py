@@ -95,6 +95,21 @@ def deferred() -> Iterator[Request]:
         raise Stopped(f"stopped by {REQUEST.by}")
 
 
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Within, Ctrl-C is a `KeyboardInterrupt` also where Lightning answers it by exit code 1, and it can come again afterwards."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as end:
+        if isinstance(end.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
+
+
 def seconds(max_time: str) -> float:
     """HH:MM:SS in seconds."""
     hours, minutes, rest = map(int, max_time.split(":"))

@@ -19,7 +19,7 @@ from lab import lora
 from lab.config import Experiment, TrainerSection, augments
 from lab.errors import ContractError, ModelError, TrainingError
 from lab.host.progress import Report, silent
-from lab.host.stopping import deferred
+from lab.host.stopping import deferred, interruptible
 from lab.model import Vlm
 from lab.store import curve_files
 from lab.training import capacity, checkpoints, devices, packed_rows, tree_rows
@@ -225,7 +225,7 @@ def take_steps(
         facts |= {"layout": {"asked": section.layout, "used": settled.layout, **settled.facts}} if settled.facts else {}
         if section.packing:
             saved = packed_rows.rehearse(working, splits["train"].encoder, data.upcoming(REHEARSED), size)
-        with deferred(), quiet_lightning():
+        with deferred(), quiet_lightning(), interruptible():
             trainer.fit(working, datamodule=data)
             return keeper.keep(trainer, working, ended=True), saved
 
