@@ -77,7 +77,7 @@ def export_run(runs_dir: Path, name: str, to: Path, merge: bool = False, step: i
                 f"--to {to}: nothing is written, as plain Transformers answers {done.plain.flips} of {done.plain.num_examples} questions "
                 "otherwise than the run. `lab verify` says whether the run itself still answers as measured."
             )
-        lines = told(x, done)
+        lines = describe(x, done)
         write_card(run, arm, done, folder, lines, step, runs.folder(runs_dir, run.identity))
         script = serving(run, arm, done, to)
         os.replace(folder, to)
@@ -88,7 +88,7 @@ def export_run(runs_dir: Path, name: str, to: Path, merge: bool = False, step: i
     return "\n".join([*lines, f"written to {to}; to serve it: {beside}", f"to upload it: {upload}"])
 
 
-def told(x: Experiment, done: Exported) -> list[str]:
+def describe(x: Experiment, done: Exported) -> list[str]:
     """What was done and measured, in sentences."""
     quantised = x.model.quantisation.value
     lines = [f"the folder holds the whole model: {done.whole}" if done.whole else "the folder holds the adapter alone, for PEFT over its base"]

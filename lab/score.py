@@ -219,7 +219,7 @@ def stands(place: Path, origin: Origin, replace: bool) -> bool:
     return False
 
 
-def told(run: Run, numbers: dict[str, float], by: Scorer) -> str:
+def describe(run: Run, numbers: dict[str, float], by: Scorer) -> str:
     """A line for a person."""
     shown = {key: value for key, value in numbers.items() if not key.endswith(("_low", "_high"))}
     parts = []
@@ -239,7 +239,7 @@ def act(given: argparse.Namespace) -> int:
 
     for run in found:
         numbers = score(run, given.runs_dir, given.split, by, given.replace, bars())
-        print(told(run, numbers, by), flush=True)
+        print(describe(run, numbers, by), flush=True)
     return sync.deliver([run for run in found if run.config["tracking"].get("enabled")], str(given.runs_dir))
 
 

@@ -13,7 +13,7 @@ from synthetic_runs import Questions, answers, write_run
 from lab import run as running
 from lab.config import Experiment, as_dict
 from lab.report import checks, compare, select_runs
-from lab.report.alike import Realised, alike, told
+from lab.report.alike import Realised, alike, describe
 from lab.report.measure import Measured, measure_all
 from lab.run import Prepared
 from lab.sweeping import arms
@@ -103,7 +103,7 @@ def test_arms_that_come_to_the_same_are_told_with_the_reason(name: str, composed
     one, other, reason = SAME[name]
     (members,) = groups(prepared, composed(*one), composed(*other))
     assert [member.label for member in members] == ["arm 0", "arm 1"]
-    assert reason in told(members)
+    assert reason in describe(members)
 
 
 @pytest.mark.parametrize("name", DIFFERENT)

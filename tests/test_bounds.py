@@ -116,7 +116,7 @@ def test_numbers_beyond_their_bounds_are_refused(key: str, given) -> None:
         with pytest.raises(ConfigError) as refused:
             given(key, asked) if value == 10**400 else bounds.check_number(key, asked, bound)
         assert str(refused.value).startswith(f"{key}="), value
-        assert bound.told in str(refused.value) and len(str(refused.value)) < 400
+        assert bound.rule in str(refused.value) and len(str(refused.value)) < 400
 
 
 @pytest.mark.parametrize("key", [key for key, kinds in hints() if key in BOUNDS and type(None) not in kinds])

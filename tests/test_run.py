@@ -240,7 +240,7 @@ def test_epochs_and_early_stopping(small) -> None:
 
 def test_the_self_check_tells_a_shared_base_from_another(small, capsys) -> None:
     """It says bit-identical where it is, and shows the gap where the shared features are not those of the base."""
-    from lab.sweeping.selfcheck import self_check, told
+    from lab.sweeping.selfcheck import describe, self_check
 
     x = small("lora.lora_dropout=0.1", "tracking.enabled=false")
     prepared = running.prepare(x)
@@ -248,7 +248,7 @@ def test_the_self_check_tells_a_shared_base_from_another(small, capsys) -> None:
     for store in prepared.stores.values():
         store.set_shards([dataclasses.replace(shard, values=shard.values * 1.01) for shard in store.shards])
     difference = self_check(x, prepared)
-    assert difference > 0.0 and "largest difference" in told(difference, "arm") and "bit-identical" in told(0.0, "arm")
+    assert difference > 0.0 and "largest difference" in describe(difference, "arm") and "bit-identical" in describe(0.0, "arm")
     again = [small("lora.lora_dropout=0.1", "tracking.enabled=false", "sweep.self_check=true", f"lora.r={r}") for r in (2, 4)]
     assert sweep(*again) == 0
     assert "check:    shared base against alone, first 3 steps of" in capsys.readouterr().out

@@ -48,12 +48,12 @@ def check_number(key: str, value: Any, bounds: Bounds, schema: type = Experiment
     if isinstance(value, list) and len(value) != (bounds.length or max(1, len(value))):
         wanted = f"{bounds.length} numbers are needed, as in {default_of(key, schema)}"
         wanted = wanted if bounds.length else "it must hold at least one number, or be null"
-        raise ConfigError(f"{key}={told(value)}: {wanted}.")
+        raise ConfigError(f"{key}={spelled(value)}: {wanted}.")
     given = value if isinstance(value, list) else [value]
     wrong = [one for one in given if one is not None and not bounds.hold(one)]
     if wrong:
         each = f" {short(wrong[0])} is out of bounds:" if isinstance(value, list) else ""
-        raise ConfigError(f"{key}={told(value)}:{each} {bounds.told}{', or null' if nullable(key, schema) else ''}.")
+        raise ConfigError(f"{key}={spelled(value)}:{each} {bounds.rule}{', or null' if nullable(key, schema) else ''}.")
 
 
 def check_word(key: str, value: Any, words: Words, schema: type = Experiment) -> None:
@@ -64,7 +64,7 @@ def check_word(key: str, value: Any, words: Words, schema: type = Experiment) ->
         legal = ", ".join([*words.legal, *filter(None, [words.also_told]), *(["null"] if nullable(key, schema) else [])])
         what = f" {short(repr(wrong[0]))} is none of them." if isinstance(value, list) else ""
         why = f" {wrong[0]}: {words.refused[wrong[0]]}." if wrong[0] in words.refused else did_you_mean(wrong[0], words.legal)
-        raise ConfigError(f"{key}={told(value)}: legal values are {legal}.{what}{why}")
+        raise ConfigError(f"{key}={spelled(value)}: legal values are {legal}.{what}{why}")
 
 
 def default_of(key: str, schema: type = Experiment) -> Any:
@@ -82,6 +82,6 @@ def nullable(key: str, schema: type = Experiment) -> bool:
     return type(None) in typing.get_args(typing.get_type_hints(owner)[name])
 
 
-def told(value: Any) -> str:
+def spelled(value: Any) -> str:
     """A given value for a message."""
     return f"[{', '.join(map(short, value))}]" if isinstance(value, list) else short(value)

@@ -25,7 +25,7 @@ class Bounds:
         return self.least <= value and (value < self.most if self.open_above else value <= self.most)
 
     @property
-    def told(self) -> str:
+    def rule(self) -> str:
         """`it must be at least 0 and at most 1024`, `it must lie in [0, 1)`."""
         if self.open_above:
             return f"it must lie in [{self.least:g}, {self.most:g})"

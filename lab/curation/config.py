@@ -156,5 +156,5 @@ def check(config: Curation) -> None:
     if "{metadata}" not in config.prompt.text:
         raise ConfigError("prompt.text: it must hold {metadata}, in whose place the attributes of a product are put.")
     if not config.curation.split[0]:
-        raise ConfigError(f"curation.split={bounds.told(config.curation.split)}: train, the first, must have a share above 0.")
+        raise ConfigError(f"curation.split={bounds.spelled(config.curation.split)}: train, the first, must have a share above 0.")
     check_service(config.service)

@@ -95,11 +95,11 @@ def check_augment(dial: DataDial) -> None:
     for key, value in vars(dial.augment).items():
         if value != getattr(unset, key) and named(dial.name).kind != Regions.kind:
             raise ConfigError(
-                f"data.augment.{key}={bounds.told(value)}: data={dial.name} has no boxes that would move with the picture, and what is asked of a "
-                f"changed one may no longer be true. Give data.augment.{key}={bounds.told(getattr(unset, key))}, or data=boxes."
+                f"data.augment.{key}={bounds.spelled(value)}: data={dial.name} has no boxes that would move with the picture, and what is asked of a "
+                f"changed one may no longer be true. Give data.augment.{key}={bounds.spelled(getattr(unset, key))}, or data=boxes."
             )
     if dial.augment.scale[0] > dial.augment.scale[1]:
-        raise ConfigError(f"data.augment.scale={bounds.told(dial.augment.scale)}: the least factor comes first, as in [0.8,1.25].")
+        raise ConfigError(f"data.augment.scale={bounds.spelled(dial.augment.scale)}: the least factor comes first, as in [0.8,1.25].")
 
 
 def check_video(dial: DataDial) -> None:
@@ -216,7 +216,7 @@ def reject_others(dial: DataDial) -> None:
     unset = type(dial)()
     for key, value in vars(dial).items():
         if key not in ("name", "parts", *WHOLE) and value != getattr(unset, key):
-            raise ConfigError(f"data.{key}={bounds.told(value)}: each part of a mixture has its own. Give it there, as in 'pairs {key}={value}'.")
+            raise ConfigError(f"data.{key}={bounds.spelled(value)}: each part of a mixture has its own. Give it there, as in 'pairs {key}={value}'.")
 
 
 def lead(dial: DataDial) -> DataDial:

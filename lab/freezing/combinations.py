@@ -36,7 +36,7 @@ def check(x: Experiment) -> None:
     for key, first in (("ask", "score"), ("splits", "dev")):
         values = getattr(x.evaluation, key)
         if first not in values or (key == "ask" and values[0] != first):
-            raise ConfigError(f"evaluation.{key}={bounds.told(values)}: {first} is always asked; add it{' first' if key == 'ask' else ''}.")
+            raise ConfigError(f"evaluation.{key}={bounds.spelled(values)}: {first} is always asked; add it{' first' if key == 'ask' else ''}.")
     if x.evaluation.shared_prefix and x.conditioning.name != "prefix":
         raise ConfigError(
             f"evaluation.shared_prefix=true: with conditioning={x.conditioning.name} a question's words meet the images in every "
@@ -73,7 +73,7 @@ def check_optim(section: Optim) -> None:
         value = getattr(section, key)
         if section.schedule is not Schedule.steps and value != getattr(Optim(), key):
             schedule = section.schedule.value
-            raise ConfigError(f"optim.{key}={bounds.told(value)}: optim.schedule={schedule} does not read it. Choose optim.schedule=steps.")
+            raise ConfigError(f"optim.{key}={bounds.spelled(value)}: optim.schedule={schedule} does not read it. Choose optim.schedule=steps.")
 
 
 def check_device_map(x: Experiment) -> None:
@@ -112,7 +112,7 @@ def check_race(x: Experiment) -> None:
     rungs, pace = x.race.rungs, x.race.pace
     if any(first >= second for first, second in itertools.pairwise(rungs)) or len(pace) != len(rungs):
         raise ConfigError(
-            f"race.rungs={bounds.told(rungs)}, race.pace={bounds.told(pace)}: rungs rise, and every rung has its pace, as in "
+            f"race.rungs={bounds.spelled(rungs)}, race.pace={bounds.spelled(pace)}: rungs rise, and every rung has its pace, as in "
             "race.rungs=[0.25,0.5] race.pace=[0.6,0.2]."
         )
     refused = {
@@ -128,7 +128,7 @@ def check_race(x: Experiment) -> None:
         if given:
             set_to = "." if remedy is None else f". Set {key}={remedy}, or sweep.race=null."
             value = bounds.value_of(x, key)
-            spelled = bounds.told(value.value if isinstance(value, Enum) else value)
+            spelled = bounds.spelled(value.value if isinstance(value, Enum) else value)
             raise ConfigError(f"{key}={spelled} beside sweep.race={x.sweep.race.value}: {why}{set_to}")
 
 

@@ -26,7 +26,7 @@ def sources_of(given: Sequence[Any]) -> list[dict[str, Any]]:
                 raise ConfigError(f"{told}: {key} is no key of a source.{did_you_mean(key, tuple(bounds.SOURCE))} Legal: {legal}.")
             of = bounds.SOURCE.get(key)
             if of is not None and value is not None and not (bounds.is_number(value) and of.hold(value) and (key != "cap" or value == int(value))):
-                raise ConfigError(f"{told}: {key} is {bounds.short(value)}; {of.told}, or left out.")
+                raise ConfigError(f"{told}: {key} is {bounds.short(value)}; {of.rule}, or left out.")
         kept = {key: value for key, value in source.items() if value is not None}
         found.append({**kept, "path": paths.expanded(source["path"], "data.sources")})
     weighed = [source for source in found if "weight" in source]

@@ -48,7 +48,7 @@ def structured(schema: type) -> DictConfig:
 def wrong_type(error: OmegaConfBaseException, composed: DictConfig) -> str:
     """What OmegaConf says of a value of another type, headed by its key and the value."""
     key = error.full_key or ""
-    return f"{key}={bounds.told(OmegaConf.select(composed, key))}: {(error.msg or str(error)).strip()}."
+    return f"{key}={bounds.spelled(OmegaConf.select(composed, key))}: {(error.msg or str(error)).strip()}."
 
 
 def reject_unknown(given: dict[str, Any], schema: type, prefix: str = "") -> None:

@@ -65,12 +65,12 @@ def check(dial: LoraDial, quantisation: str, family: Family) -> None:
             raise ConfigError(f"lora.full=[{part}]: model.family={family.name} has no such part. Legal here: {', '.join(family.trainable_parts)}.")
     if "llm" in dial.full and quantisation != "none":
         raise ConfigError(
-            f"lora.full={told(dial)}, model.quantisation={quantisation}: weights of few bits cannot train. Give model.quantisation=none, or "
+            f"lora.full={spelled(dial)}, model.quantisation={quantisation}: weights of few bits cannot train. Give model.quantisation=none, or "
             "leave llm out and train it by adapters."
         )
 
 
-def told(dial: LoraDial) -> str:
+def spelled(dial: LoraDial) -> str:
     """`lora.full` as it is typed."""
     return f"[{','.join(dial.full)}]"
 
@@ -98,12 +98,12 @@ def full_names(vlm: Vlm, dial: LoraDial) -> list[str]:
         if len({trains[name] for name in names}) > 1:
             inside, outside = (next(name for name in names if trains[name] is inside) for inside in (True, False))
             raise ModelError(
-                f"lora.full={told(dial)}: {inside} is one with {outside}, which is of another part, and would change with it. Train both parts, "
+                f"lora.full={spelled(dial)}: {inside} is one with {outside}, which is of another part, and would change with it. Train both parts, "
                 "or give model.untied_head=true where it is the output head."
             )
     for part in dial.full:
         if not any(vlm.family.trains_whole(name, [part]) for name in trains):
-            raise ModelError(f"lora.full={told(dial)}: this model has no weights in its {part}, so nothing of it would train. Leave it out.")
+            raise ModelError(f"lora.full={spelled(dial)}: this model has no weights in its {part}, so nothing of it would train. Leave it out.")
     return [names[0] for names in by_id.values() if trains[names[0]]]
 
 

@@ -39,7 +39,7 @@ def alike(arms: Sequence[Realised]) -> list[list[Realised]]:
     return [members for members in groups.values() if len(members) > 1]
 
 
-def told(members: Sequence[Realised]) -> str:
+def describe(members: Sequence[Realised]) -> str:
     """One line: which arms, which keys differ, and why that makes no difference."""
     named = "; ".join(arm.label for arm in members)
     reasons: dict[str, list[str]] = {}

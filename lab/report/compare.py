@@ -13,7 +13,7 @@ from lab.answers.predictions import PredictionTable
 from lab.config import identity_values
 from lab.errors import LabError
 from lab.host.progress import Report, silent
-from lab.report.alike import Realised, alike, told
+from lab.report.alike import Realised, alike, describe
 from lab.report.measure import Measured, Result
 from lab.statistics.comparing import Comparison, Paired, compare_paired, paired
 from lab.statistics.metrics import columns
@@ -170,7 +170,7 @@ def once(every: Sequence[Group], notes: list[str]) -> list[Group]:
     left_out: set[str] = set()
     for members in alike([realised(group) for group in every]):
         left_out |= {member.label for member in members[1:]}
-        notes.append(f"{told(members)} They are not compared with each other; {members[0].label} stands for them.")
+        notes.append(f"{describe(members)} They are not compared with each other; {members[0].label} stands for them.")
     return [group for group in every if group.label not in left_out]
 
 

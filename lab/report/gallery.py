@@ -67,7 +67,7 @@ def gallery_blocks(findings: Findings, number: int) -> list[Block]:
         small = pictures(list(samples.values()), shown=clip_files.shown(arms[0].arm.folder))
     except LabError as error:
         return [*page, Warn(f"No gallery: {error}")]
-    told = [page_of(findings.kind.name).told(table) for table in tables]
+    told = [page_of(findings.kind.name).in_words(table) for table in tables]
     right = rights(tables, findings.kind.main)
 
     def case(row: int) -> Case:
@@ -96,7 +96,7 @@ def answers_gallery(table: PredictionTable, split: Split, number: int) -> list[B
     opening = Paragraph(f"{shown} of {count(len(table))} answers with their probability, the least sure first.")
     if own is not None:
         return [opening, *own([("", "")], [table], {row: split[row] for row in rows}, False)]
-    samples, told = [split[row] for row in rows], page_of(table.kind).told(table)
+    samples, told = [split[row] for row in rows], page_of(table.kind).in_words(table)
     small = pictures(samples)
     cases = [
         Case(

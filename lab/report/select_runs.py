@@ -93,7 +93,7 @@ def choose(runs_dir: Path, sweep: str | None = None, run_ids: Sequence[str] = ()
     if record is None:
         name = named[0].identity if len(named) == 1 else f"runs-{text_hash(*(run.identity for run in named), digits=8)}"
         return select(name, named[0].name if len(named) == 1 else f"{len(named)} runs", runs_dir, named, None)
-    arms = [told(runs.look(runs_dir, name)) or not_started(runs_dir, name) for name in dict.fromkeys(record.arms)]
+    arms = [warned_of(runs.look(runs_dir, name)) or not_started(runs_dir, name) for name in dict.fromkeys(record.arms)]
     arms = [run for run in arms if run.status != STOPPED]  # `lab.report.race` says which
     extra = [run for run in named if run.identity not in record.arms]
     name = f"{record.identity}-{text_hash(*(run.identity for run in extra), digits=8)}" if extra else record.identity
@@ -130,13 +130,13 @@ def find_sweep(runs_dir: Path, asked: str | None) -> Sweep | None:
 def load_named(runs_dir: Path, identity: str, alone: bool) -> Run:
     """Load a run that was asked for by its id. Raises `LabError` if it is not there, or, asked for alone, cannot be read."""
     legal = [path.parent.name for path in runs_dir.glob("*/run.json")]
-    run = None if identity not in legal else runs.load(runs_dir, identity) if alone else told(runs.look(runs_dir, identity))
+    run = None if identity not in legal else runs.load(runs_dir, identity) if alone else warned_of(runs.look(runs_dir, identity))
     if run is None:
         raise LabError(f"--run={identity}: {runs_dir} holds no such run.{did_you_mean(identity, legal)}")
     return run
 
 
-def told(run: Run | None) -> Run | None:
+def warned_of(run: Run | None) -> Run | None:
     """The same run; a line says so if it cannot be read."""
     if run is not None and run.status == UNREADABLE:
         log.warning("%s It is reported without numbers.", run.error)

@@ -56,7 +56,7 @@ def show(x: Experiment, samples: Iterable[Sample], number: int, path: Path, colo
             problems.append(f"problem: {fault}")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, page(found))
-    return "\n\n".join([*(told(one, colour) for one in found), *problems, f"the same with pictures: {path}"])
+    return "\n\n".join([*(render(one, colour) for one in found), *problems, f"the same with pictures: {path}"])
 
 
 def page(found: Sequence[Transcript]) -> str:
@@ -69,7 +69,7 @@ def page(found: Sequence[Transcript]) -> str:
     return to_html(blocks, "What is learned")
 
 
-def told(one: Transcript, colour: bool) -> str:
+def render(one: Transcript, colour: bool) -> str:
     """One as text; what is learned in green, or between ⟦ and ⟧."""
     if not colour:
         return f"{''.join(one.title)}\n{one.marked}"

@@ -60,14 +60,14 @@ class Bases:
     def check(self, todo: Sequence[tuple[Experiment, Run]]) -> list[str]:
         """What the self-check says of the first arm that trained over a base, if it was asked for; once for each base."""
         from lab import run as running
-        from lab.sweeping.selfcheck import self_check, told
+        from lab.sweeping.selfcheck import describe, self_check
 
         for x, record in todo:
             key = running.shared_key(x)
             if x.sweep.self_check and trains(x) and len(todo) > 1 and key not in self.checked:
                 self.checked.add(key)
                 difference = self_check(x, self.prepared[key])
-                return [] if difference is None else [told(difference, record.name)]
+                return [] if difference is None else [describe(difference, record.name)]
         return []
 
 
@@ -135,10 +135,10 @@ def refuse(group: Sequence[Arm], records: dict[str, Run], error: LabError, alone
 def warn_of_equal_arms(named: Sequence[tuple[str, Experiment]], prepared: Prepared) -> None:
     """Warn of arms that would train the same model on the same inputs under several names."""
     from lab import run as running
-    from lab.report.alike import Realised, alike, told
+    from lab.report.alike import Realised, alike, describe
 
     for members in alike([Realised(name, as_dict(x), running.realised(x, prepared)) for name, x in named]):
-        log.warning("%s", told(members))
+        log.warning("%s", describe(members))
 
 
 def one_after_another(todo: Sequence[tuple[Experiment, Run]], prepared: Prepared, started: float, pause_at: int | None) -> None:

@@ -86,7 +86,7 @@ def self_check(x: Experiment, prepared: Prepared) -> float | None:
         process.join()
 
 
-def told(difference: float, name: str) -> str:
+def describe(difference: float, name: str) -> str:
     """The answer in a sentence."""
     same = "bit-identical" if difference == 0.0 else f"largest difference of a weight {difference:.3g}"
     return f"shared base against alone, first {STEPS} steps of {name}: {same}"

@@ -34,14 +34,14 @@ class Trackers:
         self.others: list[Delivery] = [WandbSync(section)] if section.enabled and AlsoTracked.wandb in section.also else []
 
     @property
-    def told(self) -> bool:
+    def user_knows(self) -> bool:
         """Whether the user knows that a tracker is away."""
-        return any(tracker.told for tracker in (self.mlflow, *self.others))
+        return any(tracker.user_knows for tracker in (self.mlflow, *self.others))
 
-    @told.setter
-    def told(self, value: bool) -> None:
+    @user_knows.setter
+    def user_knows(self, value: bool) -> None:
         for tracker in (self.mlflow, *self.others):
-            tracker.told = value
+            tracker.user_knows = value
 
     def deliver_all(self, identities: Sequence[str], sweep: str | None = None, check: bool = False) -> int:
         """Bring the trackers up to date with several runs, then MLflow with their sweep; return how many runs all of them have."""
@@ -81,7 +81,7 @@ class BackgroundSync:
         self.process.join()
         self.writer.close()
         if self.process.exitcode == EXIT_WARNED:
-            self.trackers.told = True
+            self.trackers.user_knows = True
         elif self.process.exitcode != 0:  # it was stopped, as by a SIGTERM to all processes of a job
             self.trackers.deliver_all(self.wanted(), self.sweep)
 
@@ -98,8 +98,8 @@ class BackgroundSync:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         self.writer.close()  # so that the pipe ends with the parent
-        told, trackers = self.trackers.told, Trackers(self.trackers.section)
-        trackers.told = told
+        user_knows, trackers = self.trackers.user_knows, Trackers(self.trackers.section)
+        trackers.user_knows = user_knows
         machine = SystemMetrics(trackers.mlflow.runs_dir)
         while True:
             wanted = self.wanted()
@@ -108,4 +108,4 @@ class BackgroundSync:
             if self.reader.poll(self.every_s):
                 break
         trackers.deliver_all(self.wanted(), self.sweep)
-        raise SystemExit(EXIT_WARNED if trackers.told else 0)
+        raise SystemExit(EXIT_WARNED if trackers.user_knows else 0)

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 class Delivery(ABC):
     """Delivers run folders of one `runs_dir` to one tracker. A tracker that is away is told of once and costs no run.
 
-    away: why it gave no answer to the last delivery, or None. told: whether the user knows. strange: what was said of files that
+    away: why it gave no answer to the last delivery, or None. user_knows: of it. strange: what was said of files that
     cannot be read.
     """
 
@@ -29,7 +29,7 @@ class Delivery(ABC):
         self.section = section
         self.runs_dir = Path(section.runs_dir)
         self.away: str | None = None
-        self.told = False
+        self.user_knows = False
         self.strange: set[str] = set()
 
     def deliver(self, identity: str, check: bool = False) -> bool:
@@ -86,11 +86,11 @@ class Delivery(ABC):
 
     def tell(self, error: Exception, what: str) -> None:
         """Say once that the tracker is away or refuses, and that nothing is lost."""
-        if not self.told:
+        if not self.user_knows:
             reason = without_secrets(str(error)).strip().split("\n")[0][:300]
             where = "" if self.section.runs_dir == "runs" else f" --runs-dir {shlex.quote(self.section.runs_dir)}"
             log.warning(
                 "%s at %s %s (%s). Nothing is lost: runs are kept in %s, and what is missing is delivered as soon as it can "
                 "be, or by `python -m lab.sync%s`.", self.title, self.address, what, reason, self.runs_dir, where,
             )  # fmt: skip
-        self.told = True
+        self.user_knows = True

@@ -47,7 +47,7 @@ class Choice:
         return self.fixed + (self.checkpointed if self.on else self.plain)
 
     @property
-    def told(self) -> str:
+    def why(self) -> str:
         """Why it is on where nobody asked for it."""
         return (
             f"memory: a step would need {(self.fixed + self.plain) / 1e9:.1f} GB of {self.there / 1e9:.1f} GB, so gradient checkpointing is on, "

@@ -128,7 +128,7 @@ def train(
     require_votes(x.optim, splits["train"])
     choice = choice or capacity.choose(x.trainer, x.optim, vlm, splits["train"])
     if choice.on and not choice.asked:
-        log.warning("%s", choice.told)
+        log.warning("%s", choice.why)
     x = capacity.settled(x, choice.on)
     number = splits["train"].epoch_length
     learner = Learner(vlm, x.optim, splits["train"].encoder.readout, num_steps(x.trainer, number), epoch_steps(x.trainer, number))

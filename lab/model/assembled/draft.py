@@ -56,7 +56,7 @@ def text_config_of(llm: Source, tokenizer: Any) -> tuple[Any, int]:
     config = copy.deepcopy(llm.config)
     rows = config.vocab_size
     if config.pad_token_id is not None and not 0 <= config.pad_token_id < rows:
-        raise ModelError(f"{llm.told}: its pad_token_id={config.pad_token_id} is no row of its vocabulary of {rows}. Correct its config.json.")
+        raise ModelError(f"{llm.spelled}: its pad_token_id={config.pad_token_id} is no row of its vocabulary of {rows}. Correct its config.json.")
     config.vocab_size = max(rows, max(tokenizer.get_vocab().values()) + 1)
     config.pad_token_id = tokenizer.pad_token_id
     return config, rows

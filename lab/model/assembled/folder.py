@@ -143,7 +143,7 @@ def require_same_text(plan: Draft, difference: float) -> None:
     """Raise a `ModelError` for an assembled model that reads text otherwise than its language model."""
     if not difference <= TOLERANCE:  # also of nan
         raise ModelError(
-            f"{plan.llm.told}: assembled, text alone has logits that differ by {difference:.3g} from its own, more than {TOLERANCE:g}: a value of "
+            f"{plan.llm.spelled}: assembled, text alone has logits that differ by {difference:.3g} from its own, more than {TOLERANCE:g}: a value of "
             "its config.json has no counterpart in the assembled one. Nothing is kept; give another language model."
         )
 
@@ -156,11 +156,11 @@ def require_layout(plan: Draft, folder: Path) -> None:
     flags = [bool(each.get("tie_word_embeddings", default)) for each, default in ((config, True), (config["text_config"], tied))]
     names = sources.Source("", str(folder), plan.config, tuple(files)).tensors()
     if flags != [tied, tied] or torn(files, tied):
-        raise ModelError(f"{plan.llm.told}: assembled, tie_word_embeddings of the outer and the text config do not say what {WEIGHTS} holds.")
+        raise ModelError(f"{plan.llm.spelled}: assembled, tie_word_embeddings of the outer and the text config do not say what {WEIGHTS} holds.")
     if plan.tower[1]:  # the tower's source is a published checkpoint of the same class
         other = patterns(names) ^ patterns(plan.vision.tensors())
         if other:
-            raise ModelError(f"{plan.vision.told}: assembled, names of tensors differ from its own (first: {sorted(other)[0]}).")
+            raise ModelError(f"{plan.vision.spelled}: assembled, names of tensors differ from its own (first: {sorted(other)[0]}).")
 
 
 def patterns(names: list[str]) -> set[str]:

@@ -91,7 +91,7 @@ def tower_of(dial: ModelDial, vision: Source) -> tuple[Tower, Any]:
     whole = vision.config.model_type
     if whole == "dinov2_with_registers":
         why = "it has register tokens, which LLaVA would take for pieces of the picture"
-        raise ModelError(f"{vision.told}: {why}. Give a DINOv2 without registers.")
+        raise ModelError(f"{vision.spelled}: {why}. Give a DINOv2 without registers.")
     config = copy.deepcopy(vision.config.vision_config if whole in WHOLE else vision.config)
     blocks = config.num_hidden_layers
     if -dial.vision_feature_layer > blocks:
@@ -100,7 +100,7 @@ def tower_of(dial: ModelDial, vision: Source) -> tuple[Tower, Any]:
         )
     if config.image_size % config.patch_size:
         raise ModelError(
-            f"{vision.told}: its pictures are {config.image_size} pixels wide and its patches {config.patch_size}, which does not divide that, so "
+            f"{vision.spelled}: its pictures are {config.image_size} pixels wide and its patches {config.patch_size}, which does not divide that, so "
             "its tokens are not those that the processor counts. Give another tower."
         )
     tower = TOWERS[WHOLE.get(whole, whole)]
@@ -115,7 +115,7 @@ def images_of(vision: Source, config: Any) -> Any:
     side = config.image_size
     if not images.do_normalize or len(images.image_mean) != config.num_channels:
         why = "its preprocessor_config.json gives no mean and deviation of colours, without which the tower sees others"
-        raise ModelError(f"{vision.told}: {why}. Write image_mean and image_std there.")
+        raise ModelError(f"{vision.spelled}: {why}. Write image_mean and image_std there.")
     if images.do_center_crop:
         images.size = {"shortest_edge": side}
     else:
@@ -156,7 +156,7 @@ def ends_of(processor: Any, llm: Source) -> list[int]:
     ids = processor.tokenizer(end, add_special_tokens=False)["input_ids"]
     if placeholder != 1 or len(ids) != 1:
         raise ModelError(
-            f"{llm.told}: its chat template writes {placeholder} placeholders of one picture and ends an answer with {end!r}, {len(ids)} tokens; "
+            f"{llm.spelled}: its chat template writes {placeholder} placeholders of one picture and ends an answer with {end!r}, {len(ids)} tokens; "
             "one of each is needed. Delete its chat template, and LLaVA-1.5's turns take its place."
         )
     return [*ids, processor.tokenizer.eos_token_id]

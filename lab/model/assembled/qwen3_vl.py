@@ -65,13 +65,13 @@ def require_fit(dial: ModelDial, vision: Source, llm: Source) -> None:
     levels, blocks = len(vision.config.vision_config.deepstack_visual_indexes), llm.config.num_hidden_layers
     if levels > blocks:
         raise ModelError(
-            f"{llm.told}: it has {blocks} block{'s' * (blocks > 1)}, and the tower of {vision.where} speaks to {levels} (DeepStack), so that the "
+            f"{llm.spelled}: it has {blocks} block{'s' * (blocks > 1)}, and the tower of {vision.where} speaks to {levels} (DeepStack), so that the "
             "last levels would never be added. Give a language model with as many blocks."
         )
     section, width = vision.config.text_config.rope_parameters.get("mrope_section", MROPE), llm.config.head_dim
     if 2 * sum(section) != width:
         raise ModelError(
-            f"{llm.told}: its heads are {width} wide, and M-RoPE of {vision.where} divides {2 * sum(section)} numbers ({list(section)}). "
+            f"{llm.spelled}: its heads are {width} wide, and M-RoPE of {vision.where} divides {2 * sum(section)} numbers ({list(section)}). "
             "Give a language model with heads of that width."
         )
     there = vision.config.vision_config.out_hidden_size
@@ -82,4 +82,6 @@ def require_fit(dial: ModelDial, vision: Source, llm: Source) -> None:
         )
     sliding = getattr(llm.config, "use_sliding_window", False) and llm.config.sliding_window
     if sliding:
-        raise ModelError(f"{llm.told}: it attends within a window of {sliding} tokens, as Qwen3-VL's blocks cannot. Give a language model without.")
+        raise ModelError(
+            f"{llm.spelled}: it attends within a window of {sliding} tokens, as Qwen3-VL's blocks cannot. Give a language model without."
+        )

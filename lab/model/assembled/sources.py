@@ -28,7 +28,7 @@ class Source:
     files: tuple[Path, ...]
 
     @property
-    def told(self) -> str:
+    def spelled(self) -> str:
         """As an error begins."""
         return f"{self.key}={self.where}"
 
@@ -73,7 +73,7 @@ def read(key: str, where: str, legal: Sequence[str], why: str = "") -> Source:
 def require_head(source: Source) -> None:
     """Raise a `ModelError` where a language model's `tie_word_embeddings` is not what its files hold."""
     if why := torn(source.files, bool(source.config.tie_word_embeddings)):
-        raise ModelError(f"{source.told}: {why}")
+        raise ModelError(f"{source.spelled}: {why}")
 
 
 def processor_file(source: Source, kind: str) -> Any:
@@ -84,7 +84,7 @@ def processor_file(source: Source, kind: str) -> Any:
         return getattr(transformers, kind).from_pretrained(source.where)
     except (OSError, ValueError) as error:
         first = str(error).strip().split("\n")[0]
-        raise ModelError(f"{source.told}: {kind} finds nothing there ({first}). Put its files beside the weights.") from None
+        raise ModelError(f"{source.spelled}: {kind} finds nothing there ({first}). Put its files beside the weights.") from None
 
 
 def load(source: Source, name: str) -> torch.nn.Module:
@@ -95,7 +95,7 @@ def load(source: Source, name: str) -> torch.nn.Module:
     lacking = sorted([*info["missing_keys"], *(each[0] for each in info["mismatched_keys"])])
     if lacking:
         what = f"{len(lacking)} of the tensors of {name} (first: {lacking[0]})"
-        raise ModelError(f"{source.told}: its files lack {what}, or have them in another shape. Take weights and config.json from one checkpoint.")
+        raise ModelError(f"{source.spelled}: its files lack {what}, or have them in another shape. Take weights and config.json from one checkpoint.")
     return model.requires_grad_(False).eval()
 
 

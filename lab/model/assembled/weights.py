@@ -44,7 +44,7 @@ def write(draft: Draft, family: Family, dial: ModelDial, folder: Path) -> dict[s
                 told[how].append(name)
         elif key not in source or (source is tower and source[key].shape != place.shape):
             told_source = draft.vision if source is tower else draft.llm
-            raise ModelError(f"{told_source.told}: it has no tensor for {name}. Give a checkpoint of the route's kind.")
+            raise ModelError(f"{told_source.spelled}: it has no tensor for {name}. Give a checkpoint of the route's kind.")
         else:
             state[name] = grown(source[key], place.shape[0])
         taken.add((source is tower, key))
@@ -104,4 +104,4 @@ def require_all_taken(draft: Draft, tower: dict[str, Any], language: dict[str, A
     for source, names in ((draft.vision, over), (draft.llm, [name for name in language if (False, name) not in taken])):
         if names:
             what = f"{len(names)} of its tensors have no place in the assembled model (first: {names[0]})"
-            raise ModelError(f"{source.told}: {what}, which would compute something else. Give another checkpoint.")
+            raise ModelError(f"{source.spelled}: {what}, which would compute something else. Give another checkpoint.")

@@ -30,7 +30,7 @@ class KindPage:
     baseline_needs: columns that it reads beside the truth. guessed: what guessing gets, in words.
     reading: how an answer is read and judged, in words, from the config. details: own numbers of an arm, from dev and minival (None, and
     why). confidence: of these, how sure its answers are, or None; compared: what is right against which confidence, in words.
-    remarks: what a reader must know first. told: of every row of a whole table the reference and what was answered, in words.
+    remarks: what a reader must know first. in_words: of every row of a whole table the reference and what was answered, in words.
     subsets: the headline by subset, or None.
     calibration, diagnostics: own chapters, the first with a function that places a figure by its name. figures: own ones, by names of
     `figure_names`. gallery: shows the samples of some rows, the worst first, from (label, run) of each arm and its table, known: whether
@@ -51,7 +51,7 @@ class KindPage:
     confidence: Callable[[Measured], Confidence | None]
     compared: str
     remarks: Callable[[Sequence[Measured]], list[str]]
-    told: Callable[[PredictionTable], list[tuple[str, str]]]
+    in_words: Callable[[PredictionTable], list[tuple[str, str]]]
     subsets: Callable[[Sequence[Measured]], Table | None]
     calibration: Callable[[Findings, Callable[[str], list[Block]]], list[Block]]
     diagnostics: Callable[[Findings], list[Block]]

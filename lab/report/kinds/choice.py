@@ -75,7 +75,7 @@ def baseline(table: PredictionTable) -> tuple[str, dict[str, float]]:
     return f"always {max(table.options, key=len)[commonest]}", {"accuracy": float(right.mean()), "consistency": consistency}
 
 
-def told(table: PredictionTable) -> list[tuple[str, str]]:
+def in_words(table: PredictionTable) -> list[tuple[str, str]]:
     """The right option, and the answered one with its probability."""
     rows = zip(table.options, table.right.tolist(), table.answered.tolist(), table.confidence.tolist(), strict=True)
     return [(options[right], f"{said} ({100 * confidence:.0f} %)") for options, right, said, confidence in rows]
@@ -198,7 +198,7 @@ PAGE = KindPage(
     confidence=lambda m: m.details.confidence,
     compared="right answers against confidence",
     remarks=little_mass,
-    told=told,
+    in_words=in_words,
     subsets=subsets_table,
     calibration=calibration_blocks,
     diagnostics=swapped_blocks,

@@ -74,7 +74,7 @@ def reading(config: Mapping[str, Any]) -> str:
     return f"written greedily up to {most} tokens, read by prompt.boxes={config.get('prompt', {}).get('boxes') or 'the default of the family'}"
 
 
-def told(table: PredictionTable) -> list[tuple[str, str]]:
+def in_words(table: PredictionTable) -> list[tuple[str, str]]:
     """Labels of the references, and of the predictions with the answer's probability."""
     rows = zip(table.references, table.regions, table.confidence.tolist(), strict=True)
     return [(box_gallery.listed(right), f"{box_gallery.listed(said)} ({100 * confidence:.0f} %)") for right, said, confidence in rows]
@@ -142,7 +142,7 @@ PAGE = KindPage(
     confidence=lambda m: m.details.confidence,
     compared="hits against scores, box by box",
     remarks=remarks,
-    told=told,
+    in_words=in_words,
     subsets=subsets_table,
     calibration=scores_blocks,
     diagnostics=boxes_blocks,

@@ -12,7 +12,7 @@ from lab.report.tables import Column, best_table, label_of, metric_column
 from lab.statistics.metrics.replied import METRICS
 
 
-def told(table: PredictionTable) -> list[tuple[str, str]]:
+def in_words(table: PredictionTable) -> list[tuple[str, str]]:
     """The distinct references, and what was replied."""
     return [(" / ".join(references), reply or "(nothing)") for references, reply in zip(table.references, table.text, strict=True)]
 
@@ -26,6 +26,6 @@ def diagnostics(findings: Findings) -> list[Block]:
 PAGE = replace(
     text.PAGE, kind="replied", also=tuple(name for name in text.PAGE.also if name in METRICS),
     paragraphs=tuple(names for names in text.PAGE.paragraphs if set(names) <= METRICS.keys()), definitions=(),
-    details=lambda dev, minival, reason: None, confidence=lambda m: None, compared="", told=told, calibration=lambda findings, figure: [],
+    details=lambda dev, minival, reason: None, confidence=lambda m: None, compared="", in_words=in_words, calibration=lambda findings, figure: [],
     diagnostics=diagnostics,
 )  # fmt: skip

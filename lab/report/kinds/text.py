@@ -49,7 +49,7 @@ def commonest(table: PredictionTable) -> tuple[str, dict[str, float]]:
     return f"{ALWAYS}{answer}", {"exact_match": number / len(table)}
 
 
-def told(table: PredictionTable) -> list[tuple[str, str]]:
+def in_words(table: PredictionTable) -> list[tuple[str, str]]:
     """The distinct references, and what was written with its probability."""
     rows = zip(table.references, table.text, table.confidence.tolist(), strict=True)
     return [(" / ".join(references), f"{text or '(nothing)'} ({100 * confidence:.0f} %)") for references, text, confidence in rows]
@@ -121,7 +121,7 @@ PAGE = KindPage(
     confidence=lambda m: m.details,
     compared="exact match against the probability of the written answer",
     remarks=remarks,
-    told=told,
+    in_words=in_words,
     subsets=answer_forms.subsets_table,
     calibration=calibration_blocks,
     diagnostics=answers_blocks,
