@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import os
 import re
 import subprocess
@@ -48,8 +49,14 @@ PLACE = {room: i for i, rooms in enumerate(FLOW) for room in rooms.split()}
 FORBIDDEN = {"utils", "util", "helpers", "helper", "common", "misc", "base", "core", "manager", "factory"}
 
 
-def modules() -> list[Path]:
-    return sorted((ROOT / "lab").rglob("*.py"))
+def modules(top: str = "lab") -> list[Path]:
+    return sorted((ROOT / top).rglob("*.py"))
+
+
+@functools.cache
+def nodes(path: Path) -> list[ast.AST]:
+    """Of a module, each once however many tests look at them."""
+    return list(ast.walk(ast.parse(path.read_text())))
 
 
 def room_of(path: Path) -> str:
@@ -59,7 +66,7 @@ def room_of(path: Path) -> str:
 
 def imported_rooms(path: Path) -> set[str]:
     rooms = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
         names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -138,12 +145,12 @@ def test_the_package_imports_no_tools() -> None:
 
 def test_files_and_functions_are_short() -> None:
     """Of lab/ and tools/: at most 300 lines in a file, at most 55 in a function, its docstring among them."""
-    files = {path: path.read_text() for top in ("lab", "tools") for path in (ROOT / top).rglob("*.py")}
+    paths = [path for top in ("lab", "tools") for path in modules(top)]
     functions = {
         f"{path.relative_to(ROOT)} {node.name}": (node.end_lineno or 0) - node.lineno + 1
-        for path, text in files.items() for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        for path in paths for node in nodes(path) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     }  # fmt: skip
-    assert not {str(path.relative_to(ROOT)) for path, text in files.items() if text.count("\n") > 300}
+    assert not [path for path in paths if path.read_text().count("\n") > 300]
     assert not {name: lines for name, lines in functions.items() if lines > 55}
 
 
@@ -159,7 +166,7 @@ def test_only_tracking_imports_trackers() -> None:
 def test_what_makes_data_or_reads_predictions_knows_nothing_of_models() -> None:
     guilty = [
         path for path in modules() if room_of(path) in ("statistics", "answers", "report", "store", "curation")
-        for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)
+        for node in nodes(path) if isinstance(node, ast.Import | ast.ImportFrom)
         and ast.unparse(node).split()[1].split(".")[0] in ("torch", "transformers")
     ]  # fmt: skip
     assert not guilty
@@ -212,8 +219,8 @@ def test_only_the_kind_choice_knows_true_and_false() -> None:
         name = str(path.relative_to(ROOT))
         if name in WORDS_AT_HOME:
             continue
-        tree = ast.parse(path.read_text())
-        texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
-        names = {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)} | {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
+        found = nodes(path)
+        texts = {node.value for node in found if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+        names = {node.arg if isinstance(node, ast.arg) else node.attr for node in found if isinstance(node, ast.arg | ast.Attribute)}
         assert not texts & {"True", "False"}, name
         assert not names & {"answer_true", "answer_false", "true_ids", "false_ids", "answer_tokens"}, name

@@ -31,6 +31,15 @@ def shown(value: Any, most: int = 80) -> str:
     return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
 
 
+def not_unicode(text: str) -> str:
+    """What is wrong with a text that holds half of a character; "" of any other."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return f"{shown(text)} is not valid Unicode (a lone surrogate)"
+    return ""
+
+
 def raise_or_skip(faults: Sequence[BadRecord], on_bad: OnBad) -> tuple[Skipped, ...]:
     """Raise one `DataError` over all `faults` under `data.on_bad=fail`; return them as skipped under `skip`."""
     if on_bad is OnBad.skip:

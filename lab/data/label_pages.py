@@ -87,30 +87,30 @@ class Page:
         return left, top, right, bottom
 
 
-def compose_layout(rng: np.random.Generator, size: tuple[int, int] = SIZE) -> Layout:
-    """Draw a layout of zero to three tables. size: of its pages."""
+def compose_layout(rng: np.random.Generator) -> Layout:
+    """Draw a layout of zero to three tables on pages of `SIZE`."""
     wanted = int(rng.choice(TABLES, p=TABLE_SHARES))
     blocks: list[Block] = []
     for _ in range(60 * wanted):
         if len(blocks) == wanted:
             break
         share = 0.8 if wanted == 1 else 0.55
-        extent = (float(rng.uniform(30, share * size[0])), float(rng.uniform(24, share * size[1])))
+        extent = (float(rng.uniform(30, share * SIZE[0])), float(rng.uniform(24, share * SIZE[1])))
         rows, columns, style = max(3, round(extent[1] / 8)), int(rng.integers(2, 4)), STYLES[int(rng.integers(len(STYLES)))]
-        table = Block("table", _place(rng, size, extent), rows, columns, style)
+        table = Block("table", _place(rng, extent), rows, columns, style)
         if _free(table.box, blocks):
             blocks.append(table)
     for kind in rng.permutation(OTHERS).tolist():
         for _ in range(8):
-            block = Block(kind, _place(rng, size, tuple(rng.uniform(*EXTENTS[kind]).tolist())))
+            block = Block(kind, _place(rng, tuple(rng.uniform(*EXTENTS[kind]).tolist())))
             if _free(block.box, blocks):
                 blocks.append(block)
                 break
-    return Layout(size, tuple(blocks))
+    return Layout(SIZE, tuple(blocks))
 
 
-def _place(rng: np.random.Generator, size: tuple[int, int], extent: tuple[float, ...]) -> Box:
-    x, y = (float(rng.uniform(MARGIN, side - MARGIN - length)) for side, length in zip(size, extent, strict=True))
+def _place(rng: np.random.Generator, extent: tuple[float, ...]) -> Box:
+    x, y = (float(rng.uniform(MARGIN, side - MARGIN - length)) for side, length in zip(SIZE, extent, strict=True))
     return x, y, x + extent[0], y + extent[1]
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, BinaryIO, NoReturn, TypeVar
 
-from lab.data.faults import BadRecord, shown
+from lab.data.faults import BadRecord, not_unicode, shown
 from lab.data.files import mark_length, open_regular
 from lab.errors import DataError
 
@@ -66,10 +66,8 @@ class Row:
             self.fail(key, f"{shown(value)} is given; a string is legal")
         if not value.strip():
             self.fail(key, f"{shown(value)} is given; a string that is not blank is legal")
-        try:
-            value.encode("utf-8")
-        except UnicodeEncodeError:
-            self.fail(key, f"{shown(value)} is not valid Unicode (a lone surrogate)")
+        if wrong := not_unicode(value):
+            self.fail(key, wrong)
         return value
 
     def label(self, key: str) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.data import manifest, tables
-from lab.data.faults import BadRecord, shown
+from lab.data.faults import BadRecord, not_unicode, shown
 from lab.data.files import mark_length, open_regular
 from lab.data.manifest import Row
 from lab.errors import ConfigError, DataError
@@ -102,8 +102,8 @@ def collected(found: Iterator[tuple[str, dict[str, Any] | BadRecord]]) -> Record
 def cell(source: str, key: str, value: Any) -> Any:
     """A value as text, a list of texts, or pictures; an empty one as None. Raises `BadRecord`."""
     if isinstance(value, str):
-        if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
-            raise BadRecord(source, f"key {key!r}: {shown(value)} is not valid Unicode (a lone surrogate)")
+        if wrong := not_unicode(value):
+            raise BadRecord(source, f"key {key!r}: {wrong}")
         return value.strip() or None
     if value is None or isinstance(value, Picture):
         return value

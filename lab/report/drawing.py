@@ -26,6 +26,8 @@ LABEL_WIDTH = 44
 AROUND = ((-1, 1), (1, -1), (1, 0), (-1, 0), (1, 1), (-1, -1), (0, 1), (0, -1))
 APART = (3, 8, 14, 21, 29, 38, 50)
 """Where a label may stand beside its point, and how many typographic points from it."""
+LABEL_SIZE = 7.0
+"""Of its letters, in points."""
 
 Draw = Callable[[float], Figure | None]
 """Draws a figure so many inches wide, or None where there is nothing to show."""
@@ -119,7 +121,7 @@ def key_below(figure: Figure, handles: Sequence[Line2D], names: Sequence[str], m
     figure.legend(handles, names, loc="outside lower center", ncols=columns, fontsize=size, handletextpad=0.3, columnspacing=1.2)
 
 
-def label_points(axes: Axes, points: Sequence[tuple[float, float]], labels: Sequence[str], size: float = 7.0) -> list[Annotation]:
+def label_points(axes: Axes, points: Sequence[tuple[float, float]], labels: Sequence[str]) -> list[Annotation]:
     """Write a label beside each point where it covers no other label and no point, with a line where it stands apart.
 
     The figure must have been laid out. Labels that find no room in `axes` stand where they cover least.
@@ -132,7 +134,7 @@ def label_points(axes: Axes, points: Sequence[tuple[float, float]], labels: Sequ
     taken = np.concatenate([at - 3, at + 3], axis=1)
     notes = []
     for (x, y), where, text in zip(at, points, labels, strict=True):
-        half = np.array([0.3 * size * len(text), 0.55 * size])
+        half = np.array([0.3 * LABEL_SIZE * len(text), 0.55 * LABEL_SIZE])
         middles = np.array([(x, y) + (apart + half) * np.array(side) for apart in APART for side in AROUND])
         boxes = np.concatenate([middles - half, middles + half], axis=1)
         meets = (boxes[:, None, :2] < taken[None, :, 2:]).all(-1) & (boxes[:, None, 2:] > taken[None, :, :2]).all(-1)
@@ -144,7 +146,7 @@ def label_points(axes: Axes, points: Sequence[tuple[float, float]], labels: Sequ
         stands_apart = best >= 2 * len(AROUND)
         line = {"arrowstyle": "-", "color": QUIET, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 2} if stands_apart else None
         note = axes.annotate(
-            text, where, xytext=tuple(middles[best] - (x, y)), textcoords="offset points", fontsize=size, ha="center", va="center",
+            text, where, xytext=tuple(middles[best] - (x, y)), textcoords="offset points", fontsize=LABEL_SIZE, ha="center", va="center",
             arrowprops=line,
         )  # fmt: skip
         note.set_in_layout(False)

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from lab.data.conversation_file.media import Fault, Medium, may_be_medium, medium, refuse_unread_media
-from lab.data.faults import shown
+from lab.data.faults import not_unicode, shown
 from lab.data.question_file.rows import PART_OF
 
 COLUMNS = ("id", "conversations", "messages", "image", "images", "video", "videos", "split")
@@ -236,5 +236,5 @@ class Form:
 
 def require_unicode(name: str, number: int | None, text: str) -> None:
     """Raise a `Fault` for a text with a lone surrogate."""
-    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-        raise Fault(name, f"{'' if number is None else f'turn {number}: '}{shown(text)} is not valid Unicode (a lone surrogate)")
+    if wrong := not_unicode(text):
+        raise Fault(name, f"{'' if number is None else f'turn {number}: '}{wrong}")
