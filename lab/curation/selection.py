@@ -155,10 +155,12 @@ class Apart:
 def pictures_of(spelled: str, cache_dir: Path) -> tuple[list[Picture], images.Tables | None]:
     """The distinct pictures of a file of questions, of a folder, or of a data option such as `easy_vqa` or `winoground root=FOLDER`."""
     path = paths.path(spelled, "curation.keep_apart")
+    pictures_alone = ConfigError(f"curation.keep_apart=[{spelled}]: it has clips, and products are held apart from pictures. Name pictures alone.")
     if path.is_dir():
-        found = unanswered.of_pictures([path], "", (1,))
+        found = unanswered.of_pictures([path], "", (1,), pictures_alone)
     elif path.is_file():
-        found = unanswered.of_file(data.dial_of("questions", (), f"curation.keep_apart=[{spelled}]", path=str(path)), None, cache_dir)
+        dial = data.dial_of("questions", (), f"curation.keep_apart=[{spelled}]", path=str(path))
+        found = unanswered.of_file(dial, None, cache_dir, pictures_alone)
     elif spelled.split()[0] in data.NAMES:
         splits = data.load(data.option(spelled).dial, cache_dir)
         samples = [sample for part in (splits.train, splits.minival, splits.dev) for sample in map(part.__getitem__, range(len(part)))]
