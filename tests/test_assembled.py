@@ -280,7 +280,7 @@ def test_keys_that_contradict_each_other(composer, sources, tmp_path) -> None:
         (["model.path=tiny_base"], "model.path=tiny_base: beside model.vision_from and model.llm_from there is no other checkpoint"),
         (["model.revision=main"], "model.revision=main: beside"),
         ([f"model.vision_from={tmp_path}"], f"model.vision_from={tmp_path}: its config.json cannot be read"),
-        (["model.vision_from=null", "model.family=llava"], "model.vision_from=null: a model is assembled from a tower and a language model"),
+        (["model.vision_from=null", "model.family=llava"], "model.vision_from: no value is given, and model=assembled needs one"),
     ):
         with pytest.raises(LabError, match=sentence):
             model.check(composer(*both, *more).model)

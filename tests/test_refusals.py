@@ -18,18 +18,18 @@ from lab.records import Choice, Regions, Text
 
 TOKENS = {f"vision_tokens={method}" for method in ("pool", "resampler", "prune", "merge")}
 SHIPPED = {
-    "qwen2_vl": {"labels", "conditioning=add_cross_attention"},
-    "qwen2_5_vl": {"labels", "conditioning=add_cross_attention"},
+    "qwen2_vl": {"labels", "soft_targets", "conditioning=add_cross_attention"},
+    "qwen2_5_vl": {"labels", "soft_targets", "conditioning=add_cross_attention"},
     "qwen3_vl": {
-        "labels", "feature_cache", "fast_step", "conditioning=cross_attention", "conditioning=add_cross_attention", *TOKENS,
+        "labels", "soft_targets", "feature_cache", "fast_step", "conditioning=cross_attention", "conditioning=add_cross_attention", *TOKENS,
     },
     "vit_gpt2": {
-        "clips", "conversations", "packing", "trees", "labels", "boxes=qwen2_5", "fast_step", "shared_prefix", "quantisation", "numbered", "olora",
-        "export", "conditioning=prefix", "conditioning=cross_attention", "vision_tokens=resize", *TOKENS,
+        "clips", "conversations", "packing", "trees", "labels", "soft_targets", "boxes=qwen2_5", "fast_step", "shared_prefix", "quantisation",
+        "numbered", "olora", "export", "conditioning=prefix", "conditioning=cross_attention", "vision_tokens=resize", *TOKENS,
     },
     "blip_vqa": {
-        "clips", "conversations", "packing", "trees", "labels", "boxes=qwen2_5", "fast_step", "shared_prefix", "numbered", "conditioning=prefix",
-        "conditioning=cross_attention", "vision_tokens=resize", *TOKENS,
+        "clips", "conversations", "packing", "trees", "labels", "soft_targets", "boxes=qwen2_5", "fast_step", "shared_prefix", "numbered",
+        "conditioning=prefix", "conditioning=cross_attention", "vision_tokens=resize", *TOKENS,
     },
     "vilt_vqa": {
         "clips", "conversations", "packing", "trees", "answers=regions", "boxes=qwen2_5", "generate", "fast_step", "shared_prefix", "numbered",
@@ -96,12 +96,12 @@ def test_a_refused_feature_ends_the_command_before_anything_loads(composer, tmp_
 @pytest.mark.parametrize(
     ("changes", "refused"),
     [
-        ({"answers": "beside"}, {"labels", "fast_step", "shared_prefix", "packing", "trees"}),
+        ({"answers": "beside"}, {"labels", "soft_targets", "fast_step", "shared_prefix", "packing", "trees"}),
         (
             {"answers": "classes", "abilities": ("classify",), "whole": {"head": "classifier"}, "last": "classifier"},
             {"fast_step", "shared_prefix", "packing", "trees", "generate", "answers=regions"},
         ),
-        ({"abilities": ("score",)}, {"labels", "answers=text", "answers=regions", "generate"}),
+        ({"abilities": ("score",)}, {"labels", "soft_targets", "answers=text", "answers=regions", "generate"}),
     ],
 )
 def test_what_a_family_cannot_be_asked_follows_from_how_it_answers(changes: dict, refused: set, composer, tiny_folder, monkeypatch) -> None:
