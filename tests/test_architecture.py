@@ -224,3 +224,24 @@ def test_only_the_kind_choice_knows_true_and_false() -> None:
         names = {node.arg if isinstance(node, ast.arg) else node.attr for node in found if isinstance(node, ast.arg | ast.Attribute)}
         assert not texts & {"True", "False"}, name
         assert not names & {"answer_true", "answer_false", "true_ids", "false_ids", "answer_tokens"}, name
+
+
+def test_what_prepares_arms_imports_neither_lightning_nor_peft() -> None:
+    """They take seconds, and are imported beside the features' computation; a command that trains nothing does without Lightning."""
+    root = Path(__file__).parents[1]
+    waiting, seen = ["lab.run"], set()
+    while waiting:
+        name = waiting.pop()
+        path = root / Path(*name.split("."))
+        path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        if name in seen or not path.is_file():
+            continue
+        seen.add(name)
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            named = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.module:
+                named = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            heavy = {each.split(".")[0] for each in named} & {"lightning", "peft", "torchmetrics", "mlflow", "matplotlib"}
+            assert not heavy, f"{name} imports {heavy} before it is needed"
+            waiting += [each for each in named if each.startswith("lab")]
+    assert {"lab.training.features", "lab.evaluation.scoring", "lab.costs.counting"} <= seen

@@ -19,7 +19,7 @@ from lab.model.answers import readout
 from lab.model.encoding import Encoder
 from lab.store import runs
 from lab.training import capacity
-from lab.training.objective import answer_loss
+from lab.training.losses import answer_loss
 
 pytestmark = pytest.mark.usefixtures("nominal_costs")
 

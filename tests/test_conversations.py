@@ -28,7 +28,7 @@ from lab.training import devices
 from lab.training.datamodule import DataModule
 from lab.training.examples import Examples
 from lab.training.fast.fused_step import FusedStep
-from lab.training.objective import answer_loss
+from lab.training.losses import answer_loss
 from lab.training.screening import screen
 
 FAMILIES = (*checkpoints.FAMILIES, "llava")

@@ -20,7 +20,7 @@ from lab.model import Vlm
 from lab.model.encoding import Encoder
 from lab.records import ExampleSize
 from lab.training import capacity
-from lab.training.objective import answer_loss
+from lab.training.losses import answer_loss
 
 EVERYWHERE = LoraDial("one", r=4, where=list(PARTS), target_modules="all-linear")
 DIALS = {

@@ -15,7 +15,7 @@ from lab.model.answers import readout
 from lab.model.batching import IGNORED, expand
 from lab.model.encoding import Encoder
 from lab.prompt import to_chat
-from lab.training.objective import answer_loss
+from lab.training.losses import answer_loss
 
 
 @pytest.fixture(scope="module")

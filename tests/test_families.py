@@ -234,7 +234,7 @@ def test_an_arm_trains_with_and_without_the_feature_cache(
 
 def test_gradients_reach_every_adapter(folder: Path) -> None:
     """One backward pass through images and text leaves no adapter without a gradient in B (A's is 0 while B is)."""
-    from lab.training.objective import answer_loss
+    from lab.training.losses import answer_loss
 
     vlm = load(folder)
     lora.attach(vlm, LoraDial(r=2, where=["vision", "projector", "llm"]))

@@ -18,7 +18,7 @@ from lab.training.fast.autograd_ops import Attended, Gated, Layer, Normed, adapt
 from lab.training.fast.fused_step import FusedStep, keeps_weights, pairing
 from lab.training.fast.packing import Heads, Layout, Packed, Spread, pack
 from lab.training.learner import Learner
-from lab.training.objective import answer_loss
+from lab.training.losses import answer_loss
 
 BLOCKS = 2
 """Of the checkpoint's language model."""

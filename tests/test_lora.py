@@ -336,7 +336,7 @@ def test_a_quantised_base_trains_saves_and_reloads(dial: ModelDial, kind: Quanti
     from test_families import PROMPT
 
     from lab.model.encoding import Encoder
-    from lab.training.objective import answer_loss
+    from lab.training.losses import answer_loss
 
     asked = dataclasses.replace(dial, quantisation=kind)
     samples = [sample(i, ragged=True) for i in range(2)]

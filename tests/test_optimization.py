@@ -187,7 +187,7 @@ def test_an_arm_over_a_float16_base_trains_with_a_scaled_loss_and_resumes(small,
     """The same command after a stop gives what one that was never stopped gives, the factor included."""
     from lab.artifacts import adapter
     from lab.run.assembly import attached
-    from lab.training.resuming import Paused
+    from lab.training.checkpoints import Paused
 
     x = small("model.dtype=float16", "trainer.max_steps=4", "optim.lr=1e-3", "optim.optimizer=SGD", "optim.optimizer_kwargs.momentum=0.9")
     record = running.run_alone(x, "test", 0.0)

@@ -26,7 +26,7 @@ from lab.run import assembly
 from lab.training.datamodule import DataModule
 from lab.training.examples import Examples
 from lab.training.learner import Learner
-from lab.training.objective import answer_loss
+from lab.training.losses import answer_loss
 from lab.training.packed_rows import rehearse
 
 SAID = ("Say yes", "yes", "yes?", "What is it? Tell me.", "red")

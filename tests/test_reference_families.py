@@ -30,7 +30,7 @@ from lab.model.batching import IGNORED
 from lab.model.encoding import Encoder
 from lab.model.tiles import Tiled
 from lab.records import AnswerSpace, Text
-from lab.training.objective import loss_of
+from lab.training.losses import loss_of
 
 pytestmark = pytest.mark.usefixtures("nominal_costs")
 

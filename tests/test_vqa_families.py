@@ -40,7 +40,8 @@ from lab.run.assembly import check
 from lab.training import capacity
 from lab.training.datamodule import Examples
 from lab.training.learner import Learner
-from lab.training.objective import LOSSES, require_votes
+from lab.training.losses import LOSSES
+from lab.training.objective import require_votes
 
 pytestmark = pytest.mark.usefixtures("nominal_costs")
 

@@ -14,12 +14,12 @@ import torch
 from lab.answers.predictions import PredictionTable
 from lab.config import EvaluationSection
 from lab.evaluation import stages
+from lab.evaluation.batches import eval_batches
 from lab.host.progress import Report, silent
 from lab.model import Vlm
 from lab.model.answers import Readout
 from lab.model.batching import to_device
 from lab.records import Batch, Choice
-from lab.training.datamodule import eval_batches
 from lab.training.examples import Examples
 
 MAX_NEW_TOKENS = 3

@@ -26,7 +26,7 @@ from lab.model.batching import to_device
 from lab.model.encoded import Example
 from lab.model.encoding import Encoder
 from lab.records import Sample
-from lab.training.objective import of_labels
+from lab.training.losses import of_labels
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import torch
 
 from lab.config import EvaluationSection
 from lab.evaluation import fast_inference, shared_prefix
+from lab.evaluation.batches import eval_batches
 from lab.evaluation.parts import Part, first_answers, in_order, kept
 from lab.evaluation.stages import require_finite
 from lab.host.progress import Report, silent
@@ -21,7 +22,6 @@ from lab.model import Vlm
 from lab.model.answers import Readout
 from lab.model.batching import ROWS, to_device
 from lab.records import Batch, Choice, Prediction, Said, Sample, Scored
-from lab.training.datamodule import eval_batches
 from lab.training.examples import Examples
 from lab.training.fast.fused_step import instead
 

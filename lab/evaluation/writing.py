@@ -28,7 +28,7 @@ from lab.model.encoding import Encoder
 from lab.records import Batch, Prediction, Said, Sample, Written
 from lab.training.examples import Examples
 from lab.training.fast.fused_step import instead
-from lab.training.objective import of_labels
+from lab.training.losses import of_labels
 
 
 def answer(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import os
 import socket
@@ -14,7 +15,6 @@ from lab.artifacts import adapter, contract
 from lab.config import Experiment, IfFinished, IfUnfinished, as_dict, identity, trains
 from lab.errors import BusyError
 from lab.evaluation import equivalence
-from lab.evaluation.watching import watchers
 from lab.host.progress import Report, silent
 from lab.host.stopping import limited, stoppable
 from lab.model import RANDOM, Vlm
@@ -32,9 +32,9 @@ from lab.run.sharing import Prepared, prepare, try_out
 from lab.run.unchanged import require_same_base
 from lab.store import curve_files, runs
 from lab.store.runs import Run
-from lab.training import checkpoints, loop
+from lab.training import checkpoints
 from lab.training.capacity import Choice
-from lab.training.resuming import Paused
+from lab.training.checkpoints import Paused
 
 log = logging.getLogger(__name__)
 
@@ -165,6 +165,9 @@ def learn(
     choice: Choice | None,
 ) -> None:
     """Train an arm, record how it went, and save what has trained. Raises `Paused` at `pause_at`, `ModelError` if nothing has."""
+    from lab.evaluation.watching import watchers
+    from lab.training import loop  # with Lightning, which nothing before needs
+
     encoded = prepared.encoded(x, report)
     transcripts.write(encoded["train"], run_dir / transcripts.FILE)
     alike = {"samples": run.facts["data"]["samples"]["train"]}
@@ -184,6 +187,8 @@ def learn(
 
 def warm(experiments: Iterable[Experiment], prepared: Prepared) -> None:
     """Do once what every arm would, so that arms forked from this process find it done."""
+    importlib.import_module("lab.training.loop")
+    importlib.import_module("lab.evaluation.watching")
     with contextlib.suppress(ImportError):  # it is no need of ours
         import pandas  # noqa: F401 (pyarrow imports it with its first table)
     versions()

@@ -34,7 +34,7 @@ def check(x: Experiment) -> None:
 
     `lab.freezing.check` says what needs no family. Raises `ConfigError` or `ModelError` with the keys.
     """
-    from lab.training import devices, optimization, sharding, tree_rows
+    from lab.training import devices, optimization, tree_rows
 
     family = model.check(x.model)
     data.check_dial(x.data, trains(x))
@@ -68,6 +68,8 @@ def check(x: Experiment) -> None:
     start.check(x)
     optimization.check(x.optim, devices.on_gpu(x.trainer))
     if x.trainer.sharded:
+        from lab.training import sharding
+
         sharding.check(x, kind)
     if trains(x) and x.model.quantisation is Quantisation.int8 and "llm" in lora.reached(family, x.lora):
         check_scales(x)

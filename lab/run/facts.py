@@ -14,8 +14,9 @@ from lab.artifacts import contract
 from lab.config import DataDial, Experiment, trains
 from lab.run.sharing import SPLITS, Prepared
 from lab.store.runs import Run
-from lab.training import loop, ordering
+from lab.training import ordering
 from lab.training.examples import Examples
+from lab.training.steps import num_steps
 
 OPTIONAL = ("datasets", "mlflow")
 """Libraries that a run does without where its data are no tables and `tracking.enabled` is false."""
@@ -23,7 +24,7 @@ OPTIONAL = ("datasets", "mlflow")
 
 def data_facts(x: Experiment, prepared: Prepared, encoded: dict[str, Examples]) -> dict[str, Any]:
     """Counts, hashes of samples and of their order, notes and skipped records: what makes arms comparable."""
-    steps = loop.num_steps(x.trainer, encoded["train"].epoch_length) if trains(x) else 0
+    steps = num_steps(x.trainer, encoded["train"].epoch_length) if trains(x) else 0
     seen = steps * x.trainer.samples_per_step
     splits = prepared.splits_of(x)
     return {

@@ -18,6 +18,7 @@ from lab.config import DataDial, EvaluationSection, Experiment, asked, trains
 from lab.data.controls import ControlSplit
 from lab.errors import DataError, ModelError
 from lab.evaluation import asking, equivalence, generation, latency, probing, scoring, swap
+from lab.evaluation.batches import eval_batches
 from lab.host.progress import Report
 from lab.model import Vlm
 from lab.model.answers import AnyReadout, Readout
@@ -31,7 +32,6 @@ from lab.statistics import rules, summary
 from lab.statistics.metrics import KINDS
 from lab.store import runs
 from lab.store.runs import Run
-from lab.training.datamodule import eval_batches
 from lab.training.examples import Examples
 
 log = logging.getLogger(__name__)

@@ -14,9 +14,9 @@ from lab.costs.estimate import Counts, Sizes, estimate
 from lab.run import forecast
 from lab.run.assembly import assemble
 from lab.run.sharing import Prepared
-from lab.training import loop
 from lab.training.capacity import Choice
 from lab.training.examples import Examples
+from lab.training.steps import num_steps
 
 FACT = "planned"
 
@@ -38,7 +38,7 @@ def planned(x: Experiment, prepared: Prepared, choice: Choice | None) -> dict[st
     if train.store is None and passes["vision"] == 0:
         passes |= {"vision": 1, "projector": 1}  # of a family whose features cannot be kept
     counts = Counts(work, work, passes, float(sum(row.trainable for row in ledger)), planning.tensors_of(ledger), choice.on, trees.number)
-    sizes = Sizes(loop.num_steps(x.trainer, train.epoch_length), 0, 0, len(size.tokens), size.length, 1.0)
+    sizes = Sizes(num_steps(x.trainer, train.epoch_length), 0, 0, len(size.tokens), size.length, 1.0)
     found = estimate(x, counts, sizes, machine)
     return {FACT: {"device": machines.HERE, "rates": machine.told(), "steps": found.steps, "train": {"seconds": found.train.facts()}}}
 

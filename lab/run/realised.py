@@ -15,7 +15,8 @@ from lab.model import Vlm
 from lab.model.answers import Readout
 from lab.run.assembly import assemble
 from lab.run.sharing import Prepared, needed_splits
-from lab.training import loop, optimization, ordering
+from lab.training import optimization, ordering
+from lab.training.steps import epoch_steps, num_steps
 
 
 def realised(x: Experiment, prepared: Prepared) -> dict[str, Any]:
@@ -70,12 +71,12 @@ def steps(x: Experiment, vlm: Vlm, prepared: Prepared) -> dict[str, Any]:
     """The optimizer's steps: how many, over what, and every parameter's rate at each."""
     train = prepared.encoded(x)["train"]
     epoch = train.epoch_length
-    number = loop.num_steps(x.trainer, epoch)
+    number = num_steps(x.trainer, epoch)
     layers = lora.target_names(vlm, x.lora) if x.lora.r else []
     names = [f"base_model.model.{layer}.{matrix}.{lora.ADAPTER}.weight" for layer in layers for matrix in ("lora_A", "lora_B")]
     names += lora.full_names(vlm, x.lora)
     names += [f"{extra}.{name}" for extra, module in vlm.extras.items() for name, _ in module.named_parameters()]
-    factor = optimization.factor(x.optim, number, loop.epoch_steps(x.trainer, epoch))
+    factor = optimization.factor(x.optim, number, epoch_steps(x.trainer, epoch))
     return {
         **({"order": [x.data.order, x.data.questions_per_image]} if x.data.order != DataDial.order else {}),
         **({"mixture": ordering.places(train.sources)} if train.sources else {}),

@@ -33,6 +33,14 @@ class BrokenCheckpoint(Exception):
     """A file that is no whole checkpoint; its text says why."""
 
 
+class Paused(Exception):
+    """The training has come to the step at which it was to pause, or was beyond it; a checkpoint of `step` is kept."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"paused after step {step}")
+        self.step = step
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """tensors: by name, on the CPU. facts: JSON values; `step` is the number of optimizer steps done."""

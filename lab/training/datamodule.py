@@ -1,9 +1,9 @@
-"""Examples in batches: the LightningDataModule that serves an arm, and the batches that scoring reads."""
+"""Examples in batches: the LightningDataModule that serves an arm."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
@@ -130,11 +130,3 @@ class DataModule(L.LightningDataModule):
         """Minival, and as much of train as it is large, so that both are scored alike (`objective.WATCHED_SPLITS`)."""
         first = range(min(len(self.minival), self.train.alike, MOST_TRAIN))
         return [self.loader(self.minival, None, self.batch_size), self.loader(self.train, first, self.batch_size, torch.Generator())]
-
-
-def eval_batches(examples: Examples, batch_size: int, pixels: bool = False, first: int = 0) -> Iterator[Batch]:
-    """Batches without answers, in file order from an index: what scoring reads. With `pixels`, images come as pixels, never as features."""
-    for start in range(first, len(examples), batch_size):
-        indices = range(start, min(start + batch_size, len(examples)))
-        items = [examples.encoder.example(examples.split[i]) if pixels else examples[i] for i in indices]
-        yield examples.encoder.collate(items, with_answers=False)

@@ -13,8 +13,6 @@ from collections.abc import Iterator
 from itertools import islice
 
 import torch
-from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy, Strategy
 from torch.utils.data import Sampler
 
 from lab.config import TrainerSection
@@ -73,36 +71,6 @@ def now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
-
-
-class Spread(SingleDeviceStrategy):
-    """One process whose model accelerate has shared out among several GPUs: it stays where it is."""
-
-    def model_to_device(self) -> None:
-        """Nothing."""
-
-    def teardown(self) -> None:
-        """Nothing that moves weights."""
-        self.precision_plugin.teardown()
-        assert self.accelerator is not None
-        self.accelerator.teardown()
-
-
-def strategy(section: TrainerSection, spread: torch.device | None = None, idle: bool = False) -> Strategy | str:
-    """Lightning's strategy; with several devices the other processes are there already (`LOCAL_RANK` says so).
-
-    spread: where a model begins that lies on several GPUs. idle: something trains that the samples of one process may leave out and those
-    of another not.
-    """
-    if spread is not None:
-        return Spread(spread)
-    if section.sharded:
-        made = ModelParallelStrategy(data_parallel_size=section.devices, tensor_parallel_size=1)
-        made.cluster_environment = LightningEnvironment()
-        return made
-    if section.devices == 1:
-        return "auto"
-    return DDPStrategy(cluster_environment=LightningEnvironment(), find_unused_parameters=idle)
 
 
 class Share(Sampler[int]):

@@ -13,6 +13,7 @@ its CRC-32 (values, grid and name) on its first read; a shard that fails, or can
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import math
@@ -43,6 +44,8 @@ SHARD_IMAGES = 4096
 """Images in a shard at most."""
 WORTH_A_PROCESS = 128
 """Images that a process more must have to itself."""
+AT_ONCE = 64
+"""Images that a process takes in turn."""
 BATCH_PATCHES = 16384
 """Patches that go through the tower at once at most."""
 CPU_PATCHES = 1024
@@ -150,19 +153,20 @@ class FeatureStore:
     ) -> list[bytes]:
         """Have so many processes, this one among them, compute images; return what one that died has left undone."""
         context = multiprocessing.get_context("fork")
-        count, told = context.Value("q", 0), 0
+        count, taken, told = context.Value("q", 0), context.Value("q", 0), 0
 
         def tell(stage: str, done: int, total: int, note: str) -> None:
             nonlocal told
             told = done
             report(stage, done, total, note)
 
-        mine, *others = (missing[first::number] for first in range(number))
-        helpers = [context.Process(target=self.compute_missing, args=(part, read, vlm, encoder, silent, count)) for part in others]
+        keys = in_turn(missing, taken)
+        helpers = [context.Process(target=self.compute_missing, args=(keys, read, vlm, encoder, silent, count)) for _ in range(number - 1)]
         for helper in helpers:
             helper.start()
         try:
-            self.compute_missing(mine, read, vlm, encoder, tell, count, len(missing))
+            importlib.import_module("lab.training.loop")  # Lightning and PEFT, which arms need and features do not
+            self.compute_missing(keys, read, vlm, encoder, tell, count, len(missing))
         finally:
             for helper in helpers:
                 helper.join()
@@ -177,7 +181,7 @@ class FeatureStore:
 
     def compute_missing(
         self,
-        keys: Sequence[bytes],
+        keys: Iterable[bytes],
         read: Callable[[bytes], Medium],
         vlm: Vlm,
         encoder: Encoder,
@@ -216,6 +220,16 @@ class FeatureStore:
         }
         write_atomically(self.folder / f"{uuid.uuid4().hex}.safetensors", lambda temporary: save_file(tensors, temporary))
         self.refresh()
+
+
+def in_turn(keys: Sequence[bytes], taken: Any) -> Iterator[bytes]:
+    """Those of some keys that no other process has taken. taken: how many are, shared by all that work on them."""
+    while True:
+        with taken.get_lock():
+            first, taken.value = taken.value, taken.value + AT_ONCE
+        if first >= len(keys):
+            return
+        yield from keys[first : first + AT_ONCE]
 
 
 def num_workers(vlm: Vlm, images: int) -> int:

@@ -20,7 +20,8 @@ from lab.records import Batch, Rows
 from lab.training import capacity, devices, loss_scaling, optimization, sharding
 from lab.training.datamodule import DataModule
 from lab.training.fast.fused_step import FusedStep
-from lab.training.objective import WATCHED_SPLITS, loss_of, objective, shares_loss
+from lab.training.losses import loss_of, shares_loss
+from lab.training.objective import WATCHED_SPLITS, objective
 from lab.training.sharding import Sharded
 
 

@@ -29,30 +29,18 @@ from lab.training.checkpoints import Checkpoint
 from lab.training.datamodule import DataModule
 from lab.training.examples import Examples
 from lab.training.learner import Learner, worker
-from lab.training.lightning_trainer import lightning_trainer, quiet_lightning
+from lab.training.lightning_trainer import chosen_strategy, lightning_trainer, quiet_lightning
 from lab.training.loss_scaling import LossScaling
 from lab.training.objective import require_votes
 from lab.training.optimization import EIGHT_BITS
 from lab.training.resuming import CheckpointCallback, put_weights, trained
+from lab.training.steps import epoch_steps, num_steps
 
 log = logging.getLogger(__name__)
 
 
 REHEARSED = 4
 """Forwards whose lengths say what `trainer.packing` saves."""
-
-
-def num_steps(section: TrainerSection, num_train: int) -> int:
-    """Optimizer steps over so many examples."""
-    if section.max_steps is not None:
-        return section.max_steps
-    assert section.max_epochs is not None
-    return max(1, round(section.max_epochs * num_train / section.samples_per_step))
-
-
-def epoch_steps(section: TrainerSection, num_train: int) -> float:
-    """Optimizer steps of one pass over so many examples."""
-    return num_train / section.samples_per_step
 
 
 @dataclass
@@ -215,7 +203,7 @@ def take_steps(
     data = DataModule(splits["train"], splits["minival"], section, micro, x.seed, steps, done, augment, blocks)
     with quiet_lightning():
         scaling = LossScaling("cuda" if devices.on_gpu(section) else "cpu") if learner.scaled else None
-        strategy = devices.strategy(section, learner.vlm.device if learner.vlm.spread else None, idle=bool(lora.seeing(learner.vlm)))
+        strategy = chosen_strategy(section, learner.vlm.device if learner.vlm.spread else None, idle=bool(lora.seeing(learner.vlm)))
         trainer = lightning_trainer(section, micro[1], steps, len(splits["minival"]) > 0, logger, callbacks, scaling, strategy)
     with worker(learner, section.sharded) as working:
         prepare_model(x, working)

@@ -14,8 +14,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from transformers import SchedulerType, get_scheduler
-from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
 
 from lab.config import Optim, Schedule
 from lab.errors import ConfigError, TrainingError
@@ -51,6 +49,9 @@ def check(optim: Optim, on_gpu: bool = False) -> None:
     if "betas" not in inspect.signature(kind).parameters and optim.betas != Optim().betas:
         raise ConfigError(f"optim.betas={optim.betas}: optim.optimizer={optim.optimizer} has none. Leave them out.")
     if optim.schedule not in OWN:
+        from transformers import SchedulerType  # which imports PEFT
+        from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
+
         check_names("schedule", optim.schedule.value, optim.schedule_kwargs, TYPE_TO_SCHEDULER_FUNCTION[SchedulerType(optim.schedule.value)])
         factor(optim, 1000, 100.0)
     elif optim.schedule_kwargs:
@@ -133,6 +134,8 @@ def after_warmup(optim: Optim, steps: int, warmup: int, epoch: float) -> Callabl
     told = optim.schedule_kwargs or NEEDED.get(optim.schedule, lambda steps: {})(steps)
     silent = torch.optim.SGD([torch.zeros(1)], lr=optim.lr or 1.0)  # Transformers reads its rate
     try:
+        from transformers import get_scheduler
+
         made: Any = get_scheduler(optim.schedule.value, silent, warmup, steps, told)
         return made.lr_lambdas[0]
     except (TypeError, ValueError) as error:

@@ -22,16 +22,8 @@ from lab.host.stopping import REQUEST, Stopped, seconds
 from lab.store import curve_files
 from lab.training import checkpoints, devices, loss_scaling, sharding
 from lab.training.callbacks import CurveLogger
-from lab.training.checkpoints import Checkpoint
+from lab.training.checkpoints import Checkpoint, Paused
 from lab.training.learner import Learner
-
-
-class Paused(Exception):
-    """The training has come to the step at which it was to pause, or was beyond it; a checkpoint of `step` is kept."""
-
-    def __init__(self, step: int) -> None:
-        super().__init__(f"paused after step {step}")
-        self.step = step
 
 
 class CheckpointCallback(Callback):

@@ -11,7 +11,7 @@ import itertools
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -24,9 +24,11 @@ from lab.model.encoding import Encoder
 from lab.model.family import Family
 from lab.model.trees import Tree, row_of, trees_of
 from lab.records import Batch
-from lab.training.datamodule import DataModule
-from lab.training.learner import Learner
-from lab.training.objective import of_labels
+from lab.training.losses import of_labels
+
+if TYPE_CHECKING:
+    from lab.training.datamodule import DataModule
+    from lab.training.learner import Learner
 
 log = logging.getLogger(__name__)
 

@@ -33,7 +33,7 @@ def precision(scale: Scale, sheet: Sheet) -> None:
     from lab.config import DType
     from lab.model.answers import readout
     from lab.training.learner import Learner
-    from lab.training.objective import answer_loss
+    from lab.training.losses import answer_loss
 
     path = scale.checkpoint("qwen2_vl", "2b", num_layers=2, depth=2)
     x = scale.experiment("qwen2_vl_2b", path)

@@ -14,6 +14,7 @@ from lab.answers import predictions
 from lab.answers.text import TextTable
 from lab.config import Experiment
 from lab.evaluation import asking, generation, scoring
+from lab.evaluation.batches import eval_batches
 from lab.freezing import from_dict
 from lab.model import Vlm
 from lab.model.batching import to_device
@@ -22,7 +23,6 @@ from lab.records import Prediction
 from lab.statistics.metrics import KINDS
 from lab.store import runs
 from lab.store.runs import Run
-from lab.training.datamodule import eval_batches
 from lab.training.examples import Examples
 
 NOISE = {"float32": 1e-3, "bfloat16": 0.25, "float16": 0.25}

@@ -23,7 +23,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from peft.tuners.lora import Linear as LoraLinear
 from torch import nn
 from torch.nn import functional as F
 
@@ -198,6 +197,8 @@ def keeps_weights(block: Any, x: torch.Tensor, length: int) -> bool:
 
 def is_fusable(layer: nn.Module) -> bool:
     """Whether a module is a LoRA layer that computes W x + s B (A x) in float32 and nothing else."""
+    from peft.tuners.lora import Linear as LoraLinear
+
     if type(layer) is not LoraLinear or list(layer.lora_A) != [ADAPTER] or layer.active_adapters != [ADAPTER]:
         return False
     base, a, b = layer.get_base_layer(), layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]
