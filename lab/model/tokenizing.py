@@ -42,8 +42,7 @@ class PromptTokenizer:
         """Tokenise together what is not known yet and may be said by several; what is refused stays unknown."""
         new: dict[Hashable, tuple[Sample, Chat, tuple[str, str]]] = {}
         for sample, chat in zip(samples, chats, strict=True):
-            what = None if isinstance(chat, BadRecord) else self.said(sample, chat)
-            if what is None or what in self.known or what in new:
+            if isinstance(chat, BadRecord) or (what := self.said(sample, chat)) is None or what in self.known or what in new:
                 continue
             try:
                 new[what] = sample, chat, self.encoder.frame_of(sample, chat)
