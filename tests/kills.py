@@ -147,7 +147,8 @@ def state(x: Experiment) -> str:
 
 
 def campaign(
-    make: Make, folder: Path, kills: int, seed: int, say: Callable[[str], None] = print, kinds: Sequence[bool] = (False, True)
+    make: Make, folder: Path, kills: int, seed: int, say: Callable[[str], None] = print, kinds: Sequence[bool] = (False, True),
+    signals: Sequence[signal.Signals] = (signal.SIGKILL, signal.SIGTERM),
 ) -> int:
     """Kill so many commands and return how many ended equal to the uninterrupted one. kinds: whether a sweep, in turn."""
     draw = random.Random(seed)
@@ -161,7 +162,7 @@ def campaign(
         references[shared], seconds[shared] = [essence(x) for x in experiments], time.perf_counter() - begin
     equal = 0
     for i in range(kills):
-        shared, number = kinds[i % len(kinds)], (signal.SIGKILL, signal.SIGTERM)[i // len(kinds) % 2]
+        shared, number = kinds[i % len(kinds)], signals[i // len(kinds) % len(signals)]
         after_s = draw.uniform(0.3, 0.97) * seconds[shared]
         left, at, starts = kill_once(make, folder / str(i), shared, after_s, number)
         same = left == references[shared]

@@ -144,6 +144,8 @@ def test_a_template_that_strips_thinking_from_earlier_turns_is_refused_with_the_
     encoder = encoder_of(dataclasses.replace(qwen, processor=stripping))
     with pytest.raises(BadRecord, match=r"sample s0: the chat template does not write the assistant's turn .*think.*data.loss_on=last"):
         encoder.text(thought)
+    first = dataclasses.replace(thought, answer=Text((THOUGHT,)), turns=thought.turns[:-2])  # as data.loss_on=each makes it
+    assert encoder.tokenizer.decode(encoder.text(first).answer_ids) == f"{THOUGHT}<|im_end|>"
     last = dataclasses.replace(thought, turns=tuple(dataclasses.replace(turn, learned=False) for turn in thought.turns))
     found = encoder.text(last)
     assert encoder.tokenizer.decode(found.answer_ids) == f"{THOUGHT}<|im_end|>" and "think" not in encoder.tokenizer.decode(found.prompt_ids)

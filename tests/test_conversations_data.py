@@ -98,6 +98,27 @@ def test_a_record_keeps_its_turns_and_the_places_of_its_media(tmp_path) -> None:
     assert other.images == sample.images[::-1] and other.turns == sample.turns
 
 
+def test_every_answer_may_be_a_sample_of_its_own(tmp_path, monkeypatch) -> None:
+    """Of train, with the pictures shown until then; what is asked of dev stays the last answer. Alike where rows are many."""
+    left, right = picture(tmp_path, "l.png", 1), picture(tmp_path, "r.png", 2)
+    shown = said(human("Is <image> red?"), gpt("no"), human("And <image>?"), gpt("yes"), human("Sure?"), gpt("very"), id="s", images=[left, right])
+    path = write(tmp_path / "a.jsonl", [{**row, "part": "dev" if i > 6 else "train"} for i, row in enumerate([shown, *records(tmp_path, 8)])])
+    keys: dict[str, Any] = {"columns": {"split": "part"}, "num_minival": 0, "loss_on": "each"}
+    splits = load(tmp_path, path, **keys)
+    first, second, third, *others = (splits.train[i] for i in range(len(splits.train)))
+    assert [one.sample_id for one in (first, second, third)] == [f"s (answer {i} of 3)" for i in (1, 2, 3)]
+    assert [one.answer.text for one in (first, second, third)] == ["no", "yes", "very"]
+    assert [[Path(each.source).name for each in one.images] for one in (first, second, third)] == [["l.png"], ["l.png", "r.png"], ["l.png", "r.png"]]
+    assert [len(one.turns) for one in (first, second, third)] == [1, 3, 5] and not any(turn.learned for turn in third.turns)
+    assert len(others) == 1 + 2 + 3 + 1 + 2 + 3 and len(splits.dev) == 2
+    monkeypatch.setattr(conversations, "WHOLE", 5)
+    many = load(tmp_path, path, **keys)
+    bare_ones = [(one.sample_id, one.text, one.answer, one.turns, len(one.images)) for one in map(splits.train.index, range(len(splits.train)))]
+    assert [(one.sample_id, one.text, one.answer, one.turns, len(one.images)) for one in map(many.train.index, range(len(many.train)))] == bare_ones
+    assert data.fingerprint(many.train) != data.fingerprint(load(tmp_path, path, **{**keys, "loss_on": "last"}).train)
+    assert many.sources[0].size == len(splits.train) == splits.sources[0].size
+
+
 def test_a_clip_is_a_file_or_frames_with_their_times(tmp_path) -> None:
     drawn_conversations.write(tmp_path / "drawn", 0, {"train": 10, "minival": 0, "dev": 10}, clips=True)
     frames = {"frames": [picture(tmp_path / "drawn", f"f{i}.png", 7 * i) for i in range(4)], "fps": 2}
@@ -189,7 +210,8 @@ def test_what_the_fast_reader_takes_the_careful_one_takes_alike(turns, files, ke
         assert fast is None
         return
     if fast is not None:
-        assert fast == (careful.name, [one.file for one in careful.media])
+        answers = sum(role == "assistant" for role, _ in careful.turns)
+        assert fast == (careful.name, [one.file for one in careful.media], answers)
 
 
 def test_no_picture_is_on_two_sides(tmp_path) -> None:

@@ -72,7 +72,7 @@ WORDS: dict[str, Words] = {
     "data.kind": Words(("text",)),
     "data.exif": Words(("shown", "stored")),
     "data.empty": Words(("reviewed", "unlabelled")),
-    "data.loss_on": Words(("every", "last")),
+    "data.loss_on": Words(("every", "last", "each")),
     "data.order": Words(("random", "by_image")),
     "trainer.layout": Words(("rows", "trees", "auto")),
     "data.answer_format": Words(("text", "letter", "index0", "index1")),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Span = tuple[int, int]
 """(first, behind the last)."""
-ONE_EACH = "Give data.loss_on=last, or one record for each answer"
+ONE_EACH = "Give data.loss_on=each, which makes a sample of every answer, or data.loss_on=last"
 
 
 def spans(

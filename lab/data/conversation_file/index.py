@@ -38,13 +38,14 @@ from lab.errors import DataError
 from lab.host.files import file_hash, values_hash, write_atomically
 from lab.host.progress import Report, silent
 
-RULES = 1
+RULES = 2
 """Raise it whenever the same manifest would be indexed otherwise."""
 MOST_PARENTS = 10_000
 """Folders whose names are kept at once."""
-COLUMNS = {"offset": "q", "length": "i", "line": "i", "digest": "Q", "name": "Q", "part": "b", "media_end": "q", "media": "Q"}
-"""Of a row: place, 64 bits of its content and of its id (0: none), place in `PARTS` (-1: none), end of its media; and these, by 64 bits of
-what they are."""
+COLUMNS = {"offset": "q", "length": "i", "line": "i", "digest": "Q", "name": "Q", "part": "b", "answers": "i", "media_end": "q",
+           "media": "Q"}  # fmt: skip
+"""Of a row: place, 64 bits of its content and of its id (0: none), place in `PARTS` (-1: none), number of answers, end of its media; and these,
+by 64 bits of what they are."""
 
 
 class Folder:
@@ -198,7 +199,7 @@ class Rows:
         self.file, self.form, self.folder = file, form, folder
         self.columns = {name: array(code) for name, code in COLUMNS.items()}
         self.lost: list[int] = []
-        self.append = tuple(self.columns[name].append for name in ("offset", "length", "line", "digest", "name", "part", "media_end"))
+        self.append = tuple(self.columns[name].append for name in COLUMNS if name != "media")
         self.media = self.columns["media"]
 
     def add(self, found: Found) -> str | None:
@@ -211,9 +212,10 @@ class Rows:
             if plain is None:
                 conversation = self.form.parse(found.value, found.held)
                 name, part, files = conversation.name, conversation.part, [name for one in conversation.media for name in one.files]
+                answers = sum(role == "assistant" for role, _ in conversation.turns)
                 self.media.extend(number_of(self.inside(found.offset, one)) for one in conversation.media if one.place is not None)
             else:
-                (name, files), part = plain, None
+                (name, files, answers), part = plain, None
             whole = True
             for file in files:
                 path, there = self.folder.there(file)
@@ -226,7 +228,8 @@ class Rows:
         if not whole:
             self.lost.append(len(self.columns["line"]))
         known = 0 if name is None else number_of(name.encode())
-        row = found.offset, found.length, found.line, number_of(found.data), known, -1 if part is None else PARTS.index(part), len(self.media)
+        place = -1 if part is None else PARTS.index(part)
+        row = found.offset, found.length, found.line, number_of(found.data), known, place, answers, len(self.media)
         for append, value in zip(self.append, row, strict=True):
             append(value)
         return None

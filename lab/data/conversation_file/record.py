@@ -73,8 +73,8 @@ class Form:
         name = record.get(self.names["id"])
         return Conversation(None if name is None else self.identifier(name), turns, tuple(media), self.part(record))
 
-    def plain(self, record: Mapping[str, Any]) -> tuple[str | None, list[str]] | None:
-        """The id and the pictures of a record that is good as most are; None: `parse` says what it is. Of the two this is the fast one.
+    def plain(self, record: Mapping[str, Any]) -> tuple[str | None, list[str], int] | None:
+        """Id, pictures and number of answers of a record that is good as most are; None: `parse` says what it is. Of the two this is the fast one.
 
         It has turns of words alone, each with something said, of user and assistant in turn, and as many pictures as `<image>`.
         """
@@ -102,7 +102,7 @@ class Form:
             files = record.get(image) or []
             files = [files] if type(files) is str else files
             good = len(files) == number and ORDER.fullmatch(roles) and identifier.strip() and identifier.isascii()
-            return (identifier, files) if good and all(file.strip() and ":" not in file for file in files) else None
+            return (identifier, files, roles.count("a")) if good and all(file.strip() and ":" not in file for file in files) else None
         except (KeyError, TypeError, AttributeError, UnicodeEncodeError):
             return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -45,7 +46,7 @@ class Manifests:
     """Several manifests, their rows numbered through. names: of the manifests, no two alike. starts: the first row of each, and the end.
 
     groups: uint64 [rows], equal for rows that share a medium. repeated: ids by their 64 bits that stand more than once, sorted.
-    every: all answers of a conversation are learned, not the last alone.
+    every: all answers of a conversation are learned in one sample, not the one alone that it ends with.
     """
 
     indices: Sequence[Index]
@@ -86,16 +87,21 @@ class Manifests:
         twice = at < len(self.repeated) and int(self.repeated[at]) == known
         return f"{conversation.name} ({place})" if twice else conversation.name
 
-    def sample(self, row: int) -> Sample:
-        """A row, its media not read. `subset` is its manifest, where there are several."""
+    def sample(self, row: int, place: int = -1) -> Sample:
+        """A row, its media not read. place: of the answer that is asked for, without what follows it; -1: the last.
+
+        `subset` is its manifest, where there are several.
+        """
         number, own = self.at(row)
         index = self.indices[number]
         conversation = index.conversation(own)
-        *turns, (_, answer) = conversation.turns
+        ends = [end for end, (role, _) in enumerate(conversation.turns) if role == "assistant"]
+        *turns, (_, answer) = conversation.turns[: ends[place] + 1]
         said = tuple(Turn(role, parts, self.every and role == "assistant") for role, parts in turns)
-        name = self.name(row, conversation)
+        name = self.name(row, conversation) + (f" (answer {place + 1} of {len(ends)})" if place >= 0 and len(ends) > 1 else "")
+        media = itertools.islice(self.shown(index, own, conversation), sum(isinstance(part, int) for _, parts in turns for part in parts))
         return Sample(
-            name, "".join(part for part in turns[-1][1] if isinstance(part, str)).strip(), tuple(self.shown(index, own, conversation)),
+            name, "".join(part for part in turns[-1][1] if isinstance(part, str)).strip(), tuple(media),
             Text(("".join(map(str, answer)),)), f"{int(self.groups[row]):016x}", name, self.names[number] if len(self.names) > 1 else None, said,
         )  # fmt: skip
 
@@ -116,6 +122,29 @@ def media_of(sources: Iterable[tuple[Named, str, tuple[str, ...]]], sampling: Ca
             yield Clip(source, sampling=sampling())
 
 
+@dataclass(frozen=True)
+class Asked:
+    """Samples of a part: rows of manifests, int64 in order, and of each which answer it ends with, -1 the last."""
+
+    rows: np.ndarray
+    places: np.ndarray
+
+    @classmethod
+    def last(cls, rows: np.ndarray) -> Asked:
+        """Each row asked for its last answer."""
+        return cls(rows, np.full(len(rows), -1, np.int32))
+
+    @classmethod
+    def each(cls, manifests: Manifests, rows: np.ndarray) -> Asked:
+        """Each row once for every answer, in order."""
+        answers = np.concatenate([index.columns["answers"] for index in manifests.indices])[rows]
+        ends = np.cumsum(answers)
+        return cls(np.repeat(rows, answers), (np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - answers, answers)).astype(np.int32))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
 class Ids(Sequence[str]):
     """The ids of a split, each read when it is asked for."""
 
@@ -132,21 +161,22 @@ class Ids(Sequence[str]):
 
 
 class ManyRows:
-    """A `Split` of rows that holds their numbers alone, 4 bytes each.
+    """A `Split` of rows that holds their numbers alone, 8 bytes each.
 
     digest: of all samples, in place of reading them (`lab.data.fingerprint`).
     """
 
-    def __init__(self, manifests: Manifests, rows: np.ndarray) -> None:
-        self.manifests = manifests
-        self.rows = rows.astype(np.int32)
+    def __init__(self, manifests: Manifests, asked: Asked) -> None:
+        self.manifests, rows = manifests, asked.rows
+        self.rows, self.places = rows.astype(np.int32), asked.places
         contents = [index.columns["digest"] for index in manifests.indices]
         numbers, own = manifests.starts.searchsorted(rows, side="right") - 1, rows
         known = np.empty(len(rows), np.uint64)
         for number, digests in enumerate(contents):
             here = numbers == number
             known[here] = digests[own[here] - manifests.starts[number]]
-        self.digest = values_hash([number_of(known.tobytes()), len(rows), manifests.every, repr(manifests.sampling)], 64)
+        places = [number_of(self.places.tobytes())] if (self.places >= 0).any() else []
+        self.digest = values_hash([number_of(known.tobytes()), len(rows), manifests.every, repr(manifests.sampling), *places], 64)
 
     @property
     def sample_ids(self) -> Sequence[str]:
@@ -154,7 +184,8 @@ class ManyRows:
 
     def kept(self, places: Sequence[int]) -> ManyRows:
         """Some of the rows, by their places here."""
-        return ManyRows(self.manifests, self.rows[np.asarray(places, np.int64)])
+        chosen = np.asarray(places, np.int64)
+        return ManyRows(self.manifests, Asked(self.rows[chosen], self.places[chosen]))
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -167,7 +198,7 @@ class ManyRows:
         return replace(sample, images=tuple(map(media.fetch, sample.images)))
 
     def index(self, index: int) -> Sample:
-        return self.manifests.sample(int(self.rows[index]))
+        return self.manifests.sample(int(self.rows[index]), int(self.places[index]))
 
 
 def why_bad(shown: Sequence[Medium], media: Media | None) -> str | None:

@@ -1,7 +1,8 @@
 """`data=conversations data.sources=[a.json,b.jsonl,c.parquet]`: manifests in LLaVA's form or in that of messages (`conversation_file.record`).
 
 A record is one `Sample`: its last answer is what is asked, all turns before it stand in `turns`, and every answer is learned unless
-`data.loss_on=last`. Pictures and clips lie below `data.root`, or beside the manifest, or in a table; each is shown where its placeholder stands.
+`data.loss_on=last`; with `data.loss_on=each` every answer of train is a sample of its own, which ends with it. Pictures and clips lie below
+`data.root`, or beside the manifest, or in a table; each is shown where its placeholder stands.
 
 Up to `WHOLE` records everything is looked at before anything trains, as of other data. Of more, records are checked and media looked for
 once, when the manifest is indexed; what decodes is known by `python -m lab.data.check`, or when it is trained on, and nothing is kept in memory.
@@ -22,14 +23,14 @@ from lab.data import DataSet, images, video
 from lab.data.conversation_file import parts as dividing
 from lab.data.conversation_file.index import number_of, open_index
 from lab.data.conversation_file.record import COLUMNS
-from lab.data.conversation_file.rows import Manifests, ManyRows, why_bad
+from lab.data.conversation_file.rows import Asked, Manifests, ManyRows, why_bad
 from lab.data.faults import BadRecord, raise_or_skip
 from lab.data.splits import finish, reject_unused_fields
 from lab.errors import ConfigError, DataError, did_you_mean
 from lab.freezing.files import sources_hash, sources_of
 from lab.host.memory import give_back
 from lab.host.progress import Report, bars
-from lab.records import Sample, Source, Splits, Text
+from lab.records import Source, Splits, Text
 
 WHOLE = 10_000
 """Records of a part, and of all manifests, that are held in memory and looked at before anything trains."""
@@ -75,7 +76,7 @@ def read(dial: DataDial, cache_dir: Path, report: Report) -> Reading:
     ends = np.concatenate([index.columns["media_end"] + before for index, before in zip(indices, media_starts(indices), strict=True)])
     known, times = np.unique(together["name"][together["name"] > 0], return_counts=True)
     groups = dividing.groups_of(together["media"], ends, together["digest"])
-    manifests = Manifests(indices, names, starts, groups, known[times > 1], video.sampling(dial.video), dial.loss_on != "last")
+    manifests = Manifests(indices, names, starts, groups, known[times > 1], video.sampling(dial.video), dial.loss_on == "every")
     notes = [f"conversations: ids that stand more than once: {(times > 1).sum()}; they are told apart by their place."] if (times > 1).any() else []
     return Reading(manifests, np.arange(len(manifests)), [fault for index in indices for fault in index.faults], notes, sources)
 
@@ -136,12 +137,15 @@ def splits_of(reading: Reading, dial: DataDial, cache_dir: Path) -> Splits:
     parts["train"] = dividing.capped(
         parts["train"], manifests.groups[parts["train"]], manifests.starts, [source.get("cap") for source in reading.sources], dial.seed
     )
-    few: dict[str, list[Sample]] = {part: [manifests.sample(row) for row in (rows if len(rows) <= WHOLE else [])] for part, rows in parts.items()}
+    asked = {part: Asked.last(rows) for part, rows in parts.items()}
+    if dial.loss_on == "each":
+        asked["train"] = Asked.each(manifests, parts["train"])
+    few = {part: list(map(manifests.sample, one.rows.tolist(), one.places.tolist())) if len(one) <= WHOLE else [] for part, one in asked.items()}
     absent = "data.sources has no conversation for it."
     splits = finish(few, reading.faults, dial, cache_dir, [*reading.notes, *notes], absent, manifests.media)
-    many = {part: ManyRows(manifests, rows) for part, rows in parts.items() if len(rows) > WHOLE}
+    many = {part: ManyRows(manifests, one) for part, one in asked.items() if len(one) > WHOLE}
     give_back()  # columns of all rows, before processes are forked that would share them
-    sources = tuple(sources_in(reading, splits, parts["train"] if "train" in many else None))
+    sources = tuple(sources_in(reading, splits, asked["train"].rows if "train" in many else None))
     return dataclasses.replace(splits, **many, sources=sources)
 
 
