@@ -21,7 +21,7 @@ from lab.sweeping.arms import SweepSource
 from lab.sweeping.launcher import foreseen
 from lab.sweeping.sweep import run_sweep
 
-pytestmark = pytest.mark.usefixtures("nominal_costs", "blank_figures")
+pytestmark = [pytest.mark.bar, pytest.mark.usefixtures("nominal_costs", "blank_figures")]
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,6 @@ def test_one_command_trains_both_stages_of_an_assembled_model(stages: list[Path]
     assert (stages[1] / "clips.jsonl").is_file()
 
 
-@pytest.mark.bar
 def test_stage_2_killed_ten_times_ends_as_the_whole_one(asked, stages: list[Path], composer: Callable[..., Experiment], tmp_path: Path) -> None:
     """SIGKILL at random moments of the whole command, clips in the mixture: weights, predictions and curves are equal to the bit."""
 
