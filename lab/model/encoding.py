@@ -22,8 +22,8 @@ from lab.model.batching import ALIGN, collate, labels_of
 from lab.model.encoded import Example, Framed, TokenizedPrompt
 from lab.model.labels import Labels
 from lab.model.media_encoding import MediaEncoder
-from lab.model.one_tokenizer import tokenized
 from lab.model.text_checks import check_text
+from lab.model.token_ids import tokenized
 from lab.model.turns import Span
 from lab.model.vlm import Vlm
 from lab.prompt import of_data, parse_template, to_chat, written

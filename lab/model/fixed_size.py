@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lab.errors import ModelError
+from lab.model.architecture import Architecture, Grid
 from lab.records import Batch, ExampleSize
 
 if TYPE_CHECKING:
@@ -15,10 +16,9 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
     from lab.model import Vlm
-    from lab.model.architecture import Grid
 
 
-class FixedSize:
+class FixedSize(Architecture):
     """The half of an `Architecture` that looks at images, of such a tower; by default it has a class token, and no image stands in a prompt."""
 
     in_prompt = False

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from lab.errors import ModelError
 from lab.model.fixed_size import FixedSize, counted, side_of
-from lab.model.one_tokenizer import joint_ids
 from lab.model.text_decoder import Placeholders
+from lab.model.token_ids import joint_ids
 from lab.records import Chat
 
 if TYPE_CHECKING:

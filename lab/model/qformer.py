@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lab.errors import ModelError
+from lab.model.architecture import Architecture
 from lab.model.blip import Beside
 from lab.model.fixed_size import FixedSize, counted
-from lab.model.one_tokenizer import OneTokenizer, joint_ids
 from lab.model.text_decoder import TextDecoder
+from lab.model.token_ids import joint_ids
 from lab.records import Batch, Chat, ExampleSize, Tokens
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ class QFormerT5(QFormer, Beside):
         return [vlm.bare.config.text_config.eos_token_id]
 
 
-class ReadsQuestion(OneTokenizer):
+class ReadsQuestion(Architecture):
     """What of an `Architecture` is its own where the queries read the question."""
 
     reads_question = True

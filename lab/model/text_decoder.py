@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lab.model import turns
-from lab.model.one_tokenizer import OneTokenizer
+from lab.model.architecture import Architecture
 from lab.model.turns import Span
 from lab.records import Batch, Chat, Tokens
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lab.model import Vlm
 
 
-class TextDecoder(OneTokenizer):
+class TextDecoder(Architecture):
     """What of an `Architecture` is alike wherever a decoder of text writes the answer, behind the prompt in its row."""
 
     def words(self, tokens: Tokens) -> dict[str, Any]:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from lab.model.architecture import Architecture
 from lab.model.fixed_size import counted, joined
 from lab.model.labels import Labels
-from lab.model.one_tokenizer import OneTokenizer
 from lab.model.text_decoder import tower_output
 from lab.records import Batch, Chat, ExampleSize, Tokens
 
@@ -25,7 +25,7 @@ ORDER_SEED = 0
 """Transformers draws the order of an image's patches from the global generator; it says nothing, and would move all that is drawn after."""
 
 
-class Vilt(OneTokenizer):
+class Vilt(Architecture):
     """`lab.model.architecture.Architecture` of ViLT for visual question answering. Its label stands where others have an answer's token."""
 
     in_prompt = False
