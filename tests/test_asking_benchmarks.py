@@ -30,7 +30,7 @@ SMALL = (
     "data=ai2d", "data.num_dev=3", "lora=none", "trainer.max_steps=0", "evaluation.verify=false", "evaluation.latency_examples=0",
     "tracking.enabled=false", "evaluation.batch_size=4", "evaluation.max_new_tokens=3", "evaluation.splits=[dev]",
 )  # fmt: skip
-OPTIONS = {"qwen3_vl": "qwen3_vl_2b", "llava": "llava_1_5_7b"}
+OPTIONS = {"qwen3_vl": "qwen3_vl_2b", "qwen2_5_vl": "qwen2_5_vl_3b"}
 ALSO = tuple(name for name in SPECS if name != "ai2d")
 
 
@@ -101,7 +101,7 @@ KILLS = 3
 
 
 @pytest.mark.bar
-@pytest.mark.parametrize("family", ["tiny", "qwen3_vl", "llava"])
+@pytest.mark.parametrize("family", ["tiny", "qwen3_vl", "qwen2_5_vl"])
 def test_thirteen_sets_of_300_rows_are_asked_in_minutes_and_sigkill_leaves_the_same_bytes(family: str, composer, tmp_path: Path) -> None:
     """`pytest tests/test_asking_benchmarks.py -m bar -k sigkill -s` prints the seconds of each undisturbed command; ten minutes for all three."""
     for name in SPECS:
