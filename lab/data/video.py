@@ -208,8 +208,8 @@ def matrix(frame: VideoFrame) -> tuple[int, int, int, int]:
 
 
 def pixels(frame: VideoFrame) -> np.ndarray:
-    """A frame upright, uint8 [H, W, 3]."""
-    return upright(frame.to_ndarray(format="rgb24"), matrix(frame))
+    """A frame upright, uint8 [H, W, 3]. Converted by this thread alone: a converter with threads of its own hangs a fork that frees it."""
+    return upright(frame.to_ndarray(format="rgb24", threads=1), matrix(frame))
 
 
 def upright(image: np.ndarray, turned: tuple[int, int, int, int]) -> np.ndarray:
@@ -241,7 +241,7 @@ def encode(frames: np.ndarray, fps: float) -> bytes:
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "bgr0"
         stream.codec_context.flags |= Flags.bitexact
         for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(format="bgr0", threads=1)))
         container.mux(stream.encode())
     return buffer.getvalue()
 
