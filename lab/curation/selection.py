@@ -172,4 +172,5 @@ def pictures_of(spelled: str, cache_dir: Path) -> tuple[list[Picture], images.Ta
         )
     if found.faults:
         raise DataError(f"curation.keep_apart=[{spelled}]: {found.faults[0]}. It could not be kept apart; mend the row.")
-    return list({picture.source: picture for record in found.records for picture in record.pictures}.values()), found.tables
+    pictures = (picture for record in found.records for picture in record.pictures if isinstance(picture, Picture))
+    return list({picture.source: picture for picture in pictures}.values()), found.tables
