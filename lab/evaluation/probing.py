@@ -25,6 +25,7 @@ from lab.model.answers import Readout
 from lab.model.batching import to_device
 from lab.model.encoded import Example
 from lab.model.encoding import Encoder
+from lab.model.precision import one_layout
 from lab.records import Sample
 from lab.training.losses import of_labels
 
@@ -127,13 +128,14 @@ def plain_probe(folder: Path, asked: Asked, dial: ModelDial) -> tuple[Probe, lis
     """The same from an exported folder through Transformers alone, and what its `generate` writes where answers are in words.
 
     No code of this laboratory but the prompt and the comparison. Pixel budget, chat template and padding side are the folder's own, so
-    that a wrong one shows.
+    that a wrong one shows. 4-bit layers answer from the weights that training read, as anywhere but on a CPU with bfloat16 instructions.
     """
     from transformers import AutoConfig, AutoProcessor
 
     kind, dtype = family(dial.family), getattr(torch, dial.dtype.value)
     attention = dial.attn_implementation or kind.attention[0]
     model = kind.model_class(AutoConfig.from_pretrained(folder)).from_pretrained(folder, dtype=dtype, attn_implementation=attention).eval()
+    one_layout(model)
     processor = AutoProcessor.from_pretrained(folder)
     encoder = asked.encoder
     if not encoder.inline:
