@@ -5,9 +5,9 @@ As in LLaVA-1.5, adapters on the tower's last block are counted and never get a 
 
 from dataclasses import replace
 
-from lab.model.anyres import AnyResolution
 from lab.model.families import llava
 from lab.model.family import Part, all_but
+from lab.model.llava_next import LlavaNext
 
 FAMILY = replace(
     llava.FAMILY,
@@ -15,7 +15,7 @@ FAMILY = replace(
     model_type="llava_next",
     components={"vision_config": ("clip_vision_model", "siglip_vision_model"), "text_config": ("llama", "mistral", "qwen2")},
     classes=("LlavaNextForConditionalGeneration",),
-    architecture=AnyResolution(),
+    architecture=LlavaNext(),
     refuses={
         **llava.FAMILY.refuses,
         "trees": "its pictures cost tokens by their size, and such rows are written for pictures of one run of patches",

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lab.model.architecture import Grid
 
 
-class AnyResolution(Llava):
+class LlavaNext(Llava):
     """`lab.model.architecture.Architecture` of such models."""
 
     def processor(self, where: str, config: PretrainedConfig, options: dict[str, Any]) -> Any:
