@@ -68,11 +68,11 @@ def test_a_run_has_its_replies_judged_and_no_model_answers_twice(tiny_folder, tm
         judge = result(folder, "chartqa")["judge"]
         assert (judge["model"], judge["n"], judge["waiting"]) == ("m", 4, 0) and {"mean", "agreement"} <= judge.keys()
     log.unlink()
-    with llm_server.running(tmp_path, delay=0.4) as (address, log):
+    with llm_server.running(tmp_path, delay=1.1) as (address, log):
         named = [f"evaluation.also_root={tmp_path}", f"evaluation.judge.base_url={address}", "evaluation.judge.model=other", *QUICK, again[1]]
         x = evaluate.asked_more(first, named, runs_dir)
         with pytest.raises(Stopped, match="stopped by trainer.max_time"):
-            judging.judge(replace(x, trainer=replace(x.trainer, max_time="00:00:01")), silent, time.time())
+            judging.judge(replace(x, trainer=replace(x.trainer, max_time="00:00:02")), silent, time.time())
         assert 0 < len(llm_server.read(log)) < paid
         assert command(address, "other", *again) == 0 and len(llm_server.read(log)) == paid
     assert "judge other" in capsys.readouterr().out and (folder / "evaluations" / "chartqa.marks.csv").exists()
