@@ -15,7 +15,7 @@ from lab import data, model
 from lab import run as running
 from lab.artifacts import contract, export
 from lab.errors import ContractError, ModelError
-from lab.evaluation import probing
+from lab.evaluation import equivalence, probing
 from lab.model.answers import readout
 from lab.model.encoding import Encoder
 from lab.store import runs
@@ -122,6 +122,24 @@ def test_nothing_is_overwritten_by_an_export(trained, copied) -> None:
     _, _, run_dir, folder = copied
     with pytest.raises(ModelError, match="not empty"):
         export.export(running.reload(x, run_dir), folder, contract.load(run_dir))
+
+
+def test_a_near_tie_is_no_flip_and_anything_farther_apart_is() -> None:
+    labels = torch.tensor([[3, 1], [3, 1]])
+    logits = torch.randn(2, 2, 8, generator=torch.Generator().manual_seed(0))
+    logits[..., 4] = logits.amax(dim=-1) + 1  # what the model in memory says everywhere
+    for margin in (0.1, 0.3):
+        logits[0, 1, 5] = logits[0, 1, 4] - margin
+        reference, turned = probing.of_words(logits, labels), logits.clone()
+        assert torch.isclose(reference.margins[0, 1], torch.tensor(margin))
+        turned[0, 1, [4, 5]] = logits[0, 1, [5, 4]]
+        check = equivalence.against("right padding", reference, probing.of_words(turned, labels), 0.25)
+        assert check.max_gap is not None and check.max_gap < 1e-6
+        assert check.passed is (margin < 0.25) and check.flips == (margin > 0.25) and ("near tie" in check.note) is (margin < 0.25)
+    reference = probing.of_words(logits, torch.tensor([[4, 1], [3, 1]]))  # its second answers are margin .3 above the next
+    first = [equivalence.first_other(torch.tensor(written), reference, 0, 0, torch.tensor([4, 1])) for written in ([4, 4], [4, 5], [4, 2])]
+    assert first[0] is None and first[1] == first[2] == reference.margins[0, 1].item()
+    assert equivalence.first_other(torch.tensor([4, 7]), reference, 1, 0, torch.tensor([3, 1])) is None  # it went on from another word
 
 
 def all_logits(vlm, encoder, samples, batch_size, side="left") -> torch.Tensor:

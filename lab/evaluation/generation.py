@@ -5,7 +5,7 @@ Both read an arm through `Vlm.inputs`, so that what dials do with image tokens i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -90,7 +90,11 @@ def steps(vlm: Vlm, batch: Batch, number: int = MAX_NEW_TOKENS, read: stages.Rea
 
 def write(vlm: Vlm, batch: Batch, number: int = MAX_NEW_TOKENS, read: stages.Read | None = None) -> Continuation:
     """Greedy continuation of every prompt of a left-padded batch by at most `number` tokens. read: as of `steps`."""
-    written = list(steps(vlm, batch, number, read))
+    return continuation(list(steps(vlm, batch, number, read)))
+
+
+def continuation(written: Sequence[Step]) -> Continuation:
+    """All steps of a batch as one."""
     first, last = written[0], written[-1]
     log_p = sum((step.log_p for step in written), torch.zeros_like(first.log_p))
     lengths = sum((~step.ended for step in written[:-1]), torch.ones_like(first.token))

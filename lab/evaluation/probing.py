@@ -1,7 +1,8 @@
 """A probe: the same few questions, computed by a model as it is in memory, padded otherwise, or as Transformers alone has it.
 
 Of answers to choose from, the numbers are the logits of what follows the prompt; of answers in words, log p of each token of the
-reference, and the answers are the likeliest tokens at these places.
+reference, and the answers are the likeliest tokens at these places. Beside each answer stands its margin: a rounding of its dtype may
+turn an answer that is hardly likelier than the next, and no other.
 """
 
 from __future__ import annotations
@@ -32,10 +33,14 @@ from lab.training.losses import of_labels
 
 @dataclass(frozen=True)
 class Probe:
-    """numbers: float32 [n, d]. answers: int64 [n, k]. Those of references of several lengths end together, behind zeros."""
+    """numbers: float32 [n, d]. answers: int64 [n, k]. margins: by how much log p of each answer is above the next likeliest's, float32 [n, k].
+
+    Those of references of several lengths end together, behind zeros.
+    """
 
     numbers: torch.Tensor
     answers: torch.Tensor
+    margins: torch.Tensor
 
 
 def probe(vlm: Vlm, encoder: Encoder, examples: Sequence[Example], padding_side: str | None = None) -> Probe:
@@ -49,8 +54,7 @@ def probe(vlm: Vlm, encoder: Encoder, examples: Sequence[Example], padding_side:
             return right_padded(vlm, encoder, examples)
         batch = to_device(encoder.collate(examples, with_answers=True, padding_side=padding_side), vlm.device)
         assert batch.target.labels is not None
-        log_p, likeliest = of_labels(vlm.predict(batch), batch.target.labels)
-        return Probe(log_p.cpu(), likeliest.clamp(min=0).cpu())
+        return of_words(vlm.predict(batch), batch.target.labels)
 
 
 def shared_probe(vlm: Vlm, encoder: Encoder, examples: Sequence[Example]) -> Probe:
@@ -62,8 +66,7 @@ def shared_probe(vlm: Vlm, encoder: Encoder, examples: Sequence[Example]) -> Pro
             return of_logits(read.begin(encoder.collate(examples, with_answers=False))[1].logits, encoder.readout)
         batch = to_device(encoder.collate(examples, with_answers=True), vlm.device)
         assert batch.target.labels is not None
-        log_p, likeliest = of_labels(read.predict(batch), batch.target.labels)
-        return Probe(log_p.cpu(), likeliest.clamp(min=0).cpu())
+        return of_words(read.predict(batch), batch.target.labels)
 
 
 @contextlib.contextmanager
@@ -82,7 +85,19 @@ def at_rest(model: torch.nn.Module) -> Iterator[None]:
 def of_logits(logits: torch.Tensor, readout: Readout) -> Probe:
     """Of what follows the prompt, [n, vocabulary]."""
     logits = logits.float().cpu()
-    return Probe(logits, readout.answers(logits)[:, None])
+    return Probe(logits, readout.answers(logits)[:, None], margins(readout.log_p(logits))[:, None])
+
+
+def of_words(logits: torch.Tensor, labels: torch.Tensor) -> Probe:
+    """Of references, int64 [n, k], under the logits at their places, [n, k, vocabulary]."""
+    log_p, likeliest = of_labels(logits, labels)
+    return Probe(log_p.cpu(), likeliest.clamp(min=0).cpu(), margins(logits).cpu())
+
+
+def margins(logits: torch.Tensor) -> torch.Tensor:
+    """By how much the largest number of the last dimension is above the next, float32; infinite where there is but one."""
+    first, *others = logits.float().topk(min(2, logits.shape[-1])).values.unbind(-1)
+    return first - others[0] if others else torch.full_like(first, torch.inf)
 
 
 def right_padded(vlm: Vlm, encoder: Encoder, examples: Sequence[Example]) -> Probe:
@@ -101,26 +116,28 @@ def of_rows(logits: torch.Tensor, ends: Sequence[int], examples: Sequence[Exampl
     parts = []
     for row, end, example in zip(logits.float().cpu(), ends, examples, strict=True):
         labels = torch.from_numpy(example.text.answer_ids)[None]
-        parts.append(Probe(*of_labels(row[None, end - labels.shape[1] - 1 : end - 1], labels)))
+        parts.append(of_words(row[None, end - labels.shape[1] - 1 : end - 1], labels))
     return joined(parts)
 
 
 def joined(probes: Sequence[Probe]) -> Probe:
     """One after another."""
-    width = max(one.numbers.shape[1] for one in probes)
-    padded = [(F.pad(one.numbers, (width - one.numbers.shape[1], 0)), F.pad(one.answers, (width - one.numbers.shape[1], 0))) for one in probes]
-    numbers, answers = zip(*padded, strict=True)
-    return Probe(torch.cat(numbers), torch.cat(answers))
+    columns = zip(*[(one.numbers, one.answers, one.margins) for one in probes], strict=True)
+    return Probe(*[torch.cat([F.pad(one, (max(o.shape[1] for o in column) - one.shape[1], 0)) for one in column]) for column in columns])
 
 
 @dataclass(frozen=True)
 class Asked:
-    """The probe's questions, their encoder, and what the model in memory wrote in at most so many tokens."""
+    """The probe's questions, their encoder, and what the model in memory wrote in at most so many tokens.
+
+    closest: the smallest margin among the tokens of each text, float32 [n].
+    """
 
     samples: Sequence[Sample]
     examples: Sequence[Example]
     encoder: Encoder
-    told: Sequence[str]
+    written: Sequence[str]
+    closest: torch.Tensor
     most: int
 
 
@@ -159,7 +176,7 @@ def plain_probe(folder: Path, asked: Asked, dial: ModelDial) -> tuple[Probe, lis
 
 def plain_rows(model: Any, processor: Any, asked: Asked) -> tuple[Probe, list[str]]:
     """The same of a model whose answers stand in a decoder of their own, one question at a time; its forward gives no logits of them."""
-    architecture, logits, parts, told = asked.encoder.architecture, [], [], []
+    architecture, logits, parts, texts = asked.encoder.architecture, [], [], []
     writer = architecture.writer(model)
     writer.register_forward_hook(lambda module, args, out: logits.append(out.logits))
     for sample, example in zip(asked.samples, asked.examples, strict=True):
@@ -173,15 +190,15 @@ def plain_rows(model: Any, processor: Any, asked: Asked) -> tuple[Probe, list[st
             parts.append(of_logits(logits[0][:, 0], asked.encoder.readout))
             continue
         model(**inputs, decoder_input_ids=torch.cat([start, ids[:, :-1]], dim=1))
-        parts.append(Probe(*of_labels(logits[0], ids)))
+        parts.append(of_words(logits[0], ids))
         written = model.generate(**inputs, do_sample=False, max_new_tokens=asked.most)
-        told += processor.batch_decode(written, skip_special_tokens=True)
-    return joined(parts), told
+        texts += processor.batch_decode(written, skip_special_tokens=True)
+    return joined(parts), texts
 
 
 def plain_labels(model: Any, processor: Any, asked: Asked) -> tuple[Probe, list[str]]:
     """The same of a model that chooses among labels, one question at a time."""
-    parts, told = [], []
+    parts, texts = [], []
     for sample, example in zip(asked.samples, asked.examples, strict=True):
         chat = asked.encoder.chat(sample)
         architecture, images = asked.encoder.architecture, [decode(sample.images[i]) for i in chat.image_order]
@@ -189,8 +206,7 @@ def plain_labels(model: Any, processor: Any, asked: Asked) -> tuple[Probe, list[
         if isinstance(asked.encoder.readout, Readout):
             parts.append(of_logits(logits, asked.encoder.readout))
             continue
-        log_p, likeliest = of_labels(logits[:, None], torch.from_numpy(example.text.answer_ids)[None])
-        parts.append(Probe(log_p, likeliest.clamp(min=0)))
-        told.append(model.config.id2label[int(logits.argmax())])
-    return joined(parts), told
+        parts.append(of_words(logits[:, None], torch.from_numpy(example.text.answer_ids)[None]))
+        texts.append(model.config.id2label[int(logits.argmax())])
+    return joined(parts), texts
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import tempfile
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -205,7 +206,8 @@ def verify(x: Experiment, vlm: Vlm, examples: Examples, run_dir: Path) -> list[e
         checks, reference = equivalence.verify(
             x.model, vlm, samples, examples.encoder, lambda: reload(x, run_dir, vlm.device), plain, shared=x.evaluation.shared_prefix
         )
-    save_file({"logits": reference.numbers.contiguous(), "answers": reference.answers.contiguous()}, run_dir / PROBE)
+    kept = {"logits": reference.numbers, "answers": reference.answers, "margins": reference.margins}
+    save_file({name: values.contiguous() for name, values in kept.items()}, run_dir / PROBE)
     return checks
 
 
@@ -216,7 +218,13 @@ def stored_probe(run_dir: Path, readout: AnyReadout) -> probing.Probe:
         logits = stored["logits"]
         if logits.ndim != 2 or not logits.is_floating_point():
             raise ValueError(f"its numbers are {logits.dtype} of shape {list(logits.shape)}")
-        return probing.of_logits(logits, readout) if isinstance(readout, Readout) else probing.Probe(logits, stored["answers"])
+        if isinstance(readout, Readout):
+            return probing.of_logits(logits, readout)
+        answers = stored["answers"]
+        margins = stored.get("margins", logits.new_full(answers.shape, math.inf))
+        if margins.shape != answers.shape:
+            raise ValueError(f"its answers are of shape {list(answers.shape)}, their margins of {list(margins.shape)}")
+        return probing.Probe(logits, answers, margins)
     except (OSError, KeyError, IndexError, ValueError, SafetensorError) as error:
         raise DataError(f"{run_dir / PROBE}: the probe's logits cannot be read ({error}).") from None
 
