@@ -72,7 +72,7 @@ def act(given: argparse.Namespace) -> int:
         given.text_tokens = words_of(x, splits).prompt
     made = forecast([(identity(x), x)], given, {repr(x.data): splits})
     print(cost(x, given, tokens, *sizes, found=made.arms[0].found) + how)
-    print(made.told())
+    print(made.describe())
     write(given, made)
     return 0
 
@@ -96,14 +96,15 @@ def plan_sweep(given: argparse.Namespace) -> int:
     for one in made.arms:
         too_large += [one.name] if one.found.memory_bytes > one.memory else []
         trainable = sum(row.trainable for row in one.found.ledger)
-        told = "unknown" if one.time is None else short(one.time.train.expected)
-        rows.append((one.name, f"{trainable:,}", f"{one.found.memory_bytes / 1e9:.2f}", f"{one.found.train_flops / 1e9:,.1f}", told))
+        seconds = "unknown" if one.time is None else short(one.time.train.expected)
+        rows.append((one.name, f"{trainable:,}", f"{one.found.memory_bytes / 1e9:.2f}", f"{one.found.train_flops / 1e9:,.1f}", seconds))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for name, *numbers in rows:
         print("  ".join([name.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(numbers, widths[1:], strict=True))]))
     total = made.train
-    print(f"\n{len(experiments)} arms, together {short(total.expected)} s on {given.device} ({short(total.low)} to {short(total.high)})")
-    print(made.told())
+    seconds = f", together {short(total.expected)} s on {given.device} ({short(total.low)} to {short(total.high)})" if made.known else ""
+    print(f"\n{len(experiments)} arms{seconds}")
+    print(made.describe())
     if racing := [x for x in experiments if x.sweep.race is not None]:
         print(race(racing[0], len(experiments), data[repr(racing[0].data)]))
     if too_large:
@@ -116,7 +117,6 @@ def plan_sweep(given: argparse.Namespace) -> int:
 
 def forecast(named: list[tuple[str, Experiment]], given: argparse.Namespace, data: dict[str, Splits | None]) -> Forecast:
     """What arms take on the device. data: by their dial."""
-    from lab.costs.timing import NOTHING
     from lab.run import forecast as of
 
     experiments = [x for _, x in named]
@@ -126,11 +126,8 @@ def forecast(named: list[tuple[str, Experiment]], given: argparse.Namespace, dat
         splits = data[repr(x.data)]
         tokens, _ = tokens_per_image(x, given, splits)
         arms.append(of.arm(name, x, device, splits, tokens, given.text_tokens, vars(given).get("examples")))
-    features = [arm.time.features for arm in arms if arm.time is not None]
-    return of.Forecast(
-        given.device, list({device.machine.told(): device.machine for device in on}.values()), arms, of.abreast(given.device, experiments),
-        vars(given).get("price_per_hour"), max(features, key=lambda one: one.expected, default=NOTHING),
-    )  # fmt: skip
+    machines = {device.machine.describe(): device.machine for device in on}
+    return of.Forecast(given.device, list(machines.values()), arms, of.at_once(given.device, experiments), vars(given).get("price_per_hour"))
 
 
 def check_flags(given: argparse.Namespace) -> None:
@@ -189,11 +186,17 @@ def visible(splits: Splits | None) -> str:
     from lab.statistics.power_analysis import smallest_detectable
     from lab.statistics.resampling import clusters_of_samples
 
-    sizes = np.bincount(clusters_of_samples([splits.dev.index(i) for i in range(len(splits.dev))])).tolist()
-    lines = [
-        f"dev: {len(splits.dev):,} examples in {len(sizes):,} clusters; train: {len(splits.train):,}"
-        + (f"; left out under data.on_bad=skip: {len(splits.skipped):,}" if splits.skipped else ""),
-        f"smallest difference in {KINDS[splits.kind].main.header} between two arms that is found with 80 % probability at 5 % (two-sided),",
+    sizes, main = np.bincount(clusters_of_samples([splits.dev.index(i) for i in range(len(splits.dev))])).tolist(), KINDS[splits.kind].main.header
+    left_out = f"; left out under data.on_bad=skip: {len(splits.skipped):,}" if splits.skipped else ""
+    lines = [f"dev: {len(splits.dev):,} examples in {len(sizes):,} cluster{'s' * (len(sizes) != 1)}; train: {len(splits.train):,}{left_out}"]
+    if len(sizes) < 2:
+        lines.append(
+            f"how large a difference in {main} is found between two arms is not known beforehand: all examples of dev share images or questions. "
+            "More of them (data.num_dev) lie in more clusters."
+        )
+        return "\n".join(lines)
+    lines += [
+        f"smallest difference in {main} between two arms that is found with 80 % probability at 5 % (two-sided),",
         f"if the arms disagree on so many examples (correlation within a cluster {ICC}):",
     ]
     for share in DISCORDANCES:

@@ -47,11 +47,11 @@ def row(folder: Path, name: str) -> tuple[float, str]:
     command(folder, "lab.train", *words)
     plan = json.loads((folder / "plan.json").read_text())
     (path,) = Path(words[-1].partition("=")[2]).glob("*/run.json")
-    metrics, told = json.loads(path.read_text())["metrics"], plan["train"]["seconds"]
+    metrics, planned = json.loads(path.read_text())["metrics"], plan["train"]["seconds"]
     took, memory = metrics["train/seconds"], plan["memory_bytes"]["training"] / 2**20
-    off = told["expected"] / took - 1
-    inside = "inside" if told["low"] <= took <= told["high"] else "outside"
-    seconds = f"{told['expected']:8.1f} ({told['low']:.1f} to {told['high']:.1f})"
+    off = planned["expected"] / took - 1
+    inside = "inside" if planned["low"] <= took <= planned["high"] else "outside"
+    seconds = f"{planned['expected']:8.1f} ({planned['low']:.1f} to {planned['high']:.1f})"
     (folder / "plan.json").unlink()
     return off, f"{name:38} {seconds:>26} {took:8.1f} {off:+7.0%}  {inside:8} {memory:8.0f} {metrics['memory/peak_mb']:8.0f}"
 

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from prediction_tables import prediction
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
+from lab import data, model
 from lab.answers import predictions
 from lab.costs import machines, planning
 from lab.errors import ConfigError
+from lab.evaluation import shared_prefix
+from lab.host.scheduling import makespan
+from lab.model.encoding import Encoder
 from lab.plan import DISCORDANCES, act, cost, tokens_per_image, visible
+from lab.run import forecast
 from lab.statistics import resampling
+from lab.training.examples import Examples
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +91,7 @@ def test_time_and_money_are_intervals_of_all_arms(capsys, tmp_path) -> None:
     seconds = found["train"]["seconds"]
     assert 0 < seconds["low"] < seconds["expected"] < seconds["high"] <= 3 * seconds["low"] and found["steps"] == 60
     assert seconds["expected"] == pytest.approx(sum(arm["train"]["seconds"]["expected"] for arm in found["arms"]))
+    assert found["at_once"] == min(2, len(os.sched_getaffinity(0)))
     assert found["money"]["expected"] == pytest.approx(2.5 * found["hours"]["expected"]) and found["latency"]["milliseconds"]["low"] > 0
     assert "measured just now" in found["rates"][0] and "one answer at batch 1" in capsys.readouterr().out
     again = planned("lora.r=2,4", "trainer.max_steps=30", "trainer.gradient_checkpointing=true")
@@ -92,6 +104,31 @@ def test_time_and_money_are_intervals_of_all_arms(capsys, tmp_path) -> None:
         planned(force=False)
     with pytest.raises(ConfigError, match="--price-per-hour -1"):
         planned(price_per_hour=-1.0)
+
+
+def test_a_sweep_ends_with_the_last_of_its_arms() -> None:
+    """Arms that do not fill the cores once more start beside those before; a long one is not shortened by an idle core."""
+    assert makespan([10.0] * 3, 2) == pytest.approx(15) and makespan([10.0] * 3, 1) == 30 and makespan([], 2) == 0
+    assert makespan([10.0] * 9, 4) == pytest.approx(10 + 5 / 4 * 10)
+    assert makespan([10.0, 1.0, 1.0], 2) == pytest.approx(10 + 2 / 2 * 0.5), "three beside each other for 1.5 s, in which the long one does 1"
+    assert makespan([1.0, 1.0, 10.0, 0.0], 2) == pytest.approx(11)
+
+
+def test_evaluation_over_one_reading_of_a_picture_is_counted(composer, tmp_path) -> None:
+    """FLOPs of an answer about pictures that are read once, as PyTorch counts them of the real model, there with some padding."""
+    own = "lora=none", "trainer.max_steps=0", "data.num_train=8", "data.num_minival=8", "data.num_dev=8", "evaluation.splits=[dev]"
+    x = composer(*own, "evaluation.shared_prefix=true")
+    splits = data.load(x.data, tmp_path)
+    vlm = model.load(x.model)
+    examples = Examples(splits.dev, Encoder(vlm, x.prompt))
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        shared_prefix.answer(vlm, examples, range(8))
+    t4, text = forecast.device_of("t4", x), forecast.words_of(x, splits).prompt
+    device = dataclasses.replace(t4, machine=dataclasses.replace(t4.machine, call=0.0))  # at this size launches are all that counts
+    shared, alone = (forecast.arm("", one, device, splits, 16, text, None) for one in (x, composer(*own)))
+    assert shared.found.eval_flops == pytest.approx(counter.get_total_flops() / 8, rel=0.05) and forecast.about(x, splits) == 2
+    assert shared.found.eval_flops < 0.75 * alone.found.eval_flops and shared.time.evaluation.expected < alone.time.evaluation.expected
+    assert shared.time.answer == alone.time.answer, "of one question alone"
 
 
 class Given:
@@ -123,8 +160,6 @@ def test_gradient_checkpointing_is_on_where_it_is_needed(composer, two_billion) 
 
 def test_tokens_are_those_that_the_processor_makes(composer, tmp_path) -> None:
     """Asked, budgeted, measured on the data, or a guess that says so; in this order."""
-    from lab import data
-
     x = composer("data.num_train=8", "data.num_minival=8", "data.num_dev=8")
     splits = data.load(x.data, tmp_path)
     asked, nothing = argparse.Namespace(tokens_per_image=5), argparse.Namespace(tokens_per_image=None)
@@ -144,16 +179,17 @@ def test_an_unknown_device_is_named(composer, two_billion) -> None:
 
 
 def test_what_dev_could_see(composer, tmp_path) -> None:
-    from lab import data
+    def said(*given: str) -> str:
+        return visible(data.load(composer(*given, "data.num_train=8", "data.num_minival=8").data, tmp_path))
 
-    text = visible(data.load(composer("data.num_train=8", "data.num_minival=8", "data.num_dev=120").data, tmp_path))
+    text = said("data.num_dev=120")
     assert "120 examples" in text and text.count(" points") == len(DISCORDANCES)
+    few = said("data.num_dev=8")
+    assert "8 examples in 1 cluster;" in few and re.search("accuracy.*not known beforehand: .*data.num_dev", few)
 
 
 def test_the_plan_counts_clusters_as_the_report_does(composer, tmp_path) -> None:
     """Statements of data=pairs cross image sets, so that clusters are fewer than image sets."""
-    from lab import data
-
     splits = data.load(composer("data.num_train=8", "data.num_minival=8", "data.num_dev=120").data, tmp_path)
     asked = [splits.dev[i] for i in range(120)]
     table = predictions.table([answered(one) for one in asked])

@@ -12,6 +12,7 @@ from lab import model
 from lab.config import DType, Experiment, trains
 from lab.costs.machines import Machine
 from lab.costs.operations import BYTES, CALLS, Work
+from lab.costs.shared_reading import SharedReading
 from lab.costs.timing import NOTHING, Interval, forward, token, update
 
 SAMPLE_S, PICTURE_S, PIXEL_S = 3e-4, 5e-4, 2.5e-8
@@ -46,7 +47,8 @@ class Sizes:
 class Counts:
     """What was counted of an experiment's model. work, read: `Cost.work` of `questions` examples that are learned from, and of one asked.
 
-    passes: of a training step through each part. trainable: numbers that train. recomputes: with gradient checkpointing.
+    passes: of a training step through each part. trainable: numbers that train. recomputes: with gradient checkpointing. shared: where
+    questions that are asked share the reading of their images.
     """
 
     work: Work
@@ -56,6 +58,7 @@ class Counts:
     tensors: int
     recomputes: bool
     questions: int = 1
+    shared: SharedReading | None = None
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ def estimate(x: Experiment, counts: Counts, sizes: Sizes, machine: Machine) -> E
     looks = forward(counts.read, machine, seen) + fixed(sizes.reading_s)
     read = {"llm": 1, "vision": 0, "projector": 0} if cached else {"llm": 1}
     batch = max(1, min(x.evaluation.batch_size, sizes.asked))
-    asked = forward(counts.read, machine, read, batch) + token(counts.read, machine, sizes.positions, batch).times(sizes.answer - 1)
+    asked = reading(counts, machine, read, batch) + token(counts.read, machine, sizes.positions, batch).times(sizes.answer - 1)
     alone = forward(counts.read, machine, {"llm": 1}) + token(counts.read, machine, sizes.positions).times(sizes.answer - 1)
     return Estimate(
         steps=sizes.steps,
@@ -93,15 +96,23 @@ def estimate(x: Experiment, counts: Counts, sizes: Sizes, machine: Machine) -> E
     )
 
 
+def reading(counts: Counts, machine: Machine, passes: dict[str, float], batch: int) -> Interval:
+    """Reading the prompts of a batch of questions. passes: through each part."""
+    if counts.shared is None:
+        return forward(counts.read, machine, passes, batch)
+    starts = max(1.0, batch / counts.shared.questions)
+    return forward(counts.shared.start, machine, passes, starts) + forward(counts.shared.rest, machine, {"llm": 1}, batch)
+
+
 def step_seconds(x: Experiment, counts: Counts, machine: Machine, reading_s: float) -> Interval:
     """An optimizer step with the reading of its samples. reading_s: of the images of one that are not cached."""
     section = x.trainer
     size = max(1, section.batch_size // section.devices)
     work = lean(counts.work) if is_lean(x, counts, machine) else counts.work
     one = forward(work, machine, counts.passes, size / counts.questions)
-    reading = SAMPLE_S + (0.0 if counts.passes["vision"] == 0 else reading_s)
-    reading = fixed(size * reading / max(1, section.num_workers))
-    return (one + reading).times(section.accumulate_grad_batches) + update(counts.trainable, counts.tensors, machine)
+    sample_s = SAMPLE_S + (0.0 if counts.passes["vision"] == 0 else reading_s)
+    samples = fixed(size * sample_s / max(1, section.num_workers))
+    return (one + samples).times(section.accumulate_grad_batches) + update(counts.trainable, counts.tensors, machine)
 
 
 def fixed(seconds: float) -> Interval:

@@ -91,7 +91,7 @@ class Machine:
             return self.products[ATTENTION]
         return self.products[min(self.products.keys() - {ATTENTION}, key=lambda known: abs(math.log2(known / width)))]
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """The rates in one line."""
         ends = sorted(self.products.keys() - {ATTENTION})
         rates = " to ".join(f"{self.products[end] / 1e9:,.0f}" for end in dict.fromkeys((ends[0], ends[-1])))

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from lab import data, lora
 from lab.config import Experiment, augments, trains
@@ -33,14 +32,10 @@ from lab.costs.device_memory import (
     trainable_bytes,
 )
 from lab.costs.estimate import Counts
+from lab.costs.shared_reading import shared_reading
 from lab.costs.shares import gathered_bytes
 from lab.costs.without_weights import on_meta
 from lab.records import ExampleSize
-
-if TYPE_CHECKING:
-
-    pass
-
 
 ANSWER_ROWS = 3
 """Positions of an example whose logits a step computes: an answer of one token, the end of its turn, and the one before them."""
@@ -100,12 +95,24 @@ class Trees:
 ALONE = Trees(1, 0)
 
 
+@dataclass(frozen=True)
+class SharedPrefix:
+    """Questions that are answered over one reading of their images (`evaluation.shared_prefix`). number: about one set of images, mean. own:
+    tokens that each has behind its last image.
+    """
+
+    number: float
+    own: int
+
+
 def plan(
-    x: Experiment, tokens_per_image: int, images: int, text_tokens: int, memory: float = math.inf, trees: Trees = ALONE
-) -> Plan:
+    x: Experiment, tokens_per_image: int, images: int, text_tokens: int, memory: float = math.inf, trees: Trees = ALONE,
+    asked: SharedPrefix | None = None,
+) -> Plan:  # fmt: skip
     """Count parameters, FLOPs and bytes of an experiment whose examples have so many images and tokens.
 
     memory: bytes of a device, which decide whether gradient checkpointing is needed. trees: as which examples are learned from.
+    asked: as which they are answered; None: each alone.
     """
     vlm = on_meta(x)
     images_of, config = vlm.family.architecture, vlm.bare.config
@@ -127,14 +134,15 @@ def plan(
     trained = float(trainable) if trains(x) else 0.0
     gathered = gathered_bytes(vlm, x.lora) if x.trainer.sharded else 0.0
     on = recomputes(x.trainer, (weight_bytes + trainable_bytes(x.optim) * trained) / x.trainer.shares + gathered, kept, memory)
-    passes, asked = passes_of(x, ledger, on), costs.cost(size)
+    passes = passes_of(x, ledger, on)
     timed = CostModel(on_meta(x, "sdpa"), x.lora) if "sdpa" in vlm.family.attention else costs  # as devices compute it
+    shared = None if asked is None else shared_reading(timed, size, asked.own, asked.number)
     return Plan(
         ledger=ledger,
         tokens=size.length,
         image_tokens=size.tokens[0] if size.tokens else 0,
         train_flops=float(sum(passes[part] * number for part, number in step.flops.items())) / trees.number if trains(x) else 0.0,
-        eval_flops=float(sum(asked.flops.values())),
+        eval_flops=float(costs.cost(size).flops.total()) if shared is None else shared.flops,
         weight_bytes=weight_bytes,
         adapter_bytes=FLOAT32 * trained,
         gradient_bytes=FLOAT32 * trained,
@@ -143,7 +151,7 @@ def plan(
         plain_bytes=activation_bytes(x.trainer, kept, False) if trains(x) else 0.0,
         cache_bytes=cache_bytes(config, size.length + x.evaluation.most_tokens(data.named(data.lead(x.data).name).kind), BYTES[x.model.dtype.value]),
         recomputes=on,
-        counts=Counts(timed.cost(learned).work, timed.cost(size).work, passes, trained, tensors_of(ledger), on, trees.number),
+        counts=Counts(timed.cost(learned).work, timed.cost(size).work, passes, trained, tensors_of(ledger), on, trees.number, shared),
         shares=x.trainer.shares,
         gathered_bytes=gathered,
     )

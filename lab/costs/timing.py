@@ -85,7 +85,7 @@ def within(products: float, traffic: float, calls: float, machine: Machine) -> I
     return Interval(low, expected, high)
 
 
-def told(seconds: Interval) -> str:
+def duration(seconds: Interval) -> str:
     """An interval in the unit that suits it."""
     unit, name = next(((unit, name) for unit, name in ((3600.0, "h"), (60.0, "min")) if seconds.expected >= 2 * unit), (1.0, "s"))
     return f"{short(seconds.expected / unit)} {name} ({short(seconds.low / unit)} to {short(seconds.high / unit)})"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,11 +15,13 @@ from lab.config import DType, Experiment, trains
 from lab.costs import machines, planning, without_weights
 from lab.costs.estimate import Estimate, Sizes, estimate
 from lab.costs.machines import HERE, Machine
-from lab.costs.planning import ALONE, Plan, Trees
-from lab.costs.timing import NOTHING, Interval, short, told
+from lab.costs.planning import ALONE, Plan, SharedPrefix, Trees
+from lab.costs.timing import NOTHING, Interval, duration, short
 from lab.data.images import size_of
+from lab.host.scheduling import makespan
 from lab.model.encoding import Encoder
 from lab.records import Choice, Picture, Sample, Split, Splits
+from lab.run import sharing
 from lab.training import capacity, devices, ordering, tree_rows
 
 TEXT_TOKENS = 70
@@ -46,9 +48,12 @@ class Device:
 
 @dataclass(frozen=True)
 class Arm:
-    """One arm as planned. time: None where it is not known how many steps it takes."""
+    """One arm as planned. time: None where it is not known how many steps it takes. base: arms with one share a base, and run at once;
+    pictures: arms with one share features."""
 
     name: str
+    base: str
+    pictures: str
     found: Plan
     memory: float
     time: Estimate | None
@@ -67,14 +72,13 @@ class Arm:
 
 @dataclass(frozen=True)
 class Forecast:
-    """All arms. abreast: how many run at once. price: of the device for an hour."""
+    """All arms, those with one base together. at_once: how many run at once. price: of the device for an hour."""
 
     device: str
     machines: list[Machine]
     arms: list[Arm]
-    abreast: int
+    at_once: int
     price: float | None = None
-    features: Interval = field(default=NOTHING)
 
     @property
     def times(self) -> list[Estimate]:
@@ -82,29 +86,50 @@ class Forecast:
         return [arm.time for arm in self.arms if arm.time is not None]
 
     @property
+    def known(self) -> bool:
+        """Whether it is known of all arms how many steps they take."""
+        return len(self.times) == len(self.arms)
+
+    @property
+    def features(self) -> Interval:
+        """Seconds in which features are computed, once for all arms that share them."""
+        longest: dict[str, Interval] = {}
+        for arm in self.arms:
+            if arm.time is not None:
+                longest[arm.pictures] = max(longest.get(arm.pictures, NOTHING), arm.time.features, key=lambda one: one.expected)
+        return sum(longest.values(), NOTHING)
+
+    @property
     def train(self) -> Interval:
         """Seconds that all arms train, one after another."""
         return sum((time.train for time in self.times), NOTHING)
 
     @property
-    def hours(self) -> Interval:
-        """Of the device, for features, training and evaluation of all arms."""
-        busy = self.train + sum((time.evaluation for time in self.times), NOTHING)
-        return (busy.times(1 / self.abreast) + self.features).times(1 / 3600)
+    def evaluation(self) -> Interval:
+        """Seconds in which all arms answer, one after another."""
+        return sum((time.evaluation for time in self.times), NOTHING)
 
-    def told(self) -> str:
+    @property
+    def hours(self) -> Interval:
+        """Of the device, for features, training and evaluation: of the arms of one base until the last has ended, then of the next base."""
+        busy = NOTHING
+        for base in dict.fromkeys(arm.base for arm in self.arms):
+            own = [(arm.time.train + arm.time.evaluation).facts() for arm in self.arms if arm.base == base and arm.time is not None]
+            busy += Interval(**{end: makespan([seconds[end] for seconds in own], self.at_once) for end in NOTHING.facts()})
+        return (busy + self.features).times(1 / 3600)
+
+    def describe(self) -> str:
         """A few lines."""
-        if len(self.times) < len(self.arms):
+        if not self.known:
             return "how long it takes is not known, as the data are not here: give trainer.max_steps, or --examples N"
         steps = sum(time.steps for time in self.times)
-        evaluation = sum((time.evaluation for time in self.times), NOTHING)
-        beside = f", {self.abreast} at once" if self.abreast > 1 else ""
+        beside = f", {self.at_once} at once" if self.at_once > 1 else ""
         hours = self.hours
         lines = [
-            *(machine.told() for machine in self.machines),
-            f"training: {steps:,} steps, {told(self.train)}; evaluation: {told(evaluation)}; features: {told(self.features)}",
+            *(machine.describe() for machine in self.machines),
+            f"training: {steps:,} steps, {duration(self.train)}; evaluation: {duration(self.evaluation)}; features: {duration(self.features)}",
             f"one answer at batch 1: {' / '.join(dict.fromkeys(milliseconds(time.answer) for time in self.times))}",
-            f"together: {told(hours.times(3600))}{beside}; starting, latency and the gate left out",
+            f"together: {duration(hours.times(3600))}{beside}; starting, latency and the gate left out",
         ]
         if self.price is not None:
             money = hours.times(self.price)
@@ -113,14 +138,12 @@ class Forecast:
 
     def facts(self) -> dict[str, Any]:
         """As plain values: `train.seconds.low`, `.expected`, `.high` of all arms together, hours, money, and each arm by itself."""
-        known = len(self.times) == len(self.arms)
-        evaluation = sum((time.evaluation for time in self.times), NOTHING)
         answer = max((time.answer for time in self.times), key=lambda one: one.expected, default=NOTHING)
         memory = max(self.arms, key=lambda arm: arm.found.memory_bytes)
         together = {
             "steps": sum(time.steps for time in self.times),
             "train": {"seconds": self.train.facts()},
-            "evaluation": {"seconds": evaluation.facts()},
+            "evaluation": {"seconds": self.evaluation.facts()},
             "features": {"seconds": self.features.facts()},
             "latency": {"milliseconds": answer.times(1e3).facts()},
             "hours": self.hours.facts(),
@@ -128,9 +151,9 @@ class Forecast:
         }
         return {
             "device": self.device,
-            "rates": [machine.told() for machine in self.machines],
-            "at_once": self.abreast,
-            **(together if known else dict.fromkeys(together)),
+            "rates": [machine.describe() for machine in self.machines],
+            "at_once": self.at_once,
+            **(together if self.known else dict.fromkeys(together)),
             "memory_bytes": memory.facts()["memory_bytes"],
             "arms": [arm.facts() for arm in self.arms],
         }
@@ -154,7 +177,7 @@ def device_of(name: str, x: Experiment) -> Device:
     return Device(name, max(machine.products.values()), capacity.total(on, x.trainer.devices), machine)
 
 
-def abreast(name: str, experiments: Sequence[Experiment]) -> int:
+def at_once(name: str, experiments: Sequence[Experiment]) -> int:
     """How many arms run at once: on a GPU one after another, on this machine's cores as `lab.sweeping.groups` has it."""
     if name != HERE or devices.on_gpu(experiments[0].trainer):
         return 1
@@ -167,15 +190,29 @@ def arm(name: str, x: Experiment, device: Device, splits: Splits | None, tokens:
     images = 2 if splits is None else len(splits.dev.index(0).images)
     said = words_of(x, splits)
     trees = trees_of(x, splits, (text or said.prompt) + images * tokens, said.own)
-    found = planning.plan(x, tokens, images=images, text_tokens=text or said.prompt, memory=device.memory, trees=trees)
+    asked = SharedPrefix(about(x, splits), said.own) if x.evaluation.shared_prefix else None
+    found = planning.plan(x, tokens, images=images, text_tokens=text or said.prompt, memory=device.memory, trees=trees, asked=asked)
+    base = sharing.shared_key(x)
+    shares = name, base, base + repr(x.vision_tokens)
     epoch = examples if splits is None else (sum(ordering.places(splits.sources)) or len(splits.train))
     steps = steps_of(x, epoch)
     if steps is None:
-        return Arm(name, found, device.memory, None)
+        return Arm(*shares, found, device.memory, None)
     read = min(epoch or 0, steps * x.trainer.samples_per_step)
-    asked = 0 if splits is None else sum(len(getattr(splits, part)) for part in x.evaluation.splits)
-    sizes = Sizes(steps, read if splits is None else shown(splits, trains(x)), asked, images, found.tokens, said.answer, pixels_of(splits))
-    return Arm(name, found, device.memory, estimate(x, found.counts, sizes, device.machine))
+    number = sum(map(len, asked_of(x, splits)))
+    sizes = Sizes(steps, read if splits is None else shown(splits, trains(x)), number, images, found.tokens, said.answer, pixels_of(splits))
+    return Arm(*shares, found, device.memory, estimate(x, found.counts, sizes, device.machine))
+
+
+def asked_of(x: Experiment, splits: Splits | None) -> list[Split]:
+    """The splits that are answered once an arm has trained."""
+    return [] if splits is None else [getattr(splits, part) for part in x.evaluation.splits]
+
+
+def about(x: Experiment, splits: Splits | None) -> float:
+    """How many questions are asked of one set of images, mean."""
+    asked = asked_of(x, splits)
+    return sum(map(len, asked)) / sum(map(shown_in, asked)) if any(map(len, asked)) else 1.0
 
 
 def shown(splits: Splits, with_train: bool) -> int:

@@ -40,7 +40,7 @@ def planned(x: Experiment, prepared: Prepared, choice: Choice | None) -> dict[st
     counts = Counts(work, work, passes, float(sum(row.trainable for row in ledger)), planning.tensors_of(ledger), choice.on, trees.number)
     sizes = Sizes(num_steps(x.trainer, train.epoch_length), 0, 0, len(size.tokens), size.length, 1.0)
     found = estimate(x, counts, sizes, machine)
-    return {FACT: {"device": machines.HERE, "rates": machine.told(), "steps": found.steps, "train": {"seconds": found.train.facts()}}}
+    return {FACT: {"device": machines.HERE, "rates": machine.describe(), "steps": found.steps, "train": {"seconds": found.train.facts()}}}
 
 
 def own_tokens(train: Examples) -> int:

@@ -23,6 +23,7 @@ from lab.config import Experiment, as_dict, identity, trains
 from lab.errors import BusyError, LabError
 from lab.host.forks import die_with, frozen_heap
 from lab.host.progress import Row, bars, board
+from lab.host.scheduling import another, most_beside
 from lab.host.stopping import REQUEST, deferred, stoppable
 from lab.store import curve_files, runs
 from lab.store.runs import Run
@@ -103,7 +104,7 @@ def run_group(
         one_after_another(todo, prepared, started, group[0].pause_at)
     elif todo:
         cores = arms_at_once([x for x, _ in todo])
-        most = max_arms or running.max_concurrent_arms([x for x, _ in todo], prepared, min(len(todo), 2 * cores - 1), min(len(todo), cores))
+        most = max_arms or running.max_concurrent_arms([x for x, _ in todo], prepared, most_beside(len(todo), cores), min(len(todo), cores))
         side_by_side(todo, prepared, started, (max_arms or min(cores, most), most), group[0].pause_at)
     ended = [(x, runs.look(Path(x.tracking.runs_dir), identity(x))) for x in (*(x for x, _ in todo), *finished_before)]
     finished = [(x, known) for x, known in ended if known is not None and known.status == runs.FINISHED]
@@ -162,7 +163,7 @@ def one_after_another(todo: Sequence[tuple[Experiment, Run]], prepared: Prepared
 def side_by_side(
     todo: Sequence[tuple[Experiment, Run]], prepared: Prepared, started: float, width: tuple[int, int], pause_at: int | None
 ) -> None:
-    """Fork one process per arm; follow them until the last has ended, or has paused at a rung. width: of `another`."""
+    """Fork one process per arm; follow them until the last has ended, or has paused at a rung. width: `cores` and `most` of `another`."""
     from lab import run as running
 
     context = multiprocessing.get_context("fork")
@@ -189,16 +190,6 @@ def side_by_side(
                 if process.exitcode is not None:
                     record_exit(process.exitcode, x, record)
                     del living[name]
-
-
-def another(waiting: int, steps: Sequence[int], cores: int, most: int) -> bool:
-    """Whether one more arm starts beside those that run, of which each has taken so many steps.
-
-    cores: so many run at once as long as the others fill the cores again. Arms that do not, the last, start as soon as those before have
-    taken steps, so that no core is idle in the end; `most` at once.
-    """
-    last = waiting + len(steps) < 2 * cores and min(steps, default=0) > 0
-    return len(steps) < (most if last else cores)
 
 
 def record_exit(exitcode: int, x: Experiment, record: Run) -> None:
