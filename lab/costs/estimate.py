@@ -5,6 +5,7 @@ Left out: starting, loading, the looks at minival while it trains, latency round
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,7 +97,7 @@ def estimate(x: Experiment, counts: Counts, sizes: Sizes, machine: Machine) -> E
     )
 
 
-def reading(counts: Counts, machine: Machine, passes: dict[str, float], batch: int) -> Interval:
+def reading(counts: Counts, machine: Machine, passes: Mapping[str, float], batch: int) -> Interval:
     """Reading the prompts of a batch of questions. passes: through each part."""
     if counts.shared is None:
         return forward(counts.read, machine, passes, batch)
