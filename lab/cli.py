@@ -12,9 +12,10 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from lab import plugins
+from lab.bounds import COUNT, Bounds, short
 from lab.errors import ConfigError, LabError
 from lab.host.progress import say
 from lab.host.redaction import Formatter, without_secrets
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from lab.config import Experiment
+
+Number = TypeVar("Number", int, float)
+
 
 def process_started() -> float:
     """Unix time at which this process began, from the kernel."""
@@ -183,6 +187,20 @@ def duration(text: str) -> str:
     if re.fullmatch(r"\d{1,6}:[0-5]\d:[0-5]\d", text) is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no time. Give hours, minutes, seconds, as in 11:45:00.")
     return text
+
+
+def bounded(kind: type[Number], least: float, most: float = COUNT) -> Callable[[str], Number]:
+    """A number from `least` to `most`, never nan, as `type=` of an argparse argument. kind: int or float."""
+    bounds = Bounds(least, most)
+
+    def read(text: str) -> Number:
+        with contextlib.suppress(ValueError):
+            value = kind(text)
+            if bounds.hold(value):
+                return value
+        raise argparse.ArgumentTypeError(f"{short(text)}: give a {'whole ' if kind is int else ''}number, {bounds.range}.")
+
+    return read
 
 
 def run_stoppable(act: Callable[[], int | None], max_time: str | None) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lab import paths, plugins
-from lab.cli import add_run, program, run_cli, set_up_logging, take_run
+from lab.cli import add_run, bounded, program, run_cli, set_up_logging, take_run
 from lab.errors import ConfigError, ContractError, DataError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     add_run(made)
     made.add_argument("--to", type=paths.argument, required=True, metavar="FOLDER", help="where to write; it must be new or empty")
     made.add_argument("--merge", action="store_true", help="the whole model, adapters merged; arms that trained whole parts are written so anyway")
-    made.add_argument("--step", type=int, metavar="N", help="a checkpoint of a run that still trains, after so many optimizer steps")
+    made.add_argument("--step", type=bounded(int, 0), metavar="N", help="a checkpoint of a run that still trains, after so many optimizer steps")
     made.add_argument("--mlflow", action="store_true", help="the folder also as the run's LoggedModel, in the store that the run is tracked in")
     made.add_argument("--runs-dir", type=paths.argument, default=Path("runs"), metavar="DIR", help="where run folders lie (default: runs)")
     made.add_argument("--plugins", nargs="+", action="extend", default=[], metavar="FOLDER", help=plugins.HELP)

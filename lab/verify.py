@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lab import paths, plugins
-from lab.cli import add_run, program, run_cli, set_up_logging, take_run
+from lab.cli import add_run, bounded, program, run_cli, set_up_logging, take_run
 from lab.errors import ConfigError, ContractError
 from lab.host.redaction import hide
 
@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--endpoint", metavar="URL", help="ask this server instead, such as http://localhost:8000/v1; no weights are loaded here")
     parser.add_argument("--model", metavar="NAME", help="what the server calls the run (default: the run's identity)")
     parser.add_argument("--base", metavar="NAME", help="what the server calls the bare base (default: the adapter's parent, or the checkpoint)")
-    parser.add_argument("--examples", type=int, default=32, metavar="N", help="questions of dev that a server is asked (default: 32)")
+    parser.add_argument("--examples", type=bounded(int, 1), default=32, metavar="N", help="questions of dev that a server is asked (default: 32)")
     parser.add_argument("--api-key-env", metavar="NAME", help="the environment variable that holds the server's bearer token")
     parser.add_argument("--plugins", nargs="+", action="extend", default=[], metavar="FOLDER", help=plugins.HELP)
     given = parser.parse_args()
@@ -63,7 +63,7 @@ def verify_endpoint(given: argparse.Namespace) -> int:
     from lab.run import endpoint
 
     with contextlib.closing(endpoint.Endpoint(given.endpoint, key, given.model or run.identity)) as server:
-        asked = endpoint.questions(run, run_dir, x, max(1, given.examples))
+        asked = endpoint.questions(run, run_dir, x, given.examples)
         checks = endpoint.replay(asked, server, server.base(x.model.path, given.base))
     print(equivalence.table(checks), flush=True)
     if equivalence.passed(checks):

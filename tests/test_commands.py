@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -10,14 +11,15 @@ from pathlib import Path
 import pytest
 from hydra.errors import HydraException
 
-from lab import cli, commands, evaluate, train, verify
+from lab import cli, commands, evaluate, plan, serve, train, verify
 from lab.config import DIALS, Experiment
 from lab.errors import ConfigError
 from lab.explaining import explain
 from lab.freezing.needed import needed, require_given
 from lab.freezing.schema import legal_keys
 from lab.other_names import KEYS, OTHER_NAMES
-from lab.paths import shipped
+from lab.paths import PACKAGE, shipped
+from lab.report import __main__ as report
 from lab.sweeping.launcher import register
 
 register()
@@ -74,6 +76,29 @@ def test_verify_takes_one_run(monkeypatch, capsys, tmp_path: Path) -> None:
     assert code == 2 and "2b: one run is verified at a time. Type lab verify 1a" in printed
     code, printed = ran(monkeypatch, capsys, verify.main, "lab verify", "1a", "--runs-dir", str(tmp_path))
     assert code == 2 and printed.startswith("error: --run 1a: there is no such run.")
+
+
+@pytest.mark.parametrize(
+    ("act", "words", "sentence"),
+    [
+        (plan.main, ["--price-per-hour", "nan"], "--price-per-hour: nan: give a number, 0 or more."),
+        (verify.main, ["1a2b", "--examples", "0"], "--examples: 0: give a whole number, 1 or more."),
+        (report.main, ["--gallery", "-1"], "--gallery: -1: give a whole number, 0 or more."),
+        (report.main, ["--bootstrap", "10"], "--bootstrap: 10: give a whole number, 2000 or more."),
+        (serve.main, ["1a2b", "--port", "70000"], "--port: 70000: give a whole number, 0 to 65535."),
+        (serve.main, ["1a2b", "--queue", "1e3"], "--queue: 1e3: give a whole number, 1 or more."),
+    ],
+)
+def test_a_number_of_a_flag_has_bounds(monkeypatch, capsys, act, words: list[str], sentence: str) -> None:
+    code, printed = ran(monkeypatch, capsys, act, "lab act", *words)
+    assert code == 2 and sentence in printed
+
+
+def test_every_number_of_a_flag_has_bounds() -> None:
+    """None is read by `int` or `float` alone, which take 0, -1 and nan."""
+    sources = {path: path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py")}
+    assert [str(path) for path, text in sources.items() if re.search(r'"--[\w-]+", type=(int|float)\b', text)] == []
+
 
 
 def test_flags_may_stand_among_overrides() -> None:

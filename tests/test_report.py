@@ -788,7 +788,6 @@ def test_what_is_reported_by_default_and_by_name(tmp_path: Path, capsys: pytest.
     [
         (["--sweep", "rank"], "Did you mean 'ranks'?"),
         (["--run", "rank9"], "Did you mean 'rank8'?"),
-        (["--bootstrap", "10"], "--bootstrap=10: too few"),
         (["--runs-dir", "nowhere"], "--runs-dir=nowhere: there is no such folder"),
     ],
 )

@@ -514,7 +514,6 @@ def test_a_slow_body_is_given_up(monkeypatch) -> None:
 @pytest.mark.parametrize(("words", "token", "sentence"), [
     (["--host", "0.0.0.0"], None, "others reach that address, so clients must give a token"), ([], "short", "16 or more printable"),
     (["--allow-media-domain", "https://x.org"], None, "give the name of one host"), (["--allow-media-domain", "*.org"], None, "the name of one host"),
-    (["--queue", "0"], None, "--queue 0: give a number above 0"), (["--port", "70000"], None, "--port 70000: give 0 to 65535"),
     (["--host", "not an address", "--port", "1"], "a" * 16, "it cannot listen there"), (["--port", "0"], None, "there is no such run"),
 ])  # fmt: skip
 def test_what_cannot_be_served_is_said(tmp_path: Path, monkeypatch, capsys, words: list[str], token: str | None, sentence: str) -> None:

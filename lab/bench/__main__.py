@@ -7,7 +7,7 @@ import os
 import sys
 
 from lab import paths
-from lab.cli import compose, program, run_cli, set_up_logging
+from lab.cli import bounded, compose, program, run_cli, set_up_logging
 
 DESCRIPTION = """How fast the composed config is: throughput, the parts of a step, the share of the machine's fastest matrix product, and
 scoring against generating. Timings mean something on a machine that does nothing else."""
@@ -17,8 +17,8 @@ def parser(prog: str, description: str | None) -> argparse.ArgumentParser:
     """The arguments that every benchmark takes."""
     arguments = argparse.ArgumentParser(prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as in lab train; one experiment")
-    arguments.add_argument("--rounds", type=int, default=5, metavar="N", help="timed rounds (default: 5)")
-    arguments.add_argument("--steps", type=int, default=6, metavar="N", help="timed optimizer steps in a round (default: 6)")
+    arguments.add_argument("--rounds", type=bounded(int, 1), default=5, metavar="N", help="timed rounds (default: 5)")
+    arguments.add_argument("--steps", type=bounded(int, 1), default=6, metavar="N", help="timed optimizer steps in a round (default: 6)")
     arguments.add_argument("--out", type=paths.argument, metavar="FILE", help="write the figures as JSON too")
     arguments.add_argument("--force", action="store_true", help="overwrite FILE")
     return arguments

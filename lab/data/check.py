@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lab import data, paths
-from lab.cli import compose, program, run_cli, set_up_logging
+from lab.cli import bounded, compose, program, run_cli, set_up_logging
 from lab.config import DIALS, DataDial, Experiment, OnBad
 from lab.data.box_file import formats
 from lab.data.conversation_file import checking
@@ -36,9 +36,9 @@ def main() -> int:
         help="a file of questions or boxes, then data.KEY=VALUE; or the keys of lab train: data=conversations data.sources=[a.json] data.root=FOLDER",
     )  # fmt: skip
     parser.add_argument("--cache-dir", type=paths.argument, default=Path("cache"), metavar="DIR", help="tracking.cache_dir (default: cache)")
-    parser.add_argument("--sample", type=int, metavar="N", help="of conversations: look at the pictures and clips of N records, not of all")
+    parser.add_argument("--sample", type=bounded(int, 1), metavar="N", help="of conversations: the pictures and clips of N records, not of all")
     parser.add_argument(
-        "--show", type=int, default=0, metavar="N",
+        "--show", type=bounded(int, 0), default=0, metavar="N",
         help="also the first N samples of train as the model will see them, tokens under loss marked; model=, prompt= and data= as of lab train",
     )  # fmt: skip
     given = parser.parse_intermixed_args()

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lab import paths, plugins
-from lab.bounds import WORDS
-from lab.cli import program
+from lab.bounds import BOUNDS, WORDS
+from lab.cli import bounded, program
 from lab.errors import LabError
 
 
@@ -26,10 +26,11 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--run", metavar="ID", nargs="+", action="extend", default=[], help="runs, alone or beside --sweep")
     made.add_argument("--runs-dir", type=paths.argument, default=Path("runs"), metavar="DIR", help="where run folders lie (default: runs)")
     made.add_argument("--out", type=paths.argument, default=Path("report"), metavar="DIR", help="where to write (default: report)")
+    least, most = BOUNDS["evaluation.bootstrap"].least, BOUNDS["evaluation.bootstrap"].most
     resamples = "resamples behind intervals but those of shares, which are exact (default: 2000)"
-    made.add_argument("--bootstrap", type=int, default=2000, metavar="N", help=resamples)
+    made.add_argument("--bootstrap", type=bounded(int, least, most), default=2000, metavar="N", help=resamples)
     gallery = "most examples in the gallery, with pictures read from the data set and put into report.html; 0: none (default: 24)"
-    made.add_argument("--gallery", type=int, default=24, metavar="N", help=gallery)
+    made.add_argument("--gallery", type=bounded(int, 0), default=24, metavar="N", help=gallery)
     made.add_argument("--rescore", action="store_true", help="mark stored replies to benchmarks anew, without a model: OUT/rescored.md")
     profile = "by whose rule --rescore marks (default: as the run has data.profile)"
     made.add_argument("--profile", choices=WORDS["data.profile"].legal, help=profile)
@@ -88,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if len(selections) == 2:
             folder = write_comparison(selections[0], selections[1], given.out, given.bootstrap, bars(), workers)
         else:
-            folder = write_report(selections[0], given.out, given.bootstrap, bars(), workers, max(0, given.gallery))
+            folder = write_report(selections[0], given.out, given.bootstrap, bars(), workers, given.gallery)
     except (LabError, OSError) as error:
         from lab.explaining import of_machine
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from lab.bench import results
 from lab.bench.__main__ import parser
-from lab.cli import compose, run_cli, set_up_logging
+from lab.cli import bounded, compose, run_cli, set_up_logging
 from lab.host.progress import bars
 from lab.sweeping.launcher import register
 
@@ -30,7 +30,7 @@ def main() -> None:
     arguments.add_argument("--only", default="a,b,c,d", metavar="ROWS", help="a,b,c,d: which rows (default: all)")
     arguments.add_argument("--steps-of-one-arm", action="store_true", help="one arm, step by step, in figures")
     arguments.add_argument("--sweep", action="store_true", help="compare a sweep of twelve arms, command to report")
-    arguments.add_argument("--arms", type=int, default=1, metavar="N", help="--sweep: how many of TRL's twelve are run (default: 1)")
+    arguments.add_argument("--arms", type=bounded(int, 1), default=1, metavar="N", help="--sweep: how many of TRL's twelve are run (default: 1)")
     set_up_logging()
     sys.exit(run_cli(lambda: run(arguments.parse_intermixed_args())))
 

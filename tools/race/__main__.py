@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from lab.cli import run_cli
+from lab.cli import bounded, run_cli
 from lab.config import RaceSection
 from lab.errors import LabError, did_you_mean
 from lab.host.progress import Report, bars
@@ -30,12 +30,12 @@ def main() -> None:
     """Command-line entry point."""
     parser = argparse.ArgumentParser(prog="python -m tools.race", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("worlds", nargs="*", metavar="WORLD", help=f"of {', '.join(WORLDS)}; none: all")
-    parser.add_argument("--races", type=int, default=1000, metavar="N", help="races a world (default: 1000)")
-    parser.add_argument("--arms", type=int, default=12, metavar="N", help="arms at the start (default: 12)")
-    parser.add_argument("--n", type=int, default=400, metavar="N", help="questions, in clusters of 4 (default: 400)")
+    parser.add_argument("--races", type=bounded(int, 1), default=1000, metavar="N", help="races a world (default: 1000)")
+    parser.add_argument("--arms", type=bounded(int, 2), default=12, metavar="N", help="arms at the start (default: 12)")
+    parser.add_argument("--n", type=bounded(int, 1), default=400, metavar="N", help="questions, in clusters of 4 (default: 400)")
     begin = f"accuracy of all arms before training; they end at up to {BEST} (default: {START})"
-    parser.add_argument("--start", type=float, default=START, metavar="SHARE", help=begin)
-    parser.add_argument("--swaps", type=int, default=NUM_SWAPS, metavar="N", help=f"of the test, a rung (default: {NUM_SWAPS})")
+    parser.add_argument("--start", type=bounded(float, 0, 1), default=START, metavar="SHARE", help=begin)
+    parser.add_argument("--swaps", type=bounded(int, 1), default=NUM_SWAPS, metavar="N", help=f"of the test, a rung (default: {NUM_SWAPS})")
     sys.exit(run_cli(lambda: act(parser.parse_args())))
 
 

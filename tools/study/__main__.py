@@ -16,6 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from lab.cli import bounded
 from lab.host.stopping import EXIT_CODE
 from tests import llm_server
 from tools.study import checkpoints
@@ -30,8 +31,8 @@ def main() -> int:
     """The door: 0 if every part ended as it should."""
     parser = argparse.ArgumentParser(prog="python -m tools.study", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=FOLDER, help=f"where everything lies (default: {FOLDER})")
-    parser.add_argument("--products", type=int, default=300, help="products of the drawn catalogue (default: 300)")
-    parser.add_argument("--steps", type=int, default=300, help="optimizer steps of a trained arm (default: 300)")
+    parser.add_argument("--products", type=bounded(int, 1), default=300, help="products of the drawn catalogue (default: 300)")
+    parser.add_argument("--steps", type=bounded(int, 1), default=300, help="optimizer steps of a trained arm (default: 300)")
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
