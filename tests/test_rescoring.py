@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import subprocess
 import sys
@@ -20,11 +21,14 @@ from lab.errors import DataError
 from lab.records import Choice, Prediction, Sample, Scored, Written
 from lab.report import rescoring
 from lab.report.__main__ import main
+from lab.report.benchmarks import marked_blocks
+from lab.report.findings import study
+from lab.report.samples import log_samples
 from lab.report.select_runs import choose
 from lab.report.write import write_report
 from lab.statistics.marking import RULES, Asked, Marked
 from lab.statistics.marking.mark import PLAIN
-from lab.store import runs
+from lab.store import results, runs
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
 
@@ -115,6 +119,41 @@ def test_nothing_to_mark_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[s
         rescoring.rescore(tmp_path / "runs", [], None, tmp_path / "out")
     assert main(["--profile", "lmms", "--runs-dir", str(tmp_path / "runs")]) == 2 and "it goes with --rescore" in capsys.readouterr().err
     assert main(["--rescore", "--run", "x", "--runs-dir", str(tmp_path / "runs")]) == 2 and "there is no such run" in capsys.readouterr().err
+
+
+GONE = object()
+BROKEN = [
+    ("evaluations/gqa.json", ("data",), "seed_of_tomorrow"), ("evaluations/gqa.json", ("rule",), {"name": "exact_answer"}),
+    ("evaluations/gqa.json", ("metrics", "accuracy"), GONE), ("evaluations/gqa.json", ("left_out",), None), ("evaluations/gqa.json", ("n",), "3"),
+    ("evaluations/gqa.json", ("judge",), {"model": "m"}), ("evaluations/gqa.json", (), []),
+    ("evaluations/dev-1.json", ("data",), "gqa"), ("evaluations/dev-1.json", ("overrides",), GONE),
+    ("evaluations/dev-1.json", ("contract_broken",), GONE),
+]  # fmt: skip
+
+
+def test_a_result_of_another_version_costs_itself_and_a_line(tmp_path: Path, caplog) -> None:
+    """Reported, marked anew and logged all the same; what is told names the file."""
+    finished(tmp_path / "runs", tmp_path / "gqa", "gqa", ("yes", "red", "no"))
+    rescoring.rescore(tmp_path / "runs", [], None, tmp_path / "out")
+    folder = tmp_path / "runs" / "gqa"
+    scored = {"data": {"name": "gqa"}, "overrides": ["data=gqa", f"data.root={tmp_path / 'gqa'}"], "contract_broken": False}
+    (folder / "evaluations" / "dev-1.json").write_text(json.dumps(scored))
+    (folder / "evaluations" / "dev-1.parquet").write_bytes((folder / "predictions" / "dev.parquet").read_bytes())
+    whole = {name: (folder / name).read_text() for name, *_ in BROKEN}
+    for name, keys, value in BROKEN:
+        facts = json.loads(whole[name])
+        if keys:
+            within = functools.reduce(lambda found, key: found[key], keys[:-1], facts)
+            within.pop(keys[-1], None) if value is GONE else within.update({keys[-1]: value})
+        (folder / name).write_text(json.dumps(facts if keys else value))
+        results.refused.cache_clear()
+        caplog.clear()
+        marked_blocks(study(choose(tmp_path / "runs", None, ["gqa"])))
+        rescoring.rescore(tmp_path / "runs", [], None, tmp_path / "out")
+        log_samples(tmp_path / "runs", [], tmp_path / "out")
+        assert caplog.text.count(str(folder / name)) == 1, (name, keys)
+        for other, text in whole.items():
+            (folder / other).write_text(text)
 
 
 def test_neither_torch_nor_transformers_is_imported(tmp_path: Path) -> None:

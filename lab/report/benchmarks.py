@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +16,7 @@ from lab.report.measure import Measured
 from lab.report.select_runs import Row
 from lab.report.tables import best, shown_of
 from lab.statistics.rules import RULES, Rule, rule_of
-
-log = logging.getLogger(__name__)
+from lab.store import results
 
 
 def benchmark_blocks(findings: Findings) -> list[Block]:
@@ -75,11 +72,7 @@ def scored_files(m: Measured, runs_dir: Path) -> list[tuple[Path, str | None, bo
     for name, path in m.arm.others.items():
         files.append((path, rule_of({"name": name, "rule": fact(m.arm, "also", name, "rule")}), False))
     for path in sorted((m.arm.folder / "evaluations").glob("*.json")):
-        try:
-            facts = json.loads(path.read_text(encoding="utf-8"))
-            if "profile" in facts:
-                continue
-            files.append((path.with_suffix(".parquet"), rule_of(facts["data"]), bool(facts["contract_broken"])))
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            log.warning("%s: this is no evaluation of this laboratory (%s); it is left out.", path, error)
+        facts = results.read(path)
+        if facts and not results.marked(facts):
+            files.append((path.with_suffix(".parquet"), rule_of(facts["data"]), facts["contract_broken"]))
     return files

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from lab.report.measure import Measured
 from lab.report.transfer import Scores
 from lab.statistics.metrics import columns
 from lab.statistics.resampling import clusters
+from lab.store import results
 
 if TYPE_CHECKING:
     from lab.report.findings import Findings
@@ -73,7 +73,7 @@ def overlaps_of(measured: Sequence[Measured], name: str) -> list[Overlap]:
     for m in measured:
         path, facts = m.arm.folder / "overlap" / f"{name}.json", fact(m.arm, "also", name, "overlap") or {}
         if "pictures" in facts and path.is_file():
-            found.append(Overlap(m, name, facts, path, json.loads(path.read_text(encoding="utf-8"))["found"]))
+            found.append(Overlap(m, name, facts, path, results.shared_pictures(path)))
     return found
 
 

@@ -8,7 +8,6 @@ delivers it; by another profile than the run's own to `OUT/` alone, where `resco
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,14 +17,14 @@ from lab import data
 from lab.answers import predictions
 from lab.benchmark_specs import SPECS
 from lab.config import DataDial
+from lab.data import manifest
 from lab.data.benchmarks import confidence, marks
+from lab.data.faults import BadRecord
 from lab.errors import DataError
 from lab.host.files import write_atomically
 from lab.report.formatting import NONE, percent
-from lab.store import runs
+from lab.store import results, runs
 from lab.store.runs import Run
-
-log = logging.getLogger(__name__)
 
 COLUMNS = ("set", "n (officially)", "left out", "score, % [95 %]", "unparsed, %", "profile", "rule, version")
 SAYS = (
@@ -96,36 +95,27 @@ def marked(runs_dir: Path, run: Run, name: str, dial: DataDial, replies: Mapping
 
 
 def scores_of(path: Path) -> dict[str, dict[str, Any]]:
-    """What replies of a file say beside their words, by id."""
-    return {str(row["id"]): row["scores"] for row in map(json.loads, path.read_text(encoding="utf-8").splitlines())}
+    """What replies of a file say beside their words, by id; nothing where there is no such file."""
+    rows = [row for _, row in manifest.objects(path)] if path.exists() else []
+    return {str(row["id"]): row["scores"] for row in rows if not isinstance(row, BadRecord) and isinstance(row.get("scores"), dict)}
 
 
 def stored(folder: Path) -> dict[str, dict[str, Any]]:
     """The results that lie in a run's folder, by the name of their file."""
     places = sorted((folder / "evaluations").glob("*.json"))
-    return {place.stem: facts for place in places if "profile" in (facts := facts_of(place))}
+    return {place.stem: facts for place in places if results.marked(facts := results.read(place))}
 
 
 def evaluated(folder: Path) -> list[tuple[str, DataDial, Path]]:
     """The benchmarks that `lab evaluate` asked under the run's contract: name, data option and predictions."""
     found = []
     for place in sorted((folder / "evaluations").glob("*.parquet")):
-        facts = facts_of(place.with_suffix(".json"))
+        facts = results.read(place.with_suffix(".json"))
         keys = [word for word in facts.get("overrides", ()) if word.startswith(("data=", "data."))]
         if any(word.startswith("data=") for word in keys) and facts["data"]["name"] in SPECS and not facts["contract_broken"]:
             dial = marks.dial_of(keys)
             found.append((dial.name, dial, place))
     return found
-
-
-def facts_of(place: Path) -> dict[str, Any]:
-    """What a file of `evaluations/` holds; nothing, with a warning, where it cannot be read."""
-    try:
-        facts = json.loads(place.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        log.warning("%s: this is no result of this laboratory (%s); it is left out.", place, error)
-        return {}
-    return facts if isinstance(facts, dict) else {}
 
 
 def cells(found: Mapping[str, Any]) -> tuple[str, ...]:

@@ -23,8 +23,7 @@ from lab.host.files import write_atomically
 from lab.host.progress import Report
 from lab.host.redaction import without_secrets
 from lab.host.stopping import limited, stoppable
-from lab.report.rescoring import facts_of
-from lab.store import runs
+from lab.store import results, runs
 from lab.store.runs import FINISHED
 
 if TYPE_CHECKING:
@@ -98,14 +97,15 @@ def mark(x: Experiment, name: str, dial: DataDial, run_dir: Path, report: Report
     from lab.judge import verdicts
 
     place = run_dir / "evaluations" / f"{name}.json"
-    facts, replies = facts_of(place), marks.replies_of(run_dir / "answers" / f"{name}.jsonl")
+    facts, replies = results.read(place), marks.replies_of(run_dir / "answers" / f"{name}.jsonl")
     untaken = {one["id"]: one["reason"] for one in facts.get("left_out", ()) if one["id"] not in replies}
     dial = replace(dial, profile=facts.get("profile", dial.profile))
     found = marks.opened(dial)
-    rows = marks.result(dial, replies, untaken, found=found)["rows"]
+    marked = marks.result(dial, replies, untaken, found=found)
+    rows = marked.pop("rows")
     runs_dir = Path(x.tracking.runs_dir)
     judged = verdicts.mark(x.evaluation.judge, found.questions, rows, runs_dir, place.with_suffix(""), report)
-    write_atomically(place, json.dumps(facts | {"judge": judged.facts}, indent=1, ensure_ascii=False) + "\n")
+    write_atomically(place, json.dumps((facts or marked) | {"judge": judged.facts}, indent=1, ensure_ascii=False) + "\n")
     run = runs.load(runs_dir, identity(x))
     assert run is not None  # it has finished, and is held
     run.metrics = without(run.metrics, name) | verdicts.numbers(name, judged.facts)

@@ -32,23 +32,23 @@ def parsed(path: Path, kind: type[T]) -> T:
         made = kind(**values)
     except TypeError as error:
         raise DataError(f"{path}: {what} ({error}). Restore it, or move its folder away.") from None
-    wrong = [name for name, hint in hints.items() if not _fits(getattr(made, name), hint)]
+    wrong = [name for name, hint in hints.items() if not fits(getattr(made, name), hint)]
     if wrong:
         raise DataError(f"{path}: {what} ({wrong[0]} is {getattr(made, wrong[0])!r:.60}). Restore it, or move its folder away.")
     return made
 
 
-def _fits(value: Any, hint: Any) -> bool:
+def fits(value: Any, hint: Any) -> bool:
     """Whether a JSON value is of the type that a field is declared with."""
     if hint is Any:
         return True
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is dict:
-        return isinstance(value, dict) and all(_fits(one, inner[1]) for one in value.values())
+        return isinstance(value, dict) and all(fits(one, inner[1]) for one in value.values())
     if origin is list:
-        return isinstance(value, list) and all(_fits(one, inner[0]) for one in value)
+        return isinstance(value, list) and all(fits(one, inner[0]) for one in value)
     if inner:
-        return any(_fits(value, one) for one in inner)
+        return any(fits(value, one) for one in inner)
     if hint is float:
         return type(value) in (int, float)
     return type(value) is hint
