@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from lab import paths
 from lab.config import ADDRESSES, Experiment, as_dict, differing, flat
 from lab.errors import ConfigError, did_you_mean
-from lab.freezing import freeze, literal
+from lab.freezing import freeze, from_dict, literal
 from lab.host.redaction import HIDDEN
 from lab.store import runs
 from lab.store.runs import Run
@@ -25,8 +26,8 @@ OF_THE_COMMAND = ("tracking", "plugins", "sweep.clone")
 def clone(composed: DictConfig, overrides: Sequence[str], config_name: str) -> Experiment:
     """The experiment of the run `sweep.clone` with every key that overrides name as it was composed, a dial with all of its keys.
 
-    Says what differs. Raises `ConfigError` for a run that is not there, or a sweep file whose own keys would be lost; `DataError` for
-    a run that cannot be read.
+    Says what differs. Raises `ConfigError` for a run that is not there, or a sweep file whose own keys would be lost, or a record of
+    another version; `DataError` for a run that cannot be read.
     """
     if config_name != "train":
         raise ConfigError(f"sweep.clone={composed.sweep.clone}: the keys of -cn {config_name} would be lost. Give them as KEY=VALUE.")
@@ -38,7 +39,11 @@ def clone(composed: DictConfig, overrides: Sequence[str], config_name: str) -> E
     hidden = [".".join(key) for key in ADDRESSES if HIDDEN in str(OmegaConf.select(values, ".".join(key)))]
     if hidden:
         raise ConfigError(f"{hidden[0]}: the record of run {run.identity} keeps no password, so give {hidden[0]}=ADDRESS with it.")
-    x = freeze(values)
+    try:
+        x = freeze(values)
+    except (ConfigError, OmegaConfBaseException):
+        from_dict(run.config, f"sweep.clone={run.identity}: run.json")  # where its record itself is of another version, it says so
+        raise
     log.info("clone of run %s (%s): %s", run.identity, run.name, changes(run.config, as_dict(x)))
     return x
 

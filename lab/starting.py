@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from lab import paths
 from lab.config import Experiment
 from lab.errors import ConfigError
 from lab.store import runs
+from lab.store.parsing import parsed
 
 ARM = re.compile(r"arm:([1-9]\d*)")
 """The n-th arm of a sweep file, at the same point of its grid and of the same seed (`lab.sweeping.launcher`)."""
@@ -31,10 +31,10 @@ def beginning_with(x: Experiment, start: str) -> Experiment:
 
 
 def named(start: str, runs_dir: Path) -> str:
-    """The run that a text names."""
+    """The run that a text names. Raises `ConfigError`, or `DataError` for a folder of which nothing can be read."""
     folder = paths.path(start, "model.start")
     if (folder / "run.json").is_file():
-        name = json.loads((folder / "run.json").read_text(encoding="utf-8")).get("identity")
+        name = parsed(folder / "run.json", runs.Run).identity
         if name != folder.resolve().name:
             raise ConfigError(f"model.start={start}: the folder holds run {name}, and a run's folder bears its name. Rename it.")
         return name if folder.resolve().parent == runs_dir.resolve() else str(folder.resolve())

@@ -89,3 +89,7 @@ def test_what_cannot_be_cloned_is_said(composer, recorded, tmp_path) -> None:
     with pytest.raises(ConfigError, match="data.root: the record of run .* keeps no password"):
         composer(clone, where)
     assert composer(clone, where, f"data.root={Path('/data')}").data.root == "/data"
+    record.config["evaluation"]["generate"] = False  # as runs of 662f32b have it
+    runs.save(tmp_path / "runs", record)
+    with pytest.raises(ConfigError, match="sweep.clone=.*: its config is none of this version of the laboratory.*The version that wrote it reads it"):
+        composer(clone, where, "data.root=/data")

@@ -59,7 +59,7 @@ def made(*overrides: str) -> Curation:
 
 
 def abo(folder: Path, *listings: dict | str, pictures: tuple[str, ...] = ("a", "b")) -> Path:
-    """A folder in ABO's layout with pictures of one colour each."""
+    """A folder in ABO's layout with pictures of one colour each; texts begin with a byte-order mark."""
     (folder / "listings/metadata").mkdir(parents=True)
     (folder / "images/metadata").mkdir(parents=True)
     (folder / "images/small/00").mkdir(parents=True)
@@ -68,8 +68,8 @@ def abo(folder: Path, *listings: dict | str, pictures: tuple[str, ...] = ("a", "
         Image.new("RGB", (40 + at, 40), (50 * at, 90, 200)).save(folder / f"images/small/00/{name}.png")
         index.append(f"{name},400,400,00/{name}.png")
     text = "\n".join(one if isinstance(one, str) else json.dumps(one) for one in listings)
-    (folder / "listings/metadata/listings_0.json.gz").write_bytes(gzip.compress(text.encode()))
-    (folder / "images/metadata/images.csv.gz").write_bytes(gzip.compress("\n".join(index).encode()))
+    (folder / "listings/metadata/listings_0.json.gz").write_bytes(gzip.compress(text.encode("utf-8-sig")))
+    (folder / "images/metadata/images.csv.gz").write_bytes(gzip.compress("\n".join(index).encode("utf-8-sig")))
     return folder
 
 

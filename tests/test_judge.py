@@ -162,6 +162,15 @@ def test_what_cannot_be_is_refused_before_anything_is_read(gqa: Path, capsys: py
     assert score.main([*nlvr, "--answers", "a", "--out", "o.json"]) == 2 and "one of two words" in capsys.readouterr().err
 
 
+def test_verdicts_are_read_back_whatever_a_reply_holds(gqa: Path) -> None:
+    """A line separator of Unicode is no end of a line of JSON Lines."""
+    questions = marks.opened(marks.dial_of(["data=gqa", f"data.root={gqa}"])).questions
+    rows = [{"id": one.name, "reply": f"yes\u2028{one.name}\x85\v", "score": 1.0} for one in questions]
+    place = gqa / "gqa"
+    verdicts.keep(rows, [1] * len(rows), ["Score: 1"] * len(rows), verdicts.kept_at(place))
+    assert verdicts.held_anew({"mean": 0.5}, questions, rows, place, write=False)["mean"] == 1.0
+
+
 def test_rows_and_questions_are_those_of_the_rule(gqa: Path) -> None:
     """Opened once, and marked as without a judge."""
     dial = marks.dial_of(["data=gqa", f"data.root={gqa}"])

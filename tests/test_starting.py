@@ -126,12 +126,16 @@ def test_what_cannot_be_gone_on_from_is_refused(compose: Compose, prepared: Prep
     start = f"model.start={first('projector').identity}"
     with pytest.raises(ConfigError, match="model.start=nothing: there is no such run.* holds "):
         compose("model.start=nothing")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "run.json").write_text("{")
+    with pytest.raises(DataError, match="broken/run.json: this is no run of this laboratory"):
+        compose(f"model.start={tmp_path / 'broken'}")
     with pytest.raises(ConfigError, match="model.start=arm:1: it names an arm of a sweep's file"):
         running.check(compose("model.start=arm:1"))
     with pytest.raises(ConfigError, match="nothing trains here. Ask that run itself: lab evaluate"):
         running.check(compose(start, "lora=none", "trainer.max_steps=0"))
     other = compose("lora=stage2", start, f"model.path={save('qwen2_vl', tmp_path / 'other').path}")
-    with pytest.raises(ContractError, match=r"that run is over another base:\n  (.*\n)*  weights: trained with .*\nGive its model, or another run"):
+    with pytest.raises(ContractError, match=r"over another base:\n  (.*\n)*  base.weights: trained with .*\nGive its model, or another run"):
         running.try_out(other, running.prepare(other))
     unfinished = compose("lora=stage1", "seed=7")
     runs.save(Path(unfinished.tracking.runs_dir), dataclasses.replace(running.new_run(unfinished, "command"), status=runs.FAILED))

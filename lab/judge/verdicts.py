@@ -100,7 +100,7 @@ def held_anew(
     Verdicts on replies that are others now are out of it. Raises `DataError` where the file of verdicts cannot be read.
     """
     try:
-        lines = [json.loads(line) for line in kept_at(place).read_text(encoding="utf-8").splitlines()]
+        lines = [json.loads(line) for line in kept_at(place).read_bytes().splitlines()]
         known = {(line["id"], line["reply"]): (line["judge"], line["verdict"]) for line in lines}
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise DataError(f"{kept_at(place)}: the judge's verdicts cannot be read ({error}). The command that asked writes them anew.") from None

@@ -59,10 +59,10 @@ def require(x: Experiment, base: Vlm) -> None:
     if x.model.start is None:
         return
     run, folder = run_of(x), folder_of(x)
-    theirs = contract.load(folder)["base"]
+    theirs = contract.load(folder)
     apart = ("path", "revision")  # a checkpoint may move, its weights may not
-    then, now = ({key: value for key, value in one.items() if key not in apart} for one in (theirs, base.base))
-    if reasons := contract.differences(then, now):
+    then, now = ({key: value for key, value in one.items() if key not in apart} for one in (theirs["base"], base.base))
+    if reasons := contract.differences({"version": theirs["version"], "base": then}, {"version": contract.VERSION, "base": now}):
         lines = "\n  ".join(reasons)
         raise ContractError(f"model.start={x.model.start}: that run is over another base:\n  {lines}\nGive its model, or another run.")
     earlier, own = run.config, as_dict(x)

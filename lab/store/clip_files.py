@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from lab.errors import DataError
 from lab.host.files import write_atomically
 
 NAME = "clips.jsonl"
@@ -24,9 +25,12 @@ def write(run_dir: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def shown(run_dir: Path) -> dict[str, list[int]]:
-    """The places of the frames that a run's model was shown, by the clip's source; empty for a run without clips."""
+    """The places of the frames that a run's model was shown, by the clip's source; empty for a run without clips. Raises `DataError`."""
     path = run_dir / NAME
     if not path.is_file():
         return {}
-    rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
-    return {row["source"]: row["shown"] for row in rows}
+    try:
+        rows = list(map(json.loads, path.read_bytes().splitlines()))
+        return {row["source"]: [int(place) for place in row["shown"]] for row in rows}
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise DataError(f"{path}: it does not say which frames were shown ({error}). Restore it.") from None

@@ -143,9 +143,9 @@ def pictures(index: Path) -> dict[str, str]:
 
 
 def lines(path: Path) -> Iterator[str]:
-    """The lines of a gzip file in UTF-8. Raises `DataError` for one that is cut or no gzip file."""
+    """The lines of a gzip file in UTF-8, with or without a byte-order mark. Raises `DataError` for one that is cut or no gzip file."""
     try:
-        with gzip.open(path, "rt", encoding="utf-8") as file:
+        with gzip.open(path, "rt", encoding="utf-8-sig") as file:
             yield from (line.rstrip("\n") for line in file if line.strip())
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise DataError(f"{path}: {why_unreadable(error)}. Download it again.") from None
