@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import codecs
 import itertools
 import json
 import mmap
@@ -19,7 +18,8 @@ from typing import Any, BinaryIO, NamedTuple
 import msgspec
 
 from lab.data import manifest, tables
-from lab.data.faults import BadRecord, shown
+from lab.data.conversation_file import json_list
+from lab.data.faults import BadRecord
 from lab.data.files import mark_length, open_regular
 from lab.data.manifest import BLANK, MAX_RECORD
 from lab.errors import ConfigError, DataError
@@ -28,8 +28,6 @@ from lab.paths import absent
 DECODER = msgspec.json.Decoder()
 JSON = (".json", ".jsonl", ".ndjson")
 ENDINGS = (*JSON, ".parquet")
-CHUNK = 4 * 1024 * 1024
-"""Bytes of a JSON list that are held at once."""
 STRETCH = 16 * 1024 * 1024
 """Bytes of JSON Lines that one process reads before it is given others."""
 ROWS = 1000
@@ -51,7 +49,7 @@ class Found(NamedTuple):
 
 
 class Stretch(NamedTuple):
-    """Bytes of a file that begin and end with a record. of_list: they are a JSON list."""
+    """Bytes of a file that hold whole records. of_list: they are a piece of a JSON list."""
 
     start: int
     end: int
@@ -68,7 +66,7 @@ class JsonFile:
         self.counted = 0
 
     def stretches(self) -> list[Stretch]:
-        """The file in pieces that may be read apart: a JSON list as one. Raises `DataError` where it cannot be read."""
+        """The file in pieces that may be read apart. Raises `DataError` where it cannot be read, or a list is none any more."""
         try:
             opened = open_regular(self.path)
         except (OSError, ValueError) as error:
@@ -81,7 +79,8 @@ class JsonFile:
                 raise DataError(f"{self.path}: {error}.") from None
             size = file.seek(0, os.SEEK_END)
             if head[first:].lstrip(BLANK.encode()).startswith(b"["):
-                return [Stretch(first, size, True)]
+                file.seek(first)
+                return [Stretch(start, end, True) for start, end in json_list.pieces(self.path, file)]
             ends = [first]
             while ends[-1] < size:
                 file.seek(ends[-1] + STRETCH)
@@ -91,10 +90,10 @@ class JsonFile:
         return [Stretch(start, end) for start, end in itertools.pairwise(ends)]
 
     def found(self, stretch: Stretch) -> Iterator[Found]:
-        """Every record of a stretch, lines numbered from its own first; `counted` is then how many. Raises `DataError` for a broken list."""
+        """Every record of a stretch, lines numbered from its own first; `counted` is then how many it has."""
         with open_regular(self.path) as file:
             file.seek(stretch.start)
-            yield from self.elements(file) if stretch.of_list else self.lines(file, stretch.end)
+            yield from self.elements(stretch.start, file.read(stretch.end - stretch.start)) if stretch.of_list else self.lines(file, stretch.end)
 
     def lines(self, file: BinaryIO, end: int) -> Iterator[Found]:
         """Of JSON Lines."""
@@ -127,19 +126,13 @@ class JsonFile:
                 return value
         return manifest.json_object(self.place(line), data)
 
-    def elements(self, file: BinaryIO) -> Iterator[Found]:
-        """Of a JSON list, of which no more than `CHUNK` and a record are held at once. Raises `DataError` where it is no list any more."""
-        text = Window(self.path, file)
-        text.skip("[")
-        while not text.skip("]"):
-            value, data, offset, line = text.element()
-            what = value if type(value) is dict else BadRecord(self.place(line), f"{shown(value)} is given; a JSON object {{...}} is legal")
-            too_long = BadRecord(self.place(line), f"longer than {MAX_RECORD} bytes")
-            yield Found(offset, len(data), line, data, too_long if len(data) > MAX_RECORD else what)
-            if not text.skip(",") and not text.peek("]"):
-                raise DataError(f"{self.place(text.line)}: after this element of the list ',' or ']' is legal.")
-        if rest := text.rest():
-            raise DataError(f"{self.path}: the JSON list is followed by {shown(rest)}.")
+    def elements(self, start: int, piece: bytes) -> Iterator[Found]:
+        """Of a piece of a JSON list that begins there in the file."""
+        for at, line, data in json_list.elements(piece):
+            too_long = len(data) > MAX_RECORD
+            value = BadRecord(self.place(line), f"longer than {MAX_RECORD} bytes") if too_long else self.value(line, data)
+            yield Found(start + at, len(data), line, data, value)
+        self.counted = piece.count(b"\n")
 
     def place(self, line: int) -> str:
         """What an error calls a record."""
@@ -158,66 +151,6 @@ class JsonFile:
 
     def tables(self) -> None:
         """Pictures lie in files."""
-
-
-class Window:
-    """A stretch of a JSON list as text, and where in the file it begins: offset in bytes, line from 1."""
-
-    def __init__(self, path: str, file: BinaryIO) -> None:
-        self.path, self.file = path, file
-        self.decode = codecs.getincrementaldecoder("utf-8")().decode
-        self.text, self.at, self.line, self.offset, self.ended, self.ascii = "", 0, 1, file.tell(), False, True
-
-    def more(self) -> bool:
-        """Read on; whether there was more. What is behind is let go of."""
-        if self.ended:
-            return False
-        data = self.file.read(CHUNK)
-        self.ended = not data
-        try:
-            self.text, self.at = self.text[self.at :] + self.decode(data, final=self.ended), 0
-        except UnicodeDecodeError as error:
-            raise DataError(f"{self.path}:{self.line}: not UTF-8 from about here on ({error.reason}). Save the file as UTF-8.") from None
-        self.ascii = self.text.isascii()
-        return True
-
-    def advance(self, to: int) -> None:
-        """Go on to a place in the text."""
-        self.line += self.text.count("\n", self.at, to)
-        self.offset += to - self.at if self.ascii else len(self.text[self.at : to].encode())
-        self.at = to
-
-    def peek(self, mark: str) -> bool:
-        """Whether the next character that is not blank is a mark."""
-        while True:
-            solid = manifest.skip(self.text, self.at)
-            self.advance(solid)
-            if solid < len(self.text) or not self.more():
-                return self.text.startswith(mark, self.at)
-
-    def skip(self, mark: str) -> bool:
-        """Go behind the next mark, if it comes next."""
-        there = self.peek(mark)
-        if there:
-            self.advance(self.at + 1)
-        return there
-
-    def element(self) -> tuple[Any, bytes, int, int]:
-        """The next value, its bytes, and its place. Raises `DataError` for what is no JSON."""
-        while True:
-            try:
-                value, end = manifest.DECODER.raw_decode(self.text, self.at)
-                break
-            except (ValueError, RecursionError) as error:
-                if len(self.text) - self.at > 64 * MAX_RECORD or not self.more():
-                    raise DataError(f"{self.path}:{self.line}: the list is not valid JSON from here on ({str(error)[:200]}).") from None
-        data, offset, line = self.text[self.at : end].encode(errors="surrogatepass"), self.offset, self.line
-        self.advance(end)
-        return value, data, offset, line
-
-    def rest(self) -> str:
-        """What follows that is not blank."""
-        return "" if self.peek("\0") else self.text[self.at : self.at + 40].strip()
 
 
 class TableFile:
