@@ -1,9 +1,9 @@
-"""python tests/million.py [--read-only] [N ...]: manifests of N conversations (10,000, 100,000 and 1,000,000), and what they cost.
+"""python tests/million.py [--read-only] [--list] [N ...]: manifests of N conversations (10,000, 100,000 and 1,000,000), and what they cost.
 
 Of each: records indexed a second, seconds from a start to the tenth optimizer step with the index there, and anonymous memory (Pss_Anon) of
 the whole process tree with four loader workers after an epoch. Exit code 1 where a bar is missed: 50,000 records/s, 60 s, 300 MB more for
 the largest than for the smallest. `million.png` plots memory against N. --read-only: the epoch reads and parses every record in the
-workers and does not tokenise it, which at a million takes minutes instead of most of an hour.
+workers and does not tokenise it, which at a million takes minutes instead of most of an hour. --list: the manifest is a JSON list.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ PICTURES = 200
 WORDS = "the a red blue green circle square picture shows of in with left right where what is how many colour".split()  # noqa: SIM905
 
 
-def write(folder: Path, number: int) -> Path:
-    """A manifest of so many conversations of one to three answers, two of three about one of a few pictures."""
+def write(folder: Path, number: int, as_list: bool = False) -> Path:
+    """A manifest of so many conversations of one to three answers, two of three about one of a few pictures: JSON Lines, or a list."""
     from PIL import Image
 
     folder.mkdir(parents=True, exist_ok=True)
     for place in range(PICTURES):
         Image.new("RGB", (32, 32), (place, 0, 0)).save(folder / f"{place}.png")
     draw = random.Random(0)
-    with (folder / "manifest.jsonl").open("w", encoding="utf-8") as file:
+    with (folder / "manifest.json").open("w", encoding="utf-8") as file:
         for i in range(number):
             said: list[dict[str, str]] = []
             for _ in range(draw.randint(1, 3)):
@@ -47,8 +47,10 @@ def write(folder: Path, number: int) -> Path:
             if i % 3:
                 record["image"] = f"{i % PICTURES}.png"
                 said[0]["value"] = f"<image>\n{said[0]['value']}"
-            file.write(json.dumps(record) + "\n")
-    return folder / "manifest.jsonl"
+            before, after = ("," if i else "[", "") if as_list else ("", "\n")
+            file.write(before + json.dumps(record) + after)
+        file.write("]" if as_list else "")
+    return folder / "manifest.json"
 
 
 def anonymous() -> float:
@@ -75,10 +77,10 @@ def measure(folder: Path, read_only: bool) -> dict[str, float]:
 
     before = anonymous()
     start, cpu = time.perf_counter(), computed()
-    index = open_index(str(folder / "manifest.jsonl"), None, {}, folder / "cache")
+    index = open_index(str(folder / "manifest.json"), None, {}, folder / "cache")
     rate, rate_cpu = len(index) / (time.perf_counter() - start), len(index) / (computed() - cpu)
     start = time.perf_counter()
-    dial = DataDial(name="conversations", sources=[str(folder / "manifest.jsonl")], num_dev=8, num_minival=4)
+    dial = DataDial(name="conversations", sources=[str(folder / "manifest.json")], num_dev=8, num_minival=4)
     splits = data.load(dial, folder / "cache")
     loading, start, seen, memory = time.perf_counter() - start, time.perf_counter(), 0, 0.0
     loader = loader_of(splits, folder, read_only)
@@ -116,7 +118,7 @@ def loader_of(splits: Any, folder: Path, read_only: bool) -> Any:
 
 def overrides(folder: Path) -> list[str]:
     """What the run gives."""
-    manifest = f"data.sources=[{folder / 'manifest.jsonl'}]"
+    manifest = f"data.sources=[{folder / 'manifest.json'}]"
     return ["data=conversations", manifest, "data.num_dev=8", "data.num_minival=4", f"tracking.cache_dir={folder / 'cache'}"]
 
 
@@ -155,6 +157,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else "")
     parser.add_argument("sizes", nargs="*", type=int, default=list(SIZES))
     parser.add_argument("--read-only", action="store_true")
+    parser.add_argument("--list", action="store_true")
     parser.add_argument("--folder", type=Path, help="where one measurement is made")
     given = parser.parse_args()
     if given.folder:
@@ -164,7 +167,7 @@ def main() -> int:
     rows = []
     for number in given.sizes:
         folder = Path(tempfile.mkdtemp(prefix="million-"))
-        write(folder, number)
+        write(folder, number, given.list)
         command = [sys.executable, __file__, "--folder", str(folder), *(["--read-only"] if given.read_only else [])]
         row = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
         rows.append({**row, "first_steps_s": first_steps(folder)})

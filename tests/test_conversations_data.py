@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections import Counter
@@ -19,7 +20,7 @@ from lab import data, model
 from lab.config import DataDial, OnBad, identity
 from lab.data import check
 from lab.data.conversation_file import index as indexing
-from lab.data.conversation_file import reading
+from lab.data.conversation_file import json_list, reading
 from lab.data.conversation_file.media import Fault
 from lab.data.conversation_file.record import Form
 from lab.data.sets import conversations, drawn_conversations
@@ -178,6 +179,9 @@ def test_a_manifest_that_is_none_is_told(tmp_path) -> None:
         f"[{good} {good}]": "after this element of the list ',' or ']' is legal",
         f"[{good}] x": "the JSON list is followed by 'x'",
         f"[{good}, nonsense]": "the list is not valid JSON from here on",
+        f"[{good},\n]": "2: the list is not valid JSON from here on", f"[, {good}]": "1: the list is not valid JSON from here on",
+        f"[{good}": "1: after this element of the list ',' or ']' is legal",
+        "[" + '{"id": ' * 2000 + "1" + "}" * 2000 + "]": "the list is not valid JSON from here on (maximum recursion depth",
     }.items():
         (tmp_path / "m.json").write_text(text)
         with pytest.raises(DataError) as error:
@@ -304,16 +308,54 @@ def test_what_the_check_finds_among_many_training_leaves_out(tmp_path, monkeypat
     assert len(load(tmp_path, path, on_bad=OnBad.skip).skipped) == 1, "a mended record is good again"
 
 
-def test_a_manifest_indexed_in_stretches_is_the_same(tmp_path, monkeypatch) -> None:
-    rows = [*records(tmp_path, 40), *(record for record, _ in list(BROKEN.values())[:5]), "", *records(tmp_path, 9, "z"), "nonsense"]
-    path = write(tmp_path / "a.jsonl", rows)
+@pytest.mark.parametrize("ending", ["jsonl", "json"])
+def test_a_manifest_indexed_in_stretches_is_the_same(ending, tmp_path, monkeypatch) -> None:
+    rows = [*records(tmp_path, 40), *(record for record, _ in list(BROKEN.values())[:5]), *records(tmp_path, 9, "z"), "3"]
+    path = write(tmp_path / f"a.{ending}", rows)
+    path.write_bytes(b"\xef\xbb\xbf\n" + path.read_bytes())
     whole = indexing.open_index(str(path), None, {}, tmp_path / "cache")
     monkeypatch.setattr(reading, "STRETCH", 700)
+    monkeypatch.setattr(json_list, "READ", 700)
     assert len(whole.file.stretches()) > 10
     parted = indexing.open_index(str(path), None, {}, tmp_path / "other")
     assert {name: parted.columns[name].tolist() for name in indexing.COLUMNS} == {name: whole.columns[name].tolist() for name in indexing.COLUMNS}
     assert list(map(str, parted.faults)) == list(map(str, whole.faults)) and len(whole.faults) == 6
-    assert [parted.source(row) for row in (0, 48)] == [f"{path}:1", f"{path}:55"]
+    first = 2 if ending == "jsonl" else 3
+    assert [parted.source(row) for row in (0, 48)] == [f"{path}:{first}", f"{path}:{first + 53}"]
+    assert parted.conversation(48) == whole.conversation(48)
+
+
+JSON_TEXTS = st.text(st.sampled_from('ü{}[],:"\\ \n\x00a'), max_size=6)
+JSON_VALUES = st.recursive(
+    st.none() | st.floats() | st.integers(-99, 99) | JSON_TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["id", "a"]), inner), max_leaves=8,
+)  # fmt: skip
+
+
+@given(st.lists(JSON_VALUES, max_size=12), st.sampled_from([None, 0, 2]), st.booleans(), st.integers(2, 200))
+def test_a_list_is_cut_as_json_reads_it(values, indent, ascii, size) -> None:
+    """In pieces of any size, with NaN and all, the places being those of the bytes."""
+    data = f" \n{json.dumps(values, indent=indent, ensure_ascii=ascii)} \n".encode()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(json_list, "READ", size)
+        parts = list(json_list.pieces("m.json", io.BytesIO(data)))
+    found = [(start + at, each) for start, end in parts for at, _, each in json_list.elements(data[start:end])]
+    assert repr([json.loads(each) for _, each in found]) == repr(values)
+    assert all(data[at : at + len(each)] == each for at, each in found)
+
+
+def test_what_is_wrong_within_an_element_of_a_list_is_said_of_it_alone(tmp_path, monkeypatch) -> None:
+    wrong = {
+        b'{"id": "x", "conversations": "\xff"}': "not UTF-8", b'{"id": "x", "conversations": "\x00"}': "Invalid control character",
+        b'{"id": NaN}': "NaN is not JSON", b'{"id": "x", "id": "x"}': "key 'id' is given twice", b"3": "3 is given; a JSON object",
+        b'{"id": "' + b"x" * reading.MAX_RECORD + b'"}': "longer than", b'{"id": 1e999}': "beyond the range",
+    }  # fmt: skip
+    good = [json.dumps(row).encode() for row in records(tmp_path, 8)]
+    path = tmp_path / "m.json"
+    path.write_bytes(b"[" + b",\n".join([*good[:7], *wrong, good[7]]) + b"]")
+    splits = load(tmp_path, path, on_bad=OnBad.skip)
+    assert [each.source for each in splits.skipped] == [f"{path}:{line}" for line in range(8, 15)] and len(every(splits)) == 8
+    assert all(sentence in each.reason for each, sentence in zip(splits.skipped, wrong.values(), strict=True))
 
 
 def test_a_manifest_is_indexed_once_for_its_content(tmp_path, monkeypatch) -> None:

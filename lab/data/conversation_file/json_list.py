@@ -18,7 +18,7 @@ from lab.data.faults import shown
 from lab.data.manifest import BLANK, MAX_RECORD, skip
 from lab.errors import DataError
 
-READ = 4 * 1024 * 1024
+READ = 1024 * 1024
 """Bytes of a list that are read at once."""
 LONGEST = 64 * MAX_RECORD
 """Bytes within which an element must end."""
@@ -133,21 +133,10 @@ def walk(piece: bytes) -> Walked:
 
 def elements(piece: bytes) -> Iterator[tuple[int, int, bytes]]:
     """The place, the line (from 1) and the bytes of each element of a piece."""
-    line, counted = 1, 0
-    for start, end in spans(piece):
-        line, counted = line + piece.count(b"\n", counted, start), start
-        yield start, line, piece[start:end]
-
-
-def spans(piece: bytes) -> Iterator[tuple[int, int]]:
-    """The first byte of each element of a piece, and the one behind it."""
-    found, head = unread(piece), _HEAD.match(piece)
-    if not found or head is None:
-        yield from walk(piece).elements
-        return
-    at = head.end()
-    for each in found:
-        end = at + len(each)
-        yield at, end
+    head = _HEAD.match(piece)
+    at, line, counted = head.end() if head else 0, 1, 0
+    for length in list(map(len, unread(piece))) or [end - start for start, end in walk(piece).elements]:
+        line, counted, end = line + piece.count(b"\n", counted, at), at, at + length
+        yield at, line, piece[at:end]
         comma = _COMMA.match(piece, end)
         at = comma.end() if comma else end

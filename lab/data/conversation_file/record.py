@@ -12,6 +12,7 @@ place. A part of a message is {"type": "text", "text": ...}, or {"type": "image"
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
@@ -101,8 +102,13 @@ class Form:
                         return None
             files = record.get(image) or []
             files = [files] if type(files) is str else files
-            good = len(files) == number and ORDER.fullmatch(roles) and identifier.strip() and identifier.isascii()
-            return (identifier, files, roles.count("a")) if good and all(file.strip() and ":" not in file for file in files) else None
+            answers = answers_in(roles)
+            if not answers or len(files) != number or not identifier.strip() or not identifier.isascii():
+                return None
+            for file in files:
+                if not file.strip() or ":" in file:
+                    return None
+            return identifier, files, answers
         except (KeyError, TypeError, AttributeError, UnicodeEncodeError):
             return None
 
@@ -232,6 +238,12 @@ class Form:
         if type(value) is not str or value.lower() not in PART_OF:
             raise Fault(self.names["split"], f"{shown(value)} is given; legal: {', '.join(PART_OF)}")
         return PART_OF[value.lower()]
+
+
+@functools.lru_cache(1000)
+def answers_in(roles: str) -> int:
+    """The number of answers of turns, each by the first letter of its role; 0 where they are not those of a conversation in order."""
+    return roles.count("a") if ORDER.fullmatch(roles) else 0
 
 
 def require_unicode(name: str, number: int | None, text: str) -> None:
