@@ -219,8 +219,8 @@ def run_cli(act: Callable[[], int | None], door: Door = TRAIN) -> int:
     try:
         refuse_endless_numbers(sys.argv[1:])
         return act() or 0
-    except KeyboardInterrupt:
-        print("interrupted; the same command does what is missing", file=sys.stderr)
+    except KeyboardInterrupt as interrupted:
+        print(str(interrupted) or "interrupted; the same command does what is missing", file=sys.stderr)
         return 130
     except Stopped as stopped:
         print(stopped, file=sys.stderr)

@@ -177,23 +177,27 @@ def test_sigterm_ends_in_a_checkpoint_of_that_step(reference, monkeypatch) -> No
     assert essence(x) == whole
 
 
-def test_ctrl_c_in_training_is_one_and_can_come_again(reference, monkeypatch) -> None:
+def test_ctrl_c_keeps_a_checkpoint_of_that_step_and_again_stops_at_once(reference, monkeypatch) -> None:
     """Lightning answers it by exit code 1 and has it ignored from then on."""
     whole, make = reference
-    x, real, before = make(), Learner.training_step, signal.signal(signal.SIGINT, signal.default_int_handler)
+    x, real, before = make("trainer.save_every=null"), Learner.training_step, signal.signal(signal.SIGINT, signal.default_int_handler)
+    times = {7: 1, 10: 2}
 
     def interrupted(self, batch, batch_idx):
-        if self.trainer.global_step == 7:
-            os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(times.pop(self.trainer.global_step, 0)):
+            signal.raise_signal(signal.SIGINT)
         return real(self, batch, batch_idx)
 
     with monkeypatch.context() as patch:
         patch.setattr(Learner, "training_step", interrupted)
+        with pytest.raises(KeyboardInterrupt, match="stopped by Ctrl-C after step 8 of 12; the same command goes on from there"):
+            alone(x)
+        assert runs.load(Path(x.tracking.runs_dir), identity(x)).status == runs.KILLED
         with pytest.raises(KeyboardInterrupt):
             alone(x)
     assert signal.signal(signal.SIGINT, before) is signal.default_int_handler
-    assert runs.load(Path(x.tracking.runs_dir), identity(x)).status == runs.KILLED
-    alone(x)
+    assert checkpoints.newest(folder(x)).step == 8
+    assert alone(x).facts["resumed_at_step"] == 8
     assert essence(x) == whole
 
 

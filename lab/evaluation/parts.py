@@ -57,7 +57,7 @@ def in_order(
 
 @contextlib.contextmanager
 def kept(part: Part, found: Sequence[Prediction]) -> Iterator[Callable[[], None]]:
-    """Within, what is given writes the answers found so far: to a file of answers, or once in `KEPT_EVERY_S` and where a `Stopped` goes out."""
+    """Within, what is given writes the answers found so far: to a file of answers, or once in `KEPT_EVERY_S` and where a request to stop goes out."""
     if isinstance(part, AnswersFile):
         yield lambda: part.add(found)
         return
@@ -71,7 +71,7 @@ def kept(part: Part, found: Sequence[Prediction]) -> Iterator[Callable[[], None]
 
     try:
         yield keep
-    except Stopped:
+    except (Stopped, KeyboardInterrupt):
         if part is not None and found:
             predictions.write(part, found)
         raise

@@ -1,8 +1,8 @@
-"""A run that is asked to stop: SIGTERM, a time limit. It keeps a checkpoint and ends with a code of its own.
+"""A run that is asked to stop: SIGTERM, a time limit, Ctrl-C. It keeps a checkpoint; all but Ctrl-C end with a code of its own.
 
 SIGTERM is what Slurm, a container's host and `kill` send; a time limit (`limited`) acts as it does. Where a checkpoint can be kept
-the request is only noted (`deferred`) and honoured at the next optimizer step; elsewhere the work is left at once, and answers that
-were given are kept (`lab.evaluation.writing`).
+the request is only noted (`deferred`) and honoured at the next optimizer step, unless Ctrl-C comes again; elsewhere the work is left at
+once, and answers that were given are kept (`lab.evaluation.writing`).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 EXIT_CODE = 75
 """sysexits.h's EX_TEMPFAIL: nothing is wrong, the same command goes on."""
+CTRL_C = "Ctrl-C"
 
 
 class Stopped(SystemExit):
@@ -47,7 +48,21 @@ class Request:
     def __call__(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
         if not self.waits:
-            raise Stopped(f"stopped by {self.by}")
+            raise self.end()
+
+    def end(self, why: str | None = None) -> Stopped | KeyboardInterrupt:
+        """What ends the work that was asked to stop. why: where more is to be said."""
+        if self.by == CTRL_C:
+            return KeyboardInterrupt(*filter(None, [why]))
+        return Stopped(why or f"stopped by {self.by}")
+
+    def interrupt(self, number: int, frame: FrameType | None) -> None:
+        """The handler of Ctrl-C where a request waits."""
+        if self.asked:
+            raise KeyboardInterrupt
+        self.by = CTRL_C
+        os.write(2, b"\nCtrl-C: a checkpoint is kept after this step; again: stop at once\n")  # a handler must not wait for a stream's lock
+        self(number, frame)
 
     def late(self, key: str) -> Callable[[int, FrameType | None], None]:
         """The handler of a time limit that this key set."""
@@ -75,24 +90,30 @@ def stoppable() -> Iterator[None]:
     REQUEST.install()
     try:
         if REQUEST.asked:
-            raise Stopped(f"stopped by {REQUEST.by}")
+            raise REQUEST.end()
         yield
     finally:
-        REQUEST.asked = False
+        REQUEST.asked, REQUEST.by = False, "SIGTERM"
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager
 def deferred() -> Iterator[Request]:
-    """Within, SIGTERM is only noted in the request that this gives. A request that nobody honoured is raised at the end."""
+    """Within, SIGTERM and a first Ctrl-C are only noted in the request that this gives. One that nobody honoured is raised at the end."""
+    before = signal.getsignal(signal.SIGINT)
+    notes = threading.current_thread() is threading.main_thread() and before is not signal.SIG_IGN
     REQUEST.waits = True
     try:
+        if notes:
+            signal.signal(signal.SIGINT, REQUEST.interrupt)
         yield REQUEST
     finally:
         REQUEST.waits = False
+        if notes:
+            signal.signal(signal.SIGINT, before)
     if REQUEST.asked:
-        raise Stopped(f"stopped by {REQUEST.by}")
+        raise REQUEST.end()
 
 
 @contextlib.contextmanager
@@ -103,7 +124,7 @@ def interruptible() -> Iterator[None]:
         yield
     except SystemExit as end:
         if isinstance(end.__context__, KeyboardInterrupt):
-            raise KeyboardInterrupt from None
+            raise KeyboardInterrupt(*end.__context__.args) from None
         raise
     finally:
         if threading.current_thread() is threading.main_thread():

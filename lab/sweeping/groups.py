@@ -7,13 +7,14 @@ base. Training code is that of a run alone (`lab.run.run_arm`).
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import multiprocessing
 import multiprocessing.connection
 import os
 import signal
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -172,7 +173,7 @@ def side_by_side(
     begun: dict[str, tuple[int, float]] = {}
     told = False
     running.warm([x for x, _ in todo], prepared)
-    with board() as draw, deferred(), frozen_heap():
+    with board() as draw, asked_to_stop(living), deferred(), frozen_heap():
         while living or (waiting and not REQUEST.asked):
             if REQUEST.asked and not told:
                 told = True
@@ -190,6 +191,17 @@ def side_by_side(
                 if process.exitcode is not None:
                     record_exit(process.exitcode, x, record)
                     del living[name]
+
+
+@contextlib.contextmanager
+def asked_to_stop(living: Mapping[str, tuple[BaseProcess, Experiment, Run]]) -> Iterator[None]:
+    """Within, a Ctrl-C that is not waited for asks the arms' processes to stop, which Python would wait for."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        for process, _, _ in living.values():
+            process.terminate()
+        raise
 
 
 def record_exit(exitcode: int, x: Experiment, record: Run) -> None:
@@ -216,6 +228,7 @@ def child(x: Experiment, prepared: Prepared, record: Run, started: float, parent
     from lab import run as running
 
     path = log_path(x, record)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the sweep's process too, which asks the arms to stop
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(descriptor, 1)

@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping
 
 from lab.config import TrainerSection
 from lab.errors import ContractError, TrainingError
-from lab.host.stopping import REQUEST, Stopped, seconds
+from lab.host.stopping import REQUEST, seconds
 from lab.store import curve_files
 from lab.training import checkpoints, devices, loss_scaling, sharding
 from lab.training.callbacks import CurveLogger
@@ -87,7 +87,7 @@ class CheckpointCallback(Callback):
         if pauses:
             raise Paused(step)
         if why is not None:
-            raise Stopped(f"{why} after step {step} of {trainer.max_steps}; the same command goes on from there")
+            raise REQUEST.end(f"{why} after step {step} of {trainer.max_steps}; the same command goes on from there")
 
     def reason(self, trainer: L.Trainer) -> str | None:
         """Why the training should stop now, if it should; with several devices, all stop at the same step."""
