@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
         usage=f"{program('lab.predict')} RUN PICTURES ... [--question TEXT] [KEY=VALUE ...] [options]",
         description="Ask a finished run about pictures or clips: one question about each, or the questions of a file. Its own prompt, dials and "
         "adapter answer, under its contract, as in its evaluation. Writes FOLDER/predictions.csv and .parquet (image, question, answer, "
-        "probability), gallery.html, prediction.json, and failed.csv where a picture or question is bad; the exit code is then 1.",
+        "probability), gallery.html, prediction.json, and failed.csv (source, reason: bad pictures and questions; of one the exit code is 1).",
         epilog="A file is CSV, TSV, JSON, JSON Lines or Parquet with columns image (or images, as a.png|b.png), video or videos, question, and "
         "choices where they differ; data.columns.question=Frage names yours. Of a run over conversations it may be a manifest too, each asked "
         "for its last answer. Other KEY=VALUE change how it runs: evaluation.batch_size=8.",
@@ -86,11 +86,8 @@ def write(predicted: Predicted, folder: Path, number: int, formats: Sequence[str
     rows, skipped = predicted.arrow(), predicted.splits.skipped
     write_atomically(folder / "predictions.parquet", lambda path: parquet.write_table(rows, path, compression="zstd"))
     write_atomically(folder / "predictions.csv", lambda path: csv.write_csv(flat(rows), path))
-    bad = pa.table({name: [getattr(one, name) for one in skipped] for name in ("source", "reason")})
-    if skipped:
-        write_atomically(folder / "failed.csv", lambda path: csv.write_csv(bad, path))
-    else:
-        (folder / "failed.csv").unlink(missing_ok=True)  # of a prediction that this one replaces
+    bad = pa.table({name: pa.array([getattr(one, name) for one in skipped], pa.string()) for name in ("source", "reason")})
+    write_atomically(folder / "failed.csv", lambda path: csv.write_csv(bad, path))
     write_atomically(folder / "gallery.html", page(predicted, number))
     if isinstance(predicted.table, RegionsTable):
         boxed = writing.of_table(predicted.table, predicted.splits.dev, folder / "pictures")

@@ -21,6 +21,7 @@ from lab.report.matching import Account
 from lab.report.select_runs import choose
 from lab.report.write import write_report
 from lab.run.assembly import attached
+from lab.run.sharing import Prepared
 from lab.store import runs
 from lab.sweeping import arms, ledger
 from lab.sweeping.sweep import run_sweep
@@ -78,6 +79,16 @@ def test_too_few_parameters_say_what_the_fewest_are(base, composer) -> None:
     assert f"{added:,} of them in what trains beside adapters" in str(refused.value)
     with pytest.raises(ConfigError, match="attaches no adapter"):
         composer("lora=none", "lora.trainable_parameters=100", "trainer.max_steps=0")
+
+
+@pytest.mark.parametrize("require", ["[]", "[parameters]"])
+def test_too_few_parameters_are_refused_before_features_are_computed(small, monkeypatch, require) -> None:
+    made = [small(f"lora.trainable_parameters={number}", f"sweep.require={require}", "tracking.enabled=false") for number in (50_000, 5)]
+    monkeypatch.setattr(Prepared, "encoded", lambda *_: pytest.fail("features are asked for"))
+    origin = arms.SweepSource("test", "python -m lab.train ... -m", "train", None, time.time())
+    for act in (lambda: running.run_alone(made[1], "test", time.time()), lambda: run_sweep([arms.Arm(x, ()) for x in made], origin)):
+        with pytest.raises(ConfigError, match="lora.trainable_parameters=5: the smallest adapter here makes"):
+            act()
 
 
 def test_the_number_alone_names_the_experiment(composer) -> None:

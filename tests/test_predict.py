@@ -97,7 +97,8 @@ def test_bad_pictures_are_listed_and_a_folder_is_not_overwritten(trained, root: 
     assert ask(root, trained["words"], out, str(mine / "more"), "--question", "again?") == 2
     assert "nothing is overwritten unasked" in capsys.readouterr().err and {path: path.read_bytes() for path in out.iterdir()} == before
     assert ask(root, trained["words"], out, str(mine / "more"), "--question", "again?", "--overwrite") == 0
-    assert pq.read_table(out / "predictions.parquet")["question"].to_pylist() == ["again?"] and not (out / "failed.csv").exists()
+    assert pq.read_table(out / "predictions.parquet")["question"].to_pylist() == ["again?"]
+    assert (out / "failed.csv").read_text().splitlines() == ['"source","reason"']
 
 
 def test_two_pictures_are_one_question(trained, root: Path, tmp_path: Path, capsys) -> None:

@@ -247,7 +247,7 @@ def test_out_of_memory_goes_on_with_smaller_batches(reference, monkeypatch, capl
     run = alone(x)
     assert run.status == runs.FINISHED and run.metrics["train/steps"] == 12 and run.metrics["train/batch_size"] == 1
     assert run.facts["out_of_memory"] == [{"batch_size": 1, "accumulate_grad_batches": 4}]
-    assert "out of memory: going on with batch_size=1, accumulate_grad_batches=4" in caplog.text
+    assert "out of memory: going on with trainer.batch_size=1, trainer.accumulate_grad_batches=4" in caplog.text
     assert [row["step"] for row in curve_files.read(folder(x)) if "train/loss" in row] == [9]
     monkeypatch.setattr(Learner, "training_step", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("always")))
     with pytest.raises(ModelError, match="one sample does not fit"):

@@ -196,6 +196,13 @@ def test_a_killed_search_takes_the_samples_that_it_would_have_taken(desk, sample
     assert [b for b in killed.search(*SPACE, sampler=sampler, sampler_options=options, n_trials=3).batches()][1:] == []
 
 
+def test_a_study_keeps_the_name_of_the_sweep_that_began_it(tmp_path) -> None:
+    objectives = Objectives.read("minival/accuracy", "maximize")
+    for name in ("lora.r=range(2,9) (5e1f)", "other"):
+        assert open_study(tmp_path / "study.db", objectives, name).study_name == "lora.r=range(2,9) (5e1f)"
+    assert len(optuna.get_all_study_names(f"sqlite:///{tmp_path}/study.db")) == 1
+
+
 def test_a_search_that_was_killed_while_it_asked_keeps_its_total(desk) -> None:
     one = desk("one")
     one.search(*SPACE).study.ask()  # a trial without a value
@@ -338,7 +345,8 @@ def test_a_killed_search_goes_on_to_its_total(fast_python, tiny_folder, tmp_path
     after = finished()
     (sweep,) = runs.all_sweeps(tmp_path / "runs")
     assert len(after) == 12 and before.items() <= after.items() and set(sweep.arms) == set(after)
-    study = open_study(tmp_path / "runs" / "sweeps" / sweep.identity / "study.db", Objectives.read("minival/accuracy", "maximize"))
+    study = open_study(tmp_path / "runs" / "sweeps" / sweep.identity / "study.db", Objectives.read("minival/accuracy", "maximize"), "other")
+    assert study.study_name == f"{sweep.name} ({sweep.identity})"
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 12
     assert study.trials[3].user_attrs["runs"] == [sweep.arms[3]]
     assert "Chosen: lora.r=" in done.stdout and ", the best of 12 samples by minival/accuracy (maximize) (tpe, seed 0)." in done.stdout

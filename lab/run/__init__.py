@@ -12,10 +12,10 @@ from lab.run.latency_rounds import interleaved_latency, lacks_latency
 from lab.run.measuring import PROBE, evaluate, require_effect, stored_probe, unasked, verify
 from lab.run.memory import max_concurrent_arms
 from lab.run.realised import realised
-from lab.run.sharing import Prepared, encoding_key, prepare, shared_key, tower_trains, try_out
+from lab.run.sharing import Prepared, encoding_key, load_shared, prepare, shared_key, tower_trains, try_out
 
 __all__ = [
     "PROBE", "Prepared", "assemble", "check", "data_facts", "encoding_key", "evaluate", "fail", "foresee", "interleaved_latency",
-    "lacks_latency", "max_concurrent_arms", "new_run", "prepare", "realised", "reload", "require_effect", "reusable", "run_alone",
-    "run_arm", "shared_key", "stored_probe", "tower_trains", "trained", "try_out", "unasked", "verify", "warm",
+    "lacks_latency", "load_shared", "max_concurrent_arms", "new_run", "prepare", "realised", "reload", "require_effect", "reusable",
+    "run_alone", "run_arm", "shared_key", "stored_probe", "tower_trains", "trained", "try_out", "unasked", "verify", "warm",
 ]

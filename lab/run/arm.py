@@ -28,7 +28,7 @@ from lab.run.memory import checkpointing_choice
 from lab.run.other_data import mixture_of
 from lab.run.planned import planned
 from lab.run.realised import realised
-from lab.run.sharing import Prepared, prepare, try_out
+from lab.run.sharing import Prepared, load_shared, try_out
 from lab.run.unchanged import require_same_base
 from lab.store import curve_files, runs
 from lab.store.runs import Run
@@ -213,8 +213,9 @@ def run_alone(x: Experiment, command: str, started: float, report: Report = sile
     check(x)
     run = run or new_run(x, command)
     with stoppable(), limited(x.trainer.max_time, "trainer.max_time", started):
-        prepared = prepare(x, report)
+        prepared = load_shared(x, report)
         try_out(x, prepared)
+        prepared.encoded(x, report)
         try:
             return run_arm(x, prepared, run, started, report)
         except BusyError:

@@ -133,8 +133,8 @@ def try_out(x: Experiment, prepared: Prepared) -> None:
     """Raise, before any step, for adapters that could not be attached, or that could be trained and then not be loaded, or a start that
     cannot be gone on from.
 
-    What is attached is saved and loaded once for all arms that differ in size and rates alone. Raises `ConfigError`, `ModelError`,
-    `ContractError`, `DataError`.
+    Takes no features: it comes before they are computed. What is attached is saved and loaded once for all arms that differ in size and
+    rates alone. Raises `ConfigError`, `ModelError`, `ContractError`, `DataError`.
     """
     lora.verify(assemble(x, prepared.vlm), x.lora)
     start.require(x, prepared.vlm)
@@ -147,7 +147,14 @@ def try_out(x: Experiment, prepared: Prepared) -> None:
 
 
 def prepare(x: Experiment, report: Report = silent) -> Prepared:
-    """Load the data and the base of a group of arms. All that is wrong with them is said here, before any training."""
+    """Load the data and the base of a group of arms, and encode. All that is wrong with them is said here."""
+    prepared = load_shared(x, report)
+    prepared.encoded(x, report)
+    return prepared
+
+
+def load_shared(x: Experiment, report: Report = silent) -> Prepared:
+    """The data and the base of a group of arms; nothing is encoded yet."""
     devices.require(x.trainer)
     splits = data.load(x.data, Path(x.tracking.cache_dir))
     asking.check(splits.kind, data.lead(x.data).name, model.family(x.model.family), x.evaluation)
@@ -171,6 +178,4 @@ def prepare(x: Experiment, report: Report = silent) -> Prepared:
         log.warning("features are not cached: data.augment shows another picture in every epoch")
     elif x.trainer.feature_cache and (why := base.family.why_not("feature_cache")):
         log.warning("features are not cached: model.family=%s: %s", x.model.family, why)
-    prepared = Prepared(base, splits)
-    prepared.encoded(x, report)
-    return prepared
+    return Prepared(base, splits)

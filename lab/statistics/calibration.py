@@ -46,14 +46,13 @@ def fit(table: PredictionTable, split: str) -> Temperature:
 def apply(temperature: Temperature, table: PredictionTable, allow_fitted: bool = False) -> PredictionTable:
     """Scale a table's log-odds by 1/T; its captured mass, answers and every other column stay.
 
-    Refuses a table that shares samples with the one the temperature was fitted on, unless told otherwise.
+    Raises `LabError` for a table that shares samples with the one the temperature was fitted on, unless `allow_fitted`.
     """
     shared = temperature.sample_ids.intersection(table.sample_id.tolist())
     if shared and not allow_fitted:
         raise LabError(
             f"calibration: {len(shared)} of {len(table)} samples were used to fit the temperature on "
-            f"{temperature.split!r}; calibration measured on them flatters. Fit on minival and apply to dev, "
-            "or pass allow_fitted=True and say so in the report."
+            f"{temperature.split!r}; calibration measured on them flatters. Fit on minival and apply to dev."
         )
     z = table.log_odds / temperature.value
     mass = np.logaddexp(table.log_p_true, table.log_p_false)

@@ -56,7 +56,7 @@ def cluster_sums(rows: np.ndarray, cluster: np.ndarray) -> np.ndarray:
     if num_clusters < 2:
         raise LabError(
             f"clusters: all {len(cluster)} examples hang together in one cluster, so nothing can be resampled; "
-            "give more image sets, or pass cluster= with the grouping you want."
+            "give more of them. They hang together where they share an image set or a question group."
         )
     order = np.argsort(cluster, kind="stable")
     starts = np.searchsorted(cluster[order], np.arange(num_clusters))

@@ -56,7 +56,7 @@ class Bases:
         key = running.shared_key(x)
         if key not in self.prepared:
             self.prepared.clear()
-            self.prepared[key] = running.prepare(x, bars())
+            self.prepared[key] = running.load_shared(x, bars())
         return self.prepared[key]
 
     def check(self, todo: Sequence[tuple[Experiment, Run]]) -> list[str]:
@@ -89,14 +89,16 @@ def run_group(
         prepared = bases.of((*(arm.experiment for arm in group), *finished_before)[0])
     except LabError as error:
         return refuse(group, records, error, alone)
-    fitting: list[Arm] = []
-    for arm in group:
-        try:
-            running.try_out(arm.experiment, prepared)
-            prepared.encoded(arm.experiment, bars())
-            fitting.append(arm)
-        except LabError as error:
-            refuse(group if alone else [arm], records, error, alone)
+    fitting = group
+    for stage in (lambda x: running.try_out(x, prepared), lambda x: prepared.encoded(x, bars())):
+        passed: list[Arm] = []
+        for arm in fitting:
+            try:
+                stage(arm.experiment)
+                passed.append(arm)
+            except LabError as error:
+                refuse(group if alone else [arm], records, error, alone)
+        fitting = passed
     if not fitting and not finished_before:
         return []
     warn_of_equal_arms([(records[identity(arm.experiment)].name, arm.experiment) for arm in fitting], prepared)

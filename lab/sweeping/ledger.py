@@ -55,7 +55,9 @@ def before(arms: Sequence[Named], runs_dir: Path) -> dict[str, Prepared]:
     kept: dict[str, Prepared] = {}
     for key, members in groups.items():
         try:
-            prepared = running.prepare(members[0][1], bars())
+            prepared = running.load_shared(members[0][1], bars())
+            for _, x in members:
+                running.try_out(x, prepared)
             accounts |= {name: foreseen(name, x, prepared) for name, x in members}
         except LabError as error:
             if len(groups) == 1:

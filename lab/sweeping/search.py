@@ -227,7 +227,7 @@ def run_search(
     sweep.started = runs.now()
     folder = runs_dir / "sweeps" / sweep.identity
     with runs.held(folder):
-        study = open_study(folder / "study.db", objectives)
+        study = open_study(folder / "study.db", objectives, f"{sweep.name} ({sweep.identity})")
         width = settings.n_jobs or max_arms or arms_at_once([first])
         search = Search(study, space, objectives, settings, compose, sweep, runs_dir, width)
         sweep.facts["search"] = search.facts()
@@ -257,11 +257,12 @@ def search_identity(first: Experiment, space: Space, objectives: Objectives, set
     return values_hash([identity_values(as_dict(first)), first.sweep.replicates, measured, *told], 10)
 
 
-def open_study(path: Path, objectives: Objectives) -> optuna.Study:
-    """The study in a SQLite file, begun if it is not there."""
+def open_study(path: Path, objectives: Objectives, name: str) -> optuna.Study:
+    """The one study in a SQLite file, under whatever name it was begun; begun if it is not there."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    directions: Any = objectives.directions
-    study = optuna.create_study(storage=f"sqlite:///{path}", study_name="search", directions=directions, load_if_exists=True)
+    storage, directions = f"sqlite:///{path}", objectives.directions
+    name = (optuna.get_all_study_names(storage) or [name])[0]
+    study = optuna.create_study(storage=storage, study_name=name, directions=directions, load_if_exists=True)
     with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):
         study.set_metric_names(objectives.metrics)
     return study

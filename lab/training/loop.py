@@ -140,7 +140,7 @@ def train(
             require_smaller(x.trainer, micro, error)
         micro = smaller(micro)
         facts.setdefault("out_of_memory", []).append({"batch_size": micro[0], "accumulate_grad_batches": micro[1]})
-        log.warning("out of memory: going on with batch_size=%d, accumulate_grad_batches=%d", *micro)
+        log.warning("out of memory: going on with trainer.batch_size=%d, trainer.accumulate_grad_batches=%d", *micro)
         vlm.model.zero_grad(set_to_none=True)
         gc.collect()
         if torch.cuda.is_available():
