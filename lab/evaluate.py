@@ -46,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
         epilog="KEY=VALUE changes one value of the run's config and GROUP=OPTION takes conf/GROUP/OPTION.yaml, as in lab train: "
         "data=winoground, data.num_dev=400, trainer.accelerator=cpu. A change that the contract forbids is refused. With evaluation.also=[gqa,mmmu] "
         "evaluation.also_root=FOLDER benchmarks are asked as part of the run's record, or, without RUN, of a checkpoint's own: each reply a "
-        "line of runs/ID/answers/SET.jsonl (tracking.runs_dir=FOLDER for another place than runs).",
+        "line of runs/ID/answers/SET.jsonl, which other tools print where verbose is set; tracking.runs_dir=FOLDER is their output_dir.",
     )
     add_run(made)
     made.add_argument("--split", choices=SPLITS, default="dev", help="what to score (default: dev)")

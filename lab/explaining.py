@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hydra.errors import MissingConfigException, OverrideParseException
+from omegaconf.errors import OmegaConfBaseException
 
 from lab import key_index
 from lab.errors import ConfigError, did_you_mean
@@ -56,6 +57,16 @@ def explain(error: Exception, arguments: Sequence[str], door: Door = TRAIN) -> s
             return f"{argument}: several values make a sweep. Add -m to the command, or type {key}=[{value}] where one list is meant."
         return f"{argument}: {of_type(sentence, key, value, key_index.load(door)['keys'])}"
     return f"{sentence}."
+
+
+def of_section(error: OmegaConfBaseException, section: str, door: Door = TRAIN) -> str:
+    """The same for keys of one section that were put together apart from the others, as in `evaluation.also=["winoground rot=x"]`."""
+    key = f"{section}.{error.full_key or error.key}"
+    sentence = str(error).strip().splitlines()[0].rstrip(".")
+    legal_here = legal_keys(door.schema().root)
+    if " not in '" in sentence:
+        return f"{key}: there is no such key.{meant(key, legal_here)} `{door.command} --help {section}` says what there is."
+    return f"{key}: {of_type(sentence, key, '', key_index.load(door)['keys'])}"
 
 
 def of_machine(error: BaseException) -> str | None:

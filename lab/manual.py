@@ -153,4 +153,4 @@ def swept(override: str) -> bool:
     """Whether an override names several values, so that no one experiment shows them."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    return OverridesParser.create().parse_override(override).is_sweep_override()
+    return OverridesParser.create().parse_overrides([override])[0].is_sweep_override()

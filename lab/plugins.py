@@ -75,7 +75,7 @@ def named(arguments: Sequence[str]) -> list[str]:
         return []
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    value = OverridesParser.create().parse_override(given[-1]).value()
+    value = OverridesParser.create().parse_overrides([given[-1]])[0].value()
     return [str(one) for one in value] if isinstance(value, list) else [str(value)]
 
 

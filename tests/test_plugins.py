@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra.errors import OverrideParseException
 
 from lab import plugins
 from lab.errors import ConfigError
@@ -75,6 +76,7 @@ def test_through_the_doors(pieces: Path, tmp_path: Path, fast_python: str) -> No
     """Two steps on a data set of one's own; the manual and the report know it, and a report that was not given the folder says so."""
     given = f"plugins=['{pieces}']"
     assert re.search(r" data .*pairs, .*squares, .*winoground lora ", " ".join(door("train", "--help", given, cwd=tmp_path).split()))
+    assert "dev             12" in door("data.check", given, "data=squares", cwd=tmp_path)
     door(
         "train", given, "data=squares", "trainer.max_steps=2", "trainer.batch_size=4", "evaluation.verify=false",
         "evaluation.latency_examples=0", "tracking.enabled=false", cwd=tmp_path,
@@ -102,4 +104,6 @@ def test_what_is_not_there_or_breaks_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"broken.py cannot be imported \(ZeroDivisionError"):
         plugins.load([str(tmp_path)])
     assert plugins.named(["lora.r=2", "plugins=[a,'b c']"]) == ["a", "b c"] and plugins.named(["lora.r=2"]) == []
+    with pytest.raises(OverrideParseException):  # which lab.explaining has a sentence for
+        plugins.named(["plugins=[~/mine]"])
     assert plugins.missing({"plugins": [str(tmp_path)]}) == [str(tmp_path)] and plugins.missing({}) == []

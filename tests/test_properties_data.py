@@ -22,7 +22,7 @@ from test_intact import PLAIN, WAYS, made
 from test_screening import PROMPT, png, sample
 
 from lab.config import DataDial, OnBad
-from lab.data import fingerprint, load, manifest
+from lab.data import fingerprint, load, manifest, records_file
 from lab.data.faults import BadRecord
 from lab.data.files import read_text
 from lab.data.images import decode
@@ -325,6 +325,7 @@ READERS = {
     "labels": ('{"identifier": "dev-1-0-0", "label": "True"}\n', official.nlvr2_labels),
     "template": ("Say: {statement}\n", lambda path: parse_template(PROMPT.__class__(**{**PROMPT.__dict__, "template_file": str(path)}))[0]),
     "text": ("a\nb", read_text),
+    "questions": ("image,question,answer\na,b,c\n", lambda path: list(records_file.delimited(path, ","))),
 }
 
 

@@ -245,15 +245,15 @@ def dial_of(name: str, keys: Sequence[str], source: str, **given: Any) -> DataDi
     from omegaconf.errors import OmegaConfBaseException
 
     from lab.config import DataDial, Experiment
+    from lab.explaining import of_section
 
     try:
         file = next((file for file in files_of(name) if file.is_file()), None)
         option: Any = OmegaConf.load(file) if file else OmegaConf.create({"name": name})
         option.pop("defaults", None)  # of other dials
-        merged = OmegaConf.merge(OmegaConf.structured(DataDial), option, given, OmegaConf.from_dotlist(list(keys)))
-        dial: Any = OmegaConf.to_object(merged)
+        dial: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DataDial), option, given, OmegaConf.from_dotlist(list(keys))))
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{source}: {str(error).strip().splitlines()[0].rstrip('.')}.") from None
+        raise ConfigError(f"{source}: {of_section(error, 'data')}") from None
     bounds.check(Experiment(data=dial), "data.")
     check_dial(dial, trains=False)
     return dial

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lab import data, paths
+from lab import data, paths, plugins
 from lab.cli import bounded, compose, program, run_cli, set_up_logging
 from lab.config import DIALS, DataDial, Experiment, OnBad
 from lab.data.box_file import formats
@@ -52,6 +52,7 @@ def act(words: Sequence[str], cache_dir: Path, sample: int | None, number: int =
     if len(files) > 1:
         raise ConfigError(f"{files[1]}: one file is checked at a time; several manifests are data=conversations data.sources=[a.json,b.json].")
     overrides = [word for word in words if word not in files]
+    plugins.load(plugins.named(overrides))
     values, unread = values_of(overrides)
     if unread and not number:
         print(f"keys that say nothing of data, and are not read here: {', '.join(unread)}")
@@ -105,7 +106,7 @@ def values_of(overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
             OmegaConf.update(found, key.removeprefix("data."), override.value())
         elif key not in (legal := [*legal_keys(Experiment), *DIALS]):
             raise ConfigError(f"{override.input_line}: there is no such key.{did_you_mean(key, legal)}")
-        else:
+        elif key != "plugins":
             unread.append(key)
     values: Any = OmegaConf.to_container(found)
     return values | option, unread

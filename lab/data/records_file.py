@@ -117,7 +117,7 @@ def cell(source: str, key: str, value: Any) -> Any:
 
 
 def text_of(path: Path) -> str:
-    """The text of a file in UTF-8, with or without a byte-order mark. Raises `DataError` with the line that is not."""
+    """The text of a file in UTF-8, with or without a byte-order mark. Raises `DataError` with the line that is not, or naming another encoding."""
     try:
         with open_regular(path) as file:
             data = file.read()
@@ -128,6 +128,8 @@ def text_of(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise DataError(f"{path}:{line}: it is not UTF-8 ({error.reason}, byte {data[error.start]:#04x}). Save the file as UTF-8.") from None
+    except ValueError as error:
+        raise DataError(f"{path}: {error}.") from None
 
 
 def delimited(path: Path, delimiter: str) -> Iterator[tuple[str, dict[str, Any] | BadRecord]]:

@@ -28,6 +28,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
+from lab import plugins
 from lab.cli import frozen, hydra_of_conf, register_schema
 
 if TYPE_CHECKING:
@@ -121,6 +122,7 @@ def foreseen(arguments: Sequence[str], config_name: str) -> list[Arm]:
     from lab.sweeping.chaining import linked
     from lab.sweeping.replicates import replicated
 
+    plugins.load(plugins.named(arguments))
     with hydra_of_conf():
         loader = GlobalHydra.instance().config_loader()
         of_hydra = [argument for argument in arguments if argument.startswith("hydra")]

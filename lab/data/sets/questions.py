@@ -110,9 +110,11 @@ def check_columns(file: RecordsFile, names: Mapping[str, str], dial: DataDial, n
     for alternatives in needed:
         if not any(names[column] in file.columns for column in alternatives):
             wanted = " or ".join(repr(names[column]) for column in alternatives)
-            raise ConfigError(
-                f"data.path={dial.path}: it has no column {wanted}; its columns are {there}. Name yours: data.columns.{alternatives[0]}=NAME."
-            )
+            turns = next((column for column in ("conversations", "messages") if column in file.columns), None)
+            told = f"Name yours: data.columns.{alternatives[0]}=NAME."
+            if turns is not None:
+                told = f"With {turns} it is a manifest of conversations: data=conversations data.sources=[{dial.path}]."
+            raise ConfigError(f"data.path={dial.path}: it has no column {wanted}; its columns are {there}. {told}")
 
 
 def with_whole_pictures(
