@@ -100,7 +100,7 @@ def test_a_new_metric_of_a_finished_run_is_taken_from_its_predictions(small, mon
 
 def test_data_that_would_be_asked_twice_or_is_unknown_is_refused(small) -> None:
     wrong = {"pairs": "data=pairs would be asked twice", "winogrand": "Did you mean 'winoground'", "nlvr permutations=7": "^data.permutations=7"}
-    wrong |= {"winoground rot=x": "data.rot: there is no such key. Did you mean 'data.root'", "nlvr num_dev=x": "data.num_dev: it must be a whole number"}
+    wrong |= {"winoground rot=x": "data.rot: there is no such key. Did you mean 'data.root'", "nlvr num_dev=x": "data.num_dev: it must be a whole"}
     for also, message in wrong.items():
         with pytest.raises(ConfigError, match=message):
             running.check(small(*SMALL, f"evaluation.also=['{also}']"))

@@ -12,7 +12,9 @@ import pytest
 from hydra.errors import OverrideParseException
 
 from lab import plugins
+from lab.data import check
 from lab.errors import ConfigError
+from lab.sweeping.launcher import foreseen
 
 PIECES = {
     "a_metric.py": """
@@ -76,7 +78,6 @@ def test_through_the_doors(pieces: Path, tmp_path: Path, fast_python: str) -> No
     """Two steps on a data set of one's own; the manual and the report know it, and a report that was not given the folder says so."""
     given = f"plugins=['{pieces}']"
     assert re.search(r" data .*pairs, .*squares, .*winoground lora ", " ".join(door("train", "--help", given, cwd=tmp_path).split()))
-    assert "dev             12" in door("data.check", given, "data=squares", cwd=tmp_path)
     door(
         "train", given, "data=squares", "trainer.max_steps=2", "trainer.batch_size=4", "evaluation.verify=false",
         "evaluation.latency_examples=0", "tracking.enabled=false", cwd=tmp_path,
@@ -98,8 +99,11 @@ def test_through_the_doors(pieces: Path, tmp_path: Path, fast_python: str) -> No
 
 
 def test_what_is_not_there_or_breaks_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"plugins=/nowhere: there is no such folder, nor an entry point of this name in vlm_lab.plugins"):
-        plugins.load(["/nowhere"])
+    """By the commands too that compose no experiment of their own, or many."""
+    given = "plugins=[/nowhere]"
+    for act in (lambda: plugins.load(["/nowhere"]), lambda: check.act([given, "data=x"], tmp_path, None), lambda: foreseen([given], "train")):
+        with pytest.raises(ConfigError, match=r"plugins=/nowhere: there is no such folder, nor an entry point of this name in vlm_lab.plugins"):
+            act()
     (tmp_path / "broken.py").write_text("1 / 0")
     with pytest.raises(ConfigError, match=r"broken.py cannot be imported \(ZeroDivisionError"):
         plugins.load([str(tmp_path)])
