@@ -29,6 +29,7 @@ from lab.errors import ConfigError, DataError
 from lab.freezing.files import sources_of
 from lab.model.encoding import Encoder
 from lab.records import Clip, Picture, Sample, Splits, Text
+from lab.training import examples as looking
 from lab.training.datamodule import DataModule
 from lab.training.examples import Examples
 from lab.training.ordering import realised
@@ -394,18 +395,22 @@ def test_the_drawn_set_is_a_manifest_and_a_smaller_one_is_a_prefix(tmp_path) -> 
 
 
 def test_what_a_checkpoint_cannot_take_of_many_is_told_or_left_out(tmp_path, small, monkeypatch) -> None:
-    monkeypatch.setattr(conversations, "WHOLE", 20)
-    rows = records(tmp_path, 60)
-    rows[30]["conversations"][0]["value"] += " <|im_end|>"
+    """Of many some are looked at; one that is bad says that all must be, before any is left out."""
+    monkeypatch.setattr(conversations, "WHOLE", 12)
+    monkeypatch.setattr(looking, "FIRST_LOOK", 4)
+    rows = [{**row, "part": ("train", "val", "test")[max(0, i - 19)]} for i, row in enumerate(records(tmp_path, 22))]
+    for row in (rows[0], rows[8]):
+        row["conversations"][0]["value"] += " <|im_end|>"
+    keys: dict[str, Any] = {"columns": {"split": "part"}}
     path = write(tmp_path / "a.jsonl", rows)
-    splits = load(tmp_path, path, num_dev=2, num_minival=2)
-    assert "r30" in splits.train.sample_ids
+    splits = load(tmp_path, path, **keys)
     encoder = Encoder(model.load(small().model), PROMPT, answers=splits.answers)
-    with pytest.raises(DataError, match="must not hold special tokens"):
-        screen(splits, PARTS, encoder, dial(path))
-    left, examples = screen(splits, PARTS, encoder, dial(path, on_bad=OnBad.skip))
-    assert len(left.train) == left.sources[0].size == examples["train"].epoch_length == len(splits.train) - 1
-    assert "r30" not in left.train.sample_ids and data.fingerprint(left.train) != data.fingerprint(splits.train)
+    with pytest.raises(DataError, match="must not hold special tokens") as error:
+        screen(splits, PARTS, encoder, dial(path, **keys))
+    assert "r8" not in str(error.value)
+    left, examples = screen(splits, PARTS, encoder, dial(path, on_bad=OnBad.skip, **keys))
+    assert list(left.train.sample_ids) == [f"r{i}" for i in range(20) if i not in (0, 8)]
+    assert left.sources[0].size == examples["train"].epoch_length == 18 and data.fingerprint(left.train) != data.fingerprint(splits.train)
     assert examples["train"].many and examples["train"].texts is None and len(examples["train"].asked) == 64
 
 
