@@ -8,8 +8,8 @@
 Only while training: validation, scoring and every saved file know nothing of it. It is written for float32 alone: over a model
 that computes in 16 bits the step is PEFT's and Transformers' own. A layer that is not plain LoRA (dropout, DoRA, a quantised
 base) keeps PEFT's forward; with gradient checkpointing, whose second forward comes after the step's, and where the language model trains
-whole (`lora.full`) or the model lies in shares on several devices, nothing is changed at all. Where a row holds several samples (`trainer.packing`),
-attention and rows are Transformers' own; a row of trees (`trainer.layout=trees`) goes by `lab.training.fast.tree_step`, in every dtype.
+whole (`lora.full`) or the model lies in shares on several devices, nothing is changed at all. A row of several samples (`trainer.packing`) or of
+trees (`trainer.layout=trees`) goes by `lab.training.fast.tree_step`, in every dtype, also where the language model trains whole.
 Equality with the plain step, in every dtype: tests/test_lean.py.
 """
 
@@ -61,7 +61,7 @@ class FusedStep:
         """`Vlm.predict` of a batch with labels, for a backward."""
         if any(module.gradient_checkpointing for module in self.checkpointed):
             return self.vlm.predict(batch)
-        if self.of_trees and batch.prompt.mask is not None and batch.prompt.mask.ndim == 4:
+        if self.of_trees and tree_step.holds_trees(batch):
             with instead([*self.forwards, *self.over_trees(batch)]):
                 return self.vlm.logits(batch, batch.target.rows)
         if not self.blocks or batch.target.places is not None:

@@ -1,6 +1,6 @@
-"""Blocks of Llama's kind over a row of trees (`lab.model.trees`), in any dtype.
+"""Blocks of Llama's kind over a row of trees (`lab.model.trees`) or of samples (`trainer.packing`), each a tree without branches, in any dtype.
 
-    attention    tree by tree, so that a row costs no more than its trees do
+    attention    tree by tree, so that a row costs no more than its trees do, and none reads another
     last block   of what it gives, only the answer rows are read: queries, and all behind them, are computed for those alone
     products     in float32 layers that read one input side by side, as `lab.training.fast.fused_step` has them
 """
@@ -24,22 +24,35 @@ Projected = Callable[..., tuple[torch.Tensor, ...]]
 
 
 class Extent(NamedTuple):
-    """A tree of a row: its positions, which of the answer rows it has, and what is added to the scores of each of both over its keys."""
+    """A tree of a row: its positions, which of the answer rows it has, and what is added to the scores of each of both over its keys.
+
+    Of a sample mask is None, each position reading those up to its own, and asked_mask bool.
+    """
 
     own: slice
     asked: slice
-    mask: torch.Tensor
+    mask: torch.Tensor | None
     asked_mask: torch.Tensor
+
+
+def holds_trees(batch: Batch) -> bool:
+    """Whether a batch is one row of trees, or of samples that are told apart."""
+    mask = batch.prompt.mask
+    return bool(batch.prompt.segments) and (mask is None or mask.ndim == 4)
 
 
 def extents(batch: Batch, dtype: torch.dtype) -> list[Extent]:
     """The trees of a row."""
     mask, places = batch.prompt.mask, batch.target.places
-    assert mask is not None and places is not None
+    assert places is not None
     ends = list(itertools.accumulate(batch.prompt.segments, initial=0))
     asked = torch.searchsorted(places, torch.tensor(ends, device=places.device)).tolist()
     found = []
     for (start, stop), (first, last) in zip(itertools.pairwise(ends), itertools.pairwise(asked), strict=True):
+        if mask is None:
+            seen = torch.arange(stop - start, device=places.device) <= places[first:last, None] - start
+            found.append(Extent(slice(start, stop), slice(first, last), None, seen[None, None]))
+            continue
         own = mask[:, :, start:stop, start:stop]
         rows = own[:, :, places[first:last] - start]
         found.append(Extent(slice(start, stop), slice(first, last), added(own, dtype), added(rows, dtype)))
@@ -73,7 +86,8 @@ def attended(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, tree: Extent, la
     """What the positions of a tree, or of the last block its answer rows, find among its keys."""
     asking, mask = (tree.asked, tree.asked_mask) if last else (tree.own, tree.mask)
     keys, values = k[:, :, tree.own], v[:, :, tree.own]
-    return F.scaled_dot_product_attention(q[:, :, asking], keys, values, attn_mask=mask, scale=scaling, enable_gqa=True)
+    causal = mask is None
+    return F.scaled_dot_product_attention(q[:, :, asking], keys, values, attn_mask=mask, is_causal=causal, scale=scaling, enable_gqa=True)
 
 
 def read(attention: Any, x: torch.Tensor, at: slice | torch.Tensor, turns: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, ...]:
