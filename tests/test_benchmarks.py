@@ -185,12 +185,14 @@ def test_a_choice_without_options_is_left_out(tmp_path: Path) -> None:
     assert [(each.source, each.reason) for each in splits.skipped] == [("1", "it has no options")] and len(splits.dev) == 1
 
 
-def test_an_option_that_was_lost_leaves_the_row_out(tmp_path: Path) -> None:
+def test_an_option_that_was_lost_and_a_damaged_picture_leave_the_row_out(tmp_path: Path) -> None:
     name, header, rows = twins.TSV["seed"]
     lost = [*rows[:2], (*rows[1][:8], "C", *rows[1][9:])]
     lost[2] = (7, *lost[2][1:])
+    lost.append((8, "!" * 80, *rows[0][2:]))
     folder = twins.tsv(tmp_path, "seed", (name, header, lost))
-    assert [(each.source, each.reason) for each in load(folder, "seed").skipped] == [("7", "its answer 'C' is none of its 2 options")]
+    reasons = [("7", "its answer 'C' is none of its 2 options"), ("8", "its picture is no base64")]
+    assert [(each.source, each.reason) for each in load(folder, "seed").skipped] == reasons
 
 
 def test_a_smaller_number_is_a_seeded_part_of_a_larger_one(tmp_path: Path) -> None:

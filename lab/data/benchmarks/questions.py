@@ -146,6 +146,8 @@ def of_tsv(cells: Cells, name: str, spec: Spec, held: Pictures) -> Question:
     if "track" in spec.categories:
         categories = [("track", track.strip()) for _, value in categories for track in value.split(",")]
     pictures = cells.pictures["image"]
+    if not held.damaged.isdisjoint(pictures):
+        raise LeftOut("its picture is no base64")
     known = [hashlib.sha256(held.encoded.get(source, source).encode()).hexdigest()[:16] for source in pictures if source is not None]
     answers = listed(cells.get("answer"))
     asked = Asked(tuple(options), str(cells.get("answer_type|category") or "") if spec.answer_type else "", decimals(answers))

@@ -31,6 +31,7 @@ from lab.records import Medium
 SHARD = re.compile(r"(?P<split>.+?)(-[0-9]{5}-of-[0-9]{5}(-[0-9a-f]{16})?)?\.parquet")
 REFERENCE = 64
 """Most characters of a TSV's image cell that names the row which holds the picture, in place of the picture."""
+BASE64 = re.compile(r"[A-Za-z0-9+/]*={0,2}")
 MOST_FIELD = 2**30
 
 
@@ -59,6 +60,8 @@ class Pictures:
     def __init__(self) -> None:
         self.encoded: dict[str, str] = {}
         """Base64 by source, of a TSV."""
+        self.damaged: set[str] = set()
+        """Sources whose cell is no base64."""
         self.readers: dict[str, pq.ParquetFile] = {}
         self.kept: tuple[tuple[str, int, str], pa.ChunkedArray] | None = None
 
@@ -222,6 +225,8 @@ def encoded(cell: str, held: Mapping[str, str], source: str, pictures: Pictures)
     for k, text in enumerate(texts):
         name = source if len(texts) == 1 else f"{source}/{k}"
         pictures.encoded |= {name: text} if text else {}
+        if len(text) % 4 or BASE64.fullmatch(text) is None:
+            pictures.damaged.add(name)
         found.append(name if text else None)
     return found
 
