@@ -120,7 +120,7 @@ def test_two_pictures_are_one_question(trained, root: Path, tmp_path: Path, caps
 
 
 @pytest.mark.parametrize(("words", "sentence"), [
-    (["{root}/0.png"], "nothing is asked of these pictures"),
+    (["{root}/0.png"], "nothing is asked of these pictures"), (["{root}/0.png", "--question", " "], "nothing is asked of these pictures"),
     (["{root}/words.csv", "--question", "what?"], "has questions of its own"),
     (["{root}/0.png", "--question", "what?", "data.root=x"], "data.root=x: it is read for one file of questions"),
     (["{root}/0.png", "--question", "what?", "prompt.separator=' '"], "prompt.separator: trained with"),

@@ -72,7 +72,7 @@ class Predictor:
             found = self.of_file(places[0], question, keys, cache)
         elif keys:
             raise ConfigError(f"data.{keys[0]}: it is read for one file of questions, and pictures are given. Leave it out.")
-        elif question is None:
+        elif question is None or not question.strip():
             raise ConfigError('--question: nothing is asked of these pictures. Give --question "...", or one file with a column question.')
         else:
             found = of_pictures(places, question, self.numbers, self.rule, self.turns)
