@@ -101,11 +101,13 @@ def frozen(composed: DictConfig, overrides: Sequence[str], config_name: str) -> 
 
     overrides, config_name: what it was composed of; `sweep.clone` puts the overrides on the config of another run.
     """
-    from lab import cloning, starting
+    from lab import cloning, placing, starting
     from lab.freezing import freeze
 
     plugins.load(composed.plugins)
-    return starting.resolved(freeze(composed) if composed.sweep.clone is None else cloning.clone(composed, overrides, config_name))
+    x = starting.resolved(freeze(composed) if composed.sweep.clone is None else cloning.clone(composed, overrides, config_name))
+    placing.require_read(x)
+    return x
 
 
 def compose_config(overrides: Sequence[str], config_name: str = "train", **options: bool) -> DictConfig:

@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lab import paths, plugins, services
+from lab import paths, placing, plugins, services
 from lab.cli import add_max_time, add_run, program, run_stoppable, set_up_logging, take_run
 from lab.errors import ConfigError
 from lab.finished import changed, find, merged
@@ -78,7 +78,7 @@ def untrained(overrides: Sequence[str], runs_dir: Path) -> Experiment:
         raise ConfigError(f"evaluation.also=[{asked[0]}]: the first set is kept by its own name. Put it behind one without as=.")
     chosen = [f"data={own.dial.name}", *([f"prompt={own.prompt}"] if own.prompt else [])]
     chosen += [f"data.{key}={value}" for key, _, value in (word.partition("=") for word in keys) if key != "prompt"]
-    left = [word for word in words if not word.startswith("evaluation.also=")]
+    left = [word for word in words if word.partition("=")[0] not in ("evaluation.also", *placing.KEYS)]
     return compose([*left, *chosen, f"evaluation.also={json.dumps(asked[1:])}"])
 
 
@@ -188,7 +188,7 @@ def told(path: Path, facts: dict[str, Any], table: PredictionTable, num_resample
     from lab.statistics.intervals import intervals
     from lab.statistics.metrics import KINDS
 
-    shown = KINDS[table.kind].shown
+    shown = [name for name in KINDS[table.kind].shown if KINDS[table.kind].metrics[name].only(table)]
     lines = [f"run {facts['run']}, {facts['data']['name']}/{facts['split']}, n={facts['n']}"]
     if facts["contract_broken"]:
         lines.append(f"  CONTRACT BROKEN in {len(facts['differences'])} values; see the .json file")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lab import services
+from lab import placing, services
 from lab.cli import compose_config
 from lab.errors import ConfigError
 
@@ -50,6 +50,9 @@ def changed(run: Run, overrides: Sequence[str]) -> Experiment:
         x = freeze(merged(run, overrides))
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error, list(overrides))) from None
+    given = {word.partition("=")[0] for word in overrides}
+    if idle := next((key for key in placing.KEYS if key in given), None):
+        raise ConfigError(placing.unread(idle, x.data.name))
     if x.evaluation.judge.base_url is not None:
         raise ConfigError("evaluation.judge: it marks benchmarks that are asked as evaluation.also=[SET,...]. Name them so, or leave it out.")
     return x

@@ -7,7 +7,23 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lab.benchmark_specs import ALIASES, SPECS
+from lab.config import Experiment
 from lab.errors import ConfigError
+
+KEYS = ("evaluation.also_root", "evaluation.max_samples")
+
+
+def require_read(x: Experiment) -> None:
+    """Raise a `ConfigError` where one of `KEYS` is given and `evaluation.also` names nothing that it would be read for."""
+    given = [key for key in KEYS if getattr(x.evaluation, key.partition(".")[2]) is not None]
+    if given and not x.evaluation.also:
+        raise ConfigError(unread(given[0], x.data.name))
+
+
+def unread(key: str, name: str) -> str:
+    """The sentence about one of `KEYS` that nothing reads. name: of the data that are asked by themselves."""
+    own = {"evaluation.also_root": "data.root=FOLDER", "evaluation.max_samples": "data.num_dev=N"}[key]
+    return f"{key}: it is of benchmarks in evaluation.also, which names none. Add some, as in evaluation.also=[gqa]; of data={name} give {own}."
 
 
 def placed(also: Sequence[str], root: str | None, max_samples: int | None) -> list[str]:

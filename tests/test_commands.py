@@ -8,10 +8,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hydra.errors import HydraException
+from prediction_tables import from_log_odds
 
 from lab import cli, commands, evaluate, plan, serve, train, verify
+from lab.answers.choice import ChoiceTable
 from lab.config import DIALS, Experiment
 from lab.errors import ConfigError
 from lab.explaining import explain
@@ -135,6 +138,7 @@ def test_an_error_of_the_command_line_ends_with_what_helps(monkeypatch, capsys, 
         ("~lora.r", "~lora.r: a key cannot be taken away. Give it a value. Legal: 0 to 65536."),
         ("foo/bar=x", "foo/bar: there is no such group."),
         ("trainer.precision=bf16", "trainer.precision: there is no such key. Did you mean 'model.dtype'?"),
+        ("evaluation.max_samples=5", "evaluation.also, which names none. Add some, as in evaluation.also=[gqa]; of data=pairs give data.num_dev=N"),
         ("data=questions", "data.path: no value is given, and data=questions needs one: CSV, TSV, JSON, "),
     ],
 )  # fmt: skip
@@ -143,6 +147,15 @@ def test_a_value_of_another_kind_is_told_with_what_is_legal(given: str, sentence
         cli.compose([given])
     told = str(raised.value) if isinstance(raised.value, ConfigError) else explain(raised.value, [given])
     assert told.startswith(given.partition("=")[0]) and sentence in told
+
+
+def test_answers_of_three_options_are_told_with_intervals() -> None:
+    """What is defined of two options alone, such as what takes P(True), is left out of the lines."""
+    two = from_log_odds(np.linspace(-2, 2, 40), np.arange(40) % 3 > 0)
+    table = ChoiceTable(**(vars(two) | {"log_p": np.column_stack([two.log_p, np.full(40, -9.0)])}))
+    facts = {"run": "1a", "data": {"name": "ai2d"}, "split": "dev", "n": 40, "contract_broken": False, "metrics": {}}
+    lines = evaluate.told(Path("x"), facts, table, 2000)
+    assert "no intervals" not in lines and re.search(r"accuracy 0\.\d+ \[0\.\d+, 0\.\d+\]", lines) and "over 40 clusters" in lines
 
 
 def test_a_full_disk_and_a_place_that_cannot_be_written_to_are_told(tmp_path: Path, capsys) -> None:
