@@ -306,6 +306,9 @@ def test_placeholders_that_the_language_model_does_not_know_are_added(sources, c
     table = vlm.bare.get_input_embeddings().weight
     assert torch.allclose(table[old], table[:old].mean(0), atol=1e-6) and torch.equal(table[old], table[rows - 1])
     assert tokenizer.convert_tokens_to_ids("<|im_end|>") in vlm.bare.generation_config.eos_token_id
+    padded = made.language("qwen3", tmp_path / "padded", tokenizer=copy.deepcopy(plain), vocab_size=old + 200)
+    kept = model.load(made.dial("qwen3_vl", sources("qwen3_vl"), padded), cache)
+    assert len(kept.bare.get_input_embeddings().weight) == kept.bare.config.text_config.vocab_size == old + 200 > len(kept.processor.tokenizer)
 
 
 def test_names_of_tensors_are_those_of_the_published_class(sources, cache) -> None:

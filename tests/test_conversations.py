@@ -170,6 +170,9 @@ def test_places_are_kept_where_the_template_puts_pictures_first(tmp_path) -> Non
     assert text == "USER: <image>\nWhat is it? ASSISTANT: red USER: is <image> left of <image>? ASSISTANT:"
     swapped = dataclasses.replace(one, turns=(*turns[:2], Turn("user", ("is ", 2, " left of ", 1, "?"))))
     assert encoder.text(one).image_order == (0, 1, 2) and encoder.text(swapped).image_order == (0, 2, 1)
+    with torch.inference_mode():
+        logits = [vlm.predict(encoder.collate([encoder.example(each)], with_answers=True)) for each in (one, swapped)]
+    assert not torch.allclose(*logits)
 
 
 def test_a_mean_over_learned_tokens_is_the_same_however_a_step_is_cut(qwen: Vlm, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,8 +28,10 @@ from lab.records import Batch
 from lab.run.assembly import attached
 from lab.run.sharing import Prepared
 from lab.training import capacity, loop
+from lab.training.checkpoints import Checkpoint
 from lab.training.examples import Examples
 from lab.training.learner import Learner
+from lab.training.resuming import put_weights
 
 pytestmark = pytest.mark.usefixtures("nominal_costs")
 
@@ -110,6 +112,20 @@ def test_an_arm_after_others_over_one_base_is_that_arm_alone(compose: Compose, p
     assert running.shared_key(x) == running.shared_key(compose("lora=full"))
 
 
+def test_what_an_arm_begins_with_again_is_the_base_itself(compose: Compose, prepared: Prepared) -> None:
+    """No second copy of whole parts is made; weights that began otherwise are copied."""
+    x = compose("lora=stage2")
+    with attached(x, prepared.vlm) as vlm, torch.no_grad():
+        learner = Learner(vlm, x.optim, prepared.encoded(x)["dev"].encoder.readout, 2)
+        kept = loop.beginning(learner)
+        assert {id(each) for each in kept.values()} == {id(own.base) for own in vlm.full.values()}
+        for own in vlm.full.values():
+            own.master.add_(1)
+        assert not {id(each) for each in loop.beginning(learner).values()} & {id(own.base) for own in vlm.full.values()}
+        put_weights(learner, Checkpoint(kept, {}))
+        assert all(torch.equal(own.master, own.base) for own in vlm.full.values())
+
+
 @pytest.mark.parametrize("full", STAGES["stage2"])
 def test_dropout_of_what_rests_is_off_at_every_step(compose: Compose, prepared: Prepared, full: str) -> None:
     """Also after validation has switched the model to evaluation and back."""
@@ -163,7 +179,7 @@ def test_embedding_and_head_train_as_the_storage_says_and_are_exported_so(tied: 
 
     dial, one = tied
     vlm = model.load(dial)
-    lora.attach(vlm, LoraDial(r=0, where=[], full=["llm"]))
+    lora.attach(vlm, LoraDial(r=0, where=[], full=["vision", "llm"]))
     with torch.no_grad():
         for number, own in enumerate(vlm.full.values()):
             own.master.add_(torch.randn(own.master.shape, generator=torch.Generator().manual_seed(number)), alpha=0.02)
@@ -174,7 +190,7 @@ def test_embedding_and_head_train_as_the_storage_says_and_are_exported_so(tied: 
     adapter.save(vlm, tmp_path / "adapter")
     assert set(load_file(tmp_path / "adapter" / adapter.TRAINED)) == set(vlm.full)
     again = model.load(dial)
-    adapter.load(again, tmp_path / "adapter", LoraDial(full=["llm"]))
+    adapter.load(again, tmp_path / "adapter", LoraDial(full=["vision", "llm"]))
     assert torch.equal(again.bare(input_ids=ids).logits, logits)
     export.export(again, tmp_path / "out", {})
     held = load_file(tmp_path / "out" / "model.safetensors")
@@ -182,6 +198,8 @@ def test_embedding_and_head_train_as_the_storage_says_and_are_exported_so(tied: 
     assert ("lm_head.weight" in held) == (not one)
     (tmp_path / "base").rename(tmp_path / "elsewhere")
     plain: Any = AutoModelForImageTextToText.from_pretrained(tmp_path / "out").eval()
+    loaded = dict(plain.named_parameters())
+    assert all(torch.equal(loaded[name], own.master) for name, own in vlm.full.items())
     assert plain.config.tie_word_embeddings == plain.config.get_text_config().tie_word_embeddings == one
     assert torch.allclose(plain(input_ids=ids).logits, logits, rtol=0, atol=1e-5)
     rows = plain.get_input_embeddings().weight.shape[0]

@@ -120,7 +120,7 @@ def train(
     x = capacity.settled(x, choice.on)
     number = splits["train"].epoch_length
     learner = Learner(vlm, x.optim, splits["train"].encoder.readout, num_steps(x.trainer, number), epoch_steps(x.trainer, number))
-    fresh = {f"weights.{name}": value.detach().cpu().clone() for name, value in trained(learner).items()}
+    fresh = beginning(learner)
     facts: dict[str, Any] = {"gradient_checkpointing": choice.facts()}
     micro = (x.trainer.batch_size, x.trainer.accumulate_grad_batches)
     while True:
@@ -145,6 +145,12 @@ def train(
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def beginning(learner: Learner) -> dict[str, torch.Tensor]:
+    """What trains as it begins, to begin again from: copies on the CPU, but of weights that begin as the base's those themselves."""
+    bases = {id(own.master): own.base for own in learner.vlm.full.values() if torch.equal(own.master, own.base.to(own.master.dtype))}
+    return {f"weights.{name}": bases[id(each)] if id(each) in bases else each.detach().cpu().clone() for name, each in trained(learner).items()}
 
 
 def fit(
