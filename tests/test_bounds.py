@@ -143,6 +143,9 @@ def test_words(key: str, given) -> None:
     words, listed = WORDS[key], isinstance(bounds.default_of(key), list)
     for word in words.legal:
         bounds.check_word(key, [word] if listed else word, words)
+    if listed:
+        with pytest.raises(ConfigError, match=f"{words.legal[0]} is named twice"):
+            given(key, [words.legal[0]] * 2)
     for wrong in ("", "nonsense", "NONE", f"{(words.legal or ('1:00:00',))[0]} ", "\u0661:00:00", *words.refused):
         with pytest.raises(ConfigError) as refused:
             given(key, [wrong] if listed else wrong)

@@ -57,8 +57,10 @@ def check_number(key: str, value: Any, bounds: Bounds, schema: type = Experiment
 
 
 def check_word(key: str, value: Any, words: Words, schema: type = Experiment) -> None:
-    """Check one word, or a list of them; None is legal where its type allows it."""
+    """Check one word, or a list of them, none twice; None is legal where its type allows it."""
     given = value if isinstance(value, list) else [value]
+    if twice := [one for place, one in enumerate(given) if one in given[:place]]:
+        raise ConfigError(f"{key}={spelled(value)}: {short(twice[0])} is named twice. Take one of them out.")
     wrong = [one for one in given if one is not None and not words.hold(one)]
     if wrong:
         legal = ", ".join([*words.legal, *filter(None, [words.also_told]), *(["null"] if nullable(key, schema) else [])])
