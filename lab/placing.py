@@ -11,6 +11,7 @@ from lab.config import Experiment
 from lab.errors import ConfigError
 
 KEYS = ("evaluation.also_root", "evaluation.max_samples")
+"""Keys that say something of the benchmarks in `evaluation.also`, and of nothing else."""
 
 
 def require_read(x: Experiment) -> None:
