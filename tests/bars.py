@@ -25,6 +25,7 @@ BARS = {
     "free text on easy-VQA": "python -m lab.train data=easy_vqa lora.r=4,16 -m",
     "coverage of intervals by exact sums": f"{PYTEST}/test_proportions.py -k exact_sums",
     "a million conversations: index, first steps, memory": f"python {TESTS}/million.py",
+    "a million conversations in one JSON list: the same": f"python {TESTS}/million.py --read-only --list 10000 1000000",
     "what lab.plan says against what it takes, six configurations": f"python {TESTS}/plans.py",
     "properties of configs, 1,000 examples each": f"{PYTEST}/test_properties_config.py",
     "properties of run folders, 1,000 examples each": f"{PYTEST}/test_properties_runs.py",

@@ -140,18 +140,23 @@ def test_the_last_answer_alone_is_learned_where_no_turn_says_otherwise_and_in_ev
 
 
 def test_a_template_that_strips_thinking_from_earlier_turns_is_refused_with_the_reason(qwen: Vlm) -> None:
-    """Two answers with think blocks: the first is not in the prompt as it was asked for, so half of a mask would be all there is."""
+    """Two answers with think blocks: the first is not in the prompt as it was asked for, so half of a mask would be all there is.
+
+    As with any template that writes earlier turns otherwise, be it by one token.
+    """
     encoder = encoder_of(qwen)
     one = conversation(0, 2, 2, media=False, said=("Why?",))
     thought = dataclasses.replace(
         one, answer=Text((THOUGHT,)), turns=tuple(dataclasses.replace(turn, parts=(THOUGHT,)) if turn.learned else turn for turn in one.turns)
     )
     assert under_loss(encoder, encoder.collate([sized(encoder, thought)], with_answers=True, learned=True)) == [ended(qwen, thought)]
-    stripping = copy.deepcopy(qwen.processor)
-    stripping.chat_template = THINKING
-    encoder = encoder_of(dataclasses.replace(qwen, processor=stripping))
-    with pytest.raises(BadRecord, match=r"sample s0: the chat template does not write the assistant's turn .*think.*data.loss_on=last"):
-        encoder.text(thought)
+    one_token_more = THINKING.replace("part.text.split('</think>')[-1].lstrip('\n')", "'so ' + part.text")
+    for template in (one_token_more, THINKING):
+        changing = copy.deepcopy(qwen.processor)
+        changing.chat_template = template
+        encoder = encoder_of(dataclasses.replace(qwen, processor=changing))
+        with pytest.raises(BadRecord, match=r"sample s0: the chat template does not write the assistant's turn .*think.*data.loss_on=last"):
+            encoder.text(thought)
     first = dataclasses.replace(thought, answer=Text((THOUGHT,)), turns=thought.turns[:-2])  # as data.loss_on=each makes it
     assert encoder.tokenizer.decode(encoder.text(first).answer_ids) == f"{THOUGHT}<|im_end|>"
     last = dataclasses.replace(thought, turns=tuple(dataclasses.replace(turn, learned=False) for turn in thought.turns))
