@@ -12,7 +12,8 @@ from omegaconf.errors import OmegaConfBaseException
 from lab import paths
 from lab.config import ADDRESSES, Experiment, as_dict, differing, flat
 from lab.errors import ConfigError, did_you_mean
-from lab.freezing import freeze, from_dict, literal
+from lab.freezing import freeze, from_dict
+from lab.freezing.schema import literal
 from lab.host.redaction import HIDDEN
 from lab.store import runs
 from lab.store.runs import Run

@@ -16,7 +16,8 @@ from omegaconf import OmegaConf
 from lab.bounds import BOUNDS, WORDS, default_of, value_of
 from lab.config import as_dict
 from lab.errors import ConfigError
-from lab.freezing import from_dict, literal
+from lab.freezing import from_dict
+from lab.freezing.schema import literal
 from lab.paths import PATHS
 
 NUMBERS = (

@@ -265,7 +265,7 @@ def stored(values: Mapping[str, Any]) -> DataDial:
     from omegaconf.errors import OmegaConfBaseException
 
     from lab.config import DataDial
-    from lab.freezing import literal
+    from lab.freezing.schema import literal
 
     try:
         dial: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DataDial), literal(dict(values))))

@@ -5,10 +5,9 @@ Types are checked by OmegaConf while composing (`lab.config` is the schema); wha
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from lab import bounds, paths, plugins
@@ -17,7 +16,7 @@ from lab.errors import ConfigError
 from lab.freezing.combinations import check
 from lab.freezing.files import sources_hash, sources_of, with_hash
 from lab.freezing.needed import require_given
-from lab.freezing.schema import checked
+from lab.freezing.schema import checked, checked_values
 from lab.host.files import annotations_hash
 from lab.placing import placed
 
@@ -28,7 +27,11 @@ def freeze(composed: DictConfig) -> Experiment:
     Unknown keys (`+foo=1`), missing values and values that are illegal alone or beside another are a
     `ConfigError`; `OmegaConf.to_object` alone would drop the first in silence.
     """
-    experiment = checked(composed, Experiment, bounds.BOUNDS)
+    return settled(checked(composed, Experiment, bounds.BOUNDS))
+
+
+def settled(experiment: Experiment) -> Experiment:
+    """The experiment with its paths expanded and its files hashed. Raises `ConfigError` for what is illegal beside another value."""
     require_given(experiment)
     for key, when in paths.PATHS.items():
         section, name = key.split(".")
@@ -57,7 +60,7 @@ def freeze(composed: DictConfig) -> Experiment:
 def from_dict(values: dict[str, Any], source: str = "") -> Experiment:
     """The experiment of a run's stored config (`as_dict`), checked as any config is; source: the file, for the message."""
     try:
-        return freeze(OmegaConf.create({key: literal(value) for key, value in values.items()}))
+        return settled(checked_values(values, Experiment, bounds.BOUNDS))
     except (ConfigError, OmegaConfBaseException) as error:
         if not source:
             raise
@@ -67,12 +70,3 @@ def from_dict(values: dict[str, Any], source: str = "") -> Experiment:
             f"{source}: its config is none of this version of the laboratory: {error} The version that wrote it reads it (runs with "
             "evaluation.generate: commit 662f32b)."
         ) from None
-
-
-def literal(value: Any) -> Any:
-    """A stored value with its texts escaped, so that OmegaConf reads `${` in them as these two characters, not as a reference."""
-    if isinstance(value, str):
-        return re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", value)
-    if isinstance(value, dict):
-        return {key: literal(one) for key, one in value.items()}
-    return [literal(one) for one in value] if isinstance(value, list) else value

@@ -61,8 +61,8 @@ class Vlm:
 
     def share(self) -> Vlm:
         """A second view on the same weights, with a processor and extra modules of its own, for another arm."""
-        memo = {id(self.model): self.model, id(self.family): self.family}
-        return copy.deepcopy(self, memo)
+        same = (self.model, self.family, getattr(self.processor, "tokenizer", None))  # no arm changes a tokenizer
+        return copy.deepcopy(self, {id(each): each for each in same})
 
     def encode_images(self, pixels: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
         """Run the tower and the projector on `Media.pixels`: float [tokens, hidden] for each image.
