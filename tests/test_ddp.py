@@ -41,7 +41,7 @@ def test_two_processes_are_as_one_at_the_same_global_batch(small, tmp_path, fast
     Of trees each process has those of its own samples, whole; questions of one picture that two processes have are two trees.
     """
     options = [
-        "model.path=tiny_base", f"trainer.max_steps={STEPS}", "trainer.accumulate_grad_batches=2", "trainer.val_every=10",
+        f"trainer.max_steps={STEPS}", "optim.lr=0.01", "trainer.accumulate_grad_batches=2", "trainer.val_every=10",
         "evaluation.verify=false", "data.order=by_image",
     ]
     run_of_one, curve, weights = trained(one := small(*options))

@@ -19,6 +19,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 PICTURES = os.environ.get("LAB_PICTURES")
 """A folder for what the browser saw, which CI keeps; without, none are taken."""
 NUM_ARMS = 9
+WIDTHS = (1600, 1280, 420)
 SHEET = 1039
 """CSS pixels between the margins of A4 in landscape."""
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed")
@@ -58,25 +59,35 @@ def first_cells(page: Any) -> list[str]:
     return [cell.strip() for cell in page.locator(".tools + .scroll tbody tr:visible td:first-child").all_inner_texts()]
 
 
-@pytest.mark.parametrize("width", [pytest.param(1600, marks=pytest.mark.bar), 1280, 420])
-def test_it_reads_at_every_width(browser: Any, addresses: dict[str, str], width: int) -> None:
-    """No overflow, no complaint, every arm in the table and in the figure of the size that fits, no number broken over lines."""
-    for name, address in addresses.items():
-        for scheme in ("light", "dark"):
-            page = opened(browser, address, width, color_scheme=scheme)
-            assert page.evaluate("document.documentElement.scrollWidth") <= width
-            wide, narrow = page.locator(".wide svg").first, page.locator(".narrow svg").first
-            assert (wide.is_visible(), narrow.is_visible()) == (width > 760, width <= 760)
-            assert all(box["width"] <= width for box in (svg.bounding_box() for svg in page.locator("svg:visible").all()))
-            arms = set(page.locator("tbody tr[data-runs] td:first-child a").all_inner_texts())
-            figure = " ".join(page.locator("figure:first-of-type svg:visible").first.locator("text").all_text_contents())
-            assert len(arms) >= NUM_ARMS and all(part in figure for arm in arms for part in arm.split() if arm.startswith("lora"))
-            wrap = page.locator("td.n").evaluate_all("cells => cells.map(cell => getComputedStyle(cell).whiteSpace)")
-            assert set(wrap) == {"nowrap"}
-            assert page.complaints == []
-            if PICTURES:
-                page.screenshot(path=Path(PICTURES) / f"{name}-{width}-{scheme}.png", full_page=True)
-            page.context.close()
+def test_it_reads_at_every_width(browser: Any, addresses: dict[str, str]) -> None:
+    """No overflow, no complaint, every arm in the table and in the figure of the size that fits, no number broken over lines.
+
+    The report is opened dark, the comparison light; each is then looked at in the other way too.
+    """
+    for (name, address), schemes in zip(addresses.items(), (("dark", "light"), ("light", "dark")), strict=True):
+        page = opened(browser, address, WIDTHS[0], color_scheme=schemes[0])
+        for scheme in schemes:
+            page.emulate_media(color_scheme=scheme)
+            for width in WIDTHS:
+                page.set_viewport_size({"width": width, "height": 900})
+                require_readable(page, width)
+                if PICTURES:
+                    page.screenshot(path=Path(PICTURES) / f"{name}-{width}-{scheme}.png", full_page=True)
+        page.context.close()
+
+
+def require_readable(page: Any, width: int) -> None:
+    """What a page holds at a width."""
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    wide, narrow = page.locator(".wide svg").first, page.locator(".narrow svg").first
+    assert (wide.is_visible(), narrow.is_visible()) == (width > 760, width <= 760)
+    assert all(each <= width for each in page.locator("svg:visible").evaluate_all("all => all.map(one => one.getBoundingClientRect().width)"))
+    arms = set(page.locator("tbody tr[data-runs] td:first-child a").all_inner_texts())
+    figure = " ".join(page.locator("figure:first-of-type svg:visible").first.locator("text").all_text_contents())
+    assert len(arms) >= NUM_ARMS and all(part in figure for arm in arms for part in arm.split() if arm.startswith("lora"))
+    wrap = page.locator("td.n").evaluate_all("cells => cells.map(cell => getComputedStyle(cell).whiteSpace)")
+    assert set(wrap) == {"nowrap"}
+    assert page.complaints == []
 
 
 def test_arms_are_sorted_and_hidden_by_a_click(browser: Any, addresses: dict[str, str]) -> None:

@@ -275,7 +275,7 @@ def test_the_choice_of_gradient_checkpointing_goes_with_the_run(reference, monke
     assert again.facts["gradient_checkpointing"] | {"on": True, "by": "checkpoint"} == again.facts["gradient_checkpointing"]
     assert again.facts["resumed_at_step"] == 10
     assert essence(moves) == essence(stays)
-    assert not alone(make("seed=5")).facts["gradient_checkpointing"]["on"]
+    assert not alone(make("seed=5", "trainer.max_steps=1", "trainer.val_every=1")).facts["gradient_checkpointing"]["on"]
 
 
 def test_one_process_at_a_time_and_stale_runs_are_told(small, monkeypatch) -> None:
