@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import logging
 import os
@@ -59,7 +60,18 @@ def still_heap(one_thread: None) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def forking_server(still_heap: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def spared() -> Iterator[None]:
+    """What no test can see is left out, here and in forks: waiting for the disk, and compiling PEFT's model card for every adapter anew."""
+    from jinja2 import Environment
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        patch.setattr(Environment, "compile", functools.cache(Environment.compile))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def forking_server(still_heap: None, spared: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `forked_python` gives, made before a test has changed anything in this process."""
     return forked_python.start(tmp_path_factory.mktemp("python"))
 

@@ -20,12 +20,18 @@ ADDRESSES = (
 
 def as_dict(x: Experiment) -> dict[str, Any]:
     """The experiment as plain JSON values: dicts, lists, strings, numbers, None. Credentials in an address are `***`."""
-    values = json.loads(json.dumps(dataclasses.asdict(x), default=lambda value: value.value))
+    values = plain(x)
     for *sections, key in ADDRESSES:
         section = functools.reduce(lambda within, name: within[name], sections, values)
         if section[key] is not None:
             section[key] = without_secrets(section[key])
     values["data"]["parts"] = [without_secrets(option) for option in values["data"]["parts"]]
+    return values
+
+
+def plain(section: Any) -> dict[str, Any]:
+    """A section, or all of them, as plain JSON values; an address as it was given."""
+    values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(section), default=lambda value: value.value))
     return values
 
 

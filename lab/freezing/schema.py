@@ -32,7 +32,7 @@ def checked_values(values: dict[str, Any], schema: type[S], numbers: Mapping[str
     require_known(values, schema, numbers)
     config = copy.deepcopy(structured(schema))
     try:
-        put(values, config, schema, plain(schema))
+        put(values, config, schema, defaults_of(schema))
         made = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
         raise ConfigError(wrong_type(error, OmegaConf.create(literal(values)))) from None
@@ -77,7 +77,7 @@ def structured(schema: type) -> DictConfig:
 
 
 @functools.cache
-def plain(schema: type) -> dict[str, Any]:
+def defaults_of(schema: type) -> dict[str, Any]:
     """The schema's defaults as plain values."""
     return typing.cast(dict[str, Any], OmegaConf.to_container(structured(schema), enum_to_str=True))
 

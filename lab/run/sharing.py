@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lab import data, lora, model
 from lab.config import Experiment, as_dict, augments, trains
+from lab.config.values import plain
 from lab.evaluation import asking
 from lab.host.files import values_hash
 from lab.host.progress import Report, silent
@@ -116,9 +117,8 @@ def shared_key(x: Experiment) -> str:
 
 def encoding_key(x: Experiment) -> str:
     """Arms with one key, of one group, share tokenised data too."""
-    values = as_dict(x)
-    order_seed = x.seed if values["prompt"]["image_order"] == "random" else None
-    kept = {name: values[name] for name in ("prompt", "vision_tokens", "conditioning")}
+    kept = {"prompt": plain(x.prompt), "vision_tokens": plain(x.vision_tokens), "conditioning": plain(x.conditioning)}
+    order_seed = x.seed if kept["prompt"]["image_order"] == "random" else None
     return values_hash({**kept, "order seed": order_seed, "trains": trains(x), "tower trains": tower_trains(x)})
 
 

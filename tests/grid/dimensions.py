@@ -44,11 +44,11 @@ PLACES |= dict.fromkeys(DRAWN, ())
 """Where data lie, if not in a folder of their own."""
 QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 FAMILIES = (*QWEN, "vit_gpt2")
-"""Those that take most of what there is to choose; the others refuse much of it, and go through tests/test_{inline,vqa}_families.py."""
+"""Those that take most of what there is to choose; the others refuse much of it, and go through tests/test_{inline,vqa,reference}_families.py."""
 BOXES = tuple(name for name in NAMES if named(name).kind == "regions")
 """Data answered in boxes, which refuse most of what there is to choose; they go through tests/test_boxes_run.py."""
 CONVERSATIONS = tuple(name for name in NAMES if named(name).asks == "conversation")
-"""Conversations, which take their own prompt alone; they go through tests/test_conversations_data.py."""
+"""Conversations, which take their own prompt alone; they and `data.loss_on` go through tests/test_conversations_data.py."""
 BENCHMARKS = (*SPECS, *ALIASES)
 """Data of which nothing is learned, all read and asked by one module; they go through tests/test_benchmarks.py."""
 PROMPTS_ELSEWHERE = ("conversation", "statement", "paligemma")
