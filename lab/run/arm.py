@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
+import functools
 import logging
 import os
 import socket
-from collections.abc import Iterable
 from pathlib import Path
 
 from lab import lora
@@ -28,8 +26,9 @@ from lab.run.memory import checkpointing_choice
 from lab.run.other_data import mixture_of
 from lab.run.planned import planned
 from lab.run.realised import realised
-from lab.run.sharing import Prepared, load_shared, try_out
+from lab.run.sharing import Prepared, load_shared, require_adapter, try_out
 from lab.run.unchanged import require_same_base
+from lab.run.warming import beside_features
 from lab.store import curve_files, runs
 from lab.store.runs import Run
 from lab.training import checkpoints
@@ -185,22 +184,6 @@ def learn(
     adapter.save(vlm, run_dir / "adapter")
 
 
-def warm(experiments: Iterable[Experiment], prepared: Prepared) -> None:
-    """Do once what every arm would, so that arms forked from this process find it done."""
-    importlib.import_module("lab.training.loop")
-    importlib.import_module("lab.evaluation.watching")
-    with contextlib.suppress(ImportError):  # it is no need of ours
-        import pandas  # noqa: F401 (pyarrow imports it with its first table)
-    versions()
-    kinds: dict[str, list[Experiment]] = {}
-    for x in experiments:
-        kinds.setdefault(repr((x.model, x.data, x.lora, x.prompt, x.vision_tokens, x.conditioning)), []).append(x)
-    for alike in kinds.values():
-        if len(alike) > 1:  # an arm of a kind of its own counts beside the others
-            costs(alike[0], prepared)
-            planned(alike[0], prepared, checkpointing_choice(alike[0], prepared))
-
-
 def run_alone(x: Experiment, command: str, started: float, report: Report = silent, run: Run | None = None) -> Run:
     """One experiment in this process, unless it is finished already (`trainer.if_finished`).
 
@@ -214,8 +197,9 @@ def run_alone(x: Experiment, command: str, started: float, report: Report = sile
     run = run or new_run(x, command)
     with stoppable(), limited(x.trainer.max_time, "trainer.max_time", started):
         prepared = load_shared(x, report)
+        require_adapter(x, prepared)
+        prepared.encoded(x, report, functools.partial(beside_features, [x], prepared))
         try_out(x, prepared)
-        prepared.encoded(x, report)
         try:
             return run_arm(x, prepared, run, started, report)
         except BusyError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from lab.run import start
 from lab.run.assembly import assemble, check_clips, load_base, rehearse, sized
 from lab.run.other_data import Other, of_also, of_parts
 from lab.training import devices, eviction
-from lab.training.examples import Examples
+from lab.training.examples import Examples, prepare_all
 from lab.training.features import FeatureStore
 from lab.training.screening import screen
 
@@ -44,9 +44,10 @@ class Prepared:
     known: dict[tuple[str, str], Other] = field(default_factory=dict)
     rehearsed: set[str] = field(default_factory=set)
 
-    def encoded(self, x: Experiment, report: Report = silent) -> dict[str, Examples]:
+    def encoded(self, x: Experiment, report: Report = silent, beside: Callable[[], None] | None = None) -> dict[str, Examples]:
         """The splits, tokenised with the experiment's prompt and token budget; built once per such pair.
 
+        beside: what is done while other processes compute features, which may ask for the splits; from pixels they are meanwhile.
         Raises `DataError` for records that the checkpoint cannot take so, or leaves them out: `lab.training.screening`.
         """
         key = encoding_key(x)
@@ -55,9 +56,12 @@ class Prepared:
             encoder = Encoder(vlm, x.prompt, x.seed, self.splits.answers)
             self.screened[key], made = screen(self.splits, needed_splits(x), encoder, x.data)
             self.tell_apart(key)
-            for examples in made.values():
-                examples.prepare(self.store(x, vlm, encoder), vlm, report)
             self.examples[key] = made
+            try:
+                prepare_all(made.values(), self.store(x, vlm, encoder), vlm, report, beside)
+            except BaseException:
+                del self.examples[key]
+                raise
         return self.examples[key]
 
     def others(self, x: Experiment, wanted: Iterable[str], report: Report = silent) -> list[Other]:
@@ -67,8 +71,7 @@ class Prepared:
         for other in (*of_parts(x, self.splits_of(x), self.encoded(x), lacking), *of_also(x, encoder, lacking)):
             vlm = assemble(x, self.vlm)
             vlm.family.require(f"answers={other.part.splits.kind}", other.asked)
-            for examples in other.examples.values():
-                examples.prepare(self.store(x, vlm, encoder), vlm, report)
+            prepare_all(other.examples.values(), self.store(x, vlm, encoder), vlm, report)
             self.known[key, other.asked] = other
         return [self.known[key, name] for name in wanted if (key, name) in self.known]
 
@@ -129,15 +132,19 @@ def tower_trains(x: Experiment) -> bool:
     return adapted or bool(seeing & set(x.lora.full)) or x.model.start is not None
 
 
-def try_out(x: Experiment, prepared: Prepared) -> None:
-    """Raise, before any step, for adapters that could not be attached, or that could be trained and then not be loaded, or a start that
-    cannot be gone on from.
-
-    Takes no features: it comes before they are computed. What is attached is saved and loaded once for all arms that differ in size and
-    rates alone. Raises `ConfigError`, `ModelError`, `ContractError`, `DataError`.
-    """
+def require_adapter(x: Experiment, prepared: Prepared) -> None:
+    """Raise, before anything is encoded, for adapters that could not be attached, or a start that cannot be gone on from."""
     lora.verify(assemble(x, prepared.vlm), x.lora)
     start.require(x, prepared.vlm)
+
+
+def try_out(x: Experiment, prepared: Prepared) -> None:
+    """`require_adapter`, and raise, before any step, for adapters that could be trained and then not be loaded.
+
+    Takes no features: it comes before they are computed, or beside. What is attached is saved and loaded once for all arms that differ in
+    size and rates alone. Raises `ConfigError`, `ModelError`, `ContractError`, `DataError`.
+    """
+    require_adapter(x, prepared)
     values = as_dict(x)
     adapters = {key: value for key, value in values["lora"].items() if key not in SIZES}
     key = values_hash({"lora": adapters, **{name: values[name] for name in ("vision_tokens", "conditioning")}})

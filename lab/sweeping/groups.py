@@ -8,6 +8,7 @@ base. Training code is that of a run alone (`lab.run.run_arm`).
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import multiprocessing
 import multiprocessing.connection
@@ -89,16 +90,12 @@ def run_group(
         prepared = bases.of((*(arm.experiment for arm in group), *finished_before)[0])
     except LabError as error:
         return refuse(group, records, error, alone)
-    fitting = group
+    fitting = passing(group, lambda x: running.require_adapter(x, prepared), records, alone)
+    if trying := [arm.experiment for arm in fitting]:
+        with contextlib.suppress(LabError):  # met again by the arm that it is of
+            prepared.encoded(trying[0], bars(), functools.partial(running.beside_features, trying, prepared))
     for stage in (lambda x: running.try_out(x, prepared), lambda x: prepared.encoded(x, bars())):
-        passed: list[Arm] = []
-        for arm in fitting:
-            try:
-                stage(arm.experiment)
-                passed.append(arm)
-            except LabError as error:
-                refuse(group if alone else [arm], records, error, alone)
-        fitting = passed
+        fitting = passing(fitting, stage, records, alone)
     if not fitting and not finished_before:
         return []
     warn_of_equal_arms([(records[identity(arm.experiment)].name, arm.experiment) for arm in fitting], prepared)
@@ -122,6 +119,18 @@ def arms_at_once(experiments: Sequence[Experiment]) -> int:
     if on_gpu(experiments[0].trainer):
         return 1
     return max(1, len(os.sched_getaffinity(0)) // max(x.trainer.threads * x.trainer.devices for x in experiments))
+
+
+def passing(arms: Sequence[Arm], stage: Callable[[Experiment], object], records: dict[str, Run], alone: bool) -> list[Arm]:
+    """The arms that a stage of what precedes training lets pass; the others are refused."""
+    passed: list[Arm] = []
+    for arm in arms:
+        try:
+            stage(arm.experiment)
+            passed.append(arm)
+        except LabError as error:
+            refuse(arms if alone else [arm], records, error, alone)
+    return passed
 
 
 def refuse(group: Sequence[Arm], records: dict[str, Run], error: LabError, alone: bool) -> list[str]:

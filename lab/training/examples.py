@@ -13,7 +13,7 @@ import json
 import logging
 import math
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,7 @@ from lab.records import ExampleSize, Medium, Picture, Sample, Source, Split
 from lab.training.feature_shards import Names, image_key
 from lab.training.features import FeatureStore
 from lab.training.ordering import Blocks, places
+from lab.training.prompt_ids import Texts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,36 +46,6 @@ LOOKED_AT = 16
 """Examples whose length is looked at, to know what memory a batch takes."""
 FIRST_LOOK = 1000
 """Examples that are looked at, evenly over a split that is too large to look at all of them before training (`lab.records.Split`)."""
-
-
-class Texts:
-    """Tokenised prompts, packed: 4 bytes a token, however many there are."""
-
-    def __init__(self, texts: Iterable[TokenizedPrompt]) -> None:
-        ids, orders, learned, steps = array("i"), array("i"), array("i"), array("d")
-        ends, order_ends, learned_ends, step_ends = array("q", [0]), array("q", [0]), array("q", [0]), array("q", [0])
-        for text in texts:
-            for part in (text.prompt_ids.tolist(), text.answer_ids.tolist(), text.second_ids):
-                ids.extend(part)
-                ends.append(len(ids))
-            orders.extend(text.image_order)
-            order_ends.append(len(orders))
-            learned.extend(itertools.chain.from_iterable(text.learned))
-            learned_ends.append(len(learned))
-            steps.extend(text.steps)
-            step_ends.append(len(steps))
-        self.ids, self.ends = np.array(ids), np.array(ends)
-        self.orders, self.order_ends = np.array(orders), np.array(order_ends)
-        self.learned, self.learned_ends = np.array(learned).reshape(-1, 2), np.array(learned_ends) // 2
-        self.steps, self.step_ends = np.array(steps), np.array(step_ends)
-
-    def __getitem__(self, index: int) -> TokenizedPrompt:
-        start, middle, end, last_end = self.ends[3 * index : 3 * index + 4]
-        first, last = self.order_ends[index : index + 2]
-        prompt, answer = self.ids[start:middle].astype(np.int64), self.ids[middle:end].astype(np.int64)
-        learned = tuple(map(tuple, self.learned[slice(*self.learned_ends[index : index + 2])].tolist()))
-        steps = tuple(self.steps[slice(*self.step_ends[index : index + 2])].tolist())
-        return TokenizedPrompt(prompt, answer, tuple(self.orders[first:last].tolist()), self.ids[end:last_end].tolist(), learned, steps)
 
 
 @dataclass(frozen=True)
@@ -184,31 +155,27 @@ class Examples(Dataset[Example]):
             self.encoder.check_length(sample.sample_id, text, [grids[place] for place in text.image_order], max_length)
         return text
 
+    @property
+    def leaves(self) -> tuple[Examples, ...]:
+        """Those that hold images and prompts of their own: this, or those of a mixture's parts."""
+        return (self,)
+
     def prepare(self, store: FeatureStore | None, vlm: Vlm, report: Report = silent) -> int:
-        """Tokenise every prompt and, with a store, compute what features it lacks; return how many images that were. Of many: nothing."""
-        computed = 0
-        if self.many:
-            log.info("%d samples are more than are prepared before training: prompts and features are made as each is learned from", len(self))
-            return computed
-        if store is not None:
-            keys, ends = bytearray(), array("q", [0])
-            for i in range(len(self)):
-                keys += b"".join(image_key(picture, self.encoder.clip_settings) for picture in self.split[i].images)
-                ends.append(len(keys) // 32)
-            self.keys, self.key_ends = np.frombuffer(keys, np.uint8).reshape(-1, 32), np.array(ends)
-            names = Names(self.keys)
+        """`prepare_all` of this split alone."""
+        return prepare_all([self], store, vlm, report)
 
-            def read(key: bytes) -> Medium:
-                position = names.find(key)
-                assert position is not None
-                sample = int(self.key_ends.searchsorted(position, side="right")) - 1
-                return self.split[sample].images[position - int(self.key_ends[sample])]
+    def name_images(self) -> None:
+        """Learn the names of all images."""
+        keys, ends = bytearray(), array("q", [0])
+        for i in range(len(self)):
+            keys += b"".join(image_key(picture, self.encoder.clip_settings) for picture in self.split[i].images)
+            ends.append(len(keys) // 32)
+        self.keys, self.key_ends = np.frombuffer(keys, np.uint8).reshape(-1, 32), np.array(ends)
 
-            computed = store.fill(names, read, vlm, self.encoder, report)
-            self.store = store
-        if self.texts is None:
-            self.texts = Texts(self.tokenized())
-        return computed
+    def image(self, position: int) -> Medium:
+        """The image whose name stands at a position of `keys`."""
+        sample = int(self.key_ends.searchsorted(position, side="right")) - 1
+        return self.split[sample].images[position - int(self.key_ends[sample])]
 
     def tokenized(self) -> Iterator[TokenizedPrompt]:
         """The prompts of all samples. Raises `BadRecord` for one that is refused."""
@@ -289,3 +256,35 @@ class Examples(Dataset[Example]):
         shown = [self.store.get(keys[i]) for i in text.image_order]
         grids = tuple(grid for _, grid in shown)
         return Example(self.split.sample_ids[index], text, grids, features=tuple(feature for feature, _ in shown))
+
+
+def prepare_all(
+    made: Iterable[Examples], store: FeatureStore | None, vlm: Vlm, report: Report = silent, beside: Callable[[], None] | None = None
+) -> int:
+    """Tokenise every prompt of some splits and, with a store, compute what features it lacks; return how many images that were.
+
+    Of a split of many samples nothing is made before training. beside: as of `FeatureStore.fill`.
+    """
+    made, computed = list(made), 0
+    leaves = [leaf for examples in made for leaf in examples.leaves]
+    for leaf in (leaf for leaf in leaves if leaf.many):
+        log.info("%d samples are more than are prepared before training: prompts and features are made as each is learned from", len(leaf))
+    held = [leaf for leaf in leaves if not leaf.many]
+    if store is not None and held:
+        for leaf in held:
+            leaf.name_images()
+        ends = np.cumsum([len(leaf.keys) for leaf in held])
+        names = Names(np.concatenate([leaf.keys for leaf in held]))
+
+        def read(key: bytes) -> Medium:
+            position = names.find(key)
+            assert position is not None
+            number = int(ends.searchsorted(position, side="right"))
+            return held[number].image(position - int(ends[number]) + len(held[number].keys))
+
+        computed = store.fill(names, read, vlm, held[0].encoder, report, beside)
+    for examples in (*held, *(examples for examples in made if examples.leaves != (examples,))):
+        examples.store = store
+    for leaf in (leaf for leaf in held if leaf.texts is None):
+        leaf.texts = Texts(leaf.tokenized())
+    return computed

@@ -13,7 +13,6 @@ its CRC-32 (values, grid and name) on its first read; a shard that fails, or can
 
 from __future__ import annotations
 
-import importlib
 import json
 import logging
 import math
@@ -131,12 +130,14 @@ class FeatureStore:
         return int(shard.crc[i]), (t, h, w)
 
     def fill(
-        self, names: Names, read: Callable[[bytes], Medium], vlm: Vlm, encoder: Encoder, report: Report = silent
+        self, names: Names, read: Callable[[bytes], Medium], vlm: Vlm, encoder: Encoder, report: Report = silent,
+        beside: Callable[[], None] | None = None,
     ) -> int:
         """Compute what is missing and return how many images that was. Each image is read and computed once, in batches.
 
-        names: of the images wanted, by `image_key`, repeated or not. read: finds the picture of a name.
-        """
+        names: of the images wanted, by `image_key`, repeated or not. read: finds the picture of a name. beside: what this process does
+        before it computes any, and others meanwhile.
+        """  # fmt: skip
         self.refresh()
         for key in names.firsts():
             self.sound(key)  # may drop a damaged shard, and with it images that were found sound before
@@ -144,14 +145,17 @@ class FeatureStore:
         if not missing:
             return 0
         number = num_workers(vlm, len(missing))
-        left = missing if number == 1 else self.compute_parallel(missing, number, read, vlm, encoder, report)
+        if number == 1 and beside is not None:
+            beside()
+        left = missing if number == 1 else self.compute_parallel(missing, number, read, vlm, encoder, report, beside)
         self.compute_missing(left, read, vlm, encoder, report, multiprocessing.Value("q", len(missing) - len(left)), len(missing))
         return len(missing)
 
     def compute_parallel(
-        self, missing: Sequence[bytes], number: int, read: Callable[[bytes], Medium], vlm: Vlm, encoder: Encoder, report: Report
+        self, missing: Sequence[bytes], number: int, read: Callable[[bytes], Medium], vlm: Vlm, encoder: Encoder, report: Report,
+        beside: Callable[[], None] | None,
     ) -> list[bytes]:
-        """Have so many processes, this one among them, compute images; return what one that died has left undone."""
+        """Have so many processes, this one among them, compute images; return what one that died has left undone."""  # fmt: skip
         context = multiprocessing.get_context("fork")
         count, taken, told = context.Value("q", 0), context.Value("q", 0), 0
 
@@ -165,8 +169,13 @@ class FeatureStore:
         for helper in helpers:
             helper.start()
         try:
-            importlib.import_module("lab.training.loop")  # Lightning and PEFT, which arms need and features do not
+            if beside is not None:
+                beside()
             self.compute_missing(keys, read, vlm, encoder, tell, count, len(missing))
+        except BaseException:
+            for helper in helpers:
+                helper.kill()
+            raise
         finally:
             for helper in helpers:
                 helper.join()

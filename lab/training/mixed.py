@@ -10,12 +10,9 @@ from functools import cached_property
 from lab import data
 from lab.data.mixed import Mixed
 from lab.errors import DataError
-from lab.host.progress import Report, silent
-from lab.model import Vlm
 from lab.model.encoded import Example, TokenizedPrompt
 from lab.records import ExampleSize, Medium, Part, Sample, Source
 from lab.training.examples import Examples, Shown
-from lab.training.features import FeatureStore
 from lab.training.ordering import places
 
 
@@ -37,9 +34,9 @@ class MixedExamples(Examples):
         member, row = self.split.at(index)
         return self.members[member], row
 
-    def prepare(self, store: FeatureStore | None, vlm: Vlm, report: Report = silent) -> int:
-        self.store = store
-        return sum(member.prepare(store, vlm, report) for member in self.members)
+    @property
+    def leaves(self) -> tuple[Examples, ...]:
+        return tuple(leaf for member in self.members for leaf in member.leaves)
 
     @cached_property
     def longest(self) -> ExampleSize:
