@@ -80,6 +80,8 @@ COSTS: dict[tuple[str, ExampleSize], Cost] = {}
 """What was counted in this process, by what a model computes: arms that differ in seeds or rates alone count once."""
 LEDGERS: dict[str, list[lora.LedgerRow]] = {}
 """Parameters by part, by the same."""
+LAST: dict[str, tuple[Vlm, OperationCounter]] = {}
+"""The last model without weights that was made, and what counts its operations, by the same."""
 
 
 class CostModel:
@@ -112,9 +114,16 @@ class CostModel:
             LEDGERS[self.computes] = lora.ledger(self.counted[0])
         return LEDGERS[self.computes]
 
-    @cached_property
+    @property
     def counted(self) -> tuple[Vlm, OperationCounter]:
         """The model without weights, and what counts its operations."""
+        if self.computes not in LAST:
+            LAST.clear()
+            LAST[self.computes] = self.without_weights()
+        return LAST[self.computes]
+
+    def without_weights(self) -> tuple[Vlm, OperationCounter]:
+        """Such a copy, made anew."""
         vlm = without_weights(*self.given)
         counter = OperationCounter(each for module in modules_of(vlm) for each in (*module.parameters(), *module.buffers()))
         parts = {module: vlm.family.part_of(name) for name, module in vlm.bare.named_modules()}
