@@ -240,14 +240,15 @@ def test_epochs_and_early_stopping(small) -> None:
 
 def test_the_self_check_tells_a_shared_base_from_another(small, capsys) -> None:
     """It says bit-identical where it is, and shows the gap where the shared features are not those of the base."""
-    from lab.sweeping.selfcheck import describe, self_check
+    from lab.sweeping.selfcheck import SelfCheck, describe
 
     x = small("lora.lora_dropout=0.1", "tracking.enabled=false")
     prepared = running.prepare(x)
-    assert self_check(x, prepared) == 0.0
+    assert SelfCheck(x, prepared).difference() == 0.0
     for store in prepared.stores.values():
         store.set_shards([dataclasses.replace(shard, values=shard.values * 1.01) for shard in store.shards])
-    difference = self_check(x, prepared)
+    SelfCheck(x, prepared).stop()
+    difference = SelfCheck(x, prepared).difference()
     assert difference > 0.0 and "largest difference" in describe(difference, "arm") and "bit-identical" in describe(0.0, "arm")
     again = [small("lora.lora_dropout=0.1", "tracking.enabled=false", "sweep.self_check=true", f"lora.r={r}") for r in (2, 4)]
     assert sweep(*again) == 0

@@ -15,7 +15,7 @@ import multiprocessing.connection
 import os
 import signal
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -33,6 +33,7 @@ from lab.sweeping.arms import Arm, log_path
 
 if TYPE_CHECKING:
     from lab.run import Prepared
+    from lab.sweeping.selfcheck import SelfCheck
 
 log = logging.getLogger(__name__)
 
@@ -44,11 +45,12 @@ POLL_S = 0.5
 class Bases:
     """What arms share, by `lab.run.shared_key`: one base at a time, as several would not fit beside each other.
 
-    checked: bases of which the self-check has spoken.
+    checked: bases that the self-check was begun of. checking: one that was begun, and the name of its arm.
     """
 
     prepared: dict[str, Prepared] = field(default_factory=dict)
     checked: set[str] = field(default_factory=set)
+    checking: tuple[SelfCheck, str] | None = None
 
     def of(self, x: Experiment) -> Prepared:
         """The base of an experiment, built in place of another's if it is not there. Raises `LabError`."""
@@ -60,18 +62,31 @@ class Bases:
             self.prepared[key] = running.load_shared(x, bars())
         return self.prepared[key]
 
-    def check(self, todo: Sequence[tuple[Experiment, Run]]) -> list[str]:
-        """What the self-check says of the first arm that trained over a base, if it was asked for; once for each base."""
+    def begin_check(self, todo: Sequence[tuple[Experiment, Run]]) -> None:
+        """Begin the self-check of the first arm that trains over a base, if it is asked for; once for each base."""
         from lab import run as running
-        from lab.sweeping.selfcheck import describe, self_check
+        from lab.sweeping.selfcheck import SelfCheck
 
         for x, record in todo:
             key = running.shared_key(x)
             if x.sweep.self_check and trains(x) and len(todo) > 1 and key not in self.checked:
                 self.checked.add(key)
-                difference = self_check(x, self.prepared[key])
-                return [] if difference is None else [describe(difference, record.name)]
-        return []
+                self.checking = SelfCheck(x, self.prepared[key]), record.name
+
+    def check(self, todo: Sequence[tuple[Experiment, Run]]) -> list[str]:
+        """What the self-check says."""
+        from lab.sweeping.selfcheck import describe
+
+        self.begin_check(todo)
+        begun, self.checking = self.checking, None
+        difference = None if begun is None else begun[0].difference()
+        return [] if begun is None or difference is None else [describe(difference, begun[1])]
+
+    def stop_check(self) -> None:
+        """Leave a self-check that was begun."""
+        begun, self.checking = self.checking, None
+        if begun is not None:
+            begun[0].stop()
 
 
 def run_group(
@@ -105,11 +120,17 @@ def run_group(
     elif todo:
         cores = arms_at_once([x for x, _ in todo])
         most = max_arms or running.max_concurrent_arms([x for x, _ in todo], prepared, most_beside(len(todo), cores), min(len(todo), cores))
-        side_by_side(todo, prepared, started, (max_arms or min(cores, most), most), group[0].pause_at)
+        beside = functools.partial(bases.begin_check, todo)
+        try:
+            side_by_side(todo, prepared, started, (max_arms or min(cores, most), most), group[0].pause_at, beside)
+        except BaseException:
+            bases.stop_check()
+            raise
+    checked = bases.check(todo)
     ended = [(x, runs.look(Path(x.tracking.runs_dir), identity(x))) for x in (*(x for x, _ in todo), *finished_before)]
     finished = [(x, known) for x, known in ended if known is not None and known.status == runs.FINISHED]
     running.interleaved_latency(finished, prepared, bars())
-    return bases.check(todo)
+    return checked
 
 
 def arms_at_once(experiments: Sequence[Experiment]) -> int:
@@ -173,9 +194,13 @@ def one_after_another(todo: Sequence[tuple[Experiment, Run]], prepared: Prepared
 
 
 def side_by_side(
-    todo: Sequence[tuple[Experiment, Run]], prepared: Prepared, started: float, width: tuple[int, int], pause_at: int | None
+    todo: Sequence[tuple[Experiment, Run]], prepared: Prepared, started: float, width: tuple[int, int], pause_at: int | None,
+    beside: Callable[[], None],
 ) -> None:
-    """Fork one process per arm; follow them until the last has ended, or has paused at a rung. width: `cores` and `most` of `another`."""
+    """Fork one process per arm; follow them until the last has ended, or has paused at a rung. width: `cores` and `most` of `another`.
+
+    beside: what is begun, again and again, while the last arms leave a core idle.
+    """  # fmt: skip
     from lab import run as running
 
     context = multiprocessing.get_context("fork")
@@ -198,6 +223,8 @@ def side_by_side(
                 living[record.identity] = (process, x, record)
             multiprocessing.connection.wait([process.sentinel for process, _, _ in living.values()], POLL_S)
             draw(rows(todo, living, begun, pause_at))
+            if not waiting and len(living) < width[0] and not REQUEST.asked:
+                beside()
             for name, (process, x, record) in list(living.items()):
                 if process.exitcode is not None:
                     record_exit(process.exitcode, x, record)

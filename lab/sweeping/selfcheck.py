@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
+import signal
+import sys
 import tempfile
 import time
 from dataclasses import replace
@@ -12,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lab.config import Experiment
+from lab.host.forks import die_with
 
 if TYPE_CHECKING:
     import torch
@@ -61,29 +65,46 @@ def largest_difference(x: Experiment, prepared: Prepared) -> float:
     return max(float((shared[name] - alone[name]).abs().max()) for name in shared)
 
 
-def answer(x: Experiment, prepared: Prepared, end: Connection) -> None:
-    """In a fork: send the difference."""
+def answer(x: Experiment, prepared: Prepared, end: Connection, parent: int) -> None:
+    """In a fork: send the difference. It ends with its parent, and is stopped by that alone."""
     import torch
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    die_with(parent)
     torch.set_num_threads(x.trainer.threads)
     end.send(largest_difference(x, prepared))
 
 
-def self_check(x: Experiment, prepared: Prepared) -> float | None:
-    """`largest_difference`, in a fork as arms are on a CPU, here on a GPU; None, with a warning, where the check failed."""
-    if prepared.vlm.device.type != "cpu":
-        return largest_difference(x, prepared)
-    here, there = multiprocessing.Pipe(duplex=False)
-    process = multiprocessing.get_context("fork").Process(target=answer, args=(x, prepared, there))
-    process.start()
-    there.close()
-    try:
-        return float(here.recv())
-    except EOFError:
-        log.warning("self-check: its process ended without an answer; the shared base was not checked")
-        return None
-    finally:
-        process.join()
+class SelfCheck:
+    """`largest_difference` of an arm, in a fork that begins at once, as arms are on a CPU; in this process, when it is asked for, on a GPU."""
+
+    def __init__(self, x: Experiment, prepared: Prepared) -> None:
+        self.x, self.prepared, self.process = x, prepared, None
+        if prepared.vlm.device.type == "cpu":
+            self.here, there = multiprocessing.Pipe(duplex=False)
+            context = multiprocessing.get_context("fork")
+            self.process = context.Process(target=answer, args=(x, prepared, there, os.getpid()))
+            self.process.start()
+            there.close()
+
+    def difference(self) -> float | None:
+        """Waits for it. None, with a warning, where the check failed."""
+        if self.process is None:
+            return largest_difference(self.x, self.prepared)
+        try:
+            return float(self.here.recv())
+        except EOFError:
+            log.warning("self-check: its process ended without an answer; the shared base was not checked")
+            return None
+        finally:
+            self.process.join()
+
+    def stop(self) -> None:
+        """Nobody waits for it any more."""
+        if self.process is not None:
+            self.process.terminate()
+            self.process.join()
 
 
 def describe(difference: float, name: str) -> str:

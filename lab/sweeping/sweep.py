@@ -71,7 +71,7 @@ def run_batches(
 
     trackers = Trackers(section)
     stopped_here, judged, waiting = False, 0, False
-    with BackgroundSync(trackers, sweep.arms, sweep.identity), stoppable():
+    with BackgroundSync(trackers, sweep.arms, sweep.identity) as delivered, stoppable():
         try:
             for arms in batches:
                 with limited(arms[0].experiment.trainer.max_time, "trainer.max_time", origin.started):
@@ -86,7 +86,7 @@ def run_batches(
         finally:
             sweep.ended = runs.now()
             runs.save_sweep(Path(section.runs_dir), sweep)
-    code = conclude(sweep, trackers, origin.started)
+    code = conclude(sweep, trackers, origin.started, delivered.published)
     return EXIT_CODE if stopped_here and (code or waiting) else code or judged
 
 
@@ -142,9 +142,9 @@ def new_sweep(arms: Sequence[Arm], origin: SweepSource, runs_dir: Path) -> Sweep
     return sweep
 
 
-def conclude(sweep: Sweep, trackers: Trackers, started: float) -> int:
-    """Print the summary of a sweep and put its report into MLflow; 0 if every arm finished or its race stopped it, `EXIT_CODE` if arms
-    were stopped on request, else 1.
+def conclude(sweep: Sweep, trackers: Trackers, started: float, published: bool) -> int:
+    """Print the summary of a sweep and put its report into MLflow, unless it is published; 0 if every arm finished or its race stopped it,
+    `EXIT_CODE` if arms were stopped on request, else 1.
     """
     from lab.report.race import race_lines
     from lab.report.summary import summary
@@ -154,7 +154,8 @@ def conclude(sweep: Sweep, trackers: Trackers, started: float) -> int:
     print(summary(runs_dir, sweep), flush=True)
     for line in race_lines(runs_dir, sweep.identity):
         print(f"race:     {line}", flush=True)
-    trackers.sweeps.publish(sweep.identity)
+    if not published:
+        trackers.sweeps.publish(sweep.identity)
     for line in of_sweep(trackers.mlflow, sweep):
         print(line, flush=True)
     for line in sweep.facts.get("self_check", []):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import multiprocessing
 import os
 import signal
@@ -54,8 +55,8 @@ class Trackers:
 class BackgroundSync:
     """Delivers runs every few seconds from a process of its own, so that a slow tracker slows neither a step nor a sweep.
 
-    It is forked before anything heavy is loaded, ends with a last delivery, and outlives a command that is killed by just
-    that. Nothing is started where tracking is off.
+    It is forked before anything heavy is loaded, ends with a last delivery and with the report of the sweep, and outlives a command that is
+    killed by just that. Nothing is started where tracking is off. published: whether it has put the report into MLflow.
     """
 
     def __init__(self, trackers: Trackers, identities: Sequence[str], sweep: str | None = None, every_s: float = EVERY_S) -> None:
@@ -63,23 +64,28 @@ class BackgroundSync:
         self.identities = list(identities)
         self.sweep = sweep
         self.every_s = every_s
+        self.published = False
 
     def __enter__(self) -> BackgroundSync:
         if self.trackers.section.enabled:
             context = multiprocessing.get_context("fork")
-            self.reader, self.writer = context.Pipe(duplex=False)
+            self.there, self.here = context.Pipe()
             self.process = context.Process(target=self._follow, name="trackers", daemon=True)
             self.process.start()
-            self.reader.close()
+            self.there.close()
         return self
 
     def __exit__(self, *_: object) -> None:
         if not self.trackers.section.enabled:
             return
         with contextlib.suppress(BrokenPipeError):  # it has ended already: its exit code says how
-            self.writer.send_bytes(b"end")
+            self.here.send_bytes(b"end")
+        with contextlib.suppress(EOFError, OSError):  # the same
+            told = json.loads(self.here.recv_bytes())
+            self.published = told["published"]
+            self.trackers.mlflow.store.known = told["experiment"]
         self.process.join()
-        self.writer.close()
+        self.here.close()
         if self.process.exitcode == EXIT_WARNED:
             self.trackers.user_knows = True
         elif self.process.exitcode != 0:  # it was stopped, as by a SIGTERM to all processes of a job
@@ -97,7 +103,7 @@ class BackgroundSync:
         os.nice(LATER)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        self.writer.close()  # so that the pipe ends with the parent
+        self.here.close()  # so that the pipe ends with the parent
         user_knows, trackers = self.trackers.user_knows, Trackers(self.trackers.section)
         trackers.user_knows = user_knows
         machine = SystemMetrics(trackers.mlflow.runs_dir)
@@ -105,7 +111,11 @@ class BackgroundSync:
             wanted = self.wanted()
             machine.record(wanted)
             trackers.deliver_all(wanted, self.sweep)
-            if self.reader.poll(self.every_s):
+            if self.there.poll(self.every_s):
                 break
         trackers.deliver_all(self.wanted(), self.sweep)
+        with contextlib.suppress(EOFError, OSError):  # the command is gone
+            self.there.recv_bytes()
+            published = self.sweep is not None and trackers.sweeps.publish(self.sweep)
+            self.there.send_bytes(json.dumps({"published": published, "experiment": trackers.mlflow.store.known}).encode())
         raise SystemExit(EXIT_WARNED if trackers.user_knows else 0)

@@ -61,13 +61,13 @@ def migrate(ready: Path) -> None:
 
 
 class MlflowStore:
-    """One experiment of one store, opened on first use."""
+    """One experiment of one store, opened on first use. known: its id, once somebody has asked."""
 
     def __init__(self, section: Tracking) -> None:
         self.section = section
         self.uri = store_uri(section)
         self._client: MlflowClient | None = None
-        self._experiment: str | None = None
+        self.known: str | None = None
 
     def client(self) -> MlflowClient:
         """The MLflow client. It never retries: undelivered records wait in the run folder."""
@@ -87,15 +87,15 @@ class MlflowStore:
 
     def experiment(self) -> str:
         """The id of the MLflow experiment, created if need be, whose kind is set where none is."""
-        if self._experiment is None:
+        if self.known is None:
             from mlflow.exceptions import MlflowException
 
             name = self.section.experiment
             found = self.client().get_experiment_by_name(name)
             if found is None:
                 try:
-                    self._experiment = self.client().create_experiment(name, tags=KIND)
-                    return self._experiment
+                    self.known = self.client().create_experiment(name, tags=KIND)
+                    return self.known
                 except MlflowException:
                     found = self.client().get_experiment_by_name(name)
                     if found is None:  # it was no other process that was faster
@@ -103,9 +103,9 @@ class MlflowStore:
             for key, value in KIND.items():
                 if not found.tags.get(key):
                     self.client().set_experiment_tag(found.experiment_id, key, value)
-            self._experiment = found.experiment_id
-        return self._experiment
+            self.known = found.experiment_id
+        return self.known
 
     def forget(self) -> None:
         """Look the experiment up anew: the store was replaced."""
-        self._experiment = None
+        self.known = None
