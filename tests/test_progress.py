@@ -73,7 +73,7 @@ def test_a_long_stage_says_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_the_rows_of_a_sweep_are_its_living_arms_and_the_sum(tmp_path: Path) -> None:
-    from lab.sweeping.groups import rows
+    from lab.sweeping.progress_rows import rows
 
     x = Experiment()
     x.tracking.runs_dir, x.trainer.max_steps, x.lora.r = str(tmp_path), 40, 8

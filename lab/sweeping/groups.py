@@ -24,12 +24,13 @@ from typing import TYPE_CHECKING
 from lab.config import Experiment, as_dict, identity, trains
 from lab.errors import BusyError, LabError
 from lab.host.forks import die_with, frozen_heap
-from lab.host.progress import Row, bars, board
+from lab.host.progress import bars, board
 from lab.host.scheduling import another, most_beside
 from lab.host.stopping import REQUEST, deferred, stoppable
-from lab.store import curve_files, runs
+from lab.store import runs
 from lab.store.runs import Run
 from lab.sweeping.arms import Arm, log_path
+from lab.sweeping.progress_rows import rows
 
 if TYPE_CHECKING:
     from lab.run import Prepared
@@ -283,26 +284,3 @@ def child(x: Experiment, prepared: Prepared, record: Run, started: float, parent
         running.fail(x, record, error)
         traceback.print_exc()
         raise SystemExit(1) from None
-
-
-def rows(
-    todo: Sequence[tuple[Experiment, Run]], living: Mapping[str, tuple[BaseProcess, Experiment, Run]], begun: dict[str, tuple[int, float]],
-    pause_at: int | None = None,
-) -> list[Row]:
-    """How far all arms are, in optimizer steps, and each living one. begun: the last step and loss of each that has begun, kept here."""
-    begun |= {name: step_and_loss(x, record) for name, (_, x, record) in living.items()}
-    total = sum(pause_at or x.trainer.max_steps or 0 for x, _ in todo if trains(x))
-    ended = f"{len(begun) - len(living)} ended"
-    drawn = [Row(f"{len(todo)} arms", sum(step for step, _ in begun.values()), total or None, ended)]
-    for name, (_, x, record) in living.items():
-        step, loss = begun[name]
-        steps = pause_at or (x.trainer.max_steps if trains(x) else 0)
-        note = "answering" if steps is not None and step >= steps else f"loss {loss:.3f}" if step else "starting"
-        drawn.append(Row(record.name, step, steps, note))
-    return drawn
-
-
-def step_and_loss(x: Experiment, record: Run) -> tuple[int, float]:
-    """The last optimizer step of an arm's curve and its loss; 0 before the first."""
-    kept = [row for row in curve_files.read(runs.folder(Path(x.tracking.runs_dir), record.identity)) if "train/loss" in row]
-    return (int(kept[-1]["step"]) + 1, kept[-1]["train/loss"]) if kept else (0, 0.0)
