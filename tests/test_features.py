@@ -15,13 +15,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lab import data, model, vision_tokens
+from lab.errors import ConfigError
 from lab.model.encoded import TokenizedPrompt
 from lab.model.encoding import Encoder
 from lab.records import Picture
 from lab.training import eviction, features
-from lab.training.examples import Texts
 from lab.training.feature_shards import Names, image_key
 from lab.training.features import FeatureStore
+from lab.training.prompt_ids import Texts
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +168,22 @@ def test_processes_share_the_images_and_one_that_dies_leaves_nothing_missing(wor
     again = FeatureStore(tmp_path, vlm, encoder)
     for key, picture in pictures[:10]:
         assert torch.equal(again.get(key)[0], direct(vlm, encoder, picture))
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+def test_what_is_refused_beside_ends_the_computation(world, tmp_path, monkeypatch, processes) -> None:
+    """Nothing goes on without this process, and the same images can be computed afterwards."""
+    _, vlm, encoder, pictures = world
+
+    def refuse() -> None:
+        assert len(multiprocessing.active_children()) == processes - 1
+        raise ConfigError("lora: no")
+
+    monkeypatch.setattr(features, "num_workers", lambda *_: processes)
+    with pytest.raises(ConfigError, match="lora: no"):
+        FeatureStore(tmp_path, vlm, encoder).fill(Names(keys_of(pictures)), dict(pictures).__getitem__, vlm, encoder, beside=refuse)
+    assert not multiprocessing.active_children() and not list(tmp_path.rglob("*.safetensors"))
+    assert fill(FeatureStore(tmp_path, vlm, encoder), pictures[:4], vlm, encoder) > 0
 
 
 def test_a_full_cache_loses_what_nobody_uses_first(world, composer, tmp_path) -> None:
