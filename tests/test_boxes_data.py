@@ -71,6 +71,9 @@ def test_every_format_gives_what_was_drawn(name: str, tmp_path) -> None:
     unlabelled = {"coco": 0, "cvat": 6}.get(name, 1)
     assert f"left out: {unlabelled}." in splits.notes[0] and f"empty: {sum(not one for one in expected.values())} " in splits.notes[0]
     assert any("the format does not say" in note for note in splits.notes) == (name == "cvat")
+    for file in [one for one in tmp_path.rglob("*") if one.suffix in (".json", ".jsonl", ".txt", ".xml", ".yaml") and "cache" not in one.parts]:
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert boxes(load(path, empty="reviewed" if name == "coco" else None)) == expected, "a byte-order mark changes nothing"
 
 
 def test_an_unlabelled_picture_is_no_negative_whatever_is_asked(tmp_path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from synthetic_runs import write_run, write_sweep
+from test_learned_metrics import BART
 from test_text_answers import row, written
 
 from lab import score
@@ -77,6 +78,15 @@ def test_a_sweep_is_scored_once_and_reports_and_records_have_it(runs_dir: Path, 
     page = (write_report(choose(runs_dir, "ranks"), runs_dir.parent / "out") / "report.md").read_text()
     assert f"| {means[1]:.3f} [" in page and "cosine by one (weights " in page and "Not computed: bartscore." in page
     assert "cosine [95 %], p" in page and "Holm's correction over the 4 tests" in page
+
+
+@pytest.mark.skipif(not BART.is_dir(), reason="the tiny BART lies in ../shared")
+def test_bartscore_stands_beside_that_of_a_reference_with_itself(runs_dir: Path) -> None:
+    assert scored(runs_dir, "low", "--metric", "bartscore", "--model", str(BART)) == 0
+    numbers = runs.load(runs_dir, "low").metrics
+    assert numbers["dev/bartscore"] < 0 > numbers["dev/bartscore_of_reference"]
+    page = (write_report(choose(runs_dir, run_ids=["low"]), runs_dir.parent / "out") / "report.md").read_text()
+    assert "| reference with itself, nats |" in page.replace("**", "") and f"{numbers['dev/bartscore_of_reference']:.3f}" in page
 
 
 def test_scores_stand_until_they_are_replaced_and_go_stale_with_the_answers(runs_dir: Path, models: tuple[Path, Path], capsys, caplog) -> None:

@@ -91,6 +91,8 @@ def test_the_mean_is_over_questions_and_intervals_over_pictures() -> None:
     assert found.num_clusters == 10 and found.discordant == (5, 7)
     assert np.allclose(KINDS["text"].metrics["token_nll"].of(first), 0.5)
     assert np.allclose(first.confidence_per_token**2, first.confidence)
+    collapsed = predictions.table([row(i, said, (gold,)) for i, (said, gold) in enumerate(zip(["red"] * 4 + [""], "abcde", strict=True))])
+    assert summarise(collapsed)["commonest_answer"] == 0.8 and summarise(collapsed)["empty"] == 0.2
 
 
 def test_the_file_keeps_what_was_written_and_reads_it_by_another_rule(tmp_path) -> None:
