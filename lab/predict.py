@@ -140,7 +140,7 @@ def require_boxes(run: Run, runs_dir: Path, formats: Sequence[str] | None) -> No
         raise ConfigError(f"--format {','.join(formats)}: run {run.identity} answers with a {kind}, and these are files of boxes. Leave it out.")
 
 
-def told(predicted: Predicted, folder: Path) -> str:
+def printed(predicted: Predicted, folder: Path) -> str:
     """The lines that a person reads."""
     first = predicted.arrow().slice(0, 5).to_pylist()
     shown = [f"  {row['image'] or row.get('video', '')}  {row['question']}  {row['answer']} ({100 * row['probability']:.0f} %)" for row in first]
@@ -172,7 +172,7 @@ def act(given: argparse.Namespace) -> int:
 
     predicted = predictor.answer(questions, bars())
     write(predicted, given.to, given.gallery, given.format)
-    print(told(predicted, given.to), flush=True)
+    print(printed(predicted, given.to), flush=True)
     return 1 if predicted.splits.skipped else 0
 
 

@@ -96,6 +96,18 @@ def test_arms_stand_alone_and_are_tied_to_their_sweep_by_tags(published: Publish
     assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
 
 
+@pytest.mark.usefixtures("blank_figures")
+def test_an_arm_that_a_race_stopped_is_delivered_with_its_sweep(tmp_path: Path, migrated: Path) -> None:
+    sweep = write_example(tmp_path / "runs", 60, 20)
+    arm = runs.load(tmp_path / "runs", "rank512")
+    assert arm is not None
+    runs.save(tmp_path / "runs", dataclasses.replace(arm, status=runs.STOPPED, started=runs.now(), ended=runs.now()))
+    trackers = Trackers(store(tmp_path, migrated))
+    assert trackers.deliver_all(sweep.arms, sweep.identity) == len(sweep.arms) and trackers.sweeps.publish(sweep.identity)
+    tags = Published(tmp_path, trackers, tmp_path / "mlflow.db").found("arm")[arm.identity].data.tags
+    assert tags["lab.sweep"] == sweep.identity and "mlflow.runColor" not in tags
+
+
 def test_final_numbers_stand_at_step_0_and_the_headline_is_that_of_the_record(published: Published) -> None:
     for name, run in published.found("arm").items():
         record = runs.load(published.folder / "runs", name)

@@ -142,11 +142,11 @@ def compare(trained: dict[str, Any], now: dict[str, Any]) -> tuple[list[str], li
     for key in sorted(keys):
         if before.get(key) != after.get(key):
             line = f"{key}: trained with {short(before.get(key), after.get(key))}, now {short(after.get(key), before.get(key))}"
-            told = any(key == name or key.startswith(f"{name}.") for name in REMARKS)
+            remark = any(key == name or key.startswith(f"{name}.") for name in REMARKS)
             unknown = any(key.startswith(f"{name}.") for name in WHERE_BOTH) and not (key in before and key in after)
-            if not told and not unknown:
+            if not remark and not unknown:
                 reasons.append(line)
-            elif told and key in before and key in after:
+            elif remark and key in before and key in after:
                 remarks.append(line)
     return reasons, remarks
 

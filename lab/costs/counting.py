@@ -160,7 +160,7 @@ def without_weights(vlm: Vlm, dial: LoraDial | None) -> Vlm:
     for module in modules_of(vlm):
         memo |= {id(each): nn.Parameter(each.detach().to("meta"), each.requires_grad) for each in module.parameters()}
         memo |= {id(each): each.to("meta") for each in module.buffers()}
-    twin = copy.deepcopy(replace(vlm, starts={}, full={}), memo)
+    twin = copy.deepcopy(replace(vlm, initial={}, full={}), memo)
     if dial is not None and (dial.r or dial.full):
         with torch.device("meta"):
             sized = lora.sized(twin, dial)  # by its own initialisation, then attached by one that reads no weights

@@ -119,4 +119,4 @@ def merged(vlm: Vlm) -> Vlm | None:
     }
     tensors = [*vlm.model.parameters(), *vlm.model.buffers()]
     shared = {id(tensor): tensor for tensor in tensors if id(tensor) not in changed}
-    return replace(vlm, model=lora.merge(copy.deepcopy(vlm.model, shared)), starts={})
+    return replace(vlm, model=lora.merge(copy.deepcopy(vlm.model, shared)), initial={})

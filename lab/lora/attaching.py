@@ -119,7 +119,7 @@ def attach(vlm: Vlm, dial: LoraDial, seed: int = 0, start: Mapping[str, torch.Te
     for name, weight in before.items():
         layer = vlm.bare.get_submodule(name)
         first = [layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight]
-        vlm.starts[name] = (weight, *(matrix.detach().clone() for matrix in first))
+        vlm.initial[name] = (weight, *(matrix.detach().clone() for matrix in first))
 
 
 def finalize_adapter(vlm: Vlm, fresh: bool = False) -> None:
@@ -132,20 +132,20 @@ def finalize_adapter(vlm: Vlm, fresh: bool = False) -> None:
     Raises `ModelError` if no matrix has left its start, which an adapter that does not start at zero hides otherwise; fresh:
     none has yet.
     """
-    if not vlm.starts:
+    if not vlm.initial:
         return
     import torch
 
-    layers = {name: vlm.bare.get_submodule(name) for name in vlm.starts}
+    layers = {name: vlm.bare.get_submodule(name) for name in vlm.initial}
     if not fresh and all(
         torch.equal(layers[name].lora_A[ADAPTER].weight, a_start) and torch.equal(layers[name].lora_B[ADAPTER].weight, b_start)
-        for name, (_, a_start, b_start) in vlm.starts.items()
+        for name, (_, a_start, b_start) in vlm.initial.items()
     ):
         raise ModelError("lora: the adapter is where it started. Was optim.lr zero, or does its target never run?")
-    starts = {name: start for name, start in vlm.starts.items() if start[0] is not None}
-    if starts:
-        subtract(vlm, starts)
-    vlm.starts = {}
+    initial = {name: start for name, start in vlm.initial.items() if start[0] is not None}
+    if initial:
+        subtract(vlm, initial)
+    vlm.initial = {}
 
 
 def subtract(vlm: Vlm, starts: dict[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]) -> None:
@@ -171,10 +171,10 @@ def subtract(vlm: Vlm, starts: dict[str, tuple[torch.Tensor, torch.Tensor, torch
 
 def detach(vlm: Vlm) -> None:
     """Take adapters and the arm's own weights off, and give the base the weights it had before them."""
-    for name, (weight, _, _) in vlm.starts.items():
+    for name, (weight, _, _) in vlm.initial.items():
         if weight is not None:
             vlm.bare.get_submodule(name).get_base_layer().weight.data = weight
-    vlm.starts = {}
+    vlm.initial = {}
     if hasattr(vlm.model, "unload"):
         vlm.model = vlm.model.unload()
     full.take_off(vlm)

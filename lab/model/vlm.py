@@ -23,7 +23,7 @@ class Vlm:
     base: what the contract stores of the checkpoint: path, revision, dtype and the hashes that stand for it (`lab.model.identity`).
     extras: modules that dials have added (a resampler, cross-attention); they train and are saved beside the adapter.
     full: weights of the arm's own in place of the base's, by full name (`lab.lora.full.OwnWeight`).
-    starts: how adapters, and the base weights that their initialisation has changed, began (`lab.lora.finalize_adapter`).
+    initial: how adapters, and the base weights that their initialisation has changed, began (`lab.lora.finalize_adapter`).
     budget: most tokens of one image by the dial `vision_tokens`, or None.
     reducer, conditioner: what `vision_tokens` and `conditioning` do with image tokens; None: nothing. Where they train,
         they are modules of `extras`.
@@ -35,7 +35,7 @@ class Vlm:
     base: dict[str, Any] = field(default_factory=dict)
     extras: dict[str, torch.nn.Module] = field(default_factory=dict)
     full: dict[str, Any] = field(default_factory=dict)
-    starts: dict[str, Any] = field(default_factory=dict)
+    initial: dict[str, Any] = field(default_factory=dict)
     budget: int | None = None
     reducer: Reducer | None = None
     conditioner: Conditioner | None = None

@@ -133,9 +133,9 @@ class Exporting:
         process = subprocess.run(command, capture_output=True, text=True, env=environment)
         if process.returncode:
             raise ModelError(f"{folder}: plain Transformers cannot run what was exported: {process.stderr.strip().splitlines()[-1]}")
-        told = json.loads((self.scratch / "answers.json").read_text(encoding="utf-8"))
-        flips = sum(one != other for one, other in zip(told, texts(expected).tolist(), strict=True))
-        return Agreement(len(told), flips, 0.0)
+        plain = json.loads((self.scratch / "answers.json").read_text(encoding="utf-8"))
+        flips = sum(one != other for one, other in zip(plain, texts(expected).tolist(), strict=True))
+        return Agreement(len(plain), flips, 0.0)
 
     def question(self, sample: Sample, place: int) -> dict[str, Any]:
         """A question as its user would ask it: pictures as files, frames of clips with their times, messages or the text of a prompt."""

@@ -142,7 +142,7 @@ class Serving:
             for part in reply.last(answered):
                 yield event(part)
         except Exception as error:  # the head is sent: what is wrong can only be said in the stream
-            reason = self.late.reason if isinstance(error, TimeoutError) else told(error)
+            reason = self.late.reason if isinstance(error, TimeoutError) else internal(error)
             yield f"data: {error_body(None, reason).decode()}\n\n"
         finally:
             job.left = True
@@ -154,8 +154,8 @@ def is_open(path: str) -> bool:
     return path in OPEN or path.startswith(OPEN_FILES)
 
 
-def told(error: BaseException) -> str:
-    """What a client is told of an error that is the server's; the log has the rest."""
+def internal(error: BaseException) -> str:
+    """The sentence for a client about an error that is the server's, which is logged."""
     log.error("an answer failed (%s)", type(error).__name__)
     return "the server could not compute the answer; its log says why."
 
@@ -212,7 +212,7 @@ def add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def _(request: Request, error: Exception) -> Response:
-        return reply_to(Refused(500, None, told(error)))
+        return reply_to(Refused(500, None, internal(error)))
 
 
 def add_models(app: FastAPI, serving: Serving) -> None:

@@ -87,7 +87,7 @@ class Answered:
 
 @dataclass(eq=False)
 class Job:
-    """A question on its way. most: tokens that may be written. written: is told of the text so far, until it is whole.
+    """A question on its way. most: tokens that may be written. written: called with the text so far, until it is whole.
 
     result: the answer, or the error instead. left: whoever asked is gone.
     """
@@ -114,7 +114,7 @@ class Job:
 
 
 class Batching:
-    """The queue, of `most` questions that wait at most, and its thread. batched: is told of the size of each batch."""
+    """The queue, of `most` questions that wait at most, and its thread. batched: called with the size of each batch."""
 
     def __init__(self, most: int, batched: Callable[[Served, int], object] = lambda served, number: None) -> None:
         self.most, self.batched = most, batched

@@ -163,7 +163,7 @@ def adapter_hash(folder: Path) -> str | None:
 def load(runs_dir: Path, names: Sequence[str], overrides: Sequence[str], report: Report, tell: Callable[[str], object]) -> dict[str, Served]:
     """Runs by their identities; those of one checkpoint share it.
 
-    overrides: KEY=VALUE of how they run. tell: is told of each that is ready.
+    overrides: KEY=VALUE of how they run. tell: called with a line about each that is ready.
     Raises `DataError` for a run that is not there, `ContractError` for one that would not be asked as it was trained.
     """
     bases: dict[str, Vlm] = {}

@@ -97,9 +97,9 @@ class MlflowSweeps:
         for key, value in tags.items():
             client.set_tag(run_id, key, value)
         for name, (arm_id, _) in arms.items():
-            arm = page.arms[name]
-            tags = {"lab.replicate_group": arm.group, "mlflow.runName": cut(arm.label, LONGEST_NAME)}
-            tags |= {"mlflow.runColor": arm.colour} if arm.colour else {}
+            arm = page.arms.get(name)  # one that a race stopped is in no table
+            tags = {} if arm is None else {"lab.replicate_group": arm.group, "mlflow.runName": cut(arm.label, LONGEST_NAME)}
+            tags |= {"mlflow.runColor": arm.colour} if arm and arm.colour else {}
             sweeps = client.get_run(arm_id).data.tags.get("lab.sweep", "").split()
             tags["lab.sweep"] = " ".join(dict.fromkeys([*sweeps, sweep.identity]))
             for key, value in tags.items():

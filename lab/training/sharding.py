@@ -91,8 +91,8 @@ def with_zeros(value: torch.Tensor, parameters: Mapping[str, torch.Tensor]) -> t
 def twin(vlm: Vlm) -> Vlm:
     """The same model in modules and parameters of its own, over the same numbers."""
     bases = [own.base for own in vlm.full.values()]
-    starts = [tensor for first in vlm.starts.values() for tensor in first if tensor is not None]
-    memo: dict[int, object] = {id(each): each for each in (vlm.processor, vlm.family, *bases, *starts)}
+    initial = [tensor for first in vlm.initial.values() for tensor in first if tensor is not None]
+    memo: dict[int, object] = {id(each): each for each in (vlm.processor, vlm.family, *bases, *initial)}
     for module in (vlm.model, *vlm.extras.values()):
         memo |= {id(each): torch.nn.Parameter(each.detach(), each.requires_grad) for each in module.parameters()}
     return copy.deepcopy(vlm, memo)
