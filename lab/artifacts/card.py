@@ -23,10 +23,10 @@ from lab.store.runs import Run
 
 
 def text(
-    run: Run, vlm: Vlm, described: Mapping[str, Any], merged: bool, measured: Sequence[str], step: int | None, dev: PredictionTable | None,
+    run: Run, vlm: Vlm, described: Mapping[str, Any], merged: bool, sentences: Sequence[str], step: int | None, dev: PredictionTable | None,
     benchmarks: Mapping[str, Mapping[str, Any]],
 ) -> str:  # fmt: skip
-    """The card as Markdown. merged: it holds the whole model. measured: what was measured of the export. dev: the run's answers.
+    """The card as Markdown. merged: it holds the whole model. sentences: what was measured of the export. dev: the run's answers.
 
     benchmarks: what its replies to each came to, as `RUN/evaluations/<set>.json` holds it.
     """
@@ -44,7 +44,7 @@ def text(
         "## Use", fenced("python", use(vlm, described, merged)),
         "Ask it as it was trained: the prompt below through the folder's chat template, greedily, with the folder's own processor.",
         "## Contract", fenced("json", json.dumps(contract, indent=1)),
-        "## Of the export", "\n".join(f"- {line}" for line in measured),
+        "## Of the export", "\n".join(f"- {line}" for line in sentences),
         "## Licence", unknown if licence is None else f"The base says: {licence}.",
     ]  # fmt: skip
     return without_secrets("\n\n".join(paragraphs)) + "\n"

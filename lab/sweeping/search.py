@@ -260,7 +260,8 @@ def search_identity(first: Experiment, space: Space, objectives: Objectives, set
 def open_study(path: Path, objectives: Objectives, name: str) -> optuna.Study:
     """The one study in a SQLite file, under whatever name it was begun; begun if it is not there."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage, directions = f"sqlite:///{path}", objectives.directions
+    storage = f"sqlite:///{path}"
+    directions: Any = objectives.directions
     name = (optuna.get_all_study_names(storage) or [name])[0]
     study = optuna.create_study(storage=storage, study_name=name, directions=directions, load_if_exists=True)
     with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):
