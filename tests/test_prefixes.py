@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import time
 
@@ -197,9 +198,12 @@ def test_thirty_questions_about_a_picture_are_answered_three_times_as_fast(compo
 
 
 @pytest.mark.bar
-def test_many_questions_about_a_picture_are_answered_sooner(composer, tmp_path) -> None:
-    """1,200 statements about pairs and a set of GQA's proportions, from the kept features of the shipped base: log p to
-    about 1e-5, as rows padded otherwise have it, and no answer differs."""
+def test_many_questions_about_a_picture_are_answered_sooner(composer, tmp_path, monkeypatch) -> None:
+    """1,200 statements about pairs and a set of GQA's proportions, from the kept features of the shipped base: no answer differs, and log p
+    differs by no more than those of whole prompts do among themselves, padded otherwise or by another attention of PyTorch's.
+
+    Of the pairs: shared 1.1e-5; whole prompts padded to another length 1.1e-5, by the eager attention 1.5e-5, in float64 1.5e-5.
+    """
     sets = {
         "pairs": ["data.num_train=4", "data.num_minival=4", "data.num_dev=1200"],
         "gqa-like": ["data=questions", f"data.path={gqa_like(tmp_path)}", "data.kind=text"],
@@ -207,17 +211,32 @@ def test_many_questions_about_a_picture_are_answered_sooner(composer, tmp_path) 
     for name, given in sets.items():
         x = composer("model.path=tiny_base", "lora=none", "trainer.max_steps=0", f"tracking.cache_dir={tmp_path}/cache", *given)
         prepared = running.prepare(x)
-        examples, seconds, said = prepared.encoded(x)["dev"], {False: [], True: []}, {}
+        taken = []
         for _ in range(3):
-            for shared in seconds:
-                start = time.perf_counter()
-                section = dataclasses.replace(x.evaluation, shared_prefix=shared)
-                said[shared] = [row.said for row in asking.ask(prepared.vlm, examples, examples.encoder.readout, section, "dev")]
-                seconds[shared].append(time.perf_counter() - start)
-        pairs = list(zip(*said.values(), strict=True))
-        gap = max(np.abs(np.subtract(one.log_p, other.log_p)).max() for one, other in pairs)
-        times = [one / other for one, other in zip(*seconds.values(), strict=True)]
-        print(f"{name}: {len(pairs)} questions, {np.median(times):.2f} times as fast ({min(times):.2f} to {max(times):.2f}), log p to {gap:.1e}")
+            (plain, alone_s), (shared, shared_s) = timed(x, prepared, False), timed(x, prepared, True)
+            taken.append(alone_s / shared_s)
+        with monkeypatch.context() as patch:
+            patch.setattr(Encoder, "collate", functools.partialmethod(Encoder.collate, align=1))
+            padded, _ = timed(x, prepared, False)
+        prepared.vlm.bare.set_attn_implementation("eager")
+        eager, _ = timed(x, prepared, False)
+        gaps = {way: largest_gap(plain, other) for way, other in {"shared": shared, "padded otherwise": padded, "eager": eager}.items()}
+        ratio = f"{np.median(taken):.2f} times as fast ({min(taken):.2f} to {max(taken):.2f})"
+        print(f"{name}: {len(plain)} questions, {ratio}, log p to", ", ".join(f"{number:.1e} ({way})" for way, number in gaps.items()))
         answer = "prediction" if name == "pairs" else "text"
-        assert gap < 2e-5 and all(getattr(one, answer) == getattr(other, answer) for one, other in pairs)
-        assert np.median(times) > 1
+        assert all(getattr(one, answer) == getattr(other, answer) for one, other in zip(plain, shared, strict=True))
+        assert gaps["shared"] <= max(gaps["padded otherwise"], gaps["eager"]) < 2e-5
+        assert np.median(taken) > 1
+
+
+def timed(x, prepared, shared: bool) -> tuple[list, float]:
+    """What is said of dev, and the seconds that this took."""
+    examples, section = prepared.encoded(x)["dev"], dataclasses.replace(x.evaluation, shared_prefix=shared)
+    start = time.perf_counter()
+    found = [row.said for row in asking.ask(prepared.vlm, examples, examples.encoder.readout, section, "dev")]
+    return found, time.perf_counter() - start
+
+
+def largest_gap(one: list, other: list) -> float:
+    """The largest difference of two lists of log p."""
+    return max(np.abs(np.subtract(a.log_p, b.log_p)).max() for a, b in zip(one, other, strict=True))
