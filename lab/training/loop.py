@@ -22,7 +22,7 @@ from lab.host.progress import Report, silent
 from lab.host.stopping import deferred, interruptible
 from lab.model import Vlm
 from lab.store import curve_files
-from lab.training import capacity, checkpoints, devices, packed_rows, tree_rows
+from lab.training import capacity, checkpoints, compiling, devices, packed_rows, tree_rows
 from lab.training.allocation import keep_freed_memory
 from lab.training.callbacks import CurveLogger, Progress, RequireEightBits, StopOnNonFiniteLoss
 from lab.training.checkpoints import Checkpoint
@@ -207,6 +207,7 @@ def take_steps(
     augment, blocks = x.data.augment if augments(x) else None, splits["train"].blocks(x.data)
     done = 0 if resumed is None else resumed.step
     data = DataModule(splits["train"], splits["minival"], section, micro, x.seed, steps, done, augment, blocks)
+    callbacks = [*callbacks, *([compiling.CompiledBlocks(learner, facts)] if section.torch_compile else [])]
     with quiet_lightning():
         scaling = LossScaling("cuda" if devices.on_gpu(section) else "cpu") if learner.scaled else None
         strategy = chosen_strategy(section, learner.vlm.device if learner.vlm.spread else None, idle=bool(lora.seeing(learner.vlm)))

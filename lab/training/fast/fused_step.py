@@ -41,6 +41,7 @@ class FusedStep:
 
     def __init__(self, vlm: Vlm, lean: bool = True) -> None:
         self.vlm = vlm
+        self.unused = False  # while blocks are compiled as they are (`lab.training.compiling`)
         self.checkpointed = [module for module in vlm.bare.modules() if hasattr(module, "gradient_checkpointing")]
         reads_whole = any(own.trains and vlm.family.part_of(name) == "llm" for name, own in vlm.full.items())
         known = lean and computes_in(vlm) == torch.float32 and not vlm.spread and not reads_whole
@@ -59,7 +60,7 @@ class FusedStep:
 
     def predict(self, batch: Batch) -> torch.Tensor:
         """`Vlm.predict` of a batch with labels, for a backward."""
-        if any(module.gradient_checkpointing for module in self.checkpointed):
+        if self.unused or any(module.gradient_checkpointing for module in self.checkpointed):
             return self.vlm.predict(batch)
         if self.of_trees and tree_step.holds_trees(batch):
             with instead([*self.forwards, *self.over_trees(batch)]):
