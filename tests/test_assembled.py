@@ -107,9 +107,9 @@ def test_a_qwen3_vl_tower_before_a_qwen3(case: str, sources, cache) -> None:
     config = json.loads((path_of(vlm) / "config.json").read_text())
     assert config["tie_word_embeddings"] == config["text_config"]["tie_word_embeddings"] == values["tie_word_embeddings"]
     assert ("lm_head.weight" in state) == (not values["tie_word_embeddings"])
-    assert (vlm.bare.lm_head.weight is vlm.bare.get_input_embeddings().weight) == values["tie_word_embeddings"]
+    assert (vlm.base_model.lm_head.weight is vlm.base_model.get_input_embeddings().weight) == values["tie_word_embeddings"]
     assert config["text_config"]["rope_parameters"]["rope_theta"] == 1e6 and config["text_config"]["rope_parameters"]["mrope_section"] == [2, 3, 3]
-    assert config["text_config"]["vocab_size"] == values.get("vocab_size", 768) == len(vlm.bare.get_input_embeddings().weight)
+    assert config["text_config"]["vocab_size"] == values.get("vocab_size", 768) == len(vlm.base_model.get_input_embeddings().weight)
     assert config["vision_config"]["out_hidden_size"] == values.get("hidden_size", 48)
 
 
@@ -117,7 +117,7 @@ def test_a_qwen3_vl_tower_before_a_qwen3(case: str, sources, cache) -> None:
 def test_a_tower_before_a_language_model_of_llamas_kind(pair: tuple[str, str], sources, cache) -> None:
     tower, kind = sources(pair[0]), sources(pair[1])
     vlm = model.load(made.dial("llava", tower, kind), cache)
-    facts, config = vlm.base["assembled"], vlm.bare.config
+    facts, config = vlm.base["assembled"], vlm.base_model.config
     assert facts["text_only_difference"] <= 1e-6
     assert facts["fresh"] == [f"model.multi_modal_projector.linear_{i}.{part}" for i in (1, 2) for part in ("weight", "bias")]
     whole = pair[0] != "siglip"  # a class token stands first, and is dropped
@@ -128,11 +128,11 @@ def test_a_tower_before_a_language_model_of_llamas_kind(pair: tuple[str, str], s
     assert config.vision_feature_layer == -2
     pixels = torch.rand(2, 3, 32, 32)
     with torch.no_grad():
-        assert [len(each) for each in vlm.bare.get_image_features(pixels).pooler_output] == [16, 16] == [facts["tokens_per_image"]] * 2
+        assert [len(each) for each in vlm.base_model.get_image_features(pixels).pooler_output] == [16, 16] == [facts["tokens_per_image"]] * 2
         own: Any = {"clip": hf.CLIPVisionModel, "siglip": hf.SiglipVisionModel, "dinov2": hf.Dinov2Model}[pair[0]].from_pretrained(tower)
-        seen, wanted = (each(pixels, output_hidden_states=True).hidden_states[-2] for each in (vlm.bare.model.vision_tower, own.eval()))
+        seen, wanted = (each(pixels, output_hidden_states=True).hidden_states[-2] for each in (vlm.base_model.model.vision_tower, own.eval()))
     assert torch.equal(seen, wanted)
-    linears = {name for name, module in vlm.bare.named_modules() if isinstance(module, torch.nn.Linear)} - {"lm_head"}
+    linears = {name for name, module in vlm.base_model.named_modules() if isinstance(module, torch.nn.Linear)} - {"lm_head"}
     assert bool(fused_step.blocks(vlm)) == (pair[1] in ("llama", "qwen2")), "others normalise queries and keys, have a window or gates of their own"
     assert set(lora.target_names(vlm, LoraDial(where=["vision", "projector", "llm"]))) == linears
     assert {vlm.family.part_of(name) for name, _ in vlm.model.named_parameters()} == {"vision", "projector", "llm"}
@@ -297,18 +297,19 @@ def test_placeholders_that_the_language_model_does_not_know_are_added(sources, c
     vlm = model.load(made.dial("qwen3_vl", sources("qwen3_vl"), llm), cache)
     added = vlm.base["assembled"]["tokens_added"]
     assert {"<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|im_start|>", "<|im_end|>"} <= set(added)
-    config, tokenizer = vlm.bare.config, vlm.processor.tokenizer
-    old, rows = len(plain), len(vlm.bare.get_input_embeddings().weight)
-    assert rows == config.text_config.vocab_size == len(vlm.bare.lm_head.weight) == old + len(added)
+    config, tokenizer = vlm.base_model.config, vlm.processor.tokenizer
+    old, rows = len(plain), len(vlm.base_model.get_input_embeddings().weight)
+    assert rows == config.text_config.vocab_size == len(vlm.base_model.lm_head.weight) == old + len(added)
     for key in ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"):
         assert old <= getattr(config, key) < rows
     assert config.image_token_id == vlm.processor.image_token_id == tokenizer("<|image_pad|>", add_special_tokens=False)["input_ids"][0]
-    table = vlm.bare.get_input_embeddings().weight
+    table = vlm.base_model.get_input_embeddings().weight
     assert torch.allclose(table[old], table[:old].mean(0), atol=1e-6) and torch.equal(table[old], table[rows - 1])
-    assert tokenizer.convert_tokens_to_ids("<|im_end|>") in vlm.bare.generation_config.eos_token_id
+    assert tokenizer.convert_tokens_to_ids("<|im_end|>") in vlm.base_model.generation_config.eos_token_id
     padded = made.language("qwen3", tmp_path / "padded", tokenizer=copy.deepcopy(plain), vocab_size=old + 200)
     kept = model.load(made.dial("qwen3_vl", sources("qwen3_vl"), padded), cache)
-    assert len(kept.bare.get_input_embeddings().weight) == kept.bare.config.text_config.vocab_size == old + 200 > len(kept.processor.tokenizer)
+    number = len(kept.base_model.get_input_embeddings().weight)
+    assert number == kept.base_model.config.text_config.vocab_size == old + 200 > len(kept.processor.tokenizer)
 
 
 def test_names_of_tensors_are_those_of_the_published_class(sources, cache) -> None:

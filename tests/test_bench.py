@@ -37,7 +37,7 @@ def test_operations_are_those_counted_by_hand(tiny) -> None:
     """Forward and backward over frozen weights: two products a linear layer, and three for each of an adapter's matrices."""
     x, prepared = tiny
     counted = steps.flops_of_step(x, prepared)
-    text = prepared.vlm.bare.config.text_config
+    text = prepared.vlm.base_model.config.text_config
     hidden, wide, blocks = text.hidden_size, text.intermediate_size, text.num_hidden_layers
     kv = text.num_key_value_heads * hidden // text.num_attention_heads
     attention = [(hidden, hidden), (hidden, kv), (hidden, kv), (hidden, hidden)]

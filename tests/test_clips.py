@@ -73,10 +73,10 @@ def test_a_prompt_with_clips_and_pictures_equals_the_processors_own(family, comp
         assert torch.equal(inputs[name], theirs[name]), name
     times = {"second_per_grid_ts": theirs["second_per_grid_ts"]} if encoder.clips.timed else {}
     grids = {name: theirs[name] for name in ("image_grid_thw", "video_grid_thw")}
-    positions = family.bare.model.get_rope_index(theirs["input_ids"], mm_token_type_ids=theirs["mm_token_type_ids"], **grids, **times)[0]
+    positions = family.base_model.model.get_rope_index(theirs["input_ids"], mm_token_type_ids=theirs["mm_token_type_ids"], **grids, **times)[0]
     assert torch.equal(batch.prompt.positions, positions)
     with torch.inference_mode():
-        plain = family.bare(**theirs).logits[:, -1]
+        plain = family.base_model(**theirs).logits[:, -1]
         assert torch.allclose(family.logits(batch, 1)[:, -1], plain, atol=1e-5)
 
 
@@ -154,8 +154,8 @@ def test_times_that_a_model_cannot_tell_apart_are_told(family, composer) -> None
     """Qwen2.5-VL counts whole steps of time, so that patches of a fast clip share one; the others count patches or write times."""
     encoder = Encoder(family, composer("prompt=question").prompt)
     fast, slow = (Clip(f"{fps}", footage=Footage(48, 24.0, (64, 64)), sampling=Sampling(fps=fps)) for fps in (24.0, 2.0))
-    told = remarks([fast, slow], encoder.clips, family.processor, family.bare.config)
-    shared = encoder.clips.shared_times(family.bare.config, encoder.sampled(fast))
+    told = remarks([fast, slow], encoder.clips, family.processor, family.base_model.config)
+    shared = encoder.clips.shared_times(family.base_model.config, encoder.sampled(fast))
     if not encoder.clips.timed:
         assert told == [] and shared == 0
         return
@@ -172,7 +172,7 @@ def test_an_fps_that_its_bounds_decide_changes_nothing(family) -> None:
         (Sampling(fps=None, num_frames=8), False),
     ):  # fmt: skip
         clip = Clip("clip", footage=held, sampling=rule)
-        told = remarks([clip], family.family.architecture.clips, family.processor, family.bare.config)
+        told = remarks([clip], family.family.architecture.clips, family.processor, family.base_model.config)
         assert any("data.video.fps changes nothing for 1 of 1 clips" in sentence for sentence in told) == nothing
 
 

@@ -113,7 +113,7 @@ def test_a_number_of_parameters_is_counted_as_the_rank_that_it_comes_to(vlm: Vlm
     """By the initialisation's own numbers: MiCA's B is frozen, orthogonal matrices have even ranks."""
     dial = LoraDial(r=4, where=["llm"], init_lora_weights=init)
     wanted = dataclasses.replace(dial, r=16, trainable_parameters=lora.adapter_parameters(vlm, dial))
-    assert {module.r["default"] for module in without_weights(vlm, wanted).bare.modules() if hasattr(module, "lora_A")} == {4}
+    assert {module.r["default"] for module in without_weights(vlm, wanted).base_model.modules() if hasattr(module, "lora_A")} == {4}
 
 
 @pytest.mark.parametrize("option", ["resampler", "pool", "prune", "merge", "resize", "cross_attention", "no prefix"])

@@ -117,7 +117,7 @@ def test_captured_mass_of_spellings(world) -> None:
     tokens = readout(vlm.processor.tokenizer, x.prompt)
     assert not set(tokens.ids[0]) & set(tokens.ids[1])
     assert {"True", "true", " True"} <= set(tokens.spellings[0])
-    logits = torch.randn(4, vlm.bare.config.text_config.vocab_size, dtype=torch.float32)
+    logits = torch.randn(4, vlm.base_model.config.text_config.vocab_size, dtype=torch.float32)
     true = tokens.log_p(logits)[:, 0]
     by_hand = logits.double().softmax(-1)[:, list(tokens.ids[0])].sum(-1).log()
     assert torch.allclose(true.double(), by_hand, atol=1e-5)

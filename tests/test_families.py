@@ -100,7 +100,7 @@ def test_parts_cover_every_parameter(vlm: Vlm) -> None:
 
 def test_every_linear_layer_but_the_head_is_a_target(vlm: Vlm) -> None:
     """The three presets of the three parts together name all linear layers, once, and nothing else."""
-    linears = {name for name, module in vlm.bare.named_modules() if isinstance(module, torch.nn.Linear)} - {"lm_head"}
+    linears = {name for name, module in vlm.base_model.named_modules() if isinstance(module, torch.nn.Linear)} - {"lm_head"}
     assert set(lora.target_names(vlm, LoraDial(where=["vision", "projector", "llm"]))) == linears
 
 

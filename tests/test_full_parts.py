@@ -67,7 +67,7 @@ def trained(x: Experiment, prepared: Prepared, folder: Path) -> Iterator[Vlm]:
 
 def bits(vlm: Vlm) -> dict[str, torch.Tensor]:
     """A copy of every parameter of a model."""
-    return {name: parameter.detach().clone() for name, parameter in vlm.bare.named_parameters()}
+    return {name: parameter.detach().clone() for name, parameter in vlm.base_model.named_parameters()}
 
 
 def first_batch(examples: Examples) -> Batch:
@@ -84,19 +84,19 @@ def test_what_trains_is_exactly_the_parts_named_and_the_base_is_left_to_the_bit(
         pytest.skip("one is enough")
     x = compose("lora=none", f"lora.full=[{','.join(full)}]", f"model.dtype={dtype}")
     shared = prepared if dtype == "float32" else running.prepare(x)
-    before, tensors = bits(shared.vlm), dict(shared.vlm.bare.named_parameters())
+    before, tensors = bits(shared.vlm), dict(shared.vlm.base_model.named_parameters())
     with trained(x, shared, tmp_path) as vlm:
         named = {name for name in before if vlm.family.part_of(name) in full}
         assert vlm.full.keys() == named
         for name, own in vlm.full.items():
             assert own.master.dtype == torch.float32 and not torch.equal(own.master, before[name].float()), name
-        for name, parameter in vlm.bare.named_parameters():
+        for name, parameter in vlm.base_model.named_parameters():
             if not parameter.requires_grad:
                 assert name not in named and torch.equal(parameter, before[name]), name
         assert sum(row.trainable for row in lora.ledger(vlm)) == sum(before[name].numel() for name in named)
-    after = dict(shared.vlm.bare.named_parameters())
+    after = dict(shared.vlm.base_model.named_parameters())
     assert after.keys() == tensors.keys() and all(after[name] is tensors[name] and torch.equal(after[name], before[name]) for name in tensors)
-    assert not any(parametrize.is_parametrized(module) for module in shared.vlm.bare.modules())
+    assert not any(parametrize.is_parametrized(module) for module in shared.vlm.base_model.modules())
 
 
 def test_an_arm_after_others_over_one_base_is_that_arm_alone(compose: Compose, prepared: Prepared, tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_dropout_of_what_rests_is_off_at_every_step(compose: Compose, prepared: 
     """Also after validation has switched the model to evaluation and back."""
     x = compose("lora=none", f"lora.full=[{full}]")
     batch = first_batch(prepared.encoded(x)["train"])
-    dropping = [module for module in prepared.vlm.bare.modules() if hasattr(module, "attention_dropout")]
+    dropping = [module for module in prepared.vlm.base_model.modules() if hasattr(module, "attention_dropout")]
     with attached(x, prepared.vlm) as vlm, pytest.MonkeyPatch.context() as patch:
         for module in dropping:
             patch.setattr(module, "attention_dropout", 0.5)
@@ -141,7 +141,7 @@ def test_dropout_of_what_rests_is_off_at_every_step(compose: Compose, prepared: 
             change()
             seen.append(vlm.predict(batch).detach())
         assert torch.equal(seen[0], seen[1]) == torch.equal(seen[1], seen[2]) == (full == "projector")
-        assert {module.training for name, module in vlm.bare.named_modules() if vlm.family.part_of(name) == "vision"} == {False}
+        assert {module.training for name, module in vlm.base_model.named_modules() if vlm.family.part_of(name) == "vision"} == {False}
 
 
 @pytest.mark.parametrize("full", [*STAGES.values(), ["vision"]], ids=",".join)
@@ -149,7 +149,7 @@ def test_gradients_are_equal_with_gradient_checkpointing_and_without(compose: Co
     """Also behind a frozen entry; and blocks that rest, but that a gradient goes through, are computed again."""
     x = compose("lora=none", f"lora.full=[{','.join(full)}]")
     batch = first_batch(prepared.encoded(x)["train"])
-    block, runs = prepared.vlm.bare.model.language_model.layers[1], []
+    block, runs = prepared.vlm.base_model.model.language_model.layers[1], []
     hook = block.self_attn.register_forward_hook(lambda *_: runs.append(1))
     gradients = []
     with attached(x, prepared.vlm) as vlm:
@@ -183,15 +183,15 @@ def test_embedding_and_head_train_as_the_storage_says_and_are_exported_so(tied: 
     with torch.no_grad():
         for number, own in enumerate(vlm.full.values()):
             own.master.add_(torch.randn(own.master.shape, generator=torch.Generator().manual_seed(number)), alpha=0.02)
-    embedding, head = vlm.bare.get_input_embeddings(), vlm.bare.lm_head
+    embedding, head = vlm.base_model.get_input_embeddings(), vlm.base_model.lm_head
     assert (embedding.weight is head.weight) == one == ("lm_head.weight" not in vlm.full)
     ids = torch.tensor([[1, 2, 3, 4]])
-    logits = vlm.bare(input_ids=ids).logits.detach()
+    logits = vlm.base_model(input_ids=ids).logits.detach()
     adapter.save(vlm, tmp_path / "adapter")
     assert set(load_file(tmp_path / "adapter" / adapter.TRAINED)) == set(vlm.full)
     again = model.load(dial)
     adapter.load(again, tmp_path / "adapter", LoraDial(full=["vision", "llm"]))
-    assert torch.equal(again.bare(input_ids=ids).logits, logits)
+    assert torch.equal(again.base_model(input_ids=ids).logits, logits)
     export.export(again, tmp_path / "out", {})
     held = load_file(tmp_path / "out" / "model.safetensors")
     assert held.keys() == load_file(tmp_path / "base" / "model.safetensors").keys(), "as the checkpoint itself names them"
@@ -280,7 +280,7 @@ def test_what_cannot_train_whole_is_refused_before_anything_loads(compose: Compo
 @pytest.mark.parametrize("dtype", [DType.float32, DType.bfloat16])
 def test_the_plan_counts_master_weights_gradients_and_optimizer_state(compose: Compose, prepared: Prepared, dtype: DType) -> None:
     x = compose("lora=stage2", f"model.dtype={dtype.value}")
-    sizes = {name: parameter.numel() for name, parameter in prepared.vlm.bare.named_parameters()}
+    sizes = {name: parameter.numel() for name, parameter in prepared.vlm.base_model.named_parameters()}
     whole = sum(size for name, size in sizes.items() if prepared.vlm.family.part_of(name) in ("projector", "llm"))
     plan = planning.plan(x, 16, 2, 20)
     assert (plan.adapter_bytes, plan.gradient_bytes, plan.optimizer_bytes) == (4 * whole, 4 * whole, 8 * whole)

@@ -90,7 +90,7 @@ def test_the_loss_is_transformers_own(vlm: Vlm) -> None:
             labels = torch.full_like(inputs["input_ids"], IGNORED)
             number = batch_of(vlm, [one]).target.tokens
             labels[:, -number:] = inputs["input_ids"][:, -number:]
-            assert float(loss(vlm, [one])) == pytest.approx(float(vlm.bare(**inputs, labels=labels).loss), abs=1e-4)
+            assert float(loss(vlm, [one])) == pytest.approx(float(vlm.base_model(**inputs, labels=labels).loss), abs=1e-4)
 
 
 def test_the_fast_step_computes_the_same(folder: Path) -> None:
@@ -119,7 +119,7 @@ def test_what_is_written_is_what_plain_transformers_writes(vlm: Vlm) -> None:
         written = generation.texts(vlm, generation.write(vlm, batch_of(vlm, samples, answered=False), 5))
         for one, text in zip(samples, written, strict=True):
             inputs = plain_inputs(vlm, one, answered=False)
-            told = vlm.bare.generate(**inputs, do_sample=False, max_new_tokens=5)[:, inputs["input_ids"].shape[1] :]
+            told = vlm.base_model.generate(**inputs, do_sample=False, max_new_tokens=5)[:, inputs["input_ids"].shape[1] :]
             assert text == vlm.processor.batch_decode(told, skip_special_tokens=True)[0]
 
 
@@ -131,8 +131,8 @@ def test_each_picture_their_order_and_the_question_change_the_score(vlm: Vlm) ->
 
 def test_presets_name_every_linear_layer_but_the_head(vlm: Vlm) -> None:
     assert {vlm.family.part_of(name) for name, _ in vlm.model.named_parameters()} == {"vision", "projector", "llm"}
-    linears = {name for name, module in vlm.bare.named_modules() if isinstance(module, torch.nn.Linear)}
-    heads = {name for name, module in vlm.bare.named_modules() if module is vlm.bare.get_output_embeddings()}
+    linears = {name for name, module in vlm.base_model.named_modules() if isinstance(module, torch.nn.Linear)}
+    heads = {name for name, module in vlm.base_model.named_modules() if module is vlm.base_model.get_output_embeddings()}
     where = ["vision", "projector", "llm"]
     targets = {preset: set(lora.target_names(vlm, LoraDial(where=where, target_modules=preset))) for preset in ("attention", "mlp", "all-linear")}
     assert targets["all-linear"] == linears - heads and not targets["attention"] & targets["mlp"]

@@ -135,8 +135,8 @@ def test_merging_computes_the_same_and_touches_nothing(options, world) -> None:
         after = vlm.model.state_dict()
         assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
         assert not any("lora_" in name for name, _ in merged.model.named_parameters())
-        mine = {tensor.data_ptr() for tensor in vlm.bare.parameters()}
-        assert merged.bare.get_input_embeddings().weight.data_ptr() in mine  # not copied: merging does not change it
+        mine = {tensor.data_ptr() for tensor in vlm.base_model.parameters()}
+        assert merged.base_model.get_input_embeddings().weight.data_ptr() in mine  # not copied: merging does not change it
         changed = {name.rpartition(".")[0] for name, tensor in merged.model.named_parameters() if tensor.data_ptr() not in mine}
         assert changed == set(targets)
     finally:

@@ -68,7 +68,7 @@ def compare(vlm, batch, prompt) -> FusedStep:
     for name, gradient in expected.items():
         assert gradient.abs().max() > 0 or "lora_" not in name, name
         assert (found[name] - gradient).abs().max() <= 5e-5 * gradient.abs().max() + 1e-8 * steepest, name
-    assert all("forward" not in vars(module) for module in vlm.bare.modules()), "the model is left as it was"
+    assert all("forward" not in vars(module) for module in vlm.base_model.modules()), "the model is left as it was"
     return learner.fused
 
 
@@ -152,7 +152,7 @@ def test_an_error_leaves_the_model_as_it_was(arm) -> None:
     broken = dataclasses.replace(batch, prompt=dataclasses.replace(batch.prompt, positions=batch.prompt.positions[..., :-1]))
     with pytest.raises(RuntimeError):
         FusedStep(vlm).predict(broken)
-    assert all("forward" not in vars(module) for module in vlm.bare.modules())
+    assert all("forward" not in vars(module) for module in vlm.base_model.modules())
 
 
 def test_what_begins_all_rows_is_read_once_and_the_last_block_asks_for_answer_rows_only(world, arm, monkeypatch) -> None:

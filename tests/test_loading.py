@@ -43,7 +43,7 @@ def test_a_checkpoint_of_another_class_is_refused(tmp_path: Path) -> None:
 
 def test_null_is_the_familys_own_attention(dial: ModelDial) -> None:
     assert dial.attn_implementation is None
-    assert model.load(dial).bare.config._attn_implementation == "sdpa"
+    assert model.load(dial).base_model.config._attn_implementation == "sdpa"
 
 
 @needs_bitsandbytes
@@ -57,13 +57,13 @@ def test_a_quantised_checkpoint_is_read_as_it_was_written(dial: ModelDial, kind:
     edited(tmp_path, quantization_config=settings | {"llm_int8_skip_modules": ["lm_head", "visual_of_old"]})
     asked = replace(dial, path=str(tmp_path), quantisation=kind)
     again = model.load(asked)
-    packed = [{name: type(layer).__name__ for name, layer in vlm.bare.named_modules()} for vlm in (first, again)]
+    packed = [{name: type(layer).__name__ for name, layer in vlm.base_model.named_modules()} for vlm in (first, again)]
     assert packed[0] == packed[1] and {"Linear4bit", "Linear8bitLt"} & set(packed[0].values())
     ids = torch.arange(5, 25)[None]
-    stored = [layer.weight.data.clone() for layer in first.bare.modules() if type(layer).__name__ == "Linear4bit"]
+    stored = [layer.weight.data.clone() for layer in first.base_model.modules() if type(layer).__name__ == "Linear4bit"]
     with torch.inference_mode():
-        assert torch.equal(*(vlm.bare(input_ids=ids, mm_token_type_ids=torch.zeros_like(ids)).logits for vlm in (first, again)))
-    kept = [layer.weight.data for layer in first.bare.modules() if type(layer).__name__ == "Linear4bit"]
+        assert torch.equal(*(vlm.base_model(input_ids=ids, mm_token_type_ids=torch.zeros_like(ids)).logits for vlm in (first, again)))
+    kept = [layer.weight.data for layer in first.base_model.modules() if type(layer).__name__ == "Linear4bit"]
     assert all(map(torch.equal, stored, kept)), "answers come from other weights than training's"
     lora.attach(again, LoraDial(r=2))
     with pytest.raises(ConfigError, match=f"is quantised already. Give model.quantisation={kind.value}"):
@@ -87,20 +87,20 @@ def test_a_quantised_llava_as_transformers_4_wrote_it(tmp_path: Path) -> None:
     assert any("vision_model" in name for name in tensors)
     save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
     again = model.load(ModelDial(name="llava", family="llava", path=str(tmp_path), quantisation=Quantisation.nf4))
-    assert type(again.bare.model.vision_tower.encoder.layers[0].mlp.fc1) is torch.nn.Linear
+    assert type(again.base_model.model.vision_tower.encoder.layers[0].mlp.fc1) is torch.nn.Linear
     ids = torch.arange(5, 25)[None]
     with torch.inference_mode():
-        assert torch.equal(*(vlm.bare(input_ids=ids).logits for vlm in (first, again)))
+        assert torch.equal(*(vlm.base_model(input_ids=ids).logits for vlm in (first, again)))
 
 
 @needs_bitsandbytes
 def test_a_layer_without_scales_is_refused(dial: ModelDial) -> None:
     """It fails in the first forward, or multiplies bytes as numbers."""
     vlm = model.load(replace(dial, quantisation=Quantisation.nf4, dtype=DType.bfloat16))
-    layer = vlm.bare.model.language_model.layers[0].mlp.up_proj
+    layer = vlm.base_model.model.language_model.layers[0].mlp.up_proj
     layer.weight = torch.nn.Parameter(torch.zeros(96, 64, dtype=torch.bfloat16), requires_grad=False)
     with pytest.raises(ModelError, match=r"1 layers are quantised by its config.json and not in its files .first: .*layers\.0\.mlp\.up_proj"):
-        precision.require_scales(dial, vlm.bare)
+        precision.require_scales(dial, vlm.base_model)
 
 
 class Products(TorchDispatchMode):
@@ -120,7 +120,7 @@ def test_a_head_in_16_bits_reads_the_last_positions_of_all_rows_as_one_matrix(tm
     saved = checkpoints.save("qwen2_vl", tmp_path)
     for dtype, made in ((DType.bfloat16, ["mm"]), (DType.float32, ["bmm"])):
         vlm = model.load(replace(saved, dtype=dtype))
-        head = vlm.family.architecture.head(vlm.bare)
+        head = vlm.family.architecture.head(vlm.base_model)
         states = torch.randn(3, 5, head.in_features, dtype=head.weight.dtype)
         with Products() as products, torch.no_grad():
             found = head(states[:, -2:])

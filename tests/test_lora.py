@@ -66,7 +66,7 @@ TABLE = {
 
 def by_definition(vlm: Vlm, dial: LoraDial) -> int:
     """LoRA's size: r (in + out) summed over the targets."""
-    layers = [vlm.bare.get_submodule(name) for name in lora.target_names(vlm, dial)]
+    layers = [vlm.base_model.get_submodule(name) for name in lora.target_names(vlm, dial)]
     return dial.r * sum(layer.in_features + layer.out_features for layer in layers)
 
 
@@ -173,7 +173,7 @@ def test_what_cannot_be_attached_is_refused(vlm: Vlm, asked: LoraDial, message: 
     with pytest.raises(ConfigError, match=message) as caught:
         lora.attach(vlm, asked)
     assert str(caught.value).startswith("lora.")
-    assert vlm.model is vlm.bare
+    assert vlm.model is vlm.base_model
 
 
 def test_suffixes_do_not_cross_parts(vlm: Vlm) -> None:
@@ -195,7 +195,7 @@ def test_one_seed_draws_one_adapter(vlm: Vlm) -> None:
 
 INITS = ("default", "gaussian", "orthogonal", "mica", "pissa", "pissa_niter_4", "olora")
 def test_dora_over_a_row_of_zeros_is_refused_before_it_makes_the_loss_no_number(vlm: Vlm) -> None:
-    dial, head = LoraDial(r=2, use_dora=True, target_modules=r".*lm_head"), vlm.bare.get_output_embeddings().weight
+    dial, head = LoraDial(r=2, use_dora=True, target_modules=r".*lm_head"), vlm.base_model.get_output_embeddings().weight
     lora.verify(vlm, dial)
     kept = head.detach()[5].clone()
     try:

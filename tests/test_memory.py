@@ -34,7 +34,7 @@ def test_an_arm_needs_what_it_does_not_share(given, composer) -> None:
         return memory.own_bytes(composer(*overrides, *more), base)
 
     plain = need()
-    weights = sum(parameter.nbytes for parameter in base.vlm.bare.parameters())
+    weights = sum(parameter.nbytes for parameter in base.vlm.base_model.parameters())
     assert plain - need("evaluation.verify=false") == memory.GATE_COPIES * weights
     gate = memory.SURROUNDINGS + memory.GATE_COPIES * weights
     assert need("trainer.max_steps=0", "lora=none") == gate

@@ -211,7 +211,7 @@ def test_what_is_no_number_is_neither_scored_nor_read(small) -> None:
     x = small("lora=none", "trainer.max_steps=0")
     prepared = running.prepare(x)
     vlm, examples = prepared.vlm, prepared.encoded(x)["dev"]
-    vlm.bare.model.language_model.norm.weight.data[0] = torch.inf
+    vlm.base_model.model.language_model.norm.weight.data[0] = torch.inf
     with pytest.raises(TrainingError, match="the logits of 8 of 8 samples are not finite .first: sample "):
         scoring.score(vlm, examples, examples.encoder.readout, x.evaluation, "dev")
     with pytest.raises(TrainingError, match="the probabilities of 1 of 1 samples are not finite"), torch.inference_mode():

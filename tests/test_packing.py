@@ -61,11 +61,11 @@ def examples_of(encoder: Encoder, samples: Sequence[Sample] = SAMPLES) -> list[E
 
 def hidden(learner: Learner, batch: Batch) -> list[torch.Tensor]:
     """Of each sample of a row what its blocks have made in training's own call: before the last one, and of what the loss reads, behind it."""
-    blocks = learner.vlm.bare.model.language_model.layers
+    blocks = learner.vlm.base_model.model.language_model.layers
     found: list[torch.Tensor] = []
     handles = [
         blocks[-1].register_forward_pre_hook(lambda module, args, words: found.append((args or [words["hidden_states"]])[0]), with_kwargs=True),
-        learner.vlm.bare.model.language_model.norm.register_forward_hook(lambda module, args, out: found.append(out)),
+        learner.vlm.base_model.model.language_model.norm.register_forward_hook(lambda module, args, out: found.append(out)),
     ]
     with torch.no_grad():
         learner.loss(batch)

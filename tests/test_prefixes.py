@@ -74,8 +74,8 @@ def test_images_are_read_once_a_batch(splits, monkeypatch) -> None:
         {name} for name in dict.fromkeys(found.dev[i].image_set for i in range(len(examples)))
     ]
     read = []
-    real = type(vlm.bare).forward
-    monkeypatch.setattr(type(vlm.bare), "forward", lambda self, **given: read.append(given["input_ids"].shape) or real(self, **given))
+    real = type(vlm.base_model).forward
+    monkeypatch.setattr(type(vlm.base_model), "forward", lambda self, **given: read.append(given["input_ids"].shape) or real(self, **given))
     scores(vlm, examples, x, shared_prefix=True)
     (first, words), (rows, rest) = read
     assert (first, rows) == (len(groups), len(examples)) and first < rows / 2
@@ -218,7 +218,7 @@ def test_many_questions_about_a_picture_are_answered_sooner(composer, tmp_path, 
         with monkeypatch.context() as patch:
             patch.setattr(Encoder, "collate", functools.partialmethod(Encoder.collate, align=1))
             padded, _ = timed(x, prepared, False)
-        prepared.vlm.bare.set_attn_implementation("eager")
+        prepared.vlm.base_model.set_attn_implementation("eager")
         eager, _ = timed(x, prepared, False)
         gaps = {way: largest_gap(plain, other) for way, other in {"shared": shared, "padded otherwise": padded, "eager": eager}.items()}
         ratio = f"{np.median(taken):.2f} times as fast ({min(taken):.2f} to {max(taken):.2f})"

@@ -63,10 +63,10 @@ def test_every_adapter_has_moved_and_lies_in_the_file(trained: tuple[Experiment,
 def test_the_base_computes_in_its_dtype_with_scales_quantised_twice(trained: tuple[Experiment, Run]) -> None:
     x, _ = trained
     vlm = model.load(replace(x.model, dtype=type(x.model.dtype).bfloat16))
-    layers = [module for module in vlm.bare.modules() if type(module).__name__ == "Linear4bit"]
+    layers = [module for module in vlm.base_model.modules() if type(module).__name__ == "Linear4bit"]
     assert len(layers) == 14 and {layer.compute_dtype for layer in layers} == {torch.bfloat16}
     assert all(layer.weight.quant_state.nested and layer.weight.quant_state.quant_type == "nf4" for layer in layers)
-    others = {parameter.dtype for name, parameter in vlm.bare.named_parameters() if parameter.dtype != torch.uint8}
+    others = {parameter.dtype for name, parameter in vlm.base_model.named_parameters() if parameter.dtype != torch.uint8}
     assert others == {torch.bfloat16}, "nothing is brought to float32 unasked"
 
 
@@ -75,7 +75,7 @@ def test_a_plan_counts_what_is_prepared(trained: tuple[Experiment, Run], compose
     """Weights and scales, normalisation in its own dtype."""
     x = composer(f"model.path={trained[0].model.path}", *NF4, *keys)
     vlm, held = model.load(x.model), 0
-    for parameter in dict.fromkeys(vlm.bare.parameters()):
+    for parameter in dict.fromkeys(vlm.base_model.parameters()):
         held += parameter.nbytes
         if (state := getattr(parameter, "quant_state", None)) is not None:
             held += state.absmax.nbytes + state.state2.absmax.nbytes

@@ -82,15 +82,15 @@ def test_an_untied_head_answers_as_the_tied_one_and_is_merged_alone(tmp_path: Pa
     """The copy is counted, and what is merged into it leaves the words that are read as they were."""
     dial = checkpoints.save("blip_vqa", tmp_path / "blip_vqa")
     tied, untied = model.load(dial), model.load(replace(dial, untied_head=True))
-    head = untied.bare.text_decoder.cls.predictions.decoder.weight
-    assert untied.bare.num_parameters() == tied.bare.num_parameters() + head.numel()
+    head = untied.base_model.text_decoder.cls.predictions.decoder.weight
+    assert untied.base_model.num_parameters() == tied.base_model.num_parameters() + head.numel()
     assert torch.equal(predict(untied, SAMPLES), predict(tied, SAMPLES))
     lora.attach(untied, LoraDial(r=2, target_modules=r".*\.(query|decoder)"))
     move(untied)
     before = predict(untied, SAMPLES)
     export.export(untied, tmp_path / "merged", {})
     again = model.load(replace(dial, path=str(tmp_path / "merged")))
-    words = [vlm.bare.text_decoder.bert.embeddings.word_embeddings.weight for vlm in (again, tied)]
+    words = [vlm.base_model.text_decoder.bert.embeddings.word_embeddings.weight for vlm in (again, tied)]
     assert torch.equal(*words) and torch.allclose(predict(again, SAMPLES), before, rtol=0, atol=1e-4)
 
 

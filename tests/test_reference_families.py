@@ -78,15 +78,15 @@ def test_what_is_computed_is_what_plain_transformers_computes(vlm: Vlm) -> None:
         assert torch.allclose(predict(vlm, SAMPLES), torch.cat(alone), **NEAR)
         for one, text, found in zip(SAMPLES, written, alone, strict=True):
             inputs, labels = plain_inputs(vlm, one, answered=True), labels_of(batch_of(vlm, [one]))[0]
-            logits = vlm.bare(**inputs).logits
+            logits = vlm.base_model(**inputs).logits
             if vlm.family.answers == "classes":
-                assert text == vlm.bare.config.id2label[int(logits.argmax())] and torch.allclose(found, logits, **NEAR)
+                assert text == vlm.base_model.config.id2label[int(logits.argmax())] and torch.allclose(found, logits, **NEAR)
                 continue
             assert torch.allclose(found, logits[0, -len(labels) - 1 : -1], **NEAR)
             assert inputs["input_ids"][0, -len(labels) :].tolist() == labels.tolist()
             prompt, batch = plain_inputs(vlm, one, answered=False), batch_of(vlm, [one], answered=False).prompt
             assert batch.mask is not None and batch.ids[batch.mask.bool()].tolist() == prompt["input_ids"][0].tolist()
-            told = vlm.bare.generate(**prompt, do_sample=False, max_new_tokens=5)[:, prompt["input_ids"].shape[1] :]
+            told = vlm.base_model.generate(**prompt, do_sample=False, max_new_tokens=5)[:, prompt["input_ids"].shape[1] :]
             assert text == vlm.processor.batch_decode(told, skip_special_tokens=True)[0]
 
 
@@ -94,12 +94,12 @@ def own_loss(vlm: Vlm, one, number: int) -> float:
     """Transformers' own, of an answer of so many tokens or of a label."""
     inputs = plain_inputs(vlm, one, answered=True)
     if vlm.family.answers == "classes":
-        labels = torch.tensor([vlm.bare.config.label2id[one.answer.text]])
+        labels = torch.tensor([vlm.base_model.config.label2id[one.answer.text]])
     else:
         labels = torch.full_like(inputs["input_ids"], IGNORED)
         labels[:, -number:] = inputs["input_ids"][:, -number:]
     with torch.no_grad():
-        return float(vlm.bare(**inputs, labels=labels).loss)
+        return float(vlm.base_model(**inputs, labels=labels).loss)
 
 
 def test_each_picture_their_order_and_the_question_change_the_score(vlm: Vlm) -> None:
@@ -111,8 +111,8 @@ def test_each_picture_their_order_and_the_question_change_the_score(vlm: Vlm) ->
 def test_presets_name_every_linear_layer_and_all_adapters_learn(folder: Path) -> None:
     vlm = load(folder)
     assert {vlm.family.part_of(name) for name, _ in vlm.model.named_parameters()} <= {"vision", "projector", "llm"}
-    linears = {name for name, module in vlm.bare.named_modules() if isinstance(module, torch.nn.Linear)}
-    heads = {name for name, module in vlm.bare.named_modules() if module is vlm.bare.get_output_embeddings()}
+    linears = {name for name, module in vlm.base_model.named_modules() if isinstance(module, torch.nn.Linear)}
+    heads = {name for name, module in vlm.base_model.named_modules() if module is vlm.base_model.get_output_embeddings()}
     where = [name for name in ("vision", "projector", "llm") if vlm.family.parts[name].targets("all-linear")]
     assert set(lora.target_names(vlm, LoraDial(where=where, target_modules="all-linear"))) == linears - heads
     unread = r"model\.vision_tower\.encoder\.layers\.2\." if vlm.family.name == "llava_next" else r"$^"

@@ -36,7 +36,7 @@ def base(request, tmp_path_factory):
 
 
 def weights(vlm) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in vlm.bare.state_dict().items()}
+    return {name: tensor.clone() for name, tensor in vlm.base_model.state_dict().items()}
 
 
 def test_every_initialisation_and_target_is_loaded_as_it_was_saved(base) -> None:
@@ -79,7 +79,7 @@ def test_an_adapted_head_is_merged_without_the_embedding_it_is_tied_to(base, tmp
         assert torch.allclose(adapted, plain, atol=1e-4) and adapted.std() > 0.1
         if export.exportable(arm) is None:
             adapter.save(arm, tmp_path / "adapter")
-    assert vlm.bare.get_output_embeddings().weight is vlm.bare.get_input_embeddings().weight, "the base keeps its tie"
+    assert vlm.base_model.get_output_embeddings().weight is vlm.base_model.get_input_embeddings().weight, "the base keeps its tie"
     if (tmp_path / "adapter").exists():
         again = model.load(dial)
         adapter.load(again, tmp_path / "adapter")

@@ -268,9 +268,9 @@ def test_the_choice_of_gradient_checkpointing_goes_with_the_run(reference, monke
     assert "so gradient checkpointing is on" in caplog.text
     chosen = run.facts["gradient_checkpointing"]
     assert chosen["on"] and chosen["by"] == "memory plan" and chosen["device_gb"] == 0.001
-    modules = list(prepared.vlm.bare.modules())
+    modules = list(prepared.vlm.base_model.modules())
     assert not any(getattr(module, "gradient_checkpointing", False) for module in modules), "the base is left as it was"
-    assert not prepared.vlm.bare.get_input_embeddings()._forward_hooks
+    assert not prepared.vlm.base_model.get_input_embeddings()._forward_hooks
     again = alone(moves)
     assert again.facts["gradient_checkpointing"] | {"on": True, "by": "checkpoint"} == again.facts["gradient_checkpointing"]
     assert again.facts["resumed_at_step"] == 10

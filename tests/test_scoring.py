@@ -31,7 +31,7 @@ def both(vlm, splits, prompt) -> tuple[torch.Tensor, torch.Tensor]:
         plain = scoring.answer_logits(vlm, batch)
         with instead(fast_inference.forwards(vlm, scoring.ROWS)):
             found = scoring.answer_logits(vlm, batch)
-    assert all("forward" not in vars(module) for module in vlm.bare.modules()), "the model is left as it was"
+    assert all("forward" not in vars(module) for module in vlm.base_model.modules()), "the model is left as it was"
     return plain, found
 
 
@@ -75,7 +75,7 @@ def test_the_last_block_computes_the_last_rows_alone(world) -> None:
     x, splits = world
     vlm = with_adapters(x.model, x)
     shapes = []
-    last = vlm.bare.model.language_model.layers[-1].mlp
+    last = vlm.base_model.model.language_model.layers[-1].mlp
     last.register_forward_hook(lambda module, given, out: shapes.append(out.shape[1]))
     plain, found = both(vlm, splits, x.prompt)
     assert torch.equal(plain, found)

@@ -530,7 +530,7 @@ def test_a_base_is_loaded_once_and_left_as_it_was(world: World) -> None:
 
     models = served.load(world.root / "runs", world.all, [], lambda *_: None, lambda line: None)
     first, *others = models.values()
-    assert all(one.rebuilt.base is first.rebuilt.base and one.vlm.bare is first.vlm.bare for one in others)
+    assert all(one.rebuilt.base is first.rebuilt.base and one.vlm.base_model is first.vlm.base_model for one in others)
     example, _ = first.example(first.sample(served.Question("what?", "", (served.Upload("", world.picture(0)),))))
     batch = first.encoder.collate([example], with_answers=False)
 

@@ -130,11 +130,11 @@ def test_a_rank_without_pictures_trains_as_one_process(
     """Within 60 s; every tensor has moved, of the tied embedding every row; the base that arms share is as it was, to the bit."""
     x = compose(strategy, one_picture, "trainer.devices=2", f"trainer.strategy={strategy}")
     prepared, start = running.prepare(x), time.perf_counter()
-    before = {name: (parameter, parameter.detach().clone()) for name, parameter in prepared.vlm.bare.named_parameters()}
+    before = {name: (parameter, parameter.detach().clone()) for name, parameter in prepared.vlm.base_model.named_parameters()}
     running.run_arm(x, prepared, running.new_run(x, "command"), time.time())
     assert time.perf_counter() - start < 60
     require_equal(x, alone)
-    after = dict(prepared.vlm.bare.named_parameters())
+    after = dict(prepared.vlm.base_model.named_parameters())
     assert all(after[name] is parameter and torch.equal(parameter, value) for name, (parameter, value) in before.items())
     own = learned(x)
     assert own.keys() == before.keys()

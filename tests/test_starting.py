@@ -111,7 +111,7 @@ def test_a_run_that_went_on_stands_by_itself(compose: Compose, first, tmp_path: 
     assert {name.split(".")[2] for file, name, *_ in held if file == adapter.TRAINED} == {"merger"}
     assert contract.load(folder(x, run))["start"] == kept.name and run.facts["realised"]
     again = running.reload(x, folder(x, run))
-    changed = again.bare.get_parameter("model.visual.merger.mlp.0.weight")
+    changed = again.base_model.get_parameter("model.visual.merger.mlp.0.weight")
     assert torch.equal(changed, again.full["model.visual.merger.mlp.0.weight"].master) and not changed.requires_grad
 
 

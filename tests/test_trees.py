@@ -66,7 +66,7 @@ def gaps(learner: Learner, one: Sequence[Batch | Rows], other: Sequence[Batch | 
 def hidden(learner: Learner, batch: Batch) -> torch.Tensor:
     """What comes into the last block in training's own call, and, where labels are predicted, what it says of them: [1, N, D + 1]."""
     found: list[torch.Tensor] = []
-    last = [module for name, module in learner.vlm.bare.named_modules() if re.fullmatch(learner.vlm.family.parts["llm"].block, name)][-1]
+    last = [module for name, module in learner.vlm.base_model.named_modules() if re.fullmatch(learner.vlm.family.parts["llm"].block, name)][-1]
     handle = last.register_forward_pre_hook(lambda module, args, given: found.append(args[0]), with_kwargs=True)
     with torch.no_grad():
         logits = learner.fused.predict(batch)

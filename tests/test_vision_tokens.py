@@ -183,7 +183,7 @@ def test_a_budget_that_is_large_enough_changes_nothing(installed, world, method)
         e.collate([example(e, splits.dev[i], sizes[i]) for i in range(3)], with_answers=True) for e in (encoder, reducing)
     )
     grids = torch.tensor([(1, *size) for pair in sizes for size in pair])
-    expected, _ = base.bare.model.get_rope_index(
+    expected, _ = base.base_model.model.get_rope_index(
         plain.prompt.ids, plain.prompt.types, image_grid_thw=grids, attention_mask=plain.prompt.mask
     )
     real = plain.prompt.mask.bool()

@@ -70,7 +70,7 @@ def test_two_images_are_encoded_apart_and_joined(vlm: Vlm) -> None:
     pixels = vlm.processor.image_processor([decode(image) for image in one.images], return_tensors="pt").pixel_values
     ids = torch.from_numpy(Encoder(vlm, PROMPT).text(one).prompt_ids)[None]
     with torch.inference_mode():
-        states = torch.cat([vlm.bare.encoder(image[None]).last_hidden_state[0] for image in pixels])[None]
+        states = torch.cat([vlm.base_model.encoder(image[None]).last_hidden_state[0] for image in pixels])[None]
         plain = vlm.model(encoder_outputs=BaseModelOutput(states), decoder_input_ids=ids).logits[:, -1]
     assert torch.allclose(logits(vlm, [one]), plain, **CLOSE)
 
@@ -132,7 +132,7 @@ def test_the_prompt_is_the_plain_framed_statement(vlm: Vlm) -> None:
 
 
 def test_every_linear_layer_but_head_and_pooler_is_a_target(vlm: Vlm) -> None:
-    linears = {name for name, module in vlm.bare.named_modules() if lora.is_linear(module)}
+    linears = {name for name, module in vlm.base_model.named_modules() if lora.is_linear(module)}
     targets = set(lora.target_names(vlm, LoraDial(where=["vision", "projector", "llm"])))
     assert linears - targets == {"decoder.lm_head", "encoder.pooler.dense"} and targets < linears
     crossing = lora.target_names(vlm, LoraDial(target_modules=r".*\.crossattention\.(q_attn|c_attn|c_proj)"))

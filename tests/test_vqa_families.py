@@ -114,8 +114,8 @@ def own_loss(vlm: Vlm, one: Sample) -> torch.Tensor:
         labels = words(one.answer.text, return_tensors="pt").input_ids
     else:
         ids = words(one.answer.text, add_special_tokens=False).input_ids
-        labels = torch.tensor([[vlm.bare.decoder_start_token_id, *ids, words.sep_token_id]])
-    return vlm.bare(**plain_inputs(vlm, one), labels=labels).loss
+        labels = torch.tensor([[vlm.base_model.decoder_start_token_id, *ids, words.sep_token_id]])
+    return vlm.base_model(**plain_inputs(vlm, one), labels=labels).loss
 
 
 def test_a_row_alone_is_the_row_in_a_batch(vlm: Vlm) -> None:
@@ -149,9 +149,9 @@ def test_what_is_answered_is_what_plain_transformers_answers(vlm: Vlm) -> None:
         for one, text in zip(SAMPLES, written, strict=True):
             inputs = plain_inputs(vlm, one)
             if vlm.family.answers == "classes":
-                assert text == LABELS[int(vlm.bare(**inputs).logits.argmax())]
+                assert text == LABELS[int(vlm.base_model(**inputs).logits.argmax())]
             else:
-                told = vlm.bare.generate(**inputs, do_sample=False, max_new_tokens=5)
+                told = vlm.base_model.generate(**inputs, do_sample=False, max_new_tokens=5)
                 assert text == vlm.processor.batch_decode(told, skip_special_tokens=True)[0]
 
 
@@ -165,7 +165,7 @@ def test_presets_name_every_linear_layer_but_a_tied_head(vlm: Vlm) -> None:
     parts = {vlm.family.part_of(name) for name, _ in vlm.model.named_parameters()}
     assert parts <= {"vision", "projector", "llm"} and {"vision", "llm"} <= parts
     assert sum(row.total for row in lora.ledger(vlm)) == vlm.model.num_parameters()
-    linears = {name for name, module in vlm.bare.named_modules() if isinstance(module, torch.nn.Linear)}
+    linears = {name for name, module in vlm.base_model.named_modules() if isinstance(module, torch.nn.Linear)}
     tied = {"text_decoder.cls.predictions.decoder", "language_model.lm_head"} & linears
     where = [name for name in ("vision", "projector", "llm") if vlm.family.parts[name].targets("all-linear")]
     targets = {preset: set(lora.target_names(vlm, LoraDial(where=where, target_modules=preset))) for preset in lora.PRESETS}
@@ -204,7 +204,7 @@ def test_a_base_in_four_bits_trains(folder: Path) -> None:
     lora.attach(vlm, LoraDial(r=2))
     value = loss(vlm, SAMPLES)
     value.backward()
-    assert value.isfinite() and any(type(module).__name__ == "Linear4bit" for module in vlm.bare.modules())
+    assert value.isfinite() and any(type(module).__name__ == "Linear4bit" for module in vlm.base_model.modules())
     assert all(p.grad is not None and p.grad.isfinite().all() for p in lora.trainable(vlm).values())
 
 
@@ -228,11 +228,11 @@ def require_learned_and_written_back(vlm: Vlm, samples: list[Sample], parameters
 def test_ten_pairs_are_learned_and_written_back(folder: Path) -> None:
     """By every weight, as little can be learned over a frozen T5 that knows nothing. Of a checkpoint that chooses among labels, as many."""
     vlm = load(folder)
-    vlm.bare.requires_grad_(True)
+    vlm.base_model.requires_grad_(True)
     words = ("red", "green", "dark blue", "no", "yes", "circle", "picture", "what", "is it", "the colour")
     words = LABELS if vlm.family.answers == "classes" else words
     samples = [sample(i, images=(picture(i),), text=f"what is {i}?", answer=Text((word,))) for i, word in enumerate(words)]
-    require_learned_and_written_back(vlm, samples, vlm.bare.parameters(), 2e-3)
+    require_learned_and_written_back(vlm, samples, vlm.base_model.parameters(), 2e-3)
 
 
 @pytest.mark.parametrize("everything", [False, True], ids=["presets", "tied head too"])
@@ -249,7 +249,7 @@ def test_a_merged_folder_answers_as_the_adapter_does(folder: Path, tmp_path: Pat
 
 def test_what_a_family_cannot_take_is_named(vlm: Vlm, folder: Path) -> None:
     encoder = Encoder(vlm, PROMPT, answers=AnswerSpace("text", ()))
-    room = getattr(vlm.bare.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    room = getattr(vlm.base_model.config.get_text_config(decoder=True), "max_position_embeddings", None)
     if room is not None:
         with pytest.raises(BadRecord, match=f"sample s0: its prompt is {room + 3} tokens of text, and the model has {room} positions"):
             encoder.text(sample(0, text="red " * (room + 1)))
@@ -421,7 +421,7 @@ def test_arms_train_answer_and_pass_the_gate(shared) -> None:
         told = "the checkpoint chooses among 8 labels, and 4 of 5 dev questions have an answer among them; no other can be answered right"
         assert told in records[1].facts["data"]["notes"]
         rows = {row["part"]: row for row in records[1].facts["ledger"]}
-        head = {f"classifier.{name}".rpartition(".")[0] for name, _ in prepared.vlm.bare.classifier.named_parameters()}
+        head = {f"classifier.{name}".rpartition(".")[0] for name, _ in prepared.vlm.base_model.classifier.named_parameters()}
         assert head <= set(rows["llm"]["modules"])
         assert "latency/decode_p50_ms" not in records[1].metrics
 
@@ -466,7 +466,7 @@ def test_soft_targets_are_what_annotators_voted_by_vqas_rule(vilt: Path, compose
     learner, one = Learner(vlm, x.optim, encoder.readout, 1), batch_of(vlm, [voted])
     vlm.model.eval()
     with torch.no_grad():
-        expected = vlm.bare(**plain_inputs(vlm, voted), labels=wanted[:1]).loss
+        expected = vlm.base_model(**plain_inputs(vlm, voted), labels=wanted[:1]).loss
         assert torch.isclose(learner.loss(one), expected, rtol=1e-4)
         learner.section = dataclasses.replace(x.optim, soft_targets=False)
         assert torch.isclose(learner.loss(one), LOSSES["classes"](vlm.predict(one), labels_of(one))), "without the key the commonest alone"
@@ -488,7 +488,7 @@ def test_labels_of_ones_own_begin_with_nothing_and_train(vilt: Path, composer, t
         running.check(composer(*keys))
     x = composer(*keys, "lora=none", "lora.full=[head]")
     base = model.load(x.model)
-    assert not predict(base, [sample(0, answer=Text(("maroon",)))]).any() and base.bare.config.id2label[0] == "maroon"
+    assert not predict(base, [sample(0, answer=Text(("maroon",)))]).any() and base.base_model.config.id2label[0] == "maroon"
     run = running.run_alone(x, "command", time.time())
     assert {check["name"]: check["passed"] for check in run.facts["verify"]}["plain folder"]
     assert run.metrics["train/loss"] < 3 * math.log(2), "that of knowing nothing"

@@ -87,7 +87,7 @@ def result(name: str, data: str, where: Mapping[str, str], metrics: Sequence[tup
 
 def use(vlm: Vlm, described: Mapping[str, Any], merged: bool) -> str:
     """How the folder is loaded, in Python."""
-    kind, dtype = type(vlm.bare).__name__, vlm.base["dtype"]
+    kind, dtype = type(vlm.base_model).__name__, vlm.base["dtype"]
     quantised = None if merged else quantised_as(described["base"])
     names = ["AutoProcessor", kind, *(["BitsAndBytesConfig"] if quantised else [])]
     lines = [f"from transformers import {', '.join(names)}"]

@@ -81,7 +81,7 @@ def export(vlm: Vlm, folder: Path, described: dict[str, Any], merged: bool = Tru
     greedy(vlm).save_pretrained(str(folder))
     require_processor(vlm, folder, described)
     contract.save(folder, described)
-    (folder / "README.md").write_text(NOTE.format(name=type(vlm.bare).__name__), encoding="utf-8")
+    (folder / "README.md").write_text(NOTE.format(name=type(vlm.base_model).__name__), encoding="utf-8")
 
 
 def greedy(vlm: Vlm) -> Any:
@@ -89,7 +89,7 @@ def greedy(vlm: Vlm) -> Any:
     from transformers import GenerationConfig
 
     kept = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
-    named = vlm.bare.generation_config if getattr(vlm.bare, "generation_config", None) is not None else vlm.bare.config
+    named = vlm.base_model.generation_config if getattr(vlm.base_model, "generation_config", None) is not None else vlm.base_model.config
     return GenerationConfig(do_sample=False, **{key: value for key in kept if (value := getattr(named, key, None)) is not None})
 
 
@@ -100,7 +100,7 @@ def require_processor(vlm: Vlm, folder: Path, described: dict[str, Any]) -> None
     """
     if "processor" not in described:
         return
-    saved = vlm.family.architecture.processor(str(folder), vlm.bare.config, {})
+    saved = vlm.family.architecture.processor(str(folder), vlm.base_model.config, {})
     now = {"processor": vlm.family.architecture.settings(saved), "chat_template": saved.chat_template}
     trained = {key: described[key] for key in now}
     if differing := contract.differences(json.loads(json.dumps(trained)), now):

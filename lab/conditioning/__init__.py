@@ -93,7 +93,7 @@ def chosen_blocks(dial: ConditioningDial, number: int) -> list[int]:
 def decoder_blocks(vlm: Vlm) -> list[torch.nn.Module]:
     """The blocks of the language model in order."""
     pattern = vlm.family.parts["llm"].block
-    found = {name: module for name, module in vlm.bare.named_modules() if re.fullmatch(pattern, name)}
+    found = {name: module for name, module in vlm.base_model.named_modules() if re.fullmatch(pattern, name)}
     return list(found.values())
 
 

@@ -92,8 +92,8 @@ class CostModel:
 
     def __init__(self, vlm: Vlm, dial: LoraDial | None = None) -> None:
         self.given = vlm, dial
-        attends = str(vlm.bare.config._attn_implementation)
-        computes = (vlm.bare.config.to_json_string(), attends, repr(dial), repr(vlm.reducer), repr(vlm.conditioner), repr(vlm.family))
+        attends = str(vlm.base_model.config._attn_implementation)
+        computes = (vlm.base_model.config.to_json_string(), attends, repr(dial), repr(vlm.reducer), repr(vlm.conditioner), repr(vlm.family))
         self.computes = text_hash(*computes, *map(structure, modules_of(vlm)))
 
     def cost(self, size: ExampleSize) -> Cost:
@@ -126,9 +126,9 @@ class CostModel:
         """Such a copy, made anew."""
         vlm = without_weights(*self.given)
         counter = OperationCounter(each for module in modules_of(vlm) for each in (*module.parameters(), *module.buffers()))
-        parts = {module: vlm.family.part_of(name) for name, module in vlm.bare.named_modules()}
-        parts |= dict.fromkeys(vlm.family.architecture.head(vlm.bare).modules(), "head")
-        parts |= {module: "adapters" for name, module in vlm.bare.named_modules() if ".lora_" in name}
+        parts = {module: vlm.family.part_of(name) for name, module in vlm.base_model.named_modules()}
+        parts |= dict.fromkeys(vlm.family.architecture.head(vlm.base_model).modules(), "head")
+        parts |= {module: "adapters" for name, module in vlm.base_model.named_modules() if ".lora_" in name}
         parts |= {module: "added" for extra in vlm.extras.values() for module in extra.modules()}
         for module, part in parts.items():
             if isinstance(module, GradientCheckpointingLayer):
@@ -152,7 +152,7 @@ def modules_of(vlm: Vlm) -> list[nn.Module]:
 def without_weights(vlm: Vlm, dial: LoraDial | None) -> Vlm:
     """A copy of a model in training mode, its tensors fake, with an adapter and whole parts on it."""
     memo: dict[int, Any] = {id(each): each for each in (vlm.processor, vlm.family)}
-    for module in vlm.bare.modules():
+    for module in vlm.base_model.modules():
         if type(module).__module__.startswith("bitsandbytes"):
             dtype = getattr(torch, vlm.base["dtype"])
             linear = nn.Linear(module.in_features, module.out_features, module.bias is not None, device="meta", dtype=dtype)
@@ -180,7 +180,7 @@ def without_weights(vlm: Vlm, dial: LoraDial | None) -> Vlm:
 def blank(vlm: Vlm, size: ExampleSize) -> Batch:
     """A batch of one example of this size, its first token padding, its pixels fake."""
     images, beside = vlm.family.architecture, vlm.family.answers == "beside"
-    config, number, labels = vlm.bare.config, sum(size.tokens), size.rows if vlm.family.answers != "inline" else size.rows - 1
+    config, number, labels = vlm.base_model.config, sum(size.tokens), size.rows if vlm.family.answers != "inline" else size.rows - 1
     ids = torch.zeros(1, size.length, dtype=torch.int64)
     prefix = images.in_prompt and (vlm.conditioner is None or vlm.conditioner.prefix)
     ids[:, 1 : 1 + number * prefix] = getattr(config, "image_token_id", 0)

@@ -59,13 +59,13 @@ def saved_bytes(dial: ModelDial, vlm: model.Vlm) -> float:
     if size is None:
         return 0.0
     block = re.compile(vlm.family.parts["llm"].block + r"\.")
-    weights = sum(math.prod(lora.features(each)) for name, each in vlm.bare.named_modules() if block.match(name) and lora.is_linear(each))
+    weights = sum(math.prod(lora.features(each)) for name, each in vlm.base_model.named_modules() if block.match(name) and lora.is_linear(each))
     return weights * (BYTES[dial.dtype.value] - size)
 
 
 def norm_bytes(dial: ModelDial, vlm: model.Vlm) -> float:
     """Bytes that `model.fp32_layernorms` adds."""
-    norms = [module for module in vlm.bare.modules() if dial.fp32_layernorms and precision.is_norm(module)]
+    norms = [module for module in vlm.base_model.modules() if dial.fp32_layernorms and precision.is_norm(module)]
     return sum(parameter.numel() for norm in norms for parameter in norm.parameters()) * (FLOAT32 - BYTES[dial.dtype.value])
 
 

@@ -115,7 +115,7 @@ def plan(
     asked: as which they are answered; None: each alone.
     """
     vlm = on_meta(x)
-    images_of, config = vlm.family.architecture, vlm.bare.config
+    images_of, config = vlm.family.architecture, vlm.base_model.config
     size = images_of.planned_size(config, text_tokens, images, tokens_per_image)
     if vlm.reducer is not None:
         tokens = tuple(vlm.reducer.count(*images_of.merged(config, grid)) for grid in size.grids)

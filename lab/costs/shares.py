@@ -22,7 +22,7 @@ def gathered_bytes(vlm: Vlm, dial: LoraDial | None) -> float:
     whole = set() if dial is None else set(lora.full_names(vlm, dial))
     block = re.compile(vlm.family.parts["llm"].block + r"\.")
     held: Counter[str] = Counter()
-    for name, parameter in vlm.bare.named_parameters():
+    for name, parameter in vlm.base_model.named_parameters():
         found = block.match(name)
         size = TRAINED if name in whole or parameter.requires_grad else parameter.itemsize
         held[found.group() if found else ""] += parameter.numel() * size

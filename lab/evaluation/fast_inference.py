@@ -27,11 +27,11 @@ def forwards(vlm: Vlm, rows: int | None = None) -> list[Forward]:
 
     rows: how many of the last positions are read, where prompts are read whole and without a cache; None: all.
     """
-    modules = [] if vlm.spread else list(vlm.bare.modules())  # accelerate has forwards of its own there
+    modules = [] if vlm.spread else list(vlm.base_model.modules())  # accelerate has forwards of its own there
     found: list[Forward] = [(module, partial(layer_forward, factors(module))) for module in modules if is_fusable(module)]
     found += [(module, partial(norm_forward, module)) for module in modules if is_norm(module)]
     found += [(module, partial(gated_forward, module)) for module in modules if is_gated(module)]
-    if not rows or vlm.spread or vlm.bare.config._attn_implementation != "sdpa":
+    if not rows or vlm.spread or vlm.base_model.config._attn_implementation != "sdpa":
         return found
     return found + [(block, partial(block_forward, block, rows)) for block in blocks(vlm)[-1:]]
 

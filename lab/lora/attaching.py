@@ -58,7 +58,7 @@ def verify(vlm: Vlm, dial: LoraDial) -> LoraDial:
         check_norms(vlm, names)
     dial = sized(vlm, dial)
     key = f"lora.init_lora_weights={dial.init_lora_weights}"
-    narrow = min(min(features(vlm.bare.get_submodule(name))) for name in names)
+    narrow = min(min(features(vlm.base_model.get_submodule(name))) for name in names)
     if isinstance(init.value, str) and init.value not in ("gaussian", "orthogonal") and dial.r > narrow:
         raise ConfigError(
             f"{key}, lora.r={dial.r}: it takes its matrices from the base's weights, and one of them has rank {narrow} at most."
@@ -69,7 +69,7 @@ def verify(vlm: Vlm, dial: LoraDial) -> LoraDial:
 def check_norms(vlm: Vlm, names: Sequence[str]) -> None:
     """Refuse DoRA over weights with a row of zeros, whose direction is 0 / 0: the first loss would be no number."""
     for name in names:
-        layer = vlm.bare.get_submodule(name)
+        layer = vlm.base_model.get_submodule(name)
         if layer.weight.is_meta or not layer.weight.is_floating_point():
             continue  # no numbers are there, or few bits that stand for them by their scales
         rows = int((~layer.weight.detach().any(dim=0 if transposed(layer) else 1)).sum())
@@ -107,17 +107,17 @@ def attach(vlm: Vlm, dial: LoraDial, seed: int = 0, start: Mapping[str, torch.Te
         use_rslora=dial.use_rslora,
         init_lora_weights=init.value,
         bias="none",
-        fan_in_fan_out=all(transposed(vlm.bare.get_submodule(name)) for name in target_names(vlm, dial)),
+        fan_in_fan_out=all(transposed(vlm.base_model.get_submodule(name)) for name in target_names(vlm, dial)),
     )
     names = [] if init.starts_at_zero else target_names(vlm, dial)
-    before = {name: vlm.bare.get_submodule(name).weight.detach().clone() if init.changes_base else None for name in names}
+    before = {name: vlm.base_model.get_submodule(name).weight.detach().clone() if init.changes_base else None for name in names}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         vlm.model = get_peft_model(vlm.model, config)
     for own in vlm.full.values():
         own.master.requires_grad_(own.trains)  # PEFT freezes all that is not its own
     for name, weight in before.items():
-        layer = vlm.bare.get_submodule(name)
+        layer = vlm.base_model.get_submodule(name)
         first = [layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight]
         vlm.initial[name] = (weight, *(matrix.detach().clone() for matrix in first))
 
@@ -136,7 +136,7 @@ def finalize_adapter(vlm: Vlm, fresh: bool = False) -> None:
         return
     import torch
 
-    layers = {name: vlm.bare.get_submodule(name) for name in vlm.initial}
+    layers = {name: vlm.base_model.get_submodule(name) for name in vlm.initial}
     if not fresh and all(
         torch.equal(layers[name].lora_A[ADAPTER].weight, a_start) and torch.equal(layers[name].lora_B[ADAPTER].weight, b_start)
         for name, (_, a_start, b_start) in vlm.initial.items()
@@ -157,7 +157,7 @@ def subtract(vlm: Vlm, starts: dict[str, tuple[torch.Tensor, torch.Tensor, torch
     config.r, config.init_lora_weights = 2 * config.r, True
     scaling = config.lora_alpha / (config.r**0.5 if config.use_rslora else config.r)
     for name, (weight, a_start, b_start) in starts.items():
-        layer = vlm.bare.get_submodule(name)
+        layer = vlm.base_model.get_submodule(name)
         layer.get_base_layer().weight.data = weight
         a, b = layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]
         for linear, joined in (
@@ -173,7 +173,7 @@ def detach(vlm: Vlm) -> None:
     """Take adapters and the arm's own weights off, and give the base the weights it had before them."""
     for name, (weight, _, _) in vlm.initial.items():
         if weight is not None:
-            vlm.bare.get_submodule(name).get_base_layer().weight.data = weight
+            vlm.base_model.get_submodule(name).get_base_layer().weight.data = weight
     vlm.initial = {}
     if hasattr(vlm.model, "unload"):
         vlm.model = vlm.model.unload()
@@ -190,21 +190,21 @@ class AdapterLayers:
     def __init__(self, vlm: Vlm) -> None:
         from peft.tuners.tuners_utils import BaseTunerLayer
 
-        self.vlm, self.bare, self.configs = vlm, vlm.bare, getattr(vlm.bare, "peft_config", None)
-        self.layers = {name: module for name, module in self.bare.named_modules() if isinstance(module, BaseTunerLayer)}
+        self.vlm, self.base_model, self.configs = vlm, vlm.base_model, getattr(vlm.base_model, "peft_config", None)
+        self.layers = {name: module for name, module in self.base_model.named_modules() if isinstance(module, BaseTunerLayer)}
 
     def take_off(self) -> None:
         """Leave the base as it is without them."""
         for name, layer in self.layers.items():
-            self.bare.set_submodule(name, layer.get_base_layer())
+            self.base_model.set_submodule(name, layer.get_base_layer())
         if self.configs is not None:
-            del self.bare.peft_config
+            del self.base_model.peft_config
         full.take_off(self.vlm)
 
     def put_on(self) -> None:
         """Undo `take_off`."""
         full.put_on(self.vlm)
         for name, layer in self.layers.items():
-            self.bare.set_submodule(name, layer)
+            self.base_model.set_submodule(name, layer)
         if self.configs is not None:
-            self.bare.peft_config = self.configs
+            self.base_model.peft_config = self.configs

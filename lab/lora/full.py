@@ -77,9 +77,9 @@ def spelled(dial: LoraDial) -> str:
 
 def places_of(vlm: Vlm) -> Places:
     """Where each parameter of a model is held; several modules hold one that is tied."""
-    names = {id(parameter): name for name, parameter in vlm.bare.named_parameters()}
+    names = {id(parameter): name for name, parameter in vlm.base_model.named_parameters()}
     places: Places = {name: [] for name in names.values()}
-    for module in vlm.bare.modules():
+    for module in vlm.base_model.modules():
         for leaf, parameter in module._parameters.items():
             if parameter is not None:
                 places[names[id(parameter)]].append((module, leaf))
@@ -90,9 +90,9 @@ def full_names(vlm: Vlm, dial: LoraDial) -> list[str]:
     """Full names of the parameters that train whole, a tied one once. Raises `ModelError` for one that is tied to a part that does not."""
     if not dial.full:
         return []
-    trains = {name: vlm.family.trains_whole(name, dial.full) for name, _ in vlm.bare.named_parameters(remove_duplicate=False)}
+    trains = {name: vlm.family.trains_whole(name, dial.full) for name, _ in vlm.base_model.named_parameters(remove_duplicate=False)}
     by_id: dict[int, list[str]] = {}
-    for name, parameter in vlm.bare.named_parameters(remove_duplicate=False):
+    for name, parameter in vlm.base_model.named_parameters(remove_duplicate=False):
         by_id.setdefault(id(parameter), []).append(name)
     for names in by_id.values():
         if len({trains[name] for name in names}) > 1:
@@ -109,19 +109,19 @@ def full_names(vlm: Vlm, dial: LoraDial) -> list[str]:
 
 def full_parameters(vlm: Vlm, dial: LoraDial) -> int:
     """How many numbers train in whole parts."""
-    named = dict(vlm.bare.named_parameters())
+    named = dict(vlm.base_model.named_parameters())
     return sum(named[name].numel() for name in full_names(vlm, dial))
 
 
 def install(vlm: Vlm, dial: LoraDial, values: Mapping[str, torch.Tensor] | None = None) -> None:
     """Put float32 weights of the arm's own on the model: of each part that trains whole, and those given, which begin as given.
 
-    values: by full name in `Vlm.bare`; those outside `lora.full` do not train. Raises `ModelError` for a value that has no place.
+    values: by full name in `Vlm.base_model`; those outside `lora.full` do not train. Raises `ModelError` for a value that has no place.
     """
     import torch
 
     values = {} if values is None else values
-    named, training = dict(vlm.bare.named_parameters()), full_names(vlm, dial)
+    named, training = dict(vlm.base_model.named_parameters()), full_names(vlm, dial)
     require_places(values, named)
     places = places_of(vlm) if training or values else {}
     for name in dict.fromkeys([*training, *values]):
@@ -180,4 +180,4 @@ def as_untrained(vlm: Vlm) -> Iterator[None]:
 def resting(vlm: Vlm) -> Sequence[torch.nn.Module]:
     """The modules of parts of which nothing trains: dropout is to be off in them."""
     parts = {vlm.family.part_of(name.removeprefix("base_model.model.")) for name, one in vlm.model.named_parameters() if one.requires_grad}
-    return [module for name, module in vlm.bare.named_modules() if (part := vlm.family.part_of(name)) != "other" and part not in parts]
+    return [module for name, module in vlm.base_model.named_modules() if (part := vlm.family.part_of(name)) != "other" and part not in parts]

@@ -37,7 +37,7 @@ def merged_weights(vlm: Vlm) -> dict[str, torch.Tensor]:
 
     merged: dict[str, torch.Tensor] = {}
     layer: Any
-    for name, layer in vlm.bare.named_modules():
+    for name, layer in vlm.base_model.named_modules():
         if not isinstance(layer, LoraLayer):
             continue
         base: Any = layer.get_base_layer()

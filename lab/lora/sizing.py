@@ -48,6 +48,6 @@ def adapter_parameters(vlm: Vlm, dial: LoraDial) -> int:
     trains_b = init_of(dial).value != "mica"
     total = 0
     for name in target_names(vlm, dial):
-        inside, outside = features(vlm.bare.get_submodule(name))
+        inside, outside = features(vlm.base_model.get_submodule(name))
         total += dial.r * (inside + outside * trains_b) + outside * dial.use_dora
     return total

@@ -69,7 +69,7 @@ def own_pattern(dial: LoraDial) -> None:
 def last_blocks(vlm: Vlm, name: str, k: int) -> str:
     """A regular expression for the numbers of a part's last k blocks. Raises `ConfigError` if it has fewer."""
     part = vlm.family.parts[name]
-    depth = part.num_blocks(module for module, _ in vlm.bare.named_modules())
+    depth = part.num_blocks(module for module, _ in vlm.base_model.named_modules())
     if part.block and k > depth:
         raise ConfigError(f"lora.top_k_blocks={k}: the {name} part of this model has {depth} blocks. Give at most that, or null.")
     return "|".join(str(block) for block in range(depth - k, depth))
@@ -78,7 +78,7 @@ def last_blocks(vlm: Vlm, name: str, k: int) -> str:
 def target_names(vlm: Vlm, dial: LoraDial) -> list[str]:
     """Full names of the linear layers that get adapters; a `ConfigError` if there are none or one is no linear layer."""
     pattern = target_pattern(vlm, dial)
-    modules = dict(vlm.bare.named_modules())
+    modules = dict(vlm.base_model.named_modules())
     names = [name for name in modules if re.fullmatch(pattern, name)] if pattern else []
     if not names:
         some = [name for name, module in modules.items() if is_linear(module)]

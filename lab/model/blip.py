@@ -31,7 +31,7 @@ class Beside(TextDecoder):
 
     def reader(self, vlm: Vlm) -> torch.nn.Module:
         """The decoder."""
-        return self.writer(vlm.bare)
+        return self.writer(vlm.base_model)
 
     def predict(self, vlm: Vlm, batch: Batch) -> torch.Tensor:
         """Each position of the decoder's row predicts the label at its place."""
@@ -65,7 +65,7 @@ class Blip(FixedSize, Beside):
 
     def see(self, vlm: Vlm, pixels: dict[str, torch.Tensor]) -> ModelOutput:
         """States of the tower of each image, class token first."""
-        return tower_output(tuple(vlm.bare.vision_model(**pixels).last_hidden_state))
+        return tower_output(tuple(vlm.base_model.vision_model(**pixels).last_hidden_state))
 
     def writer(self, model: Any) -> Any:
         """The text decoder."""
@@ -74,9 +74,9 @@ class Blip(FixedSize, Beside):
     def inputs(self, vlm: Vlm, batch: Batch) -> dict[str, Any]:
         """What is written, and the question as the text encoder has read it over the images."""
         assert batch.answer is not None
-        states, seen = joined(vlm, batch, vlm.bare.config.text_config.encoder_hidden_size)
+        states, seen = joined(vlm, batch, vlm.base_model.config.text_config.encoder_hidden_size)
         asked = {"encoder_hidden_states": states, "encoder_attention_mask": seen}
-        question = vlm.bare.text_encoder(**self.words(batch.prompt), **asked).last_hidden_state
+        question = vlm.base_model.text_encoder(**self.words(batch.prompt), **asked).last_hidden_state
         return self.words(batch.answer) | {"encoder_hidden_states": question, "encoder_attention_mask": batch.prompt.mask}
 
     def start_id(self, config: PretrainedConfig) -> int:
@@ -85,7 +85,7 @@ class Blip(FixedSize, Beside):
 
     def end_ids(self, vlm: Vlm) -> list[int]:
         """[SEP], whatever the generation config says: `generate` takes it from the text config."""
-        return [vlm.bare.config.text_config.sep_token_id]
+        return [vlm.base_model.config.text_config.sep_token_id]
 
 
 def with_encoder_mask(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

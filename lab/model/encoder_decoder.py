@@ -73,13 +73,13 @@ class EncoderDecoder(FixedSize, TextDecoder):
 
     def see(self, vlm: Vlm, pixels: dict[str, torch.Tensor]) -> ModelOutput:
         """Encoder states of each image, class token first, projected where the checkpoint has a projection."""
-        states = vlm.bare.encoder(**pixels).last_hidden_state
-        projected = vlm.bare.enc_to_dec_proj(states) if hasattr(vlm.bare, "enc_to_dec_proj") else states
+        states = vlm.base_model.encoder(**pixels).last_hidden_state
+        projected = vlm.base_model.enc_to_dec_proj(states) if hasattr(vlm.base_model, "enc_to_dec_proj") else states
         return tower_output(tuple(projected))
 
     def reader(self, vlm: Vlm) -> torch.nn.Module:
         """The decoder: Transformers' own call of the whole model masks no state, so samples could not differ in their images."""
-        return vlm.bare.decoder
+        return vlm.base_model.decoder
 
     def inputs(self, vlm: Vlm, batch: Batch) -> dict[str, Any]:
         """Text, and the states of all images of each sample."""

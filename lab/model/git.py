@@ -54,7 +54,7 @@ class Git(FixedSize, TextDecoder):
 
     def see(self, vlm: Vlm, pixels: dict[str, torch.Tensor]) -> ModelOutput:
         """States of the tower of each image, class token first, before the projection."""
-        return tower_output(tuple(vlm.bare.git.image_encoder(**pixels).last_hidden_state))
+        return tower_output(tuple(vlm.base_model.git.image_encoder(**pixels).last_hidden_state))
 
     def reader(self, vlm: Vlm) -> torch.nn.Module:
         """The whole model."""
@@ -66,9 +66,9 @@ class Git(FixedSize, TextDecoder):
 
         media = batch.media
         features = iter((media.features if media.pixels is None else vlm.encode_images(media.pixels)) or ())
-        config, device = vlm.bare.config.vision_config, batch.prompt.ids.device
-        height, width = self.square(vlm.bare.config)[1:]
-        nothing = torch.zeros(height * width + 1, config.hidden_size, dtype=vlm.bare.dtype, device=device)
+        config, device = vlm.base_model.config.vision_config, batch.prompt.ids.device
+        height, width = self.square(vlm.base_model.config)[1:]
+        nothing = torch.zeros(height * width + 1, config.hidden_size, dtype=vlm.base_model.dtype, device=device)
         states = torch.stack([next(features).to(nothing.dtype) if number else nothing for number in media.counts])
         return self.words(batch.prompt) | {"pixel_values": states[:, None]}
 

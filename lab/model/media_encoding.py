@@ -25,7 +25,7 @@ class MediaEncoder:
     """What of an `Encoder` depends on the checkpoint and the dial `vision_tokens` alone, not on the prompt."""
 
     def __init__(self, vlm: Vlm) -> None:
-        self.architecture, self.config = vlm.family.architecture, vlm.bare.config
+        self.architecture, self.config = vlm.family.architecture, vlm.base_model.config
         self.processor = vlm.processor
         self.tokenizer = vlm.processor.tokenizer
         self.image_id = self.architecture.image_id(self.processor)

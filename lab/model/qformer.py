@@ -73,13 +73,13 @@ class QFormer(FixedSize):
 
     def see(self, vlm: Vlm, pixels: dict[str, torch.Tensor]) -> ModelOutput:
         """Through Transformers' own call, which projects the queries."""
-        return vlm.bare.get_image_features(**pixels, return_dict=True)
+        return vlm.base_model.get_image_features(**pixels, return_dict=True)
 
     def embedded(self, vlm: Vlm, batch: Batch) -> torch.Tensor:
         """Prompts with their images' queries in place, [B, T, hidden]."""
         import torch
 
-        media, words = batch.media, vlm.bare.language_model.get_input_embeddings()(batch.prompt.ids)
+        media, words = batch.media, vlm.base_model.language_model.get_input_embeddings()(batch.prompt.ids)
         features = media.features if media.pixels is None else vlm.encode_images(media.pixels)
         if features is None:
             return words
@@ -110,7 +110,7 @@ class QFormerT5(QFormer, Beside):
         from transformers.modeling_outputs import BaseModelOutput
 
         assert batch.answer is not None
-        encoder = vlm.bare.language_model.encoder
+        encoder = vlm.base_model.language_model.encoder
         states = encoder(inputs_embeds=self.embedded(vlm, batch), attention_mask=batch.prompt.mask).last_hidden_state
         return self.words(batch.answer) | {"encoder_outputs": BaseModelOutput(states), "attention_mask": batch.prompt.mask}
 
@@ -124,7 +124,7 @@ class QFormerT5(QFormer, Beside):
 
     def end_ids(self, vlm: Vlm) -> list[int]:
         """T5's."""
-        return [vlm.bare.config.text_config.eos_token_id]
+        return [vlm.base_model.config.text_config.eos_token_id]
 
 
 class ReadsQuestion(Architecture):
@@ -186,7 +186,7 @@ class QFormerDecoder(QFormer, TextDecoder):
 
     def reader(self, vlm: Vlm) -> torch.nn.Module:
         """The decoder: further tokens are read without a look at images, which the whole model insists on."""
-        return vlm.bare.language_model
+        return vlm.base_model.language_model
 
     def inputs(self, vlm: Vlm, batch: Batch) -> dict[str, Any]:
         """Words with the images' queries among them."""

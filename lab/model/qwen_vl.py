@@ -177,7 +177,7 @@ class QwenVL(Placeholders):
 
     def positions(self, vlm: Vlm) -> Positions:
         """M-RoPE."""
-        return MRope(vlm.bare.model.get_rope_index, self.clips)
+        return MRope(vlm.base_model.model.get_rope_index, self.clips)
 
     def planned_size(self, config: PretrainedConfig, text: int, images: int, tokens: int) -> ExampleSize:
         """Images as square as their number of tokens lets them be."""

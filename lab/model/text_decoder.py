@@ -46,7 +46,7 @@ class TextDecoder(Architecture):
 
     def end_ids(self, vlm: Vlm) -> list[int]:
         """The tokenizer's, and those of the checkpoint's generation config."""
-        named = getattr(vlm.bare.generation_config, "eos_token_id", None)
+        named = getattr(vlm.base_model.generation_config, "eos_token_id", None)
         listed = named if isinstance(named, list) else [named]
         return sorted({token for token in (vlm.processor.tokenizer.eos_token_id, *listed) if token is not None})
 
@@ -110,7 +110,7 @@ class Placeholders(TextDecoder):
 
     def see(self, vlm: Vlm, pixels: dict[str, torch.Tensor]) -> ModelOutput:
         """Through Transformers' own call."""
-        return vlm.bare.get_image_features(**pixels, return_dict=True)
+        return vlm.base_model.get_image_features(**pixels, return_dict=True)
 
     def reader(self, vlm: Vlm) -> torch.nn.Module:
         """The whole model."""
@@ -122,5 +122,5 @@ class Placeholders(TextDecoder):
         if batch.media.features is not None:
             images["mm_encoder_outputs"] = self.seen(tower_output(batch.media.features), batch.media)
         if batch.prompt.mask is not None and batch.prompt.mask.ndim == 4:
-            images["attention_mask"] = added(batch.prompt.mask, vlm.bare.get_input_embeddings().weight.dtype)
+            images["attention_mask"] = added(batch.prompt.mask, vlm.base_model.get_input_embeddings().weight.dtype)
         return self.words(batch.prompt) | images

@@ -100,7 +100,7 @@ class Vilt(Architecture):
         """Embeddings of each image's patches at their places, class token first."""
         import torch
 
-        embeddings, most = vlm.bare.vilt.embeddings, vlm.bare.config.max_image_length
+        embeddings, most = vlm.base_model.vilt.embeddings, vlm.base_model.config.max_image_length
         seen = []
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(ORDER_SEED)
@@ -111,7 +111,7 @@ class Vilt(Architecture):
 
     def reader(self, vlm: Vlm) -> torch.nn.Module:
         """The encoder, without its head."""
-        return vlm.bare.vilt
+        return vlm.base_model.vilt
 
     def inputs(self, vlm: Vlm, batch: Batch) -> dict[str, Any]:
         """Words, and the embeddings of each sample's image."""
@@ -124,7 +124,7 @@ class Vilt(Architecture):
 
     def predict(self, vlm: Vlm, batch: Batch) -> torch.Tensor:
         """Logits of the labels, [B, 1, labels]."""
-        return self.head(vlm.bare)(vlm.reader(**vlm.inputs(batch)).pooler_output)[:, None]
+        return self.head(vlm.base_model)(vlm.reader(**vlm.inputs(batch)).pooler_output)[:, None]
 
     def start_id(self, config: PretrainedConfig) -> int:
         """None: nothing is written."""
@@ -132,11 +132,11 @@ class Vilt(Architecture):
 
     def end_ids(self, vlm: Vlm) -> list[int]:
         """Every label is a whole answer."""
-        return list(range(vlm.bare.config.num_labels))
+        return list(range(vlm.base_model.config.num_labels))
 
     def texts(self, vlm: Vlm, ids: Any) -> list[str]:
         """The labels."""
-        return [Labels(vlm.bare.config).decode(row) for row in ids]
+        return [Labels(vlm.base_model.config).decode(row) for row in ids]
 
     def writer(self, model: Any) -> Any:
         """All of it: it chooses."""
@@ -175,7 +175,7 @@ class ViltPair(Vilt):
             one = replace(media, pixels=None, features=tuple(features[place::2]), counts=(1,) * len(media.counts))
             inputs = self.inputs(vlm, replace(batch, media=one))
             pooled.append(vlm.reader(**inputs, image_token_type_idx=place + 1).pooler_output)
-        return self.head(vlm.bare)(torch.cat(pooled, dim=-1))[:, None]
+        return self.head(vlm.base_model)(torch.cat(pooled, dim=-1))[:, None]
 
     def planned_size(self, config: PretrainedConfig, text: int, images: int, tokens: int) -> ExampleSize:
         """Two images."""

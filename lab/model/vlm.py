@@ -41,23 +41,23 @@ class Vlm:
     conditioner: Conditioner | None = None
 
     @property
-    def bare(self) -> Any:
+    def base_model(self) -> Any:
         """Transformers' model without PEFT's wrapper (its linear layers may still be PEFT's)."""
         return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
 
     @property
     def device(self) -> torch.device:
-        return next(self.bare.parameters()).device
+        return next(self.base_model.parameters()).device
 
     @property
     def spread(self) -> bool:
         """Whether its layers lie on several devices (`model.device_map`); accelerate then brings to each what it computes with."""
-        return len(set(getattr(self.bare, "hf_device_map", {}).values())) > 1
+        return len(set(getattr(self.base_model, "hf_device_map", {}).values())) > 1
 
     @property
     def hidden(self) -> int:
         """Width of the language model."""
-        return self.bare.config.get_text_config().hidden_size
+        return self.base_model.config.get_text_config().hidden_size
 
     def share(self) -> Vlm:
         """A second view on the same weights, with a processor and extra modules of its own, for another arm."""

@@ -118,7 +118,7 @@ class Exporting:
         encoder, kind = self.arm.encoder, vlm.family
         samples = [self.splits.dev[i] for i in range(len(self.splits.dev))]
         job = {
-            "folder": str(folder.resolve()), "class": type(vlm.bare).__name__, "dtype": vlm.base["dtype"], "device": str(vlm.device),
+            "folder": str(folder.resolve()), "class": type(vlm.base_model).__name__, "dtype": vlm.base["dtype"], "device": str(vlm.device),
             "base": None if merged else locate(vlm.base["path"]), "revision": vlm.base["revision"], "quantisation": quantised,
             "attention": self.x.model.attn_implementation or kind.attention[0], "labels": kind.answers == "classes",
             "template": {"add_vision_id": encoder.prompt.numbered},
@@ -162,7 +162,7 @@ class Exporting:
 
 def settings_of(vlm: Vlm) -> dict[str, Any] | None:
     """How bitsandbytes holds a model's weights, as `BitsAndBytesConfig` takes it; None where it holds none."""
-    settings = getattr(vlm.bare.config, "quantization_config", None)
+    settings = getattr(vlm.base_model.config, "quantization_config", None)
     if settings is None:
         return None
     taken = ("load_in_4bit", "load_in_8bit", "bnb_4bit_quant_type", "bnb_4bit_use_double_quant", "bnb_4bit_compute_dtype", "llm_int8_skip_modules")

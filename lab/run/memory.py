@@ -41,7 +41,7 @@ def max_concurrent_arms(arms: Sequence[Experiment], prepared: Prepared, limit: i
 
 def own_bytes(x: Experiment, prepared: Prepared) -> float:
     """Bytes of memory that an arm's process needs beside what it shares: adapters, activations, the gate's copies."""
-    weights = sum(parameter.nbytes for parameter in prepared.vlm.bare.parameters())
+    weights = sum(parameter.nbytes for parameter in prepared.vlm.base_model.parameters())
     gate = GATE_COPIES * weights if x.evaluation.verify else 0.0
     choice = checkpointing_choice(x, prepared)
     return SURROUNDINGS + gate + (0.0 if choice is None else choice.needed - weights)

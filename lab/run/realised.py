@@ -36,7 +36,7 @@ def realised(x: Experiment, prepared: Prepared) -> dict[str, Any]:
     base = {key: value for key, value in vlm.base.items() if key not in ("path", "revision")}
     drawn = trains(x) or adds_modules(x) or adapters(x, vlm) is not None or bool(x.evaluation.controls)
     parts = {
-        "base": [base, vlm.bare.config._attn_implementation, *([] if x.model.start is None else [Path(x.model.start).name])],
+        "base": [base, vlm.base_model.config._attn_implementation, *([] if x.model.start is None else [Path(x.model.start).name])],
         "prompts": [split.asked for split in examples],
         "answers": [*reads.ids, *reads.words] if isinstance(reads, Readout) else [reads.kind],
         "images": [one.digest for one in known] if len(known) == len(shown) else unknown,

@@ -191,7 +191,7 @@ def one_after_another(todo: Sequence[tuple[Experiment, Run]], prepared: Prepared
             if not isinstance(error, Exception):
                 raise
             log.exception("arm %s failed", record.name)
-            prepared.vlm.model = prepared.vlm.bare
+            prepared.vlm.model = prepared.vlm.base_model
 
 
 def side_by_side(

@@ -69,7 +69,7 @@ def choose(section: TrainerSection, optim: Optim, vlm: Vlm, train: Examples, dia
     trainable = sum(parameter.numel() for parameter in lora.trainable(vlm).values())
     trainable += 0 if dial is None else lora.full_parameters(vlm, dial) + (lora.adapter_parameters(vlm, dial) if dial.r else 0)
     kept = CostModel(vlm, dial).cost(train.longest).kept
-    weights = sum(parameter.nbytes for parameter in vlm.bare.parameters() if not parameter.requires_grad)
+    weights = sum(parameter.nbytes for parameter in vlm.base_model.parameters() if not parameter.requires_grad)
     weights += sum(own.base.nbytes for own in vlm.full.values())  # which is kept for the next arm
     plain, checkpointed = (device_memory.activation_bytes(section, kept, on) for on in (False, True))
     fixed = (weights + device_memory.trainable_bytes(optim) * trainable) / section.shares
@@ -121,17 +121,17 @@ def recompute(vlm: Vlm, on: bool) -> None:
     Transformers' hooks that make embeddings require a gradient are for the reentrant kind only; they would draw a gradient
     through a frozen tower.
     """
-    for block in [module for module in vlm.bare.modules() if isinstance(module, GradientCheckpointingLayer)]:
+    for block in [module for module in vlm.base_model.modules() if isinstance(module, GradientCheckpointingLayer)]:
         vars(block).pop("forward", None)
         if on and not block.training:  # of a part that rests, through which a gradient may go: Transformers would not recompute it
             block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
     if on:
         switch(vlm, "enable")({"use_reentrant": False})
-        vlm.bare.disable_input_require_grads()
-    elif any(getattr(module, "gradient_checkpointing", False) for module in vlm.bare.modules()):
+        vlm.base_model.disable_input_require_grads()
+    elif any(getattr(module, "gradient_checkpointing", False) for module in vlm.base_model.modules()):
         switch(vlm, "disable")()
 
 
 def switch(vlm: Vlm, way: str) -> Callable[..., None]:
     """Transformers' own switch, `enable` or `disable`; it was called gradient checkpointing before it was activation checkpointing."""
-    return getattr(vlm.bare, f"activation_checkpointing_{way}", None) or getattr(vlm.bare, f"gradient_checkpointing_{way}")
+    return getattr(vlm.base_model, f"activation_checkpointing_{way}", None) or getattr(vlm.base_model, f"gradient_checkpointing_{way}")

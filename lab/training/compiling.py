@@ -57,7 +57,7 @@ class CompiledBlocks(Callback):
 
     def __init__(self, learner: Learner, facts: dict[str, Any]) -> None:
         self.learner, vlm = learner, learner.vlm
-        self.blocks: list[Any] = [module for name, module in vlm.bare.named_modules() if re.fullmatch(vlm.family.parts["llm"].block, name)]
+        self.blocks: list[Any] = [module for name, module in vlm.base_model.named_modules() if re.fullmatch(vlm.family.parts["llm"].block, name)]
         self.compiled: list[Any] = []
         self.facts, self.ends = facts, [0.0]
 

@@ -58,7 +58,7 @@ class FeatureStore:
 
     def __init__(self, cache_dir: Path, vlm: Vlm, encoder: Encoder) -> None:
         base = {key: value for key, value in vlm.base.items() if key not in ("path", "revision")}
-        attention = vlm.bare.config._attn_implementation
+        attention = vlm.base_model.config._attn_implementation
         described: dict[str, Any] = {"base": base, "attn_implementation": attention, "processor": encoder.settings()}
         self.key = values_hash(described)
         self.folder = cache_dir / "features" / self.key

@@ -64,7 +64,7 @@ def require_isolated(learner: Learner, encoder: Encoder, pair: Sequence[Example]
     learner.vlm.model.train(training)
     own = pair[0].text.targets
     if not before[:, own:].equal(after[:, own:]) or before[:, :own].equal(after[:, :own]):
-        config = learner.vlm.bare.config
+        config = learner.vlm.base_model.config
         raise ModelError(
             f"trainer.packing=true: with model.attn_implementation={config._attn_implementation} this version of Transformers does not keep "
             "samples in one row apart: a changed token of one moves what is predicted of the next. Set model.attn_implementation=sdpa, or "

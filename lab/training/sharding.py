@@ -62,7 +62,7 @@ class Sharded(torch.nn.Module):
         super().__init__()
         self.vlm, self.model, self.extras = vlm, vlm.model, torch.nn.ModuleDict(vlm.extras)
         block = re.compile(vlm.family.parts["llm"].block)
-        for module in [module for name, module in vlm.bare.named_modules() if block.fullmatch(name)]:
+        for module in [module for name, module in vlm.base_model.named_modules() if block.fullmatch(name)]:
             fully_shard(module, mesh=mesh)
         fully_shard(self, mesh=mesh)
 
@@ -74,7 +74,7 @@ class Sharded(torch.nn.Module):
         """
         reading = seeing(self.vlm) if torch.is_grad_enabled() else {}
         apart = bool(reading) and devices.apart(bool(batch.media.grids), batch.prompt.ids.device)
-        words = self.vlm.bare.get_input_embeddings()
+        words = self.vlm.base_model.get_input_embeddings()
         hook = words.register_forward_hook(lambda module, ids, embedded: with_zeros(embedded, reading) if apart else None)
         try:
             logits = self.vlm.predict(batch)

@@ -101,7 +101,7 @@ def check(x: Experiment, family: Family) -> None:
 
 def drops(vlm: Vlm) -> str | None:
     """Why a loaded model that trains is refused: something in it is drawn at random, or reads a window alone."""
-    config = vlm.bare.config.get_text_config()
+    config = vlm.base_model.config.get_text_config()
     if "sliding_attention" in (getattr(config, "layer_types", None) or ()):
         return "its language model reads a window of the last tokens, which a row of several questions would shift"
     own = [module for name, module in vlm.model.named_modules() if isinstance(module, nn.Dropout) and ".lora_dropout" not in name]
@@ -176,7 +176,7 @@ def held_to_rows(learner: Learner, encoder: Encoder, trees: Sequence[Tree]) -> d
         finally:
             learner.train(training)
     gap, among = ((one - alone).abs().max().item() for one in (laid, padded))
-    dtype = learner.vlm.bare.get_input_embeddings().weight.dtype
+    dtype = learner.vlm.base_model.get_input_embeddings().weight.dtype
     if not gap <= max(10 * among, TOLERANCE.get(dtype, TOLERANCE_16)):
         raise ModelError(
             f"trainer.layout=trees: log p of an answer's token is another than in a row of its own, by {gap:.2g} nats, where rows differ by "
@@ -215,8 +215,9 @@ def require_isolated(learner: Learner, encoder: Encoder, trees: Sequence[Tree]) 
     own = (places >= start) & (places < stop)
     before, after = (learner.fused.predict(one) for one in (batch, replace(batch, prompt=replace(batch.prompt, ids=ids))))
     if not before[:, ~own].equal(after[:, ~own]) or before[:, own].equal(after[:, own]):
+        attention = learner.vlm.base_model.config._attn_implementation
         raise ModelError(
-            f"trainer.layout=trees: with model.attn_implementation={learner.vlm.bare.config._attn_implementation} this checkpoint or this version of "
+            f"trainer.layout=trees: with model.attn_implementation={attention} this checkpoint or this version of "
             "Transformers does not keep questions in one row apart: a changed token of one moves what is predicted of another. Set "
             "trainer.layout=rows."
         )

@@ -75,7 +75,7 @@ def test_the_benchs_checkpoint_is_an_ordinary_one(composer, tmp_path, monkeypatc
     monkeypatch.setattr(inputs, "config", lambda: shallow)
     x = composer(f"model.path={inputs.write_once(tmp_path / 'bench', inputs.write_checkpoint)}")
     vlm = model.load(x.model)
-    assert len(vlm.processor.tokenizer) <= vlm.bare.config.text_config.vocab_size
+    assert len(vlm.processor.tokenizer) <= vlm.base_model.config.text_config.vocab_size
     encoder = Encoder(vlm, x.prompt)
     pixels, (grid,) = encoder.pixels([Image.new("RGB", inputs.SIZE)])
     assert encoder.tokens(grid) == vlm.encode_images(encoder.architecture.stack(pixels, [grid]))[0].shape[0] == 54

@@ -42,10 +42,10 @@ class FusedStep:
     def __init__(self, vlm: Vlm, lean: bool = True) -> None:
         self.vlm = vlm
         self.unused = False  # while blocks are compiled as they are (`lab.training.compiling`)
-        self.checkpointed = [module for module in vlm.bare.modules() if hasattr(module, "gradient_checkpointing")]
+        self.checkpointed = [module for module in vlm.base_model.modules() if hasattr(module, "gradient_checkpointing")]
         reads_whole = any(own.trains and vlm.family.part_of(name) == "llm" for name, own in vlm.full.items())
         known = lean and computes_in(vlm) == torch.float32 and not vlm.spread and not reads_whole
-        modules = list(vlm.bare.modules()) if known else []
+        modules = list(vlm.base_model.modules()) if known else []
         self.layers = {module: factors(module) for module in modules if is_fusable(module)}
         self.forwards: list[Forward] = [(module, partial(layer_forward, layer)) for module, layer in self.layers.items()]
         self.forwards += [(module, partial(norm_forward, module)) for module in modules if is_norm(module)]
@@ -181,7 +181,7 @@ def untouched(layer: nn.Module) -> Layer | None:
 
 def computes_in(vlm: Vlm) -> torch.dtype:
     """The dtype in which hidden states go from block to block; norms may compute in another (`model.fp32_layernorms`)."""
-    return vlm.bare.get_input_embeddings().weight.dtype
+    return vlm.base_model.get_input_embeddings().weight.dtype
 
 
 def pairing(layer: Any, size: int) -> torch.Tensor:
@@ -227,8 +227,8 @@ def blocks(vlm: Vlm) -> list[Any]:
     """
     if vlm.conditioner is not None or not vlm.family.offers("fast_step"):
         return []
-    found = [module for name, module in vlm.bare.named_modules() if re.fullmatch(vlm.family.parts["llm"].block, name)]
-    config = vlm.bare.config.get_text_config()
+    found = [module for name, module in vlm.base_model.named_modules() if re.fullmatch(vlm.family.parts["llm"].block, name)]
+    config = vlm.base_model.config.get_text_config()
     window = getattr(config, "use_sliding_window", True) and getattr(config, "sliding_window", None)
     silu = getattr(config, "hidden_act", None) == "silu"
     plain = silu and not window and not any(block.self_attn.attention_dropout or hasattr(block.self_attn, "q_norm") for block in found)
