@@ -54,7 +54,7 @@ class Served:
         if self.most_pixels is not None:
             images = [image.resize((int(self.most_pixels**0.5),) * 2) for image in images]
         inputs = processor(text=[text], images=images, return_tensors="pt")
-        plain = body["model"] == self.base or self.base_model
+        plain = body["model"] == self.base or self.bare
         with torch.inference_mode(), self.vlm.model.disable_adapter() if plain else nullcontext():
             said = self.vlm.model.generate(
                 **inputs, do_sample=False, max_new_tokens=body["max_tokens"], output_logits=True, return_dict_in_generate=True

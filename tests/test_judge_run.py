@@ -55,7 +55,7 @@ def test_a_run_has_its_replies_judged_and_no_model_answers_twice(tiny_folder, tm
     assert first is not None and first.status == runs.FINISHED and "chartqa/relaxed_accuracy" in first.metrics
     assert "judge" not in str(first.metrics) and result(folder, "ai2d")["judge"]["n"] == 0
 
-    monkeypatch.setattr("lab.run.arm.prepare", lambda *_: pytest.fail("a model is loaded"))
+    monkeypatch.setattr("lab.run.arm.load_shared", lambda *_: pytest.fail("a model is loaded"))
     again = [folder.name, "evaluation.also=[chartqa]"]
     with llm_server.running(tmp_path, {"402": 1.0}) as (address, log):
         assert command(address, "m", *again) == 3 and len(llm_server.read(log)) == 1
