@@ -17,7 +17,7 @@ KEYS = ("evaluation.also_root", "evaluation.max_samples")
 def require_read(x: Experiment) -> None:
     """Raise a `ConfigError` where one of `KEYS` is given and `evaluation.also` names nothing that it would be read for."""
     given = [key for key in KEYS if getattr(x.evaluation, key.partition(".")[2]) is not None]
-    if given and not x.evaluation.also:
+    if given and not any(benchmark_of([*spelled.split(), ""][0]) for spelled in x.evaluation.also):
         raise ConfigError(unread(given[0], x.data.name))
 
 

@@ -34,12 +34,19 @@ def quoted(path: str) -> str:
 
 
 @pytest.mark.parametrize("key", [key for key in PATHS if key != "model.start"])  # a run that must be there: tests/test_starting.py
-def test_home_is_expanded_once_for_every_reader(key: str, home, composer) -> None:
-    beside = ["evaluation.also=[gqa]"] if key == "evaluation.also_root" else []  # without one nothing would read it
-    for name in NAMES:
+def test_home_is_expanded_once_for_every_reader(key: str, home, composer, monkeypatch) -> None:
+    expanded = [f"{home}/{name}" for name in NAMES]
+    beside, others = [], ["relative/x", "./~here", str(home / "absolute")]
+    if key == "evaluation.also_root":  # a folder of benchmarks, read for those that are asked
+        home.mkdir(exist_ok=True)
+        monkeypatch.chdir(home)
+        for folder in (*expanded, *others):
+            Path(folder, "gqa").mkdir(parents=True)
+        beside = ["evaluation.also=[gqa]"]
+    for name, path in zip(NAMES, expanded, strict=True):
         x = composer(f"{key}={quoted(f'~/{name}')}", *beside)
-        assert value_of(x, key) == (f"{home}/{name}" if PATHS[key] is When.frozen else f"~/{name}")
-    for kept in ("relative/x", "./~here", str(home / "absolute")):
+        assert value_of(x, key) == (path if PATHS[key] is When.frozen else f"~/{name}")
+    for kept in others:
         assert value_of(composer(f"{key}={quoted(kept)}", *beside), key) == kept
 
 
