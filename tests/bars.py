@@ -27,6 +27,7 @@ BARS = {
     "a million conversations: index, first steps, memory": f"python {TESTS}/million.py",
     "a million conversations in one JSON list: the same": f"python {TESTS}/million.py --read-only --list 10000 1000000",
     "what lab.plan says against what it takes, six configurations": f"python {TESTS}/plans.py",
+    "beside TRL and plain PEFT, four rows": "python -m tools.bench --only a,b,c,d --rounds 3 --out bench.json",
     "properties of configs, 1,000 examples each": f"{PYTEST}/test_properties_config.py",
     "properties of run folders, 1,000 examples each": f"{PYTEST}/test_properties_runs.py",
     "properties of data, 1,000 examples each": f"{PYTEST}/test_properties_data.py",
