@@ -252,4 +252,6 @@ def test_the_self_check_tells_a_shared_base_from_another(small, capsys) -> None:
     assert difference > 0.0 and "largest difference" in describe(difference, "arm") and "bit-identical" in describe(0.0, "arm")
     again = [small("lora.lora_dropout=0.1", "tracking.enabled=false", "sweep.self_check=true", f"lora.r={r}") for r in (2, 4)]
     assert sweep(*again) == 0
-    assert "check:    shared base against alone, first 3 steps of" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "check:    shared base against alone, first 3 steps of" in printed
+    assert "time:     sweep done after" in printed  # four steps log no metric

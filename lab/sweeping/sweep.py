@@ -162,8 +162,8 @@ def conclude(sweep: Sweep, trackers: Trackers, started: float, published: bool) 
         print(f"check:    {line}", flush=True)
     found = [runs.look(runs_dir, name) for name in sweep.arms]
     firsts = [run.metrics["time/first_metric_s"] for run in found if run is not None and "time/first_metric_s" in run.metrics]
-    if firsts:
-        print(f"time:     first metric logged after {min(firsts):.1f} s, sweep done after {time.time() - started:.0f} s", flush=True)
+    first = f"first metric logged after {min(firsts):.1f} s, " if firsts else ""
+    print(f"time:     {first}sweep done after {time.time() - started:.0f} s", flush=True)
     unfinished = [run for run in found if run is None or run.status not in (runs.FINISHED, runs.STOPPED)]
     if not unfinished:
         return 0

@@ -233,8 +233,9 @@ def summary(last: dict[str, Any], micro: tuple[int, int]) -> dict[str, float]:
         "train/examples_per_second": last["step"] * math.prod(micro) / last["seconds"],
         "train/loss": last["loss"],
         "train/batch_size": float(micro[0]),
-        "time/first_metric_s": last["first_metric_s"],
     }
+    if last["first_metric_s"] is not None:  # with fewer steps than trainer.log_every no metric was logged
+        out["time/first_metric_s"] = last["first_metric_s"]
     if last.get("scaling") is not None:
         out["train/steps_left_out"] = float(last["scaling"]["left_out"])
         if last["step"] and out["train/steps_left_out"] == last["step"]:

@@ -131,7 +131,7 @@ class CheckpointCallback(Callback):
             "curve_rows": curve_files.count(self.run_dir),
             "seconds": self.earlier_s + time.perf_counter() - self.start,
             "clock_s": time.time() - self.logger.started,
-            "first_metric_s": self.logger.first_metric_s or 0.0,
+            "first_metric_s": self.logger.first_metric_s,
             "ended": ended,
         }
         if trainer.is_global_zero:
