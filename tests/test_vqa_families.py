@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import checkpoints
+import inline_checkpoints
 import pytest
+import reference_checkpoints
 import torch
 from beside_checkpoints import LABELS, MAKERS
 from kills import require_cut_ends_as
@@ -23,7 +25,7 @@ from lab import lora, model
 from lab import run as running
 from lab.artifacts import export
 from lab.bounds import WORDS
-from lab.config import Experiment, LoraDial, PromptDial, Quantisation
+from lab.config import DType, Experiment, LoraDial, PromptDial, Quantisation
 from lab.costs import planning
 from lab.data.faults import BadRecord
 from lab.data.images import decode
@@ -37,7 +39,7 @@ from lab.model.batching import IGNORED
 from lab.model.encoding import Encoder
 from lab.records import AnswerSpace, Batch, Sample, Text
 from lab.run.assembly import check
-from lab.training import capacity
+from lab.training import capacity, loss_scaling
 from lab.training.datamodule import Examples
 from lab.training.learner import Learner
 from lab.training.losses import LOSSES
@@ -88,6 +90,20 @@ def predict(vlm: Vlm, samples: list[Sample]) -> torch.Tensor:
     vlm.model.eval()
     with torch.inference_mode():
         return vlm.predict(batch)[labels_of(batch) != IGNORED]
+
+
+@pytest.mark.parametrize("family", [*checkpoints.FAMILIES, "vit_gpt2", *MAKERS, *inline_checkpoints.MAKERS, *reference_checkpoints.MAKERS])
+def test_whole_parts_of_a_base_in_16_bits_leave_it_what_it_computes_in(family: str, tmp_path: Path) -> None:
+    """They are kept in float32; what stands for no image is of the base's dtype, and the loss is scaled."""
+    checkpoints.save(family, tmp_path / family)
+    arm = load(tmp_path / family, dtype=DType.float16)
+    lora.attach(arm, LoraDial(r=0, where=[], full=list(arm.family.trainable_parts)))
+    assert arm.dtype == torch.float16 and loss_scaling.needed(arm)
+    if family in ("vit_gpt2", "git", "blip_vqa", "blip2_opt", "llava"):
+        logits = predict(arm, [sample(0, images=()), sample(1)])
+        assert logits.dtype == torch.float16 and logits.isfinite().all()
+    lora.detach(arm)
+    assert arm.dtype == torch.float16
 
 
 def labels_of(batch: Batch) -> torch.Tensor:

@@ -119,7 +119,7 @@ def joined(vlm: Vlm, batch: Batch, width: int) -> tuple[torch.Tensor, torch.Tens
 
     media, device = batch.media, batch.prompt.ids.device
     features = media.features if media.pixels is None else vlm.encode_images(media.pixels)
-    nothing = torch.zeros((1, width), dtype=vlm.base_model.dtype, device=device)
+    nothing = torch.zeros((1, width), dtype=vlm.dtype, device=device)
     rows, image = [], 0
     for number in media.counts:
         rows.append(torch.cat(list((features or ())[image : image + number])) if number else nothing)

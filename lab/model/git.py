@@ -68,7 +68,7 @@ class Git(FixedSize, TextDecoder):
         features = iter((media.features if media.pixels is None else vlm.encode_images(media.pixels)) or ())
         config, device = vlm.base_model.config.vision_config, batch.prompt.ids.device
         height, width = self.square(vlm.base_model.config)[1:]
-        nothing = torch.zeros(height * width + 1, config.hidden_size, dtype=vlm.base_model.dtype, device=device)
+        nothing = torch.zeros(height * width + 1, config.hidden_size, dtype=vlm.dtype, device=device)
         states = torch.stack([next(features).to(nothing.dtype) if number else nothing for number in media.counts])
         return self.words(batch.prompt) | {"pixel_values": states[:, None]}
 

@@ -50,6 +50,12 @@ class Vlm:
         return next(self.base_model.parameters()).device
 
     @property
+    def dtype(self) -> torch.dtype:
+        """What the base computes in, as its embedding of words tells: norms, a Q-Former and what trains whole may be kept in float32."""
+        weight = next(self.base_model.get_input_embeddings().parameters())
+        return next((own.base.dtype for own in self.full.values() if own.master is weight), weight.dtype)
+
+    @property
     def spread(self) -> bool:
         """Whether its layers lie on several devices (`model.device_map`); accelerate then brings to each what it computes with."""
         return len(set(getattr(self.base_model, "hf_device_map", {}).values())) > 1

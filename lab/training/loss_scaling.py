@@ -23,7 +23,7 @@ START = 2.0**10
 
 def needed(vlm: Vlm) -> bool:
     """Whether a model computes in float16. bfloat16 has the range of float32."""
-    return vlm.base_model.dtype == torch.float16
+    return vlm.dtype == torch.float16
 
 
 def left_out(trainer: L.Trainer) -> int:
