@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+import random
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import benchmark_twins as twins
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -16,8 +19,9 @@ from lab import data
 from lab.benchmark_specs import ALIASES, SPECS
 from lab.config import DataDial
 from lab.data import images
+from lab.data.benchmarks.tables import Pictures
 from lab.errors import ConfigError, DataError
-from lab.records import Choice, Splits, Text
+from lab.records import Choice, Picture, Splits, Text
 from lab.statistics.marking import RULES
 
 ASKED = {name: 3 for name in SPECS} | {"seed": 2, "pope": 4}
@@ -134,6 +138,17 @@ def test_pictures_are_read_when_they_are_asked_for(tmp_path: Path, monkeypatch: 
     assert Image.open(io.BytesIO(splits.dev[2].images[0].data or b"")).size == (64, 48) and read == [(1, ["image"])]
     assert len(load(twins.parquet(tmp_path / "seed", "seed"), "seed").dev) == 2 and read[1:] == [(0, ["image.list.element.path"]), (1, [
         "image.list.element.path"])]  # fmt: skip
+
+
+def test_threads_that_fetch_at_once_each_get_their_own_picture(tmp_path: Path) -> None:
+    file, number = tmp_path / "test.parquet", 64
+    held = [{"bytes": bytes([row]) * 5000} for row in range(number)]
+    pq.write_table(pa.table({"image": held}), file, row_group_size=1)
+    asked = [random.Random(seed).randrange(number) for seed in range(2000)]
+    with ThreadPoolExecutor(8) as pool:
+        pictures = Pictures()
+        got = pool.map(lambda row: pictures.fetch(Picture(f"{file}#{row}/image")).data, asked)
+        assert all(data == held[row]["bytes"] for row, data in zip(asked, got, strict=True))
 
 
 def test_multiple_choice_is_written_where_it_is_asked_to_be(tmp_path: Path) -> None:

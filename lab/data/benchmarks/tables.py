@@ -13,6 +13,7 @@ import csv
 import dataclasses
 import os
 import re
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,7 +56,7 @@ class Cells:
 
 
 class Pictures:
-    """The pictures of the files of a benchmark; see `lab.data.images.Tables`."""
+    """The pictures of the files of a benchmark, for several threads at once; see `lab.data.images.Tables`."""
 
     def __init__(self) -> None:
         self.encoded: dict[str, str] = {}
@@ -64,6 +65,8 @@ class Pictures:
         """Sources whose cell is no base64."""
         self.readers: dict[str, pq.ParquetFile] = {}
         self.kept: tuple[tuple[str, int, str], pa.ChunkedArray] | None = None
+        self.reading = threading.Lock()
+        """Held by the one thread that uses a reader, which Arrow lets no two do, or what is kept of it."""
 
     def stamp(self, source: str) -> Stamp:
         """Return size [bytes] and mtime [ns] of the file that holds the picture."""
@@ -84,7 +87,8 @@ class Pictures:
             except binascii.Error as error:
                 raise BadRecord(source, f"the cell holds no base64 ({error})") from None
         row, column, *among = place.split("/")
-        cell = self.cell(file, int(row), column)
+        with self.reading:
+            cell = self.cell(file, int(row), column)
         cell = cell[int(among[0])] if among else cell
         data = cell.get("bytes") if isinstance(cell, Mapping) else None
         if not isinstance(data, bytes):
