@@ -122,5 +122,5 @@ class Placeholders(TextDecoder):
         if batch.media.features is not None:
             images["mm_encoder_outputs"] = self.seen(tower_output(batch.media.features), batch.media)
         if batch.prompt.mask is not None and batch.prompt.mask.ndim == 4:
-            images["attention_mask"] = added(batch.prompt.mask, vlm.base_model.get_input_embeddings().weight.dtype)
+            images["attention_mask"] = added(batch.prompt.mask, vlm.dtype)
         return self.words(batch.prompt) | images

@@ -51,7 +51,9 @@ class Vlm:
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the base computes in, as its embedding of words tells: norms, a Q-Former and what trains whole may be kept in float32."""
+        """Of hidden states that go from block to block, as the embedding of words tells: norms and a Q-Former may compute in another, and
+        what trains whole is kept in float32.
+        """
         weight = next(self.base_model.get_input_embeddings().parameters())
         return next((own.base.dtype for own in self.full.values() if own.master is weight), weight.dtype)
 

@@ -81,9 +81,9 @@ class BackgroundSync:
         with contextlib.suppress(BrokenPipeError):  # it has ended already: its exit code says how
             self.here.send_bytes(b"end")
         with contextlib.suppress(EOFError, OSError):  # the same
-            told = json.loads(self.here.recv_bytes())
-            self.published = told["published"]
-            self.trackers.mlflow.store.known = told["experiment"]
+            reply = json.loads(self.here.recv_bytes())
+            self.published = reply["published"]
+            self.trackers.mlflow.store.known = reply["experiment"]
         self.process.join()
         self.here.close()
         if self.process.exitcode == EXIT_WARNED:

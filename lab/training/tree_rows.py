@@ -176,8 +176,7 @@ def held_to_rows(learner: Learner, encoder: Encoder, trees: Sequence[Tree]) -> d
         finally:
             learner.train(training)
     gap, among = ((one - alone).abs().max().item() for one in (laid, padded))
-    dtype = learner.vlm.base_model.get_input_embeddings().weight.dtype
-    if not gap <= max(10 * among, TOLERANCE.get(dtype, TOLERANCE_16)):
+    if not gap <= max(10 * among, TOLERANCE.get(learner.vlm.dtype, TOLERANCE_16)):
         raise ModelError(
             f"trainer.layout=trees: log p of an answer's token is another than in a row of its own, by {gap:.2g} nats, where rows differ by "
             f"{among:.2g} among themselves: this checkpoint or this version of Transformers does not take trees. Set trainer.layout=rows."

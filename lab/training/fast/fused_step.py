@@ -44,7 +44,7 @@ class FusedStep:
         self.unused = False  # while blocks are compiled as they are (`lab.training.compiling`)
         self.checkpointed = [module for module in vlm.base_model.modules() if hasattr(module, "gradient_checkpointing")]
         reads_whole = any(own.trains and vlm.family.part_of(name) == "llm" for name, own in vlm.full.items())
-        known = lean and computes_in(vlm) == torch.float32 and not vlm.spread and not reads_whole
+        known = lean and vlm.dtype == torch.float32 and not vlm.spread and not reads_whole
         modules = list(vlm.base_model.modules()) if known else []
         self.layers = {module: factors(module) for module in modules if is_fusable(module)}
         self.forwards: list[Forward] = [(module, partial(layer_forward, layer)) for module, layer in self.layers.items()]
@@ -76,7 +76,7 @@ class FusedStep:
 
     def over_trees(self, batch: Batch) -> Iterator[Forward]:
         """The forwards of blocks over a row of trees."""
-        trees = tree_step.extents(batch, computes_in(self.vlm))
+        trees = tree_step.extents(batch, self.vlm.dtype)
         for block in self.of_trees:
             places = batch.target.places if block is self.of_trees[-1] else None
             yield block, partial(tree_step.forward, block, trees, places, self.projected if self.blocks else None)
@@ -177,11 +177,6 @@ def untouched(layer: nn.Module) -> Layer | None:
         return None
     weight = layer.weight
     return Layer(weight, layer.bias, weight.new_empty(0, weight.shape[1]), weight.new_empty(weight.shape[0], 0), 0.0)
-
-
-def computes_in(vlm: Vlm) -> torch.dtype:
-    """The dtype in which hidden states go from block to block; norms may compute in another (`model.fp32_layernorms`)."""
-    return vlm.base_model.get_input_embeddings().weight.dtype
 
 
 def pairing(layer: Any, size: int) -> torch.Tensor:
