@@ -223,12 +223,15 @@ def test_labels_never_write_special_tokens_and_are_read_back(shared, compose) ->
         encoder.text(replace(sample, images=sample.images * 2))
 
 
-def test_another_format_is_told_and_one_that_cannot_be_is_refused(compose, caplog) -> None:
+def test_another_format_is_told_and_one_that_cannot_be_is_refused(compose, composer, caplog) -> None:
     with caplog.at_level(logging.INFO):
         running.check(compose("prompt.boxes=json"))
     assert "prompt.boxes=json: model.family=qwen2_vl learned to write boxes as qwen2" in caplog.text
     with pytest.raises(ModelError, match="^prompt.boxes=qwen2_5: model.family=blip_vqa does not take it: .*one square.*Choose prompt.boxes=json"):
         running.check(compose("model=blip_vqa", "model.path=.", "prompt.boxes=qwen2_5"))
+    with pytest.raises(ConfigError, match="^prompt.boxes=json: data=pairs has no boxes that would be written so; leave it out"):
+        running.check(composer("prompt.boxes=json"))
+    running.check(composer("prompt.boxes=json", "evaluation.also=[drawn_tables]"))
     with pytest.raises(ModelError, match="^data=boxes: model.family=vilt_vqa does not take it: it chooses among labels"):
         running.check(compose("model=vilt_vqa", "model.path=."))
     with pytest.raises(ConfigError, match=r"evaluation.repair=true: data=easy_vqa is not answered in boxes"):

@@ -211,3 +211,11 @@ def test_arms_of_other_mixtures_are_told_apart(trained, blank_figures, tmp_path:
         assert told in chapter, chapter
     assert "Part of the mixture: pairs" in page and "Part of the mixture: tables" in page
     assert "minival and dev those of questions" in page
+
+
+def test_an_option_with_bad_records_says_how_its_own_keys_are_given(tmp_path: Path) -> None:
+    (tmp_path / "q.csv").write_text("image,question,answer\nlost.png,What is it?,red\n", encoding="utf-8")
+    spelled = f"questions path={tmp_path}/q.csv kind=text"
+    with pytest.raises(DataError, match="bad records and images: 1") as raised:
+        data.option(spelled).load(tmp_path)
+    assert str(raised.value).endswith(f"as in '{spelled} on_bad=skip'.")

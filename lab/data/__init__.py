@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -149,8 +150,12 @@ class Option:
     cap: int | None = None
 
     def load(self, cache_dir: Path) -> Part:
-        """Read it. Raises as `lab.data.load` does."""
-        return Part(self.name, self.dial, load(self.dial, cache_dir), self.prompt, self.weight, self.epochs, self.cap)
+        """Read it. Raises as `lab.data.load` does, saying how keys of this option are given."""
+        try:
+            splits = load(self.dial, cache_dir)
+        except DataError as error:
+            raise DataError(f"'{self.spelled}': {error}\nIts keys are given in the same text, as in '{self.spelled} on_bad=skip'.") from None
+        return Part(self.name, self.dial, splits, self.prompt, self.weight, self.epochs, self.cap)
 
 
 WHOLE = ("order", "questions_per_image")
@@ -177,11 +182,9 @@ def option(spelled: str, key: str = "evaluation.also") -> Option:
 
 def number_of(text: str, kind: type, source: str) -> Any:
     """A number above 0. source: heads the `ConfigError` for what is none."""
-    try:
+    with contextlib.suppress(ValueError):
         if 0 < (number := kind(text)) < bounds.COUNT:
             return number
-    except ValueError:
-        pass
     raise ConfigError(f"{source} is no {'whole ' if kind is int else ''}number above 0.")
 
 
@@ -275,10 +278,7 @@ def stored(values: Mapping[str, Any]) -> DataDial:
 
 
 def require_split(splits: Splits, part: str) -> Split:
-    """Return a split that must not be empty, such as `train` for training; say why it is if it is.
-
-    Raises `DataError`.
-    """
+    """Return a split that must not be empty, such as `train` for training. Raises a `DataError` that says why one is."""
     split: Split = getattr(splits, part)
     if len(split) == 0:
         why = getattr(split, "absent", "") or "nothing is left in it."

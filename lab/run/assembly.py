@@ -40,11 +40,12 @@ def check(x: Experiment) -> None:
     data.check_dial(x.data, trains(x))
     first, *parts = data.parts_of(x.data) or [data.Option("", x.data.name, x.data)]
     check_data(first.dial, family, x)
-    kind = first.dial.kind or data.named(first.dial.name).kind
-    if kind:
+    if kind := kind_of(first.dial):
         asking.check(kind, first.dial.name, family, x.evaluation)
     prompt.check(x.prompt, first.dial.name, data.named(first.dial.name).asks)
     others = [*parts, *(data.option(spelled) for spelled in x.evaluation.also)]
+    if x.prompt.boxes and not any(kind_of(option.dial) in (None, Regions.kind) for option in (first, *others)):
+        raise ConfigError(f"prompt.boxes={x.prompt.boxes}: data={x.data.name} has no boxes that would be written so; leave it out.")
     for option in others:
         check_data(option.dial, family, x)
         if option.prompt:
@@ -76,6 +77,11 @@ def check(x: Experiment) -> None:
         check_scales(x)
 
 
+def kind_of(dial: DataDial) -> str | None:
+    """The kind of a data option's answers; None where its file decides."""
+    return dial.kind or data.named(dial.name).kind
+
+
 def check_switches(x: Experiment, family: Family) -> None:
     """Refuse features that are asked for to a family that has none, and packed rows to dials that would mix their samples."""
     switches = {
@@ -98,13 +104,11 @@ def check_switches(x: Experiment, family: Family) -> None:
 
 def check_data(dial: DataDial, family: Family, x: Experiment) -> None:
     """Say which of the answers and questions of a data option the family does not know."""
-    data_set = data.named(dial.name)
-    kind = dial.kind or data_set.kind
-    if kind:
+    if kind := kind_of(dial):
         family.require(f"answers={kind}", f"data={dial.name}")
     if kind == Regions.kind:
         check_boxes(x, family)
-    if data_set.asks == "conversation":
+    if data.named(dial.name).asks == "conversation":
         family.require("conversations")
 
 
