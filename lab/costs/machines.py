@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import math
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -59,13 +58,16 @@ class Efficiency:
 
 PRODUCTS, TRAFFIC = Efficiency(0.3, 0.55, 0.75), Efficiency(0.4, 0.7, 0.9)
 """Of a data sheet's FLOP/s, and of its bytes/s."""
-LOOKED = Efficiency(0.4, 0.65, 1.0)
-"""Of rates that were seen here, through operations like a model's own."""
+LOOKED, MOVED = Efficiency(0.55, 0.9, 1.2), Efficiency(0.4, 0.65, 1.0)
+"""Of rates that were seen here, of products and of bytes, through operations like a model's own."""
+PYTHON = 4.0
+"""How often the time of a CPU's operation by itself goes by until a model's Python asks for the next (`python tests/plans.py`)."""
 LAUNCH = 5e-6
 """Seconds that a GPU's host takes for an operation, which a plan holds against the work of the device itself."""
 WIDTHS = (32, 64, 128, 256, 512, 1024, 2048)
 """Of the matrices that are multiplied here."""
-ROWS = 256
+ROWS, FEW, WIDE = 1024, 256, 1024
+"""Of what is multiplied with them: with few a product of a wide matrix is slower than in a step, which has thousands. From which width on."""
 LOOK_S = 0.02
 """Seconds that one rate is looked at for; twice in all are warm-up."""
 
@@ -129,18 +131,19 @@ def here(dtype: str, accelerator: str = "auto", threads: int = 1) -> Machine:
     made, out = (torch.full((ROWS, WIDTHS[-1]), 0.5, dtype=kind, device=device) for _ in range(2))
 
     def product(width: int) -> float:
-        rows, matrix, found = made[:, :width].contiguous(), made[:1, :width].repeat(width, 1), out[:, :width].contiguous()
-        return 2 * ROWS * width**2 / seconds_of(lambda: torch.mm(rows, matrix, out=found), device)
+        number = ROWS if width >= WIDE else FEW
+        rows, matrix, found = made[:number, :width].contiguous(), made[:1, :width].repeat(width, 1), out[:number, :width].contiguous()
+        return 2 * number * width**2 / seconds_of(lambda: torch.mm(rows, matrix, out=found), device)
 
-    small = torch.zeros(8, device=device)
+    small, ones, others = torch.zeros(8, device=device), made[:FEW], out[:FEW]
     torch.set_num_threads(threads)
     try:
         with torch.inference_mode():
-            one, other = (seconds_of(act, device) for act in (lambda: torch.mul(made, made, out=out), lambda: torch.sigmoid(made, out=out)))
-            call = seconds_of(lambda: small + small, device)
+            one, other = (seconds_of(act, device) for act in (lambda: torch.mul(ones, ones, out=others), lambda: torch.sigmoid(ones, out=others)))
+            call = seconds_of(lambda: small + small, device) * (1 if device.type == "cuda" else PYTHON)
             products = {width: product(width) for width in WIDTHS}
         products[ATTENTION] = attention(kind, device)
-        return Machine(HERE, products, 5 * made.nbytes / (one + other), call, device.type == "cuda", LOOKED, LOOKED)
+        return Machine(HERE, products, 5 * ones.nbytes / (one + other), call, device.type == "cuda", LOOKED, MOVED)
     finally:
         torch.set_num_threads(before)
 
@@ -159,7 +162,7 @@ def attention(kind: torch.dtype, device: torch.device) -> float:
 
 
 def seconds_of(act: Callable[[], object], device: torch.device) -> float:
-    """The median of some calls, after one."""
+    """The quickest of some calls, after one: whatever disturbs them only adds."""
     import torch
 
     def now() -> float:
@@ -173,4 +176,4 @@ def seconds_of(act: Callable[[], object], device: torch.device) -> float:
         start = now()
         act()
         taken.append(now() - start)
-    return statistics.median(taken)
+    return min(taken)

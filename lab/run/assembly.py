@@ -34,7 +34,7 @@ def check(x: Experiment) -> None:
 
     `lab.freezing.check` says what needs no family. Raises `ConfigError` or `ModelError` with the keys.
     """
-    from lab.training import compiling, devices, optimization, tree_rows
+    from lab.training import devices, optimization, tree_rows
 
     family = model.check(x.model)
     data.check_dial(x.data, trains(x))
@@ -65,6 +65,9 @@ def check(x: Experiment) -> None:
     conditioning.check(x.conditioning, family)
     if trains(x):
         tree_rows.check(x, family)
+    if trains(x) and x.trainer.torch_compile:
+        from lab.training import compiling  # with Lightning, which is imported beside the features' computation
+
         compiling.check(x)
     lora.check(x.lora, x.model.quantisation.value, family)
     start.check(x)

@@ -26,9 +26,7 @@ log = logging.getLogger(__name__)
 
 
 def check(x: Experiment) -> None:
-    """Raise a `ConfigError` where blocks are not compiled, before anything loads."""
-    if not x.trainer.torch_compile:
-        return
+    """Raise a `ConfigError` where `trainer.torch_compile` compiles no blocks, before anything loads."""
     compiler, on_gpu = os.environ.get("CXX", "g++"), devices.on_gpu(x.trainer)
     reasons = {
         "trainer.strategy=fsdp: a block's weights are gathered around its forward, which would be compiled without them. Set trainer.strategy=ddp": (
