@@ -73,6 +73,7 @@ def measure(folder: Path, read_only: bool) -> dict[str, float]:
     from lab import data
     from lab.config import DataDial
     from lab.data.conversation_file.index import open_index
+    from lab.host.forks import frozen_heap
     from lab.training import ordering  # noqa: F401 (torch, so that it is there before memory is looked at)
 
     before = anonymous()
@@ -84,10 +85,11 @@ def measure(folder: Path, read_only: bool) -> dict[str, float]:
     splits = data.load(dial, folder / "cache")
     loading, start, seen, memory = time.perf_counter() - start, time.perf_counter(), 0, 0.0
     loader = loader_of(splits, folder, read_only)
-    for number, _ in enumerate(loader):
-        seen += BATCH
-        if number == len(loader) - WORKERS:
-            memory = anonymous()
+    with frozen_heap():  # as a training with workers
+        for number, _ in enumerate(loader):
+            seen += BATCH
+            if number == len(loader) - WORKERS:
+                memory = anonymous()
     return {
         "records": len(index), "records_s": rate, "records_cpu_s": rate_cpu, "load_s": loading, "epoch_s": time.perf_counter() - start,
         "seen": seen, "memory_mb": memory, "before_mb": before,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import logging
 import os
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils.data import DataLoader
 
 from lab import run as running
 from lab.answers import predictions
@@ -255,3 +257,21 @@ def test_the_self_check_tells_a_shared_base_from_another(small, capsys) -> None:
     printed = capsys.readouterr().out
     assert "check:    shared base against alone, first 3 steps of" in printed
     assert "time:     sweep done after" in printed  # four steps log no metric
+
+
+def test_loader_workers_are_forked_from_a_heap_that_the_collector_leaves_alone(small, monkeypatch) -> None:
+    """Else each comes to hold a copy of every page that the garbage collector marks: of the whole base, in time."""
+    frozen, forked = [], DataLoader.__iter__
+
+    def spied(loader: DataLoader):
+        if loader.num_workers:
+            frozen.append(gc.get_freeze_count())
+        return forked(loader)
+
+    monkeypatch.setattr(DataLoader, "__iter__", spied)
+    gc.unfreeze()  # what tests/conftest.py has frozen
+    try:
+        run = running.run_alone(small("trainer.num_workers=1", "trainer.max_steps=2"), "command", time.time())
+        assert run.status == runs.FINISHED and frozen and min(frozen) > 0 and gc.get_freeze_count() == 0
+    finally:
+        gc.freeze()

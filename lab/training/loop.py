@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import logging
@@ -18,6 +19,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping
 from lab import lora
 from lab.config import Experiment, TrainerSection, augments
 from lab.errors import ContractError, ModelError, TrainingError
+from lab.host.forks import frozen_heap
 from lab.host.progress import Report, silent
 from lab.host.stopping import deferred, interruptible
 from lab.model import Vlm
@@ -220,7 +222,8 @@ def take_steps(
         facts |= {"layout": {"asked": section.layout, "used": settled.layout, **settled.facts}} if settled.facts else {}
         if section.packing:
             saved = packed_rows.rehearse(working, splits["train"].encoder, data.upcoming(REHEARSED), size)
-        with deferred(), quiet_lightning(), interruptible():
+        forking = frozen_heap() if section.num_workers else contextlib.nullcontext()
+        with deferred(), quiet_lightning(), interruptible(), forking:
             trainer.fit(working, datamodule=data)
             return keeper.keep(trainer, working, ended=True), saved
 
