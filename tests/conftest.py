@@ -30,19 +30,6 @@ settings.register_profile("local", max_examples=1000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
-LONG = {
-    "test_asking_benchmarks", "test_box_report", "test_ddp", "test_experiment", "test_export", "test_grid", "test_judge_run", "test_launchers",
-    "test_mlflow", "test_planning", "test_plugins", "test_race_sweep", "test_report_and_tracker", "test_report_page", "test_resume", "test_run",
-    "test_secrets", "test_sharding", "test_submission", "test_tracking", "test_transfer",
-}  # fmt: skip
-"""Files with tests of ten seconds: they go first, so that no worker begins one when the others have nothing left."""
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """`LONG` first; of each the order stays."""
-    items.sort(key=lambda item: item.path.stem not in LONG)
-
-
 def pytest_configure() -> None:
     """Until `still_heap` the garbage collector would go through what is imported, a million objects, again and again."""
     gc.disable()
