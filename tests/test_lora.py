@@ -208,7 +208,7 @@ def test_dora_over_a_row_of_zeros_is_refused_before_it_makes_the_loss_no_number(
 
 
 VARIANTS: dict[str, dict[str, Any]] = {"plain": {}, "dora": {"use_dora": True}, "rslora": {"use_rslora": True, "lora_alpha": 3}}
-CASES = [*((init, "plain") for init in INITS), ("default", "rslora"), ("pissa", "dora")]
+CASES = [*((init, "plain") for init in INITS), *((init, other) for init in ("default", "pissa") for other in ("dora", "rslora"))]
 
 
 @pytest.mark.parametrize(("init", "variant"), CASES)

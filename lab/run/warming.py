@@ -7,7 +7,6 @@ import importlib
 from collections.abc import Iterable, Sequence
 
 from lab.config import Experiment, trains
-from lab.costs import machines
 from lab.run.accounting import costs
 from lab.run.facts import versions
 from lab.run.memory import checkpointing_choice
@@ -16,15 +15,12 @@ from lab.run.sharing import Prepared, encoding_key, try_out
 
 
 def beside_features(experiments: Sequence[Experiment], prepared: Prepared) -> None:
-    """Import what arms need and features do not, look at this machine, try the arms' adapters out, and count what a step keeps; of those
-    encoded as the first is.
+    """Import what arms need and features do not, try their adapters out, and count what a step keeps; of those encoded as the first is.
 
     Raises as `try_out` does, for whichever arm it is of.
     """
     for name in ("lab.training.loop", "peft") if any(map(trains, experiments)) else ():
         importlib.import_module(name)
-    for x in filter(trains, experiments):
-        machines.here(x.model.dtype.value, x.trainer.accelerator, x.trainer.threads)
     key = encoding_key(experiments[0])
     for x in (x for x in experiments if encoding_key(x) == key):
         try_out(x, prepared)
