@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import signal
 from collections.abc import Iterable
 from multiprocessing.process import BaseProcess
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from lab import data
 from lab.config import DataDial, Experiment
+from lab.host.forks import FORK
 
 DRAWING: list[BaseProcess] = []
 """Begun and not waited for."""
@@ -20,7 +20,7 @@ def begin(experiments: Iterable[Experiment]) -> None:
     """Begin to draw what these experiments' caches lack."""
     wanted = {repr((x.data, x.tracking.cache_dir)): x for x in experiments if data.named(x.data.name).make is not None}
     for x in wanted.values():
-        process = multiprocessing.get_context("fork").Process(target=draw, args=(x.data, Path(x.tracking.cache_dir)), daemon=True)
+        process = FORK.Process(target=draw, args=(x.data, Path(x.tracking.cache_dir)), daemon=True)
         process.start()
         DRAWING.append(process)
 

@@ -5,15 +5,35 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import multiprocessing
 import os
 import signal
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from lab.host.stopping import Stopped
 
+FORK = multiprocessing.get_context("fork")
+"""Of all processes that are forked here, so that none is without what this module does before a fork."""
 PR_SET_PDEATHSIG = 1
 """From linux/prctl.h."""
+MAPPED, GNU_OPENMP, PAUSE_HARD = Path("/proc/self/maps"), "libgomp", 2
+"""The libraries that this process has loaded; the one that torch computes with on Linux; `omp_pause_hard` of omp.h."""
+
+
+def end_openmp_threads() -> None:
+    """End the threads that this one computes with; the next operation starts others, here and in a fork.
+
+    GNU's OpenMP knows nothing of forks: a fork of a process that has computed with several threads waits for ever for threads that it
+    does not have. LLVM's, which torch has on macOS, sees to it itself. Source: OpenMP 5.0, 3.2.43, `omp_pause_resource_all`.
+    """
+    if MAPPED.exists():
+        for path in {line.split(maxsplit=5)[-1] for line in MAPPED.read_text().splitlines() if GNU_OPENMP in line}:
+            ctypes.CDLL(path).omp_pause_resource_all(PAUSE_HARD)
+
+
+os.register_at_fork(before=end_openmp_threads)
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from lab.config import Experiment, as_dict, identity, trains
 from lab.errors import BusyError, LabError
-from lab.host.forks import die_with, frozen_heap
+from lab.host.forks import FORK, die_with, frozen_heap
 from lab.host.progress import bars, board
 from lab.host.scheduling import another, most_beside
 from lab.host.stopping import REQUEST, deferred, stoppable
@@ -204,7 +204,6 @@ def side_by_side(
     """  # fmt: skip
     from lab import run as running
 
-    context = multiprocessing.get_context("fork")
     waiting = list(todo)
     living: dict[str, tuple[BaseProcess, Experiment, Run]] = {}
     begun: dict[str, tuple[int, float]] = {}
@@ -219,7 +218,7 @@ def side_by_side(
                     process.terminate()
             while waiting and not REQUEST.asked and another(len(waiting), [begun.get(name, (0, 0.0))[0] for name in living], *width):
                 x, record = waiting.pop(0)
-                process = context.Process(target=child, args=(x, prepared, record, started, os.getpid(), pause_at), name=record.name)
+                process = FORK.Process(target=child, args=(x, prepared, record, started, os.getpid(), pause_at), name=record.name)
                 process.start()
                 living[record.identity] = (process, x, record)
             multiprocessing.connection.wait([process.sentinel for process, _, _ in living.values()], POLL_S)

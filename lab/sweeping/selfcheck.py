@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
 import signal
 import sys
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lab.config import Experiment
-from lab.host.forks import die_with
+from lab.host.forks import FORK, die_with
 
 if TYPE_CHECKING:
     import torch
@@ -82,9 +81,8 @@ class SelfCheck:
     def __init__(self, x: Experiment, prepared: Prepared) -> None:
         self.x, self.prepared, self.process = x, prepared, None
         if prepared.vlm.device.type == "cpu":
-            self.here, there = multiprocessing.Pipe(duplex=False)
-            context = multiprocessing.get_context("fork")
-            self.process = context.Process(target=answer, args=(x, prepared, there, os.getpid()))
+            self.here, there = FORK.Pipe(duplex=False)
+            self.process = FORK.Process(target=answer, args=(x, prepared, there, os.getpid()))
             self.process.start()
             there.close()
 

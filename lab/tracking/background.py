@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import multiprocessing
 import os
 import signal
 from collections.abc import Sequence
 
 from lab.config import AlsoTracked, Tracking
 from lab.errors import DataError
+from lab.host.forks import FORK
 from lab.store import runs
 from lab.tracking.delivery import Delivery
 from lab.tracking.mlflow_sweep import MlflowSweeps
@@ -68,9 +68,8 @@ class BackgroundSync:
 
     def __enter__(self) -> BackgroundSync:
         if self.trackers.section.enabled:
-            context = multiprocessing.get_context("fork")
-            self.there, self.here = context.Pipe()
-            self.process = context.Process(target=self._follow, name="trackers", daemon=True)
+            self.there, self.here = FORK.Pipe()
+            self.process = FORK.Process(target=self._follow, name="trackers", daemon=True)
             self.process.start()
             self.there.close()
         return self

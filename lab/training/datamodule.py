@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from lab.config import Augment, TrainerSection
+from lab.host.forks import FORK
 from lab.model.batching import pack
 from lab.model.encoded import Example
 from lab.model.trees import lay_out
@@ -91,6 +92,7 @@ class DataModule(L.LightningDataModule):
             sampler=sampler,
             collate_fn=collate,
             num_workers=self.section.num_workers,
+            multiprocessing_context=FORK if self.section.num_workers else None,
             pin_memory=devices.on_gpu(self.section),
             persistent_workers=False,
             generator=generator,

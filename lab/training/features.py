@@ -16,7 +16,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import multiprocessing
 import os
 import sys
 import uuid
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lab.host.files import values_hash, write_atomically
+from lab.host.forks import FORK
 from lab.host.progress import Report, silent
 from lab.model import Vlm
 from lab.model.encoding import Encoder
@@ -148,7 +148,7 @@ class FeatureStore:
         if number == 1 and beside is not None:
             beside()
         left = missing if number == 1 else self.compute_parallel(missing, number, read, vlm, encoder, report, beside)
-        self.compute_missing(left, read, vlm, encoder, report, multiprocessing.Value("q", len(missing) - len(left)), len(missing))
+        self.compute_missing(left, read, vlm, encoder, report, FORK.Value("q", len(missing) - len(left)), len(missing))
         return len(missing)
 
     def compute_parallel(
@@ -156,8 +156,7 @@ class FeatureStore:
         beside: Callable[[], None] | None,
     ) -> list[bytes]:
         """Have so many processes, this one among them, compute images; return what one that died has left undone."""  # fmt: skip
-        context = multiprocessing.get_context("fork")
-        count, taken, told = context.Value("q", 0), context.Value("q", 0), 0
+        count, taken, told = FORK.Value("q", 0), FORK.Value("q", 0), 0
 
         def tell(stage: str, done: int, total: int, note: str) -> None:
             nonlocal told
@@ -165,7 +164,7 @@ class FeatureStore:
             report(stage, done, total, note)
 
         keys = in_turn(missing, taken)
-        helpers = [context.Process(target=self.compute_missing, args=(keys, read, vlm, encoder, silent, count)) for _ in range(number - 1)]
+        helpers = [FORK.Process(target=self.compute_missing, args=(keys, read, vlm, encoder, silent, count)) for _ in range(number - 1)]
         for helper in helpers:
             helper.start()
         try:
@@ -244,7 +243,7 @@ def in_turn(keys: Sequence[bytes], taken: Any) -> Iterator[bytes]:
 def num_workers(vlm: Vlm, images: int) -> int:
     """How many processes share the images: one a core, forked, where the tower runs on the CPU with one thread.
 
-    A pool of threads does not survive a fork, nor does CUDA.
+    With several threads it has the cores already; CUDA does not survive a fork.
     """
     import torch
 

@@ -166,6 +166,8 @@ DIMENSIONS: dict[str, dict[str, Overrides]] = {
     "rates": {
         "one": (), "by part": (*(f"optim.lr_{part}=5e-3" for part in ("vision", "projector", "llm", "extras")), "optim.lr_b_ratio=4"),
     },
+    "threads": each("trainer.threads", ("1", "2")),
+    "workers": each("trainer.num_workers", ("0", "1")),
     "finished": each("trainer.if_finished", IfFinished),
     "unfinished": each("trainer.if_unfinished", IfUnfinished),
     "generate": {"off": (), "on": ("evaluation.ask=[score,generate]",)},

@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import multiprocessing
 import os
 import shutil
 import stat
@@ -36,6 +35,7 @@ from lab.data.manifest import Root
 from lab.data.splits import PARTS
 from lab.errors import DataError
 from lab.host.files import file_hash, values_hash, write_atomically
+from lab.host.forks import FORK
 from lab.host.progress import Report, silent
 
 RULES = 2
@@ -157,7 +157,7 @@ def processes(number: int) -> Iterator[Callable[..., Iterable[Part]]]:
     if min(number, cores) < 2:
         yield map
         return
-    with ProcessPoolExecutor(min(number, cores), mp_context=multiprocessing.get_context("fork")) as pool:
+    with ProcessPoolExecutor(min(number, cores), mp_context=FORK) as pool:
         yield pool.map
 
 
