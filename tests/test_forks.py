@@ -30,7 +30,7 @@ def threads():
 
 def compute() -> None:
     """By a product and by torch's own loop over several threads."""
-    torch.ones(300, 300) @ torch.ones(300, 300)
+    torch.mm(torch.ones(300, 300), torch.ones(300, 300))
     torch.repeat_interleave(torch.arange(100_000), torch.full((100_000,), 3))
 
 
