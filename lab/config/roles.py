@@ -20,7 +20,8 @@ ROLES: dict[str, str] = {
         *(f"data.video.{key.name}" for key in dataclasses.fields(VideoSampling)),
         "trainer.max_steps", "trainer.max_epochs", "trainer.batch_size", "trainer.accumulate_grad_batches", "trainer.gradient_clip_val",
         "trainer.val_every", "trainer.patience",
-        "trainer.gradient_checkpointing", "trainer.packing", "trainer.torch_compile", "trainer.restore_best", "endpoint.base_url", "endpoint.model",
+        "trainer.gradient_checkpointing", "trainer.packing", "trainer.torch_compile", "trainer.use_liger_kernel", "trainer.restore_best",
+        "endpoint.base_url", "endpoint.model",
     ), TRAINED),
     **dict.fromkeys((
         "prompt.post", "data.num_dev", "data.rule", "evaluation.ask", "evaluation.max_new_tokens", "evaluation.repair",
@@ -55,7 +56,7 @@ ONLY_WHEN_SET = (
     "data.questions_per_image", "optim.milestones",
     "optim.gamma", "optim.optimizer", "optim.warmup_steps", "optim.soft_targets", "model.untied_head", "model.labels", "model.start",
     "lora.full", "optim.lr_llm", "prompt.boxes",
-    "trainer.packing", "trainer.torch_compile",
+    "trainer.packing", "trainer.torch_compile", "trainer.use_liger_kernel",
     "model.vision_from", "model.llm_from", "model.projector_init", "model.vision_feature_layer", "endpoint.base_url", "endpoint.model",
 )  # fmt: skip
 """Keys that count in a run's name only when they are set: they are younger than runs of the others, which keep their names."""

@@ -30,7 +30,8 @@ class TrainerSection:
     layout: how the samples of a forward are laid out, which moves rounding alone: a row each, or as trees of those with the same images,
     several to a row of at most `token_budget` tokens (`lab.model.trees`); auto: as trees where that is exact and saves enough.
     torch_compile: the blocks of the language model go through `torch.compile` while they train; equal to rounding (`lab.training.compiling`).
-    log_every: optimizer steps between two rows of `curves.jsonl`.
+    use_liger_kernel: norms and gated feed-forwards of these blocks go through liger-kernel while they train; the same (`lab.training.liger`).
+    log_every: optimizer steps between two rows of `curves.jsonl`, which begins with the first step.
     strategy: of several devices; ddp: each has all, as auto; fsdp: weights, gradients and optimizer state lie in shares (`lab.training.sharding`).
     """
 
@@ -47,6 +48,7 @@ class TrainerSection:
     layout: str = "rows"
     token_budget: int | None = 1024
     torch_compile: bool = False
+    use_liger_kernel: bool = False
     feature_cache: bool = True
     num_workers: int = 0
     threads: int = 1

@@ -69,6 +69,10 @@ def check(x: Experiment) -> None:
         from lab.training import compiling  # with Lightning, which is imported beside the features' computation
 
         compiling.check(x)
+    if trains(x) and x.trainer.use_liger_kernel:
+        from lab.training import liger  # as above
+
+        liger.check(x)
     lora.check(x.lora, x.model.quantisation.value, family)
     start.check(x)
     optimization.check(x.optim, devices.on_gpu(x.trainer))

@@ -148,6 +148,10 @@ def try_out(x: Experiment, prepared: Prepared) -> None:
     values = as_dict(x)
     adapters = {key: value for key, value in values["lora"].items() if key not in SIZES}
     key = values_hash({"lora": adapters, **{name: values[name] for name in ("vision_tokens", "conditioning")}})
+    if trains(x) and x.trainer.use_liger_kernel:
+        from lab.training import liger  # with Lightning, which is imported beside the features' computation
+
+        liger.require(prepared.vlm)
     if trains(x) and key not in prepared.rehearsed:
         rehearse(sized(x, prepared.vlm), prepared.vlm)
         prepared.rehearsed.add(key)

@@ -95,7 +95,7 @@ def varies_within_name(flats: Sequence[dict[str, Any]], key: str) -> bool:
 def arm_name(x: Experiment, dials: Sequence[str]) -> str:
     """A short name from what differs, such as `lora.r=8`."""
     values = flat(as_dict(x))
-    return ", ".join(f"{key.removesuffix('.name')}={values[key]}" for key in dials) or identity(x)
+    return " ".join(f"{key.removesuffix('.name')}={values[key]}" for key in dials) or identity(x)
 
 
 def drop_duplicates(arms: Sequence[Arm]) -> list[Arm]:

@@ -24,9 +24,9 @@ from lab.host.progress import Report, silent
 from lab.host.stopping import deferred, interruptible
 from lab.model import Vlm
 from lab.store import curve_files
-from lab.training import capacity, checkpoints, compiling, devices, packed_rows, tree_rows
+from lab.training import capacity, checkpoints, compiling, devices, liger, packed_rows, tree_rows
 from lab.training.allocation import keep_freed_memory
-from lab.training.callbacks import CurveLogger, Progress, RequireEightBits, StopOnNonFiniteLoss
+from lab.training.callbacks import CurveLogger, FirstStep, Progress, RequireEightBits, StopOnNonFiniteLoss
 from lab.training.checkpoints import Checkpoint
 from lab.training.datamodule import DataModule
 from lab.training.examples import Examples
@@ -41,6 +41,8 @@ from lab.training.steps import epoch_steps, num_steps
 log = logging.getLogger(__name__)
 
 
+HELD = 4
+"""Samples by which `trainer.use_liger_kernel` is held against the plain step."""
 REHEARSED = 4
 """Forwards whose lengths say what `trainer.packing` saves."""
 
@@ -183,8 +185,8 @@ def fit(
         put_weights(learner, resumed)
         last, saved = resumed.facts, {}
     else:
-        callbacks = [Progress(learner.steps, math.prod(micro), report), StopOnNonFiniteLoss(run_dir), *([early] if early else []), keeper]
-        callbacks += [*watchers, *([RequireEightBits()] if x.optim.optimizer in EIGHT_BITS else [])]
+        callbacks = [FirstStep(section.log_every), Progress(learner.steps, math.prod(micro), report), StopOnNonFiniteLoss(run_dir)]
+        callbacks += [*([early] if early else []), keeper, *watchers, *([RequireEightBits()] if x.optim.optimizer in EIGHT_BITS else [])]
         last, saved = take_steps(x, learner, splits, micro, resumed, logger, keeper, callbacks, facts)
     out = summary(last, micro) | saved
     if last["best"] is not None and devices.rank() == 0:
@@ -209,7 +211,8 @@ def take_steps(
     augment, blocks = x.data.augment if augments(x) else None, splits["train"].blocks(x.data)
     done = 0 if resumed is None else resumed.step
     data = DataModule(splits["train"], splits["minival"], section, micro, x.seed, steps, done, augment, blocks)
-    callbacks = [*callbacks, *([compiling.CompiledBlocks(learner, facts)] if section.torch_compile else [])]
+    fast = liger.LigerKernels(learner, facts) if section.use_liger_kernel else None
+    callbacks = [*callbacks, *([compiling.CompiledBlocks(learner, facts)] if section.torch_compile else []), *([fast] if fast else [])]
     with quiet_lightning():
         scaling = LossScaling("cuda" if devices.on_gpu(section) else "cpu") if learner.scaled else None
         strategy = chosen_strategy(section, learner.vlm.device if learner.vlm.spread else None, idle=bool(lora.seeing(learner.vlm)))
@@ -219,6 +222,8 @@ def take_steps(
         size = micro[0] // section.devices
         settled = tree_rows.settle(x, working, data, size)
         data.layout, saved = settled.layout, settled.metrics
+        if fast is not None:
+            fast.held_to_plain(splits["train"].encoder, data.upcoming(1)[:HELD])
         facts |= {"layout": {"asked": section.layout, "used": settled.layout, **settled.facts}} if settled.facts else {}
         if section.packing:
             saved = packed_rows.rehearse(working, splits["train"].encoder, data.upcoming(REHEARSED), size)
@@ -237,7 +242,7 @@ def summary(last: dict[str, Any], micro: tuple[int, int]) -> dict[str, float]:
         "train/loss": last["loss"],
         "train/batch_size": float(micro[0]),
     }
-    if last["first_metric_s"] is not None:  # with fewer steps than trainer.log_every no metric was logged
+    if last["first_metric_s"] is not None:  # no step was taken
         out["time/first_metric_s"] = last["first_metric_s"]
     if last.get("scaling") is not None:
         out["train/steps_left_out"] = float(last["scaling"]["left_out"])
