@@ -154,6 +154,10 @@ def test_a_result_of_another_version_costs_itself_and_a_line(tmp_path: Path, cap
         assert caplog.text.count(str(folder / name)) == 1, (name, keys)
         for other, text in whole.items():
             (folder / other).write_text(text)
+    (folder / "evaluations" / "gqa.json").unlink()
+    (folder / "evaluations" / "gqa.json").mkdir()
+    rescoring.rescore(tmp_path / "runs", [], None, tmp_path / "out")
+    assert "its marks are in rescored.md alone" in caplog.text and "gqa" in (tmp_path / "out" / "rescored.md").read_text()
 
 
 def test_neither_torch_nor_transformers_is_imported(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ delivers it; by another profile than the run's own to `OUT/` alone, where `resco
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,8 @@ from lab.host.files import write_atomically
 from lab.report.formatting import NONE, percent
 from lab.store import results, runs
 from lab.store.runs import Run
+
+log = logging.getLogger(__name__)
 
 COLUMNS = ("set", "n (officially)", "left out", "score, % [95 %]", "unparsed, %", "profile", "rule, version")
 SAYS = (
@@ -83,7 +86,9 @@ def marked(runs_dir: Path, run: Run, name: str, dial: DataDial, replies: Mapping
 
         found["judge"] = verdicts.held_anew(found["judge"], opened.questions, rows, place.with_suffix(""), write=keep)
         more |= verdicts.numbers(name, found["judge"])
-    if keep:
+    if keep and place.is_dir():
+        log.warning("%s: a folder stands where this set's result is written; its marks are in rescored.md alone", place)
+    elif keep:
         with runs.held(folder):
             write_atomically(place, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
             current = runs.load(runs_dir, run.identity)

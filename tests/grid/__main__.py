@@ -38,7 +38,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> int:
     """Run and tell."""
-    given = parser().parse_args()
+    given = (door := parser()).parse_args()
+    if given.keep is not None and given.keep.exists() and any(given.keep.iterdir()):
+        door.error(f"--keep {given.keep}: the folder is not empty, and another grid's runs would lie among its. Name a new one.")
     asked = gridding.each_refused() if given.refused else gridding.single() if given.slice else gridding.grid(given.seed)
     first, _, last = given.rows.partition(":")
     asked = asked[int(first) if first else None : int(last) if last else None]
