@@ -52,13 +52,16 @@ class Scale:
         from lab.sweeping.launcher import register
 
         register()
-        common = (
+        return compose([*self.overrides(model, path, runs), *overrides])
+
+    def overrides(self, model: str, path: Path, runs: str = "runs") -> list[str]:
+        """What `experiment` gives on the command line."""
+        return [
             f"model={model}", f"model.path={path}", "data.num_train=64", "data.num_minival=8", "data.num_dev=8", "optim.lr=1e-4",
             f"trainer.accelerator={'gpu' if self.device == 'cuda' else 'cpu'}", "evaluation.batch_size=8",
             "evaluation.latency_examples=1", "evaluation.latency_warmup=0", "evaluation.verify=false", "tracking.enabled=false",
             f"tracking.runs_dir={self.home / runs}", f"tracking.cache_dir={self.home / 'cache'}",
-        )  # fmt: skip
-        return compose([*common, *overrides])
+        ]  # fmt: skip
 
 
 def full_processor(family: str) -> ProcessorMixin:
