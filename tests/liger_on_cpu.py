@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-os.environ["TRITON_INTERPRET"] = "1"
+os.environ["TRITON_INTERPRET"] = "1"  # read where a kernel is defined, Triton's own among them
 
 import numpy as np
 import triton.language as tl

@@ -62,7 +62,7 @@ def leading(experiments: list[Experiment]) -> None:
 def test_arms_with_threads_of_their_own_finish(small) -> None:
     """Of two bases, so that this process has counted, and timed the first base's arm, before it forks the others."""
     chosen = ("trainer.threads=2", "trainer.max_steps=2", "trainer.num_workers=1", "evaluation.latency_examples=10")
-    own = (("float32", 2), ("bfloat16", 2), ("bfloat16", 4))
+    own = (("float32", 2), ("bfloat16", 2), ("bfloat16", 4))  # the second base's arms are alike: they are counted before they are forked
     experiments = [small(*chosen, f"model.dtype={dtype}", f"lora.r={r}") for dtype, r in own]
     process = FORK.Process(target=leading, args=(experiments,))
     process.start()

@@ -208,7 +208,7 @@ def test_the_plan_of_a_sweep_has_a_line_an_arm_and_their_sum(capsys, two_billion
 
     text = planned("lora.r=2,4", "sweep.replicates=2", "trainer.max_steps=1000000")
     rows = [re.split(r" {2,}", line) for line in text.splitlines() if line.startswith("lora.r=")]
-    assert [row[0] for row in rows] == [f"lora.r={r}, seed={seed}" for r in (2, 4) for seed in (0, 1)]
+    assert [row[0] for row in rows] == [f"lora.r={r} seed={seed}" for r in (2, 4) for seed in (0, 1)]
     assert [row[1] for row in rows] == ["22,400", "22,400", "44,800", "44,800"]
     seconds = [float(row[-1].replace(",", "")) for row in rows]
     total = float(re.search(r"4 arms, together ([\d,.]+) s on h200", text)[1].replace(",", ""))

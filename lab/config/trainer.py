@@ -31,7 +31,7 @@ class TrainerSection:
     several to a row of at most `token_budget` tokens (`lab.model.trees`); auto: as trees where that is exact and saves enough.
     torch_compile: the blocks of the language model go through `torch.compile` while they train; equal to rounding (`lab.training.compiling`).
     use_liger_kernel: norms and gated feed-forwards of these blocks go through liger-kernel while they train; the same (`lab.training.liger`).
-    log_every: optimizer steps between two rows of `curves.jsonl`, which begins with the first step.
+    log_every: optimizer steps between two rows of `curves.jsonl`.
     strategy: of several devices; ddp: each has all, as auto; fsdp: weights, gradients and optimizer state lie in shares (`lab.training.sharding`).
     """
 

@@ -26,7 +26,6 @@ log = logging.getLogger(__name__)
 LOOK_EVERY = 10
 """Optimizer steps between two lines of the progress bar, and on a GPU between two looks at the loss."""
 NOT_FINITE = "not_finite.json"
-LOSS = "train/loss"
 
 
 class CurveLogger(Logger):
@@ -56,19 +55,6 @@ class CurveLogger(Logger):
             self.first_metric_s = seconds
         kept = {key: value for key, value in metrics.items() if key != "epoch"}
         curve_files.append(self.run_dir, {"step": step or 0, "seconds": round(seconds, 3), **kept})
-
-
-class FirstStep(Callback):
-    """Logs the first optimizer step's loss, which Lightning leaves out unless every step is logged: a curve begins where training does."""
-
-    def __init__(self, log_every: int) -> None:
-        self.waits = log_every > 1
-
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if trainer.global_step == 1 and self.waits:
-            self.waits = False
-            assert trainer.logger is not None
-            trainer.logger.log_metrics({LOSS: float(trainer.callback_metrics[LOSS])}, step=0)
 
 
 class Progress(Callback):

@@ -26,7 +26,7 @@ from lab.model import Vlm
 from lab.store import curve_files
 from lab.training import capacity, checkpoints, compiling, devices, liger, packed_rows, tree_rows
 from lab.training.allocation import keep_freed_memory
-from lab.training.callbacks import CurveLogger, FirstStep, Progress, RequireEightBits, StopOnNonFiniteLoss
+from lab.training.callbacks import CurveLogger, Progress, RequireEightBits, StopOnNonFiniteLoss
 from lab.training.checkpoints import Checkpoint
 from lab.training.datamodule import DataModule
 from lab.training.examples import Examples
@@ -185,8 +185,8 @@ def fit(
         put_weights(learner, resumed)
         last, saved = resumed.facts, {}
     else:
-        callbacks = [FirstStep(section.log_every), Progress(learner.steps, math.prod(micro), report), StopOnNonFiniteLoss(run_dir)]
-        callbacks += [*([early] if early else []), keeper, *watchers, *([RequireEightBits()] if x.optim.optimizer in EIGHT_BITS else [])]
+        callbacks = [Progress(learner.steps, math.prod(micro), report), StopOnNonFiniteLoss(run_dir), *([early] if early else []), keeper]
+        callbacks += [*watchers, *([RequireEightBits()] if x.optim.optimizer in EIGHT_BITS else [])]
         last, saved = take_steps(x, learner, splits, micro, resumed, logger, keeper, callbacks, facts)
     out = summary(last, micro) | saved
     if last["best"] is not None and devices.rank() == 0:
@@ -242,7 +242,7 @@ def summary(last: dict[str, Any], micro: tuple[int, int]) -> dict[str, float]:
         "train/loss": last["loss"],
         "train/batch_size": float(micro[0]),
     }
-    if last["first_metric_s"] is not None:  # no step was taken
+    if last["first_metric_s"] is not None:  # with fewer steps than trainer.log_every no metric was logged
         out["time/first_metric_s"] = last["first_metric_s"]
     if last.get("scaling") is not None:
         out["train/steps_left_out"] = float(last["scaling"]["left_out"])
