@@ -29,8 +29,9 @@ def end_openmp_threads() -> None:
     does not have. LLVM's, which torch has on macOS, sees to it itself. Source: OpenMP 5.0, 3.2.43, `omp_pause_resource_all`.
     """
     if MAPPED.exists():
-        for path in {line.split(maxsplit=5)[-1] for line in MAPPED.read_text().splitlines() if GNU_OPENMP in line}:
-            ctypes.CDLL(path).omp_pause_resource_all(PAUSE_HARD)
+        mapped = {Path(line.split(maxsplit=5)[-1]) for line in MAPPED.read_text().splitlines() if GNU_OPENMP in line}
+        for path in filter(Path.exists, mapped):  # one that was replaced on disk meanwhile cannot be called
+            ctypes.CDLL(str(path)).omp_pause_resource_all(PAUSE_HARD)
 
 
 os.register_at_fork(before=end_openmp_threads)

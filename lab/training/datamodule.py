@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -92,7 +93,7 @@ class DataModule(L.LightningDataModule):
             sampler=sampler,
             collate_fn=collate,
             num_workers=self.section.num_workers,
-            multiprocessing_context=FORK if self.section.num_workers else None,
+            multiprocessing_context=FORK if self.section.num_workers and sys.platform == "linux" else None,
             pin_memory=devices.on_gpu(self.section),
             persistent_workers=False,
             generator=generator,
