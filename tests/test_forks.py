@@ -17,6 +17,7 @@ from lab.sweeping import arms
 from lab.sweeping.sweep import run_sweep
 
 LIMIT_S = 60
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -48,8 +49,8 @@ def test_forks_of_a_process_that_has_computed_with_threads_compute_with_threads(
 
 def test_all_that_forks_does_it_where_threads_are_ended_first() -> None:
     """A context of its own, or `os.fork` before `lab.host.forks` is imported, would hang."""
-    own = [path for path in Path("lab").rglob("*.py") if 'get_context("fork")' in path.read_text() or "os.fork()" in path.read_text()]
-    assert [path.as_posix() for path in own] == ["lab/host/forks.py"]
+    own = [path for path in (ROOT / "lab").rglob("*.py") if 'get_context("fork")' in path.read_text() or "os.fork()" in path.read_text()]
+    assert [path.relative_to(ROOT).as_posix() for path in own] == ["lab/host/forks.py"]
 
 
 def leading(experiments: list[Experiment]) -> None:

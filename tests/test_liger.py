@@ -15,10 +15,11 @@ import torch
 from torch import nn
 
 from lab import run as running
-from lab.errors import ConfigError
+from lab.errors import ConfigError, ModelError
 from lab.run import assembly
 from lab.store import curve_files, runs
 from lab.training import liger
+from lab.training.fast.fused_step import is_rms_norm
 
 TESTS = Path(__file__).parent
 needs_liger = pytest.mark.skipif(importlib.util.find_spec("liger_kernel") is None, reason="liger-kernel is an extra: pip install '.[liger]'")
@@ -42,9 +43,10 @@ import json, sys, liger_on_cpu, torch
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2MLP, Qwen2VLRMSNorm
 from transformers.models.qwen2.configuration_qwen2 import Qwen2Config
 from lab.training import liger
+from lab.training.fast import fused_step
 torch.manual_seed(0)
 modules = Qwen2VLRMSNorm(24), Qwen2MLP(Qwen2Config(hidden_size=24, intermediate_size=40))
-known, given = (liger.is_norm(modules[0]), liger.is_gated(modules[1])), torch.randn(2, 3, 24)
+known, given = (fused_step.is_rms_norm(modules[0]), liger.is_gated(modules[1])), torch.randn(2, 3, 24)
 def act(module, forward):
     x = given.clone().requires_grad_()
     y = forward(x)
@@ -101,7 +103,7 @@ def test_modules_are_known_by_what_they_compute(small) -> None:
     forwards = [type(module).__name__ for module, _ in liger.kernels(vlm)]
     config = vlm.base_model.config.get_text_config()
     assert sorted(set(forwards)) == ["Qwen2MLP", "Qwen2VLRMSNorm"] and len(forwards) == 3 * config.num_hidden_layers
-    assert not liger.is_gated(Twice()) and not liger.is_norm(GemmaRMSNorm(2)) and not liger.is_norm(nn.LayerNorm(2))
+    assert not liger.is_gated(Twice()) and not is_rms_norm(GemmaRMSNorm(2)) and not is_rms_norm(nn.LayerNorm(2))
 
 
 @pytest.mark.parametrize(
@@ -139,7 +141,7 @@ def test_kernels_that_compute_something_else_are_refused(monkeypatch, small) -> 
     monkeypatch.setattr(liger, "mlp_forward", lambda mlp, x: type(mlp).forward(mlp, x))
     x = small("trainer.use_liger_kernel=true")
     prepared = running.prepare(small())
-    with attached(x, prepared.vlm) as vlm, pytest.raises(Exception, match="log p of an answer's token is another than without"):
+    with attached(x, prepared.vlm) as vlm, pytest.raises(ModelError, match="log p of an answer's token is another than without"):
         loop.train(x, vlm, prepared.encoded(small()), Path(x.tracking.runs_dir) / "arm", 0.0)
     assert not any("forward" in vars(module) for module in prepared.vlm.base_model.modules())
     assert torch.is_grad_enabled()

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import time
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,33 @@ class CurveLogger(Logger):
             self.first_metric_s = seconds
         kept = {key: value for key, value in metrics.items() if key != "epoch"}
         curve_files.append(self.run_dir, {"step": step or 0, "seconds": round(seconds, 3), **kept})
+
+
+class WhileTraining(Callback, ABC):
+    """Puts something in place for training steps alone: minival is looked at without it, and it is gone however the training ends."""
+
+    @abstractmethod
+    def put(self) -> None:
+        """Put it in place."""
+
+    @abstractmethod
+    def take_away(self) -> None:
+        """Leave everything as it was."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.put()
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.take_away()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.put()
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self.take_away()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self.take_away()
 
 
 class Progress(Callback):

@@ -10,16 +10,16 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
-import re
 import shutil
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback
 
+from lab.conditioning import decoder_blocks
 from lab.config import Experiment
 from lab.errors import ConfigError
 from lab.training import devices
+from lab.training.callbacks import WhileTraining
 from lab.training.learner import Learner
 
 log = logging.getLogger(__name__)
@@ -47,24 +47,24 @@ def check(x: Experiment) -> None:
         raise ConfigError(f"trainer.torch_compile=true, {why}, or trainer.torch_compile=false.")
 
 
-class CompiledBlocks(Callback):
+class CompiledBlocks(WhileTraining):
     """Compiles the blocks of the language model for training steps, and says what the first forward took, which compiles, and the second.
 
     facts: of the run, to which it adds both, in seconds.
     """
 
     def __init__(self, learner: Learner, facts: dict[str, Any]) -> None:
-        self.learner, vlm = learner, learner.vlm
-        self.blocks: list[Any] = [module for name, module in vlm.base_model.named_modules() if re.fullmatch(vlm.family.parts["llm"].block, name)]
+        self.learner = learner
+        self.blocks: list[Any] = decoder_blocks(learner.vlm)
         self.compiled: list[Any] = []
         self.facts, self.ends = facts, [0.0]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         log.info("trainer.torch_compile=true: %d blocks are compiled in the first step, which takes minutes; train/seconds has it", len(self.blocks))
-        self.learner.fused.unused = True
         for block in self.blocks:
             block.compile(dynamic=True)
         self.compiled = [block._compiled_call_impl for block in self.blocks]
+        self.put()
         self.ends = [devices.now(pl_module.device)]
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -76,18 +76,15 @@ class CompiledBlocks(Callback):
             self.facts["torch_compile"] = {"first_forward_s": first, "second_forward_s": second}
             log.info("trainer.torch_compile: the first forward and its backward took %.1f s, the second %.2f s", first, second)
 
-    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.call([None] * len(self.blocks))
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def put(self) -> None:
+        """Have blocks called as they are compiled; the step is theirs, not `lab.training.fast`'s."""
+        self.learner.fused.unused = True
         self.call(self.compiled)
 
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+    def take_away(self) -> None:
+        """Have blocks called as they are."""
         self.learner.fused.unused = False
         self.call([None] * len(self.blocks))
-
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        self.teardown(trainer, pl_module, "fit")
 
     def call(self, compiled: list[Any]) -> None:
         """Have blocks called as they are compiled, or as they are (None)."""

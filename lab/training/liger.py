@@ -10,23 +10,22 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import re
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback
 from torch import nn
 
+from lab.conditioning import decoder_blocks
 from lab.config import Experiment
 from lab.errors import ConfigError, ModelError
 from lab.model import Vlm
 from lab.model.encoded import Example
 from lab.model.encoding import Encoder
 from lab.training import devices
-from lab.training.fast.fused_step import Forward, FusedStep
+from lab.training.callbacks import WhileTraining
+from lab.training.fast.fused_step import Forward, FusedStep, is_rms_norm
 from lab.training.learner import Learner
 from lab.training.tree_rows import TOLERANCE, TOLERANCE_16, log_p
 
@@ -54,9 +53,8 @@ def check(x: Experiment) -> None:
 
 def kernels(vlm: Vlm) -> list[Forward]:
     """The modules of the language model's blocks that Liger has a kernel for, each with a forward that calls it; needs liger-kernel."""
-    block = vlm.family.parts["llm"].block
-    inside = [module for name, part in vlm.base_model.named_modules() if re.fullmatch(block, name) for module in part.modules()]
-    norms: list[Forward] = [(module, partial(norm_forward, module)) for module in inside if is_norm(module)]
+    inside = [module for block in decoder_blocks(vlm) for module in block.modules()]
+    norms: list[Forward] = [(module, partial(norm_forward, module)) for module in inside if is_rms_norm(module)]
     return norms + [(module, partial(mlp_forward, module)) for module in inside if is_gated(module)]
 
 
@@ -69,22 +67,12 @@ def require(vlm: Vlm) -> None:
         )
 
 
-def is_norm(module: Any) -> bool:
-    """Whether a module is an RMSNorm as Llama has it: its numbers over their root mean square, times a weight in their own dtype."""
-    return type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon")
-
-
 def is_gated(module: Any) -> bool:
     """Whether a module is a feed-forward of three layers whose gate is SiLU."""
+    from transformers.activations import SiLUActivation
+
     layers = all(hasattr(module, name) for name in ("gate_proj", "up_proj", "down_proj"))
-    return layers and type(getattr(module, "act_fn", None)) in (nn.SiLU, *silu_of_transformers())
-
-
-def silu_of_transformers() -> tuple[type, ...]:
-    """What Transformers makes of `hidden_act: silu`."""
-    from transformers.activations import ACT2FN
-
-    return (type(ACT2FN["silu"]),)
+    return layers and type(getattr(module, "act_fn", None)) in (nn.SiLU, SiLUActivation)
 
 
 def norm_forward(norm: Any, x: torch.Tensor) -> torch.Tensor:
@@ -101,7 +89,7 @@ def mlp_forward(mlp: Any, x: torch.Tensor) -> torch.Tensor:
     return mlp.down_proj(liger_swiglu(mlp.gate_proj(x), mlp.up_proj(x)))
 
 
-class LigerKernels(Callback):
+class LigerKernels(WhileTraining):
     """Puts Liger's forwards in place for training steps, recomputed ones too. facts: of the run, to which it adds what it has put in place."""
 
     def __init__(self, learner: Learner, facts: dict[str, Any]) -> None:
@@ -143,18 +131,3 @@ class LigerKernels(Callback):
         self.learner.fused = self.written_out
         for module, _ in self.forwards:
             module.__dict__.pop("forward", None)  # the class's own shows again
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.put()
-
-    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.take_away()
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.put()
-
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        self.take_away()
-
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        self.take_away()

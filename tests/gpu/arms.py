@@ -23,18 +23,18 @@ def arms(scale: Scale, sheet: Sheet) -> None:
     path = scale.checkpoint("qwen2_vl", "2b", num_layers=2, depth=2)
     given = ("trainer.batch_size=8", f"trainer.max_steps={STEPS}", "trainer.feature_cache=false", "sweep.self_check=false")
     losses: dict[str, list[float]] = {}
-    for way in ("one after another over one base", "each a process of its own"):
-        folder = way.split()[0]
-        values = [*scale.overrides("qwen2_vl_2b", path, folder), *given]
-        start = time.perf_counter()
-        if folder == "one":
-            wait([command(*values, f"lora.r={','.join(map(str, RANKS))}", "-m")])
-        else:
-            wait([command(*values, f"lora.r={rank}") for rank in RANKS])
+    commands = {
+        "one after another over one base": [f"lora.r={','.join(map(str, RANKS))} -m"],
+        "each a process of its own": [f"lora.r={rank}" for rank in RANKS],
+    }
+    for way, asked in commands.items():
+        folder = way.replace(" ", "-")
+        values, start = [*scale.overrides("qwen2_vl_2b", path, folder), *given], time.perf_counter()
+        wait([command(*values, *words.split()) for words in asked])
         sheet.add(f"{len(RANKS)} arms, {way}", time.perf_counter() - start, "s", f"{STEPS} steps of 8, with imports, loading and evaluation")
         found = sorted(runs.all_runs(scale.home / folder), key=lambda run: run.config["lora"]["r"])
-        losses[folder] = [run.metrics["train/loss"] for run in found]
-    gap = max(abs(one - other) for one, other in zip(losses["one"], losses["each"], strict=True))
+        losses[way] = [run.metrics["train/loss"] for run in found]
+    gap = max(abs(one - other) for one, other in zip(*losses.values(), strict=True))
     sheet.check("both train the same", gap <= (0.05 if scale.device == "cuda" else 0.0), f"losses at most {gap:.2e} nats apart")
 
 

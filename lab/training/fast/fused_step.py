@@ -16,7 +16,6 @@ Equality with the plain step, in every dtype: tests/test_lean.py.
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -26,6 +25,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from lab.conditioning import decoder_blocks
 from lab.lora import ADAPTER
 from lab.model import Vlm
 from lab.records import Batch
@@ -209,10 +209,14 @@ def is_fusable(layer: nn.Module) -> bool:
     )
 
 
-def is_norm(module: nn.Module) -> bool:
+def is_rms_norm(module: nn.Module) -> bool:
+    """Whether a module is an RMSNorm as Llama has it: its numbers over their root mean square, times a weight in their own dtype."""
+    return type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon")
+
+
+def is_norm(module: Any) -> bool:
     """Whether a module is an RMSNorm in float32 whose weight does not train."""
-    known = type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon")
-    return known and module.weight.dtype == torch.float32 and not module.weight.requires_grad
+    return is_rms_norm(module) and module.weight.dtype == torch.float32 and not module.weight.requires_grad
 
 
 def blocks(vlm: Vlm) -> list[Any]:
@@ -222,7 +226,7 @@ def blocks(vlm: Vlm) -> list[Any]:
     """
     if vlm.conditioner is not None or not vlm.family.offers("fast_step"):
         return []
-    found = [module for name, module in vlm.base_model.named_modules() if re.fullmatch(vlm.family.parts["llm"].block, name)]
+    found: list[Any] = decoder_blocks(vlm)
     config = vlm.base_model.config.get_text_config()
     window = getattr(config, "use_sliding_window", True) and getattr(config, "sliding_window", None)
     silu = getattr(config, "hidden_act", None) == "silu"
