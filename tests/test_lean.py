@@ -14,9 +14,11 @@ from lab.config import DType, Optim
 from lab.model.answers import readout
 from lab.model.encoding import Encoder
 from lab.training import capacity
-from lab.training.fast.autograd_ops import Attended, Gated, Layer, Normed, adapted, bands
-from lab.training.fast.fused_step import FusedStep, keeps_weights, pairing
-from lab.training.fast.packing import Heads, Layout, Packed, Spread, pack
+from lab.training.fast.attention import Attention, causal_bands, later_bands
+from lab.training.fast.autograd_ops import Gated, Layer, Normed, Stack, adapted
+from lab.training.fast.fused_step import FusedStep, keeps_weights, recomputed
+from lab.training.fast.heads import index
+from lab.training.fast.packing import of_branches, of_roots, pack
 from lab.training.learner import Learner
 from lab.training.losses import answer_loss
 
@@ -158,10 +160,10 @@ def test_an_error_leaves_the_model_as_it_was(arm) -> None:
 def test_what_begins_all_rows_is_read_once_and_the_last_block_asks_for_answer_rows_only(world, arm, monkeypatch) -> None:
     vlm, batch = arm()
     shapes = []
-    monkeypatch.setattr("lab.training.fast.fused_step.adapted", lambda x, groups: shapes.append(x.shape[1]) or adapted(x, groups))
+    monkeypatch.setattr("lab.training.fast.fused_step.adapted", lambda x, stacks: shapes.append(x.shape[1]) or adapted(x, stacks))
     Learner(vlm, Optim(), readout(vlm.processor.tokenizer, world[0].prompt), 1).loss(batch)
-    rows, length = batch.prompt.ids.shape
-    packed, answers = batch.shared + rows * (length - 1 - batch.shared), rows * (batch.target.rows - 1)
+    rows = len(batch.prompt.ids)
+    packed, answers = int(batch.prompt.mask.sum()) - (rows - 1) * batch.shared - rows, rows * (batch.target.rows - 1)
     assert shapes == [packed] * 4 + [packed] + [answers] * 4
     assert batch.shared == 15, "the system turn and the image marker"
 
@@ -191,7 +193,7 @@ def test_long_rows_keep_no_attention_weights(world, arm, monkeypatch) -> None:
     vlm, batch = arm()
     found = compare(vlm, batch, world[0].prompt)
     monkeypatch.setattr("lab.training.fast.fused_step.keeps_weights", lambda *_: False)
-    monkeypatch.setattr("lab.training.fast.fused_step.Attended.apply", None)
+    monkeypatch.setattr("lab.training.fast.fused_step.Attention.apply", None)
     compare(vlm, batch, world[0].prompt)
     monkeypatch.undo()
     block = found.blocks[0]
@@ -213,11 +215,11 @@ def test_gradients_in_float64() -> None:
 
     def both(given, *factors):
         first = Layer(frozen[0], None, factors[0], factors[2], 0.5)
-        return adapted(given, [[first, Layer(frozen[1], weight[:6], factors[1], factors[3], 2.0)]])[0]
+        return adapted(given, [Stack([first, Layer(frozen[1], weight[:6], factors[1], factors[3], 2.0)])])[0]
 
     def apart(given, *factors):
         first = Layer(frozen[0], None, factors[0], factors[2], 0.5)
-        return adapted(given, [[first], [Layer(frozen[1], weight[:6], factors[1], factors[3], 2.0)]])
+        return adapted(given, [Stack([first]), Stack([Layer(frozen[1], weight[:6], factors[1], factors[3], 2.0)])])
 
     assert torch.autograd.gradcheck(both, (x, *downs, *ups))
     assert torch.autograd.gradcheck(apart, (x, *downs, *ups))
@@ -227,46 +229,57 @@ def test_gradients_in_float64() -> None:
     assert all(torch.allclose(*pair, atol=1e-12) for pair in zip(apart(x, *downs, *ups), (first, second), strict=True))
 
 
-@pytest.mark.parametrize("shared", [0, 2])
-def test_attention_in_float64(monkeypatch, shared) -> None:
-    """Of packed rows, in bands, against PyTorch's own over whole rows."""
-    monkeypatch.setattr("lab.training.fast.autograd_ops.Attended.BAND", 3)
-    bands.cache_clear()
-    layout = Layout(shared, 3, 5, torch.zeros(3, 1, dtype=torch.int64))
-    x, angles = numbers(1, shared + 3 * 5, 32), torch.polar(torch.ones(shared + 15, 2), torch.randn(shared + 15, 2)).to(torch.complex128)
-    reading = (Heads(2, 1, 4, folded=False), Heads(2, 1, 4, folded=False, turned=False))
-
-    def ours(given: torch.Tensor) -> torch.Tensor:
-        asking = Heads(4, 2, 4, folded=True)
-        found = Attended.apply(*Spread.apply(given, layout, (asking, *reading), angles), 0.5, shared)
-        return Packed.apply(found, layout, asking)
-
-    def plain(given: torch.Tensor) -> torch.Tensor:
-        asking = Heads(4, 2, 4, folded=False)
-        q, k, v = Spread.apply(given, layout, (asking, *reading), angles)
-        found = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=0.5, enable_gqa=True)
-        return Packed.apply(found, layout, asking)
-
-    assert torch.allclose(ours(x), plain(x), atol=1e-12)
-    assert torch.autograd.gradcheck(ours, (x,), fast_mode=True)
-    bands.cache_clear()
+@pytest.fixture
+def narrow_bands(monkeypatch):
+    monkeypatch.setattr("lab.training.fast.attention.BAND", 3)
+    for made in (causal_bands, later_bands):
+        made.cache_clear()
+    yield
+    for made in (causal_bands, later_bands):
+        made.cache_clear()
 
 
-@pytest.mark.parametrize("folded", [False, True])
-@pytest.mark.parametrize("shared", [0, 2])
-def test_rows_of_a_packed_tensor_in_float64(folded, shared) -> None:
-    """Each row begins with what is shared and is turned as Transformers turns it; packing gives the tensor back."""
-    layout = Layout(shared, 3, 5, torch.zeros(3, 1, dtype=torch.int64))
-    kinds = (Heads(4, 2, 6, folded), Heads(2, 1, 6, folded=False, turned=False))
-    length = shared + 3 * 5
-    x, angles = numbers(1, length, 36), torch.polar(torch.ones(length, 3, dtype=torch.float64), numbers(length, 3, trains=False))
-    if not (folded and shared):  # else not all of it is written; see the test of attention
-        assert torch.autograd.gradcheck(lambda given: Spread.apply(given, layout, kinds, angles), (x,), fast_mode=True)
-    turning, kept = Spread.apply(x, layout, kinds, angles)
-    assert torch.autograd.gradcheck(lambda given: Packed.apply(given, layout, kinds[1]), (kept.detach().requires_grad_(),), fast_mode=True)
-    assert torch.equal(Packed.apply(kept, layout, kinds[1]), x[..., 24:])
+LAYOUTS = {
+    "alone": (0, [range(0, 4), range(4, 9)], []),
+    "shared": (2, [range(2, 6), range(6, 11), range(11, 12)], []),
+    "trees": (0, [range(0, 5), range(5, 10)], [(range(0, 5), range(10, 13)), (range(5, 10), range(13, 17)), (range(5, 10), range(17, 18))]),
+    "ragged trees": (
+        2, [range(2, 5), range(5, 11), range(11, 14)],
+        [(range(2, 5), range(14, 19)), (range(5, 11), range(19, 20)), (range(5, 11), range(20, 22))],
+    ),
+}
+"""Tokens that begin all, those of each root, those of each branch behind its root's."""
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_attention_over_packed_rows_in_float64(narrow_bands, name) -> None:
+    """Level by level, in bands or by PyTorch's own, against PyTorch's own over all tokens with a mask, turned as Transformers turns them; and its
+    gradients."""
+    shared, roots, branches = LAYOUTS[name]
+    device = torch.device("cpu")
+    levels = [of_roots(range(shared), roots, device), *([of_branches(range(shared), branches, device)] if branches else [])]
+    number = shared + sum(map(len, roots)) + sum(len(own) for _, own in branches)
+    x, angles = numbers(1, number, 4 * 6 + 2 * 2 * 6), torch.polar(torch.ones(number, 3, dtype=torch.float64), numbers(number, 3, trains=False))
+    mask = torch.zeros(number, number, dtype=torch.bool)
+    for path in ([*range(shared), *own] for own in (*roots, *([*trunk, *own] for trunk, own in branches))):
+        for i, place in enumerate(path):
+            mask[place, path[: i + 1]] = True
     cos, sin = (part.repeat(1, 2)[None, None] for part in (angles.real, angles.imag))
-    by_heads = x[..., :24].unflatten(-1, (4, 3, 2)).transpose(-1, -2).flatten(-2).transpose(1, 2)
-    plain = by_heads * cos + rotate_half(by_heads) * sin
-    expected = plain.transpose(1, 2).flatten(-2)[..., pairing(torch.nn.Linear(1, 24), 6)]
-    assert torch.allclose(Packed.apply(turning, layout, kinds[0]), expected, atol=1e-12)
+    heads = x[0].unflatten(-1, (-1, 6)).transpose(0, 1)[None]
+    by_halves = heads[:, :6].unflatten(-1, (3, 2)).transpose(-1, -2).flatten(-2)  # of q and k what is turned together stands side by side
+    turned = by_halves * cos + rotate_half(by_halves) * sin
+    found = torch.nn.functional.scaled_dot_product_attention(turned[:, :4], turned[:, 4:], heads[:, 6:], attn_mask=mask, scale=0.5, enable_gqa=True)
+    expected = found.transpose(1, 2).flatten(2)
+    for way, folded in ((Attention.apply, True), (recomputed, False)):
+        at = index(levels, number, 4, 2, folded)
+        assert torch.allclose(way(x, at, angles, 0.5), expected, atol=1e-12)
+        assert torch.autograd.gradcheck(lambda given, way=way, at=at: way(given, at, angles, 0.5), (x,), fast_mode=True)
+
+
+def test_what_trains_is_read_when_it_is_used() -> None:
+    """An optimizer of one pass over each parameter leaves its version as it was, so no copy of a sum may be kept by that."""
+    x, weight, a, b = numbers(3, 8), numbers(4, 8, seed=5, trains=False), numbers(2, 8, seed=1), numbers(4, 2, seed=3)
+    stack = Stack([Layer(weight, None, a, b, 0.5)], kept=True)
+    adapted(x, [stack])[0].sum().backward()
+    torch.optim.AdamW([a, b], lr=0.1, fused=True).step()
+    assert torch.allclose(adapted(x, [stack])[0], x @ (weight + 0.5 * b @ a).T, atol=1e-12)

@@ -138,9 +138,10 @@ def row_of(encoder: Encoder, trees: Sequence[Tree]) -> Batch:
     learned = torch.cat(labels)[None]
     examples = [example for tree in trees for example in tree.examples]
     shown = [tree.examples[0] for tree in trees]
+    lengths, own = tuple(tree.length for tree in trees), tuple((tree.shared, *tree.branches) for tree in trees)
     return Batch(
         sample_ids=tuple(example.sample_id for example in examples),
-        prompt=Tokens(ids, readable(torch.tensor(trunks), torch.tensor(branches)), positions, types, tuple(tree.length for tree in trees)),
+        prompt=Tokens(ids, readable(torch.tensor(trunks), torch.tensor(branches)), positions, types, lengths, own),
         media=media_of(encoder, shown),
         target=Target(learned, learned.shape[1], learned.shape[1], torch.cat(places)),
         media_order=tuple(example.text.image_order for example in shown),

@@ -20,7 +20,7 @@ class Tokens:
     ids, mask: int64 [B, T]; mask None: nothing is padding; bool [B, 1, T, T]: which positions each reads.
     positions: int64 [B, T] or [3, B, T] (M-RoPE).
     types: int64 [B, T], 1 where a picture stands, 2 where a clip does, else 0. segments: of one row that holds several samples, or trees of
-    them, their lengths in order; else ().
+    them, their lengths in order; else (). branches: of a row of trees, of each what its samples share and what each has by itself, in tokens.
     """
 
     ids: torch.Tensor
@@ -28,6 +28,7 @@ class Tokens:
     positions: torch.Tensor
     types: torch.Tensor
     segments: tuple[int, ...] = ()
+    branches: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

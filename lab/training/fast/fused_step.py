@@ -2,14 +2,15 @@
 
     products     LoRA layers, norms, gates and attention by `lab.training.fast.autograd_ops`, in fewer passes over large tensors
                  than PEFT's and Transformers' own expressions make.
-    rows         packed: what begins all rows is read once, what ends them not at all, and attention needs no mask.
+    rows         packed (`lab.training.fast.packing`): what begins all rows is read once, of trees (`trainer.layout=trees`) the images of each
+                 once too, what ends them not at all, and nothing is padding.
     last block   of what it gives, only the answer rows are read: queries, and all behind them, are computed for those alone.
 
 Only while training: validation, scoring and every saved file know nothing of it. It is written for float32 alone: over a model
 that computes in 16 bits the step is PEFT's and Transformers' own. A layer that is not plain LoRA (dropout, DoRA, a quantised
 base) keeps PEFT's forward; with gradient checkpointing, whose second forward comes after the step's, and where the language model trains
-whole (`lora.full`) or the model lies in shares on several devices, nothing is changed at all. A row of several samples (`trainer.packing`) or of
-trees (`trainer.layout=trees`) goes by `lab.training.fast.tree_step`, in every dtype, also where the language model trains whole.
+whole (`lora.full`) or the model lies in shares on several devices, nothing is changed at all. A row of several samples (`trainer.packing`), and in
+16 bits or with dropout one of trees, goes by `lab.training.fast.tree_step`, also where the language model trains whole.
 Equality with the plain step, in every dtype: tests/test_lean.py.
 """
 
@@ -30,10 +31,15 @@ from lab.lora import ADAPTER
 from lab.model import Vlm
 from lab.records import Batch
 from lab.training.fast import tree_step
-from lab.training.fast.autograd_ops import Attended, Gated, Layer, Normed, adapted
-from lab.training.fast.packing import Heads, Layout, Packed, Spread, pack
+from lab.training.fast.attention import Attention
+from lab.training.fast.autograd_ops import Gated, Layer, Normed, Stack, adapted
+from lab.training.fast.heads import HeadIndex, Joined, Level, Read
+from lab.training.fast.packing import Layout, pack, pack_trees
 
 Forward = tuple[nn.Module, Callable[..., torch.Tensor]]
+
+MOST_KEPT = 1 << 26
+"""Numbers in adapted weights of which a copy, with what is adapted in it, is kept from a step's forward to its backward."""
 
 
 class FusedStep:
@@ -47,7 +53,9 @@ class FusedStep:
         known = lean and vlm.dtype == torch.float32 and not vlm.spread and not reads_whole
         modules = list(vlm.base_model.modules()) if known else []
         self.layers = {module: factors(module) for module in modules if is_fusable(module)}
-        self.forwards: list[Forward] = [(module, partial(layer_forward, layer)) for module, layer in self.layers.items()]
+        self.keeps = sum(layer.weight.numel() for layer in self.layers.values()) <= MOST_KEPT
+        self.stacks: dict[tuple[Any, ...], Stack | None] = {}
+        self.forwards: list[Forward] = [(module, partial(layer_forward, Stack([layer], self.keeps))) for module, layer in self.layers.items()]
         self.forwards += [(module, partial(norm_forward, module)) for module in modules if is_norm(module)]
         self.blocks = blocks(vlm) if known else []
         self.of_trees = blocks(vlm) if not vlm.spread else []
@@ -62,24 +70,29 @@ class FusedStep:
         """`Vlm.predict` of a batch with labels, for a backward."""
         if self.unused or any(module.gradient_checkpointing for module in self.checkpointed):
             return self.vlm.predict(batch)
+        if self.blocks and batch.prompt.branches and not self.random:
+            return self.over(*pack_trees(batch))
         if self.of_trees and tree_step.holds_trees(batch):
             with instead([*self.forwards, *self.over_trees(batch)]):
                 return self.vlm.logits(batch, batch.target.rows)
         if not self.blocks or batch.target.places is not None:
             with instead(self.forwards):
                 return self.vlm.predict(batch)
-        packed, layout = pack(replace(batch, shared=0) if self.random else batch)
+        return self.over(*pack(replace(batch, shared=0) if self.random else batch)).unflatten(1, (len(batch.sample_ids), -1))[0]
+
+    def over(self, packed: Batch, layout: Layout) -> torch.Tensor:
+        """What a packed batch predicts at the answers of its layout, [1, answers, V]."""
         last = [False] * (len(self.blocks) - 1) + [True]
         forwards = [(block, partial(self.block, block, layout, ends)) for block, ends in zip(self.blocks, last, strict=True)]
         with instead(self.forwards + forwards):
-            return self.vlm.logits(packed, layout.answers.numel()).view(*layout.answers.shape, -1)
+            return self.vlm.logits(packed, layout.answers.numel())
 
     def over_trees(self, batch: Batch) -> Iterator[Forward]:
         """The forwards of blocks over a row of trees."""
         trees = tree_step.extents(batch, self.vlm.dtype)
         for block in self.of_trees:
             places = batch.target.places if block is self.of_trees[-1] else None
-            yield block, partial(tree_step.forward, block, trees, places, self.projected if self.blocks else None)
+            yield block, partial(tree_step.forward, block, trees, places)
 
     def block(
         self,
@@ -92,29 +105,25 @@ class FusedStep:
     ) -> torch.Tensor:
         """A block of Llama's kind over packed hidden_states [1, N, D], causal in every row and without padding.
 
-        The result is [1, N, D]; of the last block [1, answers, D], those of all rows.
+        The result is [1, N, D]; of the last block [1, answers, D].
         """
         attention, mlp, size = block.self_attn, block.mlp, block.self_attn.head_dim
         short = keeps_weights(block, hidden_states, layout.length)
-        number, keyed = (layer.out_features // size for layer in (attention.q_proj, attention.k_proj))
-        asking = Heads(number, number // keyed, size, folded=short and not last)
-        reading = (Heads(keyed, 1, size, folded=False), Heads(keyed, 1, size, folded=False, turned=False))
+        heads = tuple(layer.out_features // size for layer in (attention.q_proj, attention.k_proj))
         angles = torch.complex(*(numbers[0, :, : size // 2] for numbers in position_embeddings))
-        entering = block.input_layernorm(hidden_states)
+        entering, residual = block.input_layernorm(hidden_states), hidden_states
         if last:
-            at, seen = layout.packed_answers(), torch.arange(layout.length, device=angles.device) <= layout.answers[..., None]
-            k, v = Spread.apply(*self.projected(entering, [attention.k_proj, attention.v_proj]), layout, reading, angles)
-            layout, residual, angles = layout.of_answers(), hidden_states[:, at], angles[at]
-            (q,) = Spread.apply(*self.projected(entering[:, at], [attention.q_proj]), layout, (asking,), angles)
-            found = F.scaled_dot_product_attention(q, k, v, attn_mask=seen[:, None], scale=attention.scaling, enable_gqa=True)
+            at, (asking, standing) = layout.answers, layout.index_of_last(*heads)
+            (kv,), (asked,) = self.projected(entering, [attention.k_proj, attention.v_proj]), self.projected(entering[:, at], [attention.q_proj])
+            (queries, *_), (_, keys, values) = Read.apply(asked, asking, angles[at]), Read.apply(kv, standing, angles)
+            (q,), (k,), (v,) = asking.of_queries(queries), standing.of_keys(keys), standing.of_keys(values)
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=layout.reads, scale=attention.scaling, enable_gqa=True)
+            found, residual = Joined.apply(out.reshape(-1, size), asking), hidden_states[:, at]
         else:
-            residual, layers = hidden_states, [attention.q_proj, attention.k_proj, attention.v_proj]
-            q, k, v = Spread.apply(*self.projected(entering, layers), layout, (asking, *reading), angles)
-            if short:
-                found = Attended.apply(q, k, v, attention.scaling, layout.shared)
-            else:
-                found = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=attention.scaling, enable_gqa=True)
-        kept = residual + attention.o_proj(Packed.apply(found, layout, asking))
+            (x,) = self.projected(entering, [attention.q_proj, attention.k_proj, attention.v_proj])
+            way: Callable[..., torch.Tensor] = Attention.apply if short else recomputed
+            found = way(x, layout.index(*heads, folded=short), angles, attention.scaling)
+        kept = residual + attention.o_proj(found)
         gate, up = self.projected(block.post_attention_layernorm(kept), [mlp.gate_proj], [mlp.up_proj])
         return kept + mlp.down_proj(Gated.apply(gate, up))
 
@@ -123,22 +132,43 @@ class FusedStep:
 
         What will be turned comes in the order of `pairing`.
         """
-        plain = [[found for layer in group if (found := self.plain(layer)) is not None] for group in groups]
-        if [len(group) for group in plain] == [len(group) for group in groups]:
-            return adapted(x, plain)
-        return tuple(torch.cat([self.paired(layer, layer(x), -1) for layer in group], dim=-1) for group in groups)
+        stacks = [self.stack(tuple(group)) for group in groups]
+        if None not in stacks:
+            return adapted(x, [stack for stack in stacks if stack is not None])
+        return tuple(torch.cat([self.paired(layer, layer(x)) for layer in group], dim=-1) for group in groups)
 
-    def plain(self, layer: nn.Module) -> Layer | None:
-        """What a layer computes with, its outputs paired where they will be turned; None if it is not plain."""
-        found = self.layers.get(layer) or untouched(layer)
-        if found is None or layer not in self.turned:
-            return found
-        bias = None if found.bias is None else self.paired(layer, found.bias, 0)
-        return Layer(self.paired(layer, found.weight, 0), bias, found.a, self.paired(layer, found.b, 0), found.scaling)
+    def stack(self, group: tuple[Any, ...]) -> Stack | None:
+        """A group of layers, made once; None if one of them is not plain."""
+        if group not in self.stacks:
+            found = [self.layers.get(layer) or untouched(layer) for layer in group]
+            plain = [replace(each, order=self.turned.get(layer)) for each, layer in zip(found, group, strict=True) if each is not None]
+            self.stacks[group] = Stack(plain, self.keeps) if len(plain) == len(group) else None
+        return self.stacks[group]
 
-    def paired(self, layer: nn.Module, x: torch.Tensor, dim: int) -> torch.Tensor:
-        """What a layer gives, or gives it with, along dim, in the order of `pairing` if it will be turned."""
-        return x.index_select(dim, self.turned[layer]) if layer in self.turned else x
+    def paired(self, layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        """What a layer gives [..., out] in the order of `pairing` if it will be turned."""
+        return x.index_select(-1, self.turned[layer]) if layer in self.turned else x
+
+
+def recomputed(x: torch.Tensor, at: HeadIndex, angles: torch.Tensor, scaling: float) -> torch.Tensor:
+    """As `Attention`, by PyTorch's own, which keeps no weights. at: with queries not folded."""
+    queries, keys, values = Read.apply(x, at, angles)
+    found = []
+    for q, k, v, level in zip(at.of_queries(queries), at.of_keys(keys), at.of_keys(values), at.levels, strict=True):
+        mask = behind(level)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=True)
+        found.append(out.reshape(-1, x.shape[-1] // (at.queries + 2 * at.keys)))
+    return Joined.apply(torch.cat(found), at)
+
+
+def behind(level: Level) -> torch.Tensor | None:
+    """Which positions those of a level read that ask, bool [B or 1, 1, A, T]; None where all ask."""
+    length, asking = level.tokens.shape[1], level.asked.shape[1]
+    if asking == length:
+        return None
+    steps = torch.arange(length, device=level.tokens.device)
+    seen = (steps <= steps[-asking:, None])[None, None]
+    return seen if level.filled is None else seen & ~F.pad(level.filled, (0, asking))[:, None, None]
 
 
 @contextlib.contextmanager
@@ -153,9 +183,9 @@ def instead(forwards: list[Forward]) -> Iterator[None]:
             del module.forward  # the class's own shows again
 
 
-def layer_forward(layer: Layer, x: torch.Tensor) -> torch.Tensor:
+def layer_forward(stack: Stack, x: torch.Tensor) -> torch.Tensor:
     """The forward of a plain LoRA layer."""
-    return adapted(x, [[layer]])[0]
+    return adapted(x, [stack])[0]
 
 
 def norm_forward(norm: Any, x: torch.Tensor) -> torch.Tensor:

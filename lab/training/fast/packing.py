@@ -1,188 +1,161 @@
-"""Rows of one batch as one row that holds what begins them all once: the turns and the image marker before the first picture.
+"""Samples of one forward as one row that holds what several begin with once: the turns before the first image, and of trees the images.
 
-    left-padded  [B, T]          pad pad a b c 1 2 3 4        packed  [1, N], N = shared + B own
-                                 a b c 5 6 7 8 9 end                  a b c | 1 2 3 4 end | 5 6 7 8 9
+    left-padded  [B, T]          pad pad a b c 1 2 3 4        packed  [1, N]     a b c | 1 2 3 | 5 6 7 8
+                                 a b c 5 6 7 8 9
 
-What acts on each token alone (norms, projections, feed-forward) then does so once for shared tokens. Attention, which does
-not, reads rows: `Spread` makes them of a packed tensor, `Packed` packs what it found. The last token of a row predicts
-nothing and is left out; shorter rows are filled up behind it, where no answer sees them.
+    trees        a b c X X | 1 2 | 3 4 5, a b c Y 6 7         packed  [1, N]     a b c | X X | Y 6 7 | 1 2 | 3 4 5
+
+What acts on each token alone (norms, projections, feed-forward) then does so once for shared tokens, and nothing is padding. Attention,
+which does not, reads rows (`lab.training.fast.heads`): a level of roots, and one of the branches that go on from some of them. The last
+token of a sample predicts nothing and is left out.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from lab.records import Batch, Tokens
-from lab.training.fast.autograd_ops import once_differentiable
+from lab.training.fast.heads import HeadIndex, Level, index
+
+Numbers = Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where the tokens of a packed batch stand: `shared` once, then `own` of each of `rows` rows.
+    """How the tokens of a packed batch attend.
 
-    answers: int64 [rows, answers], the positions in each row, shared ones counted, whose logits the loss reads; of a row that has
-    fewer, its first stands for what the loss leaves out.
+    tokens: of the packed row. levels: rows that attend together. answers: int64 [n], the tokens whose logits the loss reads.
+    last: samples whole, in which answers ask, by their place in `answers`; reads: bool [samples, 1, A, T], which positions each reads.
     """
 
-    shared: int
-    rows: int
-    own: int
+    tokens: int
+    levels: tuple[Level, ...]
     answers: torch.Tensor
+    last: Level
+    reads: torch.Tensor
+    made: dict[tuple[int, int, bool], HeadIndex] = field(default_factory=dict)
 
     @property
     def length(self) -> int:
-        """Of one row, shared tokens counted."""
-        return self.shared + self.own
+        """The most positions of a row."""
+        return max(level.tokens.shape[1] for level in self.levels)
 
-    def packed_answers(self) -> torch.Tensor:
-        """`answers` as positions of the packed row, int64 [rows answers]."""
-        starts = torch.arange(self.rows, device=self.answers.device)[:, None] * self.own
-        return (starts + self.answers).flatten()
+    def index(self, queries: int, keys: int, folded: bool) -> HeadIndex:
+        """Where so many heads stand in the levels; made for the first block, used by all."""
+        if (queries, keys, folded) not in self.made:
+            self.made[queries, keys, folded] = index(self.levels, self.tokens, queries, keys, folded)
+        return self.made[queries, keys, folded]
 
-    def of_answers(self) -> Layout:
-        """Where they stand among the answer positions alone."""
-        rows, own = self.answers.shape
-        return Layout(0, rows, own, self.answers)
-
-    def parts(self, packed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """[N, ...] as views: what is shared [1, shared, ...], and [rows, own, ...]."""
-        return packed[None, : self.shared], packed[self.shared :].view(self.rows, self.own, *packed.shape[1:])
-
-    def split(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """[rows, shared + own, ...] as views of the same."""
-        return rows[:, : self.shared], rows[:, self.shared :]
+    def index_of_last(self, queries: int, keys: int) -> tuple[HeadIndex, HeadIndex]:
+        """Where the heads of the answers' queries stand, and those of all keys."""
+        asking, standing = replace(self.last, tokens=self.last.tokens[:, :0]), replace(self.last, asked=self.last.asked[:, :0])
+        return index([asking], len(self.answers), queries, 0, False), index([standing], self.tokens, 0, keys, False)
 
 
 @dataclass(frozen=True, slots=True)
-class Heads:
-    """Heads of one kind: `number` that share keys in groups of `groups`, of `size` numbers each.
+class Stretch:
+    """Tokens of a batch that stand one after another, by their places in its rows laid end to end.
 
-    folded: by position, then by group, [B, number / groups, T groups, size], what is shared in the first row alone, as
-    `lab.training.fast.autograd_ops.Attended` reads queries; else [B, number, T, size]. turned: they take rotary positions.
+    trunk: the number of the stretch that these go on from; None: from what begins all. asked: of a sample's last stretch, the places whose
+    logits the loss reads; () of what several samples share.
     """
 
-    number: int
-    groups: int
-    size: int
-    folded: bool
-    turned: bool = True
-
-    @property
-    def width(self) -> int:
-        """Of all of them side by side."""
-        return self.number * self.size
-
-    def empty(self, like: torch.Tensor, rows: int, length: int) -> torch.Tensor:
-        """Memory for rows of so many positions."""
-        shape = (self.number // self.groups, length * self.groups) if self.folded else (self.number, length)
-        return like.new_empty(rows, *shape, self.size)
-
-    def by_position(self, x: torch.Tensor) -> torch.Tensor:
-        """x, laid out as `empty` does, as a view [B, T, number / groups, groups, size]."""
-        keyed = self.number // self.groups
-        if self.folded:
-            return x.view(x.shape[0], keyed, -1, self.groups, self.size).transpose(1, 2)
-        return x.view(x.shape[0], keyed, self.groups, -1, self.size).permute(0, 3, 1, 2, 4)
-
-    def sharing(self, shared: torch.Tensor) -> torch.Tensor:
-        """Of what is shared, by rows, the rows that have it."""
-        return shared[:1] if self.folded else shared
-
-    def apart(self, x: torch.Tensor) -> torch.Tensor:
-        """x [N, width] as a view [N, number / groups, groups, size]."""
-        return x.view(x.shape[0], -1, self.groups, self.size)
-
-
-class Spread(torch.autograd.Function):
-    """x [1, N, widths of all heads] -> a tensor of rows for each kind: every row with its own copy of what is shared.
-
-    angles: complex [N, S / 2], of modulus 1. Heads that are turned, the first kinds, are read as S / 2 complex numbers each and
-    multiplied by them (RoPE, Su et al. 2021, 2104.09864, equation 13).
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: torch.Tensor, layout: Layout, kinds: tuple[Heads, ...], angles: torch.Tensor
-    ) -> tuple[torch.Tensor, ...]:
-        ctx.layout, ctx.kinds = layout, kinds
-        ctx.save_for_backward(angles)
-        turned = torch.view_as_real(pairs(x[0, :, : turning(kinds)], angles) * angles[:, None]).flatten(1)
-        outs, start = [], 0
-        for kind in kinds:
-            packed = (turned if kind.turned else x[0])[:, start : start + kind.width]
-            outs.append(kind.empty(x, layout.rows, layout.length))
-            (shared, own), (of_all, of_each) = layout.split(kind.by_position(outs[-1])), layout.parts(kind.apart(packed))
-            kind.sharing(shared).copy_(of_all)
-            own.copy_(of_each)
-            start += kind.width
-        return tuple(outs)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        layout, kinds, (angles,) = ctx.layout, ctx.kinds, ctx.saved_tensors
-        out, start = gradients[0].new_empty(len(angles), sum(kind.width for kind in kinds)), 0
-        for kind, gradient in zip(kinds, gradients, strict=True):
-            of_shared, of_own = layout.parts(kind.apart(out[:, start : start + kind.width]))
-            shared, own = layout.split(kind.by_position(gradient))
-            torch.sum(kind.sharing(shared), dim=0, keepdim=True, out=of_shared)
-            of_own.copy_(own)
-            start += kind.width
-        pairs(out[:, : turning(kinds)], angles).mul_(angles.conj()[:, None])
-        return out[None], None, None, None
-
-
-def turning(kinds: tuple[Heads, ...]) -> int:
-    """How many numbers of a token are turned: those of the first kinds."""
-    return sum(kind.width for kind in kinds if kind.turned)
-
-
-def pairs(x: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
-    """x [N, heads S] as a complex view [N, heads, S / 2]."""
-    return torch.view_as_complex(x.view(len(x), -1, angles.shape[-1], 2))
-
-
-class Packed(torch.autograd.Function):
-    """x, rows of heads of a kind -> [1, N, width], what is shared taken of the first row."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, layout: Layout, kind: Heads) -> torch.Tensor:
-        ctx.layout, ctx.kind = layout, kind
-        out = x.new_empty(layout.shared + layout.rows * layout.own, kind.width)
-        for target, part in zip(layout.parts(kind.apart(out)), layout.split(kind.by_position(x)), strict=True):
-            target.copy_(part[: len(target)])
-        return out[None]
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        layout, kind = ctx.layout, ctx.kind
-        shared, own = layout.parts(kind.apart(gradient[0]))
-        out = kind.empty(gradient, layout.rows, layout.length)
-        of_shared, of_own = layout.split(kind.by_position(out))
-        of_shared[:1] = shared
-        of_shared[1:] = 0
-        of_own.copy_(own)
-        return out, None, None
+    places: range
+    trunk: int | None = None
+    asked: tuple[int, ...] = ()
 
 
 def pack(batch: Batch) -> tuple[Batch, Layout]:
-    """A left-padded batch with answers as one packed row without a mask, and where its tokens stand."""
-    tokens = batch.prompt
-    rows, length = tokens.ids.shape
-    assert tokens.mask is not None
-    padding = (tokens.mask == 0).sum(dim=1, keepdim=True)
-    places = torch.arange(length - 1, device=padding.device)
-    source = (padding + places) % length  # what fills a row up is its last token, then its padding: no picture
+    """A left-padded batch with answers as one packed row, and how it attends; its answers are [rows, answers]."""
+    rows, length = batch.prompt.ids.shape
+    assert batch.prompt.mask is not None
+    padding = (batch.prompt.mask == 0).sum(dim=1).tolist()
+    found = []
+    for row, padded in enumerate(padding):
+        start, stop = row * length + padded, (row + 1) * length - 1
+        asked = tuple(max(start, place) for place in range(stop + 1 - batch.target.rows, stop))  # of fewer the first
+        found.append(Stretch(range(start + batch.shared, stop), asked=asked))
+    return packed(batch, range(padding[0], padding[0] + batch.shared), found)
 
-    def packed(tensor: torch.Tensor) -> torch.Tensor:
-        found = tensor.gather(-1, source.expand(*tensor.shape[:-1], -1))
-        shared, own = found[..., 0, : batch.shared], found[..., batch.shared :].flatten(-2)
-        return torch.cat((shared, own), dim=-1).unsqueeze(-2)
 
-    row = Tokens(packed(tokens.ids), None, packed(tokens.positions), packed(tokens.types))
-    answers = (torch.arange(length - batch.target.rows, length - 1, device=padding.device) - padding).clamp(min=0)
-    return replace(batch, prompt=row), Layout(batch.shared, rows, length - 1 - batch.shared, answers)
+def pack_trees(batch: Batch) -> tuple[Batch, Layout]:
+    """A row of trees (`lab.model.trees`) without a mask, and how it attends; its answers are what predicts the labels, in their order."""
+    assert batch.target.places is not None
+    places = batch.target.places.tolist()
+    starts = list(itertools.accumulate(map(sum, batch.prompt.branches), initial=0))
+    common = alike(batch, starts, places)
+    found: list[Stretch] = []
+    for start, (shared, *branches) in zip(starts, batch.prompt.branches, strict=False):
+        trunk, first = (len(found) if shared else None), start + shared
+        found += [Stretch(range(start + common, first))] if shared else []
+        for stop in itertools.accumulate(branches, initial=first):
+            asked = tuple(place for place in places if first <= place < stop)
+            found += [Stretch(range(first if shared else start + common, stop), trunk, asked)] if asked else []
+            first = stop
+    return packed(batch, range(common), found)
+
+
+def alike(batch: Batch, starts: Numbers, places: Numbers) -> int:
+    """How many tokens begin all trees of a row alike, before any image and any token that predicts a label, and inside every trunk."""
+    ids, types, heads = batch.prompt.ids[0].tolist(), batch.prompt.types[0].tolist(), []
+    for (start, stop), (shared, *_) in zip(itertools.pairwise(starts), batch.prompt.branches, strict=True):
+        most = start + shared if shared else next(place for place in places if start <= place < stop)
+        heads.append(ids[start : next((at for at in range(start, most) if types[at]), most)])
+    return next((at for at, each in enumerate(zip(*heads, strict=False)) if len(set(each)) > 1), min(map(len, heads)))
+
+
+def packed(batch: Batch, begins: range, stretches: Sequence[Stretch]) -> tuple[Batch, Layout]:
+    """What begins all samples, then all stretches, as a row."""
+    source, own = [*begins], []
+    for stretch in stretches:
+        own.append(range(len(source), len(source) + len(stretch.places)))
+        source += stretch.places
+    device, first = batch.prompt.ids.device, range(len(begins))
+    roots = [at for at, stretch in zip(own, stretches, strict=True) if stretch.trunk is None]
+    branches = [(own[stretch.trunk], at) for at, stretch in zip(own, stretches, strict=True) if stretch.trunk is not None]
+    taken = torch.tensor(source, device=device)
+    given = (batch.prompt.ids, batch.prompt.positions, batch.prompt.types)
+    ids, positions, types = (x.flatten(-2).index_select(-1, taken).unsqueeze(-2) for x in given)
+    levels = (of_roots(first, roots, device), *([of_branches(first, branches, device)] if branches else []))
+    return replace(batch, prompt=Tokens(ids, None, positions, types)), Layout(len(source), levels, *whole(first, own, stretches, device))
+
+
+def of_roots(first: range, own: Sequence[range], device: torch.device) -> Level:
+    """Rows of what begins all, which asks in the first of them, and of what each has by itself."""
+    asked = [[*(first if row == 0 else [-1] * len(first)), *at] for row, at in enumerate(own)]
+    return Level(filled_up([[*first, *at] for at in own], 0, device), filled_up(asked, -1, device), len(first))
+
+
+def of_branches(first: range, branches: Sequence[tuple[range, range]], device: torch.device) -> Level:
+    """Rows of trunks and of what each goes on with, which alone asks."""
+    trunks = filled_up([[*first, *trunk] for trunk, _ in branches], 0, device)
+    own = filled_up([[*at] for _, at in branches], -1, device)
+    lengths = torch.tensor([len(first) + len(trunk) for trunk, _ in branches], device=device)
+    filled = torch.arange(trunks.shape[1], device=device) >= lengths[:, None]
+    return Level(torch.cat([trunks, own.clamp(min=0)], dim=1), own, 0, filled if filled.any() else None)
+
+
+def whole(first: range, own: Sequence[range], stretches: Sequence[Stretch], device: torch.device) -> tuple[torch.Tensor, Level, torch.Tensor]:
+    """`answers`, `last` and `reads` of a `Layout`."""
+    answers, tokens, asked, at = [], [], [], []
+    for stretch, mine in zip(stretches, own, strict=True):
+        if stretch.asked:
+            before = [*first, *(() if stretch.trunk is None else own[stretch.trunk])]
+            offsets = [place - stretch.places.start for place in stretch.asked]
+            asked.append([*range(len(answers), len(answers) + len(offsets))])
+            answers += [mine.start + offset for offset in offsets]
+            at.append([len(before) + offset for offset in offsets])
+            tokens.append([*before, *mine])
+    last = Level(filled_up(tokens, 0, device), filled_up(asked, -1, device))
+    reads = torch.arange(last.tokens.shape[1], device=device) <= filled_up(at, 0, device)[:, None, :, None]
+    return torch.tensor(answers, device=device), last, reads
+
+
+def filled_up(rows: Sequence[Numbers], value: int, device: torch.device) -> torch.Tensor:
+    """Numbers as int64 [rows, the most of them], a value behind those of shorter rows."""
+    most = max(map(len, rows))
+    return torch.tensor([[*row, *[value] * (most - len(row))] for row in rows], device=device)

@@ -2,13 +2,11 @@
 
     attention    tree by tree, so that a row costs no more than its trees do, and none reads another
     last block   of what it gives, only the answer rows are read: queries, and all behind them, are computed for those alone
-    products     in float32 layers that read one input side by side, as `lab.training.fast.fused_step` has them
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -16,11 +14,6 @@ from torch.nn import functional as F
 
 from lab.model.text_decoder import added
 from lab.records import Batch
-from lab.training.fast.autograd_ops import Gated
-from lab.training.fast.packing import pairs
-
-Projected = Callable[..., tuple[torch.Tensor, ...]]
-"""`FusedStep.projected`."""
 
 
 class Extent(NamedTuple):
@@ -63,23 +56,17 @@ def forward(
     block: Any,
     trees: list[Extent],
     places: torch.Tensor | None,
-    projected: Projected | None,
     hidden_states: torch.Tensor,
     position_embeddings: tuple[torch.Tensor, torch.Tensor],
     **_: Any,
 ) -> torch.Tensor:
-    """A block over hidden_states [1, N, D]: [1, N, D], or [1, A, D] at places [A]. projected: in float32, of layers that are read together."""
-    attention, mlp = block.self_attn, block.mlp
+    """A block over hidden_states [1, N, D]: [1, N, D], or [1, A, D] at places [A]."""
+    attention = block.self_attn
     entering, at = block.input_layernorm(hidden_states), slice(None) if places is None else places
-    seen = (attention, entering, at, position_embeddings)
-    q, k, v = read(*seen) if projected is None else paired(*seen, projected)
+    q, k, v = read(attention, entering, at, position_embeddings)
     found = torch.cat([attended(q, k, v, tree, places is not None, attention.scaling) for tree in trees], dim=2)
     kept = hidden_states[:, at] + attention.o_proj(found.transpose(1, 2).flatten(2))
-    behind = block.post_attention_layernorm(kept)
-    if projected is None:
-        return kept + mlp(behind)
-    gate, up = projected(behind, [mlp.gate_proj], [mlp.up_proj])
-    return kept + mlp.down_proj(Gated.apply(gate, up))
+    return kept + block.mlp(block.post_attention_layernorm(kept))
 
 
 def attended(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, tree: Extent, last: bool, scaling: float) -> torch.Tensor:
@@ -102,25 +89,3 @@ def rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tens
     """Heads [1, H, N, S] turned by their positions [1, 1, N, S]."""
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat([-second, first], dim=-1) * sin
-
-
-def paired(
-    attention: Any, x: torch.Tensor, at: slice | torch.Tensor, turns: tuple[torch.Tensor, torch.Tensor], projected: Projected
-) -> tuple[torch.Tensor, ...]:
-    """The same with what is turned together side by side, of queries as of keys, so that it is one complex product."""
-    size, angles = attention.head_dim, torch.complex(*(numbers[0, :, : attention.head_dim // 2] for numbers in turns))
-    keyed, valued = attention.k_proj.out_features, attention.v_proj.out_features
-    if isinstance(at, slice):
-        (found,) = projected(x, [attention.q_proj, attention.k_proj, attention.v_proj])
-        turning, v = found.split([found.shape[-1] - valued, valued], dim=-1)
-        q, k = turned(turning[0], angles, size).split([(turning.shape[-1] - keyed) // size, keyed // size], dim=1)
-    else:
-        (kv,), (asking,) = projected(x, [attention.k_proj, attention.v_proj]), projected(x[:, at], [attention.q_proj])
-        turning, v = kv.split([keyed, valued], dim=-1)
-        q, k = turned(asking[0], angles[at], size), turned(turning[0], angles, size)
-    return q.transpose(0, 1)[None], k.transpose(0, 1)[None], v.unflatten(-1, (-1, size)).transpose(1, 2)
-
-
-def turned(x: torch.Tensor, angles: torch.Tensor, size: int) -> torch.Tensor:
-    """x [N, heads S] times angles [N, S / 2], complex: [N, heads, S]."""
-    return torch.view_as_real(pairs(x.contiguous(), angles) * angles[:, None]).flatten(2).unflatten(1, (-1, 1)).flatten(1, 2)
