@@ -94,7 +94,7 @@ def row_a(overrides: list[str], rounds: int, steps: int, report: Report) -> Row:
 
 def row_b(overrides: list[str], rounds: int, steps: int, report: Report) -> Row:
     """Twelve arms of easy-VQA on the shipped base."""
-    given = [*PLAIN, "data=easy_vqa", *TOGETHER, *FEW, "evaluation.zero_shot=false", *overrides]
+    given = [*PLAIN, "data=easy_vqa", *TOGETHER, *FEW, "evaluation.zero_shot=false", "evaluation.shared_prefix=true", *overrides]
     return sweep.interleaved(compose(given), given, rounds, report)
 
 

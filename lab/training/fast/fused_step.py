@@ -115,8 +115,8 @@ class FusedStep:
         if last:
             at, (asking, standing) = layout.answers, layout.index_of_last(*heads)
             (kv,), (asked,) = self.projected(entering, [attention.k_proj, attention.v_proj]), self.projected(entering[:, at], [attention.q_proj])
-            (queries, *_), (_, keys, values) = Read.apply(asked, asking, angles[at]), Read.apply(kv, standing, angles)
-            (q,), (k,), (v,) = asking.of_queries(queries), standing.of_keys(keys), standing.of_keys(values)
+            (q,) = asking.of_queries(Read.apply(asked, asking, angles[at])[0])
+            (k,), (v,) = (standing.of_keys(each) for each in Read.apply(kv, standing, angles)[1:])
             out = F.scaled_dot_product_attention(q, k, v, attn_mask=layout.reads, scale=attention.scaling, enable_gqa=True)
             found, residual = Joined.apply(out.reshape(-1, size), asking), hidden_states[:, at]
         else:
