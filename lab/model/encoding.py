@@ -18,7 +18,7 @@ from lab.data.faults import BadRecord, shown
 from lab.errors import ConfigError, ModelError
 from lab.model import turns
 from lab.model.answers import AnyReadout, readout
-from lab.model.batching import ALIGN, collate, labels_of
+from lab.model.batching import ALIGN, collate, is_one_of, labels_of
 from lab.model.encoded import Example, Framed, TokenizedPrompt
 from lab.model.labels import Labels
 from lab.model.media_encoding import MediaEncoder
@@ -155,7 +155,7 @@ class Encoder(MediaEncoder):
 
         check_text(self, sample, prompt, answer)
         prompt_ids = np.asarray(prompt, dtype=np.int64)
-        placeholders = int(np.isin(prompt_ids, self.media_ids).sum())
+        placeholders = int(is_one_of(prompt_ids, self.media_ids).sum())
         if self.architecture.in_prompt and placeholders != sum(self.runs(sample.images[i]) or 1 for i in chat.image_order):
             raise ModelError(
                 f"model: the chat template wrote {placeholders} image placeholders for {len(chat.image_order)} images "
@@ -171,13 +171,12 @@ class Encoder(MediaEncoder):
 
     def learned(self, sample: Sample, chat: Chat, texts: tuple[str, str], prompt_ids: np.ndarray) -> tuple[Span, ...]:
         """`TokenizedPrompt.learned`. Raises `BadRecord` where an earlier turn cannot be learned as it is asked for."""
-        import numpy as np
 
         try:
             found = self.architecture.learned(self.processor, chat, self.prompt.numbered, *texts)
         except ValueError as error:
             raise BadRecord(f"sample {sample.sample_id}", str(error)) from None
-        if any(np.isin(prompt_ids[start:stop], self.media_ids).any() for start, stop in found):
+        if any(is_one_of(prompt_ids[start:stop], self.media_ids).any() for start, stop in found):
             raise BadRecord(f"sample {sample.sample_id}", "a turn of the assistant shows an image, and a model learns to write none")
         return found
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lab.model.batching import media_of
+from lab.model.batching import is_one_of, media_of
 from lab.model.labels import IGNORED
 from lab.records import Batch, Rows, Target, Tokens
 
@@ -64,12 +64,10 @@ def trees_of(encoder: Encoder, examples: Sequence[Example]) -> list[Tree]:
 
 def groups(encoder: Encoder, examples: Sequence[Example]) -> list[list[Example]]:
     """Samples whose prompts are alike up to their last image, and whose images are equal to the bit as the model is shown them."""
-    import numpy as np
-
     found: list[list[Example]] = []
     known: dict[tuple[bytes, object, object], list[list[Example]]] = {}
     for example in examples:
-        shown = np.isin(example.text.prompt_ids, encoder.media_ids).nonzero()[0]
+        shown = is_one_of(example.text.prompt_ids, encoder.media_ids).nonzero()[0]
         head = example.text.prompt_ids[: shown[-1] + 1].tobytes() if len(shown) else b""
         those = known.setdefault((head, example.grids, example.text.steps), [])
         group = next((group for group in those if same_images(group[0], example)), None) if head else None

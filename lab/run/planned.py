@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from lab import lora
 from lab.config import Experiment, trains
 from lab.costs import machines, planning
 from lab.costs.counting import CostModel
 from lab.costs.estimate import Counts, Sizes, estimate
+from lab.model.batching import is_one_of
 from lab.run import forecast
 from lab.run.assembly import assemble
 from lab.run.sharing import Prepared
@@ -46,5 +45,5 @@ def planned(x: Experiment, prepared: Prepared, choice: Choice | None) -> dict[st
 def own_tokens(train: Examples) -> int:
     """Tokens that the first example has of its own: behind its last image, with its answer."""
     text = train.text(0)
-    shown = np.isin(text.prompt_ids, train.encoder.media_ids).nonzero()[0]
+    shown = is_one_of(text.prompt_ids, train.encoder.media_ids).nonzero()[0]
     return len(text.prompt_ids) - (int(shown[-1]) + 1 if len(shown) else 0) + len(text.answer_ids)

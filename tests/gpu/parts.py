@@ -11,7 +11,7 @@ from pathlib import Path
 
 PARTS = {
     "qwen2_vl_2b": "full_size", "qwen2_5_vl_7b": "full_size", "same_results": "same_results", "precision": "precision", "layouts": "layouts",
-    "arms": "arms",
+    "arms": "arms", "arms_step": "arms_step",
 }
 """Name of a part, which is a function, and the module beside this one that it is in."""
 ROOMY = Path("/dev/shm")

@@ -43,6 +43,14 @@ def test_arms_and_memory_run_small_on_the_cpu(tmp_path: Path) -> None:
     assert "flash_attention_2" in sheet["skipped"]
 
 
+@pytest.mark.bar
+@pytest.mark.parametrize("part", ["layouts", "arms", "arms_step"])
+def test_the_other_parts_run_small_on_the_cpu(part: str, tmp_path: Path) -> None:
+    assert run(part, tmp_path, device="cpu", small=True) == PASSED
+    for figure in json.loads((tmp_path / f"{part}.json").read_text())["figures"]:
+        print(f"{figure['name']}: {figure['value']:.4g} {figure['unit']}")
+
+
 def test_a_part_that_breaks_leaves_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def breaks(scale: Scale, sheet: Sheet) -> None:
         sheet.add("a number", 1.0, "s")
