@@ -18,7 +18,7 @@ from lab.bench.results import BenchError, Figure
 from lab.config import Experiment
 from lab.errors import ConfigError
 from lab.run.assembly import attached
-from lab.training.fast.autograd_ops import bands
+from lab.training.fast.attention import causal_bands
 
 ROOT = Path(__file__).parents[1]
 
@@ -46,17 +46,20 @@ def test_operations_are_those_counted_by_hand(tiny) -> None:
         _, batches = steps.begin(steps.lasting(x, 1), vlm, prepared.encoded(x)["train"])
         batch = next(batches)
     rows, length = batch.prompt.ids.shape[0], batch.prompt.ids.shape[1] - 1  # what a row ends with predicts nothing
-    tokens = batch.shared + rows * (length - batch.shared)  # what begins all rows is read once
+    tokens = int(batch.prompt.mask.sum()) - rows - (rows - 1) * batch.shared  # what begins all rows is read once, and nothing is padding
     asking = rows * (batch.target.rows - 1)  # all that the last feed-forward sees
 
-    def linears(shapes: list[tuple[int, int]], number: int) -> float:
-        """Forward and backward by W + s B A, which is summed for each; an adapter's own gradients pass its rank twice each way."""
-        return sum((2 * 2 * number * m * n) + 2 * 2 * number * x.lora.r * (m + n) + 2 * 2 * m * n * x.lora.r for m, n in shapes)
+    def linears(number: int, *stacks: list[tuple[int, int]]) -> float:
+        """Forward and backward by W + s B A, summed once; gradients of the adapters of layers side by side pass the ranks of all twice each way."""
+        layers = [shape for stack in stacks for shape in stack]
+        gradients = sum(2 * 2 * number * len(stack) * x.lora.r * (stack[0][0] + sum(out for _, out in stack)) for stack in stacks)
+        return gradients + sum(2 * 2 * number * m * n + 2 * m * n * x.lora.r for m, n in layers)
 
-    narrow, wide_rows = [(hidden, kv), (hidden, kv)], attention[:1] + attention[3:]
-    expected = (blocks - 1) * linears(attention + feed_forward, tokens) + linears(narrow, tokens)
-    expected += linears(wide_rows + feed_forward, asking)  # of the last block only the answer rows ask
-    first, *own = [len(future) * stop for _, stop, future in bands(length, batch.shared, 1, torch.device("cpu"), torch.float32)]
+    q, k, v, o = attention
+    behind = [[o], *([each] for each in feed_forward)]
+    expected = (blocks - 1) * linears(tokens, [q, k, v], *behind) + linears(tokens, [k, v])
+    expected += linears(asking, [q], *behind)  # of the last block only the answer rows ask
+    first, *own = [len(band.hidden) * band.stop for band in causal_bands(length, batch.shared, 1, torch.device("cpu"), torch.float32)]
     expected += (blocks - 1) * (2 + 4) * 2 * (first + rows * sum(own)) * hidden
     expected += (2 + 5) * 2 * asking * length * hidden  # its backward computes the weights again
     expected += 2 * 2 * asking * hidden * text.vocab_size

@@ -47,16 +47,16 @@ class Stack:
         self.factors = [layer.a for layer in layers], [layer.b for layer in layers]
         self.outs, self.ranks = [len(layer.weight) for layer in layers], [len(layer.a) for layer in layers]
         self.backward_order = [None if layer.order is None else layer.order.argsort() for layer in layers]
-        self.bias_there: torch.Tensor | None = None
+        self.joined_bias: torch.Tensor | None = None
 
     def bias(self) -> torch.Tensor | None:
         """Of all layers one after the other, zeros where one has none; None if none has any. They do not train."""
         if all(layer.bias is None for layer in self.layers):
             return None
-        if self.bias_there is None or self.bias_there.device != self.layers[0].weight.device:
+        if self.joined_bias is None or self.joined_bias.device != self.layers[0].weight.device:
             each = [layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias for layer in self.layers]
-            self.bias_there = torch.cat([ordered(bias, layer.order) for bias, layer in zip(each, self.layers, strict=True)])
-        return self.bias_there
+            self.joined_bias = torch.cat([ordered(bias, layer.order) for bias, layer in zip(each, self.layers, strict=True)])
+        return self.joined_bias
 
     def sums(self) -> Sums:
         """What the layers compute with now."""
