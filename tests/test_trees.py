@@ -142,6 +142,24 @@ def test_labels_are_pairs_of_the_position_that_predicts_and_its_target(qwen: Vlm
     assert list(zip(predicting, part(batch.target.labels)[0].tolist(), strict=True)) == expected
 
 
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl"])
+def test_samples_of_which_nothing_is_learned_are_read_and_move_no_other(family: str, composer, tmp_path) -> None:
+    """One that shares its picture, and one by itself."""
+    learner, encoder, examples = encoded(vlm_of(family, tmp_path), composer)
+    batch, start = row_of(encoder, made := trees_of(encoder, examples)), 0
+    places, learned = part(batch.target.places), torch.ones(batch.targets, dtype=torch.bool)
+    for tree in made:
+        left = range(start + tree.shared, start + tree.shared + tree.branches[0])
+        if len(tree.examples) in (1, 4):
+            learned &= (places < left.start) | (places >= left.stop)
+        start += tree.length
+    assert 0 < learned.sum() < len(learned)
+    number = int(learned.sum())
+    target = replace(batch.target, labels=part(batch.target.labels)[:, learned], rows=number, tokens=number, places=places[learned])
+    whole, less = (learner.fused.predict(one) for one in (batch, replace(batch, target=target)))
+    assert torch.allclose(less, whole[:, learned], atol=1e-4)
+
+
 def causal(batch: Batch) -> Batch:
     """No mask of whose token reads whose."""
     return replace(batch, prompt=replace(batch.prompt, mask=torch.ones_like(part(batch.prompt.mask)).tril()))

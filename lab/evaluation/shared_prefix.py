@@ -17,7 +17,7 @@ import torch
 from lab.evaluation.generation import Continuation, write
 from lab.evaluation.stages import Read, kept
 from lab.model import Vlm
-from lab.model.batching import is_one_of, to_device
+from lab.model.batching import behind_images, to_device
 from lab.model.encoded import Example, TokenizedPrompt
 from lab.model.encoding import Encoder
 from lab.model.trees import groups
@@ -99,8 +99,7 @@ def grouped(examples: Examples) -> list[list[int]]:
 
 def split_at(encoder: Encoder, text: TokenizedPrompt) -> int:
     """Where the prefix of a tokenised prompt ends: behind its last image placeholder, or at the first token without images."""
-    places = is_one_of(text.prompt_ids, encoder.media_ids).nonzero()[0]
-    return int(places[-1]) + 1 if len(places) else 1
+    return behind_images(text.prompt_ids, encoder.media_ids) or 1
 
 
 def packed(groups: Sequence[list[int]], batch_size: int) -> Iterator[list[int]]:

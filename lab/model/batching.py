@@ -275,6 +275,12 @@ def is_one_of(ids: np.ndarray, few: Sequence[int]) -> np.ndarray:
     return found
 
 
+def behind_images(ids: np.ndarray, media_ids: Sequence[int]) -> int:
+    """Where the last placeholder of an image ends in a prompt; 0 where none stands."""
+    places = is_one_of(ids, media_ids).nonzero()[0]
+    return int(places[-1]) + 1 if len(places) else 0
+
+
 def to_device(batch: Forward, device: torch.device) -> Forward:
     """Move every tensor of what a forward takes."""
     return on_tensors(lambda tensor: tensor.to(device, non_blocking=True), batch)

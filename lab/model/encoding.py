@@ -171,7 +171,6 @@ class Encoder(MediaEncoder):
 
     def learned(self, sample: Sample, chat: Chat, texts: tuple[str, str], prompt_ids: np.ndarray) -> tuple[Span, ...]:
         """`TokenizedPrompt.learned`. Raises `BadRecord` where an earlier turn cannot be learned as it is asked for."""
-
         try:
             found = self.architecture.learned(self.processor, chat, self.prompt.numbered, *texts)
         except ValueError as error:

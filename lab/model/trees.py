@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lab.model.batching import is_one_of, media_of
+from lab.model.batching import behind_images, media_of
 from lab.model.labels import IGNORED
 from lab.records import Batch, Rows, Target, Tokens
 
@@ -67,8 +67,7 @@ def groups(encoder: Encoder, examples: Sequence[Example]) -> list[list[Example]]
     found: list[list[Example]] = []
     known: dict[tuple[bytes, object, object], list[list[Example]]] = {}
     for example in examples:
-        shown = is_one_of(example.text.prompt_ids, encoder.media_ids).nonzero()[0]
-        head = example.text.prompt_ids[: shown[-1] + 1].tobytes() if len(shown) else b""
+        head = example.text.prompt_ids[: behind_images(example.text.prompt_ids, encoder.media_ids)].tobytes()
         those = known.setdefault((head, example.grids, example.text.steps), [])
         group = next((group for group in those if same_images(group[0], example)), None) if head else None
         if group is None:

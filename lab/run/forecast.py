@@ -19,7 +19,7 @@ from lab.costs.planning import ALONE, Plan, SharedPrefix, Trees
 from lab.costs.timing import NOTHING, Interval, duration, short
 from lab.data.images import size_of
 from lab.host.scheduling import makespan
-from lab.model.batching import is_one_of
+from lab.model.batching import behind_images
 from lab.model.encoding import Encoder
 from lab.records import Choice, Picture, Sample, Split, Splits
 from lab.run import sharing
@@ -270,8 +270,8 @@ def words(encoder: Encoder, sample: Sample) -> tuple[int, int, int]:
     """Tokens of a sample's prompt with its answer, images apart; of these, behind its last image; of its answer."""
     text = encoder.text(sample)
     whole, answer = encoder.words(text) + len(text.answer_ids), len(text.answer_ids)
-    shown = is_one_of(text.prompt_ids, encoder.media_ids).nonzero()[0]
-    return whole, len(text.prompt_ids) - int(shown[-1]) - 1 + answer if len(shown) else whole, answer
+    images = behind_images(text.prompt_ids, encoder.media_ids)
+    return whole, len(text.prompt_ids) - images + answer if images else whole, answer
 
 
 def trees_of(x: Experiment, splits: Splits | None, length: int, own: int) -> Trees:

@@ -9,7 +9,7 @@ from lab.config import Experiment, trains
 from lab.costs import machines, planning
 from lab.costs.counting import CostModel
 from lab.costs.estimate import Counts, Sizes, estimate
-from lab.model.batching import is_one_of
+from lab.model.batching import behind_images
 from lab.run import forecast
 from lab.run.assembly import assemble
 from lab.run.sharing import Prepared
@@ -45,5 +45,4 @@ def planned(x: Experiment, prepared: Prepared, choice: Choice | None) -> dict[st
 def own_tokens(train: Examples) -> int:
     """Tokens that the first example has of its own: behind its last image, with its answer."""
     text = train.text(0)
-    shown = is_one_of(text.prompt_ids, train.encoder.media_ids).nonzero()[0]
-    return len(text.prompt_ids) - (int(shown[-1]) + 1 if len(shown) else 0) + len(text.answer_ids)
+    return len(text.prompt_ids) - behind_images(text.prompt_ids, train.encoder.media_ids) + len(text.answer_ids)

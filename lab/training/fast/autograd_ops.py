@@ -101,7 +101,7 @@ class Adapted(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, stacks: Sequence[Stack], *factors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        ctx.save_for_backward(x, *factors)
+        ctx.save_for_backward(x, *factors)  # factors, so that one changed in place before the backward is an error
         ctx.stacks, ctx.sums = stacks, []
         flat = x.reshape(-1, x.shape[-1])
         outs = []

@@ -61,7 +61,7 @@ class Stretch:
     """Tokens of a batch that stand one after another, by their places in its rows laid end to end.
 
     trunk: the number of the stretch that these go on from; None: from what begins all. asked: of a sample's last stretch, the places whose
-    logits the loss reads; () of what several samples share.
+    logits the loss reads; () of what several samples share, and where nothing is learned.
     """
 
     places: range
@@ -94,7 +94,7 @@ def pack_trees(batch: Batch) -> tuple[Batch, Layout]:
         found += [Stretch(range(start + common, first))] if shared else []
         for stop in itertools.accumulate(branches, initial=first):
             asked = tuple(place for place in places if first <= place < stop)
-            found += [Stretch(range(first if shared else start + common, stop), trunk, asked)] if asked else []
+            found.append(Stretch(range(first if shared else start + common, stop), trunk, asked))
             first = stop
     return packed(batch, range(common), found)
 
@@ -103,7 +103,7 @@ def alike(batch: Batch, starts: Numbers, places: Numbers) -> int:
     """How many tokens begin all trees of a row alike, before any image and any token that predicts a label, and inside every trunk."""
     ids, types, heads = batch.prompt.ids[0].tolist(), batch.prompt.types[0].tolist(), []
     for (start, stop), (shared, *_) in zip(itertools.pairwise(starts), batch.prompt.branches, strict=True):
-        most = start + shared if shared else next(place for place in places if start <= place < stop)
+        most = start + shared if shared else next((place for place in places if start <= place < stop), stop - 1)
         heads.append(ids[start : next((at for at in range(start, most) if types[at]), most)])
     return next((at for at, each in enumerate(zip(*heads, strict=False)) if len(set(each)) > 1), min(map(len, heads)))
 
