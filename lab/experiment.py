@@ -186,7 +186,8 @@ class Results:
     @cached_property
     def figures(self) -> dict[str, Figure]:
         """The figures of the report by name."""
-        from lab.report.page import drawings, pictures_of
+        from lab.report.drawing import drawings
+        from lab.report.page import pictures_of
 
         drawn = drawings(pictures_of(self.findings))
         return {name: Figure(one.png, one.caption) for name, one in drawn.items() if one.png is not None}

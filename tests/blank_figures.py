@@ -14,8 +14,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from lab.report import drawing, write
-from lab.report.drawing import Picture
-from lab.report.page import MARK, Drawing
+from lab.report.drawing import MARK, Drawing, Picture
 
 
 @functools.cache
@@ -25,7 +24,7 @@ def blank() -> bytes:
     return data
 
 
-def drawings(pictures: Mapping[str, Picture]) -> dict[str, Drawing]:
+def drawings(pictures: Mapping[str, Picture], workers: int = 1) -> dict[str, Drawing]:
     """Every picture as a blank one, with its words and its caption; also one that has nothing to show."""
     return {name: Drawing(blank(), ("<svg></svg>",) * 2, picture.alt, picture.caption.strip()) for name, picture in pictures.items()}
 

@@ -73,7 +73,7 @@ def measure(folder: Path, read_only: bool) -> dict[str, float]:
     from lab import data
     from lab.config import DataDial
     from lab.data.conversation_file.index import open_index
-    from lab.host.forks import frozen_heap
+    from lab.host.garbage import frozen_heap
     from lab.training import ordering  # noqa: F401 (torch, so that it is there before memory is looked at)
 
     before = anonymous()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -207,3 +208,9 @@ def test_what_hydra_cannot_read_is_told_with_what_to_type(given: str, meant: obj
         parser.parse_overrides([given])
     typed = explain(raised.value, [given]).rpartition(', as in "')[2].removesuffix('".')
     assert parser.parse_override(typed).value() == meant
+
+
+def test_a_command_ends_without_a_look_for_cycles() -> None:
+    """Of all that torch and Transformers have made it would take two seconds. What is registered first is called last."""
+    code = "import atexit, gc; atexit.register(lambda: print(gc.get_freeze_count() > 0)); import lab.cli"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "True\n"

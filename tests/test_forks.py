@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -71,3 +73,33 @@ def test_arms_with_threads_of_their_own_finish(small) -> None:
     if process.exitcode is None and process.pid is not None:
         os.killpg(process.pid, signal.SIGKILL)
     assert [run.status for run in runs.all_runs(Path(experiments[0].tracking.runs_dir))] == len(own) * [runs.FINISHED]
+
+
+GARBAGE = """
+import gc
+from lab.host.garbage import frozen_heap, importing
+def now(): return gc.get_freeze_count() > 0, gc.isenabled()
+if {own}: gc.freeze()
+try:
+    with importing():
+        assert not gc.isenabled()
+        made = [[each] for each in range(100_000)]
+        with importing():
+            assert not gc.isenabled()
+        raise LookupError
+except LookupError:
+    assert now() == (True, True)
+for _ in range(2):
+    with frozen_heap(), frozen_heap():
+        assert now() == (True, True)
+    assert now() == ({own}, True)
+gc.disable()
+with importing():
+    pass
+assert not gc.isenabled()
+"""
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_what_is_imported_is_not_looked_through_and_what_a_user_has_frozen_stays_so(own: bool) -> None:
+    subprocess.run([sys.executable, "-c", GARBAGE.format(own=own)], check=True, cwd=ROOT)

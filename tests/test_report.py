@@ -16,6 +16,7 @@ from xml.etree import ElementTree
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from synthetic_runs import (
     CONFIG,
     Questions,
@@ -130,6 +131,22 @@ def test_every_number_of_the_table_comes_from_the_predictions(example: Path, wri
     commoner = table.label.mean() >= 0.5
     assert rows[f"always {commoner}"][3] == percent((table.label == commoner).mean())
     assert "zero-shot" in rows["lora=none"][0]
+
+
+def test_figures_drawn_by_several_processes_are_those_of_one() -> None:
+    def lines(width: float) -> Figure:
+        figure = Figure((width, 1))
+        figure.subplots().plot([0, 1])
+        return figure
+
+    def refused(width: float) -> Figure:
+        raise LabError("too few")
+
+    ways = {"lines": lines, "nothing": lambda width: None, "refused": refused}
+    pictures = {name: drawing.Picture(draw, name, "A caption.") for name, draw in ways.items()}
+    alone, together = drawing.drawings(pictures), drawing.drawings(pictures, workers=2)
+    assert alone == together and list(alone) == ["lines", "refused"]
+    assert alone["lines"].png is not None and alone["refused"].caption == "too few"
 
 
 def test_baselines_of_the_data_stand_below_the_arms(example: Path) -> None:

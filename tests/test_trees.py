@@ -13,10 +13,14 @@ import pytest
 import torch
 from kills import require_cut_ends_as
 from questions_of_pictures import samples
+from torch.utils.flop_counter import FlopCounterMode
 
 from lab import lora, model, vision_tokens
 from lab import run as running
 from lab.config import DType, Experiment, LoraDial, Optim
+from lab.costs import planning
+from lab.costs.counting import CostModel
+from lab.costs.operations import ATTENTION
 from lab.errors import ConfigError, ModelError
 from lab.model import Vlm, trees
 from lab.model.encoded import Example
@@ -135,7 +139,7 @@ def test_labels_are_pairs_of_the_position_that_predicts_and_its_target(qwen: Vlm
     _, encoder, examples = encoded(qwen, composer)
     batch = row_of(encoder, made := trees_of(encoder, examples))
     expected = []
-    for own in (alone for tree in made for alone in tree.alone):
+    for own in (encoder.collate([example], with_answers=True, learned=True) for tree in made for example in tree.examples):
         end, labels = own.prompt.ids.shape[1], part(own.target.labels)[0].tolist()
         expected += list(zip(own.prompt.ids[0, end - len(labels) - 1 : end - 1].tolist(), labels, strict=True))
     predicting = batch.prompt.ids[0, batch.target.places].tolist()
@@ -237,6 +241,26 @@ def test_bfloat16_differs_as_rows_do_and_checkpointing_not_at_all(composer, tmp_
     assert loss == again and plain.equal(same)
 
 
+def test_a_plan_counts_what_a_row_leaves_out_of_the_last_block(composer, tmp_path) -> None:
+    """Products in 16 bits, where the blocks are Transformers' own but for attention and the last one's ends."""
+    vlm = vlm_of("qwen2_vl", tmp_path, dtype=DType.bfloat16)
+    learner, encoder, examples = encoded(vlm, composer)
+    row = row_of(encoder, trees_of(encoder, examples))
+
+    def products() -> int:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            learner.fused.predict(row)
+        return sum(number for kind, number in counter.get_flop_counts()["Global"].items() if "attention" not in str(kind))
+
+    left = products()
+    learner.fused.of_trees = []  # Transformers' own
+    whole = products()
+    size = replace(encoder.size(examples[0]), length=row.prompt.ids.shape[1], rows=row.target.rows)
+    unread = planning.unread(CostModel(vlm), size)
+    counted = sum(number for (_, what), number in unread.items() if isinstance(what, int) and what != ATTENTION)
+    assert 0 < counted == pytest.approx(whole - left, rel=0.05)
+
+
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
@@ -273,9 +297,10 @@ def test_with_dropout_they_are_rows_of_the_same_draws(family: str, composer, tmp
     row, alone = [], []
     for tree in made:
         trunk = [next(places) for _ in range(tree.shared)]
-        own = [[next(places) for _ in range(batch.prompt.ids.shape[1] - tree.shared)] for batch in tree.alone]
+        own = [[next(places) for _ in range(len(row.ids) - tree.shared)] for row in tree.rows]
         row += trunk + [place for branch in own for place in branch[:-1]]
-        alone += [(batch, torch.tensor(trunk + branch)) for batch, branch in zip(tree.alone, own, strict=True)]
+        each = [encoder.collate([example], with_answers=True, learned=True) for example in tree.examples]
+        alone += [(batch, torch.tensor(trunk + branch)) for batch, branch in zip(each, own, strict=True)]
     assert next(places) <= 600
     learner.train()
     laid = row_of(encoder, made)

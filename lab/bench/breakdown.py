@@ -41,7 +41,7 @@ def measure(x: Experiment, rounds: int, num_steps: int, report: Report = silent)
 def interleave(
     x: Experiment, prepared: running.Prepared, rounds: int, num_steps: int, report: Report
 ) -> tuple[list[Round], list[Round]]:
-    """QwenVL rounds of the real loop and of the bare one, their losses equal to the last bit."""
+    """Interleaved rounds of the real loop and of the bare one, their losses equal to the last bit."""
     real, bare = [], []
     for done in range(rounds):
         real.append(steps.through_lightning(x, prepared, num_steps))

@@ -124,7 +124,7 @@ def by_image(x: Experiment) -> Experiment:
 
 
 def measure(x: Experiment, rounds: int, report: Report = silent) -> Found:
-    """QwenVL rounds over the first optimizer step's samples; weights stay as they begin.
+    """Interleaved rounds over the first optimizer step's samples; weights stay as they begin.
 
     Raises `ConfigError` and `ModelError` where trees would not be exact.
     """

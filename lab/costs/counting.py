@@ -68,12 +68,13 @@ class Cost:
 
     work: by part too. Of a part and `BYTES` what passes through memory beside products, `WEIGHTS` bytes of weights that products read,
     `CALLS` how many operations run; of a part and a width w (a power of 2) the FLOPs of products with a matrix of about w x w, and of a
-    part and `ATTENTION` those of attention in one operation.
+    part and `ATTENTION` those of attention in one operation. last_block: of it, what the block does that comes last.
     """
 
     flops: Counter[str]
     kept: Kept
     work: Work = field(default_factory=Counter)
+    last_block: Work = field(default_factory=Counter)
 
 
 COSTS: dict[tuple[str, ExampleSize], Cost] = {}
@@ -103,7 +104,9 @@ class CostModel:
             with counter.counting(), torch.autograd.graph.saved_tensors_hooks(counter.pack, lambda tensor: tensor):
                 logits = vlm.predict(blank(vlm, size)).float().flatten(0, 1)
                 loss = F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64))
-                COSTS[self.computes, size] = Cost(flops_of(counter.work), Kept(*counter.bytes_kept()), counter.work)
+                COSTS[self.computes, size] = Cost(
+                    flops_of(counter.work), Kept(*counter.bytes_kept()), counter.work, counter.last_block
+                )
                 del loss  # with which all that was kept goes
         return COSTS[self.computes, size]
 

@@ -5,6 +5,7 @@ Left out: starting, loading, the looks at minival while it trains, latency round
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -48,12 +49,13 @@ class Sizes:
 class Counts:
     """What was counted of an experiment's model. work, read: `Cost.work` of `questions` examples that are learned from, and of one asked.
 
-    passes: of a training step through each part. trainable: numbers that train. recomputes: with gradient checkpointing. shared: where
-    questions that are asked share the reading of their images.
+    unread: of work, what `lab.training.fast` leaves out of the last block. passes: of a training step through each part. trainable: numbers
+    that train. recomputes: with gradient checkpointing. shared: where questions that are asked share the reading of their images.
     """
 
     work: Work
     read: Work
+    unread: Work
     passes: dict[str, float]
     trainable: float
     tensors: int
@@ -109,7 +111,7 @@ def step_seconds(x: Experiment, counts: Counts, machine: Machine, reading_s: flo
     """An optimizer step with the reading of its samples. reading_s: of the images of one that are not cached."""
     section = x.trainer
     size = max(1, section.batch_size // section.devices)
-    work = lean(counts.work) if is_lean(x, counts, machine) else counts.work
+    work = step_work(x, counts, machine)
     one = forward(work, machine, counts.passes, size / counts.questions)
     sample_s = SAMPLE_S + (0.0 if counts.passes["vision"] == 0 else reading_s)
     samples = fixed(size * sample_s / max(1, section.num_workers))
@@ -119,6 +121,15 @@ def step_seconds(x: Experiment, counts: Counts, machine: Machine, reading_s: flo
 def fixed(seconds: float) -> Interval:
     """What no device makes faster, by a third more or less."""
     return Interval(0.75 * seconds, seconds, 1.33 * seconds)
+
+
+def step_work(x: Experiment, counts: Counts, machine: Machine) -> Work:
+    """What a step computes of the work that was counted, by `lab.training.fast` where it goes through that."""
+    if is_lean(x, counts, machine):
+        return lean(Counter(counts.work) - counts.unread)
+    joined = counts.questions > 1 or x.trainer.packing
+    by_blocks = joined and not counts.recomputes and model.family(x.model.family).offers("fast_step")
+    return Counter(counts.work) - counts.unread if by_blocks else counts.work
 
 
 def is_lean(x: Experiment, counts: Counts, machine: Machine) -> bool:

@@ -54,7 +54,7 @@ class OperationCounter(TorchDispatchMode):
         self.work, self.parts = Work(), ["other"]
         self.packed: list[weakref.ref[torch.Tensor]] = []
         self.seen, self.entering, self.in_blocks = dict(self.weights), 0.0, [0.0]
-        self.shared = 0.0
+        self.shared, self.last_block = 0.0, Work()
         return self
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -120,6 +120,7 @@ class OperationCounter(TorchDispatchMode):
         else:
             self.work += self.blocks[key][1]
             out = tree_map_only(FakeTensor, lambda each: torch.empty_like(each).requires_grad_(each.requires_grad), self.blocks[key][0])
+        self.last_block = self.blocks[key][1]
         if kept := self.blocks[key][2]:
             self.entering += args[0].untyped_storage().nbytes()
             self.in_blocks.append(kept)

@@ -15,6 +15,7 @@ whether gradient checkpointing is on where `trainer.gradient_checkpointing` is n
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, replace
 
 from lab import data, lora
@@ -32,6 +33,7 @@ from lab.costs.device_memory import (
     trainable_bytes,
 )
 from lab.costs.estimate import Counts
+from lab.costs.operations import CALLS, WEIGHTS, Work
 from lab.costs.shared_reading import shared_reading
 from lab.costs.shares import gathered_bytes
 from lab.costs.without_weights import on_meta
@@ -151,10 +153,27 @@ def plan(
         plain_bytes=activation_bytes(x.trainer, kept, False) if trains(x) else 0.0,
         cache_bytes=cache_bytes(config, size.length + x.evaluation.most_tokens(data.named(data.lead(x.data).name).kind), BYTES[x.model.dtype.value]),
         recomputes=on,
-        counts=Counts(timed.cost(learned).work, timed.cost(size).work, passes, trained, tensors_of(ledger), on, trees.number, shared),
+        counts=Counts(
+            timed.cost(learned).work, timed.cost(size).work, unread(timed, learned), passes, trained, tensors_of(ledger), on, trees.number, shared
+        ),
         shares=x.trainer.shares,
         gathered_bytes=gathered,
     )
+
+
+def unread(model: CostModel, size: ExampleSize) -> Work:
+    """Of the work of an example what a step of `lab.training.fast` leaves out: of the last block queries, and all behind them, of rows that
+    predict nothing; of blocks of Llama's kind.
+    """
+    vlm, _ = model.given
+    if not vlm.family.offers("fast_step"):
+        return Counter()
+    config = vlm.base_model.config.get_text_config()
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    keys = 2 * config.num_key_value_heads
+    whole = keys + 2 * config.num_attention_heads + 3 * config.intermediate_size / width
+    share = (1 - keys / whole) * (1 - min(1.0, size.rows / size.length))
+    return Counter({key: share * number for key, number in model.cost(size).last_block.items() if key[1] not in (CALLS, WEIGHTS)})
 
 
 def tensors_of(ledger: list[lora.LedgerRow]) -> int:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-import gc
 import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 from lab.host.stopping import Stopped
@@ -35,23 +32,6 @@ def end_openmp_threads() -> None:
 
 
 os.register_at_fork(before=end_openmp_threads)
-
-
-@contextlib.contextmanager
-def frozen_heap() -> Iterator[None]:
-    """Within, the garbage collector leaves what is there alone, so that forks do not copy the pages it would mark.
-
-    A process that keeps a frozen heap of its own keeps it.
-    """
-    if gc.get_freeze_count():
-        yield
-        return
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 def die_with(parent: int) -> None:

@@ -37,23 +37,17 @@ def collate(
     padding_side: left or right; with answers inline left. align: without answers, every prompt ends at a multiple of so many tokens
     (`ALIGN`), unless it begins at position 0 in every batch, as it does where only the right may be padded.
     """
-    import torch
-
     rows, kinds, answers = rows_of(encoder, examples, with_answers)
     targets = [labels_of(encoder, one) for one in examples] if learned else answers
     align = 1 if with_answers or encoder.architecture.padding_side == "right" else align
-    ids, attention, types = padded(rows, kinds, encoder.pad_id, padding_side, align)
-    length, most = ids.shape[1], max(map(len, targets))
-    prompts = [example.text.prompt_ids for example in examples]
-    grids = [grid for example in examples for grid in example.grids]
-    grid_thw = torch.tensor(grids, dtype=torch.int64).reshape(-1, 3) if grids else None
-    steps = steps_of(examples)
+    prompt = prompt_of(encoder, examples, rows, kinds, padding_side, align)
+    length, most = prompt.ids.shape[1], max(map(len, targets))
     computed = most + 1 if with_answers else min(ROWS, length) if padding_side == "left" else length
     computed = computed if encoder.inline else max(1, most)
     together = with_answers and encoder.inline
     return Batch(
         sample_ids=tuple(example.sample_id for example in examples),
-        prompt=Tokens(ids, attention, positions(encoder, examples, ids, types, attention, grid_thw, steps), types),
+        prompt=prompt,
         media=media_of(encoder, examples),
         target=Target(
             ending_together(targets, IGNORED)[0] if with_answers else None, computed,
@@ -61,7 +55,7 @@ def collate(
             shares=shares_of(encoder, examples) if with_answers else None,
         ),
         media_order=tuple(example.text.image_order for example in examples),
-        shared=max(0, min(opening(prompts, encoder.media_ids), *(len(row) - computed for row in rows))) if together else 0,
+        shared=max(0, min(opening(examples, encoder.media_ids), *(len(row) - computed for row in rows))) if together else 0,
         answer=None if encoder.starts is None else begun(encoder.starts, answers, encoder.pad_id),
     )
 
@@ -87,6 +81,18 @@ def pack(encoder: Encoder, examples: Sequence[Example]) -> Batch:
         target=Target(labels[:, counted], int(counted.sum()), int(counted.sum()), places[counted]),
         media_order=tuple(example.text.image_order for example in examples),
     )
+
+
+def prompt_of(
+    encoder: Encoder, examples: Sequence[Example], rows: Sequence[np.ndarray], kinds: Sequence[np.ndarray], padding_side: str, align: int
+) -> Tokens:
+    """Rows of `rows_of`, padded, with their positions."""
+    import torch
+
+    ids, attention, types = padded(rows, kinds, encoder.pad_id, padding_side, align)
+    grids = [grid for example in examples for grid in example.grids]
+    grid_thw = torch.tensor(grids, dtype=torch.int64).reshape(-1, 3) if grids else None
+    return Tokens(ids, attention, positions(encoder, examples, ids, types, attention, grid_thw, steps_of(examples)), types)
 
 
 def media_of(encoder: Encoder, examples: Sequence[Example]) -> Media:
@@ -241,8 +247,9 @@ def positions(
     return placed
 
 
-def opening(prompts: Sequence[np.ndarray], media_ids: Sequence[int]) -> int:
+def opening(examples: Sequence[Example], media_ids: Sequence[int]) -> int:
     """How many tokens begin all prompts alike, before any image."""
+    prompts = [example.text.prompt_ids for example in examples]
     for number, tokens in enumerate(zip(*(prompt.tolist() for prompt in prompts), strict=False)):
         if tokens[0] in media_ids or len(set(tokens)) > 1:
             return number

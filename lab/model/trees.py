@@ -11,33 +11,52 @@ which position predicts it; the last token of a sample predicts nothing and is l
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from lab.model.batching import behind_images, media_of
+from lab.model.batching import behind_images, labels_of, media_of, prompt_of, rows_of
 from lab.model.labels import IGNORED
 from lab.records import Batch, Rows, Target, Tokens
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
     from lab.model.encoded import Example
     from lab.model.encoding import Encoder
 
 
+class OwnRow(NamedTuple):
+    """A sample in a row of its own, its answer at the end. ids, types: int64 [T]; positions: int64 [axes, T] or [T].
+
+    labels: int64 [A], of its last tokens.
+    """
+
+    ids: np.ndarray
+    positions: np.ndarray
+    types: np.ndarray
+    labels: np.ndarray
+
+    @property
+    def places(self) -> np.ndarray:
+        """Which positions predict labels that count, int64."""
+        return len(self.ids) - 1 - len(self.labels) + (self.labels != IGNORED).nonzero()[0]
+
+
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """Samples of which the first `shared` tokens are read once. alone: each as a batch by itself."""
+    """Samples of which the first `shared` tokens are read once. rows: each by itself."""
 
     examples: tuple[Example, ...]
-    alone: tuple[Batch, ...]
+    rows: tuple[OwnRow, ...]
     shared: int
 
     @property
     def branches(self) -> list[int]:
         """Tokens of each branch."""
-        return [batch.prompt.ids.shape[1] - 1 - self.shared for batch in self.alone]
+        return [len(row.ids) - 1 - self.shared for row in self.rows]
 
     @property
     def length(self) -> int:
@@ -47,18 +66,30 @@ class Tree:
     @property
     def length_in_rows(self) -> int:
         """Tokens of its samples in a row each, without padding."""
-        return sum(batch.prompt.ids.shape[1] for batch in self.alone)
+        return sum(len(row.ids) for row in self.rows)
 
 
 def trees_of(encoder: Encoder, examples: Sequence[Example]) -> list[Tree]:
     """Samples as trees, in the order of the first of each; one that shares no images with another is a tree by itself."""
-    found = []
+    found, rows = [], dict(zip(map(id, examples), own_rows(encoder, examples), strict=True))
     for group in groups(encoder, examples):
-        alone = [encoder.collate([example], True, encoder.architecture.padding_side, 1, learned=True) for example in group]
-        if shared := shared_tokens(alone):
-            found.append(Tree(tuple(group), tuple(alone), shared))
+        own = [rows[id(example)] for example in group]
+        if shared := shared_tokens(own):
+            found.append(Tree(tuple(group), tuple(own), shared))
         else:
-            found += [Tree((example,), (batch,), 0) for example, batch in zip(group, alone, strict=True)]
+            found += [Tree((example,), (row,), 0) for example, row in zip(group, own, strict=True)]
+    return found
+
+
+def own_rows(encoder: Encoder, examples: Sequence[Example]) -> list[OwnRow]:
+    """What each sample is by itself."""
+    rows, kinds, _ = rows_of(encoder, examples, with_answers=True)
+    prompt = prompt_of(encoder, examples, rows, kinds, encoder.architecture.padding_side, align=1)
+    ids, positions, types = prompt.ids.numpy(), prompt.positions.numpy(), prompt.types.numpy()
+    found = []
+    for number, (row, example) in enumerate(zip(rows, examples, strict=True)):
+        at = slice(-len(row), None) if encoder.architecture.padding_side == "left" else slice(len(row))
+        found.append(OwnRow(ids[number, at], positions[..., number, at], types[number, at], labels_of(encoder, example)))
     return found
 
 
@@ -84,16 +115,17 @@ def same_images(one: Example, other: Example) -> bool:
     return all(map(torch.equal, (*one.pixels, *one.features), (*other.pixels, *other.features)))
 
 
-def shared_tokens(alone: Sequence[Batch]) -> int:
+def shared_tokens(rows: Sequence[OwnRow]) -> int:
     """How many tokens begin several samples alike, before any that predicts a label; 0 where an image stands behind them, or of one sample."""
-    import torch
+    import numpy as np
 
-    if len(alone) == 1:
+    if len(rows) == 1:
         return 0
-    most = min(batch.prompt.ids.shape[1] - batch.target.rows for batch in alone)
-    ids = torch.cat([batch.prompt.ids[:, :most] for batch in alone])
-    number = int((ids == ids[0]).all(dim=0).long().cumprod(dim=0).sum())
-    return 0 if any(batch.prompt.types[0, number:].any() for batch in alone) else number
+    most = min(len(row.ids) - 1 - len(row.labels) for row in rows)
+    ids = np.stack([row.ids[:most] for row in rows])
+    alike = (ids == ids[0]).all(axis=0)
+    number = most if alike.all() else int(alike.argmin())
+    return 0 if any(row.types[number:].any() for row in rows) else number
 
 
 def lay_out(encoder: Encoder, examples: Sequence[Example], budget: int | None) -> Rows:
@@ -114,40 +146,46 @@ def filled(trees: Sequence[Tree], budget: int | None) -> Iterator[list[Tree]]:
 
 def row_of(encoder: Encoder, trees: Sequence[Tree]) -> Batch:
     """Trees one after another as a batch of one row."""
+    import numpy as np
     import torch
 
-    tokens, trunks, branches, places, labels, length = [], [], [], [], [], 0
-    for number, tree in enumerate(trees):
-        own = zip(tree.alone, tree.branches, strict=True)
-        parts = [(tree.alone[0], 0, tree.shared), *((batch, tree.shared, tree.shared + count) for batch, count in own)]
-        for branch, (batch, start, stop) in enumerate(parts):
-            tokens.append([getattr(batch.prompt, name)[..., start:stop] for name in ("ids", "positions", "types")])
-            trunks += [number] * (stop - start)
-            branches += [branch] * (stop - start)
-            if branch:
-                predicting = torch.arange(stop + 1 - batch.target.rows, stop)
-                assert batch.target.labels is not None
-                counted = batch.target.labels[0] != IGNORED
-                places.append((predicting + length - start)[counted])
-                labels.append(batch.target.labels[0, counted])
-            length += stop - start
-    ids, positions, types = (torch.cat(parts, dim=-1) for parts in zip(*tokens, strict=True))
-    learned = torch.cat(labels)[None]
+    parts, places, length = [], [], 0
+    for tree in trees:
+        parts += [(tree.rows[0], 0, tree.shared)] if tree.shared else []
+        length += tree.shared
+        for row, count in zip(tree.rows, tree.branches, strict=True):
+            parts.append((row, tree.shared, tree.shared + count))
+            places.append(row.places + length - tree.shared)
+            length += count
+    rows = [row for tree in trees for row in tree.rows]
+    ids, positions, types = (
+        torch.from_numpy(np.concatenate([getattr(row, name)[..., start:stop] for row, start, stop in parts], axis=-1)).unsqueeze(-2)
+        for name in ("ids", "positions", "types")
+    )
+    learned = torch.from_numpy(np.concatenate([row.labels[row.labels != IGNORED] for row in rows]))[None]
     examples = [example for tree in trees for example in tree.examples]
     shown = [tree.examples[0] for tree in trees]
     lengths, own = tuple(tree.length for tree in trees), tuple((tree.shared, *tree.branches) for tree in trees)
     return Batch(
         sample_ids=tuple(example.sample_id for example in examples),
-        prompt=Tokens(ids, readable(torch.tensor(trunks), torch.tensor(branches)), positions, types, lengths, own),
+        prompt=Tokens(ids, readable(own), positions, types, lengths, own),
         media=media_of(encoder, shown),
-        target=Target(learned, learned.shape[1], learned.shape[1], torch.cat(places)),
+        target=Target(learned, learned.shape[1], learned.shape[1], torch.from_numpy(np.concatenate(places))),
         media_order=tuple(example.text.image_order for example in shown),
     )
 
 
-def readable(trees: torch.Tensor, branches: torch.Tensor) -> torch.Tensor:
-    """Which positions each position reads, bool [1, 1, N, N], of its tree and its branch, int64 [N], 0 of what branches share."""
+def readable(trees: Sequence[tuple[int, ...]]) -> torch.Tensor:
+    """Which positions each position reads, bool [1, 1, N, N], of its tree and its branch. trees: as `Tokens.branches`."""
+    import numpy as np
     import torch
 
-    before = torch.ones(len(trees), len(trees), dtype=torch.bool).tril()
-    return (before & (trees[:, None] == trees) & ((branches == 0) | (branches[:, None] == branches)))[None, None]
+    length = sum(map(sum, trees))
+    found, before, start = np.zeros((length, length), dtype=bool), np.tri(length, dtype=bool), 0
+    for shared, *branches in trees:
+        trunk = slice(start, start + shared)
+        for part in itertools.pairwise(itertools.accumulate([shared, *branches], initial=start)):
+            own = slice(*part)
+            found[own, trunk], found[own, own] = True, before[own, own]
+        start += shared + sum(branches)
+    return torch.from_numpy(found)[None, None]

@@ -12,6 +12,7 @@ from lab import paths, plugins
 from lab.bounds import BOUNDS, WORDS
 from lab.cli import bounded, program
 from lab.errors import LabError
+from lab.host.garbage import importing
 
 
 def parser() -> argparse.ArgumentParser:
@@ -70,7 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}  # a report fetches nothing
 
-    from lab.report.select_runs import choose, named
+    with importing():
+        from lab.report.select_runs import choose, named
 
     try:
         plugins.load(given.plugins)
@@ -82,8 +84,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise LabError("lab.report takes one name or two, or --sweep and --run instead. Type: lab report SWEEP [SWEEP]")
         selections = [named(given.runs_dir, name) for name in given.names] or [choose(given.runs_dir, given.sweep, given.run)]
 
-        from lab.host.progress import bars
-        from lab.report.write import write_comparison, write_report
+        with importing():  # Matplotlib
+            from lab.host.progress import bars
+            from lab.report.write import write_comparison, write_report
 
         workers = len(os.sched_getaffinity(0))
         if len(selections) == 2:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
 import matplotlib
@@ -14,6 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Annotation
 
+from lab.errors import LabError
+from lab.host.forks import FORK
 from lab.report import svg
 from lab.report.formatting import number_within, shorten
 from lab.report.measure import Measured
@@ -21,6 +25,7 @@ from lab.report.palette import DOTS, NARROW, QUIET, STYLE, WIDTH
 from lab.report.select_runs import RANDOM_WEIGHTS, Row
 from lab.statistics.metrics import Metric
 
+MARK = "written by lab.report"
 LABEL_WIDTH = 44
 """Most characters of an arm's name in a figure."""
 AROUND = ((-1, 1), (1, -1), (1, 0), (-1, 0), (1, 1), (-1, -1), (0, 1), (0, -1))
@@ -40,6 +45,44 @@ class Picture:
     draw: Draw
     alt: str
     caption: str
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure as a PNG file and as SVG, what it shows in words, and its caption; without a file, the caption says why there is none."""
+
+    png: bytes | None
+    svgs: tuple[str, ...]
+    alt: str
+    caption: str
+
+
+def drawings(pictures: Mapping[str, Picture], workers: int = 1) -> dict[str, Drawing]:
+    """The figures by name; one that has nothing to show is left out. workers: processes that draw, where they can be forked."""
+    if workers < 2 or len(pictures) < 2 or sys.platform != "linux":
+        drawn = [drawing_of(name, picture) for name, picture in pictures.items()]
+    else:
+        with ProcessPoolExecutor(min(workers, len(pictures)), FORK, TO_DRAW.update, (pictures,)) as pool:
+            drawn = list(pool.map(drawing_here, pictures))
+    return {name: each for name, each in zip(pictures, drawn, strict=True) if each is not None}
+
+
+TO_DRAW: dict[str, Picture] = {}
+"""Of a process that was forked to draw: functions that draw cannot be sent to one."""
+
+
+def drawing_here(name: str) -> Drawing | None:
+    """One of those to draw."""
+    return drawing_of(name, TO_DRAW[name])
+
+
+def drawing_of(name: str, picture: Picture) -> Drawing | None:
+    """A figure, or why there is none; None where it has nothing to show."""
+    try:
+        files = png_and_svgs(picture.draw, name, MARK)
+    except LabError as error:
+        return Drawing(None, (), picture.alt, str(error))
+    return None if files is None else Drawing(*files, picture.alt, picture.caption.strip())
 
 
 def png_of(figure: Figure, software: str) -> bytes:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-from lab.errors import LabError
-from lab.report import confidence_figures, diagnostics, drawing, figures, overlap, searching, speed, stages, tables, transfer
+from lab.report import confidence_figures, diagnostics, figures, overlap, searching, speed, stages, tables, transfer
 from lab.report.benchmarks import benchmark_blocks
 from lab.report.checks import account, fact
 from lab.report.definitions import definitions
 from lab.report.document import Block, Bullets, Code, Figure, Heading, Lead, Mono, Paragraph, Strong, Warn
-from lab.report.drawing import Picture
+from lab.report.drawing import Drawing, Picture
 from lab.report.findings import Findings
 from lab.report.formatting import arms, capital, percent, unseen
 from lab.report.gallery import gallery_blocks
@@ -27,18 +26,6 @@ from lab.report.race import race_blocks
 from lab.report.sources import source_blocks
 from lab.statistics.metrics import KINDS, Kind
 
-MARK = "written by lab.report"
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A figure as a PNG file and as SVG, what it shows in words, and its caption; without a file, the caption says why there is none."""
-
-    png: bytes | None
-    svgs: tuple[str, ...]
-    alt: str
-    caption: str
-
 
 def names_of(kind: Kind) -> tuple[str, str]:
     """File names of the figures of metrics with intervals, and of the headline against cost."""
@@ -49,19 +36,6 @@ def drawing_names() -> list[str]:
     """The names of all figures, which are also their file names."""
     own = [name for kind in KINDS.values() for name in (*names_of(kind), *page_of(kind.name).figure_names)]
     return [*dict.fromkeys(own), *confidence_figures.NAMES, "training_curves"]
-
-
-def drawings(pictures: Mapping[str, Picture]) -> dict[str, Drawing]:
-    """The figures by name; one that has nothing to show is left out."""
-    drawn = {}
-    for name, picture in pictures.items():
-        try:
-            files = drawing.png_and_svgs(picture.draw, name, MARK)
-            if files is not None:
-                drawn[name] = Drawing(*files, picture.alt, picture.caption.strip())
-        except LabError as error:
-            drawn[name] = Drawing(None, (), picture.alt, str(error))
-    return drawn
 
 
 def pictures_of(findings: Findings) -> dict[str, Picture]:

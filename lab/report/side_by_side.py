@@ -10,13 +10,13 @@ from lab.host.progress import Report, silent
 from lab.report import figures
 from lab.report.compare import MOST_RIVALS, Group, Pair, compare_pairs
 from lab.report.document import Block, Bullets, Heading, Lead, Link, Mono, Paragraph, Strong, Table, Text
-from lab.report.drawing import Picture
+from lab.report.drawing import Drawing, Picture
 from lab.report.findings import Findings
 from lab.report.formatting import NONE, capital, number, number_within, p_value, points, quantity, shorten
 from lab.report.headline import best_group, headline, score
 from lab.report.kinds import page_of
 from lab.report.measure import Measured
-from lab.report.page import Drawing, figure_block
+from lab.report.page import figure_block
 from lab.report.protocol import protocol_blocks
 from lab.report.select_runs import Selection, short_values
 from lab.report.tables import provenance_table

@@ -16,11 +16,12 @@ from lab.host.progress import Report, silent
 from lab.report import transfer
 from lab.report.benchmarks import marked_table
 from lab.report.document import Block, Table, Text, plain
+from lab.report.drawing import MARK, Drawing, drawings
 from lab.report.findings import Findings, study
 from lab.report.formatting import shorten
 from lab.report.markdown import to_markdown
 from lab.report.measure import Measured, Result
-from lab.report.page import MARK, Drawing, blocks, drawing_names, drawings, pictures_of
+from lab.report.page import blocks, drawing_names, pictures_of
 from lab.report.select_runs import Selection
 from lab.report.side_by_side import NAMES as VERSUS_NAMES
 from lab.report.side_by_side import compare_sweeps, versus_blocks, versus_pictures
@@ -48,7 +49,7 @@ def write_report(
     places = figure_places(folder, drawing_names())
     refuse_foreign([*(folder / name for name in ("report.md", "report.html", *LATEX)), *places.values()])
     findings = findings or study(selection, num_resamples, report, workers)
-    drawn = drawings(pictures_of(findings))
+    drawn = drawings(pictures_of(findings), workers)
     write_figures(drawn, places)
     page = blocks(findings, drawn, folder, num_cases)
     tables = {"table.tex": to_latex(findings)} | more_to_latex(findings)
@@ -67,7 +68,7 @@ def write_comparison(
     refuse_foreign([folder / "report.md", folder / "report.html", *places.values()])
     findings = [study(one, num_resamples, report, workers) for one in (first, second)]
     versus = compare_sweeps(findings[0], findings[1], num_resamples, report)
-    drawn = drawings(versus_pictures(versus))
+    drawn = drawings(versus_pictures(versus), workers)
     write_figures(drawn, places)
     write_texts(folder, versus_blocks(versus, drawn, folder), f"{first.name} against {second.name}", {})
     return folder

@@ -30,16 +30,25 @@ def planned(x: Experiment, prepared: Prepared, choice: Choice | None) -> dict[st
     assert choice is not None
     vlm, train = assemble(x, prepared.vlm), prepared.encoded(x)["train"]
     model = CostModel(vlm, lora.sized(vlm, x.lora))
-    size, machine = train.longest, machines.here(x.model.dtype.value, x.trainer.accelerator, x.trainer.threads)
+    size, machine = train.longest, look_at_machine(x)
     trees = forecast.trees_of(x, prepared.splits_of(x), size.length, own_tokens(train))
-    work, ledger = model.cost(trees.laid_out(size)).work, model.ledger
+    learned, ledger = trees.laid_out(size), model.ledger
+    work = model.cost(learned).work
     passes = planning.passes_of(x, ledger, choice.on)
     if train.store is None and passes["vision"] == 0:
         passes |= {"vision": 1, "projector": 1}  # of a family whose features cannot be kept
-    counts = Counts(work, work, passes, float(sum(row.trainable for row in ledger)), planning.tensors_of(ledger), choice.on, trees.number)
+    counts = Counts(
+        work, work, planning.unread(model, learned), passes, float(sum(row.trainable for row in ledger)), planning.tensors_of(ledger), choice.on,
+        trees.number,
+    )  # fmt: skip
     sizes = Sizes(num_steps(x.trainer, train.epoch_length), 0, 0, len(size.tokens), size.length, 1.0)
     found = estimate(x, counts, sizes, machine)
     return {FACT: {"device": machines.HERE, "rates": machine.describe(), "steps": found.steps, "train": {"seconds": found.train.facts()}}}
+
+
+def look_at_machine(x: Experiment) -> machines.Machine:
+    """What this machine does at an arm's dtype; looked at once a process, and by its forks not again."""
+    return machines.here(x.model.dtype.value, x.trainer.accelerator, x.trainer.threads)
 
 
 def own_tokens(train: Examples) -> int:

@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING
 
 from lab.config import Experiment, as_dict, identity, trains
 from lab.errors import BusyError, LabError
-from lab.host.forks import FORK, die_with, frozen_heap
+from lab.host.forks import FORK, die_with
+from lab.host.garbage import frozen_heap
 from lab.host.progress import bars, board
 from lab.host.scheduling import another, most_beside
 from lab.host.stopping import REQUEST, deferred, stoppable

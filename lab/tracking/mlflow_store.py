@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from lab.config import Tracking
 from lab.host.files import text_hash
+from lab.host.garbage import importing
 from lab.store.sync_state import one_at_a_time, store_uri
 
 if TYPE_CHECKING:
@@ -76,7 +77,8 @@ class MlflowStore:
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
             os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
             os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-            from mlflow import MlflowClient
+            with importing():
+                from mlflow import MlflowClient
 
             logging.getLogger("alembic").setLevel(logging.WARNING)
             logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # what it would say of an error, `Delivery.tell` says

@@ -19,7 +19,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping
 from lab import lora
 from lab.config import Experiment, TrainerSection, augments
 from lab.errors import ContractError, ModelError, TrainingError
-from lab.host.forks import frozen_heap
+from lab.host.garbage import frozen_heap
 from lab.host.progress import Report, silent
 from lab.host.stopping import deferred, interruptible
 from lab.model import Vlm

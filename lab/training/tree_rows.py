@@ -169,9 +169,11 @@ def held_to_rows(learner: Learner, encoder: Encoder, trees: Sequence[Tree]) -> d
         learner.eval()
         try:
             require_isolated(learner, encoder, some)
-            alone = torch.cat([log_p(learner, batch) for tree in some for batch in tree.alone])
             examples = [example for tree in some for example in tree.examples]
-            padded = log_p(learner, encoder.collate(examples, with_answers=True, learned=True))
+            alone, padded = (
+                torch.cat([log_p(learner, encoder.collate(part, with_answers=True, learned=True)) for part in parts])
+                for parts in ([[example] for example in examples], [examples])
+            )
             laid = log_p(learner, row_of(encoder, some))  # not laid out anew, which would join trees of one picture from two forwards
         finally:
             learner.train(training)
@@ -190,7 +192,7 @@ def compared(trees: Sequence[Tree]) -> list[Tree]:
     for tree in sorted(trees, key=lambda tree: -len(tree.examples)):
         left = COMPARED - sum(len(one.examples) for one in found)
         if left > 0:
-            found.append(replace(tree, examples=tree.examples[:left], alone=tree.alone[:left]))
+            found.append(replace(tree, examples=tree.examples[:left], rows=tree.rows[:left]))
     return found
 
 

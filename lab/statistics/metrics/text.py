@@ -21,7 +21,8 @@ def scored(name: str, header: str, score: Callable[[str, Sequence[str]], float],
     """The mean of a score of each answer."""
 
     def each(table: PredictionTable) -> np.ndarray:
-        return np.array([score(text, references) for text, references in table.normal])
+        known = {pair: score(*pair) for pair in set(table.normal)}  # short answers are few
+        return np.array([known[pair] for pair in table.normal])
 
     return Metric(name, header, "%", True, lambda table: float(each(table).mean()), says, each=each, needs=NEEDS)
 

@@ -33,7 +33,9 @@ class Attention(torch.autograd.Function):
         ctx.at, ctx.scaling = at, scaling
         q, k, v = read(x, at, angles)
         out, kept = torch.empty_like(q), []
-        ctx.bands = [bands_of(level, at.queries // at.keys, at.keys, q.dtype) for level in at.levels]
+        if q.dtype not in at.made:
+            at.made[q.dtype] = [bands_of(level, at.queries // at.keys, at.keys, q.dtype) for level in at.levels]
+        ctx.bands = at.made[q.dtype]
         for heads in zip(at.of_queries(q), at.of_keys(k), at.of_keys(v), at.of_queries(out), ctx.bands, strict=True):
             kept += attended(*heads, scaling)
         ctx.save_for_backward(angles, q, k, v, *kept)

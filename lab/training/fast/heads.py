@@ -6,7 +6,7 @@ What several rows begin with stands once in the packed row and once in each row 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -40,7 +40,7 @@ class HeadIndex:
     q, k: int64, of each place, of the turned heads [N (queries + keys)]; v: of all heads [N (queries + 2 keys)]. Places of q are [B, keys, A,
     queries / keys], or [B, queries, A] where they are not folded; those of k and v [B, keys, T].
     out: int64 [N queries], where each has asked. asking, asking_starts: of each place of q what asks there, none or one, as bags.
-    read, read_starts: of each of [N keys] the places of k that hold it, as bags.
+    read, read_starts: of each of [N keys] the places of k that hold it, as bags. made: what blocks make of it alike, by dtype.
     """
 
     levels: tuple[Level, ...]
@@ -55,6 +55,7 @@ class HeadIndex:
     asking_starts: torch.Tensor
     read: torch.Tensor
     read_starts: torch.Tensor
+    made: dict[torch.dtype, Any] = field(default_factory=dict)
 
     def of_queries(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Places of q [places, S], level by level [B, keys, A groups, S] if folded, else [B, queries, A, S]."""

@@ -16,6 +16,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 
 from lab.records import Batch, Tokens
@@ -110,30 +111,30 @@ def alike(batch: Batch, starts: Numbers, places: Numbers) -> int:
 
 def packed(batch: Batch, begins: range, stretches: Sequence[Stretch]) -> tuple[Batch, Layout]:
     """What begins all samples, then all stretches, as a row."""
-    source, own = [*begins], []
-    for stretch in stretches:
-        own.append(range(len(source), len(source) + len(stretch.places)))
-        source += stretch.places
+    ends = itertools.accumulate((len(stretch.places) for stretch in stretches), initial=len(begins))
+    own = [range(*each) for each in itertools.pairwise(ends)]
     device, first = batch.prompt.ids.device, range(len(begins))
     roots = [at for at, stretch in zip(own, stretches, strict=True) if stretch.trunk is None]
     branches = [(own[stretch.trunk], at) for at, stretch in zip(own, stretches, strict=True) if stretch.trunk is not None]
-    taken = torch.tensor(source, device=device)
+    taken = torch.from_numpy(concatenated([begins, *(stretch.places for stretch in stretches)])).to(device)
     given = (batch.prompt.ids, batch.prompt.positions, batch.prompt.types)
     ids, positions, types = (x.flatten(-2).index_select(-1, taken).unsqueeze(-2) for x in given)
     levels = (of_roots(first, roots, device), *([of_branches(first, branches, device)] if branches else []))
-    return replace(batch, prompt=Tokens(ids, None, positions, types)), Layout(len(source), levels, *whole(first, own, stretches, device))
+    return replace(batch, prompt=Tokens(ids, None, positions, types)), Layout(len(taken), levels, *whole(first, own, stretches, device))
 
 
 def of_roots(first: range, own: Sequence[range], device: torch.device) -> Level:
     """Rows of what begins all, which asks in the first of them, and of what each has by itself."""
-    asked = [[*(first if row == 0 else [-1] * len(first)), *at] for row, at in enumerate(own)]
-    return Level(filled_up([[*first, *at] for at in own], 0, device), filled_up(asked, -1, device), len(first))
+    tokens = filled_up([concatenated([first, at]) for at in own], 0, device)
+    asked = filled_up([concatenated([first, at]) for at in own], -1, device)
+    asked[1:, : len(first)] = -1
+    return Level(tokens, asked, len(first))
 
 
 def of_branches(first: range, branches: Sequence[tuple[range, range]], device: torch.device) -> Level:
     """Rows of trunks and of what each goes on with, which alone asks."""
-    trunks = filled_up([[*first, *trunk] for trunk, _ in branches], 0, device)
-    own = filled_up([[*at] for _, at in branches], -1, device)
+    trunks = filled_up([concatenated([first, trunk]) for trunk, _ in branches], 0, device)
+    own = filled_up([at for _, at in branches], -1, device)
     lengths = torch.tensor([len(first) + len(trunk) for trunk, _ in branches], device=device)
     filled = torch.arange(trunks.shape[1], device=device) >= lengths[:, None]
     return Level(torch.cat([trunks, own.clamp(min=0)], dim=1), own, 0, filled if filled.any() else None)
@@ -144,18 +145,25 @@ def whole(first: range, own: Sequence[range], stretches: Sequence[Stretch], devi
     answers, tokens, asked, at = [], [], [], []
     for stretch, mine in zip(stretches, own, strict=True):
         if stretch.asked:
-            before = [*first, *(() if stretch.trunk is None else own[stretch.trunk])]
+            before = [first] if stretch.trunk is None else [first, own[stretch.trunk]]
             offsets = [place - stretch.places.start for place in stretch.asked]
-            asked.append([*range(len(answers), len(answers) + len(offsets))])
+            asked.append(range(len(answers), len(answers) + len(offsets)))
             answers += [mine.start + offset for offset in offsets]
-            at.append([len(before) + offset for offset in offsets])
-            tokens.append([*before, *mine])
+            at.append([sum(map(len, before)) + offset for offset in offsets])
+            tokens.append(concatenated([*before, mine]))
     last = Level(filled_up(tokens, 0, device), filled_up(asked, -1, device))
     reads = torch.arange(last.tokens.shape[1], device=device) <= filled_up(at, 0, device)[:, None, :, None]
     return torch.tensor(answers, device=device), last, reads
 
 
-def filled_up(rows: Sequence[Numbers], value: int, device: torch.device) -> torch.Tensor:
+def concatenated(parts: Sequence[range]) -> np.ndarray:
+    """Numbers one after another, int64."""
+    return np.concatenate([np.arange(part.start, part.stop) for part in parts])
+
+
+def filled_up(rows: Sequence[Numbers | np.ndarray], value: int, device: torch.device) -> torch.Tensor:
     """Numbers as int64 [rows, the most of them], a value behind those of shorter rows."""
-    most = max(map(len, rows))
-    return torch.tensor([[*row, *[value] * (most - len(row))] for row in rows], device=device)
+    found = np.full((len(rows), max(map(len, rows))), value, dtype=np.int64)
+    for to, row in zip(found, rows, strict=True):
+        to[: len(row)] = row
+    return torch.from_numpy(found).to(device)
