@@ -88,7 +88,7 @@ def row_a(overrides: list[str], rounds: int, steps: int, report: Report) -> Row:
     """Twelve arms of the benchmark's own model and pictures, command to report."""
     from tools.bench.__main__ import own_inputs
 
-    given = own_inputs(overrides)
+    given = own_inputs([*TOGETHER, "evaluation.shared_prefix=true", *overrides])
     return sweep.interleaved(compose(given), given, rounds, report)
 
 

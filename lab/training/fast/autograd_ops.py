@@ -32,66 +32,51 @@ class Layer:
 
 
 class Sums(NamedTuple):
-    """Of layers one below the other: W + s B A, all A, and s B where its outputs and ranks meet."""
+    """Of layers one below the other: W + s B A, s A, and s B where its outputs and ranks meet."""
 
     weight: torch.Tensor
     down: torch.Tensor
     up: torch.Tensor
 
 
-class Frozen(NamedTuple):
-    """What of layers one below the other does not train: the bias, zeros where a layer has none; s of each rank [1, ranks]."""
-
-    bias: torch.Tensor | None
-    scaling: torch.Tensor
-
-
 class Stack:
-    """Layers whose outputs stand side by side in one tensor.
-
-    kept: their weights are kept side by side, and their sums for the backward, not made anew: copies of the weights.
-    """
+    """Layers whose outputs stand side by side in one tensor. kept: their sums are kept for the backward, not made anew: a copy of the weights."""
 
     def __init__(self, layers: Sequence[Layer], kept: bool = False) -> None:
         self.layers, self.kept = list(layers), kept
         self.factors = [layer.a for layer in layers], [layer.b for layer in layers]
         self.outs, self.ranks = [len(layer.weight) for layer in layers], [len(layer.a) for layer in layers]
         self.backward_order = [None if layer.order is None else layer.order.argsort() for layer in layers]
-        self.copies = len(layers) > 1 or layers[0].order is not None
-        self.known: Frozen | None = None
-        self.weight: torch.Tensor | None = None
+        self.joined_bias: torch.Tensor | None = None
 
-    def frozen(self) -> Frozen:
-        """What does not train beside the weights, made once for a device."""
-        first = self.layers[0].weight
-        if self.known is None or self.known.scaling.device != first.device:
-            biases = [first.new_zeros(out) if layer.bias is None else layer.bias for layer, out in zip(self.layers, self.outs, strict=True)]
-            scaling = [layer.scaling for layer, rank in zip(self.layers, self.ranks, strict=True) for _ in range(rank)]
-            biased = any(layer.bias is not None for layer in self.layers)
-            self.known, self.weight = Frozen(self.joined(biases) if biased else None, first.new_tensor([scaling])), None
-        return self.known
-
-    def joined(self, each: Sequence[torch.Tensor]) -> torch.Tensor:
-        """What each layer has of its outputs, in their order."""
-        parts = [ordered(x, layer.order) for x, layer in zip(each, self.layers, strict=True)]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+    def bias(self) -> torch.Tensor | None:
+        """Of all layers one after the other, zeros where one has none; None if none has any. They do not train."""
+        if all(layer.bias is None for layer in self.layers):
+            return None
+        if self.joined_bias is None or self.joined_bias.device != self.layers[0].weight.device:
+            each = [layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias for layer in self.layers]
+            self.joined_bias = torch.cat([ordered(bias, layer.order) for bias, layer in zip(each, self.layers, strict=True)])
+        return self.joined_bias
 
     def sums(self) -> Sums:
         """What the layers compute with now."""
-        (downs, ups), scaling = self.factors, self.frozen().scaling
-        weight = self.joined([layer.weight for layer in self.layers]) if self.weight is None else self.weight
-        if len(self.layers) == 1:
-            down, up = downs[0], self.joined(ups) * scaling
-        else:
-            apart = [ordered(b, layer.order) for b, layer in zip(ups, self.layers, strict=True)]
-            down, up = torch.cat(downs), torch.block_diag(*apart).mul_(scaling)
-        if self.copies and not self.kept:
-            return Sums(weight.addmm_(up, down), down, up)
-        self.weight = weight
-        return Sums(torch.addmm(weight, up, down), down, up)
+        first = self.layers[0]
+        if len(self.layers) == 1 and first.order is None:
+            return Sums(torch.addmm(first.weight, first.b, first.a, alpha=first.scaling), first.a * first.scaling, first.b * first.scaling)
+        weight, up = first.weight.new_empty(sum(self.outs), first.weight.shape[1]), first.b.new_zeros(sum(self.outs), sum(self.ranks))
+        top = left = 0
+        for layer, out, rank in zip(self.layers, self.outs, self.ranks, strict=True):
+            own, b = weight[top : top + out], ordered(layer.b, layer.order)
+            if layer.order is None:
+                torch.addmm(layer.weight, b, layer.a, alpha=layer.scaling, out=own)
+            else:
+                torch.index_select(layer.weight, 0, layer.order, out=own).addmm_(b, layer.a, alpha=layer.scaling)
+            torch.mul(b, layer.scaling, out=up[top : top + out, left : left + rank])
+            top, left = top + out, left + rank
+        return Sums(weight, torch.cat([layer.a * layer.scaling for layer in self.layers]), up)
 
     def of_factors(self, of_down: torch.Tensor, of_up: torch.Tensor) -> tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]:
-        """The gradients of A and of B of each layer, from those of all A [ranks, in] and, where outputs and ranks meet, of all B [out, ranks]."""
+        """The gradients of A and of B of each layer, from those of s A [ranks, in] and of s B [out, ranks] with s in them."""
         if len(self.layers) == 1:
             return [of_down], [ordered(of_up, self.backward_order[0])]
         ups, top, left = [], 0, 0
@@ -121,7 +106,7 @@ class Adapted(torch.autograd.Function):
         flat = x.reshape(-1, x.shape[-1])
         outs = []
         for stack in stacks:
-            sums, bias = stack.sums(), stack.frozen().bias
+            sums, bias = stack.sums(), stack.bias()
             out = flat @ sums.weight.T if bias is None else torch.addmm(bias, flat, sums.weight.T)
             outs.append(out.view(*x.shape[:-1], -1))
             ctx.sums.append(sums if stack.kept else None)
@@ -136,8 +121,7 @@ class Adapted(torch.autograd.Function):
             sums, rows = kept or stack.sums(), gradient.reshape(-1, gradient.shape[-1])
             if ctx.needs_input_grad[0]:
                 of_x = rows @ sums.weight if of_x is None else of_x.addmm_(rows, sums.weight)
-            low = (flat @ sums.down.T).mul_(stack.frozen().scaling)
-            of_down, of_up = stack.of_factors((rows @ sums.up).T @ flat, rows.T @ low)
+            of_down, of_up = stack.of_factors((rows @ sums.up).T @ flat, rows.T @ (flat @ sums.down.T))
             downs += of_down
             ups += of_up
         return None if of_x is None else of_x.view(x.shape), None, *downs, *ups
