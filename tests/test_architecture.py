@@ -238,7 +238,7 @@ def test_what_prepares_arms_imports_neither_lightning_nor_peft() -> None:
         if name in seen or not path.is_file():
             continue
         seen.add(name)
-        tree = ast.parse(path.read_text(encoding="utf-8")).body
+        tree = [each for node in ast.parse(path.read_text(encoding="utf-8")).body for each in (node.body if isinstance(node, ast.With) else [node])]
         checks = [node.body for node in tree if isinstance(node, ast.FunctionDef) and node.name in ("check", "load_shared", "require_adapter")]
         for node in itertools.chain(tree, *checks):  # what these import whatever is asked
             named = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

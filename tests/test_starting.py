@@ -85,7 +85,7 @@ TELLING = (("projector", "stage2"), ("projector", "adapter"), ("adapter", "adapt
 )
 def test_an_arm_begins_with_the_model_that_the_run_before_it_ended_with(compose: Compose, prepared: Prepared, first, before: str, then: str) -> None:
     """To the bit, but where an adapter is merged; the shared base is as it was."""
-    x, earlier = compose(*THEN[then], f"model.start={first(before).identity[:6]}"), compose(*FIRST[before])
+    x, earlier = compose(*THEN[then], f"model.start='{first(before).identity[:6]}'"), compose(*FIRST[before])
     bare = logits(prepared.vlm.share(), x, prepared)
     with trained(earlier, prepared.vlm, folder(x, first(before))) as vlm:
         ended = logits(vlm, x, prepared)
@@ -126,6 +126,8 @@ def test_what_cannot_be_gone_on_from_is_refused(compose: Compose, prepared: Prep
     start = f"model.start={first('projector').identity}"
     with pytest.raises(ConfigError, match="model.start=nothing: there is no such run.* holds "):
         compose("model.start=nothing")
+    with pytest.raises(ConfigError, match=r"model.start=inf: .*as 8e4880, give a digit more or quote it"):
+        compose("model.start=8e4880")
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "run.json").write_text("{")
     with pytest.raises(DataError, match="broken/run.json: this is no run of this laboratory"):
