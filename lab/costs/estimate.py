@@ -5,7 +5,6 @@ Left out: starting, loading, the looks at minival while it trains, latency round
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -125,11 +124,11 @@ def fixed(seconds: float) -> Interval:
 
 def step_work(x: Experiment, counts: Counts, machine: Machine) -> Work:
     """What a step computes of the work that was counted, by `lab.training.fast` where it goes through that."""
+    read = counts.work - counts.unread
     if is_lean(x, counts, machine):
-        return lean(Counter(counts.work) - counts.unread)
+        return lean(read)
     joined = counts.questions > 1 or x.trainer.packing
-    by_blocks = joined and not counts.recomputes and model.family(x.model.family).offers("fast_step")
-    return Counter(counts.work) - counts.unread if by_blocks else counts.work
+    return read if joined and not counts.recomputes else counts.work
 
 
 def is_lean(x: Experiment, counts: Counts, machine: Machine) -> bool:

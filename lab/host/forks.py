@@ -1,4 +1,4 @@
-"""What a process is told before and after it forks, so that forks are cheap and none outlives its parent. Light."""
+"""What a process is told before and after it forks, so that forks can compute and none outlives its parent. Light."""
 
 from __future__ import annotations
 
