@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from lab import plugins
+from lab import plugins, unquoted
 from lab.bounds import COUNT, Bounds, short
 from lab.errors import ConfigError, LabError
 from lab.host.progress import say
@@ -109,6 +109,7 @@ def frozen(composed: DictConfig, overrides: Sequence[str], config_name: str) -> 
     from lab import cloning, placing, starting
     from lab.freezing import freeze
 
+    unquoted.refuse(overrides, TRAIN)
     plugins.load(composed.plugins)
     x = starting.resolved(freeze(composed) if composed.sweep.clone is None else cloning.clone(composed, overrides, config_name))
     placing.require_read(x)
@@ -225,6 +226,7 @@ def run_cli(act: Callable[[], int | None], door: Door = TRAIN) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing; what is no user's error keeps its traceback
     try:
         refuse_endless_numbers(sys.argv[1:])
+        unquoted.refuse(sys.argv[1:], door)
         return act() or 0
     except KeyboardInterrupt as interrupted:
         print(str(interrupted) or "interrupted; the same command does what is missing", file=sys.stderr)

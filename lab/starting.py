@@ -41,13 +41,4 @@ def named(start: str, runs_dir: Path) -> str:
     try:
         return runs.identity_of(runs_dir, start)
     except LookupError as error:
-        number = " Of a name that reads as a number, as 8e4880, give a digit more or quote it: \"model.start='8e4880'\"." if is_number(start) else ""
-        raise ConfigError(f"model.start={start}: {error} Give a run's name or folder.{number}") from None
-
-
-def is_number(text: str) -> bool:
-    """Whether a text is what Python writes for a number, as which Hydra has then read what was typed."""
-    try:
-        return str(float(text)) == text
-    except ValueError:
-        return False
+        raise ConfigError(f"model.start={start}: {error} Give a run's name or folder.") from None

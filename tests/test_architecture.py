@@ -25,7 +25,7 @@ FLOW = (
     "answers",
     "statistics",
     "store",
-    "cli explaining cloning starting",
+    "cli explaining cloning starting unquoted",
     "llm",
     "data",
     "curation judge",

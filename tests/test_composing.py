@@ -8,10 +8,12 @@ import composing
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from lab import cli
+from lab import cli, unquoted
 from lab.config import Experiment
 from lab.data.conversation_file import record
 from lab.data.sets import questions
+from lab.errors import ConfigError
+from lab.key_index import TRAIN
 from lab.sweeping.launcher import register
 
 GIVEN = [
@@ -24,7 +26,13 @@ GIVEN = [
     ("model=qwen2_5_vl_7b", "data=nlvr2", "lora=all", "prompt=qa", "vision_tokens=resampler", "conditioning=cross_attention", "lora.r=2"),
     ("hydra.job.name=x", "evaluation.ask=[score,generate]", "model.dtype=bfloat16"),
 ]
-WRONG = ["lora.s=8", "lora.r=eight", "lora=nowhere", "lora.r='[", "+foo=1", "~lora.r", "trainer.max_steps=-1", "lora.r=1,2", "optim.schedule=step"]
+UNQUOTED = {"8e4880": "inf", "1_2": "12", "1e5": "100000.0", "+7": "7", "true": "True", "NaN": "nan"}
+"""Texts by what Hydra reads them as."""
+SAME = ["12", "1.5", "abc", "12 apples", "0012", "null", "True", "'1e5'", '"true"', "1e5x"]
+WRONG = [
+    "lora.s=8", "lora.r=eight", "lora=nowhere", "lora.r='[", "+foo=1", "~lora.r", "trainer.max_steps=-1", "lora.r=1,2", "optim.schedule=step",
+    "model.start=8e4880",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("overrides", GIVEN)
@@ -43,6 +51,26 @@ def test_an_error_is_the_doors(override: str) -> None:
     with pytest.raises(type(expected.value)) as error:
         composing.compose(override)
     assert str(error.value) == str(expected.value)
+
+
+@pytest.mark.parametrize("key", sorted(unquoted.texts(TRAIN)))
+def test_a_text_that_is_read_as_another_is_refused_with_what_to_type(key: str) -> None:
+    """Every key of texts, alone, in a list or mapping, and among the values of a sweep."""
+    name = f"{key}.own" if unquoted.texts(TRAIN)[key] else key
+    for typed, became in UNQUOTED.items():
+        for value, quoted in ((typed, f"'{typed}'"), (f"a,{typed}", f"a,'{typed}'"), (f"[a, {typed}]", f"[a,'{typed}']")):
+            with pytest.raises(ConfigError) as error:
+                unquoted.refuse(["lora.r=8", f"{name}={value}"], TRAIN)
+            assert str(error.value) == f'{name}={value}: {typed} without quotes is read as {became}. Quote the text: "{name}={quoted}".'
+            unquoted.refuse([f"{name}={quoted}"], TRAIN)
+    unquoted.refuse([f"{name}={value}" for value in SAME], TRAIN)
+
+
+@pytest.mark.parametrize("value", SAME)
+def test_what_is_not_refused_arrives_as_it_was_typed(value: str) -> None:
+    register()
+    arrived = cli.compose_config([f"data.question={value}"]).data.question
+    assert arrived == (None if value == "null" else value.strip("'\""))
 
 
 def test_a_sweep_is_the_doors() -> None:

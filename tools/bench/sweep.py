@@ -80,7 +80,7 @@ def interleaved(x: Experiment, overrides: Sequence[str], rounds: int, report: Re
             for name, command in {**arms, "plain": plain_baseline.command(files, threads, place)}.items():
                 seconds[name].append(seconds_of(command))
                 ratios[name].append(len(GRID) * seconds[name][-1] / seconds["ours"][-1])
-            report("rounds of twelve arms", done + 1, rounds, "")
+            report("rounds of twelve arms", done + 1, rounds, ", ".join(f"{name} {values[-1]:.2f}" for name, values in ratios.items()))
     return {"ratios": ratios, "loss_gap": gap, "seconds": seconds, "best": settings["best"].name}
 
 
