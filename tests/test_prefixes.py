@@ -11,7 +11,7 @@ import numpy as np
 import published
 import pytest
 import torch
-from checkpoints import FAMILIES, save
+from checkpoints import FAMILIES, save, with_adapters
 from kills import PowerCut
 from questions_of_pictures import picture, samples
 
@@ -45,7 +45,7 @@ def scores(vlm, examples, x, **section):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_answers_are_those_of_whole_prompts(splits, tmp_path, family) -> None:
     x, found = splits
-    vlm = model.load(save(family, tmp_path))
+    vlm = with_adapters(save(family, tmp_path), x)
     examples = Examples(found.dev, Encoder(vlm, x.prompt))
     plain = scores(vlm, examples, x)
     assert plain.std() > 1e-3
@@ -86,7 +86,7 @@ def test_images_are_read_once_a_batch(splits, monkeypatch) -> None:
 def test_words_and_boxes_are_those_of_whole_prompts(family: str, composer, tmp_path, monkeypatch) -> None:
     """log p of references and of what is written, and every word of it, at any size of a batch; images of a batch are read once."""
     x = composer("data=easy_vqa", "evaluation.max_new_tokens=6")
-    vlm = model.load(save(family, tmp_path))
+    vlm = with_adapters(save(family, tmp_path), x)
     asked = samples()
     examples = Examples(Records(asked), Encoder(vlm, x.prompt, answers=AnswerSpace("text", ())))
 
@@ -106,10 +106,11 @@ def test_words_and_boxes_are_those_of_whole_prompts(family: str, composer, tmp_p
     gate = [way(vlm, examples.encoder, [examples[i] for i in range(len(asked))]) for way in (probing.probe, probing.shared_probe)]
     assert (gate[0].numbers - gate[1].numbers).abs().max() < 2e-5 and gate[0].answers.equal(gate[1].answers)
     placed = dataclasses.replace(asked[0], answer=Regions((), asked[0].images[0].size))
-    boxes = [
-        [(row.text, row.tokens) for row in locating.locate(vlm, examples.encoder, [examples[0]], [placed], "qwen2", 6, False, read)]
-        for read in (None, shared_prefix.prefixes(vlm, examples.encoder, [examples[0]]))
-    ]
+    with torch.inference_mode():
+        boxes = [
+            [(row.text, row.tokens) for row in locating.locate(vlm, examples.encoder, [examples[0]], [placed], "qwen2", 6, False, read)]
+            for read in (None, shared_prefix.prefixes(vlm, examples.encoder, [examples[0]]))
+        ]
     assert boxes[0] == boxes[1]
 
 

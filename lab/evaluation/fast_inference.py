@@ -2,9 +2,10 @@
 
     sums          in place, which spares large tensors; no gradient needs what is overwritten.
     last block    of what it gives, only the last rows are read: queries, and all behind them, are computed for those alone.
+    adapted       W + s B A made once in place of two products a layer: equal to rounding, so only with `evaluation.shared_prefix`.
 
-Bit-identical (tests/test_scoring.py). Only while scoring. A layer that is not plain LoRA in float32, a norm that casts, or a block
-that is not of Llama's kind keeps its own forward.
+Bit-identical but for the last (tests/test_scoring.py, tests/test_prefixes.py). Only while scoring. A layer that is not plain LoRA in float32, a
+norm that casts, or a block that is not of Llama's kind keeps its own forward.
 """
 
 from __future__ import annotations
@@ -15,20 +16,26 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers.cache_utils import Cache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from lab.model import Vlm
 from lab.training.fast.autograd_ops import Layer
-from lab.training.fast.fused_step import Forward, blocks, factors, is_fusable, is_norm
+from lab.training.fast.fused_step import MOST_KEPT, Forward, blocks, factors, is_fusable, is_norm
 
 
-def forwards(vlm: Vlm, rows: int | None = None) -> list[Forward]:
-    """What of a model has such a forward, for `lab.training.fast.fused_step.instead`.
+def forwards(vlm: Vlm, rows: int | None = None, adapted: bool = False) -> list[Forward]:
+    """What of a model has such a forward, for `lab.training.fast.fused_step.instead`. Call it anew when weights have changed.
 
-    rows: how many of the last positions are read, where prompts are read whole and without a cache; None: all.
+    rows: how many of the last positions of whatever is read are asked of the head; None: all. adapted: weights with what adapts them, of which
+    a copy is kept, up to `MOST_KEPT` numbers.
     """
     modules = [] if vlm.spread else list(vlm.base_model.modules())  # accelerate has forwards of its own there
-    found: list[Forward] = [(module, partial(layer_forward, factors(module))) for module in modules if is_fusable(module)]
+    layers = {module: factors(module) for module in modules if is_fusable(module)}
+    if adapted and sum(layer.weight.numel() for layer in layers.values()) <= MOST_KEPT:
+        found: list[Forward] = [(module, partial(F.linear, weight=sum_of(layer), bias=layer.bias)) for module, layer in layers.items()]
+    else:
+        found = [(module, partial(layer_forward, layer)) for module, layer in layers.items()]
     found += [(module, partial(norm_forward, module)) for module in modules if is_norm(module)]
     found += [(module, partial(gated_forward, module)) for module in modules if is_gated(module)]
     if not rows or vlm.spread or vlm.base_model.config._attn_implementation != "sdpa":
@@ -40,6 +47,11 @@ def layer_forward(layer: Layer, x: torch.Tensor) -> torch.Tensor:
     """W x + bias + s B (A x), as PEFT's `Linear` computes it."""
     added = F.linear(F.linear(x, layer.a), layer.b).mul_(layer.scaling)
     return F.linear(x, layer.weight, layer.bias).add_(added)
+
+
+def sum_of(layer: Layer) -> torch.Tensor:
+    """W + s B A, [out, in]."""
+    return torch.addmm(layer.weight, layer.b, layer.a, alpha=layer.scaling)
 
 
 def norm_forward(norm: Any, x: torch.Tensor) -> torch.Tensor:
@@ -60,25 +72,31 @@ def block_forward(
     hidden_states: torch.Tensor,
     attention_mask: torch.Tensor | None = None,
     position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
-    past_key_values: None = None,
+    cache: Cache | None = None,
+    past_key_values: Cache | None = None,
     **_: Any,
 ) -> torch.Tensor:
     """A block of Llama's kind over hidden_states [B, T, D]: its last rows, [B, rows, D].
 
-    attention_mask: bool [B, 1, T, T], as Transformers makes it for SDPA; None: causal.
+    attention_mask: bool [B, 1, T, S], as Transformers makes it for SDPA; None: causal. cache, in earlier Transformers past_key_values: of the S - T
+    tokens before, to which these are added.
     """
-    assert position_embeddings is not None and past_key_values is None
-    attention, length = block.self_attn, hidden_states.shape[1]
+    assert position_embeddings is not None
+    attention = block.self_attn
     cos, sin = (each.unsqueeze(1) for each in position_embeddings)
     entering = block.input_layernorm(hidden_states)
     asked = heads(attention.q_proj(entering[:, -rows:]), attention.head_dim)
     keys, values = (heads(layer(entering), attention.head_dim) for layer in (attention.k_proj, attention.v_proj))
+    keys = turned(keys, cos, sin)
+    if (held := past_key_values if cache is None else cache) is not None:
+        keys, values = held.update(keys, values, attention.layer_idx)
     if attention_mask is None:
-        attention_mask = torch.ones(length, length, dtype=torch.bool, device=asked.device).tril()[None, None]
+        own, total = hidden_states.shape[1], keys.shape[2]
+        attention_mask = torch.ones(own, total, dtype=torch.bool, device=asked.device).tril(total - own)[None, None]
     found = sdpa_attention_forward(
         attention,
         turned(asked, cos[:, :, -rows:], sin[:, :, -rows:]),
-        turned(keys, cos, sin),
+        keys,
         values,
         attention_mask[:, :, -rows:],
         scaling=attention.scaling,

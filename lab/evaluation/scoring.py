@@ -75,7 +75,7 @@ def score(
         return in_order(batches, found, lambda indices: said(indices, *shared_prefix.answer(vlm, examples, indices)))
 
     vlm.model.eval()
-    with torch.inference_mode(), instead(fast_inference.forwards(vlm, None if shared else ROWS)), kept(part, found) as keep:
+    with torch.inference_mode(), instead(fast_inference.forwards(vlm, 1 if shared else ROWS, shared)), kept(part, found) as keep:
         for done in together() if shared else in_file():
             keep()
             report(f"scoring {split} (examples)", done, len(examples), "")

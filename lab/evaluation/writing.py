@@ -66,7 +66,7 @@ def in_batches(
         return rows_of(batch, samples, say(items, samples, batch))
 
     vlm.model.eval()
-    with torch.inference_mode(), instead(fast_inference.forwards(vlm)), kept(part, found) as keep:
+    with torch.inference_mode(), instead(fast_inference.forwards(vlm, adapted=shared)), kept(part, found) as keep:
         for done in in_order(batches, found, rows):
             keep()
             report(f"answering {split} (examples)", done, number, "")
