@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -68,8 +68,10 @@ WIDTHS = (32, 64, 128, 256, 512, 1024, 2048)
 """Of the matrices that are multiplied here."""
 ROWS, FEW, WIDE = 1024, 256, 1024
 """Of what is multiplied with them: with few a product of a wide matrix is slower than in a step, which has thousands. From which width on."""
-LOOK_S = 0.02
-"""Seconds that one rate is looked at for; twice in all are warm-up."""
+LOOKS, LOOK_S = 3, 0.006
+"""How often each rate is looked at, all in turn, and for how many seconds at a time."""
+ATTENDED = 2 * 2 * 2 * (4 * 4 * 96 * 64) * 96
+"""FLOP of the attention that is looked at: batch 4, 4 heads of 64, 96 tokens."""
 
 
 @dataclass(frozen=True)
@@ -130,39 +132,35 @@ def here(dtype: str, accelerator: str = "auto", threads: int = 1) -> Machine:
     kind, before = getattr(torch, dtype), torch.get_num_threads()
     made, out = (torch.full((ROWS, WIDTHS[-1]), 0.5, dtype=kind, device=device) for _ in range(2))
 
-    def product(width: int) -> float:
+    def product(width: int) -> Callable[[], object]:
         number = ROWS if width >= WIDE else FEW
         rows, matrix, found = made[:number, :width].contiguous(), made[:1, :width].repeat(width, 1), out[:number, :width].contiguous()
-        return 2 * number * width**2 / seconds_of(lambda: torch.mm(rows, matrix, out=found), device)
+        return lambda: torch.mm(rows, matrix, out=found)
 
     small, ones, others = torch.zeros(8, device=device), made[:FEW], out[:FEW]
+    acts: list[Callable[[], object]] = [lambda: torch.mul(ones, ones, out=others), lambda: torch.sigmoid(ones, out=others), lambda: small + small]
     torch.set_num_threads(threads)
     try:
-        with torch.inference_mode():
-            one, other = (seconds_of(act, device) for act in (lambda: torch.mul(ones, ones, out=others), lambda: torch.sigmoid(ones, out=others)))
-            call = seconds_of(lambda: small + small, device) * (1 if device.type == "cuda" else PYTHON)
-            products = {width: product(width) for width in WIDTHS}
-        products[ATTENTION] = attention(kind, device)
-        return Machine(HERE, products, 5 * ones.nbytes / (one + other), call, device.type == "cuda", LOOKED, MOVED)
+        one, other, call, attended, *multiplied = quickest([*acts, attention(kind, device), *map(product, WIDTHS)], device)
     finally:
         torch.set_num_threads(before)
+    products = {width: 2 * (ROWS if width >= WIDE else FEW) * width**2 / taken for width, taken in zip(WIDTHS, multiplied, strict=True)}
+    products[ATTENTION] = ATTENDED / attended
+    on_gpu = device.type == "cuda"
+    return Machine(HERE, products, 5 * ones.nbytes / (one + other), call * (1 if on_gpu else PYTHON), on_gpu, LOOKED, MOVED)
 
 
-def attention(kind: torch.dtype, device: torch.device) -> float:
-    """FLOP/s of attention, of a forward with its backward as of two forwards, as passes are counted."""
+def attention(kind: torch.dtype, device: torch.device) -> Callable[[], object]:
+    """A forward of attention with its backward, `ATTENDED` FLOP: those of two forwards, as passes are counted."""
     import torch
 
     q, k, v = (torch.full((4, 4, 96, 64), 0.1, dtype=kind, device=device, requires_grad=True) for _ in range(3))
     mask = torch.ones(4, 1, 96, 96, dtype=torch.bool, device=device).tril()
-
-    def act() -> None:
-        torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).sum().backward()
-
-    return 2 * 2 * 2 * q.numel() * 96 / seconds_of(act, device)
+    return lambda: torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).sum().backward()
 
 
-def seconds_of(act: Callable[[], object], device: torch.device) -> float:
-    """The quickest of some calls, after one: whatever disturbs them only adds."""
+def quickest(acts: Sequence[Callable[[], object]], device: torch.device) -> list[float]:
+    """Seconds of each act at its quickest, of looks that come in turn: whatever disturbs one only adds, and may last for a while."""
     import torch
 
     def now() -> float:
@@ -170,10 +168,16 @@ def seconds_of(act: Callable[[], object], device: torch.device) -> float:
             torch.cuda.synchronize(device)
         return time.perf_counter()
 
-    act()
-    taken, end = [], now() + LOOK_S
-    while len(taken) < 3 or now() < end:
-        start = now()
+    found = [math.inf] * len(acts)
+    for act in acts:
         act()
-        taken.append(now() - start)
-    return min(taken)
+    for _ in range(LOOKS):
+        for i, act in enumerate(acts):
+            end = now() + LOOK_S
+            while True:
+                start = now()
+                act()
+                found[i] = min(found[i], now() - start)
+                if now() >= end:
+                    break
+    return found
