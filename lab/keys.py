@@ -173,11 +173,16 @@ def leaves(schema: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{name}", hint
 
 
+def without_null(hint: Any) -> tuple[Any, bool]:
+    """A key's type but for null, and whether null is legal."""
+    alternatives = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    return next(one for one in alternatives if one is not type(None)), type(None) in alternatives
+
+
 def legal(key: str, hint: Any, schema: Schema) -> Legal:
     """What one key takes, by its type and the tables of `lab.bounds`."""
-    alternatives = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    null = ("null",) if type(None) in alternatives else ()
-    kind = next(one for one in alternatives if one is not type(None))
+    kind, nullable = without_null(hint)
+    null = ("null",) if nullable else ()
     is_list = typing.get_origin(kind) is list
     kind = typing.get_args(kind)[0] if is_list else kind
     words, told = words_of(key, kind, schema)

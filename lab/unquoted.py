@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import re
-import types
-import typing
 from collections.abc import Sequence
 
 from lab.errors import ConfigError
@@ -13,8 +11,8 @@ from lab.key_index import Door
 
 PIECES = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^][(),'"]+|.""", re.DOTALL)
 """Of the value of an override: a quoted text, a text up to the next separator, a separator."""
-SUSPECT = re.compile(r"[+-]?(\d|\.\d).*|[+-]?inf|nan|true|false", re.IGNORECASE)
-"""What may be a number or a truth value to Hydra."""
+SUSPECT = re.compile(r"(?!0$|-?[1-9]\d*$)([+-]?(\d|\.\d).*|[+-]?inf|nan|true|false)", re.IGNORECASE)
+"""What may be a number or a truth value to Hydra, but a whole number as it is written."""
 
 
 def refuse(arguments: Sequence[str], door: Door) -> None:
@@ -53,12 +51,11 @@ def takes_text(key: str, door: Door) -> bool:
 @functools.cache
 def texts(door: Door) -> dict[str, bool]:
     """Every key with a type of texts, and whether it is a mapping to them; without those that take a few words."""
-    from lab.keys import leaves
+    from lab.keys import leaves, without_null
 
     schema, found = door.schema(), {}
     for key, hint in leaves(schema.root):
-        alternatives = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-        kind = next(one for one in alternatives if one is not type(None))
+        kind, _ = without_null(hint)
         if kind in (str, list[str], dict[str, str]) and key not in schema.words:
             found[key] = kind == dict[str, str]
     return found

@@ -70,8 +70,8 @@ ROWS, FEW, WIDE = 1024, 256, 1024
 """Of what is multiplied with them: with few a product of a wide matrix is slower than in a step, which has thousands. From which width on."""
 LOOKS, LOOK_S = 3, 0.006
 """How often each rate is looked at, all in turn, and for how many seconds at a time."""
-ATTENDED = 2 * 2 * 2 * (4 * 4 * 96 * 64) * 96
-"""FLOP of the attention that is looked at: batch 4, 4 heads of 64, 96 tokens."""
+ATTENDED = (4, 4, 96, 64)
+"""Queries of the attention that is looked at: batch, heads, tokens, width of a head."""
 
 
 @dataclass(frozen=True)
@@ -132,8 +132,10 @@ def here(dtype: str, accelerator: str = "auto", threads: int = 1) -> Machine:
     kind, before = getattr(torch, dtype), torch.get_num_threads()
     made, out = (torch.full((ROWS, WIDTHS[-1]), 0.5, dtype=kind, device=device) for _ in range(2))
 
+    numbers = {width: ROWS if width >= WIDE else FEW for width in WIDTHS}
+
     def product(width: int) -> Callable[[], object]:
-        number = ROWS if width >= WIDE else FEW
+        number = numbers[width]
         rows, matrix, found = made[:number, :width].contiguous(), made[:1, :width].repeat(width, 1), out[:number, :width].contiguous()
         return lambda: torch.mm(rows, matrix, out=found)
 
@@ -144,18 +146,18 @@ def here(dtype: str, accelerator: str = "auto", threads: int = 1) -> Machine:
         one, other, call, attended, *multiplied = quickest([*acts, attention(kind, device), *map(product, WIDTHS)], device)
     finally:
         torch.set_num_threads(before)
-    products = {width: 2 * (ROWS if width >= WIDE else FEW) * width**2 / taken for width, taken in zip(WIDTHS, multiplied, strict=True)}
-    products[ATTENTION] = ATTENDED / attended
+    products = {width: 2 * numbers[width] * width**2 / taken for width, taken in zip(WIDTHS, multiplied, strict=True)}
+    products[ATTENTION] = 2 * 2 * 2 * math.prod(ATTENDED) * ATTENDED[2] / attended  # a backward is counted as a forward
     on_gpu = device.type == "cuda"
     return Machine(HERE, products, 5 * ones.nbytes / (one + other), call * (1 if on_gpu else PYTHON), on_gpu, LOOKED, MOVED)
 
 
 def attention(kind: torch.dtype, device: torch.device) -> Callable[[], object]:
-    """A forward of attention with its backward, `ATTENDED` FLOP: those of two forwards, as passes are counted."""
+    """A forward of attention with its backward."""
     import torch
 
-    q, k, v = (torch.full((4, 4, 96, 64), 0.1, dtype=kind, device=device, requires_grad=True) for _ in range(3))
-    mask = torch.ones(4, 1, 96, 96, dtype=torch.bool, device=device).tril()
+    q, k, v = (torch.full(ATTENDED, 0.1, dtype=kind, device=device, requires_grad=True) for _ in range(3))
+    mask = torch.ones(ATTENDED[0], 1, ATTENDED[2], ATTENDED[2], dtype=torch.bool, device=device).tril()
     return lambda: torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).sum().backward()
 
 

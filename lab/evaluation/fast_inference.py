@@ -20,7 +20,7 @@ from transformers.cache_utils import Cache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from lab.model import Vlm
-from lab.training.fast.autograd_ops import Layer
+from lab.training.fast.autograd_ops import Layer, Stack
 from lab.training.fast.fused_step import MOST_KEPT, Forward, blocks, factors, is_fusable, is_norm
 
 
@@ -33,7 +33,7 @@ def forwards(vlm: Vlm, rows: int | None = None, adapted: bool = False) -> list[F
     modules = [] if vlm.spread else list(vlm.base_model.modules())  # accelerate has forwards of its own there
     layers = {module: factors(module) for module in modules if is_fusable(module)}
     if adapted and sum(layer.weight.numel() for layer in layers.values()) <= MOST_KEPT:
-        found: list[Forward] = [(module, partial(F.linear, weight=sum_of(layer), bias=layer.bias)) for module, layer in layers.items()]
+        found: list[Forward] = [(module, partial(F.linear, weight=Stack([layer]).sums().weight, bias=layer.bias)) for module, layer in layers.items()]
     else:
         found = [(module, partial(layer_forward, layer)) for module, layer in layers.items()]
     found += [(module, partial(norm_forward, module)) for module in modules if is_norm(module)]
@@ -47,11 +47,6 @@ def layer_forward(layer: Layer, x: torch.Tensor) -> torch.Tensor:
     """W x + bias + s B (A x), as PEFT's `Linear` computes it."""
     added = F.linear(F.linear(x, layer.a), layer.b).mul_(layer.scaling)
     return F.linear(x, layer.weight, layer.bias).add_(added)
-
-
-def sum_of(layer: Layer) -> torch.Tensor:
-    """W + s B A, [out, in]."""
-    return torch.addmm(layer.weight, layer.b, layer.a, alpha=layer.scaling)
 
 
 def norm_forward(norm: Any, x: torch.Tensor) -> torch.Tensor:
