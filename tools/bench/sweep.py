@@ -72,17 +72,18 @@ def interleaved(x: Experiment, overrides: Sequence[str], rounds: int, report: Re
         gap = max(head_to_head.gap(ours.losses, one.losses) for one in [*tried.values(), *plain])
         ratios: dict[str, list[float]] = {name: [] for name in (*settings, "plain")}
         seconds: dict[str, list[float]] = {name: [] for name in ("ours", *ratios)}
+        stage = "rounds of twelve arms"
         for done in range(rounds):
             place = Path(scratch) / f"round-{done}"
             place.mkdir()
             seconds["ours"].append(our_sweep(overrides, place, "cold"))
-            report("rounds of twelve arms", done, rounds, f"ours {seconds['ours'][-1]:.0f} s")
+            report(stage, done, rounds, f"ours {seconds['ours'][-1]:.0f} s")
             arms = {name: trl_baseline.command(files, each, place) for name, each in settings.items()}
             for name, command in {**arms, "plain": plain_baseline.command(files, threads, place)}.items():
                 seconds[name].append(seconds_of(command))
                 ratios[name].append(len(GRID) * seconds[name][-1] / seconds["ours"][-1])
-                report("rounds of twelve arms", done, rounds, f"{name} {seconds[name][-1]:.0f} s an arm, {ratios[name][-1]:.2f} times as long")
-            report("rounds of twelve arms", done + 1, rounds, ", ".join(f"{name} {values[-1]:.2f}" for name, values in ratios.items()))
+                report(stage, done, rounds, f"{name} {seconds[name][-1]:.0f} s an arm, {ratios[name][-1]:.2f} times as long")
+            report(stage, done + 1, rounds, ", ".join(f"{name} {values[-1]:.2f}" for name, values in ratios.items()))
     return {"ratios": ratios, "loss_gap": gap, "seconds": seconds, "best": settings["best"].name}
 
 
